@@ -1,0 +1,141 @@
+//! Backends: where a graph becomes numbers.
+//!
+//! `reference` is the oracle: every op's own reference code, nothing else. `cpu` is fast on any processor, `wgpu` runs a
+//! plan on a GPU. All three take the same [`Program`] and answer through the same two traits: a [`Loaded`] model (weights
+//! where the backend wants them) and its [`Runner`]s (KV caches and scratch of one sequence).
+//!
+//! Deliberately absent: model architectures, tokens' text, sampling.
+
+pub mod cpu;
+pub mod reference;
+pub mod wgpu;
+
+use crate::{
+    error::{Error, Result},
+    file::Tensor,
+    ir::Graph,
+};
+use std::sync::Arc;
+
+/// What to run: a graph as the model room made it (unfused; a backend applies [`crate::graph::fuse`] itself where it
+/// wants the fused ops) and its weights, in the order of `graph.weights`.
+#[derive(Clone, Debug)]
+pub struct Program {
+    /// The graph, checked.
+    pub graph: Arc<Graph>,
+    /// One tensor for each of `graph.weights`, of the declared shape.
+    pub weights: Arc<Vec<Tensor>>,
+}
+
+impl Program {
+    /// Pairs a graph with its weights.
+    ///
+    /// # Errors
+    /// [`Error::Graph`] where the graph is malformed; [`Error::Model`] where a weight's shape is not the declared one.
+    pub fn new(graph: Graph, weights: Vec<Tensor>) -> Result<Self> {
+        crate::graph::check(&graph)?;
+        if graph.weights.len() != weights.len() {
+            return Err(Error::Model(format!("{} weights for {} declared", weights.len(), graph.weights.len())));
+        }
+        for (d, t) in graph.weights.iter().zip(&weights) {
+            if d.shape != t.shape() {
+                return Err(Error::Model(format!("{} has shape {:?}, expected {:?}", d.name, t.shape(), d.shape)));
+            }
+        }
+        Ok(Program { graph: Arc::new(graph), weights: Arc::new(weights) })
+    }
+}
+
+/// How keys and values are stored.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum KvType {
+    /// Half precision: half the memory and half the bytes read.
+    #[default]
+    F16,
+    /// Single precision: for comparing with references.
+    F32,
+}
+
+/// Size of a runner: fixed when it is made.
+#[derive(Clone, Copy, Debug)]
+pub struct RunnerOptions {
+    /// Positions in the KV cache.
+    pub ctx: usize,
+    /// Most tokens of one step (longer prompts are fed in chunks by the session).
+    pub chunk: usize,
+    /// Storage of keys and values.
+    pub kv: KvType,
+}
+
+/// One step's input.
+#[derive(Clone, Copy, Debug)]
+pub struct Step<'a> {
+    /// Token ids of this step, T ≤ chunk of them. Also gives T where the graph has only named inputs.
+    pub tokens: &'a [u32],
+    /// P: positions already in the cache. Going back is passing a smaller number.
+    pub past: usize,
+    /// O: how many of the last tokens' outputs are wanted, 0 ..= T.
+    pub outputs: usize,
+    /// The numbers of `Op::Input` nodes by name, row-major `[T, cols]`.
+    pub inputs: &'a [(&'a str, &'a [f32])],
+}
+
+/// One named result of a step, row-major `[rows, cols]`.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Output {
+    /// Rows: T or O, as the value's type says.
+    pub rows: usize,
+    /// Columns.
+    pub cols: usize,
+    /// f32 results; empty for ids.
+    pub f32: Vec<f32>,
+    /// u32 results (expert ids); empty for numbers.
+    pub u32: Vec<u32>,
+}
+
+/// A backend's model: weights in place, ready to make runners. Shared by sessions.
+pub trait Loaded: Send + Sync {
+    /// `reference`, `cpu` or `wgpu`, with the device where there is one: for the closing line of a run.
+    fn describe(&self) -> String;
+
+    /// Makes a runner: allocates its KV caches and scratch.
+    ///
+    /// # Errors
+    /// [`Error::Device`] where memory is short; [`Error::Invalid`] for a context or chunk of 0.
+    fn runner(&self, options: RunnerOptions) -> Result<Box<dyn Runner>>;
+
+    /// Bytes that the weights occupy where the backend keeps them (0 for weights read from the memory map).
+    fn weight_bytes(&self) -> u64;
+}
+
+/// The state of one sequence.
+pub trait Runner: Send {
+    /// Runs one step and leaves the graph's outputs in `out`, in the order of `graph.outputs` (the vectors are reused).
+    /// Positions `past .. past + T` of the caches are written.
+    ///
+    /// # Errors
+    /// [`Error::ContextFull`], [`Error::Invalid`] (no tokens, more than the chunk, a token id beyond the table, a missing
+    /// input), [`Error::Device`].
+    fn step(&mut self, step: Step<'_>, out: &mut Vec<Output>) -> Result<()>;
+
+    /// Bytes of KV cache and scratch.
+    fn memory_bytes(&self) -> u64;
+}
+
+/// Checks that every backend makes before a step.
+///
+/// # Errors
+/// [`Error::Invalid`] and [`Error::ContextFull`], as [`Runner::step`] says.
+pub fn check_step(step: &Step<'_>, options: &RunnerOptions) -> Result<()> {
+    let t = step.tokens.len();
+    if t == 0 || t > options.chunk {
+        return Err(Error::Invalid(format!("a step takes 1 to {} tokens, not {t}", options.chunk)));
+    }
+    if step.outputs > t {
+        return Err(Error::Invalid(format!("{} outputs of {t} tokens", step.outputs)));
+    }
+    match step.past.checked_add(t) {
+        Some(n) if n <= options.ctx => Ok(()),
+        n => Err(Error::ContextFull { needed: n.unwrap_or(usize::MAX), capacity: options.ctx }),
+    }
+}

@@ -1,0 +1,81 @@
+//! Shared, immutable bytes: a piece of a memory map, of a static array, or of memory that we own.
+
+use std::{ops::Range, sync::Arc};
+
+enum Owner {
+    Map(memmap2::Mmap),
+    Static(&'static [u8]),
+    Owned(Vec<u8>),
+    F32(Vec<f32>),
+}
+
+/// A cheap-to-clone slice of bytes that keeps its owner alive. Weights stay in the memory map until a backend reads them.
+#[derive(Clone)]
+pub struct Bytes {
+    owner: Arc<Owner>,
+    range: Range<usize>,
+}
+
+impl Bytes {
+    fn whole(owner: Owner) -> Self {
+        let mut b = Bytes { owner: Arc::new(owner), range: 0..0 };
+        b.range = 0..b.all().len();
+        b
+    }
+
+    /// The whole of a memory-mapped file.
+    pub fn from_map(map: memmap2::Mmap) -> Self {
+        Self::whole(Owner::Map(map))
+    }
+
+    /// Bytes compiled into the program.
+    pub fn from_static(bytes: &'static [u8]) -> Self {
+        Self::whole(Owner::Static(bytes))
+    }
+
+    /// Bytes made in memory.
+    pub fn from_vec(bytes: Vec<u8>) -> Self {
+        Self::whole(Owner::Owned(bytes))
+    }
+
+    /// Numbers made in memory, aligned for reading as f32.
+    pub fn from_f32(values: Vec<f32>) -> Self {
+        Self::whole(Owner::F32(values))
+    }
+
+    fn all(&self) -> &[u8] {
+        match &*self.owner {
+            Owner::Map(m) => m,
+            Owner::Static(s) => s,
+            Owner::Owned(v) => v,
+            Owner::F32(v) => bytemuck::cast_slice(v),
+        }
+    }
+
+    /// A part of these bytes; `None` where it is out of range.
+    pub fn slice(&self, range: Range<usize>) -> Option<Bytes> {
+        if range.start > range.end || range.end > self.range.len() {
+            return None;
+        }
+        let start = self.range.start + range.start;
+        Some(Bytes { owner: self.owner.clone(), range: start..start + range.len() })
+    }
+
+    /// Whether these bytes lie in a memory map (and can be dropped from memory and read again).
+    pub fn is_mapped(&self) -> bool {
+        matches!(&*self.owner, Owner::Map(_))
+    }
+}
+
+impl std::ops::Deref for Bytes {
+    type Target = [u8];
+    fn deref(&self) -> &[u8] {
+        &self.all()[self.range.clone()]
+    }
+}
+
+impl std::fmt::Debug for Bytes {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} bytes", self.len())
+    }
+}

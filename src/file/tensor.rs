@@ -1,0 +1,114 @@
+//! A named tensor: type, shape, and bytes in one or several parts.
+
+use super::bytes::Bytes;
+use crate::{
+    error::{Error, Result},
+    quant::DType,
+};
+
+/// A weight as it lies in the file: row-major, the last dimension contiguous, quantised along it.
+///
+/// The rows (all dimensions but the last, flattened) may be spread over several parts of equally many rows each: the
+/// experts of a Hugging Face checkpoint are one tensor each, and the gate half of a merged gate-up tensor is a piece of
+/// every expert. Nothing is copied for that.
+#[derive(Clone, Debug)]
+pub struct Tensor {
+    dtype: DType,
+    shape: Vec<usize>,
+    parts: Vec<Bytes>,
+    rows_per_part: usize,
+    row_bytes: usize,
+}
+
+impl Tensor {
+    /// A tensor of `shape` whose bytes are `parts`, each of equally many rows. Checks sizes, not values.
+    ///
+    /// # Errors
+    /// [`Error::Model`] where the shape is empty or overflows, the last dimension is no whole number of blocks, or the
+    /// parts' sizes do not add up.
+    pub fn new(dtype: DType, shape: Vec<usize>, parts: Vec<Bytes>) -> Result<Self> {
+        let bad = |what: String| Error::Model(format!("tensor {dtype} {shape:?}: {what}"));
+        let Some((&cols, lead)) = shape.split_last() else {
+            return Err(bad("no dimensions".into()));
+        };
+        let rows =
+            lead.iter().try_fold(1usize, |a, &d| a.checked_mul(d)).ok_or_else(|| bad("size overflows".into()))?;
+        let row_bytes = dtype.row_bytes(cols).ok_or_else(|| {
+            bad(format!("rows of {cols} weights are no whole number of {}-weight blocks", dtype.layout().block))
+        })?;
+        if parts.is_empty() || rows % parts.len() != 0 {
+            return Err(bad(format!("{rows} rows in {} parts", parts.len())));
+        }
+        let rows_per_part = rows / parts.len();
+        let want = rows_per_part.checked_mul(row_bytes).ok_or_else(|| bad("size overflows".into()))?;
+        if let Some(p) = parts.iter().find(|p| p.len() != want) {
+            return Err(bad(format!("a part has {} bytes instead of {want}", p.len())));
+        }
+        Ok(Tensor { dtype, shape, parts, rows_per_part, row_bytes })
+    }
+
+    /// An f32 tensor from numbers.
+    ///
+    /// # Errors
+    /// As [`Tensor::new`].
+    pub fn from_f32(shape: Vec<usize>, values: Vec<f32>) -> Result<Self> {
+        Self::new(DType::F32, shape, vec![Bytes::from_f32(values)])
+    }
+
+    /// Element type.
+    pub fn dtype(&self) -> DType {
+        self.dtype
+    }
+
+    /// Row-major shape, outermost dimension first: `[out, in]`, `[experts, out, in]`, `[n]`.
+    pub fn shape(&self) -> &[usize] {
+        &self.shape
+    }
+
+    /// Weights a row: the last dimension.
+    pub fn cols(&self) -> usize {
+        self.shape.last().copied().unwrap_or(0)
+    }
+
+    /// Rows: all dimensions but the last, multiplied.
+    pub fn rows(&self) -> usize {
+        self.rows_per_part * self.parts.len()
+    }
+
+    /// Bytes of a row.
+    pub fn row_bytes(&self) -> usize {
+        self.row_bytes
+    }
+
+    /// All bytes.
+    pub fn byte_len(&self) -> usize {
+        self.rows() * self.row_bytes
+    }
+
+    /// The parts, each of [`Tensor::rows_per_part`] rows.
+    pub fn parts(&self) -> &[Bytes] {
+        &self.parts
+    }
+
+    /// Rows of a part.
+    pub fn rows_per_part(&self) -> usize {
+        self.rows_per_part
+    }
+
+    /// The bytes of row `r` (of the flattened rows).
+    ///
+    /// # Panics
+    /// Where `r` is out of range: callers take `r` from the shape.
+    pub fn row(&self, r: usize) -> &[u8] {
+        let (p, i) = (r / self.rows_per_part, r % self.rows_per_part);
+        &self.parts[p][i * self.row_bytes..(i + 1) * self.row_bytes]
+    }
+
+    /// The same bytes under another shape with equally many weights and the same last dimension.
+    ///
+    /// # Errors
+    /// As [`Tensor::new`].
+    pub fn reshaped(&self, shape: Vec<usize>) -> Result<Self> {
+        Self::new(self.dtype, shape, self.parts.clone())
+    }
+}

@@ -1,0 +1,49 @@
+//! A graph as text: one line a node, as `moeray inspect --graph` shows it.
+
+use super::{Graph, Op, Rows, Type, ValueId};
+use std::fmt;
+
+fn value(v: ValueId) -> String {
+    format!("%{}", v.0)
+}
+
+impl fmt::Display for Type {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let rows = |r: &Rows| match r {
+            Rows::Tokens => 'T',
+            Rows::Outputs => 'O',
+        };
+        match self {
+            Type::F32(r, c) => write!(f, "f32[{}, {c}]", rows(r)),
+            Type::U32(r, c) => write!(f, "u32[{}, {c}]", rows(r)),
+            Type::Cache(c) => write!(f, "cache{}", c.0),
+        }
+    }
+}
+
+impl fmt::Display for Graph {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for node in &self.nodes {
+            let list = |vs: &[ValueId]| vs.iter().map(|v| value(*v)).collect::<Vec<_>>().join(", ");
+            let types: Vec<String> = node.outputs.iter().map(|v| self.ty(*v).to_string()).collect();
+            let names: Vec<&str> = node.op.weights().iter().map(|w| self.weight(*w).name.as_str()).collect();
+            write!(f, "{} = {}({})", list(&node.outputs), node.op.name(), list(&node.inputs))?;
+            if !names.is_empty() {
+                write!(f, " {{{}}}", names.join(", "))?;
+            }
+            match &node.op {
+                Op::Router(r) | Op::NormRouter { router: r, .. } => {
+                    write!(f, " [top {} of {}, {:?}, renormalise {}]", r.used, r.experts, r.score, r.renormalise)?;
+                }
+                Op::Attend(a) => write!(f, " [{} heads, window {:?}]", a.heads, a.window)?,
+                Op::Glu(a) | Op::LinearGlu { act: a, .. } | Op::ExpertGlu { act: a, .. } => write!(f, " [{a:?}]")?,
+                _ => {}
+            }
+            writeln!(f, " : {}", types.join(", "))?;
+        }
+        for (name, v) in &self.outputs {
+            writeln!(f, "output {name} = {}", value(*v))?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,1 @@
+//! The integration tests, one binary, grouped by what they need.
