@@ -1,1 +1,4 @@
 //! The integration tests, one binary, grouped by what they need.
+
+mod quant;
+mod quant_gpu;
