@@ -1,6 +1,6 @@
 //! The catalogue: every kernel, what it computes, its bindings and its grid. The long story is in each file's header.
 
-use super::{Variant, params, params::Field};
+use super::{Kv, Variant, params, params::Field};
 
 /// A kernel of the catalogue.
 pub struct Kernel {
@@ -29,7 +29,7 @@ impl std::fmt::Debug for Kernel {
 /// Which reduction suits the adapter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Style {
-    /// Several invocations a row, partial sums meet in workgroup memory: the lanes of a GPU read a row side by side.
+    /// Several invocations a row, partials sums meet in workgroup memory: the lanes of a GPU read a row side by side.
     Lanes,
     /// One invocation for several whole rows, no barrier: a processor that emulates a GPU pays dearly for barriers.
     Rows,
@@ -197,9 +197,9 @@ pub static EXPERT_DOWN_ADD: Kernel = Kernel {
     tile: |v| [v.get("WG") / v.get("LANES").max(1) * v.get("ROWS"), 1],
 };
 
-/// Rotation by position. Bindings: `x` `[T, heads·D]`, `table` `vec2<f32>`
+/// Rotation by position. Bindings: `x` `[T, heads·D]`, `rope_table` `vec2<f32>`
 /// `[ctx, dims / 2]` of cosines and sines by position, `y` (read_write).
-/// Items: heads·D/2 pairs of columns; rows: T.
+/// Items: heads·D columns; rows: T.
 pub static ROPE: Kernel = Kernel {
     name: "rope",
     parts: &[FRAME, ROTATE, include_str!("../../shaders/rope.wgsl")],
@@ -223,7 +223,7 @@ pub static KV_STORE: Kernel = Kernel {
 };
 
 /// Norms and rotation of q and k, k and v to the cache. Bindings: `qkv` (q, k and v side by side), `q_norm`, `k_norm`,
-/// `table` (as `rope`), `y` (q') (read_write), `k_cache`, `v_cache` (read_write). Items: heads + 2·kv_heads; rows: T.
+/// `rope_table` (as `rope`), `y` (q') (read_write), `k_cache`, `v_cache` (read_write). Items: heads + 2·kv_heads; rows: T.
 pub static ROPE_STORE: Kernel = Kernel {
     name: "rope_store",
     parts: &[FRAME, SUM, ROTATE, include_str!("../../shaders/rope_store.wgsl")],
@@ -235,8 +235,8 @@ pub static ROPE_STORE: Kernel = Kernel {
 };
 
 /// Causal grouped-query attention with an online softmax. Bindings: `q` `[T, heads·Dk]`, `k_cache`, `v_cache`, `sinks`
-/// f32 `[heads]`, `y` (read_write; with `SPLIT` = 1 the `partial` of `attend_reduce`, f32
-/// `[T, heads, splits, Dv + 4]`). Consts: `K_DIM`, `V_DIM`, `KEYS` (positions a tile), `ROWS` (query rows a workgroup: the
+/// f32 `[heads]`, `y` (read_write; with `SPLIT` = 1 the `partials` of `attend_reduce`, f32
+/// `[T, heads, splits, Dv + 4]`). Consts: `K_DIM`, `V_DIM` (both multiples of 4), `ROWS` (query rows a workgroup: the
 /// heads/kv_heads query heads of one kv head, token after token), `SPLIT`. Items: kv_heads; rows: T·heads/kv_heads;
 /// z with `SPLIT` = 1: ceil((P + T) / chunk), else 1.
 pub static ATTEND: Kernel = Kernel {
@@ -244,12 +244,12 @@ pub static ATTEND: Kernel = Kernel {
     parts: &[FRAME, include_str!("../../shaders/attend.wgsl")],
     slots: &[],
     kv: true,
-    consts: &[("WG", 64), ("K_DIM", 64), ("V_DIM", 64), ("KEYS", 64), ("ROWS", 4), ("SPLIT", 0)],
+    consts: &[("WG", 64), ("K_DIM", 64), ("V_DIM", 64), ("ROWS", 4), ("SPLIT", 0)],
     params: params::AttendParams::FIELDS,
     tile: |v| [1, v.get("ROWS")],
 };
 
-/// Merges the splits of `attend`. Bindings: `partial` (the `y` of `attend` with `SPLIT` = 1), `sinks`, `y` (read_write)
+/// Merges the splits of `attend`. Bindings: `partials` (the `y` of `attend` with `SPLIT` = 1), `sinks`, `y` (read_write)
 /// `[T, heads·Dv]`. Items: heads; rows: T.
 pub static ATTEND_REDUCE: Kernel = Kernel {
     name: "attend_reduce",
@@ -343,4 +343,15 @@ pub fn activation(act: crate::ir::Activation) -> u32 {
         GeluTanh => 2,
         Relu => 3,
     }
+}
+
+/// `attend` for heads of this size, `group` query heads to a kv head. `SPLIT` is left to the caller.
+pub fn attend_variant(k_dim: usize, v_dim: usize, group: usize, kv: Kv) -> Variant {
+    let mut rows = if group > 4 { 8 } else { 4 };
+    // Queries, scores and the meeting of the shares within 16 KiB, the least that a device offers.
+    while rows > 1 && rows * (k_dim + 64 + 256) * 4 + 1024 > 16384 {
+        rows /= 2;
+    }
+    let n = |v: usize| u32::try_from(v).unwrap_or(u32::MAX);
+    Variant::new(&ATTEND).kv(kv).with("WG", 64).with("K_DIM", n(k_dim)).with("V_DIM", n(v_dim)).with("ROWS", n(rows))
 }

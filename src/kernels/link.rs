@@ -2,7 +2,8 @@
 //!
 //! In order: the numbers as `const`s, the KV fragment, one format fragment a slot with its prefix replaced, the kernel's
 //! parts. Then loops that say `// unroll` are written out: no shading language of today lets WGSL ask for it, and a loop
-//! that stays a loop turns the arrays it indexes into memory.
+//! that stays a loop turns the arrays it indexes into memory. Last, branches that say `// static` are decided: what the
+//! variant does not use is not even declared as used, which matters for workgroup memory and barriers.
 
 use super::{Kv, Variant};
 use crate::{
@@ -64,7 +65,7 @@ pub fn link(variant: &Variant) -> Result<String> {
     for part in kernel.parts {
         text.push_str(part);
     }
-    Ok(unroll(&text, variant))
+    Ok(resolve(&unroll(&text, variant), variant))
 }
 
 fn is_word(c: char) -> bool {
@@ -76,8 +77,8 @@ fn replace_prefix(text: &str, from: &str, to: &str) -> String {
     let mut out = String::with_capacity(text.len());
     let mut rest = text;
     while let Some(at) = rest.find(from) {
-        let starts = !rest[..at].ends_with(is_word);
         out.push_str(&rest[..at]);
+        let starts = !out.ends_with(is_word);
         out.push_str(if starts { to } else { from });
         rest = &rest[at + from.len()..];
     }
@@ -91,8 +92,8 @@ fn replace_word(text: &str, from: &str, to: &str) -> String {
     let mut rest = text;
     while let Some(at) = rest.find(from) {
         let end = at + from.len();
-        let whole = !rest[..at].ends_with(is_word) && !rest[end..].starts_with(is_word);
         out.push_str(&rest[..at]);
+        let whole = !out.ends_with(is_word) && !rest[end..].starts_with(is_word);
         out.push_str(if whole { to } else { from });
         rest = &rest[end..];
     }
@@ -119,14 +120,18 @@ fn loop_head(line: &str, variant: &Variant) -> Option<(String, u32)> {
     Some((var.to_string(), count))
 }
 
-fn unroll_lines(lines: &[&str], variant: &Variant) -> String {
+/// The `}` or `} else {` line that closes the block whose head is line `head`.
+fn block_end(lines: &[&str], head: usize) -> Option<usize> {
     let indent = |l: &str| l.len() - l.trim_start().len();
+    (head + 1..lines.len())
+        .find(|j| matches!(lines[*j].trim(), "}" | "} else {") && indent(lines[*j]) == indent(lines[head]))
+}
+
+fn unroll_lines(lines: &[&str], variant: &Variant) -> String {
     let mut out = String::new();
     let mut at = 0;
     while at < lines.len() {
-        let line = lines[at];
-        let end = (at + 1..lines.len()).find(|j| lines[*j].trim() == "}" && indent(lines[*j]) == indent(line));
-        if let (Some((var, count)), Some(end)) = (loop_head(line, variant), end) {
+        if let (Some((var, count)), Some(end)) = (loop_head(lines[at], variant), block_end(lines, at)) {
             let body = unroll_lines(&lines[at + 1..end], variant);
             for i in 0..count {
                 out.push_str("{\n");
@@ -135,10 +140,49 @@ fn unroll_lines(lines: &[&str], variant: &Variant) -> String {
             }
             at = end + 1;
         } else {
-            out.push_str(line);
+            out.push_str(lines[at]);
             out.push('\n');
             at += 1;
         }
+    }
+    out
+}
+
+/// The truth of a head line `if (A == B) { // static`, A and B being numbers of the variant or literals such as `8u`.
+fn static_head(line: &str, variant: &Variant) -> Option<bool> {
+    let condition = line.trim().strip_suffix("{ // static")?.trim().strip_prefix("if (")?.strip_suffix(')')?;
+    let (a, b) = condition.split_once(" == ")?;
+    let value = |s: &str| s.strip_suffix('u').and_then(|n| n.parse().ok()).unwrap_or_else(|| variant.get(s));
+    Some(value(a) == value(b))
+}
+
+/// Decides every `if (A == B) { // static` with or without an `} else {`: the branch that is not taken disappears.
+fn resolve(text: &str, variant: &Variant) -> String {
+    let lines: Vec<&str> = text.lines().collect();
+    resolve_lines(&lines, variant)
+}
+
+fn resolve_lines(lines: &[&str], variant: &Variant) -> String {
+    let mut out = String::new();
+    let mut at = 0;
+    while at < lines.len() {
+        let (Some(truth), Some(middle)) = (static_head(lines[at], variant), block_end(lines, at)) else {
+            out.push_str(lines[at]);
+            out.push('\n');
+            at += 1;
+            continue;
+        };
+        let has_else = lines[middle].trim() == "} else {";
+        let end = if has_else { block_end(lines, middle).unwrap_or(lines.len() - 1) } else { middle };
+        let taken = match (truth, has_else) {
+            (true, _) => &lines[at + 1..middle],
+            (false, true) => &lines[middle + 1..end],
+            (false, false) => &[][..],
+        };
+        out.push_str("{\n");
+        out.push_str(&resolve_lines(taken, variant));
+        out.push_str("}\n");
+        at = end + 1;
     }
     out
 }

@@ -301,9 +301,9 @@ params! {
         window: u32,
         /// 1: `sinks` is there.
         sinks_on: u32,
-        /// Positions of one split (`SPLIT` = 1), a multiple of `KEYS`.
+        /// Positions of one split (`SPLIT` = 1), a multiple of `WG`.
         chunk: u32,
-        /// Splits that `partial` has room for.
+        /// Splits that `partials` has room for.
         splits: u32,
         /// Of the queries.
         q_offset: u32,
@@ -327,7 +327,7 @@ params! {
         sinks_on: u32,
         /// Positions of one split.
         chunk: u32,
-        /// Splits that `partial` has room for.
+        /// Splits that `partials` has room for.
         splits: u32,
         /// Of the result.
         y_offset: u32,
