@@ -82,7 +82,7 @@ impl Lower<'_> {
         }
         let variant = Variant::new(&catalogue::ROPE);
         let bindings = vec![self.read("x", x.buffer)?, self.rope(r)?, self.write("y", y.buffer)?];
-        let grid = self.grid(&variant, cols / 2, Count::Tokens, 1);
+        let grid = self.grid(&variant, cols, Count::Tokens, 1);
         let cost = self.row_cost(Count::Tokens, cols);
         self.push(variant, &p, bindings, grid, cost.and(self.row_cost(Count::Tokens, r.dims)), cost);
         Ok(())
@@ -205,7 +205,7 @@ impl Lower<'_> {
         let (q_place, y) = (self.place(q)?, self.fresh(out)?);
         let group = (a.heads / d.kv_heads.max(1)).max(1);
         let variant = catalogue::attend_variant(d.k_dim, d.v_dim, group, self.kv());
-        let keys = variant.get("KEYS").max(1) as usize;
+        let keys = variant.get("WG").max(1) as usize;
         let split = self.decode && self.style == Style::Lanes && self.options.ctx > SPLIT_FROM;
         let chunk = self.options.ctx.div_ceil(MOST_SPLITS).max(128).next_multiple_of(keys);
         let splits = if split { self.options.ctx.div_ceil(chunk) } else { 0 };
@@ -261,7 +261,7 @@ impl Lower<'_> {
         };
         let variant = Variant::new(&catalogue::ATTEND_REDUCE);
         let bindings =
-            vec![self.read("partial", partial)?, self.weight_vector("sinks", a.sinks)?, self.write("y", y.buffer)?];
+            vec![self.read("partials", partial)?, self.weight_vector("sinks", a.sinks)?, self.write("y", y.buffer)?];
         let grid = self.grid(&variant, a.heads, Count::Tokens, 1);
         let row = self.row_cost(Count::Tokens, a.heads * d.v_dim);
         self.push(variant, &p, bindings, grid, row, row);

@@ -158,11 +158,7 @@ impl Checker<'_> {
     }
 
     fn grid(&self, step: &Step) -> Result<(), String> {
-        let most = Sizes {
-            tokens: self.s.max_tokens as u32,
-            outputs: self.s.max_outputs as u32,
-            past: 0,
-        };
+        let most = Sizes { tokens: self.s.max_tokens as u32, outputs: self.s.max_outputs as u32, past: 0 };
         if let Some(g) = step.grid.eval(most)
             && g.iter().any(|n| *n > self.caps.max_workgroups)
         {

@@ -101,11 +101,8 @@ impl Lower<'_> {
         let variant = Variant::new(&catalogue::ROUTER);
         let room = (r.experts as u32).next_multiple_of(variant.get("WG").max(1));
         let variant = variant.with("EXPERTS", room);
-        let bindings = vec![
-            self.read("x", x.buffer)?,
-            self.write("ids", ids.buffer)?,
-            self.write("weights", weights.buffer)?,
-        ];
+        let bindings =
+            vec![self.read("x", x.buffer)?, self.write("ids", ids.buffer)?, self.write("weights", weights.buffer)?];
         let grid = self.grid(&variant, 1, Count::Tokens, 1);
         let writes = self.row_cost(Count::Tokens, 2 * r.used);
         self.push(variant, &p, bindings, grid, self.row_cost(Count::Tokens, r.experts), writes);
@@ -113,8 +110,14 @@ impl Lower<'_> {
     }
 
     /// The variant and the bindings through which a matrix kernel finds its experts; sorts the tokens where needed.
-    fn routing(&mut self, r: &Routed, slots: &'static Kernel, grouped: &'static Kernel, m: &Matrix, out: usize)
-    -> Result<(Variant, Vec<Binding>, Grid)> {
+    fn routing(
+        &mut self,
+        r: &Routed,
+        slots: &'static Kernel,
+        grouped: &'static Kernel,
+        m: &Matrix,
+        out: usize,
+    ) -> Result<(Variant, Vec<Binding>, Grid)> {
         let k = self.g.cols(r.ids);
         if self.decode {
             let variant = self.matrix_variant(slots, m.cols, false);

@@ -296,9 +296,7 @@ impl<'a> Lower<'a> {
             Buffer::Tokens => 4 * self.tokens as u64,
             Buffer::Zero => ZERO_BYTES,
             Buffer::Vectors => self.w.vector_bytes,
-            Buffer::Matrix { matrix, segment } => {
-                self.w.matrices[matrix as usize].segments[segment as usize].bytes
-            }
+            Buffer::Matrix { matrix, segment } => self.w.matrices[matrix as usize].segments[segment as usize].bytes,
             Buffer::Rope(i) => (self.options.ctx * self.ropes[i as usize].dims * 4).max(16) as u64,
             Buffer::Input(i) => (4 * self.tokens * inputs(self.g)[i as usize].stride) as u64,
             Buffer::Keys(c) => cache(c)?.keys,
@@ -345,7 +343,7 @@ impl<'a> Lower<'a> {
 
     pub fn rope(&self, r: &Rope) -> Result<Binding> {
         let i = self.ropes.iter().position(|x| x == r).unwrap_or(0);
-        self.read("table", Buffer::Rope(i as u32))
+        self.read("rope_table", Buffer::Rope(i as u32))
     }
 
     pub fn cache(&self, c: CacheId, write: bool) -> Result<[Binding; 2]> {
@@ -418,7 +416,9 @@ impl<'a> Lower<'a> {
         let n = self.g.weight(norm.weight).shape.iter().product::<usize>().max(1);
         if !n.is_multiple_of(4) {
             let name = &self.g.weight(norm.weight).name;
-            return Err(Error::Unsupported(format!("{name}: norms of {n} columns on the GPU; a multiple of 4 is needed")));
+            return Err(Error::Unsupported(format!(
+                "{name}: norms of {n} columns on the GPU; a multiple of 4 is needed"
+            )));
         }
         let p = params::RmsNormParams {
             outputs: u32::from(rows == Rows::Outputs),
@@ -430,11 +430,8 @@ impl<'a> Lower<'a> {
             eps: norm.eps,
         };
         let variant = Variant::new(&catalogue::RMS_NORM);
-        let bindings = vec![
-            self.read("x", x.buffer)?,
-            self.weight_vector("w", Some(norm.weight))?,
-            self.write("y", y.buffer)?,
-        ];
+        let bindings =
+            vec![self.read("x", x.buffer)?, self.weight_vector("w", Some(norm.weight))?, self.write("y", y.buffer)?];
         let grid = self.grid(&variant, cols / n, rows.into(), 1);
         let cost = self.row_cost(rows.into(), cols);
         self.push(variant, &p, bindings, grid, cost.and(self.row_cost(Count::One, n)), cost);

@@ -95,7 +95,8 @@ impl Lower<'_> {
         let m = self.w.matrix(&ids)?;
         let matrix = &self.w.matrices[m as usize];
         let extras = Extras { bias: bias.as_deref(), ..extras };
-        let variant = self.matrix_variant(&catalogue::LINEAR_KERNEL, matrix.cols, !self.decode).formats(&[matrix.dtype]);
+        let variant =
+            self.matrix_variant(&catalogue::LINEAR_KERNEL, matrix.cols, !self.decode).formats(&[matrix.dtype]);
         let variant = if extras.norm.is_some() { variant.with("NORM", 1) } else { variant };
         for (i, s) in matrix.segments.iter().enumerate() {
             let flag = |on: bool, bit: u32| if on { bit } else { 0 };
