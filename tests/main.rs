@@ -1,7 +1,9 @@
 //! The integration tests, one binary, grouped by what they need.
 
+mod alarms;
 mod files;
+mod goldens;
+mod parity;
 mod quant;
-// mod alarms;
-// mod parity;
-// mod support;
+mod quant_gpu;
+mod support;
