@@ -1,9 +1,9 @@
 //! The integration tests, one binary, grouped by what they need.
 
-mod alarms;
 mod files;
-mod goldens;
-mod parity;
 mod quant;
 mod quant_gpu;
-mod support;
+// mod alarms;
+// mod goldens;
+// mod parity;
+// mod support;
