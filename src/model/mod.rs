@@ -6,6 +6,7 @@
 //! Deliberately absent: quantisation, backends' devices.
 
 mod decoder;
+// mod export;
 mod llama;
 mod loader;
 mod mini_mixtral;
@@ -16,6 +17,7 @@ mod qwen3_moe;
 mod rope;
 
 pub use decoder::{Decoder, QkNorm, Shared};
+// pub use export::to_gguf;
 pub use params::Params;
 
 use crate::{
@@ -69,6 +71,10 @@ pub static REGISTRY: &[&Architecture] = &[
 pub struct Options {
     /// Make `router_ids_<layer>` and `router_weights_<layer>` outputs of the graph.
     pub trace_router: bool,
+    /// Round the rotary frequencies to BF16. PyTorch code that casts a whole model with `.to(torch.bfloat16)` casts them
+    /// too, and everything computed from such a model afterwards, in float32 as well, has them rounded: for comparing with
+    /// logits that were made so. Models loaded by `from_pretrained` keep them in float32, as the default here does.
+    pub bf16_rope: bool,
 }
 
 /// A model ready for a backend.
