@@ -291,6 +291,11 @@ impl Gpu {
         &self.name
     }
 
+    /// As [`Gpu::name`], for messages.
+    pub fn describe(&self) -> String {
+        format!("wgpu on {}", self.name)
+    }
+
     /// What it can do, forced limits applied.
     pub fn caps(&self) -> &Caps {
         &self.caps
