@@ -2,3 +2,4 @@
 
 mod quant;
 mod quant_gpu;
+mod quantize;

@@ -4,12 +4,15 @@
 //! formats and their numbers are ggml's (`ggml-common.h`, and the numpy twins in the PyPI package `gguf`), and
 //! dequantisation equals ggml's bit for bit.
 //!
-//! [`dequantize`] and `quantize` turn blocks into f32 and back; [`gpu`] rearranges blocks for the GPU, where
+//! [`dequantize`] and [`quantize`] turn blocks into f32 and back; [`gpu`] rearranges blocks for the GPU, where
 //! `shaders/quant/<format>.wgsl` reads them; `mix` chooses a format for every tensor of a model.
 //!
 //! Deliberately absent: matrix products (see `backend/`), file layout (see `file/`).
 
+mod affine;
 pub(crate) mod bits;
+mod encode;
+mod fit;
 mod float;
 pub mod gpu;
 pub(crate) mod iq4_nl;
@@ -27,6 +30,7 @@ pub(crate) mod q6_k;
 pub(crate) mod q8_0;
 
 use crate::error::{Error, Result};
+pub use encode::{quantize, quantize_rows, quantize_weighted};
 
 /// The type of a weight's elements, as GGUF names it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
