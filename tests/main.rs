@@ -2,4 +2,5 @@
 
 mod quant;
 mod quant_gpu;
+mod quant_mix;
 mod quantize;

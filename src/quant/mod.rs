@@ -5,7 +5,7 @@
 //! dequantisation equals ggml's bit for bit.
 //!
 //! [`dequantize`] and [`quantize`] turn blocks into f32 and back; [`gpu`] rearranges blocks for the GPU, where
-//! `shaders/quant/<format>.wgsl` reads them; `mix` chooses a format for every tensor of a model.
+//! `shaders/quant/<format>.wgsl` reads them; [`mix`] chooses a format for every tensor of a model.
 //!
 //! Deliberately absent: matrix products (see `backend/`), file layout (see `file/`).
 
@@ -17,6 +17,7 @@ mod float;
 pub mod gpu;
 pub(crate) mod iq4_nl;
 pub(crate) mod iq4_xs;
+pub mod mix;
 pub(crate) mod mxfp4;
 pub(crate) mod q2_k;
 pub(crate) mod q3_k;
