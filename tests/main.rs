@@ -9,3 +9,5 @@ mod quant_gpu;
 // mod goldens;
 // mod parity;
 // mod support;
+mod quant_mix;
+mod quantize;
