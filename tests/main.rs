@@ -1,1 +1,9 @@
 //! The integration tests, one binary, grouped by what they need.
+
+mod files;
+mod quant;
+mod quant_gpu;
+// mod alarms;
+// mod goldens;
+// mod parity;
+// mod support;
