@@ -14,14 +14,14 @@ mod act;
 mod attend;
 mod buffer;
 mod experts;
-pub mod kernel;
+mod kernel;
 mod lanes;
 mod layout;
 pub mod pool;
 mod products;
 mod rows;
 mod run;
-pub mod tier;
+mod tier;
 mod weight;
 
 pub use tier::{Tier, tiers};
@@ -31,7 +31,7 @@ use crate::{
     error::{Error, Result},
     file::Tensor,
     graph,
-    ir::{Graph, Op},
+    ir::{Graph, Linear, Op, WeightId},
 };
 use layout::Layout;
 use pool::Pool;
@@ -65,10 +65,7 @@ struct Model {
 /// without elements.
 pub fn load(program: Program, options: &Options, progress: &mut dyn FnMut(Progress)) -> Result<Box<dyn Loaded>> {
     let tier = options.tier.unwrap_or_else(tier::best);
-    if !tier.is_available() {
-        let have: Vec<&str> = tiers().into_iter().map(Tier::name).collect();
-        return Err(Error::Unsupported(format!("this processor has no {}; it has {}", tier.name(), have.join(", "))));
-    }
+    check_tier(tier)?;
     let pool = Pool::new(options.threads.unwrap_or_else(pool::default_threads))?;
     let graph = graph::fuse(&program.graph);
     let routers = router_weights(&graph);
@@ -87,6 +84,14 @@ pub fn load(program: Program, options: &Options, progress: &mut dyn FnMut(Progre
     let layout = Layout::new(&graph);
     tracing::debug!(threads = pool.threads(), tier = tier.name(), nodes = graph.nodes.len(), "cpu backend loaded");
     Ok(Box::new(Handle(Arc::new(Model { pool, tier, graph, layout, weights, vectors }))))
+}
+
+fn check_tier(tier: Tier) -> Result<()> {
+    if tier.is_available() {
+        return Ok(());
+    }
+    let have: Vec<&str> = tiers().into_iter().map(Tier::name).collect();
+    Err(Error::Unsupported(format!("this processor has no {}; it has {}", tier.name(), have.join(", "))))
 }
 
 /// A tensor's numbers.
@@ -135,6 +140,32 @@ impl Loaded for Handle {
     fn weight_bytes(&self) -> u64 {
         0
     }
+}
+
+/// A matrix times rows of activations, `x [T, cols]` → `[T, rows]`, with the instructions of `tier`: what the products of
+/// every op are made of, by itself.
+///
+/// # Errors
+/// [`Error::Unsupported`] for a tier that the processor lacks; [`Error::Invalid`] where `x` is no whole number of rows.
+pub fn multiply(weight: &Tensor, x: &[f32], tier: Tier, pool: &Pool) -> Result<Vec<f32>> {
+    check_tier(tier)?;
+    if weight.cols() == 0 || x.len() % weight.cols() != 0 {
+        return Err(Error::Invalid(format!("{} numbers for rows of {}", x.len(), weight.cols())));
+    }
+    let tokens = x.len() / weight.cols();
+    let weights = [Weight::new(weight.clone(), tier)];
+    let every: Vec<u32> = (0..tokens as u32).collect();
+    let scratch = weight::Scratches::new(pool.threads());
+    let env = products::Env { pool, tier, scratch: &scratch, weights: &weights, vectors: &[], every: &every };
+    let mut acts = act::Acts::default();
+    if weights[0].is_quantised() {
+        acts.fill(pool, tier, x, weight.cols())?;
+    }
+    let mut outs = [buffer::Aligned::zeroed(tokens * weight.rows())];
+    let part = [Linear { weight: WeightId(0), bias: None }];
+    let input = weight::Input { floats: x, acts: &acts };
+    products::linears(env, input, tokens, &part, &mut outs, products::Finish::Plain)?;
+    Ok(outs[0][..tokens * weight.rows()].to_vec())
 }
 
 /// The speed at which `threads` threads read memory together, in bytes a second: the best of a few sweeps over 256 MiB. It

@@ -133,7 +133,16 @@ impl Weight {
     }
 
     /// `n` rows that lie one behind the other in `bytes`; token i to `out[i * stride ..]`.
-    fn run(&self, bytes: &[u8], n: usize, x: Input<'_>, tokens: &[u32], work: &mut Work, out: &mut [f32], stride: usize) {
+    fn run(
+        &self,
+        bytes: &[u8],
+        n: usize,
+        x: Input<'_>,
+        tokens: &[u32],
+        work: &mut Work,
+        out: &mut [f32],
+        stride: usize,
+    ) {
         if let Some(fill) = self.kernels.panel
             && tokens.len() >= panel::WORTH
         {

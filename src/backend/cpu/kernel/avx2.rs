@@ -71,7 +71,8 @@ unsafe fn rows<F: Codes, const T: usize>(job: &RowsJob<T>) {
                         let dot = _mm256_cvtepi32_ps(_mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
                         let x_scale = *act.scales.add(at);
                         let scale = if F::FINE {
-                            let (a, c) = (_mm_set1_ps(scales[2 * g] * x_scale), _mm_set1_ps(scales[2 * g + 1] * x_scale));
+                            let (a, c) =
+                                (_mm_set1_ps(scales[2 * g] * x_scale), _mm_set1_ps(scales[2 * g + 1] * x_scale));
                             _mm256_insertf128_ps::<1>(_mm256_castps128_ps256(a), c)
                         } else {
                             _mm256_set1_ps(scales[g] * x_scale)
@@ -250,11 +251,11 @@ mod types {
         },
         |p| plain(half(p, 208), p.add(192).cast::<[i8; 16]>().read_unaligned()));
     format!(Q2K, 256, 84, fine true, offset 0.0, minima true,
-        |p, g| fields(p.add(16 + g / 4 * 32), g % 4 * 2, 3),
-        |p| {
-            let (d, dmin, s) = (half_at(bytes(p, 80, 2), 0), half_at(bytes(p, 82, 2), 0), bytes(p, 0, 16));
-            (std::array::from_fn(|j| d * f32::from(s[j] & 15)), std::array::from_fn(|j| dmin * f32::from(s[j] >> 4)))
-        });
+    |p, g| fields(p.add(16 + g / 4 * 32), g % 4 * 2, 3),
+    |p| {
+        let (d, dmin, s) = (half_at(bytes(p, 80, 2), 0), half_at(bytes(p, 82, 2), 0), bytes(p, 0, 16));
+        (std::array::from_fn(|j| d * f32::from(s[j] & 15)), std::array::from_fn(|j| dmin * f32::from(s[j] >> 4)))
+    });
     format!(Q3K, 256, 110, fine true, offset 4.0, minima false,
         |p, g| {
             let high = _mm256_slli_epi16::<2>(fields(p, g, 1));
@@ -262,13 +263,13 @@ mod types {
         },
         |p| plain(half(p, 108), q3_scales(bytes(p, 96, 12))));
     format!(Iq4Xs, 256, 136, fine false, offset 128.0, minima false,
-        |p, g| lookup(&IQ4, nibbles(p.add(8 + 16 * g))),
-        |p| {
-            let (d, whole) = (half(p, 0), iq4_xs_scales(bytes(p, 0, 8)));
-            let mut s = [0.0; 16];
-            for j in 0..8 {
-                s[j] = d * f32::from(whole[j]);
-            }
-            (s, [0.0; 16])
-        });
+    |p, g| lookup(&IQ4, nibbles(p.add(8 + 16 * g))),
+    |p| {
+        let (d, whole) = (half(p, 0), iq4_xs_scales(bytes(p, 0, 8)));
+        let mut s = [0.0; 16];
+        for j in 0..8 {
+            s[j] = d * f32::from(whole[j]);
+        }
+        (s, [0.0; 16])
+    });
 }

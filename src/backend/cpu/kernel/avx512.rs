@@ -83,8 +83,11 @@ unsafe fn rows<F: Codes, const T: usize>(job: &RowsJob<T>) {
                         let x = _mm512_loadu_si512(act.codes.add(256 * b + 64 * i).cast());
                         let dot = _mm512_dpbusd_epi32(_mm512_setzero_si512(), codes[i], x);
                         let k = if T == 1 { i } else { i & 1 };
-                        sums[t][k] =
-                            _mm512_fmadd_ps(_mm512_cvtepi32_ps(dot), _mm512_permutexvar_ps(spread[i], both), sums[t][k]);
+                        sums[t][k] = _mm512_fmadd_ps(
+                            _mm512_cvtepi32_ps(dot),
+                            _mm512_permutexvar_ps(spread[i], both),
+                            sums[t][k],
+                        );
                     }
                     if F::MINIMA || F::OFFSET != 0.0 {
                         lows[t] = _mm512_fmadd_ps(minima, x_sums, lows[t]);
@@ -167,9 +170,7 @@ unsafe fn load256(p: *const u8) -> __m256i {
 #[inline(always)]
 unsafe fn twice(a: *const u8, b: *const u8) -> __m512i {
     // SAFETY: the caller's pointers are readable; features by the contract of `Codes`.
-    unsafe {
-        _mm512_inserti64x4::<1>(_mm512_broadcast_i32x4(load128(a)), _mm256_broadcastsi128_si256(load128(b)))
-    }
+    unsafe { _mm512_inserti64x4::<1>(_mm512_broadcast_i32x4(load128(a)), _mm256_broadcastsi128_si256(load128(b))) }
 }
 
 /// Nibbles of two blocks of 16 bytes: 16 low, 16 high, 16 low, 16 high.
@@ -350,6 +351,7 @@ mod types {
                     unsafe { $scales }
                 }
                 #[inline(always)]
+                #[allow(unused_variables)]
                 unsafe fn minima($p: *const u8) -> __m512 {
                     // SAFETY: the block is readable.
                     unsafe { $mins }

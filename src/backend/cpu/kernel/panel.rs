@@ -93,7 +93,15 @@ impl Panel {
     /// # Safety
     /// The panel was filled with rows of `cols` weights by a fill of the same `fine`; the processor has AVX-512 VNNI; `acts`
     /// are rows of `cols` activations.
-    pub unsafe fn multiply(&self, fine: bool, cols: usize, rows: usize, acts: &[ActRow], out: &mut [f32], stride: usize) {
+    pub unsafe fn multiply(
+        &self,
+        fine: bool,
+        cols: usize,
+        rows: usize,
+        acts: &[ActRow],
+        out: &mut [f32],
+        stride: usize,
+    ) {
         assert!(rows <= ROWS && (acts.is_empty() || out.len() >= (acts.len() - 1) * stride + rows));
         #[cfg(target_arch = "x86_64")]
         {
@@ -196,7 +204,11 @@ mod x86 {
 
     /// Sums over `4 * STEPS` weights for 16 rows and `T` tokens.
     #[inline(always)]
-    unsafe fn dots<const T: usize, const STEPS: usize>(codes: *const u8, x: &[*const i8; T], at: usize) -> [__m512i; T] {
+    unsafe fn dots<const T: usize, const STEPS: usize>(
+        codes: *const u8,
+        x: &[*const i8; T],
+        at: usize,
+    ) -> [__m512i; T] {
         // SAFETY: as `multiply`.
         unsafe {
             let mut dots = [_mm512_setzero_si512(); T];
@@ -284,8 +296,7 @@ mod x86 {
     unsafe fn interleave(from: *const u8, stride: usize, to: *mut u8) {
         // SAFETY: by the caller: 16 readable rows of 64 bytes, 1024 writable bytes.
         unsafe {
-            let mut a: [__m512i; 16] =
-                [_mm512_setzero_si512(); 16];
+            let mut a: [__m512i; 16] = [_mm512_setzero_si512(); 16];
             for r in 0..16 {
                 a[r] = _mm512_loadu_si512(from.add(r * stride).cast());
             }

@@ -34,8 +34,7 @@ unsafe fn rows<F: Format, const T: usize>(job: &RowsJob<T>) {
                     )
                 };
                 for j in 0..subs {
-                    let dot: i32 =
-                        (16 * j..16 * j + 16).map(|i| i32::from(codes[i]) * i32::from(x[i])).sum();
+                    let dot: i32 = (16 * j..16 * j + 16).map(|i| i32::from(codes[i]) * i32::from(x[i])).sum();
                     *sum += scales[j] * x_scales[j / 2] * dot as f32 - mins[j] * x_sums[j];
                 }
             }
