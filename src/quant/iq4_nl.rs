@@ -5,7 +5,7 @@
 
 use super::{
     bits::{f16_at, from_nibbles, nibbles, put_f16, round_f16},
-    fit::{self, Levels},
+    fit::{self, LANES, Levels},
 };
 
 /// The table, from `kvalues_iq4nl` in `ggml-common.h`.
@@ -43,10 +43,17 @@ impl Levels for Table {
 
     #[inline(always)]
     fn level(v: f32) -> f32 {
-        // No search: each threshold passed adds a step, which vectorises.
-        let mut level = Self::ENDS[0];
+        Self::levels([v; LANES])[0]
+    }
+
+    #[inline(always)]
+    fn levels(v: [f32; LANES]) -> [f32; LANES] {
+        // No search: each threshold passed adds a step, in all lanes at once.
+        let mut level = [Self::ENDS[0]; LANES];
         for (middle, step) in STEPS {
-            level += if v > middle { step } else { 0.0 };
+            for l in 0..LANES {
+                level[l] += if v[l] > middle { step } else { 0.0 };
+            }
         }
         level
     }
