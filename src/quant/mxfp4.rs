@@ -8,7 +8,7 @@
 //! GPU planes: quants (16 bytes a group, as in the file); `e` (1 byte).
 
 use super::{
-    bits::{from_nibbles, nibbles},
+    bits::{bytes, from_nibbles, group, nibbles, put_words},
     fit::{LANES, totals},
 };
 
@@ -24,7 +24,7 @@ pub(crate) fn scale(e: u8) -> f32 {
 /// f32 from a block.
 pub fn dequantize(b: &[u8; 17], y: &mut [f32; 32]) {
     let d = scale(b[0]);
-    for (y, q) in y.iter_mut().zip(from_nibbles(&b[1..])) {
+    for (y, q) in y.iter_mut().zip(bytes(from_nibbles(b, 1))) {
         *y = f32::from(VALUES[usize::from(q)]) * d;
     }
 }
@@ -75,5 +75,5 @@ pub fn quantize(x: &[f32; 32], w: &[f32; 32], b: &mut [u8; 17]) {
         if x < 0.0 && i > 0 { i | 8 } else { i }
     });
     b[0] = if largest == 0.0 { 0 } else { best };
-    b[1..].copy_from_slice(&nibbles(&q));
+    put_words(b, 1, &nibbles(group(&q)));
 }
