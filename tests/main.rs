@@ -1,1 +1,2 @@
 //! The integration tests, one binary, grouped by what they need.
+mod sampler;
