@@ -108,6 +108,7 @@ pub struct Sampler {
     candidates: Vec<Candidate>,
     weights: Vec<f64>,
     window: Vec<u32>,
+    forbidden: Vec<u32>,
 }
 
 impl Sampler {
@@ -118,7 +119,13 @@ impl Sampler {
     pub fn new(options: SamplerOptions) -> Result<Self> {
         options.check()?;
         let rng = Rng::new(options.seed);
-        Ok(Sampler { options, rng, candidates: Vec::new(), weights: Vec::new(), window: Vec::new() })
+        let (candidates, weights, window, forbidden) = Default::default();
+        Ok(Sampler { options, rng, candidates, weights, window, forbidden })
+    }
+
+    /// Never chooses one of `ids` from now on.
+    pub fn forbid(&mut self, ids: &[u32]) {
+        self.forbidden.extend_from_slice(ids);
     }
 
     /// The options it was made with.
@@ -141,6 +148,11 @@ impl Sampler {
         self.candidates.clear();
         self.candidates.extend(logits.iter().zip(0u32..).map(|(&logit, id)| Candidate { logit, id }));
         self.penalise(recent);
+        for id in &self.forbidden {
+            if let Some(c) = self.candidates.get_mut(*id as usize) {
+                c.logit = f32::NEG_INFINITY;
+            }
+        }
         if self.options.temperature == 0.0 {
             let best = self.candidates.iter().copied().min_by(best_first);
             return best.filter(|c| c.logit > f32::NEG_INFINITY).map(|c| c.id).ok_or_else(nothing_left);

@@ -1,2 +1,3 @@
 //! The integration tests, one binary, grouped by what they need.
+mod generate;
 mod sampler;
