@@ -46,6 +46,17 @@ impl Program {
     }
 }
 
+/// How far a long operation has come.
+#[derive(Clone, Copy, Debug)]
+pub struct Progress {
+    /// What is being done: `loading weights`, `compiling shaders`.
+    pub phase: &'static str,
+    /// How much of it is done, in `total`'s unit (bytes as a rule).
+    pub done: u64,
+    /// How much there is.
+    pub total: u64,
+}
+
 /// How keys and values are stored.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum KvType {

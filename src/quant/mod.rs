@@ -114,3 +114,19 @@ impl std::fmt::Display for DType {
         f.write_str(self.layout().name)
     }
 }
+
+/// Temporary.
+pub fn dequantize(dtype: DType, bytes: &[u8], out: &mut [f32]) -> crate::Result<()> {
+    match dtype {
+        DType::F32 => out
+            .iter_mut()
+            .zip(bytes.chunks_exact(4))
+            .for_each(|(o, b)| *o = f32::from_le_bytes([b[0], b[1], b[2], b[3]])),
+        DType::BF16 => out
+            .iter_mut()
+            .zip(bytes.chunks_exact(2))
+            .for_each(|(o, b)| *o = half::bf16::from_le_bytes([b[0], b[1]]).to_f32()),
+        _ => return Err(crate::Error::Unsupported(format!("{dtype}"))),
+    }
+    Ok(())
+}
