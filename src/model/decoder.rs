@@ -204,7 +204,7 @@ pub(super) fn graph(
     options: &Options,
 ) -> Result<(Graph, Vec<Tensor>)> {
     let factors = l.numbers("rope_freqs.weight")?;
-    let rope = rope::rope(p, d.head_dim, d.pairs, factors.as_deref())?;
+    let rope = rope::rope(p, d.head_dim, d.pairs, factors.as_deref(), options.bf16_rope)?;
     let table = l.table("token_embd.weight", d.vocab, d.hidden)?;
     let vocab = l.b.graph().weight(table).shape[0];
     let ids = l.b.one(Op::Tokens, &[])?;

@@ -6,11 +6,18 @@ use crate::{
     ir::{Rope, RopePairs},
 };
 
-/// Makes a model's rotation. `factors` are the divisors of a GGUF's `rope_freqs.weight` (Llama 3's scaling, precomputed).
+/// Makes a model's rotation. `factors` are the divisors of a GGUF's `rope_freqs.weight` (Llama 3's scaling, precomputed);
+/// `bf16` rounds the frequencies, see [`super::Options::bf16_rope`].
 ///
 /// # Errors
 /// [`Error::Unsupported`] for a scaling that is not known here: it would change every number.
-pub fn rope(p: &Params<'_>, head_dim: usize, pairs: RopePairs, factors: Option<&[f32]>) -> Result<Rope> {
+pub fn rope(
+    p: &Params<'_>,
+    head_dim: usize,
+    pairs: RopePairs,
+    factors: Option<&[f32]>,
+    bf16: bool,
+) -> Result<Rope> {
     let partial = p.opt_f32("", "partial_rotary_factor")?.or(p.opt_f32("", "rope_parameters.partial_rotary_factor")?);
     let dims = match p.opt_usize("rope.dimension_count", "rotary_dim")? {
         Some(n) => n,
@@ -31,6 +38,9 @@ pub fn rope(p: &Params<'_>, head_dim: usize, pairs: RopePairs, factors: Option<&
             return Err(Error::Model(format!("rope_freqs.weight has {} factors for {dims} columns", f.len())));
         }
         inv_freq.iter_mut().zip(f).for_each(|(x, f)| *x /= f);
+    }
+    if bf16 {
+        inv_freq.iter_mut().for_each(|f| *f = half::bf16::from_f32(*f).to_f32());
     }
     Ok(Rope { head_dim, dims, pairs, inv_freq: inv_freq.into(), scale: 1.0 })
 }

@@ -1,0 +1,35 @@
+//! Q2_K: 256 weights in 84 bytes, in 16 sub-blocks of 16. `x = (d * s) * q - (dmin * m)`, q in 0..4, s and m in 0..16.
+//!
+//! Bytes: 16 of `s` (low nibble) and `m` (high nibble), one a sub-block; 64 of quants; `d` f16; `dmin` f16. The quants
+//! of group `k = 4h + j` are bits `2j` and `2j + 1` of bytes `32h .. 32h + 32`.
+//! GPU planes: quants (8 bytes a group, see [`super::bits::pairs`]); `s` and `m` (16 bytes a block, as in the file);
+//! `d` and `dmin` (4 bytes a block).
+
+use super::bits::{f16_at, pairs, put_words};
+
+/// The quants of group `k`.
+#[inline]
+fn group(b: &[u8; 84], k: usize) -> [u8; 32] {
+    std::array::from_fn(|i| (b[16 + 32 * (k / 4) + i] >> (2 * (k % 4))) & 3)
+}
+
+/// f32 from a block.
+pub fn dequantize(b: &[u8; 84], y: &mut [f32; 256]) {
+    let (d, dmin) = (f16_at(b, 80), f16_at(b, 82));
+    for (k, y) in y.chunks_exact_mut(32).enumerate() {
+        let q = group(b, k);
+        for (i, y) in y.iter_mut().enumerate() {
+            let s = b[2 * k + i / 16];
+            *y = (d * f32::from(s & 15)) * f32::from(q[i]) - dmin * f32::from(s >> 4);
+        }
+    }
+}
+
+/// Splits a block into GPU planes.
+pub fn pack(b: &[u8; 84], q: &mut [u8; 64], s: &mut [u8; 16], d: &mut [u8; 4], _: &mut [u8; 0]) {
+    for k in 0..8 {
+        put_words(q, 8 * k, &pairs(&group(b, k)));
+    }
+    s.copy_from_slice(&b[..16]);
+    d.copy_from_slice(&b[80..]);
+}

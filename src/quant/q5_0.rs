@@ -1,0 +1,32 @@
+//! Q5_0: 32 weights in 22 bytes. `x = d * (q - 16)`, q in 0..32.
+//!
+//! Bytes: `d` f16; the fifth bits, weight `i` at bit `i` of a u32; 16 bytes of lower bits as in Q4_0.
+//! GPU planes: lower bits (16 bytes a group, as in the file); fifth bits (4 bytes, see [`super::bits::bits`]); `d`
+//! (2 bytes).
+
+use super::bits::{f16_at, from_nibbles, put_words, transpose_bits, u32_at};
+
+/// The 5-bit quants whose fifth bits are `high` and whose lower bits are in `low`.
+#[inline]
+pub(super) fn quants(high: u32, low: &[u8]) -> [u8; 32] {
+    let mut q = from_nibbles(low);
+    for (i, q) in q.iter_mut().enumerate() {
+        *q |= (((high >> i) & 1) << 4) as u8;
+    }
+    q
+}
+
+/// f32 from a block.
+pub fn dequantize(b: &[u8; 22], y: &mut [f32; 32]) {
+    let d = f16_at(b, 0);
+    for (y, q) in y.iter_mut().zip(quants(u32_at(b, 2), &b[6..])) {
+        *y = f32::from(q as i8 - 16) * d;
+    }
+}
+
+/// Splits a block into GPU planes.
+pub fn pack(b: &[u8; 22], q: &mut [u8; 16], h: &mut [u8; 4], d: &mut [u8; 2], _: &mut [u8; 0]) {
+    q.copy_from_slice(&b[6..]);
+    put_words(h, 0, &[transpose_bits(u32_at(b, 2))]);
+    d.copy_from_slice(&b[..2]);
+}
