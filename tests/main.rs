@@ -1,11 +1,11 @@
 //! The integration tests, one binary, grouped by what they need.
 
-mod alarms;
 mod files;
 mod generate;
-mod goldens;
-mod parity;
 mod quant;
 mod quant_gpu;
 mod sampler;
-mod support;
+// mod alarms;
+// mod goldens;
+// mod parity;
+// mod support;
