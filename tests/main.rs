@@ -1,5 +1,6 @@
 //! The integration tests, one binary, grouped by what they need.
 
+mod alloc;
 mod files;
 mod generate;
 mod quant;
