@@ -1,6 +1,7 @@
 //! The integration tests, one binary, grouped by what they need.
 
 mod alloc;
+mod arrows;
 mod files;
 mod generate;
 mod quant;
