@@ -10,6 +10,8 @@
 use crate::{
     error::{Error, Result},
     sampler::{Sampler, SamplerOptions},
+    session::Session,
+    tokenizer::{DecodeStream, Tokenizer},
 };
 use std::{
     collections::VecDeque,
@@ -38,6 +40,14 @@ impl CancelToken {
     /// Whether somebody asked.
     pub fn is_cancelled(&self) -> bool {
         self.0.load(Ordering::Relaxed)
+    }
+
+    /// An error where somebody asked.
+    ///
+    /// # Errors
+    /// [`Error::Cancelled`].
+    pub fn check(&self) -> Result<()> {
+        if self.is_cancelled() { Err(Error::Cancelled) } else { Ok(()) }
     }
 
     /// Makes the token usable for the next generation.
@@ -71,6 +81,41 @@ pub trait Decoder {
 pub trait TextStream {
     /// The text that became complete with this token; empty in the middle of a UTF-8 sequence.
     fn push(&mut self, id: u32) -> String;
+}
+
+impl Decoder for Session {
+    fn prefill(&mut self, ids: &[u32], cancel: &CancelToken) -> Result<&[f32]> {
+        let (needed, capacity) = (Session::position(self).saturating_add(ids.len()), self.ctx());
+        if needed > capacity {
+            return Err(Error::ContextFull { needed, capacity });
+        }
+        let chunk = self.chunk().max(1);
+        let (before, last) = ids.split_at(ids.len().saturating_sub(1) / chunk * chunk);
+        for part in before.chunks(chunk) {
+            cancel.check()?;
+            Session::prefill(self, part)?;
+        }
+        cancel.check()?;
+        Session::prefill(self, last)
+    }
+
+    fn decode(&mut self, id: u32) -> Result<&[f32]> {
+        Session::decode(self, id)
+    }
+
+    fn position(&self) -> usize {
+        Session::position(self)
+    }
+
+    fn capacity(&self) -> usize {
+        self.ctx()
+    }
+}
+
+impl TextStream for DecodeStream {
+    fn push(&mut self, id: u32) -> String {
+        DecodeStream::push(self, id)
+    }
 }
 
 /// What to generate and when to stop.
@@ -189,6 +234,23 @@ pub struct Generation<'a, D: Decoder + ?Sized> {
     held: StopFilter,
     finish: Option<FinishReason>,
     stats: Stats,
+}
+
+/// Starts a generation that appends `prompt` to what the session holds. Without a tokenizer the pieces carry ids only and
+/// nothing but their number ends it.
+///
+/// # Errors
+/// As [`generate_with`].
+pub fn generate<'a>(
+    session: &'a mut Session,
+    tokenizer: Option<&'a Tokenizer>,
+    prompt: &[u32],
+    options: GenerateOptions,
+    cancel: CancelToken,
+) -> Result<Generation<'a, Session>> {
+    let text = tokenizer.map(|t| Box::new(t.stream()) as Box<dyn TextStream>);
+    let eos = tokenizer.map_or(&[][..], Tokenizer::eos_ids);
+    generate_with(session, text, eos, prompt, options, cancel)
 }
 
 /// Starts a generation that appends `prompt` to what `decoder` holds. Nothing runs before the first piece is asked for.

@@ -45,7 +45,7 @@ pub mod ops;
 pub mod plan;
 pub mod quant;
 pub mod sampler;
-// pub mod session;
+pub mod session;
 pub mod tokenizer;
 
 pub use error::{Error, Result};

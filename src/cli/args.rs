@@ -95,7 +95,7 @@ pub struct DeviceArgs {
     /// Number or part of the name of a GPU, as `moeray devices` lists them
     #[arg(long, value_name = "N|NAME")]
     pub device: Option<String>,
-    /// Threads of the cpu backend [default: one for each core]
+    /// Threads of the cpu backend, which this chooses [default: one for each core]
     #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=4096))]
     pub threads: Option<u32>,
 }
@@ -422,6 +422,9 @@ pub struct InspectArgs {
     /// The GPU plan of a generated token and of a prompt chunk: dispatches, barriers, bytes
     #[arg(long)]
     pub plan: bool,
+    /// The device that --plan is for, by number or name [default: the one that run would take, or any WebGPU device]
+    #[arg(long, value_name = "N|NAME")]
+    pub device: Option<String>,
     /// Everything as one JSON object
     #[arg(long)]
     pub json: bool,
@@ -439,9 +442,6 @@ pub struct DevicesArgs {
     /// As JSON
     #[arg(long)]
     pub json: bool,
-    /// Which would be chosen for this --device
-    #[arg(long, value_name = "N|NAME")]
-    pub device: Option<String>,
 }
 
 const QUANTIZE_EXAMPLES: &str = "\

@@ -5,10 +5,11 @@ use super::{
     failure::{Failure, Outcome},
 };
 use crate::{
-    backend::{KvType, Progress},
+    backend::{self, KvType, Progress},
     file::{self, Bytes, Checkpoint},
     sampler::SamplerOptions,
-    session::{BackendKind, LoadOptions, Model, Session, SessionOptions},
+    model,
+    session::{BackendChoice, LoadOptions, Model, Session, SessionOptions},
     tokenizer::{EncodeOptions, Tokenizer},
 };
 use indicatif::{ProgressBar, ProgressStyle};
@@ -38,12 +39,12 @@ pub fn name(path: Option<&PathBuf>) -> String {
 
 /// Loads the named model to where the arguments say.
 pub fn load(path: Option<&PathBuf>, place: &PlaceArgs, trace_router: bool, quiet: bool) -> Outcome<Model> {
-    load_checkpoint(open(path)?, place.backend, &place.device, trace_router, quiet)
+    load_checkpoint(&open(path)?, place.backend, &place.device, trace_router, quiet)
 }
 
 /// Loads an open checkpoint.
 pub fn load_checkpoint(
-    checkpoint: Checkpoint,
+    checkpoint: &Checkpoint,
     backend: Option<BackendName>,
     device: &DeviceArgs,
     trace_router: bool,
@@ -51,24 +52,34 @@ pub fn load_checkpoint(
 ) -> Outcome<Model> {
     let mut bar = Bar::new(quiet);
     let options = LoadOptions {
-        backend: backend.map(kind),
-        device: device.device.clone(),
-        threads: device.threads.map(|t| t as usize),
-        trace_router,
-        ..LoadOptions::default()
+        backend: choice(backend, device)?,
+        model: model::Options { trace_router, ..model::Options::default() },
     };
     let model = Model::from_checkpoint(checkpoint, &options, &mut |p| bar.show(p))?;
     tracing::info!("loaded on {}", model.describe());
     Ok(model)
 }
 
-/// The library's word for a backend.
-pub fn kind(name: BackendName) -> BackendKind {
-    match name {
-        BackendName::Wgpu => BackendKind::Wgpu,
-        BackendName::Cpu => BackendKind::Cpu,
-        BackendName::Reference => BackendKind::Reference,
+/// The library's word for a backend. Naming a device is naming the GPU backend, and threads are the CPU's.
+fn choice(name: Option<BackendName>, device: &DeviceArgs) -> Outcome<BackendChoice> {
+    let threads = device.threads.map(|t| t as usize);
+    let named = match (name, &device.device, threads) {
+        (None, None, None) => return Ok(BackendChoice::Auto),
+        (Some(name), ..) => name,
+        (None, Some(_), _) => BackendName::Wgpu,
+        (None, None, Some(_)) => BackendName::Cpu,
+    };
+    if let (BackendName::Cpu | BackendName::Reference, Some(d)) = (named, &device.device) {
+        return Err(Failure::new(format!("--device {d} names a GPU, which this --backend does not use")));
     }
+    Ok(match named {
+        BackendName::Wgpu => {
+            let device = device.device.clone();
+            BackendChoice::Wgpu(backend::wgpu::Options { device, ..backend::wgpu::Options::default() })
+        }
+        BackendName::Cpu => BackendChoice::Cpu(backend::cpu::Options { threads, ..backend::cpu::Options::default() }),
+        BackendName::Reference => BackendChoice::Reference,
+    })
 }
 
 /// The library's word for a KV type.
@@ -87,7 +98,7 @@ pub fn session(model: &Model, ctx: usize, args: &ContextArgs) -> Outcome<Session
 
 /// The context that the model was made for, or 4096 where it does not say.
 pub fn trained_context(model: &Model) -> usize {
-    match model.hyper().context_length {
+    match model.hyper().context {
         0 => 4096,
         n => n,
     }
@@ -95,16 +106,12 @@ pub fn trained_context(model: &Model) -> usize {
 
 /// The model's tokenizer, or why there is no text without it.
 pub fn tokenizer(model: &Model) -> Outcome<&Tokenizer> {
-    model.tokenizer().ok_or_else(|| {
-        Failure::new("this model has no tokenizer, so it can neither read nor write text")
-            .hint("a folder needs tokenizer.json beside config.json; `moeray logits --ids` needs none")
-    })
+    Ok(model.require_tokenizer()?)
 }
 
 /// Token ids of a prompt; `raw` adds nothing and takes special tokens as plain text.
 pub fn encode(tokenizer: &Tokenizer, text: &str, raw: bool) -> Outcome<Vec<u32>> {
-    let add_bos = !raw && tokenizer.add_bos();
-    Ok(tokenizer.encode(text, EncodeOptions { add_bos, parse_special: !raw })?)
+    Ok(tokenizer.encode(text, EncodeOptions { add_bos: !raw, parse_special: !raw })?)
 }
 
 /// The sampler's options; without `--seed`, one from the clock.

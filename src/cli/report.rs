@@ -9,7 +9,7 @@ use std::{
 
 /// One test. The field names and their order are those of llama-bench's JSON (`tools/llama-bench/llama-bench.cpp`); what
 /// follows `samples_ts` is ours.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Default, Serialize)]
 pub struct Row {
     /// Version of the program.
     pub build_commit: String,
@@ -170,9 +170,20 @@ fn csv(out: &mut dyn Write, rows: &[Row]) -> io::Result<()> {
     Ok(())
 }
 
+/// Seconds since 1970.
+pub fn seconds_now() -> u64 {
+    std::time::UNIX_EPOCH.elapsed().map_or(0, |t| t.as_secs())
+}
+
 /// Seconds since 1970 as `2025-01-31T12:00:00Z`.
 pub fn utc(seconds: u64) -> String {
-    // Days to civil date, by years of 400-year eras that begin in March.
+    let [year, month, day, hour, minute, second] = civil(seconds);
+    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z")
+}
+
+/// Seconds since 1970 as year, month, day, hour, minute, second of UTC.
+pub fn civil(seconds: u64) -> [u32; 6] {
+    // Days to a date, by 400-year eras that begin in March.
     let (days, rest) = (seconds / 86_400 + 719_468, seconds % 86_400);
     let (era, day) = (days / 146_097, days % 146_097);
     let year = (day - day / 1460 + day / 36_524 - day / 146_096) / 365;
@@ -180,7 +191,7 @@ pub fn utc(seconds: u64) -> String {
     let shifted = (5 * of_year + 2) / 153;
     let (month, date) = (if shifted < 10 { shifted + 3 } else { shifted - 9 }, of_year - (153 * shifted + 2) / 5 + 1);
     let year = year + era * 400 + u64::from(month <= 2);
-    format!("{year:04}-{month:02}-{date:02}T{:02}:{:02}:{:02}Z", rest / 3600, rest / 60 % 60, rest % 60)
+    [year, month, date, rest / 3600, rest / 60 % 60, rest % 60].map(|x| x as u32)
 }
 
 #[cfg(test)]

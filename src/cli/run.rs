@@ -27,7 +27,7 @@ pub fn run(args: &RunArgs, quiet: bool) -> Outcome {
     let note = format!(" | seed {}", sampler.seed);
     let mut out = io::stdout().lock();
     for (prompt, ids) in prompts.iter().zip(&ids) {
-        session.truncate(0)?;
+        session.truncate(0);
         let options = GenerateOptions {
             max_tokens: args.tokens,
             stop: load::stops(&args.stop),
