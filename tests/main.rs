@@ -1,13 +1,17 @@
 //! The integration tests, one binary, grouped by what they need.
 
+mod alarms;
 mod alloc;
 mod arrows;
 mod files;
 mod generate;
+mod goldens;
+mod kernels;
+mod parity;
 mod quant;
 mod quant_gpu;
+mod quant_mix;
+mod quantize;
 mod sampler;
-// mod alarms;
-// mod goldens;
-// mod parity;
-// mod support;
+mod support;
+mod tokenizer;

@@ -82,9 +82,7 @@ impl From<crate::Error> for Failure {
         let failure = Failure::new(with_causes(&e));
         match &e {
             crate::Error::Cancelled => Failure::Interrupted,
-            crate::Error::Device(_) => {
-                failure.hint("`moeray devices` lists what there is; --backend cpu needs no GPU")
-            }
+            crate::Error::Device(_) => failure.hint("`moeray devices` lists what there is; --backend cpu needs no GPU"),
             crate::Error::Io { source, .. } if source.kind() == io::ErrorKind::NotFound => {
                 failure.hint("name a .gguf file or a folder with config.json and *.safetensors")
             }

@@ -1,11 +1,6 @@
 //! `moeray inspect`: what is in a model, and what it will need.
 
-use super::{
-    args::InspectArgs,
-    facts,
-    failure::Outcome,
-    load,
-};
+use super::{args::InspectArgs, facts, failure::Outcome, load};
 use crate::{
     backend::wgpu,
     file::{Array, Checkpoint, TensorInfo, Value},
@@ -74,8 +69,7 @@ fn ctx(args: &InspectArgs, d: &Definition) -> usize {
 fn planned(args: &InspectArgs, d: &Definition) -> Outcome<(String, Plan)> {
     let (name, caps) = match &args.device {
         Some(device) => {
-            let gpu =
-                wgpu::Gpu::open(&wgpu::Options { device: Some(device.clone()), ..wgpu::Options::default() })?;
+            let gpu = wgpu::Gpu::open(&wgpu::Options { device: Some(device.clone()), ..wgpu::Options::default() })?;
             (gpu.describe(), gpu.caps().clone())
         }
         None => match wgpu::devices().into_iter().find(|d| d.chosen_by_default) {
@@ -230,4 +224,3 @@ fn value_json(v: &Value) -> Json {
     let number = || v.as_u64().map(Json::from).or_else(|| v.as_i64().map(Json::from));
     text.or_else(number).unwrap_or_else(|| json!(v.as_f64()))
 }
-

@@ -7,8 +7,8 @@ use super::{
 use crate::{
     backend::{self, KvType, Progress},
     file::{self, Bytes, Checkpoint},
-    sampler::SamplerOptions,
     model,
+    sampler::SamplerOptions,
     session::{BackendChoice, LoadOptions, Model, Session, SessionOptions},
     tokenizer::{EncodeOptions, Tokenizer},
 };
@@ -28,7 +28,9 @@ pub fn open(path: Option<&PathBuf>) -> Outcome<Checkpoint> {
     match (path, DEMO) {
         (Some(p), _) => Ok(file::open(p)?),
         (None, Some(bytes)) => Ok(file::open_bytes(Bytes::from_static(bytes))?),
-        (None, None) => Err(Failure::new("no model named").hint("this program was built without the demo model: name one")),
+        (None, None) => {
+            Err(Failure::new("no model named").hint("this program was built without the demo model: name one"))
+        }
     }
 }
 

@@ -133,8 +133,7 @@ fn saved(reader: &mut Reader, vocab: usize, args: &PerplexityArgs) -> Outcome<Wi
 
 fn start(path: &std::path::Path, windows: &Windows, vocab: usize) -> Outcome<Writer> {
     let n = windows.iter().len();
-    let entries =
-        [Entry::u32("tokens", &[n, windows.ctx]), Entry::f32("logits", &[n, windows.scored().len(), vocab])];
+    let entries = [Entry::u32("tokens", &[n, windows.ctx]), Entry::f32("logits", &[n, windows.scored().len(), vocab])];
     let metadata = [("producer", format!("moeray {}", env!("CARGO_PKG_VERSION")))];
     let mut writer = Writer::create(path, &metadata, &entries)?;
     writer.u32(&windows.tokens)?;

@@ -12,7 +12,6 @@ use crate::{
     backend::{Progress, cpu},
     file::{self, Checkpoint, Format, Metadata, Sink, Tensor, TensorSpec, Value, write_gguf},
     generate::CancelToken,
-    model,
     quant::{
         DType, dequantize,
         mix::{Mix, Model},
@@ -30,7 +29,7 @@ pub fn quantize(args: &QuantizeArgs, quiet: bool) -> Outcome {
         return Err(Failure::new(format!("{} exists already", args.output.display())).hint("--force writes over it"));
     }
     let source = file::open(&args.input)?;
-    let checkpoint = model::to_gguf(&source)?;
+    let checkpoint = as_gguf(&source)?;
     let tensors: Vec<(&str, &Tensor)> = checkpoint.tensors().collect();
     if let Some(bad) = checkpoint.infos().iter().find(|i| i.content.is_err()) {
         let why = bad.content.as_ref().err().cloned().unwrap_or_default();
@@ -41,13 +40,22 @@ pub fn quantize(args: &QuantizeArgs, quiet: bool) -> Outcome {
     let total: u64 = tensors.iter().map(|(_, t)| t.byte_len() as u64).sum();
     let mut job = Job { cancel: CancelToken::new(), bar: Bar::new(quiet), done: 0, total, threads: threads() };
     let guard = interrupt::Guard::new(&job.cancel);
-    write_gguf(&args.output, &meta, &specs, &mut |i, sink| job.tensor(tensors[i].0, tensors[i].1, specs[i].dtype, sink))?;
+    write_gguf(&args.output, &meta, &specs, &mut |i, sink| {
+        job.tensor(tensors[i].0, tensors[i].1, specs[i].dtype, sink)
+    })?;
     drop(guard);
     drop(job);
     if !quiet {
         summary(&args.output.display().to_string(), &specs, total);
     }
     Ok(())
+}
+
+fn as_gguf(source: &Checkpoint) -> Outcome<Checkpoint> {
+    if source.format() == Format::Gguf {
+        return Ok(source.clone());
+    }
+    Err(Failure::new("only GGUF files can be quantised by this version"))
 }
 
 fn threads() -> usize {

@@ -134,14 +134,23 @@ pub fn write(out: &mut dyn Write, format: Format, rows: &[Row]) -> io::Result<()
 
 fn table(out: &mut dyn Write, rows: &[Row], markdown: bool) -> io::Result<()> {
     let cells: Vec<[String; 8]> = rows.iter().map(Row::cells).collect();
-    let width: [usize; 8] = std::array::from_fn(|i| {
-        cells.iter().map(|c| c[i].chars().count()).chain([HEADS[i].len()]).max().unwrap_or(0)
-    });
+    let width: [usize; 8] =
+        std::array::from_fn(|i| cells.iter().map(|c| c[i].chars().count()).chain([HEADS[i].len()]).max().unwrap_or(0));
     let mut line = |cells: [&str; 8]| {
         let padded: Vec<String> = (0..8)
-            .map(|i| if i < 4 { format!("{:<w$}", cells[i], w = width[i]) } else { format!("{:>w$}", cells[i], w = width[i]) })
+            .map(|i| {
+                if i < 4 {
+                    format!("{:<w$}", cells[i], w = width[i])
+                } else {
+                    format!("{:>w$}", cells[i], w = width[i])
+                }
+            })
             .collect();
-        if markdown { writeln!(out, "| {} |", padded.join(" | ")) } else { writeln!(out, "{}", padded.join("  ").trim_end()) }
+        if markdown {
+            writeln!(out, "| {} |", padded.join(" | "))
+        } else {
+            writeln!(out, "{}", padded.join("  ").trim_end())
+        }
     };
     line(HEADS)?;
     let rules: [String; 8] = std::array::from_fn(|i| {

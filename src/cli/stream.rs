@@ -9,7 +9,7 @@ use crate::{
     session::{Model, Session},
     tokenizer::Tokenizer,
 };
-use std::io::{self, Write};
+use std::io::Write;
 
 /// A finished generation.
 pub struct Answer {
@@ -72,9 +72,4 @@ pub fn closing(answer: &Answer, model: &Model, session: &Session, note: &str) {
             _ => "",
         }
     ));
-}
-
-/// Whether a person reads standard error.
-pub fn person_watches() -> bool {
-    io::IsTerminal::is_terminal(&io::stderr())
 }

@@ -128,11 +128,6 @@ impl Reader {
         Ok(reader)
     }
 
-    /// Text under `__metadata__`.
-    pub fn metadata(&self, key: &str) -> Option<&str> {
-        self.header.get("__metadata__")?.get(key)?.as_str()
-    }
-
     /// Data offsets, where they agree with the shape.
     fn range(&self, name: &str) -> Option<(u64, u64)> {
         let offsets = self.header.get(name)?.get("data_offsets")?.as_array()?;
@@ -201,7 +196,7 @@ mod tests {
         assert_eq!(parsed.tensor("a").unwrap().shape(), [2, 3]);
         assert_eq!(bytemuck::pod_collect_to_vec::<u8, u32>(parsed.tensor("b").unwrap().data()), [8, 9]);
         let mut r = Reader::open(&path).unwrap();
-        assert_eq!((r.shape("a", "F32").unwrap(), r.metadata("ctx")), (vec![2, 3], Some("7")));
+        assert_eq!(r.shape("a", "F32").unwrap(), [2, 3]);
         let mut out = [0f32; 2];
         r.read("a", 3, &mut out).unwrap();
         assert_eq!(out, [4.0, 5.0]);
