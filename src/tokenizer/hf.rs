@@ -1,6 +1,6 @@
 //! `tokenizer.json` of Hugging Face, through the `tokenizers` crate.
 
-use super::vocab::{bad, end_ids_by_text};
+use super::vocab::{bad, end_ids};
 use crate::error::Result;
 use serde_json::Value;
 use std::sync::OnceLock;
@@ -57,10 +57,7 @@ impl Hf {
         };
         let (bos, eos) = (id("bos_token")?, id("eos_token")?);
         let flag = |key: &str| config.and_then(|c| c.get(key)).and_then(Value::as_bool);
-        let mut ends = end_ids_by_text(|t| plain.token_to_id(t));
-        ends.extend(eos);
-        ends.sort_unstable();
-        ends.dedup();
+        let ends = end_ids(eos.into_iter().collect(), |t| plain.token_to_id(t));
         let add_eos = flag("add_eos_token").unwrap_or(false).then_some(eos).flatten();
         let mut hf = Hf { plain, parsing: OnceLock::new(), bos, eos, add_bos: false, add_eos, ends };
         // The post-processor says whether BOS goes first; where it does not, the configuration may.
