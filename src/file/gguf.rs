@@ -96,7 +96,7 @@ impl<'a> Cursor<'a> {
         match usize::try_from(n).ok().filter(|n| *n <= most) {
             Some(n) => Ok(n),
             None => Err(self.error(format!(
-                "{} says {n} at byte {}, but the {} bytes left hold at most {most}",
+                "{} says {n} at byte {}, but the {} bytes left hold at most {most} (truncated, or a corrupt count)",
                 what(),
                 self.pos,
                 self.left()

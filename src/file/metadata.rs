@@ -253,7 +253,7 @@ impl Array {
     /// An array of any fixed-size type from little-endian bytes; `None` where `kind` has no fixed size or the bytes are
     /// no whole number of elements.
     pub fn from_le_bytes(kind: ValueType, data: Vec<u8>) -> Option<Self> {
-        (data.len() % kind.size()? == 0).then(|| Self::fixed(kind, data))
+        data.len().is_multiple_of(kind.size()?).then(|| Self::fixed(kind, data))
     }
 
     /// Number of elements.

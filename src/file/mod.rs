@@ -4,19 +4,25 @@
 //! (`safetensors.rs`); both become a [`Checkpoint`]. Every length and offset is checked against the bytes that are
 //! there before anything is allocated for it.
 //!
+//! The way back is [`write_gguf`], and [`synth`] makes checkpoints of random weights for measuring.
+//!
 //! Deliberately absent: architecture names, GPU types, dequantisation.
 
 mod bytes;
 mod checkpoint;
 mod gguf;
+mod gguf_write;
 mod metadata;
+mod random;
 mod safetensors;
 mod shards;
 mod sniff;
+pub mod synth;
 mod tensor;
 
 pub use bytes::Bytes;
 pub use checkpoint::{Checkpoint, FileInfo, Format, TensorInfo};
+pub use gguf_write::{Sink, TensorSpec, write_gguf, write_gguf_to};
 pub use metadata::{Array, Metadata, Strings, Value, ValueType};
 pub use tensor::Tensor;
 

@@ -53,8 +53,11 @@ pub(super) fn open_file(file: &Path) -> Result<Checkpoint> {
     open_shards(file, folder, &[file.to_owned()], None)
 }
 
+/// `weight_map` of the index: tensor name to file name.
+type Index = BTreeMap<String, String>;
+
 /// Which files hold the tensors, and which tensor the index expects in which.
-fn shards(folder: &Path) -> Result<(Vec<PathBuf>, Option<BTreeMap<String, String>>)> {
+fn shards(folder: &Path) -> Result<(Vec<PathBuf>, Option<Index>)> {
     let single = folder.join("model.safetensors");
     if single.is_file() {
         return Ok((vec![single], None));
@@ -140,13 +143,12 @@ fn files_with(folder: &Path, extension: &str) -> Result<Vec<PathBuf>> {
     Ok(found)
 }
 
-/// `weight_map` of the index: tensor name to file name.
-fn read_index(path: &Path) -> Result<BTreeMap<String, String>> {
+fn read_index(path: &Path) -> Result<Index> {
     #[derive(serde::Deserialize)]
-    struct Index {
-        weight_map: BTreeMap<String, String>,
+    struct Text {
+        weight_map: Index,
     }
-    let index: Index = serde_json::from_slice(&read_small(path)?)
+    let index: Text = serde_json::from_slice(&read_small(path)?)
         .map_err(|e| Error::format(path.display().to_string(), format!("is no index of shards: {e}")))?;
     if index.weight_map.is_empty() {
         return Err(Error::format(path.display().to_string(), "names no tensor"));
@@ -183,12 +185,7 @@ fn check_inside(folder: &Path, file: &Path) -> Result<()> {
     Err(Error::format(file.display().to_string(), format!("is a link that leaves its folder, to {}", real.display())))
 }
 
-fn open_shards(
-    path: &Path,
-    folder: &Path,
-    shards: &[PathBuf],
-    index: Option<&BTreeMap<String, String>>,
-) -> Result<Checkpoint> {
+fn open_shards(path: &Path, folder: &Path, shards: &[PathBuf], index: Option<&Index>) -> Result<Checkpoint> {
     let (mut files, mut tensors) = (Vec::new(), Vec::new());
     for (number, shard) in shards.iter().enumerate() {
         check_inside(folder, shard)?;
@@ -206,7 +203,7 @@ fn open_shards(
 }
 
 /// Every tensor that the index promises is in the shard that it names.
-fn check_index(folder: &Path, checkpoint: &Checkpoint, map: &BTreeMap<String, String>) -> Result<()> {
+fn check_index(folder: &Path, checkpoint: &Checkpoint, map: &Index) -> Result<()> {
     for (tensor, shard) in map {
         let holder = checkpoint.info(tensor).and_then(|t| checkpoint.files().get(t.file as usize));
         if holder.is_none_or(|f| f.path.file_name() != Some(shard.as_ref())) {

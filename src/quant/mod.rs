@@ -4,7 +4,34 @@
 //! formats and their numbers are ggml's (`ggml-common.h`, and the numpy twins in the PyPI package `gguf`), and
 //! dequantisation equals ggml's bit for bit.
 //!
+//! [`dequantize`] and [`quantize`] turn blocks into f32 and back; [`gpu`] rearranges blocks for the GPU, where
+//! `shaders/quant/<format>.wgsl` reads them; [`mix`] chooses a format for every tensor of a model.
+//!
 //! Deliberately absent: matrix products (see `backend/`), file layout (see `file/`).
+
+mod affine;
+pub(crate) mod bits;
+mod encode;
+mod fit;
+mod float;
+pub mod gpu;
+pub(crate) mod iq4_nl;
+pub(crate) mod iq4_xs;
+pub mod mix;
+pub(crate) mod mxfp4;
+pub(crate) mod q2_k;
+pub(crate) mod q3_k;
+pub(crate) mod q4_0;
+pub(crate) mod q4_1;
+pub(crate) mod q4_k;
+pub(crate) mod q5_0;
+pub(crate) mod q5_1;
+pub(crate) mod q5_k;
+pub(crate) mod q6_k;
+pub(crate) mod q8_0;
+
+use crate::error::{Error, Result};
+pub use encode::{quantize, quantize_rows, quantize_weighted};
 
 /// The type of a weight's elements, as GGUF names it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -112,5 +139,48 @@ impl DType {
 impl std::fmt::Display for DType {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(self.layout().name)
+    }
+}
+
+/// The f32 values of `bytes`, whole blocks of `dtype`, equal to ggml's bit for bit (the payload of a NaN excepted).
+///
+/// # Errors
+/// [`Error::Invalid`] where `bytes` are no whole number of blocks, or `out` has another length than their weights.
+pub fn dequantize(dtype: DType, bytes: &[u8], out: &mut [f32]) -> Result<()> {
+    let l = dtype.layout();
+    if bytes.len() % l.bytes != 0 || out.len() % l.block != 0 || bytes.len() / l.bytes != out.len() / l.block {
+        return Err(Error::Invalid(format!(
+            "{} bytes of {dtype} are not {} weights: a block of {} has {} bytes",
+            bytes.len(),
+            out.len(),
+            l.block,
+            l.bytes
+        )));
+    }
+    match dtype {
+        DType::F32 => each(bytes, out, float::dequantize_f32),
+        DType::F16 => each(bytes, out, float::dequantize_f16),
+        DType::BF16 => each(bytes, out, float::dequantize_bf16),
+        DType::Q4_0 => each(bytes, out, q4_0::dequantize),
+        DType::Q4_1 => each(bytes, out, q4_1::dequantize),
+        DType::Q5_0 => each(bytes, out, q5_0::dequantize),
+        DType::Q5_1 => each(bytes, out, q5_1::dequantize),
+        DType::Q8_0 => each(bytes, out, q8_0::dequantize),
+        DType::Q2K => each(bytes, out, q2_k::dequantize),
+        DType::Q3K => each(bytes, out, q3_k::dequantize),
+        DType::Q4K => each(bytes, out, q4_k::dequantize),
+        DType::Q5K => each(bytes, out, q5_k::dequantize),
+        DType::Q6K => each(bytes, out, q6_k::dequantize),
+        DType::IQ4NL => each(bytes, out, iq4_nl::dequantize),
+        DType::IQ4XS => each(bytes, out, iq4_xs::dequantize),
+        DType::MXFP4 => each(bytes, out, mxfp4::dequantize),
+    }
+    Ok(())
+}
+
+/// `f` for every block of `N` bytes and its `B` weights.
+fn each<const N: usize, const B: usize>(bytes: &[u8], out: &mut [f32], f: impl Fn(&[u8; N], &mut [f32; B])) {
+    for (block, y) in bytes.as_chunks::<N>().0.iter().zip(out.as_chunks_mut::<B>().0) {
+        f(block, y);
     }
 }

@@ -1,0 +1,100 @@
+//! Bit tricks that the formats share: f16 to f32, and a group's 32 small integers from and to packed words.
+//!
+//! A *group* is 32 consecutive weights of a row; here its quants are 32 bytes, `q[i]` for weight `i`. The packed forms
+//! are those of the GPU layout (see [`super::gpu`]): in each, shifting a word and masking it gives the quants of four
+//! consecutive weights in the four bytes of a word, which is what integer dot products take.
+
+/// The f32 of an IEEE half, exact for every input (NaN stays NaN). Branch-free, so that loops over it vectorise.
+#[inline]
+pub fn f16_to_f32(h: u16) -> f32 {
+    let (sign, em) = ((u32::from(h) & 0x8000) << 16, u32::from(h) & 0x7fff);
+    // Normal: move the exponent's bias from 15 to 127. Infinity and NaN: all exponent bits set.
+    let rebias = if em >= 0x7c00 { 224 << 23 } else { 112 << 23 };
+    let normal = (em << 13) + rebias;
+    // Below 2^-14 the value is em * 2^-24, exact in f32.
+    let small = (em as f32 * f32::from_bits(103 << 23)).to_bits();
+    f32::from_bits(sign | if em < 0x400 { small } else { normal })
+}
+
+/// The little-endian u16 at byte `at` of `b`.
+#[inline]
+pub fn u16_at(b: &[u8], at: usize) -> u16 {
+    u16::from_le_bytes([b[at], b[at + 1]])
+}
+
+/// The little-endian u32 at byte `at` of `b`.
+#[inline]
+pub fn u32_at(b: &[u8], at: usize) -> u32 {
+    u32::from_le_bytes([b[at], b[at + 1], b[at + 2], b[at + 3]])
+}
+
+/// The half at byte `at` of `b`, as f32.
+#[inline]
+pub fn f16_at(b: &[u8], at: usize) -> f32 {
+    f16_to_f32(u16_at(b, at))
+}
+
+/// Writes the half nearest to `v` at byte `at` of `b`.
+#[inline]
+pub fn put_f16(b: &mut [u8], at: usize, v: f32) {
+    b[at..at + 2].copy_from_slice(&half::f16::from_f32(v).to_le_bytes());
+}
+
+/// `v` rounded to the nearest half.
+#[inline]
+pub fn round_f16(v: f32) -> f32 {
+    f16_to_f32(half::f16::from_f32(v).to_bits())
+}
+
+/// Writes `words`, little-endian, at byte `at` of `b`.
+#[inline]
+pub fn put_words(b: &mut [u8], at: usize, words: &[u32]) {
+    for (o, w) in b[at..at + 4 * words.len()].chunks_exact_mut(4).zip(words) {
+        o.copy_from_slice(&w.to_le_bytes());
+    }
+}
+
+/// A group's bytes as eight words: word `a` holds weights `4a .. 4a + 4`.
+#[inline]
+fn words(q: &[u8; 32]) -> [u32; 8] {
+    std::array::from_fn(|a| u32_at(q, 4 * a))
+}
+
+/// Four bits a weight: byte `j` holds weight `j` below and weight `j + 16` above, as ggml's 32-weight blocks do.
+///
+/// Bits above the fourth are dropped.
+#[inline]
+pub fn nibbles(q: &[u8; 32]) -> [u8; 16] {
+    std::array::from_fn(|j| (q[j] & 15) | (q[j + 16] << 4))
+}
+
+/// The inverse of [`nibbles`].
+#[inline]
+pub fn from_nibbles(b: &[u8]) -> [u8; 32] {
+    let mut q = [0; 32];
+    for (j, &v) in b[..16].iter().enumerate() {
+        q[j] = v & 15;
+        q[j + 16] = v >> 4;
+    }
+    q
+}
+
+/// Two bits a weight: weight `16h + 4a + b` lies in word `h` at bit `8b + 2a`.
+#[inline]
+pub fn pairs(q: &[u8; 32]) -> [u32; 2] {
+    let w = words(q).map(|w| w & 0x0303_0303);
+    std::array::from_fn(|h| w[4 * h] | (w[4 * h + 1] << 2) | (w[4 * h + 2] << 4) | (w[4 * h + 3] << 6))
+}
+
+/// One bit a weight: weight `4a + b` lies at bit `8b + a`.
+#[inline]
+pub fn bits(q: &[u8; 32]) -> u32 {
+    words(q).iter().enumerate().fold(0, |m, (a, w)| m | ((w & 0x0101_0101) << a))
+}
+
+/// [`bits`] from a word that has weight `i` at bit `i`, as ggml's Q5_0 and Q5_1 blocks have.
+#[inline]
+pub fn transpose_bits(h: u32) -> u32 {
+    // The product copies a nibble's bit b to bit 8b (and elsewhere; no two copies meet, so nothing carries).
+    (0..8).fold(0, |m, a| m | ((((h >> (4 * a)) & 15) * 0x0020_4081) & 0x0101_0101) << a)
+}

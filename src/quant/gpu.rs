@@ -1,0 +1,181 @@
+//! How a weight's blocks lie on the GPU, and the repacking.
+//!
+//! The unit is a *group* of 32 consecutive weights of a row. A segment is some whole rows of one weight in one storage
+//! buffer; group `g = row * groups_per_row + j`, `n` groups in all. A segment is a few *planes*, each with the same
+//! kind of data for all groups (quants, then high bits, then scales), so that neighbouring lanes that take neighbouring
+//! groups load neighbouring 16 bytes. Every plane starts at a multiple of 16 bytes that follows from `n`. The planes of
+//! each format are in the format's own file (`q4_k.rs`, ...), and in the header of `shaders/quant/<format>.wgsl`, which
+//! reads them. Apart from the padding at the ends of planes, the bytes are the file's, except Q3_K's (4 % more), and
+//! float rows that are no multiple of 32 (zeros up to one).
+//!
+//! Bytes within words are little-endian, as on every GPU and on every host that this crate supports.
+
+use super::{DType, iq4_nl, iq4_xs, mxfp4, q2_k, q3_k, q4_0, q4_1, q4_k, q5_0, q5_1, q5_k, q6_k, q8_0};
+use crate::error::{Error, Result};
+
+/// Weights in a group.
+pub const GROUP: usize = 32;
+
+/// The WGSL that reads a segment of `dtype`: `fn W_dequant(g: u32, n: u32) -> array<vec4<f32>, 8>` gives the 32 weights
+/// of group `g` of a segment of `n` groups from `W_data: array<vec4<u32>>`, which the kernel declares. All global names
+/// begin with `W_`, for a linker to replace.
+pub const fn fragment(dtype: DType) -> &'static str {
+    match dtype {
+        DType::F32 => include_str!("../../shaders/quant/f32.wgsl"),
+        DType::F16 => include_str!("../../shaders/quant/f16.wgsl"),
+        DType::BF16 => include_str!("../../shaders/quant/bf16.wgsl"),
+        DType::Q4_0 => include_str!("../../shaders/quant/q4_0.wgsl"),
+        DType::Q4_1 => include_str!("../../shaders/quant/q4_1.wgsl"),
+        DType::Q5_0 => include_str!("../../shaders/quant/q5_0.wgsl"),
+        DType::Q5_1 => include_str!("../../shaders/quant/q5_1.wgsl"),
+        DType::Q8_0 => include_str!("../../shaders/quant/q8_0.wgsl"),
+        DType::Q2K => include_str!("../../shaders/quant/q2_k.wgsl"),
+        DType::Q3K => include_str!("../../shaders/quant/q3_k.wgsl"),
+        DType::Q4K => include_str!("../../shaders/quant/q4_k.wgsl"),
+        DType::Q5K => include_str!("../../shaders/quant/q5_k.wgsl"),
+        DType::Q6K => include_str!("../../shaders/quant/q6_k.wgsl"),
+        DType::IQ4NL => include_str!("../../shaders/quant/iq4_nl.wgsl"),
+        DType::IQ4XS => include_str!("../../shaders/quant/iq4_xs.wgsl"),
+        DType::MXFP4 => include_str!("../../shaders/quant/mxfp4.wgsl"),
+    }
+}
+
+/// Bytes that a block (for floats: a group) has in each plane.
+const fn planes(dtype: DType) -> [usize; 4] {
+    match dtype {
+        DType::F32 => [128, 0, 0, 0],
+        DType::F16 | DType::BF16 => [64, 0, 0, 0],
+        DType::Q4_0 | DType::IQ4NL => [16, 2, 0, 0],
+        DType::Q4_1 => [16, 4, 0, 0],
+        DType::Q5_0 => [16, 4, 2, 0],
+        DType::Q5_1 => [16, 4, 4, 0],
+        DType::Q8_0 => [32, 2, 0, 0],
+        DType::Q2K => [64, 16, 4, 0],
+        DType::Q3K => [64, 32, 16, 2],
+        DType::Q4K => [128, 16, 0, 0],
+        DType::Q5K => [128, 32, 16, 0],
+        DType::Q6K => [128, 64, 16, 2],
+        DType::IQ4XS => [128, 8, 0, 0],
+        DType::MXFP4 => [16, 1, 0, 0],
+    }
+}
+
+/// Groups of a row of `cols` weights.
+pub const fn groups_per_row(cols: usize) -> usize {
+    cols.div_ceil(GROUP)
+}
+
+/// Bytes of each plane of a segment, padded to 16; `None` where that overflows or `cols` does not fit the format.
+fn plane_bytes(dtype: DType, rows: usize, cols: usize) -> Option<[usize; 4]> {
+    dtype.row_bytes(cols)?;
+    let groups_per_block = dtype.layout().block.div_ceil(GROUP);
+    let blocks = rows.checked_mul(groups_per_row(cols))?.checked_div(groups_per_block)?;
+    let mut out = [0; 4];
+    for (out, bytes) in out.iter_mut().zip(planes(dtype)) {
+        *out = blocks.checked_mul(bytes)?.checked_next_multiple_of(16)?;
+    }
+    // The sum must fit as well.
+    out.iter().try_fold(0usize, |a, &b| a.checked_add(b))?;
+    Some(out)
+}
+
+/// Words (u32) of a segment of `rows` rows of `cols` weights; a multiple of 4. Zero where the size overflows or a row
+/// is no whole number of blocks, which [`pack`] reports.
+pub fn words(dtype: DType, rows: usize, cols: usize) -> usize {
+    plane_bytes(dtype, rows, cols).map_or(0, |p| p.iter().sum::<usize>() / 4)
+}
+
+/// Repacks a whole segment: `bytes` are `rows` rows as they lie in the file, `out` has [`words`] words.
+///
+/// # Errors
+/// As [`pack_rows`].
+pub fn pack(dtype: DType, rows: usize, cols: usize, bytes: &[u8], out: &mut [u32]) -> Result<()> {
+    let whole = dtype.row_bytes(cols).and_then(|r| r.checked_mul(rows));
+    if whole != Some(bytes.len()) {
+        return Err(Error::Invalid(format!("{} bytes are not {rows} rows of {cols} weights of {dtype}", bytes.len())));
+    }
+    pack_rows(dtype, rows, cols, 0, bytes, out)
+}
+
+/// Repacks some rows of a segment of `total_rows` rows: `bytes` are whole rows as they lie in the file, the first of
+/// them row `first_row` of the segment, and `out` is the whole segment, of which only these rows' parts are written
+/// (and, by the rows that end a plane, nothing of its padding). This is how a model streams to the GPU.
+///
+/// # Errors
+/// [`Error::Invalid`] where `cols` is no whole number of blocks (for floats: no multiple of 4), `bytes` are no whole
+/// rows, they reach beyond the segment, or `out` has another size than [`words`].
+pub fn pack_rows(
+    dtype: DType,
+    total_rows: usize,
+    cols: usize,
+    first_row: usize,
+    bytes: &[u8],
+    out: &mut [u32],
+) -> Result<()> {
+    let bad = |what: String| Error::Invalid(format!("packing {dtype} rows of {cols} weights: {what}"));
+    let row_bytes = dtype.row_bytes(cols).filter(|&b| b > 0 && cols % 4 == 0).ok_or_else(|| {
+        bad(format!("a row must be a whole number of blocks of {} and of 4 weights", dtype.layout().block))
+    })?;
+    let sizes = plane_bytes(dtype, total_rows, cols).ok_or_else(|| bad("the size overflows".into()))?;
+    let rows = bytes.len() / row_bytes;
+    if bytes.len() % row_bytes != 0 || first_row.checked_add(rows).is_none_or(|end| end > total_rows) {
+        return Err(bad(format!("{} bytes at row {first_row} of {total_rows} rows", bytes.len())));
+    }
+    let out: &mut [u8] = bytemuck::cast_slice_mut(out);
+    if out.len() != sizes.iter().sum::<usize>() {
+        return Err(bad(format!("the buffer has {} bytes instead of {}", out.len(), sizes.iter().sum::<usize>())));
+    }
+    // Each plane, from the first of our blocks on.
+    let first = first_row * (groups_per_row(cols) / dtype.layout().block.div_ceil(GROUP));
+    let mut at: [&mut [u8]; 4] = std::array::from_fn(|_| Default::default());
+    let mut rest = out;
+    for ((at, size), per_block) in at.iter_mut().zip(sizes).zip(planes(dtype)) {
+        let (plane, tail) = rest.split_at_mut(size);
+        *at = &mut plane[first * per_block..];
+        rest = tail;
+    }
+    match dtype {
+        DType::F32 | DType::F16 | DType::BF16 => pack_float(bytes, row_bytes, planes(dtype)[0], at),
+        DType::Q4_0 => blocks(bytes, at, q4_0::pack),
+        DType::Q4_1 => blocks(bytes, at, q4_1::pack),
+        DType::Q5_0 => blocks(bytes, at, q5_0::pack),
+        DType::Q5_1 => blocks(bytes, at, q5_1::pack),
+        DType::Q8_0 => blocks(bytes, at, q8_0::pack),
+        DType::Q2K => blocks(bytes, at, q2_k::pack),
+        DType::Q3K => blocks(bytes, at, q3_k::pack),
+        DType::Q4K => blocks(bytes, at, q4_k::pack),
+        DType::Q5K => blocks(bytes, at, q5_k::pack),
+        DType::Q6K => blocks(bytes, at, q6_k::pack),
+        DType::IQ4NL => blocks(bytes, at, iq4_nl::pack),
+        DType::IQ4XS => blocks(bytes, at, iq4_xs::pack),
+        DType::MXFP4 => blocks(bytes, at, mxfp4::pack),
+    }
+    Ok(())
+}
+
+/// Copies float rows, each padded with zeros to whole groups.
+fn pack_float(bytes: &[u8], row_bytes: usize, group_bytes: usize, [out, ..]: [&mut [u8]; 4]) {
+    let padded = row_bytes.next_multiple_of(group_bytes);
+    for (row, out) in bytes.chunks_exact(row_bytes).zip(out.chunks_exact_mut(padded)) {
+        out[..row_bytes].copy_from_slice(row);
+        out[row_bytes..].fill(0);
+    }
+}
+
+/// Splits blocks of `N` bytes into planes that take `A`, `B`, `C` and `D` bytes of each.
+fn blocks<const N: usize, const A: usize, const B: usize, const C: usize, const D: usize>(
+    bytes: &[u8],
+    [a, b, c, d]: [&mut [u8]; 4],
+    pack: impl Fn(&[u8; N], &mut [u8; A], &mut [u8; B], &mut [u8; C], &mut [u8; D]),
+) {
+    /// Block `i`'s part of a plane.
+    fn part<const P: usize>(plane: &mut [u8], i: usize) -> Option<&mut [u8; P]> {
+        plane.get_mut(i * P..)?.first_chunk_mut()
+    }
+    for (i, block) in bytes.as_chunks::<N>().0.iter().enumerate() {
+        // The sizes were checked: no part is missing.
+        if let (Some(a), Some(b), Some(c), Some(d)) = (part(a, i), part(b, i), part(c, i), part(d, i)) {
+            pack(block, a, b, c, d);
+        }
+    }
+}
