@@ -205,7 +205,8 @@ impl Vocab {
         self.ends = end_ids(ends, |t| self.by_text.get(t).copied());
         // Not all of these end the generation (`<|end|>` of gpt-oss does not), but none of them is text. `</s>` is the
         // exception: it may be HTML.
-        let look = END_TEXTS.iter().filter(|t| **t != "</s>").chain(FIM_TEXTS).chain(FIM_END_TEXTS.iter().copied().flatten());
+        let look =
+            END_TEXTS.iter().filter(|t| **t != "</s>").chain(FIM_TEXTS).chain(FIM_END_TEXTS.iter().copied().flatten());
         let look: Vec<u32> = look.filter_map(|t| self.by_text.get(*t).copied()).collect();
         for id in self.ends.iter().chain(&look) {
             self.kinds[*id as usize] = Kind::Control;

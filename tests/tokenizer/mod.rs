@@ -1,5 +1,6 @@
 //! Tokenizers and chat templates: ids equal to llama.cpp's, text round trips, hostile vocabularies, long texts.
 //! `tests/data/tokenizer/make.py` says where the data comes from.
+#![allow(clippy::unwrap_used)]
 
 mod hostile;
 mod templates;
@@ -335,4 +336,20 @@ fn vocabulary_look_ups() {
     assert_eq!((bard.token_text(4096), json.token_text(4096)), (None, None));
     fn shared<T: Clone + Send + Sync>(_: &T) {}
     shared(&bard);
+}
+
+/// A decoder that trims the blank before a text must not trim the one before an answer's first word.
+#[test]
+fn streams_keep_the_first_blank() {
+    let json = serde_json::json!({
+        "version": "1.0", "added_tokens": [],
+        "pre_tokenizer": {"type": "Metaspace", "replacement": "▁", "prepend_scheme": "always", "split": true},
+        "decoder": {"type": "Metaspace", "replacement": "▁", "prepend_scheme": "always", "split": true},
+        "model": {"type": "BPE", "vocab": {"▁": 0, "a": 1, "b": 2, "▁a": 3, "▁b": 4}, "merges": ["▁ a", "▁ b"]},
+    });
+    let tokenizer = Tokenizer::from_json(json.to_string().as_bytes(), None).unwrap();
+    assert_eq!(tokenizer.encode("a b", PLAIN).unwrap(), [3, 4]);
+    assert_eq!(tokenizer.decode(&[3, 4]), "a b");
+    let mut stream = tokenizer.stream();
+    assert_eq!([stream.push(3), stream.push(4), stream.push(1), stream.flush()], [" a", " b", "a", ""]);
 }

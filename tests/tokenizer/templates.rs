@@ -54,7 +54,10 @@ fn templates_render_as_in_jinja2() {
             _ => false,
         };
         if !same {
-            wrong.push(format!("{} {:?}:\n got {got:?}\nwant {:?} {:?}", case.template, case.chat, case.text, case.error));
+            wrong.push(format!(
+                "{} {:?}:\n got {got:?}\nwant {:?} {:?}",
+                case.template, case.chat, case.text, case.error
+            ));
         }
     }
     assert!(wrong.is_empty(), "{} differ:\n{}", wrong.len(), wrong.join("\n"));
@@ -72,7 +75,12 @@ fn a_gguf_file_brings_its_template() {
     );
     let ids = tokenizer.encode_rendered(&text).unwrap();
     assert_eq!(ids.iter().filter(|id| **id == 1).count(), 3, "three turns begin");
-    assert!(Tokenizer::from_gguf(&metadata(include_bytes!("../data/tokenizer/spm.gguf"))).unwrap().chat_template().is_none());
+    assert!(
+        Tokenizer::from_gguf(&metadata(include_bytes!("../data/tokenizer/spm.gguf")))
+            .unwrap()
+            .chat_template()
+            .is_none()
+    );
 }
 
 fn failure(source: &str) -> String {
