@@ -3,6 +3,7 @@
 mod alarms;
 mod alloc;
 mod arrows;
+mod export;
 mod files;
 mod generate;
 mod goldens;
