@@ -282,10 +282,7 @@ impl<'a> Lower<'a> {
 
     /// Numbers for a matrix kernel with `cols` columns, those that the kernel has.
     pub fn matrix_variant(&self, kernel: &'static Kernel, cols: usize, many: bool) -> Variant {
-        let numbers = if many { self.style.matmul(cols) } else { self.style.matvec(cols) };
-        let has = |n: &&'static str| kernel.consts.iter().any(|c| c.0 == *n);
-        let numbers = numbers.into_iter().filter(|(n, _)| has(n));
-        numbers.fold(Variant::new(kernel), |v, (name, value)| v.with(name, value))
+        self.style.matrix(kernel, cols, many)
     }
 
     fn buffer_bytes(&self, buffer: Buffer) -> Result<u64> {
