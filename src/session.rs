@@ -1,1 +1,297 @@
-//! (under construction)
+//! Sessions: a loaded model, and sequences that run on it.
+//!
+//! A [`Model`] is made once from a file; a [`Session`] is one sequence: its KV cache and how far it is. Feeding a prompt is
+//! `prefill`, one token is `decode`; both leave the logits of the last token.
+//!
+//! Deliberately absent: kernels, sampling.
+
+use crate::{
+    backend::{self, KvType, Loaded, Output, Progress, Runner, RunnerOptions, Step},
+    error::{Error, Result},
+    file::{self, Checkpoint},
+    model::{self, Decoder, Definition},
+    tokenizer::Tokenizer,
+};
+use std::{path::Path, sync::Arc};
+
+/// Where a model runs.
+#[derive(Clone, Debug, Default)]
+pub enum BackendChoice {
+    /// The best real GPU; the CPU where there is none or where the model does not fit it. A software Vulkan device is
+    /// never chosen.
+    #[default]
+    Auto,
+    /// A GPU through wgpu.
+    Wgpu(backend::wgpu::Options),
+    /// The CPU.
+    Cpu(backend::cpu::Options),
+    /// The oracle: slow.
+    Reference,
+}
+
+/// How to load a model.
+#[derive(Clone, Debug, Default)]
+pub struct LoadOptions {
+    /// Where it runs.
+    pub backend: BackendChoice,
+    /// What the graph gives beyond logits.
+    pub model: model::Options,
+}
+
+/// A model in place. Cheap to clone; clones share the weights.
+#[derive(Clone)]
+pub struct Model {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    definition: Definition,
+    loaded: Box<dyn Loaded>,
+    tokenizer: Option<Tokenizer>,
+    /// Why there is no tokenizer, for who asks for it.
+    no_tokenizer: String,
+    vocab: usize,
+}
+
+impl Model {
+    /// Loads a `.gguf` file (or a shard of several) or a folder of safetensors.
+    ///
+    /// # Errors
+    /// Any of [`Error`]: what is wrong with the file, the model, or the device.
+    pub fn load(path: &Path, options: &LoadOptions, progress: &mut dyn FnMut(Progress)) -> Result<Model> {
+        Self::from_checkpoint(&file::open(path)?, options, progress)
+    }
+
+    /// Loads an opened checkpoint.
+    ///
+    /// # Errors
+    /// As [`Model::load`].
+    pub fn from_checkpoint(
+        ckpt: &Checkpoint,
+        options: &LoadOptions,
+        progress: &mut dyn FnMut(Progress),
+    ) -> Result<Model> {
+        let definition = model::build(ckpt, &options.model)?;
+        let loaded = place(&definition, &options.backend, progress)?;
+        let (tokenizer, no_tokenizer) = match Tokenizer::from_checkpoint(ckpt) {
+            Ok(t) => (Some(t), String::new()),
+            Err(e) => {
+                tracing::warn!("no tokenizer: {e}");
+                (None, e.to_string())
+            }
+        };
+        let vocab = vocab(&definition)?;
+        Ok(Model { inner: Arc::new(Inner { definition, loaded, tokenizer, no_tokenizer, vocab }) })
+    }
+
+    /// The tokenizer, where the file has one that is understood.
+    pub fn tokenizer(&self) -> Option<&Tokenizer> {
+        self.inner.tokenizer.as_ref()
+    }
+
+    /// The tokenizer, or why there is none.
+    ///
+    /// # Errors
+    /// [`Error::Tokenizer`] with the reason.
+    pub fn require_tokenizer(&self) -> Result<&Tokenizer> {
+        self.tokenizer().ok_or_else(|| Error::Tokenizer(self.inner.no_tokenizer.clone()))
+    }
+
+    /// Sizes and switches.
+    pub fn hyper(&self) -> &Decoder {
+        &self.inner.definition.decoder
+    }
+
+    /// The architecture, graph and weights.
+    pub fn definition(&self) -> &Definition {
+        &self.inner.definition
+    }
+
+    /// The backend and device.
+    pub fn describe(&self) -> String {
+        self.inner.loaded.describe()
+    }
+
+    /// Bytes of weights that the backend holds beside the file.
+    pub fn weight_bytes(&self) -> u64 {
+        self.inner.loaded.weight_bytes()
+    }
+
+    /// Logits a position, V.
+    pub fn vocab(&self) -> usize {
+        self.inner.vocab
+    }
+}
+
+fn vocab(d: &Definition) -> Result<usize> {
+    let graph = &d.program.graph;
+    let logits = graph.outputs.iter().find(|(n, _)| n == "logits");
+    logits.map(|(_, v)| graph.cols(*v)).ok_or_else(|| Error::Graph("the graph gives no logits".into()))
+}
+
+/// Loads on the chosen backend; without a choice on the best GPU, and on the CPU where that is refused.
+fn place(d: &Definition, choice: &BackendChoice, progress: &mut dyn FnMut(Progress)) -> Result<Box<dyn Loaded>> {
+    let program = d.program.clone();
+    match choice {
+        BackendChoice::Reference => backend::reference::load(program),
+        BackendChoice::Cpu(o) => backend::cpu::load(program, o, progress),
+        BackendChoice::Wgpu(o) => backend::wgpu::load(program, o, progress),
+        BackendChoice::Auto => {
+            match backend::wgpu::load(program.clone(), &backend::wgpu::Options::default(), progress) {
+                Ok(loaded) => return Ok(loaded),
+                Err(e @ (Error::Device(_) | Error::Unsupported(_))) => tracing::info!("using the CPU: {e}"),
+                Err(e) => return Err(e),
+            }
+            backend::cpu::load(program, &backend::cpu::Options::default(), progress)
+        }
+    }
+}
+
+/// Size of a session.
+#[derive(Clone, Copy, Debug)]
+pub struct SessionOptions {
+    /// Positions in the KV cache.
+    pub ctx: usize,
+    /// Most tokens of one step of a prefill.
+    pub chunk: usize,
+    /// Storage of keys and values.
+    pub kv: KvType,
+}
+
+impl Default for SessionOptions {
+    fn default() -> Self {
+        SessionOptions { ctx: 2048, chunk: 512, kv: KvType::default() }
+    }
+}
+
+/// One sequence on a model.
+pub struct Session {
+    model: Model,
+    runner: Box<dyn Runner>,
+    options: SessionOptions,
+    position: usize,
+    out: Vec<Output>,
+    logits: usize,
+}
+
+impl Session {
+    /// Makes a session: allocates its KV cache and scratch. A chunk longer than the context is cut to it.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for a context or chunk of 0, [`Error::Device`] where memory is short.
+    pub fn new(model: &Model, options: SessionOptions) -> Result<Session> {
+        let options = SessionOptions { chunk: options.chunk.min(options.ctx), ..options };
+        let runner_options = RunnerOptions { ctx: options.ctx, chunk: options.chunk, kv: options.kv };
+        let runner = model.inner.loaded.runner(runner_options)?;
+        let outputs = &model.inner.definition.program.graph.outputs;
+        let logits = outputs.iter().position(|(n, _)| n == "logits").unwrap_or(0);
+        Ok(Session { model: model.clone(), runner, options, position: 0, out: vec![], logits })
+    }
+
+    /// The model.
+    pub fn model(&self) -> &Model {
+        &self.model
+    }
+
+    /// Tokens in the cache.
+    pub fn position(&self) -> usize {
+        self.position
+    }
+
+    /// Positions in all.
+    pub fn ctx(&self) -> usize {
+        self.options.ctx
+    }
+
+    /// Bytes of KV cache and scratch.
+    pub fn memory_bytes(&self) -> u64 {
+        self.runner.memory_bytes()
+    }
+
+    /// Forgets all but the first `n` tokens.
+    pub fn truncate(&mut self, n: usize) {
+        self.position = self.position.min(n);
+    }
+
+    /// Feeds tokens, in chunks; gives the logits of the last one, `[V]`.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for no tokens or an id beyond the vocabulary, [`Error::ContextFull`] (before anything is fed),
+    /// [`Error::Device`].
+    pub fn prefill(&mut self, tokens: &[u32]) -> Result<&[f32]> {
+        self.feed(tokens, 1, |_, _| Ok(()))?;
+        Ok(&self.out[self.logits].f32)
+    }
+
+    /// Feeds one token; gives its logits, `[V]`.
+    ///
+    /// # Errors
+    /// As [`Session::prefill`].
+    pub fn decode(&mut self, token: u32) -> Result<&[f32]> {
+        self.prefill(&[token])
+    }
+
+    /// Feeds tokens and hands every chunk's outputs (in the order of [`Session::output_names`], logits of all positions)
+    /// to `each`, with the number of tokens before the chunk.
+    ///
+    /// # Errors
+    /// As [`Session::prefill`], and what `each` returns.
+    pub fn feed_all(&mut self, tokens: &[u32], each: impl FnMut(usize, &[Output]) -> Result<()>) -> Result<()> {
+        self.feed(tokens, usize::MAX, each)
+    }
+
+    /// Feeds tokens; gives the logits of all of them, row-major `[T, V]`.
+    ///
+    /// # Errors
+    /// As [`Session::prefill`].
+    pub fn all_logits(&mut self, tokens: &[u32]) -> Result<Vec<f32>> {
+        let (mut all, at) = (Vec::new(), self.logits);
+        self.feed_all(tokens, |_, out| {
+            all.extend_from_slice(&out[at].f32);
+            Ok(())
+        })?;
+        Ok(all)
+    }
+
+    /// Names of the graph's outputs: `logits`, and `router_ids_<layer>`, `router_weights_<layer>` where they are traced.
+    pub fn output_names(&self) -> impl Iterator<Item = &str> {
+        self.model.inner.definition.program.graph.outputs.iter().map(|(n, _)| n.as_str())
+    }
+
+    /// Runs `tokens` in chunks. `outputs` is how many positions' logits the last chunk gives; `usize::MAX` stands for all
+    /// positions of every chunk.
+    fn feed(
+        &mut self,
+        tokens: &[u32],
+        outputs: usize,
+        mut each: impl FnMut(usize, &[Output]) -> Result<()>,
+    ) -> Result<()> {
+        if tokens.is_empty() {
+            return Err(Error::Invalid("no tokens to feed: the prompt is empty".into()));
+        }
+        let needed = self.position + tokens.len();
+        if needed > self.options.ctx {
+            return Err(Error::ContextFull { needed, capacity: self.options.ctx });
+        }
+        if let Some(id) = tokens.iter().find(|id| **id as usize >= self.model.inner.vocab) {
+            let vocab = self.model.inner.vocab;
+            return Err(Error::Invalid(format!("token id {id} is not below the vocabulary's {vocab}")));
+        }
+        let chunks = tokens.len().div_ceil(self.options.chunk);
+        for (i, chunk) in tokens.chunks(self.options.chunk).enumerate() {
+            let last = i + 1 == chunks;
+            let outputs = if outputs == usize::MAX {
+                chunk.len()
+            } else if last {
+                outputs
+            } else {
+                0
+            };
+            let step = Step { tokens: chunk, past: self.position, outputs, inputs: &[] };
+            self.runner.step(step, &mut self.out)?;
+            self.position += chunk.len();
+            each(i * self.options.chunk, &self.out)?;
+        }
+        Ok(())
+    }
+}

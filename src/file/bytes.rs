@@ -4,6 +4,7 @@ use std::{ops::Range, sync::Arc};
 
 enum Owner {
     Map(memmap2::Mmap),
+    Anonymous(memmap2::MmapMut),
     Static(&'static [u8]),
     Owned(Vec<u8>),
     F32(Vec<f32>),
@@ -28,6 +29,12 @@ impl Bytes {
         Self::whole(Owner::Map(map))
     }
 
+    /// Memory of our own that the system handed out in whole pages: for sizes that may not be there, because asking for
+    /// it fails with an error instead of ending the program.
+    pub(super) fn from_anonymous(map: memmap2::MmapMut) -> Self {
+        Self::whole(Owner::Anonymous(map))
+    }
+
     /// Bytes compiled into the program.
     pub fn from_static(bytes: &'static [u8]) -> Self {
         Self::whole(Owner::Static(bytes))
@@ -46,6 +53,7 @@ impl Bytes {
     fn all(&self) -> &[u8] {
         match &*self.owner {
             Owner::Map(m) => m,
+            Owner::Anonymous(m) => m,
             Owner::Static(s) => s,
             Owner::Owned(v) => v,
             Owner::F32(v) => bytemuck::cast_slice(v),

@@ -1,7 +1,245 @@
-//! The fusions (under construction).
-use crate::ir::Graph;
+//! The fusions: patterns of primitive nodes replaced by one larger op, which fast backends run in one dispatch or sweep.
+//!
+//! A rule looks at one node (the last of its pattern), follows its operands back through values that nobody else uses,
+//! and says which nodes it consumes and what stands for them. Rules run one after the other over the whole graph; the
+//! nodes are then put in order again. Nothing here changes what is computed.
 
-/// The same computation in fewer, larger ops: see the second half of [`crate::ir::Op`].
+use crate::ir::{Graph, Linear, Node, Norm, Op, Rope, ValueId, WeightId};
+
+/// The same computation in fewer, larger ops: see the second half of [`Op`].
 pub fn fuse(graph: &Graph) -> Graph {
-    graph.clone()
+    let rules: [Rule; 7] = [expert_glu, expert_down_add, linear_glu, linear_add, rope_store, norm_router, norm_linears];
+    let mut g = graph.clone();
+    for rule in rules {
+        g = apply(&g, rule);
+    }
+    g
+}
+
+type Rule = fn(&View<'_>, usize) -> Option<Fusion>;
+
+/// What a rule found: the nodes that vanish, and the one that stands for them, in the place of the first of them.
+struct Fusion {
+    consumed: Vec<usize>,
+    node: Node,
+}
+
+/// A graph with its uses counted.
+struct View<'a> {
+    g: &'a Graph,
+    maker: Vec<Option<usize>>,
+    uses: Vec<Vec<usize>>,
+    is_output: Vec<bool>,
+}
+
+impl<'a> View<'a> {
+    fn new(g: &'a Graph) -> Self {
+        let mut v = View {
+            g,
+            maker: vec![None; g.values.len()],
+            uses: vec![vec![]; g.values.len()],
+            is_output: vec![false; g.values.len()],
+        };
+        for (i, n) in g.nodes.iter().enumerate() {
+            n.inputs.iter().for_each(|x| v.uses[x.0 as usize].push(i));
+            n.outputs.iter().for_each(|x| v.maker[x.0 as usize] = Some(i));
+        }
+        g.outputs.iter().for_each(|(_, x)| v.is_output[x.0 as usize] = true);
+        v
+    }
+
+    fn node(&self, i: usize) -> &'a Node {
+        &self.g.nodes[i]
+    }
+
+    fn maker(&self, v: ValueId) -> Option<usize> {
+        self.maker[v.0 as usize]
+    }
+
+    /// The maker of `v`, where nobody but one node uses `v`: it may vanish into that node.
+    fn sole(&self, v: ValueId) -> Option<usize> {
+        let i = v.0 as usize;
+        if self.uses[i].len() == 1 && !self.is_output[i] { self.maker[i] } else { None }
+    }
+
+    fn fusion(&self, consumed: Vec<usize>, op: Op, inputs: Vec<ValueId>, outputs: Vec<ValueId>) -> Option<Fusion> {
+        let layer = self.node(consumed[0]).layer;
+        Some(Fusion { consumed, node: Node { op, inputs, outputs, layer } })
+    }
+}
+
+/// Applies one rule wherever its patterns do not overlap.
+fn apply(g: &Graph, rule: Rule) -> Graph {
+    let view = View::new(g);
+    let mut gone = vec![false; g.nodes.len()];
+    let mut stands_at: Vec<Option<Node>> = vec![None; g.nodes.len()];
+    for i in 0..g.nodes.len() {
+        let Some(f) = rule(&view, i) else { continue };
+        if f.consumed.iter().any(|c| gone[*c]) {
+            continue;
+        }
+        f.consumed.iter().for_each(|c| gone[*c] = true);
+        stands_at[f.consumed[0]] = Some(f.node);
+    }
+    let nodes = (g.nodes.iter().enumerate())
+        .filter_map(|(i, n)| stands_at[i].take().or_else(|| (!gone[i]).then(|| n.clone())))
+        .collect();
+    let mut out = Graph { nodes, ..g.clone() };
+    order(&mut out);
+    out
+}
+
+/// Puts nodes after the makers of their operands, else as they stood.
+fn order(g: &mut Graph) {
+    let view = View::new(g);
+    let mut state = vec![0u8; g.nodes.len()];
+    let mut sorted = Vec::with_capacity(g.nodes.len());
+    for start in 0..g.nodes.len() {
+        let mut stack = vec![start];
+        while let Some(&i) = stack.last() {
+            if state[i] == 2 {
+                stack.pop();
+                continue;
+            }
+            let waits = view.node(i).inputs.iter().filter_map(|v| view.maker(*v)).filter(|m| state[*m] == 0);
+            let waits: Vec<usize> = waits.collect();
+            if state[i] == 0 && !waits.is_empty() {
+                state[i] = 1;
+                stack.extend(waits);
+            } else {
+                state[i] = 2;
+                sorted.push(i);
+                stack.pop();
+            }
+        }
+    }
+    g.nodes = sorted.into_iter().map(|i| g.nodes[i].clone()).collect();
+}
+
+/// The two halves of a gated unit, where both come from `half` nodes that nobody else uses.
+fn gate_and_up<T>(v: &View<'_>, i: usize, half: impl Fn(&Node) -> Option<T>) -> Option<(usize, usize, T, T)> {
+    let [g, u] = v.node(i).inputs[..] else { return None };
+    let (gi, ui) = (v.sole(g)?, v.sole(u)?);
+    Some((gi, ui, half(v.node(gi))?, half(v.node(ui))?))
+}
+
+fn expert_glu(v: &View<'_>, i: usize) -> Option<Fusion> {
+    let Op::Glu(act) = v.node(i).op else { return None };
+    let half = |n: &Node| match n.op {
+        Op::ExpertLinear { weight } => Some((weight, n.inputs.clone())),
+        _ => None,
+    };
+    let (gi, ui, (gate, inputs), (up, same)) = gate_and_up(v, i, half)?;
+    // One row of x for all slots: what the fused op is defined on.
+    let shared = v.g.weight(gate).shape.last() == Some(&v.g.cols(inputs[0]));
+    if inputs != same || !shared {
+        return None;
+    }
+    v.fusion(vec![i, gi, ui], Op::ExpertGlu { gate, up, act }, inputs, v.node(i).outputs.clone())
+}
+
+fn linear_glu(v: &View<'_>, i: usize) -> Option<Fusion> {
+    let Op::Glu(act) = v.node(i).op else { return None };
+    let half = |n: &Node| match n.op {
+        Op::Linear(Linear { weight, bias: None }) => Some((weight, n.inputs.clone())),
+        _ => None,
+    };
+    let (gi, ui, (gate, inputs), (up, same)) = gate_and_up(v, i, half)?;
+    if inputs != same {
+        return None;
+    }
+    v.fusion(vec![i, gi, ui], Op::LinearGlu { gate, up, act }, inputs, v.node(i).outputs.clone())
+}
+
+fn expert_down_add(v: &View<'_>, i: usize) -> Option<Fusion> {
+    let Op::Add = v.node(i).op else { return None };
+    let [residual, y] = v.node(i).inputs[..] else { return None };
+    let ci = v.sole(y)?;
+    let (Op::ExpertCombine, [slots, weights]) = (&v.node(ci).op, &v.node(ci).inputs[..]) else { return None };
+    let ei = v.sole(*slots)?;
+    let (Op::ExpertLinear { weight }, [h, ids]) = (&v.node(ei).op, &v.node(ei).inputs[..]) else { return None };
+    // One row of h a slot: what the fused op is defined on (with one slot the two forms are the same).
+    if v.g.cols(*h) != v.g.cols(*ids) * v.g.weight(*weight).shape[2] {
+        return None;
+    }
+    let op = Op::ExpertDownAdd { weight: *weight };
+    v.fusion(vec![i, ci, ei], op, vec![*h, *ids, *weights, residual], v.node(i).outputs.clone())
+}
+
+fn linear_add(v: &View<'_>, i: usize) -> Option<Fusion> {
+    let Op::Add = v.node(i).op else { return None };
+    let [residual, y] = v.node(i).inputs[..] else { return None };
+    let yi = v.sole(y)?;
+    let outputs = v.node(i).outputs.clone();
+    match (&v.node(yi).op, &v.node(yi).inputs[..]) {
+        (Op::Linear(l), [x]) => {
+            v.fusion(vec![i, yi], Op::LinearAdd { linear: *l, gated: false }, vec![*x, residual], outputs)
+        }
+        (Op::SigmoidGate, [inner, gate]) => {
+            let li = v.sole(*inner)?;
+            let (Op::Linear(l), [x]) = (&v.node(li).op, &v.node(li).inputs[..]) else { return None };
+            let op = Op::LinearAdd { linear: *l, gated: true };
+            v.fusion(vec![i, yi, li], op, vec![*x, residual, *gate], outputs)
+        }
+        _ => None,
+    }
+}
+
+/// Follows a rotated value back to what was projected: its rope, an optional norm, and the nodes on the way.
+fn rotated(v: &View<'_>, x: ValueId) -> Option<(Rope, Option<Norm>, ValueId, Vec<usize>)> {
+    let ri = v.sole(x)?;
+    let Op::Rope(r) = &v.node(ri).op else { return None };
+    let before = v.node(ri).inputs[0];
+    if let Some(ni) = v.sole(before)
+        && let Op::RmsNorm(n) = v.node(ni).op
+    {
+        return Some((r.clone(), Some(n), v.node(ni).inputs[0], vec![ri, ni]));
+    }
+    Some((r.clone(), None, before, vec![ri]))
+}
+
+fn rope_store(v: &View<'_>, i: usize) -> Option<Fusion> {
+    let Op::Attend(a) = v.node(i).op else { return None };
+    let [q, stored] = v.node(i).inputs[..] else { return None };
+    let si = v.sole(stored)?;
+    let (Op::KvStore { cache }, [k, value]) = (&v.node(si).op, &v.node(si).inputs[..]) else { return None };
+    let (rope, q_norm, q_in, q_nodes) = rotated(v, q)?;
+    let (k_rope, k_norm, k_in, k_nodes) = rotated(v, *k)?;
+    if rope != k_rope || *cache != a.cache {
+        return None;
+    }
+    // The attention itself stays: the fused node takes the store's place.
+    let consumed = [vec![si], q_nodes, k_nodes].concat();
+    let op = Op::RopeStore { q_norm, k_norm, rope, cache: *cache };
+    v.fusion(consumed, op, vec![q_in, k_in, *value], vec![q, stored])
+}
+
+fn norm_router(v: &View<'_>, i: usize) -> Option<Fusion> {
+    let Op::Router(router) = v.node(i).op else { return None };
+    let li = v.sole(v.node(i).inputs[0])?;
+    let Op::Linear(linear) = v.node(li).op else { return None };
+    let normed = v.node(li).inputs[0];
+    let ni = v.maker(normed)?;
+    let Op::RmsNorm(norm) = v.node(ni).op else { return None };
+    let outputs = [vec![normed], v.node(i).outputs.clone()].concat();
+    v.fusion(vec![i, li, ni], Op::NormRouter { norm, linear, router }, v.node(ni).inputs.clone(), outputs)
+}
+
+fn norm_linears(v: &View<'_>, i: usize) -> Option<Fusion> {
+    let Op::RmsNorm(norm) = v.node(i).op else { return None };
+    let normed = v.node(i).outputs[0];
+    let whole_row = |w: WeightId| v.g.weight(w).shape.first() == Some(&v.g.cols(normed));
+    let users = &v.uses[normed.0 as usize];
+    if v.is_output[normed.0 as usize] || users.is_empty() || !whole_row(norm.weight) {
+        return None;
+    }
+    let (mut parts, mut outputs) = (vec![], vec![]);
+    for u in users {
+        let Op::Linear(l) = v.node(*u).op else { return None };
+        parts.push(l);
+        outputs.push(v.node(*u).outputs[0]);
+    }
+    let consumed = std::iter::once(i).chain(users.iter().copied()).collect();
+    let op = Op::NormLinears { norm: Some(norm), parts };
+    v.fusion(consumed, op, v.node(i).inputs.clone(), outputs)
 }

@@ -1,1 +1,116 @@
-//! (under construction)
+//! Models: metadata into hyperparameters, a weight list and a graph. One file per architecture, on shared blocks.
+//!
+//! To add an architecture: a file with its [`Architecture`] (how to read its [`Decoder`] from the parameters, and how
+//! Hugging Face calls its tensors), a line in [`REGISTRY`], and a golden under `tests/data/goldens`.
+//!
+//! Deliberately absent: quantisation, backends' devices.
+
+mod decoder;
+// mod export;
+mod llama;
+mod loader;
+mod mini_mixtral;
+mod olmoe;
+mod params;
+mod qwen2_moe;
+mod qwen3_moe;
+mod rope;
+
+pub use decoder::{Decoder, QkNorm, Shared};
+// pub use export::to_gguf;
+pub use params::Params;
+
+use crate::{
+    error::{Error, Result},
+    file::Checkpoint,
+    graph::Program,
+};
+
+/// How Hugging Face (or PyTorch code) calls what GGUF calls by the canonical names.
+pub struct Names {
+    /// What stands before a layer's number.
+    pub layers: &'static str,
+    /// From canonical stem (`attn_q`, `ffn_gate_exps`) to the file's, `{}` standing for the expert.
+    pub stems: &'static [(&'static str, &'static str)],
+}
+
+impl Names {
+    /// The file's stem of a canonical one.
+    pub fn find(&self, stem: &str) -> Option<&'static str> {
+        self.stems.iter().find(|(c, _)| *c == stem).map(|(_, n)| *n)
+    }
+}
+
+/// An entry of the registry.
+pub struct Architecture {
+    /// For people: `Mixtral`, `Qwen3-MoE`.
+    pub title: &'static str,
+    /// `general.architecture` in GGUF files; `None` where llama.cpp has no such architecture.
+    pub gguf: Option<&'static str>,
+    /// `model_type` in `config.json`.
+    pub hf: Option<&'static str>,
+    /// Reads the hyperparameters.
+    pub decoder: fn(&Params<'_>) -> Result<Decoder>,
+    /// Tensor names outside GGUF.
+    pub names: Names,
+}
+
+/// Every architecture that can be run, in the order of the README's table.
+pub static REGISTRY: &[&Architecture] = &[
+    &llama::LLAMA,
+    &llama::MISTRAL,
+    &llama::MIXTRAL,
+    &qwen2_moe::QWEN2_MOE,
+    &qwen3_moe::QWEN3_MOE,
+    &olmoe::OLMOE,
+    &mini_mixtral::MINI_MIXTRAL,
+];
+
+/// What to build beyond the logits.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Options {
+    /// Make `router_ids_<layer>` and `router_weights_<layer>` outputs of the graph.
+    pub trace_router: bool,
+    /// Round the rotary frequencies to BF16. PyTorch code that casts a whole model with `.to(torch.bfloat16)` casts them
+    /// too, and everything computed from such a model afterwards, in float32 as well, has them rounded: for comparing with
+    /// logits that were made so. Models loaded by `from_pretrained` keep them in float32, as the default here does.
+    pub bf16_rope: bool,
+}
+
+/// A model ready for a backend.
+#[derive(Clone, Debug)]
+pub struct Definition {
+    /// For people: `Qwen3-MoE`.
+    pub title: &'static str,
+    /// The architecture's name in the file.
+    pub arch: String,
+    /// Its sizes and switches.
+    pub decoder: Decoder,
+    /// Graph and weights.
+    pub program: Program,
+}
+
+/// Reads a checkpoint's hyperparameters, finds its weights, and builds its graph.
+///
+/// # Errors
+/// [`Error::Unsupported`] for an architecture or a switch that is not known here; [`Error::Model`] where hyperparameters or
+/// tensors are missing or contradict each other.
+pub fn build(ckpt: &Checkpoint, options: &Options) -> Result<Definition> {
+    let params = Params::new(ckpt)?;
+    let arch = find(&params)?;
+    let decoder = (arch.decoder)(&params)?;
+    decoder.check()?;
+    let loader = loader::Loader::new(ckpt, &arch.names);
+    let (graph, weights) = decoder::graph(&decoder, &params, loader, options)?;
+    let program = Program::new(graph, weights)?;
+    Ok(Definition { title: arch.title, arch: params.arch, decoder, program })
+}
+
+fn find(p: &Params<'_>) -> Result<&'static Architecture> {
+    let name = |a: &Architecture| if p.is_gguf() { a.gguf } else { a.hf };
+    REGISTRY.iter().copied().find(|a| name(a) == Some(&p.arch)).ok_or_else(|| {
+        let mut known: Vec<&str> = REGISTRY.iter().filter_map(|a| name(a)).collect();
+        known.dedup();
+        Error::Unsupported(format!("architecture `{}`; known are {}", p.arch, known.join(", ")))
+    })
+}

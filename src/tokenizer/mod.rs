@@ -1,1 +1,281 @@
-//! (under construction)
+//! Tokenizers: text into token ids and back, and chat templates.
+//!
+//! - A GGUF file carries its vocabulary in its metadata: byte-level BPE (`tokenizer.ggml.model` = `gpt2`) with one of the
+//!   [pre-tokenizers](Tokenizer::pre_tokenizers) that llama.cpp knows by name, or SentencePiece with scores (`llama`).
+//!   The ids equal llama.cpp's.
+//! - A Hugging Face folder has a `tokenizer.json`, which the `tokenizers` crate runs.
+//!
+//! Special tokens in a text are cut out before anything else looks at it, and only where the caller asks for it: with
+//! `parse_special` off, `<|im_end|>` in what a person typed is ordinary text. (llama.cpp makes an exception for
+//! gpt-oss's `<|channel|>`, `<|message|>`, `<|start|>`, `<|constrain|>`: here they are control tokens like the others, but
+//! decoding shows them.)
+//!
+//! Deliberately absent: file I/O, models, clocks.
+
+mod bpe;
+mod checkpoint;
+mod decode;
+mod gguf;
+mod hf;
+mod pretok;
+mod special;
+mod spm;
+mod template;
+mod vocab;
+
+pub use decode::DecodeStream;
+pub use template::{ChatTemplate, DateTime, Message, RenderOptions};
+pub use vocab::GgufVocab;
+
+use crate::error::{Error, Result};
+use special::{Part, Specials};
+use std::sync::Arc;
+use vocab::Vocab;
+
+/// How to encode a text.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct EncodeOptions {
+    /// Put the special tokens around the text that the vocabulary wants around a prompt: usually BOS before it, often
+    /// nothing ([`Tokenizer::adds_bos`]). Off for text that continues a prompt.
+    pub add_bos: bool,
+    /// Read the texts of control tokens (`<|im_start|>`) as those tokens: for rendered chat templates. Off for text that
+    /// is not trusted. Tokens that a vocabulary defines as plain text are found either way.
+    pub parse_special: bool,
+}
+
+enum Engine {
+    Bpe { vocab: Vocab, specials: Specials, bpe: bpe::Bpe, add_bos: bool, add_eos: bool },
+    Spm { vocab: Vocab, specials: Specials, spm: spm::Spm, add_bos: bool, add_eos: bool },
+    Hf(Box<hf::Hf>),
+}
+
+/// A tokenizer. Cheap to clone, and shared between threads.
+#[derive(Clone)]
+pub struct Tokenizer {
+    engine: Arc<Engine>,
+    ends: Vec<u32>,
+    chat_template: Option<ChatTemplate>,
+}
+
+impl std::fmt::Debug for Tokenizer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let kind = match &*self.engine {
+            Engine::Bpe { .. } => "byte-level BPE",
+            Engine::Spm { .. } => "SentencePiece",
+            Engine::Hf(_) => "tokenizer.json",
+        };
+        write!(f, "Tokenizer({kind}, {} tokens)", self.vocab_size())
+    }
+}
+
+impl Tokenizer {
+    /// A tokenizer from the `tokenizer.*` keys of a GGUF file.
+    ///
+    /// # Errors
+    /// As [`Tokenizer::from_vocab`], and [`Error::Tokenizer`] for a key with a value of the wrong type.
+    pub fn from_gguf(meta: &crate::file::Metadata) -> Result<Self> {
+        Self::from_vocab(gguf::read(meta)?)
+    }
+
+    /// A tokenizer from a vocabulary.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] for another model than `gpt2` and `llama`, or a pre-tokenizer that is not known (which lists
+    /// the known); [`Error::Tokenizer`] for a vocabulary that contradicts itself: merges of unknown tokens, ids out of
+    /// range, fewer kinds or scores than tokens, a chat template that does not parse.
+    pub fn from_vocab(mut v: GgufVocab) -> Result<Self> {
+        let template = v.chat_template.take();
+        let name = v.name.take().unwrap_or_default();
+        let engine = match v.model.as_str() {
+            "gpt2" => {
+                let pre = pretok::by_name(v.pre.as_deref().unwrap_or("default"))?;
+                let vocab = Vocab::new(&mut v, [None; 3])?;
+                let merges = v.merges.take().ok_or_else(|| {
+                    vocab::bad("no tokenizer.ggml.merges, which a `gpt2` tokenizer needs; convert the model again")
+                })?;
+                let bpe = bpe::Bpe::new(&vocab, &merges, pre)?;
+                let specials = Specials::new(&vocab, &name);
+                let (add_bos, add_eos) = (v.add_bos.unwrap_or(pre.add_bos), v.add_eos.unwrap_or(false));
+                Engine::Bpe { vocab, specials, bpe, add_bos, add_eos }
+            }
+            "llama" => {
+                let vocab = Vocab::new(&mut v, [Some(1), Some(2), Some(0)])?;
+                let spm = spm::Spm::new(&vocab, v.scores.take(), v.add_space_prefix.unwrap_or(true))?;
+                let specials = Specials::new(&vocab, &name);
+                let (add_bos, add_eos) = (v.add_bos.unwrap_or(true), v.add_eos.unwrap_or(false));
+                Engine::Spm { vocab, specials, spm, add_bos, add_eos }
+            }
+            other => {
+                return Err(Error::Unsupported(format!(
+                    "the tokenizer {other:?} (tokenizer.ggml.model): known are gpt2 (byte-level BPE) and llama \
+                     (SentencePiece)"
+                )));
+            }
+        };
+        if let Engine::Bpe { vocab, add_bos, add_eos, .. } | Engine::Spm { vocab, add_bos, add_eos, .. } = &engine {
+            for (add, id, key) in [(add_bos, vocab.bos, "bos"), (add_eos, vocab.eos, "eos")] {
+                if *add && id.is_none() {
+                    return Err(vocab::bad(format!("add_{key}_token is set, but there is no {key}_token_id")));
+                }
+            }
+        }
+        Self::finish(engine, template)
+    }
+
+    /// A tokenizer from the bytes of `tokenizer.json`; `config` is `tokenizer_config.json`, which names the special
+    /// tokens and holds the chat template.
+    ///
+    /// # Errors
+    /// [`Error::Tokenizer`] where either does not parse or they contradict each other.
+    pub fn from_json(bytes: &[u8], config: Option<&serde_json::Value>) -> Result<Self> {
+        let engine = Engine::Hf(Box::new(hf::Hf::new(bytes, config)?));
+        Self::finish(engine, config.and_then(hf::chat_template).map(str::to_owned))
+    }
+
+    fn finish(engine: Engine, template: Option<String>) -> Result<Self> {
+        let ends = match &engine {
+            Engine::Bpe { vocab, .. } | Engine::Spm { vocab, .. } => vocab.ends.clone(),
+            Engine::Hf(hf) => hf.ends.clone(),
+        };
+        let tokenizer = Tokenizer { engine: Arc::new(engine), ends, chat_template: None };
+        match template {
+            Some(source) => tokenizer.with_chat_template(source),
+            None => Ok(tokenizer),
+        }
+    }
+
+    /// The same tokenizer with this chat template (`chat_template.jinja` of a Hugging Face folder).
+    ///
+    /// # Errors
+    /// As [`ChatTemplate::new`].
+    pub fn with_chat_template(mut self, source: impl Into<String>) -> Result<Self> {
+        let text = |id: Option<u32>| id.and_then(|id| self.token_text(id)).unwrap_or_default();
+        self.chat_template = Some(ChatTemplate::new(source, text(self.bos()), text(self.eos()))?);
+        Ok(self)
+    }
+
+    /// The same tokenizer with further end-of-generation ids (`eos_token_id` of `generation_config.json`).
+    pub fn with_eos_ids(mut self, ids: &[u32]) -> Self {
+        self.ends.extend(ids);
+        self.ends.sort_unstable();
+        self.ends.dedup();
+        self
+    }
+
+    /// The ids of `text`.
+    ///
+    /// # Errors
+    /// [`Error::Tokenizer`] where the `tokenizers` crate refuses; a GGUF vocabulary encodes any text. Bytes for which a
+    /// byte-level vocabulary has no token are left out, as in llama.cpp.
+    pub fn encode(&self, text: &str, options: EncodeOptions) -> Result<Vec<u32>> {
+        let (vocab, specials, add_bos, add_eos) = match &*self.engine {
+            Engine::Hf(hf) => return hf.encode(text, options.add_bos, options.parse_special),
+            Engine::Bpe { vocab, specials, add_bos, add_eos, .. }
+            | Engine::Spm { vocab, specials, add_bos, add_eos, .. } => (vocab, specials, *add_bos, *add_eos),
+        };
+        let mut out = Vec::with_capacity(text.len() / 3 + 2);
+        out.extend(vocab.bos.filter(|_| options.add_bos && add_bos));
+        let parts = specials.split(text, options.parse_special);
+        match &*self.engine {
+            Engine::Spm { spm, .. } => spm.encode(vocab, &parts, &mut out),
+            Engine::Bpe { bpe, .. } => {
+                for part in parts {
+                    match part {
+                        Part::Token(id) => out.push(id),
+                        Part::Text(text) => bpe.encode(vocab, text, &mut out),
+                    }
+                }
+            }
+            Engine::Hf(_) => {}
+        }
+        out.extend(vocab.eos.filter(|_| options.add_bos && add_eos));
+        Ok(out)
+    }
+
+    /// The ids of a rendered chat template: special tokens are read, and BOS is added only where the vocabulary wants it
+    /// and the template did not write it.
+    ///
+    /// # Errors
+    /// As [`Tokenizer::encode`].
+    pub fn encode_rendered(&self, text: &str) -> Result<Vec<u32>> {
+        let mut ids = self.encode(text, EncodeOptions { add_bos: false, parse_special: true })?;
+        if let Some(bos) = self.bos().filter(|bos| self.adds_bos() && ids.first() != Some(bos)) {
+            ids.insert(0, bos);
+        }
+        Ok(ids)
+    }
+
+    /// Ids that the vocabulary spans: the largest id and one. A model's embedding table may be padded to more rows.
+    pub fn vocab_size(&self) -> usize {
+        match &*self.engine {
+            Engine::Bpe { vocab, .. } | Engine::Spm { vocab, .. } => vocab.len(),
+            Engine::Hf(hf) => hf.vocab_size(),
+        }
+    }
+
+    /// The ids that end a generation, ascending: the file's EOS, end of turn and end of message, and tokens whose texts
+    /// are known to mean that (`<|im_end|>`, `<|eot_id|>`, `<end_of_turn>`, `<|endoftext|>`...).
+    pub fn eos_ids(&self) -> &[u32] {
+        &self.ends
+    }
+
+    /// The token before a text, where there is one.
+    pub fn bos(&self) -> Option<u32> {
+        match &*self.engine {
+            Engine::Bpe { vocab, .. } | Engine::Spm { vocab, .. } => vocab.bos,
+            Engine::Hf(hf) => hf.bos,
+        }
+    }
+
+    /// The token that the file calls EOS.
+    pub fn eos(&self) -> Option<u32> {
+        match &*self.engine {
+            Engine::Bpe { vocab, .. } | Engine::Spm { vocab, .. } => vocab.eos,
+            Engine::Hf(hf) => hf.eos,
+        }
+    }
+
+    /// Whether [`EncodeOptions::add_bos`] has a BOS to add.
+    pub fn adds_bos(&self) -> bool {
+        match &*self.engine {
+            Engine::Bpe { add_bos, .. } | Engine::Spm { add_bos, .. } => *add_bos,
+            Engine::Hf(hf) => hf.add_bos,
+        }
+    }
+
+    /// The text of a token as the vocabulary spells it (`Ġthe`, `▁the`, `<0x0A>`), for showing to people.
+    pub fn token_text(&self, id: u32) -> Option<String> {
+        match &*self.engine {
+            Engine::Bpe { vocab, .. } | Engine::Spm { vocab, .. } => vocab.text(id).map(str::to_owned),
+            Engine::Hf(hf) => hf.token_text(id),
+        }
+    }
+
+    /// The token that the vocabulary spells `text`.
+    pub fn token_id(&self, text: &str) -> Option<u32> {
+        match &*self.engine {
+            Engine::Bpe { vocab, .. } | Engine::Spm { vocab, .. } => vocab.by_text.get(text).copied(),
+            Engine::Hf(hf) => hf.token_id(text),
+        }
+    }
+
+    /// Whether the token steers the model and is no text.
+    pub fn is_special(&self, id: u32) -> bool {
+        match &*self.engine {
+            Engine::Bpe { vocab, .. } | Engine::Spm { vocab, .. } => {
+                matches!(vocab.kind(id), Some(vocab::Kind::Control | vocab::Kind::Unknown))
+            }
+            Engine::Hf(hf) => hf.is_special(id),
+        }
+    }
+
+    /// The model's chat template.
+    pub fn chat_template(&self) -> Option<&ChatTemplate> {
+        self.chat_template.as_ref()
+    }
+
+    /// The pre-tokenizers of byte-level BPE that are known by name (`tokenizer.ggml.pre`).
+    pub fn pre_tokenizers() -> impl Iterator<Item = &'static str> {
+        pretok::names()
+    }
+}

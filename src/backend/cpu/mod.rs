@@ -1,1 +1,194 @@
-//! (under construction)
+//! The CPU backend: a graph, fused and laid out once, run by threads with SIMD kernels.
+//!
+//! Reading order: [`pool`] (threads), [`tier`] and [`lanes`] (instructions), [`act`] (activations in 8 bits), [`kernel`] (dot
+//! products by format), [`weight`] (a weight and its kernels), `rows`, `products`, `experts`, `attend` (the ops), `layout`
+//! (values to buffers), `run` (a step).
+//!
+//! Weights stay in the memory map in the file's form, and only routed experts are touched. Quantised weights are multiplied
+//! in integers with activations of 8 bits per 32; float weights, norms, routers and attention are in f32. A result does not
+//! depend on the number of threads.
+//!
+//! Deliberately absent: model architectures, the plan of the GPU backend.
+
+mod act;
+mod attend;
+mod buffer;
+mod experts;
+mod kernel;
+mod lanes;
+mod layout;
+pub mod pool;
+mod products;
+mod rows;
+mod run;
+mod tier;
+mod weight;
+
+pub use tier::{Tier, tiers};
+
+use super::{Loaded, Program, Progress, Runner, RunnerOptions};
+use crate::{
+    error::{Error, Result},
+    file::Tensor,
+    graph,
+    ir::{Graph, Linear, Op, WeightId},
+};
+use layout::Layout;
+use pool::Pool;
+use std::sync::Arc;
+use weight::Weight;
+
+/// How to load.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Options {
+    /// Threads that compute; all physical cores where not given.
+    pub threads: Option<usize>,
+    /// Instructions to use; the fastest that the processor has where not given.
+    pub tier: Option<Tier>,
+}
+
+/// A loaded model: what runners share.
+struct Model {
+    pool: Pool,
+    tier: Tier,
+    graph: Graph,
+    layout: Layout,
+    weights: Vec<Weight>,
+    /// One-dimensional weights as numbers; empty for others.
+    vectors: Vec<Vec<f32>>,
+}
+
+/// Makes the CPU backend of a program.
+///
+/// # Errors
+/// [`Error::Invalid`] for 0 threads; [`Error::Unsupported`] for a tier that the processor lacks; [`Error::Model`] for a weight
+/// without elements.
+pub fn load(program: Program, options: &Options, progress: &mut dyn FnMut(Progress)) -> Result<Box<dyn Loaded>> {
+    let tier = options.tier.unwrap_or_else(tier::best);
+    check_tier(tier)?;
+    let pool = Pool::new(options.threads.unwrap_or_else(pool::default_threads))?;
+    let graph = graph::fuse(&program.graph);
+    let routers = router_weights(&graph);
+    let total = program.weights.len() as u64;
+    let (mut weights, mut vectors) = (vec![], vec![]);
+    for (i, (decl, tensor)) in graph.weights.iter().zip(program.weights.iter()).enumerate() {
+        if tensor.rows() == 0 || tensor.cols() == 0 {
+            return Err(Error::Model(format!("{} has no elements", decl.name)));
+        }
+        vectors.push(if tensor.shape().len() == 1 { numbers(tensor)? } else { vec![] });
+        // Experts are chosen by router logits, so these are computed from f32 activations, whatever the router's format.
+        let exact = if routers.contains(&i) && !tensor.dtype().is_float() { Some(expanded(tensor)?) } else { None };
+        weights.push(Weight::new(exact.unwrap_or_else(|| tensor.clone()), tier));
+        progress(Progress { phase: "weights", done: i as u64 + 1, total });
+    }
+    let layout = Layout::new(&graph);
+    tracing::debug!(threads = pool.threads(), tier = tier.name(), nodes = graph.nodes.len(), "cpu backend loaded");
+    Ok(Box::new(Handle(Arc::new(Model { pool, tier, graph, layout, weights, vectors }))))
+}
+
+fn check_tier(tier: Tier) -> Result<()> {
+    if tier.is_available() {
+        return Ok(());
+    }
+    let have: Vec<&str> = tiers().into_iter().map(Tier::name).collect();
+    Err(Error::Unsupported(format!("this processor has no {}; it has {}", tier.name(), have.join(", "))))
+}
+
+/// A tensor's numbers.
+fn numbers(tensor: &Tensor) -> Result<Vec<f32>> {
+    let mut out = vec![0.0; tensor.rows() * tensor.cols()];
+    for (r, row) in out.chunks_exact_mut(tensor.cols()).enumerate() {
+        crate::quant::dequantize(tensor.dtype(), tensor.row(r), row)?;
+    }
+    Ok(out)
+}
+
+fn expanded(tensor: &Tensor) -> Result<Tensor> {
+    Tensor::from_f32(tensor.shape().to_vec(), numbers(tensor)?)
+}
+
+/// The weights whose products choose experts.
+fn router_weights(graph: &Graph) -> Vec<usize> {
+    let mut found = vec![];
+    for node in &graph.nodes {
+        match &node.op {
+            Op::NormRouter { linear, .. } => found.push(linear.weight.0 as usize),
+            Op::Router(_) => {
+                let maker = graph.nodes.iter().find(|n| n.outputs.contains(&node.inputs[0]));
+                if let Some(Op::Linear(l)) = maker.map(|n| &n.op) {
+                    found.push(l.weight.0 as usize);
+                }
+            }
+            _ => {}
+        }
+    }
+    found
+}
+
+struct Handle(Arc<Model>);
+
+impl Loaded for Handle {
+    fn describe(&self) -> String {
+        let n = self.0.pool.threads();
+        format!("cpu ({n} thread{}, {})", if n == 1 { "" } else { "s" }, self.0.tier.name())
+    }
+
+    fn runner(&self, options: RunnerOptions) -> Result<Box<dyn Runner>> {
+        Ok(Box::new(run::CpuRunner::new(self.0.clone(), options)?))
+    }
+
+    fn weight_bytes(&self) -> u64 {
+        0
+    }
+}
+
+/// A matrix times rows of activations, `x [T, cols]` → `[T, rows]`, with the instructions of `tier`: what the products of
+/// every op are made of, by itself.
+///
+/// # Errors
+/// [`Error::Unsupported`] for a tier that the processor lacks; [`Error::Invalid`] where `x` is no whole number of rows.
+pub fn multiply(weight: &Tensor, x: &[f32], tier: Tier, pool: &Pool) -> Result<Vec<f32>> {
+    check_tier(tier)?;
+    if weight.cols() == 0 || x.len() % weight.cols() != 0 {
+        return Err(Error::Invalid(format!("{} numbers for rows of {}", x.len(), weight.cols())));
+    }
+    let tokens = x.len() / weight.cols();
+    let weights = [Weight::new(weight.clone(), tier)];
+    let every: Vec<u32> = (0..tokens as u32).collect();
+    let scratch = weight::Scratches::new(pool.threads());
+    let env = products::Env { pool, tier, scratch: &scratch, weights: &weights, vectors: &[], every: &every };
+    let mut acts = act::Acts::default();
+    if weights[0].is_quantised() {
+        acts.fill(pool, tier, x, weight.cols())?;
+    }
+    let mut outs = [buffer::Aligned::zeroed(tokens * weight.rows())];
+    let part = [Linear { weight: WeightId(0), bias: None }];
+    let input = weight::Input { floats: x, acts: &acts };
+    products::linears(env, input, tokens, &part, &mut outs, products::Finish::Plain)?;
+    Ok(outs[0][..tokens * weight.rows()].to_vec())
+}
+
+/// The speed at which `threads` threads read memory together, in bytes a second: the best of a few sweeps over 256 MiB. It
+/// is the floor of decoding: no token can be faster than its weights can be read.
+///
+/// # Errors
+/// As [`Pool::new`].
+pub fn measure_bandwidth(threads: usize) -> Result<f64> {
+    const BLOCK: usize = 1 << 16;
+    let pool = Pool::new(threads)?;
+    let tier = tier::best();
+    let data = vec![1.0f32; 64 << 20];
+    let sums: Vec<std::sync::atomic::AtomicU32> = (0..threads).map(|_| Default::default()).collect();
+    let mut best = 0.0f64;
+    for _ in 0..6 {
+        let start = std::time::Instant::now();
+        pool.run(data.len() / BLOCK, &|w, i| {
+            // SAFETY: the tier is this processor's; the slice is a whole number of steps.
+            let s = unsafe { tier::dispatch(tier, rows::Sum(&data[i * BLOCK..(i + 1) * BLOCK])) };
+            // Keeps the reading from being optimised away.
+            sums[w].fetch_add(s as u32, std::sync::atomic::Ordering::Relaxed);
+        })?;
+        best = best.max((data.len() * 4) as f64 / start.elapsed().as_secs_f64());
+    }
+    Ok(best)
+}

@@ -1,0 +1,84 @@
+//! Buffers: numbers aligned to cache lines, and a view that several threads write disjoint parts of.
+
+use std::marker::PhantomData;
+
+/// One cache line.
+#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
+#[repr(C, align(64))]
+struct Line([u8; 64]);
+
+/// A vector of plain numbers that starts on a cache line. Grows, never shrinks.
+#[derive(Default)]
+pub struct Aligned<T> {
+    lines: Vec<Line>,
+    kind: PhantomData<T>,
+}
+
+impl<T: bytemuck::Pod> Aligned<T> {
+    /// `len` zeros.
+    pub fn zeroed(len: usize) -> Self {
+        let mut a = Aligned { lines: Vec::new(), kind: PhantomData };
+        a.grow(len);
+        a
+    }
+
+    /// Room for at least `len` numbers; new ones are zero.
+    pub fn grow(&mut self, len: usize) {
+        let lines = len.saturating_mul(size_of::<T>()).div_ceil(64);
+        if lines > self.lines.len() {
+            self.lines.resize(lines, Line([0; 64]));
+        }
+    }
+
+    /// Bytes held.
+    pub fn bytes(&self) -> u64 {
+        self.lines.len() as u64 * 64
+    }
+}
+
+impl<T: bytemuck::Pod> std::ops::Deref for Aligned<T> {
+    type Target = [T];
+    fn deref(&self) -> &[T] {
+        bytemuck::cast_slice(&self.lines)
+    }
+}
+
+impl<T: bytemuck::Pod> std::ops::DerefMut for Aligned<T> {
+    fn deref_mut(&mut self) -> &mut [T] {
+        bytemuck::cast_slice_mut(&mut self.lines)
+    }
+}
+
+/// A slice that the items of one job write, each its own elements.
+#[derive(Clone, Copy)]
+pub struct Out<'a, T> {
+    ptr: *mut T,
+    len: usize,
+    life: PhantomData<&'a mut [T]>,
+}
+
+// SAFETY: an `Out` gives nothing but writes to elements that its users promise to keep apart.
+unsafe impl<T: Send> Sync for Out<'_, T> {}
+// SAFETY: as for `Sync`.
+unsafe impl<T: Send> Send for Out<'_, T> {}
+
+impl<'a, T> Out<'a, T> {
+    /// Shares `slice` for writing.
+    pub fn new(slice: &'a mut [T]) -> Self {
+        Out { ptr: slice.as_mut_ptr(), len: slice.len(), life: PhantomData }
+    }
+
+    /// Elements `start .. start + len`.
+    ///
+    /// # Safety
+    /// No two live slices of one `Out` may overlap: the items of a job ask for disjoint ranges and drop them within the item.
+    ///
+    /// # Panics
+    /// Where the range is out of bounds.
+    #[allow(clippy::mut_from_ref)]
+    pub unsafe fn slice(&self, start: usize, len: usize) -> &'a mut [T] {
+        assert!(start <= self.len && len <= self.len - start, "out of range: {start} + {len} of {}", self.len);
+        // SAFETY: in bounds of the slice that `new` took, and disjoint from other slices by the caller's promise.
+        unsafe { std::slice::from_raw_parts_mut(self.ptr.add(start), len) }
+    }
+}

@@ -1,0 +1,201 @@
+//! The routed ops: `expert_linear`, `expert_glu`, `expert_down_add`.
+//!
+//! Pairs of (token, slot) are grouped by expert first, so that an expert's weights are read once a step, whether one token
+//! chose it or many; experts that nobody chose are not touched.
+
+use super::{
+    buffer::Out,
+    products::{Env, glu_tile},
+    weight::{Input, Scratch, Weight, room},
+};
+use crate::{
+    error::{Error, Result},
+    ir::Activation,
+};
+
+/// The pairs of a step by expert.
+#[derive(Default)]
+pub struct Groups {
+    /// Experts that were chosen, and where their pairs start and end in `pairs`.
+    active: Vec<(u32, usize, usize)>,
+    /// Pair numbers `t · k + j`, expert by expert, ascending within an expert.
+    pairs: Vec<u32>,
+    /// For each of `pairs`, its token `t`.
+    tokens: Vec<u32>,
+    /// First free place of each expert.
+    next: Vec<usize>,
+    /// Slots a token.
+    used: usize,
+}
+
+impl Groups {
+    /// Groups `ids`, `[T, used]`: a counting sort.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for an id beyond the experts.
+    pub fn make(&mut self, ids: &[u32], used: usize, experts: usize) -> Result<()> {
+        if let Some(id) = ids.iter().find(|id| **id as usize >= experts) {
+            return Err(Error::Invalid(format!("expert {id} of {experts}")));
+        }
+        self.used = used;
+        self.next.clear();
+        self.next.resize(experts + 1, 0);
+        ids.iter().for_each(|id| self.next[*id as usize + 1] += 1);
+        self.active.clear();
+        for e in 0..experts {
+            let (start, n) = (self.next[e], self.next[e + 1]);
+            if n > 0 {
+                self.active.push((e as u32, start, start + n));
+            }
+            self.next[e + 1] = start + n;
+        }
+        self.pairs.resize(ids.len(), 0);
+        self.tokens.resize(ids.len(), 0);
+        for (pair, id) in ids.iter().enumerate() {
+            let at = &mut self.next[*id as usize];
+            self.pairs[*at] = pair as u32;
+            self.tokens[*at] = (pair / used) as u32;
+            *at += 1;
+        }
+        Ok(())
+    }
+
+    /// Most pairs of an expert.
+    fn largest(&self) -> usize {
+        self.active.iter().map(|(_, a, b)| b - a).max().unwrap_or(0)
+    }
+
+    /// Bytes held.
+    pub fn bytes(&self) -> u64 {
+        (4 * (self.pairs.capacity() + self.tokens.capacity()) + 24 * self.active.capacity() + 8 * self.next.capacity())
+            as u64
+    }
+}
+
+/// Which row of x a pair reads.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Reads {
+    /// The token's.
+    Token,
+    /// Its own.
+    Pair,
+}
+
+/// Calls `f` for every block of rows of every chosen expert: worker, expert, first row, rows, pairs, rows of x.
+fn each_block(
+    env: Env<'_>,
+    groups: &Groups,
+    w: &Weight,
+    reads: Reads,
+    width: usize,
+    f: &(dyn Fn(usize, usize, usize, usize, &[u32], &[u32]) + Sync),
+) -> Result<()> {
+    let block = env.block(width * groups.active.len(), w.row_bytes(), groups.largest()).min(width.next_multiple_of(16));
+    let blocks = width.div_ceil(block);
+    env.pool.run(groups.active.len() * blocks, &|worker, item| {
+        let (expert, start, end) = groups.active[item / blocks];
+        let first = item % blocks * block;
+        let pairs = &groups.pairs[start..end];
+        let rows_of_x = if reads == Reads::Token { &groups.tokens[start..end] } else { pairs };
+        f(worker, expert as usize, first, block.min(width - first), pairs, rows_of_x);
+    })
+}
+
+/// Every pair through the matrix of its expert into `out`, `[pairs, width]`.
+///
+/// # Errors
+/// As [`super::pool::Pool::run`].
+pub fn linear(
+    env: Env<'_>,
+    x: Input<'_>,
+    reads: Reads,
+    groups: &Groups,
+    w: &Weight,
+    width: usize,
+    out: &mut [f32],
+) -> Result<()> {
+    let out = Out::new(out);
+    each_block(env, groups, w, reads, width, &|worker, expert, first, rows, pairs, xs| {
+        let mut scratch = env.scratch.of(worker);
+        let Scratch { work, tile, .. } = &mut *scratch;
+        let tile = room(tile, pairs.len() * rows);
+        w.product(expert * width + first, rows, x, xs, work, tile);
+        for (y, pair) in tile.chunks_exact(rows).zip(pairs) {
+            // SAFETY: a pair belongs to one expert, and blocks of rows are disjoint.
+            unsafe { out.slice(*pair as usize * width + first, rows) }.copy_from_slice(y);
+        }
+    })
+}
+
+/// `act(gate x) · (up x)` of every pair into `out`, `[pairs, width]`.
+///
+/// # Errors
+/// As [`super::pool::Pool::run`].
+pub fn glu(
+    env: Env<'_>,
+    x: Input<'_>,
+    groups: &Groups,
+    both: (&Weight, &Weight),
+    width: usize,
+    act: Activation,
+    out: &mut [f32],
+) -> Result<()> {
+    let out = Out::new(out);
+    each_block(env, groups, both.0, Reads::Token, width, &|worker, expert, first, rows, pairs, xs| {
+        let mut scratch = env.scratch.of(worker);
+        let tile = glu_tile(env, &mut scratch, x, both, act, expert * width + first, rows, xs);
+        for (y, pair) in tile.chunks_exact(rows).zip(pairs) {
+            // SAFETY: as in `linear`.
+            unsafe { out.slice(*pair as usize * width + first, rows) }.copy_from_slice(y);
+        }
+    })
+}
+
+/// `residual + Σ_j weights[t, j] · W_e h[t, j]` into `out`, `[T, width]`: a block of rows goes through all experts, so sums stay
+/// with one thread and are made in slot order.
+///
+/// # Errors
+/// As [`super::pool::Pool::run`].
+pub fn down_add(
+    env: Env<'_>,
+    h: Input<'_>,
+    groups: &Groups,
+    w: &Weight,
+    width: usize,
+    weights: &[f32],
+    residual: &[f32],
+    out: &mut [f32],
+) -> Result<()> {
+    let used = groups.used;
+    let block = if groups.largest() >= super::kernel::panel::WORTH {
+        16
+    } else {
+        (width / (8 * env.pool.threads())).clamp(16, 64).next_multiple_of(16)
+    };
+    let out = Out::new(out);
+    env.pool.run(width.div_ceil(block), &|worker, item| {
+        let first = item * block;
+        let rows = block.min(width - first);
+        let mut scratch = env.scratch.of(worker);
+        let Scratch { work, tile, other } = &mut *scratch;
+        let slots = room(other, groups.pairs.len() * rows);
+        for (expert, start, end) in &groups.active {
+            let pairs = &groups.pairs[*start..*end];
+            let tile = room(tile, pairs.len() * rows);
+            w.product(*expert as usize * width + first, rows, h, pairs, work, tile);
+            for (y, pair) in tile.chunks_exact(rows).zip(pairs) {
+                slots[*pair as usize * rows..][..rows].copy_from_slice(y);
+            }
+        }
+        for (t, (of_token, weights)) in slots.chunks_exact(used * rows).zip(weights.chunks_exact(used)).enumerate() {
+            let at = t * width + first;
+            // SAFETY: blocks of rows are disjoint, and so are tokens.
+            let y = unsafe { out.slice(at, rows) };
+            y.fill(0.0);
+            for (slot, weight) in of_token.chunks_exact(rows).zip(weights) {
+                y.iter_mut().zip(slot).for_each(|(y, s)| *y += weight * s);
+            }
+            y.iter_mut().zip(&residual[at..at + rows]).for_each(|(y, r)| *y += r);
+        }
+    })
+}

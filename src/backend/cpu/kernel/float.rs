@@ -1,0 +1,112 @@
+//! Rows kernels of F32, F16 and BF16 weights: f32 products and sums, sixteen partial sums a vector.
+
+use super::{Kernels, RowsJob};
+use crate::{
+    backend::cpu::{
+        lanes::{Brain, Half, Lanes, N, Single, Store},
+        tier::{Floats, Tier, dispatch},
+    },
+    quant::DType,
+};
+use std::marker::PhantomData;
+
+/// The kernels of a float dtype.
+pub fn kernels(dtype: DType, tier: Tier) -> Kernels {
+    match dtype {
+        DType::F16 => at::<Half>(tier),
+        DType::BF16 => at::<Brain>(tier),
+        _ => at::<Single>(tier),
+    }
+}
+
+fn at<S: Store>(tier: Tier) -> Kernels {
+    macro_rules! all {
+        ($tier:literal) => {
+            Kernels { one: rows::<S, $tier, 1>, two: rows::<S, $tier, 2>, four: rows::<S, $tier, 4>, panel: None }
+        };
+    }
+    match tier {
+        Tier::Scalar => all!(0),
+        Tier::Avx2 => all!(1),
+        Tier::Avx512Vnni => all!(2),
+    }
+}
+
+/// Safety: see [`super::RowsKernel`].
+unsafe fn rows<S: Store, const TIER: usize, const T: usize>(job: &RowsJob<T>) {
+    // SAFETY: the caller vouches for the tier and the pointers.
+    unsafe { dispatch(Tier::ALL[TIER], Rows::<S, T>(job, PhantomData)) }
+}
+
+struct Rows<'a, S, const T: usize>(&'a RowsJob<T>, PhantomData<S>);
+
+impl<S: Store, const T: usize> Floats for Rows<'_, S, T> {
+    type Output = ();
+
+    #[inline(always)]
+    unsafe fn run<L: Lanes>(self) {
+        let job = self.0;
+        // Several rows at a time share the loads of the activations; one token leaves registers for more partial sums.
+        let mut r = 0;
+        // SAFETY: rows `r ..` of the job exist and its pointers are valid.
+        unsafe {
+            if T == 1 {
+                while r < job.rows {
+                    tile::<S, L, T, 1, 4>(job, r);
+                    r += 1;
+                }
+            } else {
+                while r + 4 <= job.rows {
+                    tile::<S, L, T, 4, 1>(job, r);
+                    r += 4;
+                }
+                while r < job.rows {
+                    tile::<S, L, T, 1, 1>(job, r);
+                    r += 1;
+                }
+            }
+        }
+    }
+}
+
+/// `R` rows from `first` on, `T` tokens, `U` vectors of columns at a time.
+///
+/// Safety: the rows exist, the job's pointers are valid, the processor has the features of `L`.
+#[inline(always)]
+unsafe fn tile<S: Store, L: Lanes, const T: usize, const R: usize, const U: usize>(job: &RowsJob<T>, first: usize) {
+    let (cols, step) = (job.cols, N * U);
+    // SAFETY: every read is within a row of `cols` numbers, the writes within `out`.
+    unsafe {
+        let mut sums = [[[L::splat(0.0); U]; T]; R];
+        let row: [*const u8; R] = std::array::from_fn(|r| job.weights.add((first + r) * job.row_bytes));
+        let mut c = 0;
+        while c + step <= cols {
+            for u in 0..U {
+                let at = c + N * u;
+                let w: [L; R] = std::array::from_fn(|r| S::load::<L>(row[r].add(at * S::BYTES)));
+                for t in 0..T {
+                    let x = L::load(job.floats[t].add(at));
+                    for r in 0..R {
+                        sums[r][t][u] = w[r].fma(x, sums[r][t][u]);
+                    }
+                }
+            }
+            c += step;
+        }
+        let mut rest = [[0f32; T]; R];
+        for i in c..cols {
+            for r in 0..R {
+                let w = S::one(row[r].add(i * S::BYTES));
+                for t in 0..T {
+                    rest[r][t] += w * *job.floats[t].add(i);
+                }
+            }
+        }
+        for r in 0..R {
+            for t in 0..T {
+                let total = (1..U).fold(sums[r][t][0], |a, u| a.add(sums[r][t][u]));
+                *job.out.add(t * job.stride + first + r) = total.sum() + rest[r][t];
+            }
+        }
+    }
+}

@@ -1,0 +1,95 @@
+//! Dot products of weight rows with activations, by format and tier.
+//!
+//! Two shapes of kernel: *rows* (one weight row after the other against 1, 2 or 4 tokens: decode, bound by the bytes of the
+//! weights) and, at the AVX-512 tier, *panels* (16 rows unpacked once, against many tokens: prefill, bound by arithmetic).
+//!
+//! Quantised weights meet activations of 8 bits (see [`super::act`]): integer products are exact, scales are applied in f32
+//! every 16 or 32 weights. Float weights meet f32 activations. Each result is summed by one thread in a fixed order.
+
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+pub mod float;
+pub mod formats;
+pub mod panel;
+mod scalar;
+
+use super::{act::ActRow, tier::Tier};
+use crate::quant::DType;
+
+/// What a rows kernel works on: `rows` weight rows of `cols` weights, one behind the other.
+#[derive(Clone, Copy, Debug)]
+pub struct RowsJob<const T: usize> {
+    /// First row.
+    pub weights: *const u8,
+    /// Bytes from row to row.
+    pub row_bytes: usize,
+    /// Number of rows.
+    pub rows: usize,
+    /// Weights of a row.
+    pub cols: usize,
+    /// The tokens' activations in 8 bits, for quantised formats.
+    pub acts: [ActRow; T],
+    /// The tokens' activations in f32, for float formats.
+    pub floats: [*const f32; T],
+    /// Row r of token t goes to `out[t * stride + r]`.
+    pub out: *mut f32,
+    /// See `out`.
+    pub stride: usize,
+}
+
+/// A rows kernel for `T` tokens at a time.
+///
+/// Safety: the processor has the kernel's tier, and the pointers of the job are valid for the sizes it states.
+pub type RowsKernel<const T: usize> = unsafe fn(&RowsJob<T>);
+
+/// The kernels of one format at one tier.
+#[derive(Clone, Copy)]
+pub struct Kernels {
+    /// For one token.
+    pub one: RowsKernel<1>,
+    /// For two tokens.
+    pub two: RowsKernel<2>,
+    /// For four tokens.
+    pub four: RowsKernel<4>,
+    /// Unpacks 16 rows for a panel, where the tier has panels.
+    pub panel: Option<panel::Fill>,
+}
+
+/// The kernels of `dtype` at `tier`.
+pub fn kernels(dtype: DType, tier: Tier) -> Kernels {
+    if dtype.is_float() {
+        return float::kernels(dtype, tier);
+    }
+    match tier {
+        #[cfg(target_arch = "x86_64")]
+        Tier::Avx512Vnni => avx512::kernels(dtype),
+        #[cfg(target_arch = "x86_64")]
+        Tier::Avx2 => avx2::kernels(dtype),
+        _ => scalar::kernels(dtype),
+    }
+}
+
+/// The kernels of a quantised dtype from a module's generic functions.
+macro_rules! by_format {
+    ($dtype:expr, $types:ident, $kernels:ident) => {
+        match $dtype {
+            DType::Q4_0 => $kernels::<$types::Q4_0>(),
+            DType::Q4_1 => $kernels::<$types::Q4_1>(),
+            DType::Q5_0 => $kernels::<$types::Q5_0>(),
+            DType::Q5_1 => $kernels::<$types::Q5_1>(),
+            DType::Q2K => $kernels::<$types::Q2K>(),
+            DType::Q3K => $kernels::<$types::Q3K>(),
+            DType::Q4K => $kernels::<$types::Q4K>(),
+            DType::Q5K => $kernels::<$types::Q5K>(),
+            DType::Q6K => $kernels::<$types::Q6K>(),
+            DType::IQ4NL => $kernels::<$types::Iq4Nl>(),
+            DType::IQ4XS => $kernels::<$types::Iq4Xs>(),
+            DType::MXFP4 => $kernels::<$types::Mxfp4>(),
+            // Float formats have kernels of their own.
+            DType::Q8_0 | DType::F32 | DType::F16 | DType::BF16 => $kernels::<$types::Q8_0>(),
+        }
+    };
+}
+use by_format;

@@ -1,0 +1,299 @@
+//! The thread pool: persistent workers that spin shortly and then sleep.
+//!
+//! A job is `items` independent pieces of work, cut into one contiguous run a worker (memory is read in order, which
+//! hardware prefetchers like) from which idle workers steal. The caller works too, as worker 0. Which worker computes an item
+//! never changes the item's result, so results do not depend on the number of threads.
+//!
+//! Jobs of several callers take turns in the order of their arrival, so two sessions on one pool make progress side by side
+//! and never use more threads than the pool has. A worker that is late (asleep, or not scheduled by the system) is not waited
+//! for: a job closes when its items are taken, and only workers that joined it are waited for.
+
+use crate::error::{Error, Result};
+use std::{
+    cell::{Cell, UnsafeCell},
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::{
+        Arc, Condvar, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
+    },
+    thread::JoinHandle,
+    time::{Duration, Instant},
+};
+
+/// How long a worker looks for the next job before it sleeps: longer than the serial part between two jobs of a token.
+const SPIN: Duration = Duration::from_micros(60);
+
+/// What a job calls: worker number, item number.
+type Work<'a> = dyn Fn(usize, usize) + Sync + 'a;
+
+/// Bits of `Shared::state`: the number of workers in the job, whether it may still be joined, the job's number.
+const ACTIVE: u64 = 0xffff;
+const OPEN: u64 = 1 << 16;
+const NUMBER: u64 = 1 << 17;
+
+thread_local! {
+    /// Set while this thread runs an item: a job inside a job runs where it is.
+    static WORKING: Cell<bool> = const { Cell::new(false) };
+}
+
+/// A worker's run of items, on a cache line of its own.
+#[repr(align(128))]
+struct Run {
+    next: AtomicUsize,
+    end: AtomicUsize,
+}
+
+struct Shared {
+    state: AtomicU64,
+    job: UnsafeCell<Option<&'static Work<'static>>>,
+    runs: Box<[Run]>,
+    panicked: AtomicBool,
+    stop: AtomicBool,
+    sleepers: AtomicUsize,
+    lock: Mutex<()>,
+    bell: Condvar,
+}
+
+// SAFETY: `job` is written only by the thread whose turn it is, while no worker is in a job (`ACTIVE` is 0 and `OPEN` is
+// clear), and read only by workers that joined through a successful compare-exchange on `state`, which orders the accesses.
+unsafe impl Sync for Shared {}
+// SAFETY: the only field that is not `Send` by itself is the job reference; what it refers to is `Sync`.
+unsafe impl Send for Shared {}
+
+/// Turns of the callers, first come, first served.
+#[derive(Default)]
+struct Turns {
+    /// Next number to give, number being served.
+    state: Mutex<(u64, u64)>,
+    bell: Condvar,
+}
+
+impl Turns {
+    fn take(&self) -> Turn<'_> {
+        let mut s = relock(&self.state);
+        let mine = s.0;
+        s.0 += 1;
+        while s.1 != mine {
+            s = self.bell.wait(s).unwrap_or_else(PoisonError::into_inner);
+        }
+        Turn(self)
+    }
+}
+
+struct Turn<'a>(&'a Turns);
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        let mut s = relock(&self.0.state);
+        s.1 += 1;
+        if s.0 != s.1 {
+            self.0.bell.notify_all();
+        }
+    }
+}
+
+/// Locks whether or not another thread panicked while it held the lock: what our locks guard stays valid.
+pub(super) fn relock<T>(m: &Mutex<T>) -> MutexGuard<'_, T> {
+    m.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A pool of workers. Dropping it ends them.
+pub struct Pool {
+    shared: Arc<Shared>,
+    turns: Turns,
+    workers: Vec<JoinHandle<()>>,
+}
+
+impl Pool {
+    /// A pool in which `threads` threads compute, the calling thread included.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for none or more than 1024; [`Error::Device`] where the system refuses a thread.
+    pub fn new(threads: usize) -> Result<Self> {
+        if threads == 0 || threads > 1024 {
+            return Err(Error::Invalid(format!("{threads} threads: give 1 to 1024")));
+        }
+        let shared = Arc::new(Shared {
+            state: AtomicU64::new(0),
+            job: UnsafeCell::new(None),
+            runs: (0..threads).map(|_| Run { next: AtomicUsize::new(0), end: AtomicUsize::new(0) }).collect(),
+            panicked: AtomicBool::new(false),
+            stop: AtomicBool::new(false),
+            sleepers: AtomicUsize::new(0),
+            lock: Mutex::new(()),
+            bell: Condvar::new(),
+        });
+        let mut pool = Pool { shared, turns: Turns::default(), workers: Vec::with_capacity(threads - 1) };
+        for w in 1..threads {
+            let shared = pool.shared.clone();
+            let made = std::thread::Builder::new().name(format!("moeray-{w}")).spawn(move || shared.serve(w));
+            pool.workers.push(made.map_err(|e| Error::Device(format!("cannot start thread {w} of {threads}: {e}")))?);
+        }
+        Ok(pool)
+    }
+
+    /// Threads that compute, the caller's included.
+    pub fn threads(&self) -> usize {
+        self.workers.len() + 1
+    }
+
+    /// Calls `work(worker, item)` for every item of `0..items`, each once, and returns when all are done. No two calls at a
+    /// time have the same worker number (below [`Pool::threads`]). A call from within an item runs on the spot, as worker 0.
+    ///
+    /// # Errors
+    /// [`Error::Device`] where an item panicked; the other items may be left undone.
+    pub fn run(&self, items: usize, work: &Work<'_>) -> Result<()> {
+        if items == 0 {
+            return Ok(());
+        }
+        if items == 1 || self.workers.is_empty() || WORKING.get() {
+            let all = || (0..items).for_each(|i| work(0, i));
+            return catch_unwind(AssertUnwindSafe(all)).map_err(|_| broken());
+        }
+        let _turn = self.turns.take();
+        let s = &*self.shared;
+        let n = s.runs.len();
+        for (w, run) in s.runs.iter().enumerate() {
+            run.next.store(items * w / n, Ordering::Relaxed);
+            run.end.store(items * (w + 1) / n, Ordering::Relaxed);
+        }
+        s.panicked.store(false, Ordering::Relaxed);
+        // SAFETY: only the lifetime changes, and the reference is dropped before `work` can be: this function returns only
+        // after the job is closed and every worker that joined it has left.
+        let job = unsafe { std::mem::transmute::<&Work<'_>, &'static Work<'static>>(work) };
+        // SAFETY: it is our turn and no worker is in a job, see `Shared`.
+        unsafe { *s.job.get() = Some(job) };
+        let number = (s.state.load(Ordering::Relaxed) & !(ACTIVE | OPEN)).wrapping_add(NUMBER);
+        s.state.store(number | OPEN, Ordering::SeqCst);
+        if s.sleepers.load(Ordering::SeqCst) > 0 {
+            drop(relock(&s.lock));
+            s.bell.notify_all();
+        }
+        s.work(0, work);
+        s.state.fetch_and(!OPEN, Ordering::AcqRel);
+        wait_until(|| s.state.load(Ordering::Acquire) & ACTIVE == 0);
+        // SAFETY: as above; the job is closed and empty.
+        unsafe { *s.job.get() = None };
+        if s.panicked.load(Ordering::Acquire) { Err(broken()) } else { Ok(()) }
+    }
+}
+
+fn broken() -> Error {
+    Error::Device("a computation on the CPU panicked; this is a defect of the program".into())
+}
+
+/// Spins for a while, then lets other threads run.
+fn wait_until(done: impl Fn() -> bool) {
+    let mut spins = 0u32;
+    while !done() {
+        spins = spins.saturating_add(1);
+        if spins < 4096 { std::hint::spin_loop() } else { std::thread::yield_now() }
+    }
+}
+
+impl Shared {
+    /// Does items until none is left: first the own run, then those of the others.
+    fn work(&self, worker: usize, work: &Work<'_>) {
+        WORKING.set(true);
+        let n = self.runs.len();
+        let all = || {
+            for run in (0..n).map(|i| &self.runs[(worker + i) % n]) {
+                let end = run.end.load(Ordering::Relaxed);
+                while !self.panicked.load(Ordering::Relaxed) {
+                    let item = run.next.fetch_add(1, Ordering::Relaxed);
+                    if item >= end {
+                        break;
+                    }
+                    work(worker, item);
+                }
+            }
+        };
+        if catch_unwind(AssertUnwindSafe(all)).is_err() {
+            self.panicked.store(true, Ordering::Release);
+        }
+        WORKING.set(false);
+    }
+
+    /// A worker's life.
+    fn serve(&self, worker: usize) {
+        let mut seen = 0;
+        while let Some(state) = self.next_job(seen) {
+            if self.state.compare_exchange(state, state + 1, Ordering::AcqRel, Ordering::Relaxed).is_err() {
+                continue;
+            }
+            seen = state & !(ACTIVE | OPEN);
+            // SAFETY: we joined the job: its caller waits for us before it changes the cell or returns.
+            if let Some(job) = unsafe { *self.job.get() } {
+                self.work(worker, job);
+            }
+            self.state.fetch_sub(1, Ordering::AcqRel);
+        }
+    }
+
+    /// Waits for an open job other than `seen`; `None` when the pool ends.
+    fn next_job(&self, seen: u64) -> Option<u64> {
+        let ready = || {
+            let s = self.state.load(Ordering::SeqCst);
+            (s & OPEN != 0 && s & !(ACTIVE | OPEN) != seen).then_some(s)
+        };
+        let start = Instant::now();
+        loop {
+            for _ in 0..128 {
+                if let Some(s) = ready() {
+                    return Some(s);
+                }
+                std::hint::spin_loop();
+            }
+            if self.stop.load(Ordering::SeqCst) {
+                return None;
+            }
+            if start.elapsed() > SPIN {
+                break;
+            }
+        }
+        let mut guard = relock(&self.lock);
+        self.sleepers.fetch_add(1, Ordering::SeqCst);
+        let found = loop {
+            if self.stop.load(Ordering::SeqCst) {
+                break None;
+            }
+            if let Some(s) = ready() {
+                break Some(s);
+            }
+            guard = self.bell.wait(guard).unwrap_or_else(PoisonError::into_inner);
+        };
+        self.sleepers.fetch_sub(1, Ordering::SeqCst);
+        found
+    }
+}
+
+impl Drop for Pool {
+    fn drop(&mut self) {
+        self.shared.stop.store(true, Ordering::SeqCst);
+        drop(relock(&self.shared.lock));
+        self.shared.bell.notify_all();
+        for w in self.workers.drain(..) {
+            // A worker catches the panics of its items; there is nothing to hand on here.
+            drop(w.join());
+        }
+    }
+}
+
+/// The default number of threads: physical cores where the system tells them, else what it lets this process use at once.
+pub fn default_threads() -> usize {
+    let usable = std::thread::available_parallelism().map_or(1, |n| n.get());
+    physical_cores().map_or(usable, |cores| cores.clamp(1, usable))
+}
+
+/// Distinct sets of hardware threads that share a core (Linux); `None` where that cannot be read.
+fn physical_cores() -> Option<usize> {
+    let mut cores = std::collections::BTreeSet::new();
+    for cpu in 0..1024 {
+        let path = format!("/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list");
+        match std::fs::read_to_string(path) {
+            Ok(list) => cores.insert(list),
+            Err(_) => break,
+        };
+    }
+    (!cores.is_empty()).then_some(cores.len())
+}

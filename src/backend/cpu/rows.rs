@@ -1,0 +1,224 @@
+//! The ops that look at one row at a time: norms, rotation, activations, sums of two rows, the choice of experts.
+
+use super::{
+    lanes::{Lanes, N},
+    tier::Floats,
+};
+use crate::{
+    ir::{Activation, Rope, RopePairs, Router, Score},
+    ops::{elementwise::activate, rope::cos_sin},
+};
+
+/// The sum of a slice of whole vectors of four: for measuring bandwidth.
+pub struct Sum<'a>(pub &'a [f32]);
+
+impl Floats for Sum<'_> {
+    type Output = f32;
+
+    #[inline(always)]
+    unsafe fn run<L: Lanes>(self) -> f32 {
+        // SAFETY: chunks have 64 numbers; the features are there by the contract.
+        unsafe {
+            let mut s = [L::splat(0.0); 4];
+            for c in self.0.chunks_exact(4 * N) {
+                for (i, s) in s.iter_mut().enumerate() {
+                    *s = s.add(L::load(c.as_ptr().add(N * i)));
+                }
+            }
+            s[0].add(s[1]).add(s[2].add(s[3])).sum()
+        }
+    }
+}
+
+/// `y = w · x / sqrt(mean(x²) + eps)` over each group of `w.len()` numbers of `x`; `x` and `y` are of one length.
+pub struct RmsNorm<'a> {
+    /// Input.
+    pub x: &'a [f32],
+    /// Output.
+    pub y: &'a mut [f32],
+    /// Weight.
+    pub w: &'a [f32],
+    /// Added to the mean square.
+    pub eps: f32,
+}
+
+impl Floats for RmsNorm<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    unsafe fn run<L: Lanes>(self) {
+        let n = self.w.len();
+        for (x, y) in self.x.chunks_exact(n).zip(self.y.chunks_exact_mut(n)) {
+            let whole = n / N * N;
+            // SAFETY: vectors lie within the first `whole` numbers of each slice; the features are there.
+            unsafe {
+                let mut s = [L::splat(0.0); 2];
+                for i in (0..whole).step_by(N) {
+                    let v = L::load(x.as_ptr().add(i));
+                    s[i / N & 1] = v.fma(v, s[i / N & 1]);
+                }
+                let rest: f32 = x[whole..].iter().map(|v| v * v).sum();
+                let mean = (s[0].add(s[1]).sum() + rest) / n as f32;
+                let r = 1.0 / (mean + self.eps).sqrt();
+                for i in (0..whole).step_by(N) {
+                    let v = L::load(x.as_ptr().add(i)).mul(L::splat(r));
+                    v.mul(L::load(self.w.as_ptr().add(i))).store(y.as_mut_ptr().add(i));
+                }
+                for i in whole..n {
+                    y[i] = x[i] * r * self.w[i];
+                }
+            }
+        }
+    }
+}
+
+/// `gate = act(gate) · up`, number by number.
+pub struct Glu<'a> {
+    /// Gate, and result.
+    pub gate: &'a mut [f32],
+    /// Up, of the same length.
+    pub up: &'a [f32],
+    /// On the gate.
+    pub act: Activation,
+}
+
+impl Floats for Glu<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    unsafe fn run<L: Lanes>(self) {
+        let n = self.gate.len().min(self.up.len());
+        let one = |g: f32, u: f32| (activate(self.act, f64::from(g)) * f64::from(u)) as f32;
+        let whole = if self.act == Activation::Silu { n / N * N } else { 0 };
+        // SAFETY: vectors lie within the first `whole` numbers of both slices; the features are there.
+        unsafe {
+            let (zero, unit) = (L::splat(0.0), L::splat(1.0));
+            for i in (0..whole).step_by(N) {
+                let g = L::load(self.gate.as_ptr().add(i));
+                let y = g.div(unit.add(zero.sub(g).exp())).mul(L::load(self.up.as_ptr().add(i)));
+                y.store(self.gate.as_mut_ptr().add(i));
+            }
+        }
+        for i in whole..n {
+            self.gate[i] = one(self.gate[i], self.up[i]);
+        }
+    }
+}
+
+/// `y = a + factor · b`, number by number; slices of one length.
+pub struct AddScaled<'a> {
+    /// Result.
+    pub y: &'a mut [f32],
+    /// First operand.
+    pub a: &'a [f32],
+    /// Second operand.
+    pub b: &'a [f32],
+    /// On the second.
+    pub factor: f32,
+}
+
+impl Floats for AddScaled<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    unsafe fn run<L: Lanes>(self) {
+        for ((y, a), b) in self.y.iter_mut().zip(self.a).zip(self.b) {
+            *y = a + self.factor * b;
+        }
+    }
+}
+
+/// Cosines and sines of a rope at the positions of a step.
+pub struct RopeTable {
+    rope: Rope,
+    /// `[T, dims / 2]` of (cosine, sine).
+    table: Vec<(f32, f32)>,
+    /// What the table was made for: P, T.
+    made: (usize, usize),
+}
+
+impl RopeTable {
+    /// A table for up to `chunk` rows.
+    pub fn new(rope: &Rope, chunk: usize) -> Self {
+        let table = Vec::with_capacity(chunk.saturating_mul(rope.dims / 2));
+        RopeTable { rope: rope.clone(), table, made: (0, 0) }
+    }
+
+    /// Whether it is of this rope.
+    pub fn is_of(&self, rope: &Rope) -> bool {
+        self.rope == *rope
+    }
+
+    /// Makes it for rows at positions `past .. past + t`, unless it is.
+    pub fn make(&mut self, past: usize, t: usize) {
+        if self.made == (past, t) {
+            return;
+        }
+        self.table.clear();
+        let pairs = self.rope.dims / 2;
+        let rope = &self.rope;
+        self.table.extend((0..t).flat_map(|r| (0..pairs).map(move |i| cos_sin(rope, past + r, i))));
+        self.made = (past, t);
+    }
+
+    /// Rotates all heads of row `t`.
+    pub fn rotate(&self, row: &mut [f32], t: usize) {
+        let half = self.rope.dims / 2;
+        let table = &self.table[t * half..(t + 1) * half];
+        for head in row.chunks_exact_mut(self.rope.head_dim) {
+            match self.rope.pairs {
+                RopePairs::Halves => {
+                    let (a, b) = head[..2 * half].split_at_mut(half);
+                    for ((a, b), (cos, sin)) in a.iter_mut().zip(b).zip(table) {
+                        (*a, *b) = (*a * cos - *b * sin, *a * sin + *b * cos);
+                    }
+                }
+                RopePairs::Interleaved => {
+                    for (pair, (cos, sin)) in head[..2 * half].chunks_exact_mut(2).zip(table) {
+                        (pair[0], pair[1]) = (pair[0] * cos - pair[1] * sin, pair[0] * sin + pair[1] * cos);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Bytes held.
+    pub fn bytes(&self) -> u64 {
+        (self.table.capacity() * size_of::<(f32, f32)>()) as u64
+    }
+}
+
+/// Chooses the experts of one token from its logits, as [`crate::ops::router`] says, without allocating: E·k steps. The
+/// scores are in f64, like the reference's.
+pub fn choose(logits: &[f32], r: &Router, ids: &mut [u32], weights: &mut [f32]) {
+    let key = |i: usize| if logits[i].is_nan() { f32::NEG_INFINITY } else { logits[i] };
+    for j in 0..r.used {
+        let (chosen, rest) = ids.split_at_mut(j);
+        let free = (0..logits.len()).filter(|i| !chosen.contains(&(*i as u32)));
+        // The first of the largest: ties go to the lower id.
+        let best = free.reduce(|a, b| if key(b).total_cmp(&key(a)).is_gt() { b } else { a });
+        rest[0] = best.unwrap_or(0) as u32;
+    }
+    let of = |i: usize| f64::from(logits[i]);
+    let exp_sum = |max: f64, among: &mut dyn Iterator<Item = usize>| among.map(|i| (of(i) - max).exp()).sum::<f64>();
+    let all_max = || (0..logits.len()).map(of).fold(f64::NEG_INFINITY, f64::max);
+    let (max, total) = match r.score {
+        Score::Softmax => {
+            let max = all_max();
+            (max, exp_sum(max, &mut (0..logits.len())))
+        }
+        Score::SoftmaxOfSelected => {
+            let max = ids.iter().map(|i| of(*i as usize)).fold(f64::NEG_INFINITY, f64::max);
+            (max, exp_sum(max, &mut ids.iter().map(|i| *i as usize)))
+        }
+        Score::Sigmoid => (0.0, 1.0),
+    };
+    let score = |i: u32| match r.score {
+        Score::Sigmoid => crate::ops::elementwise::sigmoid(of(i as usize)),
+        _ => (of(i as usize) - max).exp() / total,
+    };
+    let sum = if r.renormalise { ids.iter().map(|i| score(*i)).sum::<f64>() } else { 1.0 };
+    for (w, i) in weights.iter_mut().zip(&*ids) {
+        *w = (score(*i) / sum * f64::from(r.scale)) as f32;
+    }
+}

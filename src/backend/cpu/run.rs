@@ -1,0 +1,536 @@
+//! A step: the nodes of the fused graph in order, each on buffers that exist before the first token.
+
+use super::{
+    Model,
+    act::Acts,
+    attend::{Cache, attend},
+    buffer::Aligned,
+    experts::{self, Groups, Reads},
+    layout::Place,
+    products::{self, Env, Finish},
+    rows::{AddScaled, Glu, RmsNorm, RopeTable, choose},
+    weight::{Input, Scratches, Weight},
+};
+use crate::{
+    backend::{Output, Runner, RunnerOptions, Step, check_step},
+    error::{Error, Result},
+    ir::{Linear, Node, Norm, Op, Rope, Router, Rows, ValueId, WeightId},
+    ops::elementwise::sigmoid,
+};
+use std::{mem::take, sync::Arc};
+
+/// The state of one sequence.
+pub struct CpuRunner {
+    model: Arc<Model>,
+    options: RunnerOptions,
+    state: State,
+}
+
+/// All memory of a runner.
+struct State {
+    numbers: Vec<Aligned<f32>>,
+    ids: Vec<Vec<u32>>,
+    caches: Vec<Cache>,
+    ropes: Vec<RopeTable>,
+    scratch: Scratches,
+    every: Vec<u32>,
+    acts: Acts,
+    /// The value whose numbers are in `acts`, and the length of their rows.
+    acts_of: Option<(ValueId, usize)>,
+    normed: Aligned<f32>,
+    logits: Vec<f32>,
+    groups: Groups,
+    partial: Vec<f32>,
+    /// Output buffers of the node that runs, out of `numbers` meanwhile.
+    taken: Vec<Aligned<f32>>,
+}
+
+/// What is the same for all nodes of a step.
+#[derive(Clone, Copy)]
+struct Frame<'a> {
+    model: &'a Model,
+    step: Step<'a>,
+}
+
+impl CpuRunner {
+    /// Allocates.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for a context or chunk of 0; [`Error::Device`] where a cache is too large to address.
+    pub fn new(model: Arc<Model>, options: RunnerOptions) -> Result<Self> {
+        if options.ctx == 0 || options.chunk == 0 {
+            return Err(Error::Invalid("a context and a chunk have at least one token".into()));
+        }
+        let chunk = options.chunk.min(options.ctx);
+        let rows = |r: Rows| if r == Rows::Tokens { chunk } else { 1 };
+        let (mut numbers, mut ids) = (vec![], vec![]);
+        for b in &model.layout.buffers {
+            let len = rows(b.rows).saturating_mul(b.cols);
+            numbers.push(Aligned::zeroed(if b.ids { 0 } else { len }));
+            ids.push(if b.ids { vec![0; len] } else { vec![] });
+        }
+        let mut caches = vec![];
+        for d in &model.graph.caches {
+            let too_large = || Error::Device(format!("a context of {} positions of {d:?} is too large", options.ctx));
+            caches.push(Cache::new(d, options.ctx, options.kv).ok_or_else(too_large)?);
+        }
+        let mut ropes: Vec<RopeTable> = vec![];
+        for node in &model.graph.nodes {
+            if let Op::Rope(r) | Op::RopeStore { rope: r, .. } = &node.op
+                && !ropes.iter().any(|t| t.is_of(r))
+            {
+                ropes.push(RopeTable::new(r, chunk));
+            }
+        }
+        let state = State {
+            numbers,
+            ids,
+            caches,
+            ropes,
+            scratch: Scratches::new(model.pool.threads()),
+            every: (0..chunk as u32).collect(),
+            acts: Acts::default(),
+            acts_of: None,
+            normed: Aligned::default(),
+            logits: vec![],
+            groups: Groups::default(),
+            partial: vec![],
+            taken: vec![],
+        };
+        Ok(CpuRunner { model, options, state })
+    }
+}
+
+impl Runner for CpuRunner {
+    fn step(&mut self, step: Step<'_>, out: &mut Vec<Output>) -> Result<()> {
+        check_step(&step, &self.options)?;
+        let model = self.model.clone();
+        let frame = Frame { model: &model, step };
+        self.state.begin(frame);
+        for node in &model.graph.nodes {
+            self.state.run(frame, node)?;
+        }
+        out.resize_with(model.graph.outputs.len(), Output::default);
+        for (o, (_, v)) in out.iter_mut().zip(&model.graph.outputs) {
+            self.state.output(frame, *v, o);
+        }
+        Ok(())
+    }
+
+    fn memory_bytes(&self) -> u64 {
+        let s = &self.state;
+        let caches: u64 = s.caches.iter().map(Cache::bytes).sum();
+        let numbers: u64 = s.numbers.iter().map(Aligned::bytes).sum();
+        let ids: u64 = s.ids.iter().map(|v| 4 * v.capacity() as u64).sum();
+        let ropes: u64 = s.ropes.iter().map(RopeTable::bytes).sum();
+        let small = 4 * (s.every.capacity() + s.logits.capacity() + s.partial.capacity()) as u64;
+        caches
+            + numbers
+            + ids
+            + ropes
+            + small
+            + s.scratch.bytes()
+            + s.acts.bytes()
+            + s.normed.bytes()
+            + s.groups.bytes()
+    }
+}
+
+impl Frame<'_> {
+    fn rows(&self, rows: Rows) -> usize {
+        match rows {
+            Rows::Tokens => self.step.tokens.len(),
+            Rows::Outputs => self.step.outputs,
+        }
+    }
+
+    fn place(&self, v: ValueId) -> Place {
+        self.model.layout.places[v.0 as usize]
+    }
+
+    /// Rows of a value in this step.
+    fn rows_of(&self, v: ValueId) -> usize {
+        self.rows(self.place(v).rows)
+    }
+
+    fn weight(&self, w: WeightId) -> &Weight {
+        &self.model.weights[w.0 as usize]
+    }
+
+    fn vector(&self, w: WeightId) -> &[f32] {
+        &self.model.vectors[w.0 as usize]
+    }
+}
+
+impl State {
+    /// Prepares for a step: buffers of outputs grow to the rows asked for.
+    fn begin(&mut self, f: Frame<'_>) {
+        for (i, b) in f.model.layout.buffers.iter().enumerate() {
+            let len = f.rows(b.rows).saturating_mul(b.cols);
+            if !b.ids {
+                self.numbers[i].grow(len);
+            } else if self.ids[i].len() < len {
+                self.ids[i].resize(len, 0);
+            }
+        }
+        self.acts_of = None;
+    }
+
+    fn output(&self, f: Frame<'_>, v: ValueId, out: &mut Output) {
+        let place = f.place(v);
+        (out.rows, out.cols) = (f.rows(place.rows), place.cols);
+        out.f32.clear();
+        out.u32.clear();
+        if f.model.layout.buffers[place.buffer].ids {
+            out.u32.extend_from_slice(self.ids_of(f, v));
+        } else {
+            out.f32.extend_from_slice(self.numbers_of(f, v));
+        }
+    }
+
+    fn numbers_of(&self, f: Frame<'_>, v: ValueId) -> &[f32] {
+        let p = f.place(v);
+        &self.numbers[p.buffer][..f.rows(p.rows) * p.cols]
+    }
+
+    fn ids_of(&self, f: Frame<'_>, v: ValueId) -> &[u32] {
+        let p = f.place(v);
+        &self.ids[p.buffer][..f.rows(p.rows) * p.cols]
+    }
+
+    fn env<'a>(&'a self, f: Frame<'a>) -> Env<'a> {
+        env(f, &self.scratch, &self.every)
+    }
+
+    /// Runs one node: takes its output buffers out, so that inputs and outputs can be borrowed side by side.
+    fn run(&mut self, f: Frame<'_>, node: &Node) -> Result<()> {
+        let mut outs = take(&mut self.taken);
+        for v in &node.outputs {
+            let is_data = f.model.graph.ty(*v).dims().is_some();
+            let numbers = is_data && !f.model.layout.buffers[f.place(*v).buffer].ids;
+            outs.push(if numbers { take(&mut self.numbers[f.place(*v).buffer]) } else { Aligned::default() });
+        }
+        let done = self.eval(f, node, &mut outs);
+        for (v, out) in node.outputs.iter().zip(outs.drain(..)) {
+            let is_data = f.model.graph.ty(*v).dims().is_some();
+            if is_data && !f.model.layout.buffers[f.place(*v).buffer].ids {
+                self.numbers[f.place(*v).buffer] = out;
+            }
+            if self.acts_of.is_some_and(|(of, _)| is_data && f.place(of).buffer == f.place(*v).buffer && of != *v) {
+                self.acts_of = None;
+            }
+        }
+        self.taken = outs;
+        done
+    }
+
+    fn eval(&mut self, f: Frame<'_>, node: &Node, outs: &mut [Aligned<f32>]) -> Result<()> {
+        let ins = &node.inputs;
+        match &node.op {
+            Op::Tokens => {
+                let p = f.place(node.outputs[0]);
+                self.ids[p.buffer][..f.step.tokens.len()].copy_from_slice(f.step.tokens);
+            }
+            Op::Input { name, cols } => outs[0][..f.step.tokens.len() * cols].copy_from_slice(input(f, name, *cols)?),
+            Op::Embed { table, scale } => self.embed(f, ins[0], *table, *scale, &mut outs[0])?,
+            Op::RmsNorm(n) => {
+                let x = self.numbers_of(f, ins[0]);
+                norm_rows(self.env(f), f, x, n, f.place(ins[0]).cols, &mut outs[0])?;
+            }
+            Op::Linear(l) => self.linears(f, ins[0], None, std::slice::from_ref(l), outs, None)?,
+            Op::NormLinears { norm, parts } => self.linears(f, ins[0], norm.as_ref(), parts, outs, None)?,
+            Op::LinearAdd { linear, gated } => {
+                let add = (ins[1], gated.then(|| ins[2]));
+                self.linears(f, ins[0], None, std::slice::from_ref(linear), outs, Some(add))?;
+            }
+            Op::LinearGlu { gate, up, act } => {
+                let t = f.rows_of(ins[0]);
+                self.quantise(f, ins[0], &[*gate, *up])?;
+                let x = Input { floats: self.numbers_of(f, ins[0]), acts: &self.acts };
+                products::linear_glu(self.env(f), x, t, f.weight(*gate), f.weight(*up), *act, &mut outs[0])?;
+            }
+            Op::Rope(r) => self.turn(f, ins[0], None, r, &mut outs[0])?,
+            Op::KvStore { cache } => {
+                self.store(f, ins[0], None, cache.0);
+                self.store_values(f, ins[1], cache.0);
+            }
+            Op::RopeStore { q_norm, k_norm, rope, cache } => {
+                self.turn(f, ins[0], q_norm.as_ref(), rope, &mut outs[0])?;
+                let mut k = take(&mut self.normed);
+                k.grow(self.numbers_of(f, ins[1]).len());
+                let turned = self.turn(f, ins[1], k_norm.as_ref(), rope, &mut k);
+                self.store(f, ins[1], Some(&k), cache.0);
+                self.normed = k;
+                turned?;
+                self.store_values(f, ins[2], cache.0);
+            }
+            Op::Attend(a) => {
+                let mut partial = take(&mut self.partial);
+                let (q, t) = (self.numbers_of(f, ins[0]), f.rows_of(ins[0]));
+                let cache = &self.caches[a.cache.0 as usize];
+                let done = attend(self.env(f), a, cache, q, t, f.step.past, &mut partial, &mut outs[0]);
+                self.partial = partial;
+                done?;
+            }
+            Op::Router(r) => self.route(f, node, r, outs, None)?,
+            Op::NormRouter { norm, linear, router } => self.route(f, node, router, outs, Some((norm, linear)))?,
+            Op::ExpertLinear { .. } | Op::ExpertGlu { .. } | Op::ExpertDownAdd { .. } => self.routed(f, node, outs)?,
+            _ => self.simple(f, node, &mut outs[0]),
+        }
+        Ok(())
+    }
+
+    /// Ops on rows that are cheap: one thread.
+    fn simple(&self, f: Frame<'_>, node: &Node, out: &mut [f32]) {
+        let a = self.numbers_of(f, node.inputs[0]);
+        let b = || self.numbers_of(f, node.inputs[1]);
+        let env = self.env(f);
+        match &node.op {
+            Op::Add => env.floats(AddScaled { y: &mut out[..a.len()], a, b: b(), factor: 1.0 }),
+            Op::Scale(factor) => out.iter_mut().zip(a).for_each(|(y, x)| *y = x * factor),
+            Op::Glu(act) => {
+                out[..a.len()].copy_from_slice(a);
+                env.floats(Glu { gate: &mut out[..a.len()], up: b(), act: *act });
+            }
+            Op::SigmoidGate => {
+                let cols = f.place(node.inputs[0]).cols.max(1);
+                for ((y, x), g) in out.chunks_exact_mut(cols).zip(a.chunks_exact(cols)).zip(b()) {
+                    let s = sigmoid(f64::from(*g)) as f32;
+                    y.iter_mut().zip(x).for_each(|(y, x)| *y = x * s);
+                }
+            }
+            Op::ExpertCombine => {
+                let (w, used) = (b(), f.place(node.inputs[1]).cols);
+                let cols = f.place(node.inputs[0]).cols / used;
+                for ((y, slots), w) in
+                    out.chunks_exact_mut(cols).zip(a.chunks_exact(cols * used)).zip(w.chunks_exact(used))
+                {
+                    y.fill(0.0);
+                    for (slot, w) in slots.chunks_exact(cols).zip(w) {
+                        y.iter_mut().zip(slot).for_each(|(y, s)| *y += w * s);
+                    }
+                }
+            }
+            // TakeOutputs.
+            _ => {
+                let cols = f.place(node.inputs[0]).cols;
+                let from = (f.step.tokens.len() - f.step.outputs) * cols;
+                out[..a.len() - from].copy_from_slice(&a[from..]);
+            }
+        }
+    }
+
+    fn embed(&self, f: Frame<'_>, ids: ValueId, table: WeightId, scale: f32, out: &mut [f32]) -> Result<()> {
+        let tensor = f.weight(table).tensor();
+        let ids = self.ids_of(f, ids);
+        if let Some(id) = ids.iter().find(|id| **id as usize >= tensor.rows()) {
+            return Err(Error::Invalid(format!("token id {id} is not below the vocabulary's {}", tensor.rows())));
+        }
+        for (y, id) in out.chunks_exact_mut(tensor.cols()).zip(ids) {
+            crate::quant::dequantize(tensor.dtype(), tensor.row(*id as usize), y)?;
+            if scale != 1.0 {
+                y.iter_mut().for_each(|y| *y *= scale);
+            }
+        }
+        Ok(())
+    }
+
+    /// Quantises a value for these weights, unless none of them needs it or it is done.
+    fn quantise(&mut self, f: Frame<'_>, v: ValueId, weights: &[WeightId]) -> Result<()> {
+        // The columns of the weight, not of the value: a row a slot is as many rows.
+        let cols = f.weight(weights[0]).cols();
+        if self.acts_of == Some((v, cols)) || !weights.iter().any(|w| f.weight(*w).is_quantised()) {
+            return Ok(());
+        }
+        let mut acts = take(&mut self.acts);
+        self.acts_of = None;
+        let done = acts.fill(&f.model.pool, f.model.tier, self.numbers_of(f, v), cols);
+        self.acts = acts;
+        self.acts_of = Some((v, cols));
+        done
+    }
+
+    /// Matrices on one input, after an optional norm; with a residual (and gates) for the single matrix of `linear_add`.
+    fn linears(
+        &mut self,
+        f: Frame<'_>,
+        x: ValueId,
+        norm: Option<&Norm>,
+        parts: &[Linear],
+        outs: &mut [Aligned<f32>],
+        add: Option<(ValueId, Option<ValueId>)>,
+    ) -> Result<()> {
+        let (t, cols) = (f.rows_of(x), f.place(x).cols);
+        let quantised = parts.iter().any(|l| f.weight(l.weight).is_quantised());
+        let mut normed = take(&mut self.normed);
+        let mut acts = take(&mut self.acts);
+        let made = (|| {
+            let mut floats = self.numbers_of(f, x);
+            if let Some(n) = norm {
+                normed.grow(t * cols);
+                norm_rows(self.env(f), f, floats, n, cols, &mut normed)?;
+                floats = &normed[..t * cols];
+            }
+            // What is in `acts` is the value itself, not its norm.
+            if quantised && (norm.is_some() || self.acts_of != Some((x, cols))) {
+                acts.fill(&f.model.pool, f.model.tier, floats, cols)?;
+            }
+            let finish = match add {
+                Some((r, g)) => Finish::Add(self.numbers_of(f, r), g.map(|g| self.numbers_of(f, g))),
+                None => Finish::Plain,
+            };
+            products::linears(self.env(f), Input { floats, acts: &acts }, t, parts, outs, finish)
+        })();
+        if quantised {
+            self.acts_of = if norm.is_none() { Some((x, cols)) } else { None };
+        }
+        (self.normed, self.acts) = (normed, acts);
+        made
+    }
+
+    /// An optional norm and the rotation of a value.
+    fn turn(&mut self, f: Frame<'_>, x: ValueId, norm: Option<&Norm>, rope: &Rope, out: &mut [f32]) -> Result<()> {
+        let cols = f.place(x).cols;
+        let table = rope_table(&mut self.ropes, rope, f)?;
+        let env = env(f, &self.scratch, &self.every);
+        let p = f.place(x);
+        let from = &self.numbers[p.buffer][..f.rows(p.rows) * p.cols];
+        each_row(env, from, cols, out, &|t, x, y| {
+            match norm {
+                Some(n) => env.floats(RmsNorm { x, y: &mut *y, w: f.vector(n.weight), eps: n.eps }),
+                None => y.copy_from_slice(x),
+            }
+            table.rotate(y, t);
+        })
+    }
+
+    /// Writes keys: the value's, or what was made of them.
+    fn store(&mut self, f: Frame<'_>, k: ValueId, turned: Option<&[f32]>, cache: u32) {
+        let p = f.place(k);
+        let rows = turned.unwrap_or(&self.numbers[p.buffer]);
+        for (t, row) in rows.chunks_exact(p.cols.max(1)).take(f.rows(p.rows)).enumerate() {
+            self.caches[cache as usize].store_key(f.step.past + t, row);
+        }
+    }
+
+    fn store_values(&mut self, f: Frame<'_>, v: ValueId, cache: u32) {
+        let p = f.place(v);
+        for (t, row) in self.numbers[p.buffer].chunks_exact(p.cols.max(1)).take(f.rows(p.rows)).enumerate() {
+            self.caches[cache as usize].store_value(f.step.past + t, row);
+        }
+    }
+
+    /// `router`, and with `fused` the norm and the matrix before it.
+    fn route(
+        &mut self,
+        f: Frame<'_>,
+        node: &Node,
+        r: &Router,
+        outs: &mut [Aligned<f32>],
+        fused: Option<(&Norm, &Linear)>,
+    ) -> Result<()> {
+        let x = node.inputs[0];
+        let t = f.rows_of(x);
+        let mut logits = take(&mut self.normed);
+        logits.grow(t * r.experts);
+        let (ids_at, weights_at) = if fused.is_some() { (1, 2) } else { (0, 1) };
+        if let Some((norm, linear)) = fused {
+            let cols = f.place(x).cols;
+            norm_rows(self.env(f), f, self.numbers_of(f, x), norm, cols, &mut outs[0])?;
+            // Routers are float weights here (see `load`), so nothing is read from `acts`.
+            let input = Input { floats: &outs[0][..t * cols], acts: &self.acts };
+            let to = std::slice::from_mut(&mut logits);
+            products::linears(self.env(f), input, t, std::slice::from_ref(linear), to, Finish::Plain)?;
+        } else {
+            logits[..t * r.experts].copy_from_slice(self.numbers_of(f, x));
+        }
+        let p = f.place(node.outputs[ids_at]);
+        let ids = &mut self.ids[p.buffer][..t * r.used];
+        let weights = &mut outs[weights_at][..t * r.used];
+        let rows = logits[..t * r.experts].chunks_exact(r.experts);
+        for ((l, ids), w) in rows.zip(ids.chunks_exact_mut(r.used)).zip(weights.chunks_exact_mut(r.used)) {
+            choose(l, r, ids, w);
+        }
+        self.normed = logits;
+        Ok(())
+    }
+
+    /// The ops on routed experts.
+    fn routed(&mut self, f: Frame<'_>, node: &Node, outs: &mut [Aligned<f32>]) -> Result<()> {
+        let (x, ids) = (node.inputs[0], node.inputs[1]);
+        let (weight, other) = match &node.op {
+            Op::ExpertLinear { weight } | Op::ExpertDownAdd { weight } => (*weight, *weight),
+            Op::ExpertGlu { gate, up, .. } => (*gate, *up),
+            _ => return Err(Error::Graph(format!("{} routes nothing", node.op.name()))),
+        };
+        let shape = f.weight(weight).tensor().shape();
+        let (n, width, inp) = (shape[0], shape[1], shape[2]);
+        let mut groups = take(&mut self.groups);
+        let made = groups.make(self.ids_of(f, ids), f.place(ids).cols, n);
+        self.groups = groups;
+        made?;
+        self.quantise(f, x, &[weight, other])?;
+        let input = Input { floats: self.numbers_of(f, x), acts: &self.acts };
+        let (env, w) = (self.env(f), f.weight(weight));
+        match &node.op {
+            Op::ExpertGlu { act, .. } => {
+                experts::glu(env, input, &self.groups, (w, f.weight(other)), width, *act, &mut outs[0])
+            }
+            Op::ExpertDownAdd { .. } => {
+                let (weights, residual) = (self.numbers_of(f, node.inputs[2]), self.numbers_of(f, node.inputs[3]));
+                experts::down_add(env, input, &self.groups, w, width, weights, residual, &mut outs[0])
+            }
+            _ => {
+                let reads = if f.place(x).cols == inp { Reads::Token } else { Reads::Pair };
+                experts::linear(env, input, reads, &self.groups, w, width, &mut outs[0])
+            }
+        }
+    }
+}
+
+fn env<'a>(f: Frame<'a>, scratch: &'a Scratches, every: &'a [u32]) -> Env<'a> {
+    let m = f.model;
+    Env { pool: &m.pool, tier: m.tier, scratch, weights: &m.weights, vectors: &m.vectors, every }
+}
+
+/// The numbers of a named input.
+fn input<'a>(f: Frame<'a>, name: &str, cols: usize) -> Result<&'a [f32]> {
+    let rows = f.step.tokens.len();
+    match f.step.inputs.iter().find(|(n, _)| *n == name) {
+        Some((_, data)) if data.len() == rows * cols => Ok(data),
+        Some((_, data)) => Err(Error::Invalid(format!("input {name}: {} numbers for [{rows}, {cols}]", data.len()))),
+        None => Err(Error::Invalid(format!("input {name} is missing"))),
+    }
+}
+
+/// The table of a rope, made for this step.
+fn rope_table<'a>(tables: &'a mut [RopeTable], rope: &Rope, f: Frame<'_>) -> Result<&'a RopeTable> {
+    let table = tables.iter_mut().find(|t| t.is_of(rope));
+    let table = table.ok_or_else(|| Error::Graph("a rope without a table".into()))?;
+    table.make(f.step.past, f.step.tokens.len());
+    Ok(table)
+}
+
+/// Calls `f` with the number, input and output of every row; by several threads where there are many numbers.
+fn each_row(
+    env: Env<'_>,
+    x: &[f32],
+    cols: usize,
+    out: &mut [f32],
+    f: &(dyn Fn(usize, &[f32], &mut [f32]) + Sync),
+) -> Result<()> {
+    let rows = x.len() / cols.max(1);
+    let per = (16384 / cols.max(1)).max(1);
+    let out = super::buffer::Out::new(out);
+    env.pool.run(rows.div_ceil(per), &|_, item| {
+        for r in item * per..rows.min((item + 1) * per) {
+            // SAFETY: every row belongs to one item.
+            f(r, &x[r * cols..(r + 1) * cols], unsafe { out.slice(r * cols, cols) });
+        }
+    })
+}
+
+fn norm_rows(env: Env<'_>, f: Frame<'_>, x: &[f32], n: &Norm, cols: usize, out: &mut [f32]) -> Result<()> {
+    let w = f.vector(n.weight);
+    each_row(env, x, cols, out, &|_, x, y| env.floats(RmsNorm { x, y, w, eps: n.eps }))
+}

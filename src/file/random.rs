@@ -1,0 +1,178 @@
+//! Random weights, made directly in their quantised type.
+//!
+//! Every byte is random except the scales, which are set so that the dequantised weights have mean 0 (nearly) and a
+//! standard deviation near [`STD`], and are finite. The block layouts are ggml's (`ggml-common.h`).
+
+use crate::{error::Result, quant::DType};
+use half::{bf16, f16};
+use std::sync::{Mutex, PoisonError};
+
+/// Standard deviation that the weights are made for: that of a freshly initialised transformer.
+pub(super) const STD: f32 = 0.02;
+
+/// Bytes that one thread makes at a time, rounded down to whole blocks. The stream of random numbers starts anew for each
+/// piece, so the result does not depend on the number of threads.
+const PIECE: usize = 1 << 20;
+
+/// SplitMix64 (Steele, Lea, Flood 2014): one addition and three shift-multiplies for 8 bytes.
+struct SplitMix(u64);
+
+impl SplitMix {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+}
+
+/// Scales and tables for one type and standard deviation.
+pub(super) struct Maker {
+    dtype: DType,
+    /// 16 scales near the wanted one and, for the types that have it, the minimum that centres the weights.
+    scales: [([u8; 2], [u8; 2]); 16],
+    /// For float types: 4096 numbers of a normal distribution.
+    normal: Vec<f32>,
+}
+
+impl Maker {
+    /// For weights of `dtype` with standard deviation `std`.
+    pub(super) fn new(dtype: DType, std: f32) -> Self {
+        let (rms, centre) = unit(dtype);
+        let signed = centre == 0.0;
+        let scales = std::array::from_fn(|i| {
+            // From 3/4 to 5/4 of the wanted scale; where no minimum centres the block, every other scale is negative.
+            let d = std / rms * (0.75 + i as f32 / 30.0) * if signed && i % 2 == 1 { -1.0 } else { 1.0 };
+            (f16::from_f32(d).to_le_bytes(), f16::from_f32(d * centre).to_le_bytes())
+        });
+        let normal = if dtype.is_float() { normal_table(std) } else { Vec::new() };
+        Maker { dtype, scales, normal }
+    }
+
+    /// Fills `out` (a whole number of blocks) with the weights that belong to `seed`, on `threads` threads; `done` is
+    /// told the bytes made, from any thread but never twice at a time, and ends the work by an error.
+    pub(super) fn fill(
+        &self,
+        seed: u64,
+        out: &mut [u8],
+        threads: usize,
+        done: &mut (dyn FnMut(u64) -> Result<()> + Send),
+    ) -> Result<()> {
+        let block = self.dtype.layout().bytes;
+        let piece = PIECE / block * block;
+        let state = Mutex::new((out.chunks_mut(piece).enumerate(), done, Ok(())));
+        let work = || {
+            loop {
+                let Some((i, part)) = state.lock().unwrap_or_else(PoisonError::into_inner).0.next() else { break };
+                self.fill_piece(SplitMix(SplitMix(seed ^ i as u64).next()), part);
+                let mut s = state.lock().unwrap_or_else(PoisonError::into_inner);
+                if s.2.is_ok() {
+                    s.2 = (s.1)(part.len() as u64);
+                }
+                if s.2.is_err() {
+                    break;
+                }
+            }
+        };
+        std::thread::scope(|scope| {
+            for _ in 1..threads {
+                scope.spawn(work);
+            }
+            work();
+        });
+        state.into_inner().unwrap_or_else(PoisonError::into_inner).2
+    }
+
+    fn fill_piece(&self, mut rng: SplitMix, out: &mut [u8]) {
+        let mut words = out.chunks_exact_mut(8);
+        for w in &mut words {
+            w.copy_from_slice(&rng.next().to_le_bytes());
+        }
+        let rest = words.into_remainder();
+        let n = rest.len();
+        rest.copy_from_slice(&rng.next().to_le_bytes()[..n]);
+        match self.dtype {
+            DType::F32 => self.floats::<4>(out, |v| v.to_le_bytes()),
+            DType::F16 => self.floats::<2>(out, |v| f16::from_f32(v).to_le_bytes()),
+            DType::BF16 => self.floats::<2>(out, |v| bf16::from_f32(v).to_le_bytes()),
+            _ => out.chunks_exact_mut(self.dtype.layout().bytes).for_each(|b| self.set_scales(b)),
+        }
+    }
+
+    /// Replaces each number's random bits by an entry of the normal table.
+    fn floats<const N: usize>(&self, out: &mut [u8], convert: impl Fn(f32) -> [u8; N]) {
+        let table: Vec<[u8; N]> = self.normal.iter().map(|v| convert(*v)).collect();
+        for b in out.chunks_exact_mut(N) {
+            // The table's length is a power of two.
+            let i = usize::from(u16::from_le_bytes([b[0], b[1]])) & (table.len() - 1);
+            b.copy_from_slice(&table[i]);
+        }
+    }
+
+    /// Sets the scale fields of a block of random bytes; their old bytes choose among the 16 scales.
+    fn set_scales(&self, b: &mut [u8]) {
+        // Where d lies; the minimum, where there is one, follows it.
+        let at = match self.dtype {
+            DType::Q2K => 80,
+            DType::Q3K => 108,
+            DType::Q6K => 208,
+            DType::MXFP4 => {
+                // A power of two: 2^(e - 127) is 2^-8 or 2^-7.
+                b[0] = 119 + (b[0] & 1);
+                return;
+            }
+            _ => 0,
+        };
+        let (d, min) = self.scales[usize::from(b[at] & 15)];
+        b[at..at + 2].copy_from_slice(&d);
+        match self.dtype {
+            DType::Q4_1 | DType::Q5_1 => b[2..4].copy_from_slice(&min),
+            DType::Q2K => {
+                // 16 bytes of (scale, minimum) nibbles: equal ones centre the weights.
+                b[82..84].copy_from_slice(&min);
+                b[..16].iter_mut().for_each(|s| *s = (*s & 15) * 17);
+            }
+            DType::Q4K | DType::Q5K => {
+                // Twelve bytes of 6-bit scales and minima, packed so that equal halves make them equal.
+                b[2..4].copy_from_slice(&min);
+                b.copy_within(4..8, 8);
+                b[12..16].iter_mut().for_each(|s| *s = (*s & 15) * 17);
+            }
+            _ => {}
+        }
+    }
+}
+
+/// For a type: root mean square of a weight where d = 1 and all other bits are random (centred by the minimum), and the
+/// minimum that centres it, in units of d (0 for types without one; subtracted for the K-quants, added for Q4_1, Q5_1).
+fn unit(dtype: DType) -> (f32, f32) {
+    // Uniform integers: 0..=15 have deviation 4.61, 0..=31 9.23, 0..=63 18.47, i8 73.9. Scales of 0..=63 have a root mean
+    // square of 36.5, of 0..=15 8.8, of -32..=31 18.5, i8 73.9. The values of IQ4_NL have 69.3.
+    match dtype {
+        DType::F32 | DType::F16 | DType::BF16 | DType::MXFP4 => (1.0, 0.0),
+        DType::Q4_0 => (4.64, 0.0),
+        DType::Q4_1 => (4.61, -7.5),
+        DType::Q5_0 => (9.25, 0.0),
+        DType::Q5_1 => (9.23, -15.5),
+        DType::Q8_0 => (73.9, 0.0),
+        DType::Q2K => (8.8 * 1.118, 1.5),
+        DType::Q3K => (18.5 * 2.35, 0.0),
+        DType::Q4K => (36.5 * 4.61, 7.5),
+        DType::Q5K => (36.5 * 9.23, 15.5),
+        DType::Q6K => (73.9 * 18.5, 0.0),
+        DType::IQ4NL => (69.3, 0.0),
+        DType::IQ4XS => (18.5 * 69.3, 0.0),
+    }
+}
+
+/// 4096 draws of a normal distribution, made symmetric: each number also with the other sign.
+fn normal_table(std: f32) -> Vec<f32> {
+    let mut rng = SplitMix(0x6d6f_7261_7900);
+    let mut table = Vec::with_capacity(4096);
+    for _ in 0..2048 {
+        // The sum of twelve uniform numbers has variance 1 (Irwin-Hall).
+        let sum: f32 = (0..12).map(|_| (rng.next() >> 40) as f32 / (1u32 << 24) as f32).sum();
+        table.extend([(sum - 6.0) * std, (6.0 - sum) * std]);
+    }
+    table
+}

@@ -1,0 +1,238 @@
+//! Weights by their canonical (GGUF) names, whatever container and naming they come from.
+
+use super::Names;
+use crate::{
+    error::{Error, Result},
+    file::{Checkpoint, Format, Tensor},
+    graph::Builder,
+    ir::WeightId,
+    quant::{self, DType},
+};
+use std::collections::HashSet;
+
+/// Declares weights in a graph and finds their tensors. Every tensor of the file must be used by the end: one that is not
+/// would be a part of the model that this architecture does not compute.
+pub struct Loader<'a> {
+    /// The graph under construction.
+    pub b: Builder,
+    ckpt: &'a Checkpoint,
+    names: &'a Names,
+    weights: Vec<Tensor>,
+    used: HashSet<String>,
+}
+
+impl<'a> Loader<'a> {
+    /// A loader from `ckpt`, whose tensors are called as `names` says where it is not GGUF.
+    pub fn new(ckpt: &'a Checkpoint, names: &'a Names) -> Self {
+        Loader { b: Builder::new(), ckpt, names, weights: vec![], used: HashSet::new() }
+    }
+
+    /// The file's name of a canonical weight: `blk.3.attn_q.weight` → `model.layers.3.self_attn.q_proj.weight`.
+    /// For experts of a Hugging Face file the name has a `{}` in the place of the expert.
+    fn file_name(&self, canonical: &str) -> String {
+        if self.ckpt.format() == Format::Gguf {
+            return canonical.to_string();
+        }
+        let (layer, rest) = match canonical.strip_prefix("blk.").and_then(|r| r.split_once('.')) {
+            Some((n, rest)) => (Some(n), rest),
+            None => (None, canonical),
+        };
+        let (stem, ending) = rest.rsplit_once('.').unwrap_or((rest, ""));
+        let name = self.names.find(stem).unwrap_or(stem);
+        match layer {
+            Some(n) => format!("{}{n}.{name}.{ending}", self.names.layers),
+            None => format!("{name}.{ending}"),
+        }
+    }
+
+    /// Whether the file has this weight.
+    pub fn has(&self, canonical: &str) -> bool {
+        self.ckpt.info(&self.file_name(canonical)).is_some()
+    }
+
+    fn take(&mut self, name: &str) -> Result<Tensor> {
+        self.used.insert(name.to_string());
+        self.ckpt.require(name).cloned()
+    }
+
+    fn declare(&mut self, canonical: &str, shape: &[usize], tensor: Tensor) -> Result<WeightId> {
+        if tensor.shape() != shape {
+            let file = self.file_name(canonical);
+            return Err(Error::Model(format!("tensor `{file}` has shape {:?}, expected {shape:?}", tensor.shape())));
+        }
+        check_finite(canonical, &tensor)?;
+        self.weights.push(tensor);
+        Ok(self.b.weight(canonical, shape))
+    }
+
+    /// A matrix `[out, in]`, in the type it has.
+    ///
+    /// # Errors
+    /// [`Error::Model`] where it is missing or has another shape.
+    pub fn matrix(&mut self, canonical: &str, out: usize, inp: usize) -> Result<WeightId> {
+        let mut t = self.take(&self.file_name(canonical))?;
+        if out == 1 && t.shape() == [inp] {
+            t = t.reshaped(vec![1, inp])?;
+        }
+        self.declare(canonical, &[out, inp], t)
+    }
+
+    /// The embedding table: as [`Loader::matrix`], and where `rows` is 0 it has as many rows as it has.
+    ///
+    /// # Errors
+    /// As [`Loader::matrix`].
+    pub fn table(&mut self, canonical: &str, rows: usize, cols: usize) -> Result<WeightId> {
+        let rows = match self.ckpt.info(&self.file_name(canonical)) {
+            Some(t) if rows == 0 => t.shape.first().copied().unwrap_or(0),
+            _ => rows,
+        };
+        self.matrix(canonical, rows, cols)
+    }
+
+    /// A small matrix as f32 whatever its type: routers, whose choices must not depend on a backend's rounding.
+    ///
+    /// # Errors
+    /// As [`Loader::matrix`].
+    pub fn matrix_f32(&mut self, canonical: &str, out: usize, inp: usize) -> Result<WeightId> {
+        let mut t = as_f32(&self.take(&self.file_name(canonical))?)?;
+        if out == 1 && t.shape() == [inp] {
+            t = t.reshaped(vec![1, inp])?;
+        }
+        self.declare(canonical, &[out, inp], t)
+    }
+
+    /// A vector `[n]` as f32.
+    ///
+    /// # Errors
+    /// As [`Loader::matrix`].
+    pub fn vector(&mut self, canonical: &str, n: usize) -> Result<WeightId> {
+        let t = as_f32(&self.take(&self.file_name(canonical))?)?;
+        self.declare(canonical, &[n], t)
+    }
+
+    /// The numbers of a small vector, for the builder itself (frequency factors); `None` where there is none.
+    ///
+    /// # Errors
+    /// [`Error::Model`] where it cannot be read.
+    pub fn numbers(&mut self, canonical: &str) -> Result<Option<Vec<f32>>> {
+        if !self.has(canonical) {
+            return Ok(None);
+        }
+        let t = self.take(&self.file_name(canonical))?;
+        to_numbers(&t).map(Some)
+    }
+
+    /// The matrices `[experts, out, in]` of one role. They may lie in one tensor, in one per expert, or for `ffn_gate` and
+    /// `ffn_up` as halves of a merged one (gate first).
+    ///
+    /// # Errors
+    /// As [`Loader::matrix`].
+    pub fn experts(&mut self, prefix: &str, role: &str, [e, out, inp]: [usize; 3]) -> Result<WeightId> {
+        let canonical = format!("{prefix}{role}_exps.weight");
+        let name = self.file_name(&canonical);
+        if self.ckpt.info(&name).is_some() {
+            let t = self.take(&name)?;
+            return self.declare(&canonical, &[e, out, inp], t);
+        }
+        let half = ["ffn_gate", "ffn_up"].iter().position(|r| *r == role);
+        let merged = self.merged_name(prefix);
+        if let (Some(half), Some(merged)) = (half, merged.filter(|m| self.ckpt.info(m).is_some())) {
+            let t = self.take(&merged)?;
+            let tensor = half_of(&t, &merged, half, [e, out, inp])?;
+            return self.declare(&canonical, &[e, out, inp], tensor);
+        }
+        if !name.contains("{}") {
+            return Err(Error::Model(format!("tensor `{name}` is missing from the file")));
+        }
+        let mut parts = vec![];
+        let mut dtype = None;
+        for i in 0..e {
+            let name = name.replace("{}", &i.to_string());
+            let t = self.take(&name)?;
+            if t.shape() != [out, inp] || dtype.is_some_and(|d| d != t.dtype()) {
+                let (s, d) = (t.shape(), t.dtype());
+                return Err(Error::Model(format!(
+                    "tensor `{name}` is {d} {s:?}, expected [{out}, {inp}] as the others"
+                )));
+            }
+            dtype = Some(t.dtype());
+            parts.extend(t.parts().iter().cloned());
+        }
+        let dtype = dtype.unwrap_or(DType::F32);
+        let tensor = Tensor::new(dtype, vec![e, out, inp], parts)?;
+        self.declare(&canonical, &[e, out, inp], tensor)
+    }
+
+    fn merged_name(&self, prefix: &str) -> Option<String> {
+        match self.ckpt.format() {
+            Format::Gguf => Some(format!("{prefix}ffn_gate_up_exps.weight")),
+            // transformers 5 may keep its in-memory names, which have no `.weight`.
+            Format::SafeTensors => {
+                let name = self.file_name(&format!("{prefix}ffn_gate_exps.weight"));
+                let (stem, _) = name.split_once(".{}")?;
+                Some(format!("{stem}.gate_up_proj"))
+            }
+        }
+    }
+
+    /// Ends loading: the graph, the weights, and a check that nothing in the file was left aside.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] that names tensors which this architecture does not use.
+    pub fn finish(self) -> Result<(crate::ir::Graph, Vec<Tensor>)> {
+        let ignorable = |n: &str| n.ends_with(".inv_freq") || n.ends_with(".masked_bias");
+        let unused = |n: &&str| !self.used.contains(*n) && !ignorable(n);
+        let left: Vec<&str> = self.ckpt.infos().iter().map(|t| t.name.as_str()).filter(unused).collect();
+        if let Some(first) = left.first() {
+            return Err(Error::Unsupported(format!(
+                "tensor `{first}`{} is not part of this architecture as it is known here: the file holds a variant \
+                 whose results would be wrong without it",
+                if left.len() > 1 { format!(" (and {} more)", left.len() - 1) } else { String::new() }
+            )));
+        }
+        Ok((self.b.finish(), self.weights))
+    }
+}
+
+/// The rows of the gate (half 0) or up (half 1) projection in a merged `[E, 2·out, in]`.
+fn half_of(t: &Tensor, name: &str, half: usize, [e, out, inp]: [usize; 3]) -> Result<Tensor> {
+    let wrong =
+        || Error::Model(format!("tensor `{name}` has shape {:?}, expected [{e}, {}, {inp}]", t.shape(), 2 * out));
+    if t.shape() != [e, 2 * out, inp] || t.parts().len() != 1 {
+        return Err(wrong());
+    }
+    let bytes = out * t.row_bytes();
+    let part = |i: usize| t.parts()[0].slice((2 * i + half) * bytes..(2 * i + half + 1) * bytes);
+    let parts = (0..e).map(part).collect::<Option<Vec<_>>>().ok_or_else(wrong)?;
+    Tensor::new(t.dtype(), vec![e, out, inp], parts)
+}
+
+fn to_numbers(t: &Tensor) -> Result<Vec<f32>> {
+    let mut out = vec![0.0; t.rows() * t.cols()];
+    for (r, row) in out.chunks_mut(t.cols().max(1)).enumerate() {
+        quant::dequantize(t.dtype(), t.row(r), row)?;
+    }
+    Ok(out)
+}
+
+fn as_f32(t: &Tensor) -> Result<Tensor> {
+    Tensor::from_f32(t.shape().to_vec(), to_numbers(t)?)
+}
+
+/// Float tensors larger than this are not read at load, so that opening a large model stays quick; what they hold shows
+/// in the logits, which are checked.
+const SCAN_LIMIT: usize = 32 << 20;
+
+/// Refuses infinities and not-a-numbers in float weights.
+fn check_finite(name: &str, t: &Tensor) -> Result<()> {
+    if t.byte_len() > SCAN_LIMIT {
+        return Ok(());
+    }
+    let bad = match t.dtype() {
+        DType::F32 => t.parts().iter().any(|p| p.chunks_exact(4).any(|b| b[3] & 0x7f == 0x7f && b[2] & 0x80 == 0x80)),
+        DType::F16 => t.parts().iter().any(|p| p.chunks_exact(2).any(|b| b[1] & 0x7c == 0x7c)),
+        DType::BF16 => t.parts().iter().any(|p| p.chunks_exact(2).any(|b| b[1] & 0x7f == 0x7f && b[0] & 0x80 == 0x80)),
+        _ => false,
+    };
+    if bad { Err(Error::Model(format!("tensor `{name}` holds NaN or infinity: the file is damaged"))) } else { Ok(()) }
+}

@@ -1,0 +1,111 @@
+//! The ops that look at one row at a time and do no sums: `add`, `scale`, `glu`, `sigmoid_gate`, `take_outputs`.
+//!
+//! | op | formula | shapes |
+//! |---|---|---|
+//! | `add` | a + b | both `[R, n]` |
+//! | `scale` | factor · x | `[R, n]` |
+//! | `glu` | act(gate) · up (Shazeer 2020, *GLU variants*) | both `[R, n]` |
+//! | `sigmoid_gate` | x · σ(g) | `[R, n]`, `[R, 1]` |
+//! | `take_outputs` | the last O rows | `[T, n]` → `[O, n]` |
+//!
+//! Tolerance 1e-10: one exponential, right to a few units in the last place.
+
+use super::{Array, Phrase, arity, f32_of};
+use crate::ir::{Activation, Op, Rows, Type};
+
+/// Shape rule.
+///
+/// # Errors
+/// What does not fit.
+pub fn infer(op: &Op, inputs: &[Type]) -> Result<Vec<Type>, Phrase> {
+    match op {
+        Op::Scale(_) => arity::<1>(inputs).and_then(|[x]| f32_of(&x).map(|_| vec![x])),
+        Op::TakeOutputs => {
+            let [x] = arity(inputs)?;
+            match f32_of(&x)? {
+                (Rows::Tokens, cols) => Ok(vec![Type::F32(Rows::Outputs, cols)]),
+                _ => Err("outputs are taken already".into()),
+            }
+        }
+        Op::SigmoidGate => {
+            let [x, g] = arity(inputs)?;
+            let (rows, _) = f32_of(&x)?;
+            if g == Type::F32(rows, 1) { Ok(vec![x]) } else { Err(format!("a gate of {g}")) }
+        }
+        _ => {
+            let [a, b] = arity(inputs)?;
+            f32_of(&a)?;
+            if a == b { Ok(vec![a]) } else { Err("operands of different shapes".into()) }
+        }
+    }
+}
+
+/// The logistic function in f64.
+pub fn sigmoid(x: f64) -> f64 {
+    1.0 / (1.0 + (-x).exp())
+}
+
+/// An activation in f64.
+pub fn activate(act: Activation, x: f64) -> f64 {
+    match act {
+        Activation::Silu => x * sigmoid(x),
+        Activation::Gelu => 0.5 * x * (1.0 + erf(x / std::f64::consts::SQRT_2)),
+        Activation::GeluTanh => {
+            let inner = (2.0 / std::f64::consts::PI).sqrt() * (x + 0.044_715 * x * x * x);
+            0.5 * x * (1.0 + inner.tanh())
+        }
+        Activation::Relu => x.max(0.0),
+    }
+}
+
+/// The error function to 1e-12: its Taylor series near 0, else the continued fraction of erfc
+/// (Abramowitz and Stegun 7.1.6 and 7.1.14).
+pub fn erf(x: f64) -> f64 {
+    let a = x.abs();
+    let magnitude = if a < 2.5 {
+        let (mut term, mut sum, mut n) = (a, a, 0.0);
+        while term.abs() > 1e-17 * sum.abs() {
+            n += 1.0;
+            term *= 2.0 * a * a / (2.0 * n + 1.0);
+            sum += term;
+        }
+        sum * 2.0 / std::f64::consts::PI.sqrt() * (-a * a).exp()
+    } else {
+        let f = (1..=60).rev().fold(0.0, |f, k| f64::from(k) / 2.0 / (a + f));
+        1.0 - (-a * a).exp() / std::f64::consts::PI.sqrt() / (a + f)
+    };
+    magnitude.copysign(x)
+}
+
+/// Reference code of `add`.
+pub fn add(a: &Array, b: &Array) -> Array {
+    let data = a.data.iter().zip(&b.data).map(|(a, b)| a + b).collect();
+    Array { data, ..*a }
+}
+
+/// Reference code of `scale`.
+pub fn scale(x: &Array, factor: f32) -> Array {
+    Array { data: x.data.iter().map(|x| x * factor).collect(), ..*x }
+}
+
+/// Reference code of `glu`.
+pub fn glu(gate: &Array, up: &Array, act: Activation) -> Array {
+    let one = |(g, u): (&f32, &f32)| (activate(act, f64::from(*g)) * f64::from(*u)) as f32;
+    Array { data: gate.data.iter().zip(&up.data).map(one).collect(), ..*gate }
+}
+
+/// Reference code of `sigmoid_gate`.
+pub fn sigmoid_gate(x: &Array, g: &Array) -> Array {
+    let mut out = x.clone();
+    for r in 0..x.rows {
+        let s = sigmoid(f64::from(g.row(r)[0]));
+        out.row_mut(r).iter_mut().for_each(|v| *v = (f64::from(*v) * s) as f32);
+    }
+    out
+}
+
+/// Reference code of `take_outputs`.
+pub fn take_outputs(x: &Array, outputs: usize) -> Array {
+    let first = (x.rows - outputs) * x.cols;
+    Array { rows: outputs, cols: x.cols, data: x.data[first..].to_vec() }
+}

@@ -1,0 +1,74 @@
+//! `expert_linear` and `expert_combine`: the routed half of a Mixture-of-Experts layer (Shazeer et al. 2017).
+//!
+//! `expert_linear`: slot j of token t through the matrix of expert `ids[t, j]`:
+//! `y[t, j, :] = W[ids[t, j]] · x[t, j, :]`, where x has one row a token (the same for all slots) or one a slot.
+//! `expert_combine`: `y[t, :] = Σ_j weights[t, j] · y[t, j, :]`, in slot order.
+//!
+//! Shapes: x `[T, in]` or `[T, k·in]`, W `[E, out, in]`, ids `[T, k]` → `[T, k·out]`; then `[T, k·n]`, `[T, k]` → `[T, n]`.
+//! Tolerance as [`super::linear`].
+
+use super::{
+    Array, Phrase, Weights, arity, experts_shape, f32_of,
+    linear::{dot, seen},
+    u32_of,
+};
+use crate::ir::{Graph, Type, WeightId};
+
+/// Shape rule of `expert_linear`.
+///
+/// # Errors
+/// What does not fit.
+pub fn infer_linear(weight: WeightId, inputs: &[Type], g: &Graph) -> Result<Vec<Type>, Phrase> {
+    let [x, ids] = arity(inputs)?;
+    let (rows, cols) = f32_of(&x)?;
+    let (_, k) = u32_of(&ids)?;
+    let [_, out, inp] = experts_shape(g, weight)?;
+    if cols != inp && cols != k * inp {
+        return Err(format!("experts of {inp} inputs on {cols} columns in {k} slots"));
+    }
+    Ok(vec![Type::F32(rows, k * out)])
+}
+
+/// Shape rule of `expert_combine`.
+///
+/// # Errors
+/// What does not fit.
+pub fn infer_combine(inputs: &[Type]) -> Result<Vec<Type>, Phrase> {
+    let [y, weights] = arity(inputs)?;
+    let ((rows, cols), (_, k)) = (f32_of(&y)?, f32_of(&weights)?);
+    if k == 0 || cols % k != 0 {
+        return Err(format!("{cols} columns in {k} slots"));
+    }
+    Ok(vec![Type::F32(rows, cols / k)])
+}
+
+/// Reference code of `expert_linear`; `ids` is `[T · k]`.
+pub fn eval_linear(x: &Array, ids: &[u32], weight: WeightId, w: Weights<'_>) -> Array {
+    let shape = w.tensor(weight).shape();
+    let (out, inp, k) = (shape[1], shape[2], ids.len() / x.rows.max(1));
+    let mut y = Array::zeros(x.rows, k * out);
+    let x = &seen(x, weight, w);
+    for (slot, expert) in ids.iter().enumerate() {
+        let (t, j) = (slot / k, slot % k);
+        let from = if x.cols == inp { 0 } else { j * inp };
+        for o in 0..out {
+            let row = w.row(weight, *expert as usize * out + o);
+            y.row_mut(t)[j * out + o] = dot(&row, &x.row(t)[from..from + inp]) as f32;
+        }
+    }
+    y
+}
+
+/// Reference code of `expert_combine`.
+pub fn eval_combine(y: &Array, weights: &Array) -> Array {
+    let n = y.cols / weights.cols;
+    let mut out = Array::zeros(y.rows, n);
+    for t in 0..y.rows {
+        for c in 0..n {
+            let sum: f64 =
+                (weights.row(t).iter().enumerate()).map(|(j, w)| f64::from(*w) * f64::from(y.row(t)[j * n + c])).sum();
+            out.row_mut(t)[c] = sum as f32;
+        }
+    }
+    out
+}

@@ -1,0 +1,60 @@
+//! `rope`: rotary position embedding. For a pair (a, b) of columns with frequency f and a row at position p:
+//! `a' = s (a cos pf − b sin pf)`, `b' = s (a sin pf + b cos pf)`.
+//!
+//! Source: Su et al. 2021, *RoFormer*. Which columns pair up is [`crate::ir::RopePairs`]; scalings of the frequencies (linear, NTK, YaRN,
+//! Llama 3) are applied by the model room when it makes `inv_freq`, so this op knows none of them. Columns beyond `dims`
+//! pass through. Shapes: x `[T, heads·D]` → the same; row t is at position P + t.
+//!
+//! Tolerance 1e-10. The angle `p·f` is rounded to f32, as other implementations do; its sine and cosine must be as exact
+//! as f32 allows (a GPU's own `sin` is not, for large angles).
+
+use super::{Array, Phrase, arity, f32_of};
+use crate::ir::{Rope, RopePairs, Type};
+
+/// Shape rule.
+///
+/// # Errors
+/// What does not fit.
+pub fn infer(r: &Rope, inputs: &[Type]) -> Result<Vec<Type>, Phrase> {
+    let [x] = arity(inputs)?;
+    let (_, cols) = f32_of(&x)?;
+    if r.head_dim == 0 || cols % r.head_dim != 0 {
+        return Err(format!("heads of {} on {cols} columns", r.head_dim));
+    }
+    if r.dims % 2 != 0 || r.dims > r.head_dim || r.inv_freq.len() * 2 != r.dims {
+        return Err(format!("{} rotary columns of {}, {} frequencies", r.dims, r.head_dim, r.inv_freq.len()));
+    }
+    Ok(vec![x])
+}
+
+/// Cosine and sine of pair `i` at position `pos`, times the rope's scale: what every backend puts in its tables.
+pub fn cos_sin(r: &Rope, pos: usize, i: usize) -> (f32, f32) {
+    let angle = f64::from(pos as f32 * r.inv_freq[i]);
+    let s = f64::from(r.scale);
+    ((angle.cos() * s) as f32, (angle.sin() * s) as f32)
+}
+
+/// The two columns of pair `i` within a head.
+pub fn pair(r: &Rope, i: usize) -> (usize, usize) {
+    match r.pairs {
+        RopePairs::Interleaved => (2 * i, 2 * i + 1),
+        RopePairs::Halves => (i, i + r.dims / 2),
+    }
+}
+
+/// Reference code; `past` is P.
+pub fn eval(x: &Array, r: &Rope, past: usize) -> Array {
+    let mut out = x.clone();
+    for t in 0..x.rows {
+        for head in out.row_mut(t).chunks_mut(r.head_dim) {
+            for i in 0..r.dims / 2 {
+                let (cos, sin) = cos_sin(r, past + t, i);
+                let (ia, ib) = pair(r, i);
+                let (a, b) = (f64::from(head[ia]), f64::from(head[ib]));
+                head[ia] = (a * f64::from(cos) - b * f64::from(sin)) as f32;
+                head[ib] = (a * f64::from(sin) + b * f64::from(cos)) as f32;
+            }
+        }
+    }
+    out
+}

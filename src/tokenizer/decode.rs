@@ -1,0 +1,163 @@
+//! Token ids back to text, at once or one by one.
+
+use super::{Engine, Tokenizer, bpe, spm, vocab::Kind};
+
+/// Appends the text of `bytes` that is complete, and leaves an unfinished UTF-8 sequence at the end in place. Bytes that
+/// can never become UTF-8 turn into U+FFFD.
+fn take_complete(bytes: &mut Vec<u8>, out: &mut String) {
+    let mut at = 0;
+    loop {
+        match std::str::from_utf8(&bytes[at..]) {
+            Ok(text) => {
+                out.push_str(text);
+                at = bytes.len();
+                break;
+            }
+            Err(e) => {
+                let valid = at + e.valid_up_to();
+                out.push_str(&String::from_utf8_lossy(&bytes[at..valid]));
+                at = valid;
+                match e.error_len() {
+                    Some(n) => {
+                        out.push('\u{fffd}');
+                        at += n;
+                    }
+                    None => break,
+                }
+            }
+        }
+    }
+    bytes.drain(..at);
+}
+
+/// Turns ids into text one at a time, for showing an answer as it is generated.
+///
+/// A token may end in the middle of a UTF-8 sequence; its bytes are then held back until the sequence is complete.
+/// Blanks at the start are kept: an answer continues a prompt. Ids without a token give no text.
+#[derive(Clone)]
+pub struct DecodeStream {
+    tokenizer: Tokenizer,
+    special: bool,
+    state: State,
+}
+
+#[derive(Clone)]
+enum State {
+    /// Bytes that are no complete UTF-8 sequence yet.
+    Bytes(Vec<u8>),
+    /// Ids whose text may still change, and how many of them at the front have been shown.
+    Ids { ids: Vec<u32>, shown: usize },
+}
+
+/// A run of ids that never becomes valid text is shown after this many, so that nothing grows without bound.
+const MOST_HELD: usize = 32;
+
+impl DecodeStream {
+    pub(super) fn new(tokenizer: Tokenizer, special: bool) -> Self {
+        let state = match &*tokenizer.engine {
+            Engine::Bpe { .. } | Engine::Spm { .. } => State::Bytes(Vec::new()),
+            Engine::Hf(_) => State::Ids { ids: Vec::new(), shown: 0 },
+        };
+        DecodeStream { tokenizer, special, state }
+    }
+
+    /// The text that became complete with this token; empty in the middle of a UTF-8 sequence.
+    pub fn push(&mut self, id: u32) -> String {
+        let mut out = String::new();
+        match &mut self.state {
+            State::Bytes(bytes) => {
+                self.tokenizer.piece(id, self.special, bytes);
+                take_complete(bytes, &mut out);
+            }
+            State::Ids { ids, shown } => {
+                ids.push(id);
+                let before = self.tokenizer.decode_hf(&ids[..*shown], self.special);
+                let now = self.tokenizer.decode_hf(ids, self.special);
+                if now.ends_with('\u{fffd}') && ids.len() - *shown < MOST_HELD {
+                    return out;
+                }
+                if now.len() <= before.len() && now == before {
+                    return out;
+                }
+                // Decoders may change what they made of earlier ids only by trimming; what does not continue the text
+                // that was shown is not shown twice.
+                out.push_str(now.strip_prefix(before.as_str()).unwrap_or_default());
+                // The last shown ids stay as context, since decoders treat the first token of a text specially.
+                ids.drain(..*shown);
+                *shown = ids.len();
+            }
+        }
+        out
+    }
+
+    /// What is still held back, at the end of an answer: an unfinished UTF-8 sequence becomes U+FFFD.
+    pub fn flush(&mut self) -> String {
+        match &mut self.state {
+            State::Bytes(bytes) => String::from_utf8_lossy(&std::mem::take(bytes)).into_owned(),
+            State::Ids { ids, shown } => {
+                let before = self.tokenizer.decode_hf(&ids[..*shown], self.special);
+                let now = self.tokenizer.decode_hf(ids, self.special);
+                ids.clear();
+                *shown = 0;
+                now.strip_prefix(before.as_str()).unwrap_or_default().to_owned()
+            }
+        }
+    }
+}
+
+impl Tokenizer {
+    /// Appends the bytes of a token of a GGUF vocabulary.
+    fn piece(&self, id: u32, special: bool, out: &mut Vec<u8>) {
+        let (Engine::Bpe { vocab, .. } | Engine::Spm { vocab, .. }) = &*self.engine else { return };
+        if !special && vocab.is_hidden(id) {
+            return;
+        }
+        match &*self.engine {
+            Engine::Bpe { .. } => bpe::piece(vocab, id, out),
+            _ => spm::piece(vocab, id, out),
+        }
+    }
+
+    fn decode_hf(&self, ids: &[u32], special: bool) -> String {
+        let Engine::Hf(hf) = &*self.engine else { return String::new() };
+        hf.decode(ids, special)
+    }
+
+    /// The text of `ids` without control tokens. The inverse of [`Tokenizer::encode`] where the text has no special
+    /// tokens and the vocabulary has all bytes: the blank that a SentencePiece vocabulary puts before a text is removed
+    /// again. Ids without a token give no text; bytes that are no UTF-8 give U+FFFD.
+    pub fn decode(&self, ids: &[u32]) -> String {
+        self.decode_with(ids, false)
+    }
+
+    /// [`Tokenizer::decode`]; with `special`, control tokens appear with their texts.
+    pub fn decode_with(&self, ids: &[u32], special: bool) -> String {
+        let (vocab, space_prefix) = match &*self.engine {
+            Engine::Hf(hf) => return hf.decode(ids, special),
+            Engine::Bpe { vocab, .. } => (vocab, false),
+            Engine::Spm { vocab, spm, .. } => (vocab, spm.space_prefix),
+        };
+        let mut bytes = Vec::new();
+        let mut after_special = true;
+        for id in ids {
+            let start = bytes.len();
+            self.piece(*id, special, &mut bytes);
+            let is_special = matches!(vocab.kind(*id), Some(Kind::Control | Kind::Unknown | Kind::UserDefined));
+            if space_prefix && after_special && !is_special && bytes.get(start) == Some(&b' ') {
+                bytes.remove(start);
+            }
+            after_special = is_special;
+        }
+        String::from_utf8_lossy(&bytes).into_owned()
+    }
+
+    /// A stream that turns generated ids into text one by one, without control tokens.
+    pub fn stream(&self) -> DecodeStream {
+        DecodeStream::new(self.clone(), false)
+    }
+
+    /// [`Tokenizer::stream`] that shows control tokens with their texts.
+    pub fn stream_special(&self) -> DecodeStream {
+        DecodeStream::new(self.clone(), true)
+    }
+}

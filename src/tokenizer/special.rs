@@ -1,0 +1,129 @@
+//! Special tokens in a text: they are cut out before anything else looks at it.
+
+use super::vocab::{Kind, Vocab};
+use std::collections::HashMap;
+
+/// A part of a text.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Part<'t> {
+    /// Ordinary text, never empty.
+    Text(&'t str),
+    /// A special token.
+    Token(u32),
+}
+
+/// One special token.
+struct Special {
+    id: u32,
+    text: String,
+    /// Found only when the caller asks for special tokens: control and unknown tokens.
+    on_request: bool,
+    /// White space after it is dropped.
+    rstrip: bool,
+}
+
+/// The special tokens of a vocabulary, longest first.
+pub(crate) struct Specials {
+    list: Vec<Special>,
+    /// A trie over the tokens' bytes, so that one pass over a text tells which of them occur in it at all.
+    edges: HashMap<(u32, u8), u32>,
+    /// For each node of the trie the index in `list` of the token that ends there.
+    ends: Vec<Option<usize>>,
+}
+
+impl Specials {
+    /// The control, unknown and user-defined tokens of `vocab`. `name` is the model's (`general.name`).
+    pub(crate) fn new(vocab: &Vocab, name: &str) -> Self {
+        let name = name.to_lowercase();
+        let phi3 = name.contains("phi-3") || name.contains("phi3");
+        let mut list: Vec<Special> = vocab
+            .texts
+            .iter()
+            .zip(&vocab.kinds)
+            .enumerate()
+            .filter(|(_, (text, kind))| {
+                !text.is_empty() && matches!(kind, Kind::Control | Kind::Unknown | Kind::UserDefined)
+            })
+            .map(|(id, (text, kind))| Special {
+                id: id as u32,
+                text: text.clone(),
+                on_request: *kind != Kind::UserDefined,
+                rstrip: phi3 && !["<unk>", "<s>", "<|endoftext|>"].contains(&text.as_str()),
+            })
+            .collect();
+        list.sort_by_key(|s| std::cmp::Reverse(s.text.len()));
+        let mut specials = Specials { list, edges: HashMap::new(), ends: vec![None] };
+        for i in 0..specials.list.len() {
+            specials.insert(i);
+        }
+        specials
+    }
+
+    fn insert(&mut self, index: usize) {
+        let mut node = 0u32;
+        for byte in self.list[index].text.bytes() {
+            let next = self.ends.len() as u32;
+            let child = *self.edges.entry((node, byte)).or_insert(next);
+            if child == next {
+                self.ends.push(None);
+            }
+            node = child;
+        }
+        self.ends[node as usize] = Some(index);
+    }
+
+    /// Indices of the tokens that occur in `text`, longest first.
+    fn present(&self, text: &str) -> Vec<usize> {
+        let bytes = text.as_bytes();
+        let mut found = vec![false; self.list.len()];
+        for start in 0..bytes.len() {
+            let mut node = 0;
+            for byte in &bytes[start..] {
+                match self.edges.get(&(node, *byte)) {
+                    Some(next) => node = *next,
+                    None => break,
+                }
+                if let Some(i) = self.ends[node as usize] {
+                    found[i] = true;
+                }
+            }
+        }
+        (0..self.list.len()).filter(|i| found[*i]).collect()
+    }
+
+    /// Cuts `text` at its special tokens: at all occurrences of the longest token first, then within what is left at those
+    /// of the next (the order of llama.cpp). Control and unknown tokens count only with `parse_special`.
+    pub(crate) fn split<'t>(&self, text: &'t str, parse_special: bool) -> Vec<Part<'t>> {
+        let mut parts = if text.is_empty() { vec![] } else { vec![Part::Text(text)] };
+        for special in self.present(text).into_iter().map(|i| &self.list[i]) {
+            if special.on_request && !parse_special {
+                continue;
+            }
+            let mut next = Vec::with_capacity(parts.len());
+            for part in parts {
+                match part {
+                    Part::Text(t) => cut(special, t, &mut next),
+                    token => next.push(token),
+                }
+            }
+            parts = next;
+        }
+        parts
+    }
+}
+
+fn cut<'t>(special: &Special, mut text: &'t str, out: &mut Vec<Part<'t>>) {
+    while let Some(at) = text.find(&special.text) {
+        if at > 0 {
+            out.push(Part::Text(&text[..at]));
+        }
+        out.push(Part::Token(special.id));
+        text = &text[at + special.text.len()..];
+        if special.rstrip {
+            text = text.trim_start_matches([' ', '\t', '\n', '\u{b}', '\u{c}', '\r']);
+        }
+    }
+    if !text.is_empty() {
+        out.push(Part::Text(text));
+    }
+}

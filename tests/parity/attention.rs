@@ -1,0 +1,113 @@
+//! Cases of rotation, cache and attention: no past, a long past, chunks against single tokens, windows, sinks.
+
+use super::case::{Case, Maker};
+use moeray::ir::{Attention, CacheDecl, Norm, Op, Rope, RopePairs, ValueId};
+
+fn rope_of(head_dim: usize, dims: usize, pairs: RopePairs) -> Rope {
+    let inv_freq = (0..dims / 2).map(|i| 10000f32.powf(-2.0 * i as f32 / dims as f32)).collect();
+    Rope { head_dim, dims, pairs, inv_freq, scale: 1.0 }
+}
+
+/// A prompt, one more token twice, a few, and then a step back to position 3.
+const STEPS: [(usize, usize, usize); 5] = [(5, 0, 5), (1, 5, 1), (1, 6, 1), (4, 7, 4), (2, 3, 2)];
+const LONG: [(usize, usize, usize); 4] = [(300, 0, 1), (1, 300, 1), (70, 301, 3), (1, 371, 1)];
+
+pub fn rope() -> Vec<Case> {
+    let mut cases = vec![];
+    for (heads, d, dims) in [(1, 2, 2), (3, 16, 16), (4, 64, 32), (2, 128, 128)] {
+        for pairs in [RopePairs::Interleaved, RopePairs::Halves] {
+            let mut m = Maker::new(d as u64);
+            let x = m.input(heads * d);
+            let mut r = rope_of(d, dims, pairs);
+            r.scale = 1.25;
+            let y = m.one(Op::Rope(r), &[x]);
+            let steps = [(1, 0, 1), (3, 1, 0), (9, 2000, 1)];
+            cases.push(m.finish(format!("rope/{heads} heads of {d}, {dims} turn, {pairs:?}"), &[("y0", y)], &steps));
+        }
+    }
+    cases
+}
+
+#[derive(Clone, Copy)]
+struct Shape {
+    heads: usize,
+    kv_heads: usize,
+    k_dim: usize,
+    v_dim: usize,
+    window: Option<usize>,
+    sinks: bool,
+}
+
+fn attention(m: &mut Maker, s: Shape, cache: moeray::ir::CacheId) -> Attention {
+    let sinks = s.sinks.then(|| m.weight(&[s.heads], moeray::quant::DType::F32));
+    Attention { cache, heads: s.heads, scale: 1.0 / (s.k_dim as f32).sqrt(), window: s.window, sinks }
+}
+
+fn plain(s: Shape, steps: &[(usize, usize, usize)]) -> Case {
+    let mut m = Maker::new(s.heads as u64 * 31 + s.k_dim as u64);
+    let cache = m.b.cache(CacheDecl { kv_heads: s.kv_heads, k_dim: s.k_dim, v_dim: s.v_dim });
+    let (q, k, v) = (m.input(s.heads * s.k_dim), m.input(s.kv_heads * s.k_dim), m.input(s.kv_heads * s.v_dim));
+    let stored = m.one(Op::KvStore { cache }, &[k, v]);
+    let a = attention(&mut m, s, cache);
+    let y = m.one(Op::Attend(a), &[q, stored]);
+    let Shape { heads, kv_heads, k_dim, v_dim, window, sinks } = s;
+    m.finish(
+        format!("attend/{heads} on {kv_heads}, {k_dim} and {v_dim}, window {window:?}, sinks {sinks}"),
+        &[("y0", y)],
+        steps,
+    )
+}
+
+pub fn attend() -> Vec<Case> {
+    let s = |heads, kv_heads, k_dim, v_dim| Shape { heads, kv_heads, k_dim, v_dim, window: None, sinks: false };
+    let gqa = s(8, 2, 64, 64);
+    vec![
+        plain(s(1, 1, 4, 4), &STEPS),
+        plain(s(4, 4, 16, 16), &STEPS),
+        plain(s(6, 2, 32, 32), &STEPS),
+        plain(s(4, 1, 24, 40), &STEPS),
+        plain(s(16, 1, 128, 128), &STEPS),
+        plain(gqa, &LONG),
+        plain(gqa, &LONG).with_f16_cache(),
+        plain(s(4, 2, 16, 16), &STEPS).with_f16_cache(),
+        plain(Shape { window: Some(3), ..s(4, 2, 16, 16) }, &STEPS),
+        plain(Shape { window: Some(64), sinks: true, ..gqa }, &LONG),
+        plain(Shape { sinks: true, ..s(4, 2, 16, 16) }, &STEPS),
+    ]
+}
+
+/// The whole block: norms of q and k (none, per head, over the row), rotation, cache, attention, with two layers' caches.
+pub fn rope_store() -> Vec<Case> {
+    let mut cases = vec![];
+    for (qk_norm, pairs) in [(0, RopePairs::Interleaved), (1, RopePairs::Halves), (2, RopePairs::Halves)] {
+        let s = Shape { heads: 6, kv_heads: 2, k_dim: 32, v_dim: 32, window: None, sinks: false };
+        let mut m = Maker::new(qk_norm);
+        let mut outputs = vec![];
+        for _ in 0..2 {
+            let (q, k, v) = (m.input(192), m.input(64), m.input(64));
+            outputs.push(block(&mut m, s, qk_norm, pairs, [q, k, v]));
+        }
+        let named: Vec<(&str, _)> = ["y0", "y1"].into_iter().zip(outputs).collect();
+        let name = ["no norm", "per head", "over the row"][qk_norm as usize];
+        cases.push(m.finish(format!("rope_store/{name}"), &named, &STEPS));
+    }
+    cases
+}
+
+fn block(m: &mut Maker, s: Shape, qk_norm: u64, pairs: RopePairs, [q, k, v]: [ValueId; 3]) -> ValueId {
+    let cache = m.b.cache(CacheDecl { kv_heads: s.kv_heads, k_dim: s.k_dim, v_dim: s.v_dim });
+    let mut turn = |x: ValueId, heads: usize| {
+        let n = [0, s.k_dim, heads * s.k_dim][qk_norm as usize];
+        let x = if n > 0 {
+            let weight = m.near_one(n);
+            m.one(Op::RmsNorm(Norm { weight, eps: 1e-6 }), &[x])
+        } else {
+            x
+        };
+        m.one(Op::Rope(rope_of(s.k_dim, s.k_dim, pairs)), &[x])
+    };
+    let (q, k) = (turn(q, s.heads), turn(k, s.kv_heads));
+    let stored = m.one(Op::KvStore { cache }, &[k, v]);
+    let a = attention(m, s, cache);
+    m.one(Op::Attend(a), &[q, stored])
+}

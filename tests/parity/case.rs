@@ -1,0 +1,145 @@
+//! A case: a small graph, its weights, and the steps to run. From one case come the parity of every backend against the
+//! reference, with the tolerances of the op's page.
+
+use crate::support::{Shape, Target, compare, load, rng::Rng, run};
+use moeray::{
+    backend::{KvType, Loaded, Program, reference},
+    file::{Bytes, Tensor},
+    graph::Builder,
+    ir::{Graph, ValueId, WeightId},
+    ops::linear::Activations,
+    quant::{self, DType},
+};
+
+/// A case while it is made.
+pub struct Maker {
+    pub b: Builder,
+    weights: Vec<Tensor>,
+    pub rng: Rng,
+    inputs: Vec<(String, usize)>,
+    vocab: usize,
+}
+
+impl Maker {
+    pub fn new(seed: u64) -> Self {
+        Maker { b: Builder::new(), weights: vec![], rng: Rng(seed), inputs: vec![], vocab: 1 }
+    }
+
+    /// A random weight stored as `dtype`, of deviation `1/sqrt(in)` as trained ones roughly have.
+    pub fn weight(&mut self, shape: &[usize], dtype: DType) -> WeightId {
+        let n: usize = shape.iter().product();
+        let scale = 1.0 / (*shape.last().unwrap() as f32).sqrt();
+        let x = self.rng.normals(n, scale);
+        self.given(shape, dtype, &x)
+    }
+
+    /// A weight of these numbers, rounded to `dtype`.
+    pub fn given(&mut self, shape: &[usize], dtype: DType, x: &[f32]) -> WeightId {
+        let mut bytes = vec![];
+        quant::quantize(dtype, x, &mut bytes).unwrap();
+        self.weights.push(Tensor::new(dtype, shape.to_vec(), vec![Bytes::from_vec(bytes)]).unwrap());
+        self.b.weight(format!("w{}", self.weights.len() - 1), shape)
+    }
+
+    /// A norm's weight: near 1.
+    pub fn near_one(&mut self, n: usize) -> WeightId {
+        let x: Vec<f32> = self.rng.normals(n, 0.2).iter().map(|v| 1.0 + v).collect();
+        self.given(&[n], DType::F32, &x)
+    }
+
+    /// A named input.
+    pub fn input(&mut self, cols: usize) -> ValueId {
+        let name = format!("in{}", self.inputs.len());
+        self.inputs.push((name.clone(), cols));
+        self.b.one(moeray::ir::Op::Input { name, cols }, &[]).unwrap()
+    }
+
+    /// Token ids are drawn below this.
+    pub fn vocab(&mut self, n: usize) {
+        self.vocab = n;
+    }
+
+    pub fn one(&mut self, op: moeray::ir::Op, inputs: &[ValueId]) -> ValueId {
+        self.b.one(op, inputs).unwrap()
+    }
+
+    /// Finishes the case: names the outputs `y0`, `y1`… (or as given) and runs these steps.
+    pub fn finish(self, name: impl Into<String>, outputs: &[(&str, ValueId)], steps: &[(usize, usize, usize)]) -> Case {
+        let mut b = self.b;
+        outputs.iter().for_each(|(n, v)| b.output(*n, *v));
+        let mut rng = self.rng;
+        let steps = steps.iter().map(|&(tokens, past, outputs)| {
+            let ids = (0..tokens).map(|_| rng.below(self.vocab) as u32).collect();
+            let inputs = self.inputs.iter().map(|(n, c)| (n.clone(), rng.with_outliers(tokens * c))).collect();
+            (Shape { tokens, past, outputs }, ids, inputs)
+        });
+        let steps = steps.collect();
+        let quantised = self.weights.iter().any(|w| !w.dtype().is_float());
+        let program = Program::new(b.finish(), self.weights).unwrap();
+        Case { name: name.into(), program, steps, kv: KvType::F32, quantised }
+    }
+}
+
+pub struct Case {
+    pub name: String,
+    pub program: Program,
+    pub steps: Vec<(Shape, Vec<u32>, Vec<(String, Vec<f32>)>)>,
+    pub kv: KvType,
+    pub quantised: bool,
+}
+
+impl Case {
+    pub fn with_f16_cache(mut self) -> Self {
+        self.kv = KvType::F16;
+        self.name += " f16 cache";
+        self
+    }
+
+    /// The tolerance that `ops/mod.rs` states.
+    fn tolerance(&self, target: Target) -> f64 {
+        match (target, self.quantised, self.kv) {
+            (Target::Cpu, true, _) if self.program.graph.nodes.len() > 2 => 1e-5,
+            (_, _, KvType::F16) => 1e-6,
+            _ => 1e-10,
+        }
+    }
+
+    /// The oracle of `target`.
+    fn reference(&self, target: Target) -> Box<dyn Loaded> {
+        let activations = if target == Target::Cpu { Activations::Int8 } else { Activations::F32 };
+        reference::load_with(self.program.clone(), activations).unwrap()
+    }
+
+    /// Runs on `target` and compares with the reference. `Ok(false)`: there is no such device here.
+    pub fn check(&self, target: Target) -> Result<bool, String> {
+        let Some(loaded) = load(target, &self.program) else { return Ok(false) };
+        let want = run(&*self.reference(target), self.kv, &self.steps);
+        let got = run(&*loaded, self.kv, &self.steps);
+        let names: Vec<String> = self.program.graph.outputs.iter().map(|(n, _)| n.clone()).collect();
+        for (i, (g, w)) in got.iter().zip(&want).enumerate() {
+            compare::check_outputs(&names, g, w, self.tolerance(target))
+                .map_err(|e| format!("{}, step {i} {:?}: {e}", self.name, self.steps[i].0))?;
+        }
+        Ok(true)
+    }
+
+    pub fn graph(&self) -> &Graph {
+        &self.program.graph
+    }
+}
+
+/// Checks all cases on a target; fails with the list of those that are wrong.
+pub fn check_all(cases: Vec<Case>, target: Target) {
+    assert!(!cases.is_empty());
+    let (mut failures, mut ran) = (vec![], 0);
+    for case in &cases {
+        match case.check(target) {
+            Ok(true) => ran += 1,
+            Ok(false) => assert!(target == Target::Wgpu, "only a GPU may be absent"),
+            Err(e) => failures.push(e),
+        }
+    }
+    assert!(failures.is_empty(), "{} of {} cases:\n{}", failures.len(), cases.len(), failures.join("\n"));
+    let present = target != Target::Wgpu || crate::support::gpu().is_some();
+    assert_eq!(ran, if present { cases.len() } else { 0 }, "cases that ran");
+}

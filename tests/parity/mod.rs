@@ -1,0 +1,58 @@
+//! Every op, every fused op and every weight format, on every backend, against the reference: one table of cases.
+
+mod attention;
+mod case;
+mod dense;
+mod moe;
+
+use crate::support::Target;
+use case::check_all;
+
+macro_rules! parity {
+    ($($name:ident: $cases:expr;)*) => {
+        mod cpu { use super::*; $(#[test] fn $name() { check_all($cases, Target::Cpu); })* }
+        mod wgpu { use super::*; $(#[test] fn $name() { check_all($cases, Target::Wgpu); })* }
+    };
+}
+
+parity! {
+    embed: dense::embed();
+    linear: dense::linear();
+    linear_fused: dense::linear_fused();
+    elementwise: dense::elementwise();
+    rms_norm: dense::rms_norm();
+    rope: attention::rope();
+    attend: attention::attend();
+    rope_store: attention::rope_store();
+    routers: moe::routers();
+    moe_blocks: moe::blocks();
+    expert_linear: moe::expert_linear();
+}
+
+/// The table contains what it is meant to contain: each fused op comes out of the fusion of some case, and fusing changes
+/// nothing that the reference computes.
+#[test]
+fn fusions() {
+    let all = [
+        dense::linear_fused(),
+        attention::rope_store(),
+        moe::blocks().into_iter().take(3).collect(),
+        dense::rms_norm().into_iter().take(2).collect(),
+    ];
+    let mut seen = std::collections::BTreeSet::new();
+    for case in all.into_iter().flatten() {
+        let fused = moeray::graph::fuse(case.graph());
+        moeray::graph::check(&fused).unwrap();
+        seen.extend(fused.nodes.iter().map(|n| n.op.name()));
+        let raw = moeray::backend::reference::load(case.program.clone()).unwrap();
+        let program = moeray::backend::Program::new(fused, case.program.weights.to_vec()).unwrap();
+        let fused = moeray::backend::reference::load(program).unwrap();
+        let (a, b) =
+            (crate::support::run(&*raw, case.kv, &case.steps), crate::support::run(&*fused, case.kv, &case.steps));
+        assert_eq!(a, b, "{}", case.name);
+    }
+    for op in ["norm_linears", "rope_store", "linear_add", "linear_glu", "norm_router", "expert_glu", "expert_down_add"]
+    {
+        assert!(seen.contains(op), "no case fuses to {op}: {seen:?}");
+    }
+}

@@ -1,0 +1,73 @@
+//! What several groups of tests use: seeded random numbers, comparators, and the backends under test.
+
+pub mod compare;
+pub mod rng;
+
+use moeray::backend::{self, KvType, Loaded, Output, Program, RunnerOptions, Step};
+
+/// The backends that are held to the reference.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Target {
+    Reference,
+    Cpu,
+    Wgpu,
+}
+
+/// Loads `program` on `target`; `None` where there is no GPU and its absence is allowed (said once, see [`gpu`]).
+pub fn load(target: Target, program: &Program) -> Option<Box<dyn Loaded>> {
+    let quiet = &mut |_| {};
+    match target {
+        Target::Reference => Some(backend::reference::load(program.clone()).unwrap()),
+        Target::Cpu => Some(backend::cpu::load(program.clone(), &Default::default(), quiet).unwrap()),
+        Target::Wgpu => Some(gpu()?.load(program.clone(), quiet).unwrap()),
+    }
+}
+
+/// The GPU of the tests: the device named in `MOERAY_TEST_DEVICE`, else lavapipe, else whatever there is. Prints which.
+/// Where there is none the tests that need it say so and pass, unless `MOERAY_REQUIRE_GPU` is set: then they fail.
+pub fn gpu() -> Option<backend::wgpu::Gpu> {
+    static GPU: std::sync::OnceLock<Option<backend::wgpu::Gpu>> = std::sync::OnceLock::new();
+    GPU.get_or_init(|| {
+        let named = std::env::var("MOERAY_TEST_DEVICE").ok();
+        let devices = backend::wgpu::devices();
+        let software = devices.iter().find(|d| d.name.to_lowercase().contains("llvmpipe"));
+        let device = named.or_else(|| software.or(devices.first()).map(|d| d.name.clone()));
+        let options = backend::wgpu::Options { device, ..Default::default() };
+        match backend::wgpu::Gpu::open(&options) {
+            Ok(gpu) => {
+                println!("GPU under test: {}", gpu.describe());
+                Some(gpu)
+            }
+            Err(e) if std::env::var_os("MOERAY_REQUIRE_GPU").is_none() => {
+                println!("no GPU: its tests are skipped ({e})");
+                None
+            }
+            Err(e) => panic!("MOERAY_REQUIRE_GPU is set and there is no GPU: {e}"),
+        }
+    })
+    .clone()
+}
+
+/// One step of a test: how many tokens, after how many, with how many outputs.
+#[derive(Clone, Copy, Debug)]
+pub struct Shape {
+    pub tokens: usize,
+    pub past: usize,
+    pub outputs: usize,
+}
+
+/// Runs steps one after another on one runner and collects every step's outputs.
+pub fn run(loaded: &dyn Loaded, kv: KvType, steps: &[(Shape, Vec<u32>, Vec<(String, Vec<f32>)>)]) -> Vec<Vec<Output>> {
+    let ctx = steps.iter().map(|(s, ..)| s.past + s.tokens).max().unwrap();
+    let chunk = steps.iter().map(|(s, ..)| s.tokens).max().unwrap();
+    let mut runner = loaded.runner(RunnerOptions { ctx, chunk, kv }).unwrap();
+    let mut all = vec![];
+    for (shape, tokens, inputs) in steps {
+        let inputs: Vec<(&str, &[f32])> = inputs.iter().map(|(n, d)| (n.as_str(), d.as_slice())).collect();
+        let mut out = vec![];
+        let step = Step { tokens, past: shape.past, outputs: shape.outputs, inputs: &inputs };
+        runner.step(step, &mut out).unwrap();
+        all.push(out);
+    }
+    all
+}
