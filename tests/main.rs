@@ -1,5 +1,8 @@
 //! The integration tests, one binary, grouped by what they need.
 
+// clippy.toml allows unwrap in test functions; this is for the functions that they share.
+#![allow(clippy::unwrap_used)]
+
 mod alarms;
 mod alloc;
 mod arrows;
