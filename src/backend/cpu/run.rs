@@ -89,7 +89,7 @@ impl CpuRunner {
             ropes,
             scratch: Scratches::new(model.pool.threads()),
             every: (0..chunk as u32).collect(),
-            acts: Acts::default(),
+            acts: Acts::new(model.activations),
             acts_of: None,
             normed: Aligned::default(),
             logits: vec![],
