@@ -203,6 +203,11 @@ impl Session {
         self.options.ctx
     }
 
+    /// Most tokens of one step.
+    pub fn chunk(&self) -> usize {
+        self.options.chunk
+    }
+
     /// Bytes of KV cache and scratch.
     pub fn memory_bytes(&self) -> u64 {
         self.runner.memory_bytes()
@@ -280,7 +285,13 @@ impl Session {
         let chunks = tokens.len().div_ceil(self.options.chunk);
         for (i, chunk) in tokens.chunks(self.options.chunk).enumerate() {
             let last = i + 1 == chunks;
-            let outputs = if outputs == usize::MAX { chunk.len() } else if last { outputs } else { 0 };
+            let outputs = if outputs == usize::MAX {
+                chunk.len()
+            } else if last {
+                outputs
+            } else {
+                0
+            };
             let step = Step { tokens: chunk, past: self.position, outputs, inputs: &[] };
             self.runner.step(step, &mut self.out)?;
             self.position += chunk.len();
