@@ -63,7 +63,6 @@ fn check(gpu: &Gpu, name: &str, run: RunOptions) {
 fn devices_are_listed_and_one_is_chosen() {
     let list = wgpu::devices();
     for (i, d) in list.iter().enumerate() {
-        println!("{i}: {} {} {} {} | {}", d.name, d.backend, d.device_type, d.driver, d.why);
         assert!(d.index == i && !d.name.is_empty() && !d.why.is_empty() && d.limits.max_buffer > 0);
         assert!(!(d.chosen_by_default && d.device_type == "software"), "a software device is never the default");
     }
