@@ -1,5 +1,8 @@
 //! The integration tests, one binary, grouped by what they need.
 
+// clippy.toml allows unwrap in test functions; this is for the functions that they share.
+#![allow(clippy::unwrap_used)]
+
 mod alarms;
 mod alloc;
 mod arrows;
@@ -8,8 +11,10 @@ mod cli;
 mod files;
 mod generate;
 mod goldens;
+mod gpu;
 mod kernels;
 mod parity;
+mod plan;
 mod quant;
 mod quant_gpu;
 mod quant_mix;
