@@ -6,6 +6,8 @@
 mod alarms;
 mod alloc;
 mod arrows;
+#[cfg(all(feature = "cli", feature = "demo-model"))]
+mod cli;
 mod files;
 mod generate;
 mod goldens;
