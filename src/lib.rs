@@ -31,21 +31,21 @@
 //! 7. Same seed, same tokens, on the same device and settings.
 //! 8. CPU work touches only the routed experts, and reads the weights from the memory map in their quantised form.
 
+pub mod error;
+pub mod quant;
+pub mod file;
+pub mod tokenizer;
+pub mod ir;
+pub mod ops;
+pub mod graph;
+pub mod model;
+pub mod kernels;
+pub mod plan;
 pub mod backend;
+pub mod session;
+pub mod sampler;
+pub mod generate;
 #[cfg(feature = "cli")]
 pub mod cli;
-pub mod error;
-pub mod file;
-pub mod generate;
-pub mod graph;
-pub mod ir;
-pub mod kernels;
-pub mod model;
-pub mod ops;
-pub mod plan;
-pub mod quant;
-pub mod sampler;
-// pub mod session;
-pub mod tokenizer;
 
 pub use error::{Error, Result};

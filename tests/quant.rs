@@ -15,7 +15,8 @@ impl Truth {
         Truth { file: std::fs::read(path).unwrap() }
     }
 
-    fn bytes(&self, name: &str) -> Vec<u8> {
+    /// The bytes of a tensor.
+    pub fn bytes(&self, name: &str) -> Vec<u8> {
         SafeTensors::deserialize(&self.file).unwrap().tensor(name).unwrap().data().to_vec()
     }
 

@@ -1,1 +1,117 @@
-//! (under construction)
+//! Kernels: the WGSL files under `shaders/`, a catalogue of them, and a linker.
+//!
+//! A kernel is one plain WGSL file. What varies is of three kinds, and all of it is in a [`Variant`]:
+//! - *numbers* that shape the code (workgroup size, lanes a row, rows an invocation) are `const`s that the linker
+//!   prepends: [`Kernel::consts`] names them with their defaults;
+//! - *weight formats* are fragments (`shaders/quant/q4_k.wgsl`, ...) linked once for each weight slot of the kernel; the
+//!   fragment's prefix `W_` becomes the slot's name (`w_dequant` reads `w_data`, `gate_dequant` reads `gate_data`);
+//! - *KV storage* is a fragment of two functions (`shaders/kv/f16.wgsl`).
+//!
+//! Everything that differs from dispatch to dispatch is a uniform: `p`, whose Rust twins are in [`params`], and `frame`
+//! ([`params::Frame`]), written once a step. [`reflect`] reads bindings, access and workgroup size back from the text, so
+//! that the runtime binds by name and cannot disagree with the shader.
+//!
+//! # Conventions of every kernel
+//!
+//! - `@group(0)`; `frame` and `p` are uniforms, all else is storage. A binding that a flag turns off (a bias, say) is
+//!   never read: bind any buffer that the dispatch does not write.
+//! - A value is f32 (ids: u32), row-major, addressed by `*_offset` and `*_stride` in elements. Offsets and strides of
+//!   values are multiples of 4, so that several kernels may read them as `vec4`.
+//! - A weight segment is some whole rows `row0 .. row0 + rows` of a matrix (of the flattened `[E * out, in]` rows for
+//!   experts) as [`crate::quant`] packs it, `groups` groups of 32 weights a row. One dispatch reads one segment.
+//! - The grid is `(ceil(items / tile[0]), ceil(rows / tile[1]), 1)` with [`Kernel::tile`]; the kernel's entry in
+//!   [`catalogue`] says what items and rows are. Workgroups beyond the end do nothing; no rows at all is harmless.
+//! - Accumulation is in f32.
+//!
+//! Deliberately absent: a device.
+
+pub mod catalogue;
+mod link;
+pub mod params;
+mod reflect;
+
+pub use catalogue::{Kernel, Style};
+pub use link::link;
+pub use reflect::{Access, Binding, Reflection, reflect};
+
+use crate::quant::DType;
+
+/// Storage of keys and values in a cache.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Kv {
+    /// Single precision, 4 numbers a `vec4<f32>`.
+    F32,
+    /// Half precision, 4 numbers a `vec2<u32>`.
+    F16,
+}
+
+/// A kernel with everything fixed that makes a pipeline: the key of a pipeline cache.
+#[derive(Clone, Debug)]
+pub struct Variant {
+    /// Which kernel.
+    pub kernel: &'static Kernel,
+    /// One format for each of the kernel's slots.
+    pub formats: Vec<DType>,
+    /// Storage of the cache, where the kernel has one.
+    pub kv: Option<Kv>,
+    /// Numbers that differ from the kernel's defaults, by name.
+    pub consts: Vec<(&'static str, u32)>,
+}
+
+impl Variant {
+    /// `kernel` with its default numbers.
+    pub fn new(kernel: &'static Kernel) -> Self {
+        Variant { kernel, formats: Vec::new(), kv: None, consts: Vec::new() }
+    }
+
+    /// With the formats of the kernel's slots, in order.
+    #[must_use]
+    pub fn formats(mut self, formats: &[DType]) -> Self {
+        self.formats = formats.to_vec();
+        self
+    }
+
+    /// With a cache of this storage.
+    #[must_use]
+    pub fn kv(mut self, kv: Kv) -> Self {
+        self.kv = Some(kv);
+        self
+    }
+
+    /// With `name` set to `value`, whatever it was.
+    #[must_use]
+    pub fn with(mut self, name: &'static str, value: u32) -> Self {
+        match self.consts.iter_mut().find(|c| c.0 == name) {
+            Some(c) => c.1 = value,
+            None => self.consts.push((name, value)),
+        }
+        self
+    }
+
+    /// The value of a number, its default where it was not set; 0 for a name that the kernel does not have.
+    pub fn get(&self, name: &str) -> u32 {
+        let find = |list: &[(&'static str, u32)]| list.iter().find(|c| c.0 == name).map(|c| c.1);
+        find(&self.consts).or_else(|| find(self.kernel.consts)).unwrap_or(0)
+    }
+
+    /// Items and rows of one workgroup: see the conventions in [`crate::kernels`].
+    pub fn tile(&self) -> [u32; 2] {
+        (self.kernel.tile)(self)
+    }
+
+    /// A name for messages and a key for caches: kernel, formats, numbers.
+    pub fn label(&self) -> String {
+        let mut s = self.kernel.name.to_string();
+        for f in &self.formats {
+            s.push('-');
+            s.push_str(&f.layout().name.to_lowercase());
+        }
+        if let Some(kv) = self.kv {
+            s.push_str(if kv == Kv::F16 { "-kv_f16" } else { "-kv_f32" });
+        }
+        for (name, _) in self.kernel.consts {
+            s.push_str(&format!("-{}{}", name.to_lowercase(), self.get(name)));
+        }
+        s
+    }
+}

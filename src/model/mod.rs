@@ -21,9 +21,9 @@ pub use decoder::{Decoder, QkNorm, Shared};
 pub use params::Params;
 
 use crate::{
-    backend::Program,
     error::{Error, Result},
     file::Checkpoint,
+    graph::Program,
 };
 
 /// How Hugging Face (or PyTorch code) calls what GGUF calls by the canonical names.

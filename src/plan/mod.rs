@@ -1,1 +1,412 @@
-//! (under construction)
+//! The plan: a fused graph and what a device can do, turned into buffers and a list of dispatches.
+//!
+//! A [`Plan`] is pure data, made without a GPU and equal for equal input, so it can be printed, counted and tested on any
+//! machine. It holds two [`Schedule`]s over the same weights and caches: one for a single token (decode), one for up to
+//! `max_tokens` of them (prefill). Row counts are symbolic: a schedule is made once, and the grid of each dispatch is a
+//! function of T, O and P that is evaluated while encoding, without any allocation.
+//!
+//! # How it is made
+//!
+//! 1. [`weights`](Weights): parts of one `norm_linears` that share a format are stacked into one matrix, every matrix is
+//!    cut by rows into segments that fit a binding, small vectors (norms, biases, sinks) are laid out in one f32 buffer.
+//!    Depends on the graph, the formats and the device only, and is done once a model.
+//! 2. lowering: every node becomes one or a few [`Step`]s, one a weight segment. Each activation is a column range of a
+//!    *content*, a piece of scratch that is written once and read afterwards.
+//! 3. memory: contents whose lives do not overlap share a [`Scratch`] buffer.
+//! 4. [`check()`]: replays the steps and refuses a plan that reads what was overwritten, binds a buffer both read and
+//!    written in one dispatch, or exceeds a limit of the device.
+//!
+//! Deliberately absent: wgpu types, clocks, environment variables.
+
+mod attention;
+mod check;
+mod cost;
+mod experts;
+mod lower;
+mod matrix;
+mod memory;
+mod print;
+mod weights;
+
+pub use check::{check, check_shaders, check_step_shader};
+pub use cost::{Cost, Totals};
+pub use weights::{Matrix, Segment, Vector, VectorPart, Weights};
+
+use crate::{
+    backend::KvType,
+    error::Result,
+    ir::{Graph, Rope, Rows},
+    kernels::{Style, Variant},
+    quant::DType,
+};
+
+/// What a device can do, as far as the plan cares.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Caps {
+    /// Bytes of a storage binding.
+    pub max_binding: u64,
+    /// Bytes of a buffer.
+    pub max_buffer: u64,
+    /// Workgroups a dimension of a dispatch.
+    pub max_workgroups: u32,
+    /// Invocations of a workgroup.
+    pub max_invocations: u32,
+    /// Bytes of workgroup memory.
+    pub workgroup_bytes: u32,
+    /// Storage buffers a kernel may bind.
+    pub storage_bindings: u32,
+    /// Offsets of bindings are multiples of this.
+    pub alignment: u64,
+    /// Whether a processor emulates the device: it wants kernels without barriers.
+    pub software: bool,
+    /// Half precision arithmetic and storage in shaders. No kernel asks for it yet.
+    pub f16: bool,
+    /// Subgroup operations in shaders. No kernel asks for them yet.
+    pub subgroups: bool,
+}
+
+impl Caps {
+    /// The limits that every WebGPU device has (WebGPU, "Limits", the defaults).
+    pub fn webgpu_defaults() -> Self {
+        Caps {
+            max_binding: 128 << 20,
+            max_buffer: 256 << 20,
+            max_workgroups: 65_535,
+            max_invocations: 256,
+            workgroup_bytes: 16 << 10,
+            storage_bindings: 8,
+            alignment: 256,
+            software: false,
+            f16: false,
+            subgroups: false,
+        }
+    }
+
+    /// The reduction that suits this device.
+    pub fn style(&self) -> Style {
+        if self.software { Style::Rows } else { Style::Lanes }
+    }
+}
+
+/// What the plan is for.
+#[derive(Clone, Copy, Debug)]
+pub struct Options {
+    /// Positions of the KV caches.
+    pub ctx: usize,
+    /// Most tokens of a step. The plan may take fewer at a time where buffers would not fit; see
+    /// [`Schedule::max_tokens`].
+    pub chunk: usize,
+    /// Storage of keys and values.
+    pub kv: KvType,
+    /// The reduction to use; `None`: the one that suits the device.
+    pub style: Option<Style>,
+    /// Gives every content a buffer of its own and [`GUARD`] bytes behind it inside the binding, which a kernel that
+    /// writes too far would hit. For tests.
+    pub guard: bool,
+}
+
+impl Options {
+    /// Options without anything special.
+    pub fn new(ctx: usize, chunk: usize, kv: KvType) -> Self {
+        Options { ctx, chunk, kv, style: None, guard: false }
+    }
+}
+
+/// Bytes behind each content where [`Options::guard`] is on.
+pub const GUARD: u64 = 256;
+
+/// Bytes between the uniforms of two steps, and the most that a uniform may have.
+pub const PARAMS_STRIDE: u64 = 256;
+
+/// Bytes of the buffer that stands in for operands that a dispatch does not have.
+pub const ZERO_BYTES: u64 = 256;
+
+/// Bytes of results that a step hands back at once, as a rule: more outputs are computed in several steps.
+const READBACK: u64 = 32 << 20;
+
+/// A buffer of the plan.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Buffer {
+    /// The uniform that changes with every step: [`crate::kernels::params::Frame`].
+    Frame,
+    /// The uniforms of all steps, [`PARAMS_STRIDE`] apart. One buffer a schedule.
+    Params,
+    /// Token ids of the step, u32 `[T]`.
+    Tokens,
+    /// Zeros, for operands that a dispatch does not have.
+    Zero,
+    /// All vectors: [`Weights::vectors`].
+    Vectors,
+    /// A segment of a matrix: [`Weights::matrices`].
+    Matrix {
+        /// Which matrix.
+        matrix: u32,
+        /// Which of its segments.
+        segment: u32,
+    },
+    /// Cosines and sines of a rotation: [`Plan::ropes`].
+    Rope(u32),
+    /// Numbers that the caller gives: [`Plan::inputs`].
+    Input(u32),
+    /// Keys of a cache, `[kv_heads, ctx, k_dim]`.
+    Keys(u32),
+    /// Values of a cache, `[kv_heads, ctx, v_dim]`.
+    Values(u32),
+    /// Working memory of one schedule: [`Schedule::scratch`].
+    Scratch(u32),
+}
+
+/// Where a value lies: a column range of a buffer of rows. In elements (of 4 bytes).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// The buffer; for scratch, until memory is assigned, the content.
+    pub buffer: Buffer,
+    /// First column.
+    pub offset: u32,
+    /// From row to row.
+    pub stride: u32,
+}
+
+/// How a kernel uses a binding.
+pub use crate::kernels::Access;
+
+/// A buffer given to a kernel.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Binding {
+    /// The name in the shader.
+    pub name: &'static str,
+    /// The buffer.
+    pub buffer: Buffer,
+    /// First byte.
+    pub offset: u64,
+    /// Bytes.
+    pub size: u64,
+    /// Uniform, read, or read and write.
+    pub access: Access,
+    /// For scratch: which content the kernel expects there, or puts there.
+    pub content: Option<u32>,
+}
+
+/// What a count of rows follows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Count {
+    /// T.
+    Tokens,
+    /// O.
+    Outputs,
+    /// 1.
+    One,
+}
+
+impl From<Rows> for Count {
+    fn from(r: Rows) -> Self {
+        match r {
+            Rows::Tokens => Count::Tokens,
+            Rows::Outputs => Count::Outputs,
+        }
+    }
+}
+
+/// Workgroups of a dispatch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Grid {
+    /// `(x, ceil(count * per_row / tile), z)`.
+    Direct {
+        /// Workgroups in x.
+        x: u32,
+        /// What the rows follow.
+        count: Count,
+        /// Rows of the kernel for each of these.
+        per: u32,
+        /// Rows of a workgroup.
+        tile: u32,
+        /// z is `ceil((P + T) / split)`; 0: z is 1.
+        split: u32,
+    },
+    /// Read by the device from a buffer.
+    Indirect {
+        /// The buffer.
+        buffer: Buffer,
+        /// First byte.
+        offset: u64,
+        /// The content expected there.
+        content: u32,
+    },
+}
+
+/// Sizes of a step while it is encoded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sizes {
+    /// T.
+    pub tokens: u32,
+    /// O.
+    pub outputs: u32,
+    /// P.
+    pub past: u32,
+}
+
+impl Grid {
+    /// The workgroups for these sizes; `None` where the device reads them from a buffer.
+    pub fn eval(&self, s: Sizes) -> Option<[u32; 3]> {
+        let Grid::Direct { x, count, per, tile, split } = *self else { return None };
+        let rows = match count {
+            Count::Tokens => s.tokens,
+            Count::Outputs => s.outputs,
+            Count::One => 1,
+        };
+        let z = if split == 0 { 1 } else { (s.past + s.tokens).div_ceil(split) };
+        Some([x, (rows * per).div_ceil(tile.max(1)), z])
+    }
+}
+
+/// One dispatch.
+#[derive(Clone, Debug)]
+pub struct Step {
+    /// The op that it is part of, for printing.
+    pub op: &'static str,
+    /// The op's layer.
+    pub layer: Option<u32>,
+    /// Kernel, formats, numbers.
+    pub variant: Variant,
+    /// Every binding of the kernel but the uniforms.
+    pub bindings: Vec<Binding>,
+    /// The uniform `p`.
+    pub params: Vec<u8>,
+    /// Workgroups.
+    pub grid: Grid,
+    /// Bytes that it has to read.
+    pub reads: Cost,
+    /// Bytes that it writes.
+    pub writes: Cost,
+}
+
+/// Working memory that several contents share one after the other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Scratch {
+    /// Bytes.
+    pub bytes: u64,
+    /// Whether dispatches read their workgroups from it.
+    pub indirect: bool,
+}
+
+/// A piece of scratch that is written, then read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Content {
+    /// Bytes, guard included.
+    pub bytes: u64,
+    /// Which scratch buffer holds it.
+    pub scratch: u32,
+    /// Whether dispatches read their workgroups from it.
+    pub indirect: bool,
+    /// Whether the caller reads it after the last step.
+    pub output: bool,
+}
+
+/// A result that the caller reads.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OutputPlace {
+    /// Its name in the graph.
+    pub name: String,
+    /// T or O.
+    pub rows: Rows,
+    /// Columns.
+    pub cols: usize,
+    /// Whether it is u32.
+    pub ids: bool,
+    /// Where it lies.
+    pub place: Place,
+    /// The content expected there, where it is scratch.
+    pub content: Option<u32>,
+}
+
+/// The dispatches of one step of the model.
+#[derive(Clone, Debug)]
+pub struct Schedule {
+    /// T is at most this.
+    pub max_tokens: usize,
+    /// O is at most this.
+    pub max_outputs: usize,
+    /// In order.
+    pub steps: Vec<Step>,
+    /// Working memory.
+    pub scratch: Vec<Scratch>,
+    /// What lies in it over time.
+    pub contents: Vec<Content>,
+    /// In the order of the graph's outputs.
+    pub outputs: Vec<OutputPlace>,
+}
+
+/// A rotation's table, f32 `[ctx, dims / 2, 2]`: cosine and sine of position times angle, times the rotation's scale.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RopeTable {
+    /// Of which rotation.
+    pub rope: Rope,
+    /// Bytes.
+    pub bytes: u64,
+}
+
+/// A KV cache's buffers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CacheBytes {
+    /// Of the keys.
+    pub keys: u64,
+    /// Of the values.
+    pub values: u64,
+}
+
+/// An input of the caller.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct InputPlace {
+    /// Its name in the graph.
+    pub name: String,
+    /// Columns.
+    pub cols: usize,
+    /// Elements from row to row.
+    pub stride: usize,
+}
+
+/// Everything that a backend needs to run a graph.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// For T = 1.
+    pub decode: Schedule,
+    /// For T up to [`Schedule::max_tokens`].
+    pub prefill: Schedule,
+    /// Tables of the rotations.
+    pub ropes: Vec<RopeTable>,
+    /// Sizes of the caches.
+    pub caches: Vec<CacheBytes>,
+    /// Numbers that the caller gives.
+    pub inputs: Vec<InputPlace>,
+    /// Transformer layers, for averages.
+    pub layers: usize,
+}
+
+/// Lays out the weights of a graph.
+///
+/// # Errors
+/// [`crate::Error::Unsupported`] where a matrix's rows cannot be read by the kernels, [`crate::Error::Device`] where one
+/// row does not fit a binding.
+pub fn weights(graph: &Graph, dtypes: &[DType], caps: &Caps) -> Result<Weights> {
+    weights::layout(graph, dtypes, caps)
+}
+
+/// Plans a graph: fused or not, any op is lowered.
+///
+/// # Errors
+/// [`crate::Error::Unsupported`] for sizes that no kernel takes, [`crate::Error::Device`] where a buffer does not fit the
+/// device's limits, by name and with what would help.
+pub fn plan(graph: &Graph, weights: &Weights, caps: &Caps, options: &Options) -> Result<Plan> {
+    let decode = lower::schedule(graph, weights, caps, &Options { chunk: 1, ..*options }, true)?;
+    let prefill = lower::schedule(graph, weights, caps, options, false)?;
+    let plan = Plan {
+        decode,
+        prefill,
+        ropes: lower::rope_tables(graph, caps, options)?,
+        caches: lower::caches(graph, caps, options)?,
+        inputs: lower::inputs(graph),
+        layers: graph.nodes.iter().filter_map(|n| n.layer).max().map_or(0, |l| l as usize + 1),
+    };
+    check(&plan, weights, caps)?;
+    Ok(plan)
+}

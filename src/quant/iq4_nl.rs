@@ -3,7 +3,10 @@
 //! Bytes: `d` f16; 16 bytes of quants as in Q4_0.
 //! GPU planes: quants (16 bytes a group, as in the file); `d` (2 bytes).
 
-use super::bits::{f16_at, from_nibbles};
+use super::{
+    bits::{f16_at, from_nibbles, nibbles, put_f16, round_f16},
+    fit::{self, Levels},
+};
 
 /// The table, from `kvalues_iq4nl` in `ggml-common.h`.
 pub const VALUES: [i8; 16] = [-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113];
@@ -18,3 +21,46 @@ pub fn dequantize(b: &[u8; 18], y: &mut [f32; 32]) {
 
 /// Splits a block into GPU planes: the same as Q4_0's.
 pub use super::q4_0::pack;
+
+/// The table as levels of a fit.
+#[derive(Clone, Copy)]
+pub struct Table;
+
+/// Between each entry and the next: the value halfway, and the difference.
+const STEPS: [(f32, f32); 15] = {
+    let mut steps = [(0.0, 0.0); 15];
+    let mut i = 0;
+    while i < 15 {
+        let (a, b) = (VALUES[i] as f32, VALUES[i + 1] as f32);
+        steps[i] = ((a + b) / 2.0, b - a);
+        i += 1;
+    }
+    steps
+};
+
+impl Levels for Table {
+    const ENDS: [f32; 2] = [VALUES[0] as f32, VALUES[15] as f32];
+
+    #[inline(always)]
+    fn level(v: f32) -> f32 {
+        // No search: each threshold passed adds a step, which vectorises.
+        let mut level = Self::ENDS[0];
+        for (middle, step) in STEPS {
+            level += if v > middle { step } else { 0.0 };
+        }
+        level
+    }
+
+    #[inline(always)]
+    fn index(level: f32) -> u8 {
+        VALUES.iter().skip(1).filter(|&&v| level >= f32::from(v)).count() as u8
+    }
+}
+
+/// A block from f32, with importances `w`.
+#[inline(always)]
+pub fn quantize(x: &[f32; 32], w: &[f32; 32], b: &mut [u8; 18]) {
+    let d = round_f16(fit::scale::<Table, 32>(x, w, 0.15, 8));
+    put_f16(b, 0, d);
+    b[2..].copy_from_slice(&nibbles(&fit::indices::<Table, 32>(x, d)));
+}

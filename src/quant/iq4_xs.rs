@@ -6,8 +6,9 @@
 //! GPU planes: quants (16 bytes a group, as in the file); `d` and scales (8 bytes a block, as in the file).
 
 use super::{
-    bits::{f16_at, from_nibbles, u16_at},
-    iq4_nl::VALUES,
+    bits::{f16_at, from_nibbles, nibbles, put_f16, u16_at},
+    fit::{self, Signed},
+    iq4_nl::{Table, VALUES},
 };
 
 /// The scale of group `k`.
@@ -32,4 +33,20 @@ pub fn dequantize(b: &[u8; 136], y: &mut [f32; 256]) {
 pub fn pack(b: &[u8; 136], q: &mut [u8; 128], s: &mut [u8; 8], _: &mut [u8; 0], _: &mut [u8; 0]) {
     q.copy_from_slice(&b[8..]);
     s.copy_from_slice(&b[..8]);
+}
+
+/// A block from f32, with importances `w`.
+#[inline(always)]
+pub fn quantize(x: &[f32; 256], w: &[f32; 256], b: &mut [u8; 136]) {
+    let f = fit::blocks_of_scales::<Signed<32>, Table, 8, 32>(x, w, 0.15, 8);
+    put_f16(b, 0, f.d);
+    b[2..8].fill(0);
+    for (k, s) in f.s.iter().enumerate() {
+        let s = (s + 32) as u8;
+        b[4 + k / 2] |= (s & 15) << (4 * (k % 2));
+        b[2 + k / 4] |= (s >> 4) << (2 * (k % 4));
+    }
+    for (b, q) in b[8..].chunks_exact_mut(16).zip(f.q.as_chunks::<32>().0) {
+        b.copy_from_slice(&nibbles(q));
+    }
 }

@@ -4,16 +4,20 @@
 //! formats and their numbers are ggml's (`ggml-common.h`, and the numpy twins in the PyPI package `gguf`), and
 //! dequantisation equals ggml's bit for bit.
 //!
-//! [`dequantize`] and `quantize` turn blocks into f32 and back; [`gpu`] rearranges blocks for the GPU, where
-//! `shaders/quant/<format>.wgsl` reads them; `mix` chooses a format for every tensor of a model.
+//! [`dequantize`] and [`quantize`] turn blocks into f32 and back; [`gpu`] rearranges blocks for the GPU, where
+//! `shaders/quant/<format>.wgsl` reads them; [`mix`] chooses a format for every tensor of a model.
 //!
 //! Deliberately absent: matrix products (see `backend/`), file layout (see `file/`).
 
+mod affine;
 pub(crate) mod bits;
+mod encode;
+mod fit;
 mod float;
 pub mod gpu;
 pub(crate) mod iq4_nl;
 pub(crate) mod iq4_xs;
+pub mod mix;
 pub(crate) mod mxfp4;
 pub(crate) mod q2_k;
 pub(crate) mod q3_k;
@@ -27,6 +31,7 @@ pub(crate) mod q6_k;
 pub(crate) mod q8_0;
 
 use crate::error::{Error, Result};
+pub use encode::{quantize, quantize_rows, quantize_weighted};
 
 /// The type of a weight's elements, as GGUF names it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]

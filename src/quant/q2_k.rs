@@ -5,7 +5,10 @@
 //! GPU planes: quants (8 bytes a group, see [`super::bits::pairs`]); `s` and `m` (16 bytes a block, as in the file);
 //! `d` and `dmin` (4 bytes a block).
 
-use super::bits::{f16_at, pairs, put_words};
+use super::{
+    affine,
+    bits::{f16_at, pairs, put_f16, put_words},
+};
 
 /// The quants of group `k`.
 #[inline]
@@ -32,4 +35,26 @@ pub fn pack(b: &[u8; 84], q: &mut [u8; 64], s: &mut [u8; 16], d: &mut [u8; 4], _
     }
     s.copy_from_slice(&b[..16]);
     d.copy_from_slice(&b[80..]);
+}
+
+/// Writes the 64 bytes of lower two bits, as Q3_K has them too.
+#[inline(always)]
+pub(super) fn put_low_bits(q: &[u8; 256], b: &mut [u8]) {
+    for (h, b) in b.chunks_exact_mut(32).enumerate() {
+        for (i, b) in b.iter_mut().enumerate() {
+            *b = (0..4).fold(0, |v, j| v | ((q[128 * h + 32 * j + i] & 3) << (2 * j)));
+        }
+    }
+}
+
+/// A block from f32, with importances `w`.
+#[inline(always)]
+pub fn quantize(x: &[f32; 256], w: &[f32; 256], b: &mut [u8; 84]) {
+    let f = affine::blocks_of_affine::<16, 16>(x, w, 3.0, 15.0, 1.0, 8);
+    for j in 0..16 {
+        b[j] = f.s[j] | (f.m[j] << 4);
+    }
+    put_low_bits(&f.q, &mut b[16..80]);
+    put_f16(b, 80, f.d);
+    put_f16(b, 82, f.dmin);
 }

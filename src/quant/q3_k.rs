@@ -6,7 +6,11 @@
 //! GPU planes: lower bits (8 bytes a group, see [`super::bits::pairs`]); third bits (4 bytes a group, see
 //! [`super::bits::bits`]); `s` as signed bytes (16 bytes a block; 4 % more than the file's); `d` (2 bytes a block).
 
-use super::bits::{bits, f16_at, pairs, put_words};
+use super::{
+    bits::{bits, f16_at, pairs, put_f16, put_words},
+    fit::{self, Signed},
+    q2_k::put_low_bits,
+};
 
 /// The quants of group `k`, 0..8.
 #[inline]
@@ -46,4 +50,23 @@ pub fn pack(b: &[u8; 110], q: &mut [u8; 64], h: &mut [u8; 32], s: &mut [u8; 16],
         *o = v as u8;
     }
     d.copy_from_slice(&b[108..]);
+}
+
+/// A block from f32, with importances `w`.
+#[inline(always)]
+pub fn quantize(x: &[f32; 256], w: &[f32; 256], b: &mut [u8; 110]) {
+    let f = fit::blocks_of_scales::<Signed<32>, Signed<4>, 16, 16>(x, w, 0.25, 8);
+    b.fill(0);
+    for (k, q) in f.q.chunks_exact(32).enumerate() {
+        for (b, q) in b[..32].iter_mut().zip(q) {
+            *b |= (q >> 2) << k;
+        }
+    }
+    put_low_bits(&f.q, &mut b[32..96]);
+    for (j, s) in f.s.iter().enumerate() {
+        let s = (s + 32) as u8;
+        b[96 + j % 8] |= (s & 15) << (4 * (j / 8));
+        b[104 + j % 4] |= (s >> 4) << (2 * (j / 4));
+    }
+    put_f16(b, 108, f.d);
 }

@@ -3,7 +3,10 @@
 //! Bytes: `d` f16; `m` f16; 16 bytes of quants as in Q4_0.
 //! GPU planes: quants (16 bytes a group, as in the file); `d` and `m` (4 bytes).
 
-use super::bits::{f16_at, from_nibbles};
+use super::{
+    affine,
+    bits::{f16_at, from_nibbles, nibbles, put_f16, round_f16},
+};
 
 /// f32 from a block.
 pub fn dequantize(b: &[u8; 20], y: &mut [f32; 32]) {
@@ -17,4 +20,14 @@ pub fn dequantize(b: &[u8; 20], y: &mut [f32; 32]) {
 pub fn pack(b: &[u8; 20], q: &mut [u8; 16], dm: &mut [u8; 4], _: &mut [u8; 0], _: &mut [u8; 0]) {
     q.copy_from_slice(&b[4..]);
     dm.copy_from_slice(&b[..4]);
+}
+
+/// A block from f32, with importances `w`.
+#[inline(always)]
+pub fn quantize(x: &[f32; 32], w: &[f32; 32], b: &mut [u8; 20]) {
+    let (d, m) = affine::scale_and_min(x, w, 15.0, false, 2.0, 6);
+    let (d, m) = (round_f16(d), round_f16(-m));
+    put_f16(b, 0, d);
+    put_f16(b, 2, m);
+    b[4..].copy_from_slice(&nibbles(&affine::quants(x, d, -m, 15.0)));
 }

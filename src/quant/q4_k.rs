@@ -7,7 +7,10 @@
 //! GPU planes: quants (16 bytes a group, nibbles as in Q4_0); `d`, `dmin` and scales (16 bytes a block, see
 //! [`pack_scales`]).
 
-use super::bits::{f16_at, nibbles, put_words};
+use super::{
+    affine,
+    bits::{f16_at, nibbles, put_f16, put_words},
+};
 
 /// The 12 bytes of scales as `(s, m)`.
 #[inline]
@@ -69,4 +72,34 @@ pub fn pack(b: &[u8; 144], q: &mut [u8; 128], s: &mut [u8; 16], _: &mut [u8; 0],
         q.copy_from_slice(&nibbles(&group(&b[16..], k)));
     }
     pack_scales(b, s);
+}
+
+/// Writes a block's first 16 bytes; the inverse of [`scales`].
+#[inline(always)]
+pub(super) fn put_scales(f: &affine::Scaled<8>, b: &mut [u8]) {
+    put_f16(b, 0, f.d);
+    put_f16(b, 2, f.dmin);
+    for k in 0..4 {
+        b[4 + k] = f.s[k] | ((f.s[4 + k] >> 4) << 6);
+        b[8 + k] = f.m[k] | ((f.m[4 + k] >> 4) << 6);
+        b[12 + k] = (f.s[4 + k] & 15) | (f.m[4 + k] << 4);
+    }
+}
+
+/// Writes the 128 bytes of lower four bits.
+#[inline(always)]
+pub(super) fn put_low_bits(q: &[u8; 256], b: &mut [u8]) {
+    for (q, b) in q.chunks_exact(64).zip(b.chunks_exact_mut(32)) {
+        for (i, b) in b.iter_mut().enumerate() {
+            *b = (q[i] & 15) | (q[32 + i] << 4);
+        }
+    }
+}
+
+/// A block from f32, with importances `w`.
+#[inline(always)]
+pub fn quantize(x: &[f32; 256], w: &[f32; 256], b: &mut [u8; 144]) {
+    let f = affine::blocks_of_affine::<8, 32>(x, w, 15.0, 63.0, 2.0, 6);
+    put_scales(&f, b);
+    put_low_bits(&f.q, &mut b[16..]);
 }

@@ -4,7 +4,10 @@
 //! GPU planes: lower bits (16 bytes a group, as in the file); fifth bits (4 bytes, see [`super::bits::bits`]); `d`
 //! (2 bytes).
 
-use super::bits::{f16_at, from_nibbles, put_words, transpose_bits, u32_at};
+use super::{
+    bits::{f16_at, from_nibbles, nibbles, put_f16, put_words, round_f16, transpose_bits, u32_at},
+    fit::{self, Signed},
+};
 
 /// The 5-bit quants whose fifth bits are `high` and whose lower bits are in `low`.
 #[inline]
@@ -29,4 +32,20 @@ pub fn pack(b: &[u8; 22], q: &mut [u8; 16], h: &mut [u8; 4], d: &mut [u8; 2], _:
     q.copy_from_slice(&b[6..]);
     put_words(h, 0, &[transpose_bits(u32_at(b, 2))]);
     d.copy_from_slice(&b[..2]);
+}
+
+/// The fifth bits of 5-bit quants, weight `i` at bit `i`.
+#[inline(always)]
+pub(super) fn high_bits(q: &[u8; 32]) -> u32 {
+    q.iter().enumerate().fold(0, |h, (i, q)| h | (u32::from(q >> 4) << i))
+}
+
+/// A block from f32, with importances `w`.
+#[inline(always)]
+pub fn quantize(x: &[f32; 32], w: &[f32; 32], b: &mut [u8; 22]) {
+    let d = round_f16(fit::scale::<Signed<16>, 32>(x, w, 0.08, 8));
+    let q = fit::indices::<Signed<16>, 32>(x, d);
+    put_f16(b, 0, d);
+    put_words(b, 2, &[high_bits(&q)]);
+    b[6..].copy_from_slice(&nibbles(&q));
 }

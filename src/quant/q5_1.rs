@@ -5,8 +5,9 @@
 //! `m` (4 bytes).
 
 use super::{
-    bits::{f16_at, put_words, transpose_bits, u32_at},
-    q5_0::quants,
+    affine,
+    bits::{f16_at, nibbles, put_f16, put_words, round_f16, transpose_bits, u32_at},
+    q5_0::{high_bits, quants},
 };
 
 /// f32 from a block.
@@ -22,4 +23,16 @@ pub fn pack(b: &[u8; 24], q: &mut [u8; 16], h: &mut [u8; 4], dm: &mut [u8; 4], _
     q.copy_from_slice(&b[8..]);
     put_words(h, 0, &[transpose_bits(u32_at(b, 4))]);
     dm.copy_from_slice(&b[..4]);
+}
+
+/// A block from f32, with importances `w`.
+#[inline(always)]
+pub fn quantize(x: &[f32; 32], w: &[f32; 32], b: &mut [u8; 24]) {
+    let (d, m) = affine::scale_and_min(x, w, 31.0, false, 2.0, 6);
+    let (d, m) = (round_f16(d), round_f16(-m));
+    let q = affine::quants(x, d, -m, 31.0);
+    put_f16(b, 0, d);
+    put_f16(b, 2, m);
+    put_words(b, 4, &[high_bits(&q)]);
+    b[8..].copy_from_slice(&nibbles(&q));
 }

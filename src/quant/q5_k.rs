@@ -6,6 +6,7 @@
 //! [`super::bits::bits`]); `d`, `dmin` and scales (16 bytes a block, as in Q4_K).
 
 use super::{
+    affine,
     bits::{bits, nibbles, put_words},
     q4_k,
 };
@@ -33,4 +34,15 @@ pub fn pack(b: &[u8; 176], q: &mut [u8; 128], h: &mut [u8; 32], s: &mut [u8; 16]
         put_words(h, 4 * k, &[bits(&g.map(|q| q >> 4))]);
     }
     q4_k::pack_scales(b, s);
+}
+
+/// A block from f32, with importances `w`.
+#[inline(always)]
+pub fn quantize(x: &[f32; 256], w: &[f32; 256], b: &mut [u8; 176]) {
+    let f = affine::blocks_of_affine::<8, 32>(x, w, 31.0, 63.0, 2.0, 6);
+    q4_k::put_scales(&f, b);
+    for (i, b) in b[16..48].iter_mut().enumerate() {
+        *b = (0..8).fold(0, |h, k| h | ((f.q[32 * k + i] >> 4) << k));
+    }
+    q4_k::put_low_bits(&f.q, &mut b[48..]);
 }

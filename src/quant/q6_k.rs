@@ -5,7 +5,10 @@
 //! GPU planes: lower bits (16 bytes a group, nibbles as in Q4_0); upper bits (8 bytes a group, see
 //! [`super::bits::pairs`]); scales (16 bytes a block, as in the file); `d` (2 bytes a block).
 
-use super::bits::{f16_at, nibbles, pairs, put_words};
+use super::{
+    bits::{f16_at, nibbles, pairs, put_f16, put_words},
+    fit::{self, Signed},
+};
 
 /// The quants of group `k`, 0..64.
 #[inline]
@@ -39,4 +42,23 @@ pub fn pack(b: &[u8; 210], q: &mut [u8; 128], h: &mut [u8; 64], s: &mut [u8; 16]
     }
     s.copy_from_slice(&b[192..208]);
     d.copy_from_slice(&b[208..]);
+}
+
+/// A block from f32, with importances `w`.
+#[inline(always)]
+pub fn quantize(x: &[f32; 256], w: &[f32; 256], b: &mut [u8; 210]) {
+    let f = fit::blocks_of_scales::<Signed<128>, Signed<32>, 16, 16>(x, w, 0.05, 6);
+    for h in 0..2 {
+        let q = &f.q[128 * h..];
+        for i in 0..64 {
+            b[64 * h + i] = (q[i] & 15) | (q[64 + i] << 4);
+        }
+        for i in 0..32 {
+            b[128 + 32 * h + i] = (0..4).fold(0, |v, j| v | ((q[32 * j + i] >> 4) << (2 * j)));
+        }
+    }
+    for (b, s) in b[192..208].iter_mut().zip(f.s) {
+        *b = s as u8;
+    }
+    put_f16(b, 208, f.d);
 }

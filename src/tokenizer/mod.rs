@@ -13,6 +13,7 @@
 //! Deliberately absent: file I/O, models, clocks.
 
 mod bpe;
+mod checkpoint;
 mod decode;
 mod gguf;
 mod hf;

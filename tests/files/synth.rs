@@ -87,3 +87,20 @@ fn presets() {
     let s = Synthetic::new(&tiny(), 0, |_, _| DType::Q8_0).unwrap();
     assert!(matches!(s.checkpoint(&mut |_, _| Err(Error::Cancelled)), Err(Error::Cancelled)));
 }
+
+/// Random blocks are sane weights: finite, centred, of a deviation near 0.02.
+#[test]
+fn weights_are_like_those_of_a_fresh_model() {
+    for dtype in DType::ALL {
+        let s = Synthetic::new(&tiny(), 3, |_, _| dtype).unwrap();
+        let c = s.checkpoint(&mut |_, _| Ok(())).unwrap();
+        let t = c.require("blk.0.ffn_up_exps.weight").unwrap();
+        let mut x = vec![0f32; t.rows() * t.cols()];
+        moeray::quant::dequantize(dtype, &t.parts()[0], &mut x).unwrap();
+        let n = x.len() as f64;
+        let mean = x.iter().map(|v| f64::from(*v)).sum::<f64>() / n;
+        let std = (x.iter().map(|v| (f64::from(*v) - mean).powi(2)).sum::<f64>() / n).sqrt();
+        let largest = x.iter().fold(0f32, |m, v| m.max(v.abs()));
+        assert!(mean.abs() < 5e-4 && (0.017..0.022).contains(&std) && largest < 0.1, "{dtype}: {mean} {std} {largest}");
+    }
+}

@@ -69,7 +69,7 @@ fn block(b: Block) -> Case {
     let y = m.one(Op::ExpertCombine, &[y, made[1]]);
     let mut y = m.one(Op::Add, &[x, y]);
     if b.shared {
-        let mut lin = |m: &mut Maker, n: usize, k: usize, d: DType, x| {
+        let lin = |m: &mut Maker, n: usize, k: usize, d: DType, x| {
             let weight = m.weight(&[n, k], d);
             m.one(Op::Linear(Linear { weight, bias: None }), &[x])
         };

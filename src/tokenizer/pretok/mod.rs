@@ -138,7 +138,7 @@ static TABLE: &[PreTokenizer] = &[
     pre(
         &["tiny_aya", "cohere2moe"],
         &[
-            Whole(thousands),
+            Whole(text_and_thousands),
             Rules(&[marked_word_contracted, three_digits, spaced_symbols_newlines_slashes, line_ends, blanks]),
         ],
     ),

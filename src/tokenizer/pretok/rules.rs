@@ -298,36 +298,10 @@ pub(super) fn exactly_three_ascii_digits(s: &Seg, i: usize) -> usize {
     if (i..i + 3).all(|j| s.char(j).is_some_and(|c| c.is_ascii_digit())) { 3 } else { 0 }
 }
 
-/// `\d{1,3}(?=(?:\d{3})*\b)`: ASCII digits in thousands, counted from the right, where no word follows them.
+/// `\d{1,3}(?=(?:\d{3})*\b)` as llama.cpp has it for AFMoE and Tiny Aya: numbers in thousands counted from the right,
+/// where the text before a number stays with its first group (a later stage separates them).
 ///
 /// A whole segment at once, as lengths of pieces: every group depends on the length of its number.
-pub(super) fn thousands(s: &Seg, out: &mut Vec<usize>) {
-    let mut i = 0;
-    let mut gap = 0;
-    while i < s.chars.len() {
-        let n = s.run(i, |c, _| c.is_ascii_digit()) - i;
-        let word_follows = s.char(i + n).is_some_and(|c| c.is_ascii_alphabetic() || c == '_');
-        if n == 0 || word_follows {
-            let step = n.max(1);
-            gap += step;
-            i += step;
-            continue;
-        }
-        if gap > 0 {
-            out.push(gap);
-            gap = 0;
-        }
-        out.push((n - 1) % 3 + 1);
-        out.extend(std::iter::repeat_n(3, (n - 1) / 3));
-        i += n;
-    }
-    if gap > 0 {
-        out.push(gap);
-    }
-}
-
-/// llama.cpp's rule for AFMoE, a whole segment at once: numbers in thousands counted from the right, where the text
-/// before a number stays with its first group (a later stage separates them).
 pub(super) fn text_and_thousands(s: &Seg, out: &mut Vec<usize>) {
     let mut i = 0;
     while i < s.chars.len() {

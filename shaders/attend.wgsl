@@ -1,0 +1,194 @@
+
+// attend: causal attention of grouped query heads over the cache, with an online softmax (Milakov and Gimelshein 2018;
+// Dao et al. 2022). Sliding window and attention sinks are parameters.
+//
+// The query rows of one kv head are its G = heads/kv_heads query heads, token after token; a workgroup takes ROWS of them,
+// so that in decode all heads of a kv head, in prefill several tokens too, share each key and value that is read. It goes
+// through the positions WG at a time: each invocation scores one position for all rows; then the rows' maxima; then each
+// invocation owns four columns of the result and goes through the scores, or through one of PARTS shares of them where
+// there are fewer columns than invocations. With SPLIT = 1 a workgroup sees only positions z*chunk .. (z+1)*chunk and
+// leaves sums, maximum and denominator to `attend_reduce`. f32 throughout; keys and values as the cache stores them.
+//
+// Grid: x = kv_heads, y = ceil(T*G / ROWS), z = 1 or splits.
+
+struct Params {
+    heads: u32,
+    kv_heads: u32,
+    ctx: u32,
+    window: u32,
+    sinks_on: u32,
+    chunk: u32,
+    splits: u32,
+    q_offset: u32,
+    q_stride: u32,
+    y_offset: u32,
+    y_stride: u32,
+    scale: f32,
+}
+@group(0) @binding(1) var<uniform> p: Params;
+@group(0) @binding(2) var<storage, read> q: array<vec4<f32>>;        // [T, heads*Dk]
+@group(0) @binding(3) var<storage, read> k_cache: array<KvWord>;     // [kv_heads, ctx, Dk/4]
+@group(0) @binding(4) var<storage, read> v_cache: array<KvWord>;     // [kv_heads, ctx, Dv/4]
+@group(0) @binding(5) var<storage, read> sinks: array<f32>;          // [heads]
+@group(0) @binding(6) var<storage, read_write> y: array<vec4<f32>>;  // [T, heads*Dv], or [T, heads, splits, Dv + 4]
+
+const K4: u32 = K_DIM / 4u;
+const V4: u32 = V_DIM / 4u;
+// Columns (in fours) of an invocation, and shares that the positions are split into.
+const OWN: u32 = (V4 + WG - 1u) / WG;
+const PARTS: u32 = (WG / V4) + (1u - min(1u, WG / V4));
+const NONE: f32 = -1e30;
+
+var<workgroup> queries: array<vec4<f32>, ROWS * K4>;
+var<workgroup> scores: array<f32, ROWS * WG>;
+var<workgroup> maxima: array<f32, ROWS>;
+var<workgroup> merge: array<vec4<f32>, (PARTS - 1u) * V4 * ROWS + 1u>;
+var<workgroup> merge_sum: array<f32, PARTS * ROWS>;
+
+@compute @workgroup_size(WG)
+fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) lid: u32) {
+    let kv_head = wg.x;
+    let group = p.heads / p.kv_heads;
+    let all_rows = frame.tokens * group;
+    let first = wg.y * ROWS;
+    if (first >= all_rows) {
+        return;
+    }
+    let last_token = (min(first + ROWS, all_rows) - 1u) / group;
+
+    // Positions that any row of this workgroup sees.
+    var begin = 0u;
+    var end = min(frame.past + last_token + 1u, p.ctx);
+    if (p.window != 0u) {
+        let seen = frame.past + first / group + 1u;
+        begin = seen - min(seen, p.window);
+    }
+    if (SPLIT == 1u) { // static
+        begin = max(begin, wg.z * p.chunk);
+        end = min(end, (wg.z + 1u) * p.chunk);
+    }
+
+    for (var i = lid; i < ROWS * K4; i += WG) {
+        let row = min(first + i / K4, all_rows - 1u);
+        let head = kv_head * group + row % group;
+        queries[i] = q[(p.q_offset + row / group * p.q_stride) / 4u + head * K4 + i % K4] * p.scale;
+    }
+    workgroupBarrier();
+
+    var acc: array<vec4<f32>, ROWS * OWN>;
+    var sum: array<f32, ROWS>;
+    var top: array<f32, ROWS>;
+    for (var i = 0u; i < ROWS; i++) { // unroll
+        top[i] = NONE;
+    }
+    let part = lid / V4;
+    for (var start = begin; start < end; start += WG) {
+        let count = min(end - start, WG);
+        // Scores of one position.
+        let at = (kv_head * p.ctx + start + min(lid, count - 1u)) * K4;
+        var score: array<f32, ROWS>;
+        for (var d = 0u; d < K4; d++) {
+            let key = kv_load(k_cache[at + d]);
+            for (var i = 0u; i < ROWS; i++) { // unroll
+                score[i] += dot(key, queries[i * K4 + d]);
+            }
+        }
+        for (var i = 0u; i < ROWS; i++) { // unroll
+            let position = frame.past + (first + i) / group;
+            let here = start + lid;
+            let seen = lid < count && here <= position && (p.window == 0u || here + p.window > position);
+            score[i] = select(NONE, score[i], seen);
+            scores[i * WG + lid] = score[i];
+        }
+        workgroupBarrier();
+        // Maximum of each row.
+        for (var i = lid; i < ROWS; i += WG) {
+            var m = NONE;
+            for (var s = 0u; s < count; s++) {
+                m = max(m, scores[i * WG + s]);
+            }
+            maxima[i] = m;
+        }
+        workgroupBarrier();
+        for (var i = 0u; i < ROWS; i++) { // unroll
+            let m = max(top[i], maxima[i]);
+            scores[i * WG + lid] = select(0.0, exp(score[i] - m), score[i] > NONE);
+            let shrink = exp(top[i] - m);
+            top[i] = m;
+            sum[i] *= shrink;
+            for (var o = 0u; o < OWN; o++) {
+                acc[i * OWN + o] *= shrink;
+            }
+        }
+        workgroupBarrier();
+        // Weighted sum of values.
+        if (part < PARTS) {
+            for (var s = part; s < count; s += PARTS) {
+                for (var i = 0u; i < ROWS; i++) { // unroll
+                    sum[i] += scores[i * WG + s];
+                }
+                for (var o = 0u; o < OWN; o++) {
+                    let column = min(lid % V4 + o * WG, V4 - 1u);
+                    let value = kv_load(v_cache[(kv_head * p.ctx + start + s) * V4 + column]);
+                    for (var i = 0u; i < ROWS; i++) { // unroll
+                        acc[i * OWN + o] = fma(vec4<f32>(scores[i * WG + s]), value, acc[i * OWN + o]);
+                    }
+                }
+            }
+        }
+        workgroupBarrier();
+    }
+
+    // The shares meet.
+    if (part < PARTS && lid % V4 == 0u) {
+        for (var i = 0u; i < ROWS; i++) { // unroll
+            merge_sum[i * PARTS + part] = sum[i];
+        }
+    }
+    if (part > 0u && part < PARTS) {
+        for (var i = 0u; i < ROWS; i++) { // unroll
+            merge[(i * (PARTS - 1u) + part - 1u) * V4 + lid % V4] = acc[i * OWN];
+        }
+    }
+    workgroupBarrier();
+    if (part > 0u) {
+        return;
+    }
+    for (var i = 0u; i < ROWS; i++) { // unroll
+        if (first + i < all_rows) {
+            var total = 0.0;
+            for (var o = 0u; o < PARTS; o++) {
+                total += merge_sum[i * PARTS + o];
+            }
+            for (var o = 1u; o < PARTS; o++) {
+                acc[i * OWN] += merge[(i * (PARTS - 1u) + o - 1u) * V4 + lid];
+            }
+            let token = (first + i) / group;
+            let head = kv_head * group + (first + i) % group;
+            if (SPLIT == 1u) { // static
+                let to = ((token * p.heads + head) * p.splits + wg.z) * (V4 + 1u);
+                for (var o = 0u; o < OWN; o++) {
+                    if (lid + o * WG < V4) {
+                        y[to + lid + o * WG] = acc[i * OWN + o];
+                    }
+                }
+                if (lid == 0u) {
+                    y[to + V4] = vec4<f32>(top[i], total, 0.0, 0.0);
+                }
+            } else {
+                var shrink = 1.0;
+                if (p.sinks_on != 0u) {
+                    let m = max(top[i], sinks[head]);
+                    shrink = exp(top[i] - m);
+                    total = total * shrink + exp(sinks[head] - m);
+                }
+                let to = (p.y_offset + token * p.y_stride) / 4u + head * V4;
+                for (var o = 0u; o < OWN; o++) {
+                    if (lid + o * WG < V4) {
+                        y[to + lid + o * WG] = acc[i * OWN + o] * (shrink / total);
+                    }
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,116 @@
+
+// expert_down_add: y[t] = start + sum over the k slots of weights[t, j] * W_e h[t, j], e = ids[t, j]; W quantised.
+// The start is the residual, what y holds (second and later segments of W), or zero.
+//
+// A workgroup takes WG/LANES * ROWS rows of the matrix and one token; each invocation loops over the k experts in slot
+// order and adds into the same registers, so that h never goes through memory a second time. LANES invocations share a
+// row (lane l takes groups l, l + LANES, ...); with LANES = 1 there is no barrier. Products and sums are in f32.
+//
+// Grid: x = ceil(H / (WG/LANES * ROWS)), y = T.
+
+struct Params {
+    row0: u32,
+    rows: u32,
+    groups: u32,
+    cols: u32,
+    out: u32,
+    used: u32,
+    flags: u32,
+    x_offset: u32,
+    x_stride: u32,
+    y_offset: u32,
+    y_stride: u32,
+    residual_offset: u32,
+    residual_stride: u32,
+    ids_offset: u32,
+    ids_stride: u32,
+    weights_offset: u32,
+    weights_stride: u32,
+}
+@group(0) @binding(1) var<uniform> p: Params;
+@group(0) @binding(2) var<storage, read> x: array<vec4<f32>>;       // h: [T, k*I]
+@group(0) @binding(3) var<storage, read> w_data: array<vec4<u32>>;  // rows row0 .. row0 + rows of [E*H, I]
+@group(0) @binding(4) var<storage, read_write> y: array<f32>;       // [T, H]
+@group(0) @binding(5) var<storage, read> ids: array<u32>;           // [T, k]
+@group(0) @binding(6) var<storage, read> weights: array<f32>;       // [T, k]
+@group(0) @binding(7) var<storage, read> residual: array<f32>;      // [T, H]
+
+const RESIDUAL: u32 = 2u;
+const ACCUMULATE: u32 = 8u;
+
+const TEAMS: u32 = WG / LANES;
+// Partial sums, one more a row than needed: lanes that add up neighbouring rows then read different banks.
+var<workgroup> partials: array<f32, ROWS * TEAMS * (LANES + 1u)>;
+
+fn store(t: u32, n: u32, sum: f32) {
+    if (n >= p.out || t >= frame.tokens) {
+        return;
+    }
+    let at = p.y_offset + t * p.y_stride + n;
+    var v = sum;
+    if ((p.flags & RESIDUAL) != 0u) {
+        v += residual[p.residual_offset + t * p.residual_stride + n];
+    }
+    if ((p.flags & ACCUMULATE) != 0u) {
+        v += y[at];
+    }
+    y[at] = v;
+}
+
+@compute @workgroup_size(WG)
+fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) lid: u32) {
+    let t = wg.y;
+    let lane = lid % LANES;
+    let team = lid / LANES;
+    let first = wg.x * (TEAMS * ROWS) + team;
+    let n = p.rows * p.groups;
+    let slots = select(0u, p.used, t < frame.tokens);
+
+    var acc: array<f32, ROWS>;
+    for (var slot = 0u; slot < slots; slot++) {
+        let expert = ids[p.ids_offset + t * p.ids_stride + slot];
+        let weight = weights[p.weights_offset + t * p.weights_stride + slot];
+        let x_start = (p.x_offset + t * p.x_stride + slot * p.cols) / 4u;
+        // Where the rows start; a row of another segment reads the last one, with weight 0.
+        var w_base: array<u32, ROWS>;
+        var wanted = false;
+        var factor: array<f32, ROWS>;
+        for (var r = 0u; r < ROWS; r++) { // unroll
+            let i = first + r * TEAMS;
+            let row = expert * p.out + i - p.row0;
+            let here = i < p.out && row < p.rows;
+            wanted = wanted || here;
+            factor[r] = select(0.0, weight, here);
+            w_base[r] = min(row, p.rows - 1u) * p.groups;
+        }
+        let groups = select(0u, p.groups, wanted);
+        var part: array<f32, ROWS>;
+        for (var j = lane; j < groups; j += LANES) {
+            let xs = x_group(x_start, j);
+            for (var r = 0u; r < ROWS; r++) { // unroll
+                part[r] += dot_group(w_dequant(w_base[r] + j, n), xs);
+            }
+        }
+        for (var r = 0u; r < ROWS; r++) { // unroll
+            acc[r] += factor[r] * part[r];
+        }
+    }
+
+    if (LANES == 1u) { // static
+        for (var r = 0u; r < ROWS; r++) { // unroll
+            store(t, first + r * TEAMS, acc[r]);
+        }
+    } else {
+        for (var r = 0u; r < ROWS; r++) { // unroll
+            partials[(r * TEAMS + team) * (LANES + 1u) + lane] = acc[r];
+        }
+        workgroupBarrier();
+        for (var o = lid; o < ROWS * TEAMS; o += WG) {
+            var sum = 0.0;
+            for (var l = 0u; l < LANES; l++) {
+                sum += partials[o * (LANES + 1u) + l];
+            }
+            store(t, wg.x * (TEAMS * ROWS) + o, sum);
+        }
+    }
+}

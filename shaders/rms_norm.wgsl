@@ -1,0 +1,38 @@
+
+// rms_norm: y = x / sqrt(mean(x^2) + eps) * w, over each group of n columns (Zhang and Sennrich 2019).
+//
+// One workgroup a group. Grid: x = groups of a row, y = rows. Sums in f32.
+
+struct Params {
+    outputs: u32,
+    cols: u32,
+    x_offset: u32,
+    x_stride: u32,
+    y_offset: u32,
+    y_stride: u32,
+    eps: f32,
+}
+@group(0) @binding(1) var<uniform> p: Params;
+@group(0) @binding(2) var<storage, read> x: array<vec4<f32>>;        // [R, g*n]
+@group(0) @binding(3) var<storage, read> w: array<vec4<f32>>;        // [n]
+@group(0) @binding(4) var<storage, read_write> y: array<vec4<f32>>;  // [R, g*n]
+
+@compute @workgroup_size(WG)
+fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) lid: u32) {
+    let rows = select(frame.tokens, frame.outputs, p.outputs != 0u);
+    if (wg.y >= rows) {
+        return;
+    }
+    let n4 = p.cols / 4u;
+    let start = (p.x_offset + wg.y * p.x_stride) / 4u + wg.x * n4;
+    let to = (p.y_offset + wg.y * p.y_stride) / 4u + wg.x * n4;
+    var squares = 0.0;
+    for (var i = lid; i < n4; i += WG) {
+        let v = x[start + i];
+        squares += dot(v, v);
+    }
+    let factor = inverseSqrt(workgroup_sum(lid, squares) / f32(p.cols) + p.eps);
+    for (var i = lid; i < n4; i += WG) {
+        y[to + i] = x[start + i] * factor * w[i];
+    }
+}

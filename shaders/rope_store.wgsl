@@ -1,0 +1,113 @@
+
+// rope_store: optional norms of q and k (of each head, or of the whole row), rotation of both, k and v to the cache.
+//
+// One workgroup a head: first the query heads, then those of k, then those of v. Grid: x = heads + 2 * kv_heads, y = T.
+// f32; rounds to the cache's storage.
+
+struct Params {
+    heads: u32,
+    kv_heads: u32,
+    head_dim: u32,
+    v_dim: u32,
+    ctx: u32,
+    dims: u32,
+    halves: u32,
+    q_norm_kind: u32,
+    k_norm_kind: u32,
+    q_offset: u32,
+    k_offset: u32,
+    v_offset: u32,
+    stride: u32,
+    y_offset: u32,
+    y_stride: u32,
+    q_eps: f32,
+    k_eps: f32,
+}
+@group(0) @binding(1) var<uniform> p: Params;
+@group(0) @binding(3) var<storage, read> qkv: array<f32>;                // [T, q | k | v]
+@group(0) @binding(4) var<storage, read> q_norm: array<f32>;             // [D] or [heads*D]
+@group(0) @binding(5) var<storage, read> k_norm: array<f32>;             // [D] or [kv_heads*D]
+@group(0) @binding(6) var<storage, read_write> y: array<vec4<f32>>;      // [T, heads*D]
+@group(0) @binding(7) var<storage, read_write> k_cache: array<KvWord>;   // [kv_heads, ctx, D/4]
+@group(0) @binding(8) var<storage, read_write> v_cache: array<KvWord>;   // [kv_heads, ctx, Dv/4]
+
+const EACH_HEAD: u32 = 1u;
+const WHOLE_ROW: u32 = 2u;
+
+// What is done to a head of q or k before its rotation.
+struct Source {
+    start: u32,     // its first column in qkv
+    factor: f32,   // 1/rms, or 1
+    kind: u32,     // of the norm
+    weight: u32,   // the first column's weight in the norm
+    is_q: bool,
+}
+
+fn column(s: Source, c: u32) -> f32 {
+    let v = qkv[s.start + c];
+    if (s.kind == 0u) {
+        return v;
+    }
+    if (s.is_q) {
+        return v * s.factor * q_norm[s.weight + c];
+    }
+    return v * s.factor * k_norm[s.weight + c];
+}
+
+fn rotated(s: Source, c: u32, position: u32) -> f32 {
+    let other = column(s, partner(c, p.dims, p.halves));
+    return rotate(column(s, c), other, c, p.dims, p.halves, position);
+}
+
+@compute @workgroup_size(WG)
+fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) lid: u32) {
+    let t = wg.y;
+    let position = frame.past + t;
+    if (t >= frame.tokens || position >= p.ctx) {
+        return;
+    }
+    let row = t * p.stride;
+    let is_q = wg.x < p.heads;
+    let is_v = wg.x >= p.heads + p.kv_heads;
+    let head = select(select(wg.x - p.heads, wg.x - p.heads - p.kv_heads, is_v), wg.x, is_q);
+    let start = row + select(p.k_offset, p.q_offset, is_q);
+    let kind = select(select(p.k_norm_kind, p.q_norm_kind, is_q), 0u, is_v);
+
+    // Sum of squares of what the norm covers: nothing, the head, or every head of the row.
+    let first = select(0u, head * p.head_dim, kind == EACH_HEAD);
+    let heads = select(select(p.kv_heads, p.heads, is_q), 1u, kind == EACH_HEAD);
+    let count = select(heads * p.head_dim, 0u, kind == 0u);
+    var squares = 0.0;
+    for (var i = lid; i < count; i += WG) {
+        let v = qkv[start + first + i];
+        squares += v * v;
+    }
+    let total = workgroup_sum(lid, squares);
+    let factor = inverseSqrt(total / f32(max(count, 1u)) + select(p.k_eps, p.q_eps, is_q));
+
+    if (is_v) {
+        for (var i = lid; i < p.v_dim / 4u; i += WG) {
+            let at = row + p.v_offset + head * p.v_dim + i * 4u;
+            let v = vec4<f32>(qkv[at], qkv[at + 1u], qkv[at + 2u], qkv[at + 3u]);
+            v_cache[(head * p.ctx + position) * (p.v_dim / 4u) + i] = kv_pack(v);
+        }
+        return;
+    }
+    let d4 = p.head_dim / 4u;
+    let weight = select(0u, head * p.head_dim, kind == WHOLE_ROW);
+    let source = Source(start + head * p.head_dim, factor, kind, weight, is_q);
+    for (var i = lid; i < d4; i += WG) {
+        let c = i * 4u;
+        let v = vec4<f32>(
+            rotated(source, c, position),
+            rotated(source, c + 1u, position),
+            rotated(source, c + 2u, position),
+            rotated(source, c + 3u, position),
+        );
+        if (is_q) {
+            y[(p.y_offset + t * p.y_stride) / 4u + head * d4 + i] = v;
+        } else {
+            k_cache[(head * p.ctx + position) * d4 + i] = kv_pack(v);
+        }
+    }
+}

@@ -1,0 +1,107 @@
+//! Pipelines, made once for each variant and shared by everything on a device.
+
+use super::device::{Gpu, lock};
+use crate::{
+    error::{Error, Result},
+    kernels::{self, Access, Reflection, Variant},
+};
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex},
+};
+
+/// A compiled kernel.
+pub(super) struct Pipeline {
+    pub pipeline: wgpu::ComputePipeline,
+    pub layout: wgpu::BindGroupLayout,
+    pub reflection: Reflection,
+}
+
+/// The pipelines of a device, by [`Variant::label`].
+pub(super) struct Pipelines {
+    made: Mutex<HashMap<String, Arc<Pipeline>>>,
+    checked: bool,
+}
+
+impl Pipelines {
+    pub fn new(checked: bool) -> Self {
+        Pipelines { made: Mutex::default(), checked }
+    }
+
+    pub fn len(&self) -> usize {
+        lock(&self.made).len()
+    }
+
+    /// The pipeline of a variant.
+    pub fn get(&self, gpu: &Gpu, variant: &Variant) -> Result<Arc<Pipeline>> {
+        let label = variant.label();
+        let mut made = lock(&self.made);
+        if let Some(p) = made.get(&label) {
+            return Ok(p.clone());
+        }
+        let p = Arc::new(self.make(gpu, variant, &label)?);
+        made.insert(label, p.clone());
+        Ok(p)
+    }
+
+    fn make(&self, gpu: &Gpu, variant: &Variant, label: &str) -> Result<Pipeline> {
+        let text = kernels::link(variant)?;
+        let reflection = kernels::reflect(&text)?;
+        let size: u32 = reflection.workgroup.iter().product();
+        if reflection.workgroup_bytes > gpu.caps.workgroup_bytes || size > gpu.caps.max_invocations {
+            let (bytes, most) = (reflection.workgroup_bytes, gpu.caps.workgroup_bytes);
+            return Err(Error::Device(format!(
+                "kernel {label} wants {size} invocations and {bytes} bytes of workgroup memory; {} has {} and {most}",
+                gpu.name(),
+                gpu.caps.max_invocations,
+            )));
+        }
+        let made = gpu.scoped(|device| {
+            let source = wgpu::ShaderSource::Wgsl(text.as_str().into());
+            let descriptor = wgpu::ShaderModuleDescriptor { label: Some(label), source };
+            let module = if self.checked {
+                device.create_shader_module(descriptor)
+            } else {
+                // SAFETY: the shaders are this crate's own; its tests run every one of them with the checks on, with
+                // poisoned and guarded buffers, so that they neither index out of bounds nor loop for ever.
+                unsafe { device.create_shader_module_trusted(descriptor, wgpu::ShaderRuntimeChecks::unchecked()) }
+            };
+            let entries: Vec<wgpu::BindGroupLayoutEntry> = reflection.bindings.iter().map(entry).collect();
+            let layout = device
+                .create_bind_group_layout(&wgpu::BindGroupLayoutDescriptor { label: Some(label), entries: &entries });
+            let pipeline_layout = device.create_pipeline_layout(&wgpu::PipelineLayoutDescriptor {
+                label: Some(label),
+                bind_group_layouts: &[Some(&layout)],
+                immediate_size: 0,
+            });
+            let pipeline = device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
+                label: Some(label),
+                layout: Some(&pipeline_layout),
+                module: &module,
+                entry_point: Some("main"),
+                compilation_options: wgpu::PipelineCompilationOptions {
+                    zero_initialize_workgroup_memory: self.checked,
+                    ..Default::default()
+                },
+                cache: None,
+            });
+            (pipeline, layout)
+        });
+        let (pipeline, layout) = made.map_err(|e| Error::Device(format!("kernel {label}: {e}")))?;
+        Ok(Pipeline { pipeline, layout, reflection })
+    }
+}
+
+fn entry(b: &kernels::Binding) -> wgpu::BindGroupLayoutEntry {
+    let ty = match b.access {
+        Access::Uniform => wgpu::BufferBindingType::Uniform,
+        Access::Read => wgpu::BufferBindingType::Storage { read_only: true },
+        Access::ReadWrite => wgpu::BufferBindingType::Storage { read_only: false },
+    };
+    wgpu::BindGroupLayoutEntry {
+        binding: b.index,
+        visibility: wgpu::ShaderStages::COMPUTE,
+        ty: wgpu::BindingType::Buffer { ty, has_dynamic_offset: false, min_binding_size: None },
+        count: None,
+    }
+}

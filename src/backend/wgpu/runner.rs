@@ -1,0 +1,424 @@
+//! A sequence on the device: caches, scratch, bind groups, and the encode loop.
+
+use super::{
+    device::{Gpu, lock},
+    guard,
+    pipeline::Pipeline,
+    upload::Placed,
+};
+use crate::{
+    backend::{Output, Runner, RunnerOptions, Step, check_step},
+    error::{Error, Result},
+    ir::{Graph, Op, Rows},
+    kernels::params::Frame,
+    ops,
+    plan::{self, Buffer, Grid, OutputPlace, PARAMS_STRIDE, Plan, RopeTable, Schedule, Sizes, check_step_shader},
+};
+use std::sync::{Arc, Mutex};
+
+/// NaN as f32 and, twice, as f16.
+const POISON: u32 = 0x7E00_7E00 | 0x7FC0_0000;
+
+/// Buffers that both schedules use.
+struct Shared {
+    frame: wgpu::Buffer,
+    tokens: wgpu::Buffer,
+    inputs: Vec<wgpu::Buffer>,
+    ropes: Vec<wgpu::Buffer>,
+    caches: Vec<[wgpu::Buffer; 2]>,
+    bytes: u64,
+}
+
+/// A schedule with everything made that encoding it needs.
+struct Ready {
+    scratch: Vec<wgpu::Buffer>,
+    steps: Vec<(Arc<Pipeline>, wgpu::BindGroup)>,
+    bytes: u64,
+}
+
+/// See [`crate::backend::Runner`].
+pub(super) struct GpuRunner {
+    placed: Arc<Placed>,
+    plan: Plan,
+    options: RunnerOptions,
+    shared: Shared,
+    decode: Ready,
+    prefill: Ready,
+    staging: wgpu::Buffer,
+    mapped: Arc<Mutex<Option<Result<(), wgpu::BufferAsyncError>>>>,
+    /// Rows of the embedding table: token ids are below.
+    vocab: usize,
+    last: Option<wgpu::SubmissionIndex>,
+    /// Inputs of the caller with padded rows.
+    padded: Vec<f32>,
+}
+
+/// A part of a step that the schedule takes at once.
+#[derive(Clone, Copy)]
+struct Piece {
+    /// First token.
+    at: usize,
+    tokens: usize,
+    outputs: usize,
+}
+
+impl GpuRunner {
+    pub fn new(placed: Arc<Placed>, options: RunnerOptions) -> Result<Self> {
+        let gpu = &placed.gpu;
+        gpu.errors.take()?;
+        let wanted = plan::Options {
+            style: placed.run.style,
+            guard: placed.run.guard,
+            ..plan::Options::new(options.ctx, options.chunk, options.kv)
+        };
+        let plan = plan::plan(&placed.graph, &placed.weights, &gpu.caps, &wanted)?;
+        let shared = Shared::new(gpu, &plan, placed.run.poison)?;
+        let decode = Ready::new(&placed, &plan, &plan.decode, &shared)?;
+        let prefill = Ready::new(&placed, &plan, &plan.prefill, &shared)?;
+        let results = |s: &Schedule| -> u64 {
+            let rows = |o: &OutputPlace| if o.rows == Rows::Tokens { s.max_tokens } else { s.max_outputs };
+            s.outputs.iter().map(|o| 4 * u64::from(o.place.stride) * rows(o) as u64).sum()
+        };
+        let bytes = results(&plan.decode).max(results(&plan.prefill)).max(16).next_multiple_of(8);
+        let usage = wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST;
+        let staging = gpu.buffer("results", bytes, usage)?;
+        let vocab = vocab(&placed.graph);
+        gpu.wait(Some(gpu.queue.submit([])))?;
+        Ok(GpuRunner {
+            plan,
+            options,
+            shared,
+            decode,
+            prefill,
+            staging,
+            mapped: Arc::default(),
+            vocab,
+            last: None,
+            padded: vec![],
+            placed,
+        })
+    }
+
+    /// The piece that starts at token `at`.
+    fn piece(&self, at: usize, t: usize, o: usize) -> Piece {
+        let s = &self.plan.prefill;
+        let first_output = (t - o).max(at);
+        let mut tokens = (t - at).min(s.max_tokens);
+        let wanted = |tokens: usize| (at + tokens).saturating_sub(first_output);
+        if wanted(tokens) > s.max_outputs {
+            tokens = first_output - at + s.max_outputs;
+        }
+        Piece { at, tokens, outputs: wanted(tokens) }
+    }
+
+    /// Ids and numbers of a piece to the device.
+    fn write(&mut self, piece: Piece, step: &Step<'_>, sources: &[&[f32]]) {
+        let queue = &self.placed.gpu.queue;
+        let frame = Frame {
+            tokens: piece.tokens as u32,
+            past: (step.past + piece.at) as u32,
+            outputs: piece.outputs as u32,
+            first_output: (piece.tokens - piece.outputs) as u32,
+            ..Frame::default()
+        };
+        queue.write_buffer(&self.shared.frame, 0, bytemuck::bytes_of(&frame));
+        let tokens = &step.tokens[piece.at..piece.at + piece.tokens];
+        queue.write_buffer(&self.shared.tokens, 0, bytemuck::cast_slice(tokens));
+        for ((place, data), buffer) in self.plan.inputs.iter().zip(sources).zip(&self.shared.inputs) {
+            let rows = &data[piece.at * place.cols..(piece.at + piece.tokens) * place.cols];
+            self.padded.clear();
+            for row in rows.chunks(place.cols.max(1)) {
+                self.padded.extend_from_slice(row);
+                self.padded.resize(self.padded.len() + place.stride - place.cols, 0.0);
+            }
+            queue.write_buffer(buffer, 0, bytemuck::cast_slice(&self.padded));
+        }
+    }
+
+    /// Encodes and submits a piece. With results, their copies to the staging buffer come last.
+    fn submit(&mut self, piece: Piece, past: usize) -> Result<()> {
+        let gpu = &self.placed.gpu;
+        let (schedule, ready) = self.ready(piece);
+        if self.placed.run.poison {
+            for (b, s) in ready.scratch.iter().zip(&schedule.scratch) {
+                guard::fill(gpu, b, 0, s.bytes, POISON);
+            }
+        }
+        if self.placed.run.guard {
+            guard::write(gpu, schedule, &ready.scratch);
+        }
+        let sizes =
+            Sizes { tokens: piece.tokens as u32, outputs: piece.outputs as u32, past: (past + piece.at) as u32 };
+        let most = self.placed.run.max_dispatches.unwrap_or(usize::MAX).max(1);
+        let mut last = None;
+        let mut from = 0usize;
+        loop {
+            let to = from.saturating_add(most).min(schedule.steps.len());
+            let mut encoder = gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
+            ready.encode(&mut encoder, schedule, from..to, sizes);
+            from = to;
+            let done = to == schedule.steps.len();
+            if done {
+                self.copy_results(&mut encoder, schedule, ready, piece);
+            }
+            last = Some(gpu.queue.submit([encoder.finish()])).or(last);
+            if done {
+                break;
+            }
+        }
+        self.last = last;
+        Ok(())
+    }
+
+    fn ready(&self, piece: Piece) -> (&Schedule, &Ready) {
+        if piece.tokens == 1 { (&self.plan.decode, &self.decode) } else { (&self.plan.prefill, &self.prefill) }
+    }
+
+    fn copy_results(&self, encoder: &mut wgpu::CommandEncoder, s: &Schedule, ready: &Ready, piece: Piece) {
+        let mut at = 0;
+        for o in &s.outputs {
+            let bytes = result_bytes(o, piece);
+            if bytes > 0 {
+                let from = match o.place.buffer {
+                    Buffer::Scratch(i) => &ready.scratch[i as usize],
+                    Buffer::Input(i) => &self.shared.inputs[i as usize],
+                    _ => &self.shared.tokens,
+                };
+                encoder.copy_buffer_to_buffer(from, 0, &self.staging, at, bytes);
+                at += bytes;
+            }
+        }
+    }
+
+    /// Waits for a piece and appends its results.
+    fn collect(&mut self, piece: Piece, out: &mut [Output]) -> Result<()> {
+        let gpu = &self.placed.gpu;
+        let (schedule, ready) = self.ready(piece);
+        let total: u64 = schedule.outputs.iter().map(|o| result_bytes(o, piece)).sum();
+        if total == 0 {
+            return Ok(());
+        }
+        let range = 0..total.next_multiple_of(8);
+        *lock(&self.mapped) = None;
+        let mapped = self.mapped.clone();
+        self.staging.map_async(wgpu::MapMode::Read, range.clone(), move |r| *lock(&mapped) = Some(r));
+        gpu.wait(self.last.clone())?;
+        match lock(&self.mapped).take() {
+            Some(Ok(())) => {}
+            Some(Err(e)) => return Err(Error::Device(format!("reading results: {e}"))),
+            None => return Err(Error::Device("reading results: the device did not answer".into())),
+        }
+        let view = self.staging.get_mapped_range(range).map_err(|e| Error::Device(format!("reading results: {e}")))?;
+        let mut at = 0;
+        for (place, out) in schedule.outputs.iter().zip(out) {
+            let bytes = result_bytes(place, piece) as usize;
+            append(place, &view[at..at + bytes], out);
+            at += bytes;
+        }
+        drop(view);
+        self.staging.unmap();
+        if self.placed.run.guard {
+            guard::check(gpu, schedule, &ready.scratch)?;
+        }
+        Ok(())
+    }
+
+    fn inputs<'a>(&self, step: &Step<'a>) -> Result<Vec<&'a [f32]>> {
+        let find = |p: &plan::InputPlace| {
+            let want = step.tokens.len() * p.cols;
+            match step.inputs.iter().find(|(n, _)| *n == p.name) {
+                Some((_, d)) if d.len() == want => Ok(*d),
+                Some((_, d)) => Err(Error::Invalid(format!("input {}: {} numbers, {want} wanted", p.name, d.len()))),
+                None => Err(Error::Invalid(format!("input {} is missing", p.name))),
+            }
+        };
+        self.plan.inputs.iter().map(find).collect()
+    }
+}
+
+impl Runner for GpuRunner {
+    fn step(&mut self, step: Step<'_>, out: &mut Vec<Output>) -> Result<()> {
+        check_step(&step, &self.options)?;
+        if let Some(id) = step.tokens.iter().find(|id| **id as usize >= self.vocab) {
+            return Err(Error::Invalid(format!("token id {id} is not below the vocabulary's {}", self.vocab)));
+        }
+        let sources = self.inputs(&step)?;
+        self.placed.gpu.errors.take()?;
+        out.resize_with(self.plan.decode.outputs.len(), Output::default);
+        for (o, place) in out.iter_mut().zip(&self.plan.decode.outputs) {
+            (o.rows, o.cols) = (0, place.cols);
+            o.f32.clear();
+            o.u32.clear();
+        }
+        let (t, mut at) = (step.tokens.len(), 0);
+        while at < t {
+            let piece = self.piece(at, t, step.outputs);
+            let before = self.last.take();
+            self.write(piece, &step, &sources);
+            self.submit(piece, step.past)?;
+            self.collect(piece, out)?;
+            at += piece.tokens;
+            // Without results nothing waits: at most two pieces are on their way.
+            if at < t && before.is_some() {
+                self.placed.gpu.wait(before)?;
+            }
+        }
+        self.placed.gpu.errors.take()
+    }
+
+    fn memory_bytes(&self) -> u64 {
+        self.shared.bytes + self.decode.bytes + self.prefill.bytes + self.staging.size()
+    }
+}
+
+fn result_bytes(o: &OutputPlace, piece: Piece) -> u64 {
+    let rows = if o.rows == Rows::Tokens { piece.tokens } else { piece.outputs };
+    4 * u64::from(o.place.stride) * rows as u64
+}
+
+/// Appends rows, without their padding.
+fn append(place: &OutputPlace, bytes: &[u8], out: &mut Output) {
+    let (first, end) = (place.place.offset as usize, place.place.offset as usize + place.cols);
+    for row in bytes.chunks_exact(4 * place.place.stride.max(1) as usize) {
+        let row: &[u32] = bytemuck::cast_slice(row);
+        if place.ids {
+            out.u32.extend_from_slice(&row[first..end]);
+        } else {
+            out.f32.extend_from_slice(bytemuck::cast_slice(&row[first..end]));
+        }
+        out.rows += 1;
+    }
+}
+
+fn vocab(g: &Graph) -> usize {
+    let rows = |op: &Op| match op {
+        Op::Embed { table, .. } => g.weight(*table).shape.first().copied(),
+        _ => None,
+    };
+    g.nodes.iter().filter_map(|n| rows(&n.op)).min().unwrap_or(usize::MAX)
+}
+
+impl Shared {
+    fn new(gpu: &Gpu, plan: &Plan, poison: bool) -> Result<Self> {
+        use wgpu::BufferUsages as U;
+        let data = U::STORAGE | U::COPY_DST | U::COPY_SRC;
+        let most = plan.prefill.max_tokens;
+        let mut bytes = 0;
+        let mut make = |label: &str, size: u64, usage: U| {
+            bytes += size;
+            gpu.buffer(label, size, usage)
+        };
+        let frame = make("frame", size_of::<Frame>() as u64, U::UNIFORM | U::COPY_DST)?;
+        let tokens = make("tokens", 4 * most as u64, data)?;
+        let input = |p: &plan::InputPlace| make(&p.name, (4 * most * p.stride) as u64, data);
+        let inputs = plan.inputs.iter().map(input).collect::<Result<_>>()?;
+        let rope = |t: &RopeTable| make("rotations", t.bytes, U::STORAGE | U::COPY_DST);
+        let ropes: Vec<wgpu::Buffer> = plan.ropes.iter().map(rope).collect::<Result<_>>()?;
+        for (t, b) in plan.ropes.iter().zip(&ropes) {
+            gpu.queue.write_buffer(b, 0, bytemuck::cast_slice(&rope_table(t)));
+        }
+        let cache = |c: &plan::CacheBytes| Ok([make("keys", c.keys, data)?, make("values", c.values, data)?]);
+        let caches: Vec<[wgpu::Buffer; 2]> = plan.caches.iter().map(cache).collect::<Result<_>>()?;
+        if poison {
+            caches.iter().flatten().for_each(|b| guard::fill(gpu, b, 0, b.size(), POISON));
+        }
+        Ok(Shared { frame, tokens, inputs, ropes, caches, bytes })
+    }
+}
+
+/// Cosine and sine of every position and pair.
+fn rope_table(t: &RopeTable) -> Vec<f32> {
+    let pairs = t.rope.dims / 2;
+    let positions = if pairs == 0 { 0 } else { t.bytes as usize / (8 * pairs) };
+    let at = |i: usize| ops::rope::cos_sin(&t.rope, i / pairs, i % pairs);
+    (0..positions * pairs).map(at).flat_map(|(cos, sin)| [cos, sin]).collect()
+}
+
+impl Ready {
+    fn new(placed: &Placed, plan: &Plan, s: &Schedule, shared: &Shared) -> Result<Self> {
+        use wgpu::BufferUsages as U;
+        let gpu = &placed.gpu;
+        let scratch = |x: &plan::Scratch| {
+            let usage = U::STORAGE | U::COPY_SRC | U::COPY_DST | if x.indirect { U::INDIRECT } else { U::empty() };
+            gpu.buffer("scratch", x.bytes, usage)
+        };
+        let scratch: Vec<wgpu::Buffer> = s.scratch.iter().map(scratch).collect::<Result<_>>()?;
+        let mut uniforms = vec![0u8; s.steps.len().max(1) * PARAMS_STRIDE as usize];
+        for (step, to) in s.steps.iter().zip(uniforms.chunks_mut(PARAMS_STRIDE as usize)) {
+            to[..step.params.len()].copy_from_slice(&step.params);
+        }
+        let params = gpu.buffer("parameters", uniforms.len() as u64, U::UNIFORM | U::COPY_DST)?;
+        gpu.queue.write_buffer(&params, 0, &uniforms);
+        let find = |b: Buffer| match b {
+            Buffer::Frame => &shared.frame,
+            Buffer::Params => &params,
+            Buffer::Tokens => &shared.tokens,
+            Buffer::Zero => &placed.zero,
+            Buffer::Vectors => &placed.vectors,
+            Buffer::Matrix { matrix, segment } => &placed.matrices[matrix as usize][segment as usize],
+            Buffer::Rope(i) => &shared.ropes[i as usize],
+            Buffer::Input(i) => &shared.inputs[i as usize],
+            Buffer::Keys(c) => &shared.caches[c as usize][0],
+            Buffer::Values(c) => &shared.caches[c as usize][1],
+            Buffer::Scratch(i) => &scratch[i as usize],
+        };
+        let mut steps = Vec::with_capacity(s.steps.len());
+        for (i, step) in s.steps.iter().enumerate() {
+            let pipeline = gpu.pipelines.get(gpu, &step.variant)?;
+            check_step_shader(step, &pipeline.reflection)?;
+            let group = bind_group(gpu, step, i, &pipeline, &find)?;
+            steps.push((pipeline, group));
+        }
+        let bytes = s.scratch.iter().map(|s| s.bytes).sum::<u64>() + uniforms.len() as u64;
+        tracing::debug!("{} steps of {} tokens, plan of {} layers", steps.len(), s.max_tokens, plan.layers);
+        Ok(Ready { scratch, steps, bytes })
+    }
+
+    /// One compute pass over some of the steps.
+    fn encode(&self, encoder: &mut wgpu::CommandEncoder, s: &Schedule, range: std::ops::Range<usize>, sizes: Sizes) {
+        let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
+        let mut current: Option<&Arc<Pipeline>> = None;
+        for (step, (pipeline, group)) in s.steps[range.clone()].iter().zip(&self.steps[range]) {
+            let grid = step.grid.eval(sizes);
+            if grid.is_some_and(|g| g.contains(&0)) {
+                continue;
+            }
+            if !current.is_some_and(|c| Arc::ptr_eq(c, pipeline)) {
+                pass.set_pipeline(&pipeline.pipeline);
+                current = Some(pipeline);
+            }
+            pass.set_bind_group(0, group, &[]);
+            match (grid, step.grid) {
+                (Some([x, y, z]), _) => pass.dispatch_workgroups(x, y, z),
+                (None, Grid::Indirect { buffer: Buffer::Scratch(i), offset, .. }) => {
+                    pass.dispatch_workgroups_indirect(&self.scratch[i as usize], offset);
+                }
+                (None, _) => {}
+            }
+        }
+    }
+}
+
+/// Binds what a step names, by the names in its shader.
+fn bind_group<'a>(
+    gpu: &Gpu,
+    step: &plan::Step,
+    index: usize,
+    pipeline: &Pipeline,
+    find: &dyn Fn(Buffer) -> &'a wgpu::Buffer,
+) -> Result<wgpu::BindGroup> {
+    let mut entries = Vec::with_capacity(pipeline.reflection.bindings.len());
+    for b in &pipeline.reflection.bindings {
+        let (buffer, offset, size) = match step.bindings.iter().find(|x| x.name == b.name) {
+            Some(x) => (x.buffer, x.offset, x.size),
+            None if b.name == "frame" => (Buffer::Frame, 0, size_of::<Frame>() as u64),
+            None => (Buffer::Params, index as u64 * PARAMS_STRIDE, PARAMS_STRIDE),
+        };
+        let size = wgpu::BufferSize::new(size);
+        let binding = wgpu::BufferBinding { buffer: find(buffer), offset, size };
+        entries.push(wgpu::BindGroupEntry { binding: b.index, resource: wgpu::BindingResource::Buffer(binding) });
+    }
+    let label = step.variant.label();
+    let descriptor = wgpu::BindGroupDescriptor { label: Some(&label), layout: &pipeline.layout, entries: &entries };
+    gpu.scoped(|d| d.create_bind_group(&descriptor)).map_err(|e| Error::Device(format!("bindings of {label}: {e}")))
+}

@@ -1,0 +1,357 @@
+//! The catalogue: every kernel, what it computes, its bindings and its grid. The long story is in each file's header.
+
+use super::{Kv, Variant, params, params::Field};
+
+/// A kernel of the catalogue.
+pub struct Kernel {
+    /// Its name; the stem of its file, or of the op whose variant it is.
+    pub name: &'static str,
+    /// The WGSL of its own, in order: shared parts first.
+    pub parts: &'static [&'static str],
+    /// Weight slots: prefixes of `*_data` and `*_dequant`.
+    pub slots: &'static [&'static str],
+    /// Whether it reads or writes a KV cache.
+    pub kv: bool,
+    /// Numbers that shape the code, and their defaults.
+    pub consts: &'static [(&'static str, u32)],
+    /// The fields of `p`.
+    pub params: &'static [Field],
+    /// Items and rows of one workgroup.
+    pub tile: fn(&Variant) -> [u32; 2],
+}
+
+impl std::fmt::Debug for Kernel {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.name)
+    }
+}
+
+/// Which reduction suits the adapter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Style {
+    /// Several invocations a row, partials sums meet in workgroup memory: the lanes of a GPU read a row side by side.
+    Lanes,
+    /// One invocation for several whole rows, no barrier: a processor that emulates a GPU pays dearly for barriers.
+    Rows,
+}
+
+impl Style {
+    /// The numbers of a matrix kernel (`linear`, `linear_glu`, the expert forms of both, `expert_down_add`) for a matrix
+    /// of `cols` columns, one row of x at a time.
+    pub fn matvec(self, cols: usize) -> Vec<(&'static str, u32)> {
+        let tail = u32::from(!cols.is_multiple_of(32));
+        match self {
+            Style::Lanes if cols <= 512 => vec![("WG", 64), ("LANES", 8), ("ROWS", 1), ("COLS", 1), ("TAIL", tail)],
+            Style::Lanes => vec![("WG", 64), ("LANES", 16), ("ROWS", 2), ("COLS", 1), ("TAIL", tail)],
+            Style::Rows => vec![("WG", 32), ("LANES", 1), ("ROWS", 4), ("COLS", 1), ("TAIL", tail)],
+        }
+    }
+
+    /// The numbers of a matrix kernel for several rows of x at a time, which share each group of weights that is read.
+    pub fn matmul(self, cols: usize) -> Vec<(&'static str, u32)> {
+        let tail = u32::from(!cols.is_multiple_of(32));
+        match self {
+            Style::Lanes => vec![("WG", 64), ("LANES", 8), ("ROWS", 1), ("COLS", 8), ("TAIL", tail)],
+            Style::Rows => vec![("WG", 32), ("LANES", 1), ("ROWS", 2), ("COLS", 8), ("TAIL", tail)],
+        }
+    }
+}
+
+const FRAME: &str = include_str!("../../shaders/common/frame.wgsl");
+const SUM: &str = include_str!("../../shaders/common/sum.wgsl");
+const ACTIVATION: &str = include_str!("../../shaders/common/activation.wgsl");
+const ROTATE: &str = include_str!("../../shaders/common/rotate.wgsl");
+const LINEAR: &str = include_str!("../../shaders/linear.wgsl");
+const GLU_LINEAR: &str = include_str!("../../shaders/linear_glu.wgsl");
+const DOT: &str = include_str!("../../shaders/common/dot.wgsl");
+const ROWS_PLAIN: &str = include_str!("../../shaders/rows/plain.wgsl");
+const ROWS_SLOTS: &str = include_str!("../../shaders/rows/slots.wgsl");
+const ROWS_GROUPED: &str = include_str!("../../shaders/rows/grouped.wgsl");
+
+/// Rows of the weight and rows of x that a workgroup of a matrix kernel takes.
+fn matrix_tile(v: &Variant) -> [u32; 2] {
+    [v.get("WG") / v.get("LANES").max(1) * v.get("ROWS"), v.get("COLS")]
+}
+
+fn one_each(_: &Variant) -> [u32; 2] {
+    [1, 1]
+}
+
+fn wg_items(v: &Variant) -> [u32; 2] {
+    [v.get("WG"), 1]
+}
+
+const MATRIX: &[(&str, u32)] = &[("WG", 64), ("LANES", 16), ("ROWS", 2), ("COLS", 1), ("TAIL", 0)];
+const MATRIX_NORM: &[(&str, u32)] = &[("WG", 64), ("LANES", 16), ("ROWS", 2), ("COLS", 1), ("TAIL", 0), ("NORM", 0)];
+const GLU_MATRIX: &[(&str, u32)] = &[("WG", 64), ("LANES", 16), ("ROWS", 2), ("COLS", 1), ("TAIL", 0), ("ACT", 0)];
+const GLU_MATRIX_NORM: &[(&str, u32)] =
+    &[("WG", 64), ("LANES", 16), ("ROWS", 2), ("COLS", 1), ("TAIL", 0), ("ACT", 0), ("NORM", 0)];
+
+/// Rows of an embedding table. Bindings: `ids` u32 `[T, 1]`, `w_data` segment of `[V, H]`, `y` `[T, H]` (read_write).
+/// Items: groups of a row; rows: T. A token's row is written by the dispatch whose segment holds it.
+pub static EMBED: Kernel = Kernel {
+    name: "embed",
+    parts: &[FRAME, include_str!("../../shaders/embed.wgsl")],
+    slots: &["w"],
+    kv: false,
+    consts: &[("WG", 32), ("TAIL", 0)],
+    params: params::EmbedParams::FIELDS,
+    tile: wg_items,
+};
+
+/// Root-mean-square norm of whole rows or of groups (heads). Bindings: `x` `[R, n·g]`, `w` f32 `[n]`, `y` (read_write).
+/// Items: groups g of a row; rows: T or O.
+pub static RMS_NORM: Kernel = Kernel {
+    name: "rms_norm",
+    parts: &[FRAME, SUM, include_str!("../../shaders/rms_norm.wgsl")],
+    slots: &[],
+    kv: false,
+    consts: &[("WG", 64)],
+    params: params::RmsNormParams::FIELDS,
+    tile: one_each,
+};
+
+/// `y = [residual +] [sigmoid(g) ·] (W norm(x) + b)`. Bindings: `x`, `w_data`, `bias` f32 `[N]` of the whole matrix,
+/// `residual` `[R, N]`, `gate` `[R, 1]`, `norm` f32 `[K]` (read where `NORM` = 1), `y` (read_write).
+/// Items: rows of the segment; rows: T or O.
+pub static LINEAR_KERNEL: Kernel = Kernel {
+    name: "linear",
+    parts: &[FRAME, DOT, ROWS_PLAIN, LINEAR],
+    slots: &["w"],
+    kv: false,
+    consts: MATRIX_NORM,
+    params: params::LinearParams::FIELDS,
+    tile: matrix_tile,
+};
+
+/// `y[t, j] = W_e x`, e the j-th expert of token t. Bindings: `x`, `w_data`, `ids` u32 `[T, k]`, `y` (read_write).
+/// Items: rows of one expert's matrix; rows: T·k. `COLS` must be 1.
+pub static EXPERT_LINEAR: Kernel = Kernel {
+    name: "expert_linear",
+    parts: &[FRAME, DOT, ROWS_SLOTS, LINEAR],
+    slots: &["w"],
+    kv: false,
+    consts: MATRIX,
+    params: params::LinearParams::FIELDS,
+    tile: matrix_tile,
+};
+
+/// The same from the tables of `expert_sort`, dispatched indirectly. Bindings: `x`, `w_data`, `pairs`, `tiles`, `y`
+/// (read_write). Items: rows of one expert's matrix; rows: tiles (their number is in `args`).
+pub static EXPERT_LINEAR_GROUPED: Kernel = Kernel {
+    name: "expert_linear_grouped",
+    parts: &[FRAME, DOT, ROWS_GROUPED, LINEAR],
+    slots: &["w"],
+    kv: false,
+    consts: MATRIX,
+    params: params::LinearParams::FIELDS,
+    tile: matrix_tile,
+};
+
+/// `y = act(G norm(x)) · (U norm(x))`. Bindings: `x`, `gate_data`, `up_data`, `norm` f32 `[K]` (read where `NORM` = 1),
+/// `y` (read_write). Both matrices are cut into segments at the same rows. Items: rows of the segment; rows: T or O.
+pub static LINEAR_GLU: Kernel = Kernel {
+    name: "linear_glu",
+    parts: &[FRAME, DOT, ACTIVATION, ROWS_PLAIN, GLU_LINEAR],
+    slots: &["gate", "up"],
+    kv: false,
+    consts: GLU_MATRIX_NORM,
+    params: params::GluLinearParams::FIELDS,
+    tile: matrix_tile,
+};
+
+/// `h[t, j] = act(G_e x) · (U_e x)`. Bindings: `x`, `gate_data`, `up_data`, `ids` u32 `[T, k]`, `y` (read_write).
+/// Items: rows of one expert's matrix; rows: T·k. `COLS` must be 1.
+pub static EXPERT_GLU: Kernel = Kernel {
+    name: "expert_glu",
+    parts: &[FRAME, DOT, ACTIVATION, ROWS_SLOTS, GLU_LINEAR],
+    slots: &["gate", "up"],
+    kv: false,
+    consts: GLU_MATRIX,
+    params: params::GluLinearParams::FIELDS,
+    tile: matrix_tile,
+};
+
+/// The same from the tables of `expert_sort`, dispatched indirectly. Bindings: `x`, `gate_data`, `up_data`, `pairs`,
+/// `tiles`, `y` (read_write). Items: rows of one expert's matrix; rows: tiles (their number is in `args`).
+pub static EXPERT_GLU_GROUPED: Kernel = Kernel {
+    name: "expert_glu_grouped",
+    parts: &[FRAME, DOT, ACTIVATION, ROWS_GROUPED, GLU_LINEAR],
+    slots: &["gate", "up"],
+    kv: false,
+    consts: GLU_MATRIX,
+    params: params::GluLinearParams::FIELDS,
+    tile: matrix_tile,
+};
+
+/// `y = residual + Σ_j weights[t, j] · W_e h[t, j]`. Bindings: `x` (h) `[T, k·I]`, `w_data`, `ids`, `weights` `[T, k]`,
+/// `residual` `[T, H]`, `y` (read_write). Items: rows of one expert's matrix (H); rows: T. With several segments the
+/// first dispatch starts from the residual, later ones `ACCUMULATE`.
+pub static EXPERT_DOWN_ADD: Kernel = Kernel {
+    name: "expert_down_add",
+    parts: &[FRAME, DOT, include_str!("../../shaders/expert_down_add.wgsl")],
+    slots: &["w"],
+    kv: false,
+    consts: &[("WG", 64), ("LANES", 16), ("ROWS", 2), ("TAIL", 0)],
+    params: params::ExpertDownAddParams::FIELDS,
+    tile: |v| [v.get("WG") / v.get("LANES").max(1) * v.get("ROWS"), 1],
+};
+
+/// Rotation by position. Bindings: `x` `[T, heads·D]`, `rope_table` `vec2<f32>`
+/// `[ctx, dims / 2]` of cosines and sines by position, `y` (read_write).
+/// Items: heads·D columns; rows: T.
+pub static ROPE: Kernel = Kernel {
+    name: "rope",
+    parts: &[FRAME, ROTATE, include_str!("../../shaders/rope.wgsl")],
+    slots: &[],
+    kv: false,
+    consts: &[("WG", 64)],
+    params: params::RopeParams::FIELDS,
+    tile: wg_items,
+};
+
+/// Keys and values to the cache, layout `[kv_heads, ctx, dim]`. Bindings: `k`, `v`, `k_cache`, `v_cache` (read_write).
+/// Items: kv_heads·(Dk + Dv)/4; rows: T.
+pub static KV_STORE: Kernel = Kernel {
+    name: "kv_store",
+    parts: &[FRAME, include_str!("../../shaders/kv_store.wgsl")],
+    slots: &[],
+    kv: true,
+    consts: &[("WG", 64)],
+    params: params::KvStoreParams::FIELDS,
+    tile: wg_items,
+};
+
+/// Norms and rotation of q and k, k and v to the cache. Bindings: `qkv` (q, k and v side by side), `q_norm`, `k_norm`,
+/// `rope_table` (as `rope`), `y` (q') (read_write), `k_cache`, `v_cache` (read_write). Items: heads + 2·kv_heads; rows: T.
+pub static ROPE_STORE: Kernel = Kernel {
+    name: "rope_store",
+    parts: &[FRAME, SUM, ROTATE, include_str!("../../shaders/rope_store.wgsl")],
+    slots: &[],
+    kv: true,
+    consts: &[("WG", 32)],
+    params: params::RopeStoreParams::FIELDS,
+    tile: one_each,
+};
+
+/// Causal grouped-query attention with an online softmax. Bindings: `q` `[T, heads·Dk]`, `k_cache`, `v_cache`, `sinks`
+/// f32 `[heads]`, `y` (read_write; with `SPLIT` = 1 the `partials` of `attend_reduce`, f32
+/// `[T, heads, splits, Dv + 4]`). Consts: `K_DIM`, `V_DIM` (both multiples of 4), `ROWS` (query rows a workgroup: the
+/// heads/kv_heads query heads of one kv head, token after token), `SPLIT`. Items: kv_heads; rows: T·heads/kv_heads;
+/// z with `SPLIT` = 1: ceil((P + T) / chunk), else 1.
+pub static ATTEND: Kernel = Kernel {
+    name: "attend",
+    parts: &[FRAME, include_str!("../../shaders/attend.wgsl")],
+    slots: &[],
+    kv: true,
+    consts: &[("WG", 64), ("K_DIM", 64), ("V_DIM", 64), ("ROWS", 4), ("SPLIT", 0)],
+    params: params::AttendParams::FIELDS,
+    tile: |v| [1, v.get("ROWS")],
+};
+
+/// Merges the splits of `attend`. Bindings: `partials` (the `y` of `attend` with `SPLIT` = 1), `sinks`, `y` (read_write)
+/// `[T, heads·Dv]`. Items: heads; rows: T.
+pub static ATTEND_REDUCE: Kernel = Kernel {
+    name: "attend_reduce",
+    parts: &[FRAME, include_str!("../../shaders/attend_reduce.wgsl")],
+    slots: &[],
+    kv: false,
+    consts: &[("WG", 32)],
+    params: params::AttendReduceParams::FIELDS,
+    tile: one_each,
+};
+
+/// Scores, top-k and weights. Bindings: `x` logits `[T, E]`, `ids` u32 `[T, k]` (read_write), `weights` `[T, k]`
+/// (read_write). Items: 1; rows: T. `EXPERTS`: E rounded up to a multiple of `WG`.
+pub static ROUTER: Kernel = Kernel {
+    name: "router",
+    parts: &[FRAME, SUM, include_str!("../../shaders/router.wgsl")],
+    slots: &[],
+    kv: false,
+    consts: &[("WG", 64), ("EXPERTS", 64)],
+    params: params::RouterParams::FIELDS,
+    tile: one_each,
+};
+
+/// Groups the T·k (token, slot) pairs by expert. Bindings: `ids` u32 `[T, k]`, `pairs` u32 `[T·k]` (read_write: t·k + j,
+/// experts ascending), `tiles` `vec4<u32>` `[T·k / tile + min(E, T·k)]` (read_write: expert, first pair, pairs, 0), `args`
+/// u32 `[8]` (read_write, also INDIRECT: arguments of two dispatches, at bytes 0 and 16). Items: 1; rows: 1 (one
+/// workgroup in all). `EXPERTS`: at least E.
+pub static EXPERT_SORT: Kernel = Kernel {
+    name: "expert_sort",
+    parts: &[FRAME, include_str!("../../shaders/expert_sort.wgsl")],
+    slots: &[],
+    kv: false,
+    consts: &[("WG", 64), ("EXPERTS", 64)],
+    params: params::ExpertSortParams::FIELDS,
+    tile: one_each,
+};
+
+/// `y = [residual +] Σ_j weights[t, j] · x[t, j]`. Bindings: `x` `[T, k·n]`, `weights` `[T, k]`, `residual` `[T, n]`, `y`
+/// (read_write). Items: n; rows: T.
+pub static EXPERT_COMBINE: Kernel = Kernel {
+    name: "expert_combine",
+    parts: &[FRAME, include_str!("../../shaders/expert_combine.wgsl")],
+    slots: &[],
+    kv: false,
+    consts: &[("WG", 64)],
+    params: params::ExpertCombineParams::FIELDS,
+    tile: wg_items,
+};
+
+/// `y = OP(a, b)` element by element. `OP`: 0 `a + b`, 1 `factor · a`, 2 `act(a) · b`, 3 `a · sigmoid(b[r, 0])`, 4 row
+/// `T - O + r` of a (`take_outputs`, with `p.outputs` = 1). Bindings: `a`, `b` (any buffer for 1 and 4), `y`
+/// (read_write). Items: columns; rows: T or O.
+pub static ELEMENTWISE: Kernel = Kernel {
+    name: "elementwise",
+    parts: &[FRAME, ACTIVATION, include_str!("../../shaders/elementwise.wgsl")],
+    slots: &[],
+    kv: false,
+    consts: &[("WG", 64), ("OP", 0), ("ACT", 0)],
+    params: params::ElementwiseParams::FIELDS,
+    tile: wg_items,
+};
+
+/// Every kernel.
+pub static ALL: [&Kernel; 18] = [
+    &EMBED,
+    &RMS_NORM,
+    &LINEAR_KERNEL,
+    &EXPERT_LINEAR,
+    &EXPERT_LINEAR_GROUPED,
+    &LINEAR_GLU,
+    &EXPERT_GLU,
+    &EXPERT_GLU_GROUPED,
+    &EXPERT_DOWN_ADD,
+    &ROPE,
+    &KV_STORE,
+    &ROPE_STORE,
+    &ATTEND,
+    &ATTEND_REDUCE,
+    &ROUTER,
+    &EXPERT_SORT,
+    &EXPERT_COMBINE,
+    &ELEMENTWISE,
+];
+
+/// The number of an activation in `ACT`.
+pub fn activation(act: crate::ir::Activation) -> u32 {
+    use crate::ir::Activation::{Gelu, GeluTanh, Relu, Silu};
+    match act {
+        Silu => 0,
+        Gelu => 1,
+        GeluTanh => 2,
+        Relu => 3,
+    }
+}
+
+/// `attend` for heads of this size, `group` query heads to a kv head. `SPLIT` is left to the caller.
+pub fn attend_variant(k_dim: usize, v_dim: usize, group: usize, kv: Kv) -> Variant {
+    let mut rows = if group > 4 { 8 } else { 4 };
+    // Queries, scores and the meeting of the shares within 16 KiB, the least that a device offers.
+    while rows > 1 && rows * (k_dim + 64 + 256) * 4 + 1024 > 16384 {
+        rows /= 2;
+    }
+    let n = |v: usize| u32::try_from(v).unwrap_or(u32::MAX);
+    Variant::new(&ATTEND).kv(kv).with("WG", 64).with("K_DIM", n(k_dim)).with("V_DIM", n(v_dim)).with("ROWS", n(rows))
+}

@@ -1,0 +1,188 @@
+//! The linker: from a [`Variant`] to one WGSL text.
+//!
+//! In order: the numbers as `const`s, the KV fragment, one format fragment a slot with its prefix replaced, the kernel's
+//! parts. Then loops that say `// unroll` are written out: no shading language of today lets WGSL ask for it, and a loop
+//! that stays a loop turns the arrays it indexes into memory. Last, branches that say `// static` are decided: what the
+//! variant does not use is not even declared as used, which matters for workgroup memory and barriers.
+
+use super::{Kv, Variant};
+use crate::{
+    error::{Error, Result},
+    quant::DType,
+};
+
+/// The fragment of a format: `fn W_dequant(g: u32, n: u32) -> array<vec4<f32>, 8>` over `W_data`.
+fn format_fragment(dtype: DType) -> &'static str {
+    match dtype {
+        DType::F32 => include_str!("../../shaders/quant/f32.wgsl"),
+        DType::F16 => include_str!("../../shaders/quant/f16.wgsl"),
+        DType::BF16 => include_str!("../../shaders/quant/bf16.wgsl"),
+        DType::Q4_0 => include_str!("../../shaders/quant/q4_0.wgsl"),
+        DType::Q4_1 => include_str!("../../shaders/quant/q4_1.wgsl"),
+        DType::Q5_0 => include_str!("../../shaders/quant/q5_0.wgsl"),
+        DType::Q5_1 => include_str!("../../shaders/quant/q5_1.wgsl"),
+        DType::Q8_0 => include_str!("../../shaders/quant/q8_0.wgsl"),
+        DType::Q2K => include_str!("../../shaders/quant/q2_k.wgsl"),
+        DType::Q3K => include_str!("../../shaders/quant/q3_k.wgsl"),
+        DType::Q4K => include_str!("../../shaders/quant/q4_k.wgsl"),
+        DType::Q5K => include_str!("../../shaders/quant/q5_k.wgsl"),
+        DType::Q6K => include_str!("../../shaders/quant/q6_k.wgsl"),
+        DType::IQ4NL => include_str!("../../shaders/quant/iq4_nl.wgsl"),
+        DType::IQ4XS => include_str!("../../shaders/quant/iq4_xs.wgsl"),
+        DType::MXFP4 => include_str!("../../shaders/quant/mxfp4.wgsl"),
+    }
+}
+
+/// Makes the text of a variant.
+///
+/// # Errors
+/// [`Error::Unsupported`] where the variant gives too few or too many formats, no KV storage where the kernel needs one,
+/// or a number that the kernel does not have: a fault of the planner, named.
+pub fn link(variant: &Variant) -> Result<String> {
+    let kernel = variant.kernel;
+    let wrong = |what: String| Err(Error::Unsupported(format!("kernel {}: {what}", kernel.name)));
+    if variant.formats.len() != kernel.slots.len() {
+        return wrong(format!("{} formats for the slots {:?}", variant.formats.len(), kernel.slots));
+    }
+    if variant.kv.is_some() != kernel.kv {
+        return wrong("KV storage given without a cache, or missing".into());
+    }
+    if let Some((name, _)) = variant.consts.iter().find(|c| kernel.consts.iter().all(|k| k.0 != c.0)) {
+        return wrong(format!("no number {name}"));
+    }
+    let mut text = format!("// {}\n", variant.label());
+    for (name, _) in kernel.consts {
+        text.push_str(&format!("const {name}: u32 = {}u;\n", variant.get(name)));
+    }
+    match variant.kv {
+        Some(Kv::F32) => text.push_str(include_str!("../../shaders/kv/f32.wgsl")),
+        Some(Kv::F16) => text.push_str(include_str!("../../shaders/kv/f16.wgsl")),
+        None => {}
+    }
+    for (slot, dtype) in kernel.slots.iter().zip(&variant.formats) {
+        text.push_str(&replace_prefix(format_fragment(*dtype), "W_", &format!("{slot}_")));
+    }
+    for part in kernel.parts {
+        text.push_str(part);
+    }
+    Ok(resolve(&unroll(&text, variant), variant))
+}
+
+fn is_word(c: char) -> bool {
+    c.is_ascii_alphanumeric() || c == '_'
+}
+
+/// Replaces `from` where an identifier starts with it.
+fn replace_prefix(text: &str, from: &str, to: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(at) = rest.find(from) {
+        out.push_str(&rest[..at]);
+        let starts = !out.ends_with(is_word);
+        out.push_str(if starts { to } else { from });
+        rest = &rest[at + from.len()..];
+    }
+    out.push_str(rest);
+    out
+}
+
+/// Replaces the whole word `from`.
+fn replace_word(text: &str, from: &str, to: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(at) = rest.find(from) {
+        let end = at + from.len();
+        out.push_str(&rest[..at]);
+        let whole = !out.ends_with(is_word) && !rest[end..].starts_with(is_word);
+        out.push_str(if whole { to } else { from });
+        rest = &rest[end..];
+    }
+    out.push_str(rest);
+    out
+}
+
+/// Writes out every loop whose head is a line of the form `for (var i = 0u; i < COUNT; i++) { // unroll`, COUNT being a
+/// number of the variant or a literal such as `8u`. The loop ends at the `}` line of the same indentation.
+fn unroll(text: &str, variant: &Variant) -> String {
+    let lines: Vec<&str> = text.lines().collect();
+    unroll_lines(&lines, variant)
+}
+
+/// Variable and count of a head line.
+fn loop_head(line: &str, variant: &Variant) -> Option<(String, u32)> {
+    let head = line.trim().strip_suffix("{ // unroll")?.trim().strip_prefix("for (var ")?;
+    let (var, rest) = head.split_once(" = 0u;")?;
+    let bound = rest.trim().strip_prefix(var)?.trim().strip_prefix('<')?.split(';').next()?.trim();
+    let count = match bound.strip_suffix('u').and_then(|n| n.parse().ok()) {
+        Some(n) => n,
+        None => variant.get(bound),
+    };
+    Some((var.to_string(), count))
+}
+
+/// The `}` or `} else {` line that closes the block whose head is line `head`.
+fn block_end(lines: &[&str], head: usize) -> Option<usize> {
+    let indent = |l: &str| l.len() - l.trim_start().len();
+    (head + 1..lines.len())
+        .find(|j| matches!(lines[*j].trim(), "}" | "} else {") && indent(lines[*j]) == indent(lines[head]))
+}
+
+fn unroll_lines(lines: &[&str], variant: &Variant) -> String {
+    let mut out = String::new();
+    let mut at = 0;
+    while at < lines.len() {
+        if let (Some((var, count)), Some(end)) = (loop_head(lines[at], variant), block_end(lines, at)) {
+            let body = unroll_lines(&lines[at + 1..end], variant);
+            for i in 0..count {
+                out.push_str("{\n");
+                out.push_str(&replace_word(&body, &var, &format!("{i}u")));
+                out.push_str("}\n");
+            }
+            at = end + 1;
+        } else {
+            out.push_str(lines[at]);
+            out.push('\n');
+            at += 1;
+        }
+    }
+    out
+}
+
+/// The truth of a head line `if (A == B) { // static`, A and B being numbers of the variant or literals such as `8u`.
+fn static_head(line: &str, variant: &Variant) -> Option<bool> {
+    let condition = line.trim().strip_suffix("{ // static")?.trim().strip_prefix("if (")?.strip_suffix(')')?;
+    let (a, b) = condition.split_once(" == ")?;
+    let value = |s: &str| s.strip_suffix('u').and_then(|n| n.parse().ok()).unwrap_or_else(|| variant.get(s));
+    Some(value(a) == value(b))
+}
+
+/// Decides every `if (A == B) { // static` with or without an `} else {`: the branch that is not taken disappears.
+fn resolve(text: &str, variant: &Variant) -> String {
+    let lines: Vec<&str> = text.lines().collect();
+    resolve_lines(&lines, variant)
+}
+
+fn resolve_lines(lines: &[&str], variant: &Variant) -> String {
+    let mut out = String::new();
+    let mut at = 0;
+    while at < lines.len() {
+        let (Some(truth), Some(middle)) = (static_head(lines[at], variant), block_end(lines, at)) else {
+            out.push_str(lines[at]);
+            out.push('\n');
+            at += 1;
+            continue;
+        };
+        let has_else = lines[middle].trim() == "} else {";
+        let end = if has_else { block_end(lines, middle).unwrap_or(lines.len() - 1) } else { middle };
+        let taken = match (truth, has_else) {
+            (true, _) => &lines[at + 1..middle],
+            (false, true) => &lines[middle + 1..end],
+            (false, false) => &[][..],
+        };
+        out.push_str("{\n");
+        out.push_str(&resolve_lines(taken, variant));
+        out.push_str("}\n");
+        at = end + 1;
+    }
+    out
+}

@@ -1,0 +1,270 @@
+//! Lowering of rotation, cache writes and attention.
+
+use super::{Buffer, Cost, Count, Grid, Place, lower::Lower};
+use crate::{
+    backend::KvType,
+    error::{Error, Result},
+    ir::{Attention, CacheDecl, CacheId, Norm, Op, Rope, RopePairs, Rows, ValueId},
+    kernels::{Style, Variant, catalogue, params},
+};
+
+/// Positions of a cache below which one workgroup a group of query heads goes through all of them.
+const SPLIT_FROM: usize = 256;
+
+/// Most pieces that a cache is split into.
+const MOST_SPLITS: usize = 64;
+
+impl Lower<'_> {
+    pub fn attention_node(&mut self, op: &Op, ins: &[ValueId], outs: &[ValueId]) -> Result<()> {
+        self.tokens_only(ins[0])?;
+        match op {
+            Op::Rope(r) => {
+                let (x, y) = (self.place(ins[0])?, self.fresh(outs[0])?);
+                self.rotate(r, x, y, self.g.cols(ins[0]))
+            }
+            Op::KvStore { cache } => self.kv_store(*cache, self.place(ins[0])?, self.place(ins[1])?),
+            Op::Attend(a) => self.attend(a, ins[0], outs[0]),
+            Op::RopeStore { q_norm, k_norm, rope, cache } => {
+                let norms = [q_norm.as_ref(), k_norm.as_ref()];
+                let places = [self.place(ins[0])?, self.place(ins[1])?, self.place(ins[2])?];
+                let one_buffer = places.iter().all(|p| p.buffer == places[0].buffer && p.stride == places[0].stride);
+                if one_buffer && rope.head_dim == self.cache_decl(*cache)?.k_dim && self.norms_fit(norms, ins, rope) {
+                    self.rope_store(norms, rope, *cache, places, ins[0], outs[0])
+                } else {
+                    self.rope_store_apart(norms, rope, *cache, ins, outs[0])
+                }
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// A cache whose sizes the kernels take.
+    fn cache_decl(&self, c: CacheId) -> Result<CacheDecl> {
+        let d = self.g.caches[c.0 as usize].clone();
+        if d.k_dim.is_multiple_of(4) && d.v_dim.is_multiple_of(4) {
+            return Ok(d);
+        }
+        let (k, v) = (d.k_dim, d.v_dim);
+        Err(Error::Unsupported(format!("heads of {k} and {v} columns on the GPU: multiples of 4 are needed")))
+    }
+
+    /// Whether `rope_store` takes these norms: over a head or over the whole row.
+    fn norms_fit(&self, norms: [Option<&Norm>; 2], ins: &[ValueId], rope: &Rope) -> bool {
+        norms.iter().zip(ins).all(|(n, x)| self.norm_kind(*n, *x, rope).is_some())
+    }
+
+    fn norm_kind(&self, norm: Option<&Norm>, x: ValueId, rope: &Rope) -> Option<u32> {
+        let Some(n) = norm else { return Some(0) };
+        let len: usize = self.g.weight(n.weight).shape.iter().product();
+        if len == rope.head_dim {
+            Some(1)
+        } else if len == self.g.cols(x) {
+            Some(2)
+        } else {
+            None
+        }
+    }
+
+    fn rotate(&mut self, r: &Rope, x: Place, y: Place, cols: usize) -> Result<()> {
+        let p = params::RopeParams {
+            heads: (cols / r.head_dim) as u32,
+            head_dim: r.head_dim as u32,
+            dims: r.dims as u32,
+            halves: u32::from(r.pairs == RopePairs::Halves),
+            x_offset: x.offset,
+            x_stride: x.stride,
+            y_offset: y.offset,
+            y_stride: y.stride,
+            ..params::RopeParams::default()
+        };
+        if !r.head_dim.is_multiple_of(2) {
+            return Err(Error::Unsupported(format!("heads of {} columns on the GPU", r.head_dim)));
+        }
+        let variant = Variant::new(&catalogue::ROPE);
+        let bindings = vec![self.read("x", x.buffer)?, self.rope(r)?, self.write("y", y.buffer)?];
+        let grid = self.grid(&variant, cols, Count::Tokens, 1);
+        let cost = self.row_cost(Count::Tokens, cols);
+        self.push(variant, &p, bindings, grid, cost.and(self.row_cost(Count::Tokens, r.dims)), cost);
+        Ok(())
+    }
+
+    fn kv_store(&mut self, cache: CacheId, k: Place, v: Place) -> Result<()> {
+        let d = self.cache_decl(cache)?;
+        let p = params::KvStoreParams {
+            kv_heads: d.kv_heads as u32,
+            k_dim: d.k_dim as u32,
+            v_dim: d.v_dim as u32,
+            ctx: self.options.ctx as u32,
+            k_offset: k.offset,
+            k_stride: k.stride,
+            v_offset: v.offset,
+            v_stride: v.stride,
+        };
+        let variant = Variant::new(&catalogue::KV_STORE).kv(self.kv());
+        let [keys, values] = self.cache(cache, true)?;
+        let bindings = vec![self.read("k", k.buffer)?, self.read("v", v.buffer)?, keys, values];
+        let cols = d.kv_heads * (d.k_dim + d.v_dim);
+        let grid = self.grid(&variant, cols / 4, Count::Tokens, 1);
+        let reads = self.row_cost(Count::Tokens, cols);
+        self.push(variant, &p, bindings, grid, reads, self.cache_cost(&d));
+        Ok(())
+    }
+
+    /// Bytes of keys and values for each token.
+    fn cache_cost(&self, d: &CacheDecl) -> Cost {
+        let element = if self.options.kv == KvType::F16 { 2 } else { 4 };
+        Cost { token: (element * d.kv_heads * (d.k_dim + d.v_dim)) as u64, ..Cost::default() }
+    }
+
+    fn rope_store(
+        &mut self,
+        norms: [Option<&Norm>; 2],
+        r: &Rope,
+        cache: CacheId,
+        [q, k, v]: [Place; 3],
+        q_value: ValueId,
+        out: ValueId,
+    ) -> Result<()> {
+        let d = self.cache_decl(cache)?;
+        let y = self.fresh(out)?;
+        let q_cols = self.g.cols(q_value);
+        let kind = |n: Option<&Norm>, cols: usize| match n {
+            None => 0,
+            Some(n) if self.g.weight(n.weight).shape.iter().product::<usize>() == r.head_dim => 1,
+            Some(_) if cols > 0 => 2,
+            Some(_) => 0,
+        };
+        let p = params::RopeStoreParams {
+            heads: (q_cols / r.head_dim) as u32,
+            kv_heads: d.kv_heads as u32,
+            head_dim: r.head_dim as u32,
+            v_dim: d.v_dim as u32,
+            ctx: self.options.ctx as u32,
+            dims: r.dims as u32,
+            halves: u32::from(r.pairs == RopePairs::Halves),
+            q_norm_kind: kind(norms[0], q_cols),
+            k_norm_kind: kind(norms[1], d.kv_heads * d.k_dim),
+            q_offset: q.offset,
+            k_offset: k.offset,
+            v_offset: v.offset,
+            stride: q.stride,
+            y_offset: y.offset,
+            y_stride: y.stride,
+            q_eps: norms[0].map_or(0.0, |n| n.eps),
+            k_eps: norms[1].map_or(0.0, |n| n.eps),
+            ..params::RopeStoreParams::default()
+        };
+        let variant = Variant::new(&catalogue::ROPE_STORE).kv(self.kv());
+        let [keys, values] = self.cache(cache, true)?;
+        let bindings = vec![
+            self.read("qkv", q.buffer)?,
+            self.weight_vector("q_norm", norms[0].map(|n| n.weight))?,
+            self.weight_vector("k_norm", norms[1].map(|n| n.weight))?,
+            self.rope(r)?,
+            self.write("y", y.buffer)?,
+            keys,
+            values,
+        ];
+        let grid = self.grid(&variant, q_cols / r.head_dim + 2 * d.kv_heads, Count::Tokens, 1);
+        let kv_cols = d.kv_heads * (d.k_dim + d.v_dim);
+        let reads = self.row_cost(Count::Tokens, q_cols + kv_cols + r.dims);
+        let writes = self.row_cost(Count::Tokens, q_cols).and(self.cache_cost(&d));
+        self.push(variant, &p, bindings, grid, reads, writes);
+        Ok(())
+    }
+
+    /// The same as its primitives, for operands that do not lie side by side.
+    fn rope_store_apart(
+        &mut self,
+        norms: [Option<&Norm>; 2],
+        r: &Rope,
+        cache: CacheId,
+        ins: &[ValueId],
+        out: ValueId,
+    ) -> Result<()> {
+        let mut rotated = [None; 2];
+        for (i, norm) in norms.into_iter().enumerate() {
+            let (mut x, cols) = (self.place(ins[i])?, self.g.cols(ins[i]));
+            if let Some(n) = norm {
+                let normed = self.content(Count::Tokens, cols);
+                self.rms_norm(n, x, normed, Rows::Tokens, cols)?;
+                x = normed;
+            }
+            let y = if i == 0 { self.fresh(out)? } else { self.content(Count::Tokens, cols) };
+            self.rotate(r, x, y, cols)?;
+            rotated[i] = Some(y);
+        }
+        match rotated[1] {
+            Some(k) => self.kv_store(cache, k, self.place(ins[2])?),
+            None => Ok(()),
+        }
+    }
+
+    fn attend(&mut self, a: &Attention, q: ValueId, out: ValueId) -> Result<()> {
+        let d = self.cache_decl(a.cache)?;
+        let (q_place, y) = (self.place(q)?, self.fresh(out)?);
+        let group = (a.heads / d.kv_heads.max(1)).max(1);
+        let variant = catalogue::attend_variant(d.k_dim, d.v_dim, group, self.kv());
+        let keys = variant.get("WG").max(1) as usize;
+        let split = self.decode && self.style == Style::Lanes && self.options.ctx > SPLIT_FROM;
+        let chunk = self.options.ctx.div_ceil(MOST_SPLITS).max(128).next_multiple_of(keys);
+        let splits = if split { self.options.ctx.div_ceil(chunk) } else { 0 };
+        let target = if split { self.content(Count::Tokens, a.heads * splits * (d.v_dim + 4)) } else { y };
+        let p = params::AttendParams {
+            heads: a.heads as u32,
+            kv_heads: d.kv_heads as u32,
+            ctx: self.options.ctx as u32,
+            window: a.window.unwrap_or(0).min(self.options.ctx) as u32,
+            sinks_on: u32::from(a.sinks.is_some()),
+            chunk: if split { chunk as u32 } else { 0 },
+            splits: splits as u32,
+            q_offset: q_place.offset,
+            q_stride: q_place.stride,
+            y_offset: target.offset,
+            y_stride: target.stride,
+            scale: a.scale,
+        };
+        let variant = variant.with("SPLIT", u32::from(split));
+        let [k, v] = self.cache(a.cache, false)?;
+        let sinks = self.weight_vector("sinks", a.sinks)?;
+        let bindings = vec![self.read("q", q_place.buffer)?, k, v, sinks.clone(), self.write("y", target.buffer)?];
+        let mut grid = self.grid(&variant, d.kv_heads, Count::Tokens, group);
+        if let (true, Grid::Direct { split, .. }) = (split, &mut grid) {
+            *split = chunk as u32;
+        }
+        let position = Cost { position: self.cache_cost(&d).token, ..Cost::default() };
+        let reads = self.row_cost(Count::Tokens, a.heads * d.k_dim).and(position);
+        let row = self.row_cost(Count::Tokens, a.heads * d.v_dim);
+        self.push(variant, &p, bindings, grid, reads, row);
+        if split {
+            self.attend_reduce(a, &d, (chunk, splits), target.buffer, y)?;
+        }
+        Ok(())
+    }
+
+    fn attend_reduce(
+        &mut self,
+        a: &Attention,
+        d: &CacheDecl,
+        (chunk, splits): (usize, usize),
+        partial: Buffer,
+        y: Place,
+    ) -> Result<()> {
+        let p = params::AttendReduceParams {
+            heads: a.heads as u32,
+            v_dim: d.v_dim as u32,
+            sinks_on: u32::from(a.sinks.is_some()),
+            chunk: chunk as u32,
+            splits: splits as u32,
+            y_offset: y.offset,
+            y_stride: y.stride,
+        };
+        let variant = Variant::new(&catalogue::ATTEND_REDUCE);
+        let bindings =
+            vec![self.read("partials", partial)?, self.weight_vector("sinks", a.sinks)?, self.write("y", y.buffer)?];
+        let grid = self.grid(&variant, a.heads, Count::Tokens, 1);
+        let row = self.row_cost(Count::Tokens, a.heads * d.v_dim);
+        self.push(variant, &p, bindings, grid, row, row);
+        Ok(())
+    }
+}

@@ -1,0 +1,178 @@
+//! Lowering of matrix products.
+
+use super::{Buffer, Cost, Place, VectorPart, lower::Lower, weights};
+use crate::{
+    error::Result,
+    ir::{Activation, Linear, Norm, Op, Rows, ValueId, WeightId},
+    kernels::{Style, catalogue, params},
+};
+
+/// What a product is given besides its matrix.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Extras<'a> {
+    /// Applied to x inside the kernel.
+    pub norm: Option<&'a Norm>,
+    /// Added.
+    pub bias: Option<&'a [VectorPart]>,
+    /// Added last.
+    pub residual: Option<Place>,
+    /// Its sigmoid multiplies.
+    pub gate: Option<Place>,
+}
+
+impl Lower<'_> {
+    pub fn matrix_node(&mut self, op: &Op, ins: &[ValueId], outs: &[ValueId]) -> Result<()> {
+        let (x, rows) = (self.place(ins[0])?, self.rows(ins[0])?);
+        match op {
+            Op::Linear(l) => {
+                let y = self.fresh(outs[0])?;
+                self.stack(&[*l], x, y, rows, Extras::default())
+            }
+            Op::LinearAdd { linear, gated } => {
+                let gate = if *gated { Some(self.place(ins[2])?) } else { None };
+                let residual = Some(self.place(ins[1])?);
+                let y = self.fresh(outs[0])?;
+                self.stack(&[*linear], x, y, rows, Extras { residual, gate, ..Extras::default() })
+            }
+            Op::NormLinears { norm, parts } => self.norm_linears(norm.as_ref(), parts, (x, rows), ins[0], outs),
+            Op::LinearGlu { gate, up, act } => {
+                let y = self.fresh(outs[0])?;
+                self.linear_glu([*gate, *up], *act, x, y, rows)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether a norm is computed inside the product that follows it: each workgroup of a GPU sums the squares of the
+    /// one row anew, which costs less than a dispatch. A processor has no use for that.
+    fn folds_norm(&self) -> bool {
+        self.decode && self.style == Style::Lanes
+    }
+
+    /// All parts lie side by side in one row, those of one matrix together.
+    fn norm_linears(
+        &mut self,
+        norm: Option<&Norm>,
+        parts: &[Linear],
+        (x, rows): (Place, Rows),
+        x_value: ValueId,
+        outs: &[ValueId],
+    ) -> Result<()> {
+        let stacks = weights::stacks(self.g, self.w, parts);
+        let mut at = 0;
+        let mut offsets = vec![0; parts.len()];
+        for stack in &stacks {
+            for i in stack {
+                offsets[*i] = at;
+                at += self.g.cols(outs[*i]);
+            }
+            at = super::lower::padded(at);
+        }
+        let y = self.content(rows.into(), at);
+        for (v, offset) in outs.iter().zip(&offsets) {
+            self.set(*v, Place { offset: *offset as u32, ..y });
+        }
+        let folded = norm.filter(|_| self.folds_norm());
+        let mut x = x;
+        if let (Some(n), None) = (norm, folded) {
+            let cols = self.g.cols(x_value);
+            let normed = self.content(rows.into(), cols);
+            self.rms_norm(n, x, normed, rows, cols)?;
+            x = normed;
+        }
+        for stack in stacks {
+            let list: Vec<Linear> = stack.iter().map(|i| parts[*i]).collect();
+            let y = Place { offset: offsets[stack[0]] as u32, ..y };
+            self.stack(&list, x, y, rows, Extras { norm: folded, ..Extras::default() })?;
+        }
+        Ok(())
+    }
+
+    /// One matrix of stacked parts.
+    pub fn stack(&mut self, parts: &[Linear], x: Place, y: Place, rows: Rows, extras: Extras<'_>) -> Result<()> {
+        let bias = weights::bias_parts(self.g, parts);
+        let ids: Vec<WeightId> = parts.iter().map(|l| l.weight).collect();
+        let m = self.w.matrix(&ids)?;
+        let matrix = &self.w.matrices[m as usize];
+        let extras = Extras { bias: bias.as_deref(), ..extras };
+        let variant =
+            self.matrix_variant(&catalogue::LINEAR_KERNEL, matrix.cols, !self.decode).formats(&[matrix.dtype]);
+        let variant = if extras.norm.is_some() { variant.with("NORM", 1) } else { variant };
+        for (i, s) in matrix.segments.iter().enumerate() {
+            let flag = |on: bool, bit: u32| if on { bit } else { 0 };
+            let p = params::LinearParams {
+                outputs: u32::from(rows == Rows::Outputs),
+                row0: s.row0 as u32,
+                rows: s.rows as u32,
+                groups: matrix.groups(),
+                cols: matrix.cols as u32,
+                out: matrix.rows as u32,
+                x_offset: x.offset,
+                x_stride: x.stride,
+                y_offset: y.offset,
+                y_stride: y.stride,
+                flags: flag(extras.bias.is_some(), params::BIAS)
+                    | flag(extras.residual.is_some(), params::RESIDUAL)
+                    | flag(extras.gate.is_some(), params::GATE),
+                residual_offset: extras.residual.map_or(0, |p| p.offset),
+                residual_stride: extras.residual.map_or(0, |p| p.stride),
+                gate_offset: extras.gate.map_or(0, |p| p.offset),
+                gate_stride: extras.gate.map_or(0, |p| p.stride),
+                eps: extras.norm.map_or(0.0, |n| n.eps),
+                ..params::LinearParams::default()
+            };
+            let data = Buffer::Matrix { matrix: m, segment: i as u32 };
+            let bindings = vec![
+                self.read("x", x.buffer)?,
+                self.read("w_data", data)?,
+                self.vector("bias", extras.bias)?,
+                self.maybe("residual", extras.residual)?,
+                self.maybe("gate", extras.gate)?,
+                self.weight_vector("norm", extras.norm.map(|n| n.weight))?,
+                self.write("y", y.buffer)?,
+            ];
+            let grid = self.grid(&variant, s.rows, rows.into(), 1);
+            let operands = matrix.cols + usize::from(extras.residual.is_some()) * s.rows;
+            let reads = Cost { fixed: s.bytes, ..Cost::default() }.and(self.row_cost(rows.into(), operands));
+            self.push(variant.clone(), &p, bindings, grid, reads, self.row_cost(rows.into(), s.rows));
+        }
+        Ok(())
+    }
+
+    fn linear_glu(&mut self, w: [WeightId; 2], act: Activation, x: Place, y: Place, rows: Rows) -> Result<()> {
+        let [gate, up] = [self.w.matrix(&[w[0]])?, self.w.matrix(&[w[1]])?];
+        let [g, u] = [&self.w.matrices[gate as usize], &self.w.matrices[up as usize]];
+        let variant = self
+            .matrix_variant(&catalogue::LINEAR_GLU, g.cols, !self.decode)
+            .formats(&[g.dtype, u.dtype])
+            .with("ACT", catalogue::activation(act));
+        for (i, (s, s_up)) in g.segments.iter().zip(&u.segments).enumerate() {
+            let p = params::GluLinearParams {
+                outputs: u32::from(rows == Rows::Outputs),
+                row0: s.row0 as u32,
+                rows: s.rows as u32,
+                groups: g.groups(),
+                cols: g.cols as u32,
+                out: g.rows as u32,
+                x_offset: x.offset,
+                x_stride: x.stride,
+                y_offset: y.offset,
+                y_stride: y.stride,
+                ..params::GluLinearParams::default()
+            };
+            let segment = i as u32;
+            let bindings = vec![
+                self.read("x", x.buffer)?,
+                self.read("gate_data", Buffer::Matrix { matrix: gate, segment })?,
+                self.read("up_data", Buffer::Matrix { matrix: up, segment })?,
+                self.weight_vector("norm", None)?,
+                self.write("y", y.buffer)?,
+            ];
+            let grid = self.grid(&variant, s.rows, rows.into(), 1);
+            let reads = Cost { fixed: s.bytes + s_up.bytes, ..Cost::default() };
+            let reads = reads.and(self.row_cost(rows.into(), g.cols));
+            self.push(variant.clone(), &p, bindings, grid, reads, self.row_cost(rows.into(), s.rows));
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,141 @@
+//! A plan as text and as JSON, as `moeray inspect --plan` shows it.
+
+use super::{Cost, Count, Grid, Plan, Schedule, Sizes, Step, cost::barriers};
+use serde_json::{Value, json};
+use std::fmt;
+
+/// The sizes that the printed figures are for.
+const ONE_TOKEN: Sizes = Sizes { tokens: 1, outputs: 1, past: 0 };
+
+impl fmt::Display for Grid {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Grid::Direct { x, count, per, tile, split } = *self else { return f.write_str("indirect") };
+        let rows = match count {
+            Count::Tokens => "T",
+            Count::Outputs => "O",
+            Count::One => "1",
+        };
+        write!(f, "{x}")?;
+        match (per, tile, count) {
+            (1, 1, Count::One) => {}
+            (1, 1, _) => write!(f, " x {rows}")?,
+            (_, 1, _) => write!(f, " x {per}{rows}")?,
+            (1, _, _) => write!(f, " x {rows}/{tile}")?,
+            _ => write!(f, " x {per}{rows}/{tile}")?,
+        }
+        if split > 0 {
+            write!(f, " x (P+T)/{split}")?;
+        }
+        Ok(())
+    }
+}
+
+/// A number of bytes for people.
+fn bytes(n: u64) -> String {
+    match n {
+        0..10_000 => format!("{n} B"),
+        10_000..10_000_000 => format!("{:.1} kB", n as f64 / 1e3),
+        _ => format!("{:.1} MB", n as f64 / 1e6),
+    }
+}
+
+fn sizes(s: &Schedule) -> Sizes {
+    Sizes { tokens: s.max_tokens as u32, outputs: 1, past: 0 }
+}
+
+fn line(f: &mut fmt::Formatter<'_>, i: usize, step: &Step, barrier: bool, s: Sizes) -> fmt::Result {
+    let layer = step.layer.map_or_else(String::new, |l| l.to_string());
+    let mark = if barrier { '|' } else { ' ' };
+    let (read, written) = (bytes(step.reads.eval(s)), bytes(step.writes.eval(s)));
+    let grid = step.grid.to_string();
+    writeln!(
+        f,
+        "{i:>4} {mark} {layer:>3} {:<16} {grid:<20} {read:>10} {written:>10}  {}",
+        step.op,
+        step.variant.label()
+    )
+}
+
+fn schedule(f: &mut fmt::Formatter<'_>, name: &str, s: &Schedule) -> fmt::Result {
+    let at = sizes(s);
+    writeln!(f, "{name}: T <= {}, O <= {}; figures for T = {}, O = 1, P = 0", s.max_tokens, s.max_outputs, at.tokens)?;
+    writeln!(f, "{:>4} {} {:>3} {:<16} {:<20} {:>10} {:>10}  kernel", "", '|', "lay", "op", "grid", "read", "written")?;
+    for (i, (step, barrier)) in s.steps.iter().zip(barriers(&s.steps)).enumerate() {
+        line(f, i, step, barrier, at)?;
+    }
+    let t = s.totals(at);
+    let scratch: u64 = s.scratch.iter().map(|s| s.bytes).sum();
+    writeln!(
+        f,
+        "{} dispatches, {} barriers, {} read, {} written, {} of scratch in {} buffers",
+        t.dispatches,
+        t.barriers,
+        bytes(t.read),
+        bytes(t.written),
+        bytes(scratch),
+        s.scratch.len()
+    )
+}
+
+impl fmt::Display for Plan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        schedule(f, "decode", &self.decode)?;
+        writeln!(f, "{:.2} dispatches a layer, 1 wait of the host a token", self.dispatches_per_layer())?;
+        writeln!(f)?;
+        schedule(f, "prefill", &self.prefill)
+    }
+}
+
+fn cost_json(c: Cost, s: Sizes) -> Value {
+    json!(c.eval(s))
+}
+
+fn schedule_json(s: &Schedule) -> Value {
+    let at = sizes(s);
+    let barriers = barriers(&s.steps);
+    let step = |(step, barrier): (&Step, &bool)| {
+        json!({
+            "op": step.op,
+            "layer": step.layer,
+            "kernel": step.variant.kernel.name,
+            "variant": step.variant.label(),
+            "grid": step.grid.to_string(),
+            "barrier": barrier,
+            "bytes_read": cost_json(step.reads, at),
+            "bytes_written": cost_json(step.writes, at),
+        })
+    };
+    json!({
+        "max_tokens": s.max_tokens,
+        "max_outputs": s.max_outputs,
+        "dispatches": s.steps.len(),
+        "barriers": barriers.iter().filter(|b| **b).count(),
+        "scratch_bytes": s.scratch.iter().map(|s| s.bytes).sum::<u64>(),
+        "steps": s.steps.iter().zip(&barriers).map(step).collect::<Vec<_>>(),
+    })
+}
+
+impl Plan {
+    /// Dispatches of a decoded token that belong to transformer layers, a layer on average.
+    pub fn dispatches_per_layer(&self) -> f64 {
+        self.decode.totals(ONE_TOKEN).layer_dispatches as f64 / self.layers.max(1) as f64
+    }
+
+    /// Waits of the host for the device, a decoded token: the results of a step are read back once.
+    pub fn host_waits_per_token(&self) -> usize {
+        1
+    }
+
+    /// The plan as JSON: `decode` and `prefill` with their steps; the figures of a decoded token (at P = 0) are
+    /// `decode.dispatches_per_layer`, `decode.dispatches`, `decode.barriers`, `decode.bytes_per_token`,
+    /// `decode.host_waits_per_token`, and `decode.bytes_per_position` grows with the context.
+    pub fn to_json(&self) -> Value {
+        let mut decode = schedule_json(&self.decode);
+        let (here, next) = (self.decode.totals(ONE_TOKEN), self.decode.totals(Sizes { past: 1, ..ONE_TOKEN }));
+        decode["dispatches_per_layer"] = json!(self.dispatches_per_layer());
+        decode["bytes_per_token"] = json!(here.read + here.written);
+        decode["bytes_per_position"] = json!(next.read - here.read);
+        decode["host_waits_per_token"] = json!(self.host_waits_per_token());
+        json!({ "decode": decode, "prefill": schedule_json(&self.prefill) })
+    }
+}

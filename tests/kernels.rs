@@ -1,0 +1,286 @@
+//! The catalogue of kernels without a device: every variant links, validates, and translates to the languages of the
+//! other backends; uniforms agree with their Rust twins; nothing needs more than WebGPU's default limits.
+
+use moeray::{
+    kernels::{
+        Access, Kv, Style, Variant, catalogue,
+        catalogue::{ALL, Kernel},
+        link, params, reflect,
+    },
+    quant::DType,
+};
+use naga::{
+    back::{hlsl, msl, spv, wgsl},
+    valid::{Capabilities, ModuleInfo, ValidationFlags, Validator},
+};
+
+fn parse(variant: &Variant) -> (String, naga::Module, ModuleInfo) {
+    let text = link(variant).unwrap();
+    let module = naga::front::wgsl::parse_str(&text)
+        .unwrap_or_else(|e| panic!("{}: {}", variant.label(), e.emit_to_string(&text)));
+    let info = Validator::new(ValidationFlags::all(), Capabilities::SHADER_FLOAT16_IN_FLOAT32)
+        .validate(&module)
+        .unwrap_or_else(|e| panic!("{}: {}", variant.label(), e.emit_to_string(&text)));
+    (text, module, info)
+}
+
+/// SPIR-V, MSL, HLSL and WGSL again: what Vulkan, Metal, DX12 and browsers would be given.
+fn translate(variant: &Variant, module: &naga::Module, info: &ModuleInfo) {
+    let label = variant.label();
+    let words = spv::write_vec(module, info, &spv::Options::default(), None).unwrap_or_else(|e| panic!("{label}: {e}"));
+    assert_eq!(words[0], 0x0723_0203, "{label}");
+    let options = msl::Options { lang_version: (2, 0), fake_missing_bindings: true, ..Default::default() };
+    let (metal, _) = msl::write_string(module, info, &options, &msl::PipelineOptions::default())
+        .unwrap_or_else(|e| panic!("{label}: {e}"));
+    assert!(metal.contains("kernel void"), "{label}");
+    let mut text = String::new();
+    let options = hlsl::Options { fake_missing_bindings: true, ..Default::default() };
+    let pipeline = hlsl::PipelineOptions::default();
+    hlsl::Writer::new(&mut text, &options, &pipeline)
+        .write(module, info, None)
+        .unwrap_or_else(|e| panic!("{label}: {e}"));
+    assert!(text.contains("numthreads"), "{label}");
+    let again = wgsl::write_string(module, info, wgsl::WriterFlags::empty()).unwrap_or_else(|e| panic!("{label}: {e}"));
+    assert!(again.contains("@compute"), "{label}");
+}
+
+/// Limits of WebGPU's base level.
+fn within_limits(variant: &Variant, text: &str) {
+    let r = reflect(text).unwrap();
+    let label = variant.label();
+    let storage = r.bindings.iter().filter(|b| b.access != Access::Uniform).count();
+    assert!(storage <= 8, "{label}: {storage} storage buffers");
+    assert!(r.workgroup_bytes <= 16384, "{label}: {} bytes of workgroup memory", r.workgroup_bytes);
+    assert!(r.workgroup[0] <= 256 && r.workgroup[1] == 1 && r.workgroup[2] == 1, "{label}: {:?}", r.workgroup);
+    assert_eq!(r.workgroup[0], variant.get("WG"), "{label}");
+    let mut indices: Vec<u32> = r.bindings.iter().map(|b| b.index).collect();
+    indices.dedup();
+    assert_eq!(indices.len(), r.bindings.len(), "{label}: a binding number twice");
+    assert_eq!(r.binding("frame").map(|b| (b.index, b.access)), Some((0, Access::Uniform)), "{label}");
+    assert_eq!(r.binding("p").map(|b| (b.index, b.access)), Some((1, Access::Uniform)), "{label}");
+}
+
+fn is_matrix(k: &Kernel) -> bool {
+    k.consts.iter().any(|c| c.0 == "LANES")
+}
+
+/// The variants of a kernel in a style with one format in all slots: one row of x at a time and several, with a tail and
+/// without, with the norm and without.
+fn matrix_variants(k: &'static Kernel, style: Style, dtype: DType) -> Vec<Variant> {
+    let mut list = Vec::new();
+    for cols in [256, 2048, 36] {
+        if cols == 36 && !dtype.is_float() {
+            continue;
+        }
+        for consts in [style.matvec(cols), style.matmul(cols)] {
+            let formats = vec![dtype; k.slots.len()];
+            let mut v = Variant::new(k).formats(&formats);
+            for (name, value) in consts {
+                if k.consts.iter().any(|c| c.0 == name) {
+                    v = v.with(name, value);
+                }
+            }
+            list.push(v.clone());
+            if k.consts.iter().any(|c| c.0 == "NORM") {
+                list.push(v.with("NORM", 1));
+            }
+        }
+    }
+    list
+}
+
+/// Everything but the product of matrix kernels and formats.
+fn other_variants() -> Vec<Variant> {
+    let mut list = Vec::new();
+    for k in ALL {
+        if is_matrix(k) || k.name == "embed" {
+            continue;
+        }
+        let bases = match k.kv {
+            true => vec![Variant::new(k).kv(Kv::F32), Variant::new(k).kv(Kv::F16)],
+            false => vec![Variant::new(k)],
+        };
+        match k.name {
+            "attend" => {
+                for (k_dim, v_dim, group) in
+                    [(64, 64, 1), (128, 128, 8), (80, 80, 4), (8, 8, 2), (192, 128, 1), (256, 256, 8), (576, 512, 16)]
+                {
+                    for kv in [Kv::F16, Kv::F32] {
+                        for split in [0, 1] {
+                            list.push(catalogue::attend_variant(k_dim, v_dim, group, kv).with("SPLIT", split));
+                        }
+                    }
+                }
+            }
+            "router" | "expert_sort" => {
+                list.extend([64, 128, 1024].map(|e| bases[0].clone().with("EXPERTS", e).with("WG", 64.min(e))));
+            }
+            "elementwise" => {
+                for op in 0..5 {
+                    list.extend((0..4).map(|act| bases[0].clone().with("OP", op).with("ACT", act)));
+                }
+            }
+            _ => list.extend(bases),
+        }
+    }
+    list
+}
+
+#[test]
+fn every_variant_translates() {
+    for v in other_variants() {
+        let (text, module, info) = parse(&v);
+        within_limits(&v, &text);
+        translate(&v, &module, &info);
+    }
+}
+
+#[test]
+fn every_matrix_kernel_takes_every_format() {
+    for k in ALL.into_iter().filter(|k| is_matrix(k)) {
+        for dtype in DType::ALL {
+            for style in [Style::Lanes, Style::Rows] {
+                for v in matrix_variants(k, style, dtype) {
+                    let (text, module, info) = parse(&v);
+                    within_limits(&v, &text);
+                    // The languages differ by format and by kernel, hardly by both: all of it for one style each.
+                    if v.get("TAIL") == u32::from(dtype.is_float()) || dtype == DType::Q4K {
+                        translate(&v, &module, &info);
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn embed_takes_every_format() {
+    for dtype in DType::ALL {
+        for tail in 0..=u32::from(dtype.is_float()) {
+            let v = Variant::new(&catalogue::EMBED).formats(&[dtype]).with("TAIL", tail);
+            let (text, module, info) = parse(&v);
+            within_limits(&v, &text);
+            translate(&v, &module, &info);
+        }
+    }
+}
+
+#[test]
+fn two_formats_in_one_kernel() {
+    for a in DType::ALL {
+        let b = if a == DType::Q6K { DType::Q8_0 } else { DType::Q6K };
+        let v = Variant::new(&catalogue::LINEAR_GLU).formats(&[a, b]);
+        let (text, _, _) = parse(&v);
+        assert!(text.contains("fn gate_dequant") && text.contains("fn up_dequant"));
+    }
+}
+
+/// A representative of each kernel.
+fn any_variant(k: &'static Kernel) -> Variant {
+    let v = Variant::new(k).formats(&vec![DType::Q8_0; k.slots.len()]);
+    if k.kv { v.kv(Kv::F16) } else { v }
+}
+
+#[test]
+fn uniforms_equal_their_rust_twins() {
+    for k in ALL {
+        let (_, module, _) = parse(&any_variant(k));
+        for (variable, fields) in [("frame", params::Frame::FIELDS), ("p", k.params)] {
+            let ty = module.global_variables.iter().find(|(_, g)| g.name.as_deref() == Some(variable)).unwrap().1.ty;
+            let naga::TypeInner::Struct { members, .. } = &module.types[ty].inner else { panic!("{variable}") };
+            let found: Vec<(String, usize, usize)> = members
+                .iter()
+                .map(|m| {
+                    let size = module.types[m.ty].inner.size(module.to_ctx());
+                    (m.name.clone().unwrap(), m.offset as usize, size as usize)
+                })
+                .collect();
+            let wanted: Vec<(String, usize, usize)> =
+                fields.iter().map(|(n, o, s)| ((*n).to_string(), *o, *s)).collect();
+            assert_eq!(found, wanted, "{} {variable}", k.name);
+        }
+    }
+}
+
+/// The kernel's own flag numbers are those of `params`.
+#[test]
+fn flags_equal_their_rust_twins() {
+    let known = [
+        ("BIAS", params::BIAS),
+        ("RESIDUAL", params::RESIDUAL),
+        ("GATE", params::GATE),
+        ("ACCUMULATE", params::ACCUMULATE),
+    ];
+    let mut seen = 0;
+    for k in ALL {
+        let text = link(&any_variant(k)).unwrap();
+        for (name, value) in known {
+            if let Some(rest) = text.split(&format!("const {name}: u32 = ")).nth(1) {
+                assert!(rest.starts_with(&format!("{value}u;")), "{} {name}", k.name);
+                seen += 1;
+            }
+        }
+    }
+    assert!(seen >= 6, "{seen}");
+}
+
+#[test]
+fn reflection_tells_access_and_size() {
+    let v = Variant::new(&catalogue::LINEAR_KERNEL).formats(&[DType::Q4K]);
+    let r = reflect(&link(&v).unwrap()).unwrap();
+    let access = |n: &str| r.binding(n).unwrap_or_else(|| panic!("no {n}")).access;
+    for (name, wanted) in [
+        ("frame", Access::Uniform),
+        ("p", Access::Uniform),
+        ("x", Access::Read),
+        ("w_data", Access::Read),
+        ("bias", Access::Read),
+        ("residual", Access::Read),
+        ("gate", Access::Read),
+        ("norm", Access::Read),
+        ("y", Access::ReadWrite),
+    ] {
+        assert_eq!(access(name), wanted, "{name}");
+    }
+    assert_eq!(r.bindings.len(), 9);
+}
+
+#[test]
+fn one_invocation_a_row_needs_no_barrier() {
+    for k in ALL.into_iter().filter(|k| is_matrix(k)) {
+        for v in matrix_variants(k, Style::Rows, DType::Q4K) {
+            assert!(!link(&v).unwrap().contains("workgroupBarrier()"), "{}", v.label());
+        }
+        for v in matrix_variants(k, Style::Lanes, DType::Q4K) {
+            assert!(link(&v).unwrap().contains("workgroupBarrier()"), "{}", v.label());
+        }
+    }
+}
+
+#[test]
+fn no_directive_is_left() {
+    // A loop or a branch whose head the linker does not understand would stay as it is, in silence.
+    for k in ALL {
+        let text = link(&any_variant(k)).unwrap();
+        assert!(!text.contains("// unroll") && !text.contains("// static"), "{}", k.name);
+        assert!(!text.contains("W_dequant") && !text.contains("W_data"), "{}", k.name);
+    }
+}
+
+#[test]
+fn a_wrong_variant_is_an_error() {
+    let linear = Variant::new(&catalogue::LINEAR_KERNEL);
+    assert!(link(&linear).is_err(), "no format");
+    assert!(link(&linear.clone().formats(&[DType::F32, DType::F32])).is_err(), "two formats for one slot");
+    assert!(link(&linear.clone().formats(&[DType::F32]).with("HEIGHT", 3)).is_err(), "an unknown number");
+    assert!(link(&linear.formats(&[DType::F32]).kv(Kv::F16)).is_err(), "a cache where there is none");
+    assert!(link(&Variant::new(&catalogue::ATTEND)).is_err(), "no cache");
+}
+
+#[test]
+fn names_are_distinct() {
+    let mut names: Vec<&str> = ALL.iter().map(|k| k.name).collect();
+    names.sort_unstable();
+    names.dedup();
+    assert_eq!(names.len(), ALL.len());
+}
