@@ -280,7 +280,13 @@ impl Session {
         let chunks = tokens.len().div_ceil(self.options.chunk);
         for (i, chunk) in tokens.chunks(self.options.chunk).enumerate() {
             let last = i + 1 == chunks;
-            let outputs = if outputs == usize::MAX { chunk.len() } else if last { outputs } else { 0 };
+            let outputs = if outputs == usize::MAX {
+                chunk.len()
+            } else if last {
+                outputs
+            } else {
+                0
+            };
             let step = Step { tokens: chunk, past: self.position, outputs, inputs: &[] };
             self.runner.step(step, &mut self.out)?;
             self.position += chunk.len();

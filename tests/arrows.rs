@@ -66,7 +66,8 @@ fn check(file: &str, text: &str) -> Vec<String> {
             let first = n.split("::").next().unwrap_or(n);
             // Within its own folder a backend names the shared traits of `backend`, not its neighbours.
             let neighbour = ["backend::cpu", "backend::reference", "backend::wgpu"].iter().any(|b| n.starts_with(b));
-            let at_home = first == own && (own != "backend" || !neighbour || n.contains(room.rsplit('/').next().unwrap()));
+            let at_home =
+                first == own && (own != "backend" || !neighbour || n.contains(room.rsplit('/').next().unwrap()));
             !at_home && !allowed.iter().any(|a| *a == first || n.starts_with(a))
         })
         .map(|n| format!("{file} names {n}"))

@@ -1,5 +1,8 @@
 //! Files: what is read, what is refused and how, and that nothing panics or over-allocates on the way.
 
+// Helper functions of tests may unwrap as the tests themselves do.
+#![allow(clippy::unwrap_used)]
+
 mod build;
 mod fuzz;
 mod hostile;

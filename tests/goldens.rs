@@ -198,10 +198,18 @@ fn goldens_reject_a_wrong_model() {
         d.program.graph = std::sync::Arc::new(graph);
     };
     assert!(!spoiled(&|_| {}), "unspoiled, it passes");
-    assert!(spoiled(&|d| edit(d, &|op| if let Op::Router(r) = op { r.renormalise = false })));
-    assert!(spoiled(&|d| edit(d, &|op| if let Op::Router(r) = op { r.scale = 1.01 })));
-    assert!(spoiled(&|d| edit(d, &|op| if let Op::RmsNorm(n) = op { n.eps = 1e-3 })));
-    assert!(spoiled(&|d| edit(d, &|op| if let Op::Attend(a) = op { a.window = Some(16) })));
+    assert!(spoiled(&|d| edit(d, &|op| if let Op::Router(r) = op {
+        r.renormalise = false
+    })));
+    assert!(spoiled(&|d| edit(d, &|op| if let Op::Router(r) = op {
+        r.scale = 1.01
+    })));
+    assert!(spoiled(&|d| edit(d, &|op| if let Op::RmsNorm(n) = op {
+        n.eps = 1e-3
+    })));
+    assert!(spoiled(&|d| edit(d, &|op| if let Op::Attend(a) = op {
+        a.window = Some(16)
+    })));
     assert!(spoiled(&|d| edit(d, &|op| {
         if let Op::Rope(r) = op {
             r.pairs = moeray::ir::RopePairs::Interleaved;

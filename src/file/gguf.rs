@@ -7,8 +7,9 @@
 use super::{
     bytes::Bytes,
     checkpoint::TensorInfo,
-    metadata::{Array, Metadata, Repr, Value, ValueType},
+    metadata::Metadata,
     tensor::Tensor,
+    value::{Array, Repr, Value, ValueType},
 };
 use crate::{
     error::{Error, Result},

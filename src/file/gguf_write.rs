@@ -5,7 +5,8 @@
 
 use super::{
     gguf::{ALIGNMENT, MAGIC},
-    metadata::{Array, Metadata, Repr, Value},
+    metadata::Metadata,
+    value::{Array, Repr, Value},
 };
 use crate::{
     error::{Error, Result},

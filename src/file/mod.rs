@@ -19,12 +19,14 @@ mod shards;
 mod sniff;
 pub mod synth;
 mod tensor;
+mod value;
 
 pub use bytes::Bytes;
 pub use checkpoint::{Checkpoint, FileInfo, Format, TensorInfo};
 pub use gguf_write::{Sink, TensorSpec, write_gguf, write_gguf_to};
-pub use metadata::{Array, Metadata, Strings, Value, ValueType};
+pub use metadata::Metadata;
 pub use tensor::Tensor;
+pub use value::{Array, Strings, Value, ValueType};
 
 use crate::error::{Error, Result};
 use checkpoint::Beside;

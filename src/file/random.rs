@@ -103,7 +103,8 @@ impl Maker {
     fn floats<const N: usize>(&self, out: &mut [u8], convert: impl Fn(f32) -> [u8; N]) {
         let table: Vec<[u8; N]> = self.normal.iter().map(|v| convert(*v)).collect();
         for b in out.chunks_exact_mut(N) {
-            let i = usize::from(u16::from_le_bytes([b[0], b[1]])) % table.len();
+            // The table's length is a power of two.
+            let i = usize::from(u16::from_le_bytes([b[0], b[1]])) & (table.len() - 1);
             b.copy_from_slice(&table[i]);
         }
     }

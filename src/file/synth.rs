@@ -7,9 +7,10 @@ use super::{
     bytes::Bytes,
     checkpoint::Checkpoint,
     gguf_write::{TensorSpec, write_gguf},
-    metadata::{Array, Metadata, Value},
+    metadata::Metadata,
     random::{Maker, STD},
     tensor::Tensor,
+    value::{Array, Value},
 };
 use crate::{
     error::{Error, Result},

@@ -197,12 +197,7 @@ fn windows(p: &Params<'_>, layers: usize) -> Result<Vec<Option<usize>>> {
 }
 
 /// Builds the graph, declaring every weight on the way.
-pub(super) fn graph(
-    d: &Decoder,
-    p: &Params<'_>,
-    mut l: Loader<'_>,
-    options: &Options,
-) -> Result<(Graph, Vec<Tensor>)> {
+pub(super) fn graph(d: &Decoder, p: &Params<'_>, mut l: Loader<'_>, options: &Options) -> Result<(Graph, Vec<Tensor>)> {
     let factors = l.numbers("rope_freqs.weight")?;
     let rope = rope::rope(p, d.head_dim, d.pairs, factors.as_deref(), options.bf16_rope)?;
     let table = l.table("token_embd.weight", d.vocab, d.hidden)?;

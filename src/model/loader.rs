@@ -151,7 +151,9 @@ impl<'a> Loader<'a> {
             let t = self.take(&name)?;
             if t.shape() != [out, inp] || dtype.is_some_and(|d| d != t.dtype()) {
                 let (s, d) = (t.shape(), t.dtype());
-                return Err(Error::Model(format!("tensor `{name}` is {d} {s:?}, expected [{out}, {inp}] as the others")));
+                return Err(Error::Model(format!(
+                    "tensor `{name}` is {d} {s:?}, expected [{out}, {inp}] as the others"
+                )));
             }
             dtype = Some(t.dtype());
             parts.extend(t.parts().iter().cloned());
@@ -194,7 +196,8 @@ impl<'a> Loader<'a> {
 
 /// The rows of the gate (half 0) or up (half 1) projection in a merged `[E, 2·out, in]`.
 fn half_of(t: &Tensor, name: &str, half: usize, [e, out, inp]: [usize; 3]) -> Result<Tensor> {
-    let wrong = || Error::Model(format!("tensor `{name}` has shape {:?}, expected [{e}, {}, {inp}]", t.shape(), 2 * out));
+    let wrong =
+        || Error::Model(format!("tensor `{name}` has shape {:?}, expected [{e}, {}, {inp}]", t.shape(), 2 * out));
     if t.shape() != [e, 2 * out, inp] || t.parts().len() != 1 {
         return Err(wrong());
     }

@@ -11,13 +11,7 @@ use crate::{
 ///
 /// # Errors
 /// [`Error::Unsupported`] for a scaling that is not known here: it would change every number.
-pub fn rope(
-    p: &Params<'_>,
-    head_dim: usize,
-    pairs: RopePairs,
-    factors: Option<&[f32]>,
-    bf16: bool,
-) -> Result<Rope> {
+pub fn rope(p: &Params<'_>, head_dim: usize, pairs: RopePairs, factors: Option<&[f32]>, bf16: bool) -> Result<Rope> {
     let partial = p.opt_f32("", "partial_rotary_factor")?.or(p.opt_f32("", "rope_parameters.partial_rotary_factor")?);
     let dims = match p.opt_usize("rope.dimension_count", "rotary_dim")? {
         Some(n) => n,

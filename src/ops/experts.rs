@@ -7,7 +7,11 @@
 //! Shapes: x `[T, in]` or `[T, k·in]`, W `[E, out, in]`, ids `[T, k]` → `[T, k·out]`; then `[T, k·n]`, `[T, k]` → `[T, n]`.
 //! Tolerance as [`super::linear`].
 
-use super::{Array, Phrase, Weights, arity, experts_shape, f32_of, linear::dot, u32_of};
+use super::{
+    Array, Phrase, Weights, arity, experts_shape, f32_of,
+    linear::{dot, seen},
+    u32_of,
+};
 use crate::ir::{Graph, Type, WeightId};
 
 /// Shape rule of `expert_linear`.
@@ -43,6 +47,7 @@ pub fn eval_linear(x: &Array, ids: &[u32], weight: WeightId, w: Weights<'_>) -> 
     let shape = w.tensor(weight).shape();
     let (out, inp, k) = (shape[1], shape[2], ids.len() / x.rows.max(1));
     let mut y = Array::zeros(x.rows, k * out);
+    let x = &seen(x, weight, w);
     for (slot, expert) in ids.iter().enumerate() {
         let (t, j) = (slot / k, slot % k);
         let from = if x.cols == inp { 0 } else { j * inp };

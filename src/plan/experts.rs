@@ -242,6 +242,9 @@ impl Lower<'_> {
             };
             let data = Buffer::Matrix { matrix: m, segment: i as u32 };
             let mut bindings = vec![self.read("x", r.x.buffer)?, self.read("w_data", data)?];
+            for unused in ["bias", "residual", "gate"] {
+                bindings.push(self.maybe(unused, None)?);
+            }
             bindings.extend(via.iter().cloned());
             bindings.push(self.write("y", r.y.buffer)?);
             let x_cols = if r.x_slots { k * matrix.cols } else { matrix.cols };

@@ -2,11 +2,8 @@
 
 use super::{
     bits::round_f16,
-    fit::{nearest, range, reciprocal},
+    fit::{LANES, clamp, nearest, range, reciprocal, totals},
 };
-
-/// Lanes of the inner loops, as in [`super::fit`].
-const LANES: usize = 8;
 
 /// Sums over a sub-block: of importances `w` times products of weights `x` and quants `q`.
 #[derive(Clone, Copy)]
@@ -39,8 +36,8 @@ impl<'a, const L: usize> Block<'a, L> {
                 sxx[l] += w[l] * x[l] * x[l];
             }
         }
-        let [w_, x_, xx] = [sw, sx, sxx].map(|s| s.iter().sum());
-        Block { x, w, top, sums: Sums { w: w_, x: x_, xx, q: 0.0, qq: 0.0, qx: 0.0 } }
+        let [sw, sx, xx] = totals(&[sw, sx, sxx]);
+        Block { x, w, top, sums: Sums { w: sw, x: sx, xx, q: 0.0, qq: 0.0, qx: 0.0 } }
     }
 
     /// With the quants nearest to `(x + m) * inverse`.
@@ -49,14 +46,14 @@ impl<'a, const L: usize> Block<'a, L> {
         let (mut sq, mut sqq, mut sqx) = ([0f32; LANES], [0f32; LANES], [0f32; LANES]);
         for (x, w) in self.x.as_chunks::<LANES>().0.iter().zip(self.w.as_chunks::<LANES>().0) {
             for l in 0..LANES {
-                let q = nearest(((x[l] + m) * inverse).max(0.0).min(self.top));
+                let q = nearest(clamp((x[l] + m) * inverse, 0.0, self.top));
                 let wq = w[l] * q;
                 sq[l] += wq;
                 sqq[l] += wq * q;
                 sqx[l] += wq * x[l];
             }
         }
-        let [q, qq, qx] = [sq, sqq, sqx].map(|s| s.iter().sum());
+        let [q, qq, qx] = totals(&[sq, sqq, sqx]);
         Sums { q, qq, qx, ..self.sums }
     }
 }
@@ -122,7 +119,7 @@ pub fn scale_and_min<const L: usize>(
 #[inline(always)]
 pub fn quants<const L: usize>(x: &[f32; L], s: f32, m: f32, top: f32) -> [u8; L] {
     let inverse = reciprocal(s);
-    x.map(|x| nearest(((x + m) * inverse).max(0.0).min(top)) as u8)
+    x.map(|x| nearest(clamp((x + m) * inverse, 0.0, top)) as u8)
 }
 
 /// What [`blocks_of_affine`] chose: `x ≈ d * s[j] * q - dmin * m[j]`.
@@ -184,6 +181,12 @@ pub fn blocks_of_affine<const N: usize, const L: usize>(
     Scaled { d, dmin, s: s.map(|s| s as u8), m: m.map(|m| m as u8), q }
 }
 
+/// The integer scale or minimum nearest to `v`.
+#[inline(always)]
+fn whole(v: f32, most: f32) -> f32 {
+    nearest(clamp(v, 0.0, most))
+}
+
 /// The best integers near `free`, given the outer scales.
 #[inline(always)]
 fn choose<const N: usize, const L: usize>(
@@ -199,28 +202,24 @@ fn choose<const N: usize, const L: usize>(
     let mut c = Choice { s: [0.0; N], m: [0.0; N], error: 0.0, next: (d, dmin) };
     // Normal equations of d and dmin.
     let (mut dd, mut dm, mut mm, mut dx, mut mx) = (0.0, 0.0, 0.0, 0.0, 0.0);
-    let whole = |v: f32| nearest(v.max(0.0).min(most));
     for j in 0..N {
         let block = Block::new(&xs[j], &ws[j], top);
-        let (s0, m0) = (whole(free[j].0 * per_d), whole(free[j].1 * per_dmin));
+        let (s0, m0) = (whole(free[j].0 * per_d, most), whole(free[j].1 * per_dmin, most));
         // All quants zero: the offset alone.
         let zero = block.sums(0.0, 0.0);
-        let alone = whole(-block.sums.x / block.sums.w * per_dmin);
+        let alone = whole(-block.sums.x / block.sums.w * per_dmin, most);
         let mut least = (0.0, alone, zero, zero.error(0.0, dmin * alone));
         for s in [s0 - 1.0, s0, s0 + 1.0] {
-            let s = s.max(0.0).min(most);
+            let s = clamp(s, 0.0, most);
             // The best minimum for the quants of (s, m0), then the quants for that minimum.
             let sums = block.sums(reciprocal(d * s), dmin * m0);
-            let m1 = whole((d * s * sums.q - sums.x) / sums.w * per_dmin);
-            let mut consider = |m: f32, sums: Sums| {
+            let m1 = whole((d * s * sums.q - sums.x) / sums.w * per_dmin, most);
+            let again = if m1 == m0 { sums } else { block.sums(reciprocal(d * s), dmin * m1) };
+            for (m, sums) in [(m0, sums), (m1, again)] {
                 let error = sums.error(d * s, dmin * m);
                 if error < least.3 {
                     least = (s, m, sums, error);
                 }
-            };
-            consider(m0, sums);
-            if m1 != m0 {
-                consider(m1, block.sums(reciprocal(d * s), dmin * m1));
             }
         }
         let (s, m, sums, error) = least;

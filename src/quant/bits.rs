@@ -1,8 +1,8 @@
 //! Bit tricks that the formats share: f16 to f32, and a group's 32 small integers from and to packed words.
 //!
-//! A *group* is 32 consecutive weights of a row; here its quants are 32 bytes, `q[i]` for weight `i`. The packed forms
-//! are those of the GPU layout (see [`super::gpu`]): in each, shifting a word and masking it gives the quants of four
-//! consecutive weights in the four bytes of a word, which is what integer dot products take.
+//! A *group* is 32 consecutive weights of a row. The packed forms are those of the GPU layout (see [`super::gpu`]): in
+//! each, shifting a word and masking it gives the quants of four consecutive weights in the four bytes of a word, which
+//! is what integer dot products take. The functions here work on such words too, four weights at a time.
 
 /// The f32 of an IEEE half, exact for every input (NaN stays NaN). Branch-free, so that loops over it vectorise.
 #[inline]
@@ -54,47 +54,61 @@ pub fn put_words(b: &mut [u8], at: usize, words: &[u32]) {
     }
 }
 
-/// A group's bytes as eight words: word `a` holds weights `4a .. 4a + 4`.
-#[inline]
-fn words(q: &[u8; 32]) -> [u32; 8] {
-    std::array::from_fn(|a| u32_at(q, 4 * a))
+/// The 32 quants of a group, a byte each: word `a` holds those of weights `4a .. 4a + 4`, the first in its lowest byte.
+pub type Group = [u32; 8];
+
+/// The quants as bytes.
+#[inline(always)]
+pub fn bytes(q: Group) -> [u8; 32] {
+    let mut b = [0; 32];
+    put_words(&mut b, 0, &q);
+    b
+}
+
+/// A group from bytes.
+#[inline(always)]
+pub fn group(q: &[u8; 32]) -> Group {
+    group_at(q, 0)
+}
+
+/// A group from the bytes at `at` of `b`.
+#[inline(always)]
+pub fn group_at(b: &[u8], at: usize) -> Group {
+    let b = &b[at..at + 32];
+    std::array::from_fn(|a| u32_at(b, 4 * a))
 }
 
 /// Four bits a weight: byte `j` holds weight `j` below and weight `j + 16` above, as ggml's 32-weight blocks do.
 ///
 /// Bits above the fourth are dropped.
-#[inline]
-pub fn nibbles(q: &[u8; 32]) -> [u8; 16] {
-    std::array::from_fn(|j| (q[j] & 15) | (q[j + 16] << 4))
+#[inline(always)]
+pub fn nibbles(q: Group) -> [u32; 4] {
+    std::array::from_fn(|a| (q[a] & 0x0f0f_0f0f) | ((q[a + 4] & 0x0f0f_0f0f) << 4))
 }
 
-/// The inverse of [`nibbles`].
-#[inline]
-pub fn from_nibbles(b: &[u8]) -> [u8; 32] {
-    let mut q = [0; 32];
-    for (j, &v) in b[..16].iter().enumerate() {
-        q[j] = v & 15;
-        q[j + 16] = v >> 4;
-    }
-    q
+/// The inverse of [`nibbles`], from the 16 bytes at `at` of `b`.
+#[inline(always)]
+pub fn from_nibbles(b: &[u8], at: usize) -> Group {
+    let b = &b[at..at + 16];
+    std::array::from_fn(|a| (u32_at(b, 4 * (a % 4)) >> (4 * (a / 4))) & 0x0f0f_0f0f)
 }
 
 /// Two bits a weight: weight `16h + 4a + b` lies in word `h` at bit `8b + 2a`.
-#[inline]
-pub fn pairs(q: &[u8; 32]) -> [u32; 2] {
-    let w = words(q).map(|w| w & 0x0303_0303);
+#[inline(always)]
+pub fn pairs(q: Group) -> [u32; 2] {
+    let w = q.map(|w| w & 0x0303_0303);
     std::array::from_fn(|h| w[4 * h] | (w[4 * h + 1] << 2) | (w[4 * h + 2] << 4) | (w[4 * h + 3] << 6))
 }
 
 /// One bit a weight: weight `4a + b` lies at bit `8b + a`.
-#[inline]
-pub fn bits(q: &[u8; 32]) -> u32 {
-    words(q).iter().enumerate().fold(0, |m, (a, w)| m | ((w & 0x0101_0101) << a))
+#[inline(always)]
+pub fn bits(q: Group) -> u32 {
+    q.iter().enumerate().fold(0, |m, (a, w)| m | ((w & 0x0101_0101) << a))
 }
 
-/// [`bits`] from a word that has weight `i` at bit `i`, as ggml's Q5_0 and Q5_1 blocks have.
-#[inline]
-pub fn transpose_bits(h: u32) -> u32 {
+/// A group of single bits from a word that has weight `i` at bit `i`, as ggml's Q5_0 and Q5_1 blocks have.
+#[inline(always)]
+pub fn from_bits(h: u32) -> Group {
     // The product copies a nibble's bit b to bit 8b (and elsewhere; no two copies meet, so nothing carries).
-    (0..8).fold(0, |m, a| m | ((((h >> (4 * a)) & 15) * 0x0020_4081) & 0x0101_0101) << a)
+    std::array::from_fn(|a| (((h >> (4 * a)) & 15) * 0x0020_4081) & 0x0101_0101)
 }

@@ -26,19 +26,19 @@ pub fn quantize_weighted(dtype: DType, x: &[f32], importance: Option<&[f32]>, ou
         DType::F32 => float::quantize_f32(x, out),
         DType::F16 => float::quantize_f16(x, out)?,
         DType::BF16 => float::quantize_bf16(x, out)?,
-        DType::Q4_0 => each(x, imp, out, q4_0::quantize),
-        DType::Q4_1 => each(x, imp, out, q4_1::quantize),
-        DType::Q5_0 => each(x, imp, out, q5_0::quantize),
-        DType::Q5_1 => each(x, imp, out, q5_1::quantize),
-        DType::Q8_0 => each(x, imp, out, q8_0::quantize),
-        DType::Q2K => each(x, imp, out, q2_k::quantize),
-        DType::Q3K => each(x, imp, out, q3_k::quantize),
-        DType::Q4K => each(x, imp, out, q4_k::quantize),
-        DType::Q5K => each(x, imp, out, q5_k::quantize),
-        DType::Q6K => each(x, imp, out, q6_k::quantize),
-        DType::IQ4NL => each(x, imp, out, iq4_nl::quantize),
-        DType::IQ4XS => each(x, imp, out, iq4_xs::quantize),
-        DType::MXFP4 => each(x, imp, out, mxfp4::quantize),
+        DType::Q4_0 => each::<Q4_0, 18, 32>(x, imp, out),
+        DType::Q4_1 => each::<Q4_1, 20, 32>(x, imp, out),
+        DType::Q5_0 => each::<Q5_0, 22, 32>(x, imp, out),
+        DType::Q5_1 => each::<Q5_1, 24, 32>(x, imp, out),
+        DType::Q8_0 => each::<Q8_0, 34, 32>(x, imp, out),
+        DType::Q2K => each::<Q2K, 84, 256>(x, imp, out),
+        DType::Q3K => each::<Q3K, 110, 256>(x, imp, out),
+        DType::Q4K => each::<Q4K, 144, 256>(x, imp, out),
+        DType::Q5K => each::<Q5K, 176, 256>(x, imp, out),
+        DType::Q6K => each::<Q6K, 210, 256>(x, imp, out),
+        DType::IQ4NL => each::<IQ4NL, 18, 32>(x, imp, out),
+        DType::IQ4XS => each::<IQ4XS, 136, 256>(x, imp, out),
+        DType::MXFP4 => each::<MXFP4, 17, 32>(x, imp, out),
     }
     Ok(())
 }
@@ -118,19 +118,76 @@ fn normalised(dtype: DType, weights: usize, importance: &[f32]) -> Result<Vec<f3
     Ok(importance.iter().map(|&v| ((f64::from(v) / mean) as f32).max(1e-4)).collect())
 }
 
-/// `f` for every block of `B` weights and their importances.
-fn each<const N: usize, const B: usize>(
-    x: &[f32],
-    importance: Option<&[f32]>,
-    out: &mut Vec<u8>,
-    f: impl Fn(&[f32; B], &[f32; B], &mut [u8; N]),
-) {
+/// A format's function for one block. A trait and not a closure, because the function must be inlined into loops that are
+/// compiled for several instruction sets, and calls of closures are not.
+trait Encode<const N: usize, const B: usize> {
+    /// Block `b` from weights `x` with importances `w`.
+    fn encode(x: &[f32; B], w: &[f32; B], b: &mut [u8; N]);
+}
+
+macro_rules! formats {
+    ($($name:ident: $module:ident, $bytes:literal, $block:literal;)*) => {$(
+        struct $name;
+        impl Encode<$bytes, $block> for $name {
+            #[inline(always)]
+            fn encode(x: &[f32; $block], w: &[f32; $block], b: &mut [u8; $bytes]) {
+                $module::quantize(x, w, b);
+            }
+        }
+    )*};
+}
+
+formats! {
+    Q4_0: q4_0, 18, 32;
+    Q4_1: q4_1, 20, 32;
+    Q5_0: q5_0, 22, 32;
+    Q5_1: q5_1, 24, 32;
+    Q8_0: q8_0, 34, 32;
+    Q2K: q2_k, 84, 256;
+    Q3K: q3_k, 110, 256;
+    Q4K: q4_k, 144, 256;
+    Q5K: q5_k, 176, 256;
+    Q6K: q6_k, 210, 256;
+    IQ4NL: iq4_nl, 18, 32;
+    IQ4XS: iq4_xs, 136, 256;
+    MXFP4: mxfp4, 17, 32;
+}
+
+/// Appends the block of every `B` weights.
+fn each<F: Encode<N, B>, const N: usize, const B: usize>(x: &[f32], importance: Option<&[f32]>, out: &mut Vec<u8>) {
     let ones = [[1.0; B]];
     let importance = importance.map_or(&ones[..], |i| i.as_chunks::<B>().0);
     let start = out.len();
     out.resize(start + x.len() / B * N, 0);
-    let blocks = out[start..].as_chunks_mut::<N>().0;
-    for ((x, b), w) in x.as_chunks::<B>().0.iter().zip(blocks).zip(importance.iter().cycle()) {
-        f(x, w, b);
+    let (x, out) = (x.as_chunks::<B>().0, out[start..].as_chunks_mut::<N>().0);
+    #[cfg(target_arch = "x86_64")]
+    if std::arch::is_x86_feature_detected!("avx2") {
+        // SAFETY: the processor has AVX2.
+        return unsafe { each_avx2::<F, N, B>(x, importance, out) };
     }
+    each_any::<F, N, B>(x, importance, out);
+}
+
+/// The loop of [`each`]. Its results do not depend on the instruction set, because sums run in a fixed number of lanes
+/// and nothing is contracted.
+#[inline(always)]
+fn each_any<F: Encode<N, B>, const N: usize, const B: usize>(
+    x: &[[f32; B]],
+    importance: &[[f32; B]],
+    out: &mut [[u8; N]],
+) {
+    for ((x, out), w) in x.iter().zip(out).zip(importance.iter().cycle()) {
+        F::encode(x, w, out);
+    }
+}
+
+/// [`each_any`] in vectors of eight.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2")]
+fn each_avx2<F: Encode<N, B>, const N: usize, const B: usize>(
+    x: &[[f32; B]],
+    importance: &[[f32; B]],
+    out: &mut [[u8; N]],
+) {
+    each_any::<F, N, B>(x, importance, out);
 }

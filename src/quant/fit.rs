@@ -12,16 +12,32 @@
 use super::bits::round_f16;
 
 /// Lanes of the inner loops: sums run in that many independent accumulators, which compilers turn into vectors.
-const LANES: usize = 8;
+pub const LANES: usize = 8;
 
 /// Below this magnitude a block is taken as zero: the smallest half is 6e-8, and the reciprocals below stay finite.
 const TINY: f32 = 1e-20;
+
+/// The sums over the lanes of several accumulators.
+///
+/// Kept out of line: where compilers see the lanes added up they arrange the loop before for that, lane by lane, and it
+/// takes twice as long.
+#[inline(never)]
+pub fn totals<const N: usize>(lanes: &[[f32; LANES]; N]) -> [f32; N] {
+    lanes.map(|l| ((l[0] + l[4]) + (l[2] + l[6])) + ((l[1] + l[5]) + (l[3] + l[7])))
+}
 
 /// The integer nearest to `v`, for |v| < 2^22.
 #[inline(always)]
 pub fn nearest(v: f32) -> f32 {
     const MAGIC: f32 = 12_582_912.0; // 1.5 * 2^23: its unit in the last place is 1
     (v + MAGIC) - MAGIC
+}
+
+/// `v` within `low..=high`, as plain comparisons: unlike `f32::clamp` that is two instructions a vector.
+#[inline(always)]
+pub fn clamp(v: f32, low: f32, high: f32) -> f32 {
+    let v = if v > low { v } else { low };
+    if v < high { v } else { high }
 }
 
 /// `1 / v`, or zero where that is of no use.
@@ -36,6 +52,11 @@ pub trait Levels: Copy {
     const ENDS: [f32; 2];
     /// The level nearest to `v`.
     fn level(v: f32) -> f32;
+    /// The levels nearest to `v`.
+    #[inline(always)]
+    fn levels(v: [f32; LANES]) -> [f32; LANES] {
+        v.map(Self::level)
+    }
     /// Its number in the file.
     fn index(level: f32) -> u8;
 }
@@ -49,7 +70,7 @@ impl<const N: u8> Levels for Signed<N> {
 
     #[inline(always)]
     fn level(v: f32) -> f32 {
-        nearest(v.max(Self::ENDS[0]).min(Self::ENDS[1]))
+        nearest(clamp(v, Self::ENDS[0], Self::ENDS[1]))
     }
 
     #[inline(always)]
@@ -71,14 +92,15 @@ impl Sums {
     fn of<R: Levels, const L: usize>(x: &[f32; L], w: &[f32; L], inverse: f32) -> Sums {
         let (mut vx, mut vv) = ([0f32; LANES], [0f32; LANES]);
         for (x, w) in x.as_chunks::<LANES>().0.iter().zip(w.as_chunks::<LANES>().0) {
+            let v = R::levels(x.map(|x| x * inverse));
             for l in 0..LANES {
-                let v = R::level(x[l] * inverse);
-                let wv = w[l] * v;
+                let wv = w[l] * v[l];
                 vx[l] += wv * x[l];
-                vv[l] += wv * v;
+                vv[l] += wv * v[l];
             }
         }
-        Sums { vx: vx.iter().sum(), vv: vv.iter().sum() }
+        let [vx, vv] = totals(&[vx, vv]);
+        Sums { vx, vv }
     }
 
     /// The best scale for these levels.
@@ -123,16 +145,12 @@ pub fn scale<R: Levels, const L: usize>(x: &[f32; L], w: &[f32; L], spread: f32,
         return 0.0;
     }
     let (mut best, mut best_gain) = (0.0, 0.0);
-    let mut start = |inverse: f32| {
-        let sums = Sums::of::<R, L>(x, w, inverse);
+    for k in 0..2 * (2 * steps + 1) {
+        let (end, k) = (R::ENDS[(k % 2) as usize], k / 2 - steps);
+        let sums = Sums::of::<R, L>(x, w, end * (1.0 + spread * k as f32 / steps as f32) / extreme);
         let s = sums.scale();
         if sums.gain(s) > best_gain {
             (best, best_gain) = (s, sums.gain(s));
-        }
-    };
-    for end in R::ENDS {
-        for k in -steps..=steps {
-            start(end * (1.0 + spread * k as f32 / steps as f32) / extreme);
         }
     }
     best
@@ -178,7 +196,7 @@ pub fn blocks_of_scales<S: Levels, R: Levels, const N: usize, const L: usize>(
             let center = S::level(free[j] * reciprocal(d));
             let mut top = (0.0, 0.0, Sums::default());
             for candidate in [center - 1.0, center, center + 1.0] {
-                let c = candidate.max(S::ENDS[0]).min(S::ENDS[1]);
+                let c = clamp(candidate, S::ENDS[0], S::ENDS[1]);
                 let sums = Sums::of::<R, L>(&xs[j], &ws[j], reciprocal(d * c));
                 if sums.gain(d * c) > top.1 {
                     top = (c, sums.gain(d * c), sums);

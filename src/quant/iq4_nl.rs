@@ -4,8 +4,8 @@
 //! GPU planes: quants (16 bytes a group, as in the file); `d` (2 bytes).
 
 use super::{
-    bits::{f16_at, from_nibbles, nibbles, put_f16, round_f16},
-    fit::{self, Levels},
+    bits::{bytes, f16_at, from_nibbles, group, nibbles, put_f16, put_words, round_f16},
+    fit::{self, LANES, Levels},
 };
 
 /// The table, from `kvalues_iq4nl` in `ggml-common.h`.
@@ -14,7 +14,7 @@ pub const VALUES: [i8; 16] = [-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 2
 /// f32 from a block.
 pub fn dequantize(b: &[u8; 18], y: &mut [f32; 32]) {
     let d = f16_at(b, 0);
-    for (y, q) in y.iter_mut().zip(from_nibbles(&b[2..])) {
+    for (y, q) in y.iter_mut().zip(bytes(from_nibbles(b, 2))) {
         *y = d * f32::from(VALUES[usize::from(q)]);
     }
 }
@@ -43,10 +43,17 @@ impl Levels for Table {
 
     #[inline(always)]
     fn level(v: f32) -> f32 {
-        // No search: each threshold passed adds a step, which vectorises.
-        let mut level = Self::ENDS[0];
+        Self::levels([v; LANES])[0]
+    }
+
+    #[inline(always)]
+    fn levels(v: [f32; LANES]) -> [f32; LANES] {
+        // No search: each threshold passed adds a step, in all lanes at once.
+        let mut level = [Self::ENDS[0]; LANES];
         for (middle, step) in STEPS {
-            level += if v > middle { step } else { 0.0 };
+            for l in 0..LANES {
+                level[l] += if v[l] > middle { step } else { 0.0 };
+            }
         }
         level
     }
@@ -62,5 +69,5 @@ impl Levels for Table {
 pub fn quantize(x: &[f32; 32], w: &[f32; 32], b: &mut [u8; 18]) {
     let d = round_f16(fit::scale::<Table, 32>(x, w, 0.15, 8));
     put_f16(b, 0, d);
-    b[2..].copy_from_slice(&nibbles(&fit::indices::<Table, 32>(x, d)));
+    put_words(b, 2, &nibbles(group(&fit::indices::<Table, 32>(x, d))));
 }

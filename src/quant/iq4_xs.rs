@@ -6,7 +6,7 @@
 //! GPU planes: quants (16 bytes a group, as in the file); `d` and scales (8 bytes a block, as in the file).
 
 use super::{
-    bits::{f16_at, from_nibbles, nibbles, put_f16, u16_at},
+    bits::{bytes, f16_at, from_nibbles, group_at, nibbles, put_f16, put_words, u16_at},
     fit::{self, Signed},
     iq4_nl::{Table, VALUES},
 };
@@ -23,7 +23,7 @@ pub fn dequantize(b: &[u8; 136], y: &mut [f32; 256]) {
     let d = f16_at(b, 0);
     for (k, y) in y.chunks_exact_mut(32).enumerate() {
         let d = d * f32::from(scale(b, k));
-        for (y, q) in y.iter_mut().zip(from_nibbles(&b[8 + 16 * k..])) {
+        for (y, q) in y.iter_mut().zip(bytes(from_nibbles(b, 8 + 16 * k))) {
             *y = d * f32::from(VALUES[usize::from(q)]);
         }
     }
@@ -46,7 +46,7 @@ pub fn quantize(x: &[f32; 256], w: &[f32; 256], b: &mut [u8; 136]) {
         b[4 + k / 2] |= (s & 15) << (4 * (k % 2));
         b[2 + k / 4] |= (s >> 4) << (2 * (k % 4));
     }
-    for (b, q) in b[8..].chunks_exact_mut(16).zip(f.q.as_chunks::<32>().0) {
-        b.copy_from_slice(&nibbles(q));
+    for k in 0..8 {
+        put_words(b, 8 + 16 * k, &nibbles(group_at(&f.q, 32 * k)));
     }
 }

@@ -7,7 +7,10 @@
 //! Bytes: `e`; 16 bytes of quants as in Q4_0.
 //! GPU planes: quants (16 bytes a group, as in the file); `e` (1 byte).
 
-use super::bits::{from_nibbles, nibbles};
+use super::{
+    bits::{bytes, from_nibbles, group, nibbles, put_words},
+    fit::{LANES, totals},
+};
 
 /// Twice the E2M1 values.
 pub const VALUES: [i8; 16] = [0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12];
@@ -21,7 +24,7 @@ pub(crate) fn scale(e: u8) -> f32 {
 /// f32 from a block.
 pub fn dequantize(b: &[u8; 17], y: &mut [f32; 32]) {
     let d = scale(b[0]);
-    for (y, q) in y.iter_mut().zip(from_nibbles(&b[1..])) {
+    for (y, q) in y.iter_mut().zip(bytes(from_nibbles(b, 1))) {
         *y = f32::from(VALUES[usize::from(q)]) * d;
     }
 }
@@ -39,16 +42,16 @@ const STEPS: [(f32, f32); 7] = [(0.5, 1.0), (1.5, 1.0), (2.5, 1.0), (3.5, 1.0), 
 #[inline(always)]
 fn error(x: &[f32; 32], w: &[f32; 32], e: u8) -> f32 {
     let (d, inverse) = (scale(e), 1.0 / scale(e));
-    let mut sum = [0f32; 8];
-    for (x, w) in x.as_chunks::<8>().0.iter().zip(w.as_chunks::<8>().0) {
-        for l in 0..8 {
+    let mut sum = [0f32; LANES];
+    for (x, w) in x.as_chunks::<LANES>().0.iter().zip(w.as_chunks::<LANES>().0) {
+        for l in 0..LANES {
             let v = x[l].abs() * inverse;
             let level = STEPS.iter().fold(0.0, |y, &(middle, step)| y + if v > middle { step } else { 0.0 });
             let e = x[l].abs() - level * d;
             sum[l] += w[l] * e * e;
         }
     }
-    sum.iter().sum()
+    totals(&[sum])[0]
 }
 
 /// A block from f32, with importances `w`. The specification takes the exponent from the largest weight alone, which
@@ -72,5 +75,5 @@ pub fn quantize(x: &[f32; 32], w: &[f32; 32], b: &mut [u8; 17]) {
         if x < 0.0 && i > 0 { i | 8 } else { i }
     });
     b[0] = if largest == 0.0 { 0 } else { best };
-    b[1..].copy_from_slice(&nibbles(&q));
+    put_words(b, 1, &nibbles(group(&q)));
 }

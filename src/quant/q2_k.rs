@@ -7,20 +7,20 @@
 
 use super::{
     affine,
-    bits::{f16_at, pairs, put_f16, put_words},
+    bits::{Group, bytes, f16_at, group_at, pairs, put_f16, put_words},
 };
 
 /// The quants of group `k`.
-#[inline]
-fn group(b: &[u8; 84], k: usize) -> [u8; 32] {
-    std::array::from_fn(|i| (b[16 + 32 * (k / 4) + i] >> (2 * (k % 4))) & 3)
+#[inline(always)]
+fn group(b: &[u8; 84], k: usize) -> Group {
+    group_at(b, 16 + 32 * (k / 4)).map(|q| (q >> (2 * (k % 4))) & 0x0303_0303)
 }
 
 /// f32 from a block.
 pub fn dequantize(b: &[u8; 84], y: &mut [f32; 256]) {
     let (d, dmin) = (f16_at(b, 80), f16_at(b, 82));
     for (k, y) in y.chunks_exact_mut(32).enumerate() {
-        let q = group(b, k);
+        let q = bytes(group(b, k));
         for (i, y) in y.iter_mut().enumerate() {
             let s = b[2 * k + i / 16];
             *y = (d * f32::from(s & 15)) * f32::from(q[i]) - dmin * f32::from(s >> 4);
@@ -31,7 +31,7 @@ pub fn dequantize(b: &[u8; 84], y: &mut [f32; 256]) {
 /// Splits a block into GPU planes.
 pub fn pack(b: &[u8; 84], q: &mut [u8; 64], s: &mut [u8; 16], d: &mut [u8; 4], _: &mut [u8; 0]) {
     for k in 0..8 {
-        put_words(q, 8 * k, &pairs(&group(b, k)));
+        put_words(q, 8 * k, &pairs(group(b, k)));
     }
     s.copy_from_slice(&b[..16]);
     d.copy_from_slice(&b[80..]);

@@ -7,19 +7,20 @@
 //! [`super::bits::bits`]); `s` as signed bytes (16 bytes a block; 4 % more than the file's); `d` (2 bytes a block).
 
 use super::{
-    bits::{bits, f16_at, pairs, put_f16, put_words},
+    bits::{Group, bits, bytes, f16_at, group_at, pairs, put_f16, put_words},
     fit::{self, Signed},
     q2_k::put_low_bits,
 };
 
 /// The quants of group `k`, 0..8.
-#[inline]
-fn group(b: &[u8; 110], k: usize) -> [u8; 32] {
-    std::array::from_fn(|i| ((b[32 + 32 * (k / 4) + i] >> (2 * (k % 4))) & 3) | (((b[i] >> k) & 1) << 2))
+#[inline(always)]
+fn group(b: &[u8; 110], k: usize) -> Group {
+    let (low, high) = (group_at(b, 32 + 32 * (k / 4)), group_at(b, 0));
+    std::array::from_fn(|a| ((low[a] >> (2 * (k % 4))) & 0x0303_0303) | (((high[a] >> k) & 0x0101_0101) << 2))
 }
 
 /// The 16 scales.
-#[inline]
+#[inline(always)]
 fn scales(b: &[u8; 110]) -> [i8; 16] {
     let s = &b[96..108];
     std::array::from_fn(|j| {
@@ -32,7 +33,7 @@ fn scales(b: &[u8; 110]) -> [i8; 16] {
 pub fn dequantize(b: &[u8; 110], y: &mut [f32; 256]) {
     let (d, s) = (f16_at(b, 108), scales(b));
     for (k, y) in y.chunks_exact_mut(32).enumerate() {
-        let q = group(b, k);
+        let q = bytes(group(b, k));
         for (i, y) in y.iter_mut().enumerate() {
             *y = (d * f32::from(s[2 * k + i / 16])) * f32::from(q[i] as i8 - 4);
         }
@@ -43,8 +44,8 @@ pub fn dequantize(b: &[u8; 110], y: &mut [f32; 256]) {
 pub fn pack(b: &[u8; 110], q: &mut [u8; 64], h: &mut [u8; 32], s: &mut [u8; 16], d: &mut [u8; 2]) {
     for k in 0..8 {
         let g = group(b, k);
-        put_words(q, 8 * k, &pairs(&g));
-        put_words(h, 4 * k, &[bits(&g.map(|q| q >> 2))]);
+        put_words(q, 8 * k, &pairs(g));
+        put_words(h, 4 * k, &[bits(g.map(|q| q >> 2))]);
     }
     for (o, v) in s.iter_mut().zip(scales(b)) {
         *o = v as u8;

@@ -5,13 +5,13 @@
 
 use super::{
     affine,
-    bits::{f16_at, from_nibbles, nibbles, put_f16, round_f16},
+    bits::{bytes, f16_at, from_nibbles, group, nibbles, put_f16, put_words, round_f16},
 };
 
 /// f32 from a block.
 pub fn dequantize(b: &[u8; 20], y: &mut [f32; 32]) {
     let (d, m) = (f16_at(b, 0), f16_at(b, 2));
-    for (y, q) in y.iter_mut().zip(from_nibbles(&b[4..])) {
+    for (y, q) in y.iter_mut().zip(bytes(from_nibbles(b, 4))) {
         *y = f32::from(q) * d + m;
     }
 }
@@ -29,5 +29,5 @@ pub fn quantize(x: &[f32; 32], w: &[f32; 32], b: &mut [u8; 20]) {
     let (d, m) = (round_f16(d), round_f16(-m));
     put_f16(b, 0, d);
     put_f16(b, 2, m);
-    b[4..].copy_from_slice(&nibbles(&affine::quants(x, d, -m, 15.0)));
+    put_words(b, 4, &nibbles(group(&affine::quants(x, d, -m, 15.0))));
 }

@@ -9,11 +9,11 @@
 
 use super::{
     affine,
-    bits::{f16_at, nibbles, put_f16, put_words},
+    bits::{Group, bytes, f16_at, group_at, nibbles, put_f16, put_words},
 };
 
 /// The 12 bytes of scales as `(s, m)`.
-#[inline]
+#[inline(always)]
 pub(crate) fn scales(b: &[u8]) -> ([u8; 8], [u8; 8]) {
     let (mut s, mut m) = ([0; 8], [0; 8]);
     for k in 0..4 {
@@ -25,20 +25,20 @@ pub(crate) fn scales(b: &[u8]) -> ([u8; 8], [u8; 8]) {
     (s, m)
 }
 
-/// The quants of group `k` from the 128 bytes of quants.
-#[inline]
-pub(crate) fn group(qs: &[u8], k: usize) -> [u8; 32] {
-    std::array::from_fn(|i| (qs[32 * (k / 2) + i] >> (4 * (k % 2))) & 15)
+/// The lower four bits of group `k`, of the 128 bytes at `at` of `b`.
+#[inline(always)]
+pub(crate) fn group(b: &[u8], at: usize, k: usize) -> Group {
+    group_at(b, at + 32 * (k / 2)).map(|q| (q >> (4 * (k % 2))) & 0x0f0f_0f0f)
 }
 
 /// `y = (d * s) * q - (dmin * m)` for eight groups; Q5_K is the same with wider quants.
-#[inline]
-pub(super) fn scale_groups(head: &[u8], y: &mut [f32; 256], group: impl Fn(usize) -> [u8; 32]) {
+#[inline(always)]
+pub(super) fn scale_groups(head: &[u8], y: &mut [f32; 256], group: impl Fn(usize) -> Group) {
     let (d, dmin) = (f16_at(head, 0), f16_at(head, 2));
     let (s, m) = scales(&head[4..16]);
     for (k, y) in y.chunks_exact_mut(32).enumerate() {
         let (d, m) = (d * f32::from(s[k]), dmin * f32::from(m[k]));
-        for (y, q) in y.iter_mut().zip(group(k)) {
+        for (y, q) in y.iter_mut().zip(bytes(group(k))) {
             *y = d * f32::from(q) - m;
         }
     }
@@ -46,13 +46,13 @@ pub(super) fn scale_groups(head: &[u8], y: &mut [f32; 256], group: impl Fn(usize
 
 /// f32 from a block.
 pub fn dequantize(b: &[u8; 144], y: &mut [f32; 256]) {
-    scale_groups(b, y, |k| group(&b[16..], k));
+    scale_groups(b, y, |k| group(b, 16, k));
 }
 
 /// The GPU's 16 bytes of scales from a block's first 16: `d` and `dmin`, then three words that have four bits a group:
 /// the lower bits of `s`, those of `m`, and the upper two bits of both (`s` below). A group's scales are then a shift
 /// by `4 * (g % 8)` away, without a case for the upper groups.
-#[inline]
+#[inline(always)]
 pub(super) fn pack_scales(head: &[u8], out: &mut [u8]) {
     let (s, m) = scales(&head[4..16]);
     let mut w = [0u32; 3];
@@ -68,8 +68,8 @@ pub(super) fn pack_scales(head: &[u8], out: &mut [u8]) {
 
 /// Splits a block into GPU planes.
 pub fn pack(b: &[u8; 144], q: &mut [u8; 128], s: &mut [u8; 16], _: &mut [u8; 0], _: &mut [u8; 0]) {
-    for (k, q) in q.chunks_exact_mut(16).enumerate() {
-        q.copy_from_slice(&nibbles(&group(&b[16..], k)));
+    for k in 0..8 {
+        put_words(q, 16 * k, &nibbles(group(b, 16, k)));
     }
     pack_scales(b, s);
 }

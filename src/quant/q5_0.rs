@@ -5,24 +5,23 @@
 //! (2 bytes).
 
 use super::{
-    bits::{f16_at, from_nibbles, nibbles, put_f16, put_words, round_f16, transpose_bits, u32_at},
+    bits::{
+        Group, bits, bytes, f16_at, from_bits, from_nibbles, group, nibbles, put_f16, put_words, round_f16, u32_at,
+    },
     fit::{self, Signed},
 };
 
-/// The 5-bit quants whose fifth bits are `high` and whose lower bits are in `low`.
-#[inline]
-pub(super) fn quants(high: u32, low: &[u8]) -> [u8; 32] {
-    let mut q = from_nibbles(low);
-    for (i, q) in q.iter_mut().enumerate() {
-        *q |= (((high >> i) & 1) << 4) as u8;
-    }
-    q
+/// The 5-bit quants whose fifth bits are the word at `high` of `b`, and whose lower bits are the 16 bytes after it.
+#[inline(always)]
+pub(super) fn quants(b: &[u8], high: usize) -> Group {
+    let (low, high) = (from_nibbles(b, high + 4), from_bits(u32_at(b, high)));
+    std::array::from_fn(|a| low[a] | (high[a] << 4))
 }
 
 /// f32 from a block.
 pub fn dequantize(b: &[u8; 22], y: &mut [f32; 32]) {
     let d = f16_at(b, 0);
-    for (y, q) in y.iter_mut().zip(quants(u32_at(b, 2), &b[6..])) {
+    for (y, q) in y.iter_mut().zip(bytes(quants(b, 2))) {
         *y = f32::from(q as i8 - 16) * d;
     }
 }
@@ -30,7 +29,7 @@ pub fn dequantize(b: &[u8; 22], y: &mut [f32; 32]) {
 /// Splits a block into GPU planes.
 pub fn pack(b: &[u8; 22], q: &mut [u8; 16], h: &mut [u8; 4], d: &mut [u8; 2], _: &mut [u8; 0]) {
     q.copy_from_slice(&b[6..]);
-    put_words(h, 0, &[transpose_bits(u32_at(b, 2))]);
+    put_words(h, 0, &[bits(from_bits(u32_at(b, 2)))]);
     d.copy_from_slice(&b[..2]);
 }
 
@@ -47,5 +46,5 @@ pub fn quantize(x: &[f32; 32], w: &[f32; 32], b: &mut [u8; 22]) {
     let q = fit::indices::<Signed<16>, 32>(x, d);
     put_f16(b, 0, d);
     put_words(b, 2, &[high_bits(&q)]);
-    b[6..].copy_from_slice(&nibbles(&q));
+    put_words(b, 6, &nibbles(group(&q)));
 }

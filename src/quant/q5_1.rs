@@ -6,14 +6,14 @@
 
 use super::{
     affine,
-    bits::{f16_at, nibbles, put_f16, put_words, round_f16, transpose_bits, u32_at},
+    bits::{bits, bytes, f16_at, from_bits, group, nibbles, put_f16, put_words, round_f16, u32_at},
     q5_0::{high_bits, quants},
 };
 
 /// f32 from a block.
 pub fn dequantize(b: &[u8; 24], y: &mut [f32; 32]) {
     let (d, m) = (f16_at(b, 0), f16_at(b, 2));
-    for (y, q) in y.iter_mut().zip(quants(u32_at(b, 4), &b[8..])) {
+    for (y, q) in y.iter_mut().zip(bytes(quants(b, 4))) {
         *y = f32::from(q) * d + m;
     }
 }
@@ -21,7 +21,7 @@ pub fn dequantize(b: &[u8; 24], y: &mut [f32; 32]) {
 /// Splits a block into GPU planes.
 pub fn pack(b: &[u8; 24], q: &mut [u8; 16], h: &mut [u8; 4], dm: &mut [u8; 4], _: &mut [u8; 0]) {
     q.copy_from_slice(&b[8..]);
-    put_words(h, 0, &[transpose_bits(u32_at(b, 4))]);
+    put_words(h, 0, &[bits(from_bits(u32_at(b, 4)))]);
     dm.copy_from_slice(&b[..4]);
 }
 
@@ -34,5 +34,5 @@ pub fn quantize(x: &[f32; 32], w: &[f32; 32], b: &mut [u8; 24]) {
     put_f16(b, 0, d);
     put_f16(b, 2, m);
     put_words(b, 4, &[high_bits(&q)]);
-    b[8..].copy_from_slice(&nibbles(&q));
+    put_words(b, 8, &nibbles(group(&q)));
 }

@@ -7,18 +7,15 @@
 
 use super::{
     affine,
-    bits::{bits, nibbles, put_words},
+    bits::{Group, bits, group_at, nibbles, put_words},
     q4_k,
 };
 
 /// The quants of group `k`.
-#[inline]
-pub(crate) fn group(b: &[u8; 176], k: usize) -> [u8; 32] {
-    let mut q = q4_k::group(&b[48..], k);
-    for (q, h) in q.iter_mut().zip(&b[16..48]) {
-        *q |= ((h >> k) & 1) << 4;
-    }
-    q
+#[inline(always)]
+pub(crate) fn group(b: &[u8; 176], k: usize) -> Group {
+    let (low, high) = (q4_k::group(b, 48, k), group_at(b, 16));
+    std::array::from_fn(|a| low[a] | (((high[a] >> k) & 0x0101_0101) << 4))
 }
 
 /// f32 from a block.
@@ -28,10 +25,10 @@ pub fn dequantize(b: &[u8; 176], y: &mut [f32; 256]) {
 
 /// Splits a block into GPU planes.
 pub fn pack(b: &[u8; 176], q: &mut [u8; 128], h: &mut [u8; 32], s: &mut [u8; 16], _: &mut [u8; 0]) {
-    for (k, q) in q.chunks_exact_mut(16).enumerate() {
+    for k in 0..8 {
         let g = group(b, k);
-        q.copy_from_slice(&nibbles(&g));
-        put_words(h, 4 * k, &[bits(&g.map(|q| q >> 4))]);
+        put_words(q, 16 * k, &nibbles(g));
+        put_words(h, 4 * k, &[bits(g.map(|q| q >> 4))]);
     }
     q4_k::pack_scales(b, s);
 }

@@ -6,26 +6,23 @@
 //! [`super::bits::pairs`]); scales (16 bytes a block, as in the file); `d` (2 bytes a block).
 
 use super::{
-    bits::{f16_at, nibbles, pairs, put_f16, put_words},
+    bits::{Group, bytes, f16_at, group_at, nibbles, pairs, put_f16, put_words},
     fit::{self, Signed},
 };
 
 /// The quants of group `k`, 0..64.
-#[inline]
-pub(crate) fn group(b: &[u8; 210], k: usize) -> [u8; 32] {
+#[inline(always)]
+pub(crate) fn group(b: &[u8; 210], k: usize) -> Group {
     let (h, j) = (k / 4, k % 4);
-    std::array::from_fn(|i| {
-        let low = (b[64 * h + 32 * (j % 2) + i] >> (4 * (j / 2))) & 15;
-        let high = (b[128 + 32 * h + i] >> (2 * j)) & 3;
-        low | (high << 4)
-    })
+    let (low, high) = (group_at(b, 64 * h + 32 * (j % 2)), group_at(b, 128 + 32 * h));
+    std::array::from_fn(|a| ((low[a] >> (4 * (j / 2))) & 0x0f0f_0f0f) | (((high[a] >> (2 * j)) & 0x0303_0303) << 4))
 }
 
 /// f32 from a block.
 pub fn dequantize(b: &[u8; 210], y: &mut [f32; 256]) {
     let d = f16_at(b, 208);
     for (k, y) in y.chunks_exact_mut(32).enumerate() {
-        let q = group(b, k);
+        let q = bytes(group(b, k));
         for (i, y) in y.iter_mut().enumerate() {
             let s = b[192 + 2 * k + i / 16] as i8;
             *y = (d * f32::from(s)) * f32::from(q[i] as i8 - 32);
@@ -35,10 +32,10 @@ pub fn dequantize(b: &[u8; 210], y: &mut [f32; 256]) {
 
 /// Splits a block into GPU planes.
 pub fn pack(b: &[u8; 210], q: &mut [u8; 128], h: &mut [u8; 64], s: &mut [u8; 16], d: &mut [u8; 2]) {
-    for (k, q) in q.chunks_exact_mut(16).enumerate() {
+    for k in 0..8 {
         let g = group(b, k);
-        q.copy_from_slice(&nibbles(&g));
-        put_words(h, 8 * k, &pairs(&g.map(|q| q >> 4)));
+        put_words(q, 16 * k, &nibbles(g));
+        put_words(h, 8 * k, &pairs(g.map(|q| q >> 4)));
     }
     s.copy_from_slice(&b[192..208]);
     d.copy_from_slice(&b[208..]);

@@ -19,7 +19,9 @@ impl Tokenizer {
             return Self::from_gguf(ckpt.meta());
         }
         let json = ckpt.tokenizer_json().ok_or_else(|| {
-            Error::Tokenizer("there is no tokenizer.json beside the model; without one only token ids can be fed".into())
+            Error::Tokenizer(
+                "there is no tokenizer.json beside the model; without one only token ids can be fed".into(),
+            )
         })?;
         let mut tokenizer = Self::from_json(json, ckpt.tokenizer_config())?;
         if let Some(template) = ckpt.chat_template() {

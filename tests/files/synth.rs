@@ -104,3 +104,17 @@ fn weights_are_like_those_of_a_fresh_model() {
         assert!(mean.abs() < 5e-4 && (0.017..0.022).contains(&std) && largest < 0.1, "{dtype}: {mean} {std} {largest}");
     }
 }
+
+/// Every preset's metadata and tensors (here fewer and narrower) are a model to the model room.
+#[test]
+fn presets_are_models() {
+    for preset in PRESETS {
+        let (shared_width, expert_width) = (preset.shared_width.min(96), 64);
+        let s = Shape { vocab: 1000, experts: 8, expert_width, shared_width, ..preset.with_layers(2) };
+        let c = Synthetic::new(&s, 1, |_, _| DType::Q8_0).unwrap().checkpoint(&mut |_, _| Ok(())).unwrap();
+        let d = moeray::model::build(&c, &Default::default()).unwrap_or_else(|e| panic!("{}: {e}", s.name));
+        assert_eq!(d.arch, s.arch);
+        let embed = d.program.weights.iter().find(|w| w.shape() == [s.vocab, s.hidden]);
+        assert_eq!(embed.map(|w| w.dtype()), Some(DType::Q8_0));
+    }
+}

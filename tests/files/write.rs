@@ -88,7 +88,8 @@ fn failure_leaves_nothing() {
     std::fs::write(&path, "old").unwrap();
     let meta = Metadata::new();
     let one = [spec("w", &[2, 32])];
-    let attempts: [(&[TensorSpec], &dyn Fn(&mut file::Sink<'_>) -> moeray::Result<()>, &str); 7] = [
+    type Fill = dyn Fn(&mut file::Sink<'_>) -> moeray::Result<()>;
+    let attempts: [(&[TensorSpec], &Fill, &str); 7] = [
         (&one, &|_| Err(Error::Cancelled), "cancelled"),
         (&one, &|s| s.write(&[0; 67]), "1 bytes too few"),
         (&one, &|s| s.write(&[0; 68]).and_then(|()| s.write(&[0; 3])), "3 bytes too many"),

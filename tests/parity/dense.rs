@@ -52,7 +52,9 @@ pub fn linear() -> Vec<Case> {
 /// Fused forms around matrices: norm in front, residual behind, sigmoid gate, gated unit; parts of mixed types.
 pub fn linear_fused() -> Vec<Case> {
     let mut cases = vec![];
-    for (q, v) in [(DType::F32, DType::F32), (DType::Q4K, DType::Q6K), (DType::Q8_0, DType::Q8_0), (DType::BF16, DType::Q4_0)] {
+    for (q, v) in
+        [(DType::F32, DType::F32), (DType::Q4K, DType::Q6K), (DType::Q8_0, DType::Q8_0), (DType::BF16, DType::Q4_0)]
+    {
         let mut m = Maker::new(7);
         let x = m.input(256);
         let norm = Norm { weight: m.near_one(256), eps: 1e-5 };

@@ -47,14 +47,11 @@ fn fusions() {
         let raw = moeray::backend::reference::load(case.program.clone()).unwrap();
         let program = moeray::backend::Program::new(fused, case.program.weights.to_vec()).unwrap();
         let fused = moeray::backend::reference::load(program).unwrap();
-        let (a, b) = (
-            crate::support::run(&*raw, case.kv, &case.steps),
-            crate::support::run(&*fused, case.kv, &case.steps),
-        );
+        let (a, b) =
+            (crate::support::run(&*raw, case.kv, &case.steps), crate::support::run(&*fused, case.kv, &case.steps));
         assert_eq!(a, b, "{}", case.name);
     }
-    for op in
-        ["norm_linears", "rope_store", "linear_add", "linear_glu", "norm_router", "expert_glu", "expert_down_add"]
+    for op in ["norm_linears", "rope_store", "linear_add", "linear_glu", "norm_router", "expert_glu", "expert_down_add"]
     {
         assert!(seen.contains(op), "no case fuses to {op}: {seen:?}");
     }

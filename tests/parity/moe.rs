@@ -108,7 +108,13 @@ pub fn blocks() -> Vec<Case> {
         block(Block { types: [DType::F32, DType::BF16, DType::F16], ..base("mixed floats") }),
     ];
     let quantised = |dtype: DType, types: [DType; 3]| {
-        block(Block { hidden: 256, width: 256, types, shared: dtype == DType::Q4K, ..base(&types.map(|t| t.to_string()).join(" ")) })
+        block(Block {
+            hidden: 256,
+            width: 256,
+            types,
+            shared: dtype == DType::Q4K,
+            ..base(&types.map(|t| t.to_string()).join(" "))
+        })
     };
     cases.extend(DType::ALL.into_iter().filter(|d| !d.is_float()).map(|d| quantised(d, [d; 3])));
     cases.push(quantised(DType::Q4K, [DType::Q4K, DType::Q4K, DType::Q6K]));

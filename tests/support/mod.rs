@@ -57,11 +57,7 @@ pub struct Shape {
 }
 
 /// Runs steps one after another on one runner and collects every step's outputs.
-pub fn run(
-    loaded: &dyn Loaded,
-    kv: KvType,
-    steps: &[(Shape, Vec<u32>, Vec<(String, Vec<f32>)>)],
-) -> Vec<Vec<Output>> {
+pub fn run(loaded: &dyn Loaded, kv: KvType, steps: &[(Shape, Vec<u32>, Vec<(String, Vec<f32>)>)]) -> Vec<Vec<Output>> {
     let ctx = steps.iter().map(|(s, ..)| s.past + s.tokens).max().unwrap();
     let chunk = steps.iter().map(|(s, ..)| s.tokens).max().unwrap();
     let mut runner = loaded.runner(RunnerOptions { ctx, chunk, kv }).unwrap();

@@ -8,7 +8,11 @@ use super::{KvType, Loaded, Output, Program, Runner, RunnerOptions, Step, check_
 use crate::{
     error::{Error, Result},
     ir::{Graph, Linear, Node, Norm, Op, Rope, Rows, Type, ValueId, WeightId},
-    ops::{Array, Weights, attend, elementwise, embed, experts, linear, rms_norm, rope, router},
+    ops::{
+        Array, Weights, attend, elementwise, embed, experts,
+        linear::{self, Activations},
+        rms_norm, rope, router,
+    },
 };
 
 /// Makes the reference backend of a program.
@@ -16,11 +20,20 @@ use crate::{
 /// # Errors
 /// None today; a result for symmetry with the other backends.
 pub fn load(program: Program) -> Result<Box<dyn Loaded>> {
-    Ok(Box::new(Reference { program }))
+    load_with(program, Activations::F32)
+}
+
+/// The same with a choice of how activations meet quantised weights: the oracle of backends that round them.
+///
+/// # Errors
+/// As [`load`].
+pub fn load_with(program: Program, activations: Activations) -> Result<Box<dyn Loaded>> {
+    Ok(Box::new(Reference { program, activations }))
 }
 
 struct Reference {
     program: Program,
+    activations: Activations,
 }
 
 impl Loaded for Reference {
@@ -37,7 +50,7 @@ impl Loaded for Reference {
             v: Array::zeros(options.ctx, d.kv_heads * d.v_dim),
         };
         let caches = self.program.graph.caches.iter().map(cache).collect();
-        Ok(Box::new(Walker { program: self.program.clone(), options, caches }))
+        Ok(Box::new(Walker { program: self.program.clone(), activations: self.activations, options, caches }))
     }
 
     fn weight_bytes(&self) -> u64 {
@@ -47,6 +60,7 @@ impl Loaded for Reference {
 
 struct Walker {
     program: Program,
+    activations: Activations,
     options: RunnerOptions,
     caches: Vec<attend::Cache>,
 }
@@ -97,7 +111,7 @@ fn output(graph: &Graph, v: ValueId, values: &[Value], step: &Step<'_>) -> Outpu
 impl Walker {
     fn eval(&mut self, node: &Node, values: &[Value], step: &Step<'_>) -> Result<Vec<Value>> {
         let program = self.program.clone();
-        let w = Weights(&program.weights);
+        let w = Weights { tensors: &program.weights, activations: self.activations };
         // `graph::check` has made sure that operands are what the op wants.
         let nums = |i: usize| match &values[node.inputs[i].0 as usize] {
             Value::Numbers(a) => a,
