@@ -9,9 +9,6 @@ use super::super::{act::ActRow, buffer::Aligned};
 /// Rows of a panel.
 pub const ROWS: usize = 16;
 
-/// Tokens of a kernel call at most.
-pub const TOKENS: usize = 8;
-
 /// From how many tokens on unpacking pays.
 pub const WORTH: usize = 6;
 
