@@ -144,7 +144,7 @@ impl Weight {
         stride: usize,
     ) {
         if let Some(fill) = self.kernels.panel
-            && tokens.len() >= panel::WORTH
+            && tokens.len() >= if fill.fine { panel::WORTH_FINE } else { panel::WORTH }
         {
             work.acts.clear();
             work.acts.extend(tokens.iter().map(|t| x.acts.row(*t as usize)));
