@@ -203,6 +203,11 @@ impl Session {
         self.options.ctx
     }
 
+    /// Most tokens of one step.
+    pub fn chunk(&self) -> usize {
+        self.options.chunk
+    }
+
     /// Bytes of KV cache and scratch.
     pub fn memory_bytes(&self) -> u64 {
         self.runner.memory_bytes()

@@ -1,6 +1,64 @@
-//! The program.
+//! The `moeray` program: a person's words into calls of the library. One file a verb; `args` holds what may be said.
+//!
+//! Results go to standard output, everything about them (progress, speed, warnings) to standard error.
+//!
+//! Deliberately absent: logic that another program could want.
+
+mod args;
+mod bench;
+mod chat;
+mod devices;
+mod facts;
+mod failure;
+mod inspect;
+mod interrupt;
+mod load;
+mod logits;
+mod output;
+mod perplexity;
+mod quantize;
+mod report;
+mod run;
+mod score;
+mod stream;
+mod tensors;
+
+use args::{Cli, Verb};
+use clap::Parser;
+use std::process::ExitCode;
 
 /// Runs the program on the process's arguments.
-pub fn main() -> std::process::ExitCode {
-    std::process::ExitCode::SUCCESS
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    messages(cli.verbose);
+    let quiet = cli.quiet;
+    let outcome = match cli.verb {
+        Verb::Run(a) => run::run(&a, quiet),
+        Verb::Chat(a) => chat::chat(&a, quiet),
+        Verb::Bench(a) => bench::bench(&a, quiet),
+        Verb::Perplexity(a) => perplexity::perplexity(&a, quiet),
+        Verb::Logits(a) => logits::logits(&a, quiet),
+        Verb::Inspect(a) => inspect::inspect(&a),
+        Verb::Devices(a) => devices::devices(&a),
+        Verb::Quantize(a) => quantize::quantize(&a, quiet),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => failure.report(),
+    }
+}
+
+/// Sends the library's messages to stderr: warnings, and more for `-v` or as `RUST_LOG` says.
+fn messages(verbose: u8) {
+    let default = match verbose {
+        0 => "warn,wgpu_core=error,wgpu_hal=error,naga=error",
+        1 => "info,wgpu_core=warn,wgpu_hal=warn,naga=warn",
+        2 => "debug,wgpu_core=info,wgpu_hal=info,naga=info",
+        _ => "trace",
+    };
+    let filter = tracing_subscriber::EnvFilter::try_from_default_env()
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(default));
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).without_time();
+    // Somebody else's subscriber is as good.
+    let _ = log.try_init();
 }

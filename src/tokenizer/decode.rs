@@ -56,7 +56,10 @@ impl DecodeStream {
     pub(super) fn new(tokenizer: Tokenizer, special: bool) -> Self {
         let state = match &*tokenizer.engine {
             Engine::Bpe { .. } | Engine::Spm { .. } => State::Bytes(Vec::new()),
-            Engine::Hf(_) => State::Ids { ids: Vec::new(), shown: 0 },
+            Engine::Hf(hf) => {
+                let ids: Vec<u32> = hf.neutral.into_iter().collect();
+                State::Ids { shown: ids.len(), ids }
+            }
         };
         DecodeStream { tokenizer, special, state }
     }
@@ -70,13 +73,14 @@ impl DecodeStream {
                 take_complete(bytes, &mut out);
             }
             State::Ids { ids, shown } => {
+                // A hidden token changes nothing, and is no context for what follows.
+                if !self.special && self.tokenizer.is_special(id) {
+                    return out;
+                }
                 ids.push(id);
                 let before = self.tokenizer.decode_hf(&ids[..*shown], self.special);
                 let now = self.tokenizer.decode_hf(ids, self.special);
-                if now.ends_with('\u{fffd}') && ids.len() - *shown < MOST_HELD {
-                    return out;
-                }
-                if now.len() <= before.len() && now == before {
+                if (now.ends_with('\u{fffd}') || now == before) && ids.len() - *shown < MOST_HELD {
                     return out;
                 }
                 // Decoders may change what they made of earlier ids only by trimming; what does not continue the text
@@ -97,8 +101,10 @@ impl DecodeStream {
             State::Ids { ids, shown } => {
                 let before = self.tokenizer.decode_hf(&ids[..*shown], self.special);
                 let now = self.tokenizer.decode_hf(ids, self.special);
-                ids.clear();
-                *shown = 0;
+                if *shown < ids.len() {
+                    ids.drain(..*shown);
+                    *shown = ids.len();
+                }
                 now.strip_prefix(before.as_str()).unwrap_or_default().to_owned()
             }
         }

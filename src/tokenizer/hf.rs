@@ -1,9 +1,9 @@
 //! `tokenizer.json` of Hugging Face, through the `tokenizers` crate.
 
-use super::vocab::{bad, end_ids_by_text};
+use super::vocab::{bad, end_ids};
 use crate::error::Result;
 use serde_json::Value;
-use std::sync::OnceLock;
+use std::{collections::HashSet, sync::OnceLock};
 
 /// A tokenizer of the `tokenizers` crate.
 ///
@@ -19,7 +19,10 @@ pub(crate) struct Hf {
     pub(crate) eos: Option<u32>,
     pub(crate) add_bos: bool,
     add_eos: Option<u32>,
+    /// A token of ordinary text, which a stream takes for what came before: decoders trim the blank before a text.
+    pub(crate) neutral: Option<u32>,
     pub(crate) ends: Vec<u32>,
+    special: HashSet<u32>,
 }
 
 /// The text of a special token in `tokenizer_config.json`: a string, or an object with `content`.
@@ -57,12 +60,12 @@ impl Hf {
         };
         let (bos, eos) = (id("bos_token")?, id("eos_token")?);
         let flag = |key: &str| config.and_then(|c| c.get(key)).and_then(Value::as_bool);
-        let mut ends = end_ids_by_text(|t| plain.token_to_id(t));
-        ends.extend(eos);
-        ends.sort_unstable();
-        ends.dedup();
+        let ends = end_ids(eos.into_iter().collect(), |t| plain.token_to_id(t));
         let add_eos = flag("add_eos_token").unwrap_or(false).then_some(eos).flatten();
-        let mut hf = Hf { plain, parsing: OnceLock::new(), bos, eos, add_bos: false, add_eos, ends };
+        let neutral = ["a", "▁a", "Ġa"].into_iter().find_map(|t| plain.token_to_id(t));
+        let added = plain.get_added_tokens_decoder();
+        let special = added.into_iter().filter(|(_, t)| t.special).map(|(id, _)| id).collect();
+        let mut hf = Hf { plain, parsing: OnceLock::new(), bos, eos, add_bos: false, add_eos, neutral, ends, special };
         // The post-processor says whether BOS goes first; where it does not, the configuration may.
         let template_bos = bos.is_some() && hf.run("", true, false)?.first() == bos.as_ref();
         hf.add_bos = template_bos || flag("add_bos_token").unwrap_or(false) && bos.is_some();
@@ -119,6 +122,6 @@ impl Hf {
     }
 
     pub(crate) fn is_special(&self, id: u32) -> bool {
-        self.plain.get_added_tokens_decoder().get(&id).is_some_and(|t| t.special)
+        self.special.contains(&id)
     }
 }

@@ -88,6 +88,11 @@ impl Tokenizer {
         let name = v.name.take().unwrap_or_default();
         let engine = match v.model.as_str() {
             "gpt2" => {
+                if v.pre.is_none() {
+                    tracing::warn!(
+                        "tokenizer.ggml.pre is missing: the text is split by a default pattern, as llama.cpp does"
+                    );
+                }
                 let pre = pretok::by_name(v.pre.as_deref().unwrap_or("default"))?;
                 let vocab = Vocab::new(&mut v, [None; 3])?;
                 let merges = v.merges.take().ok_or_else(|| {

@@ -124,20 +124,24 @@ const FIM_TEXTS: &[&str] = &[
 /// Tokens of gpt-oss and its kin that structure an answer and are worth showing.
 const SHOWN_CONTROLS: &[&str] = &["<|channel|>", "<|message|>", "<|start|>", "<|constrain|>"];
 
-/// Which of `id_of` (text to id) end a generation, by their texts alone.
+/// Which tokens end a generation: those of `ids`, and those whose texts mean it. `id_of` is from text to id.
 ///
-/// `<|end|>` ends a message, not the generation, where `<|return|>` and `<|call|>` exist (gpt-oss), and `</s>` is text
-/// where `<|tool_response>` exists, as in llama.cpp.
-pub(crate) fn end_ids_by_text(id_of: impl Fn(&str) -> Option<u32>) -> Vec<u32> {
+/// As in llama.cpp, `<|end|>` ends a message, not the generation, where `<|return|>` and `<|call|>` exist (gpt-oss), and
+/// `</s>` is text where `<|tool_response>` exists.
+pub(crate) fn end_ids(mut ids: Vec<u32>, id_of: impl Fn(&str) -> Option<u32>) -> Vec<u32> {
     let has = |text: &str| id_of(text).is_some();
     let calls = has("<|call|>") || has("<|calls|>");
-    let harmony = calls && (has("<|return|>") || has("<|flush|>"));
-    let mut ids: Vec<u32> = END_TEXTS
-        .iter()
-        .filter(|t| !(harmony && **t == "<|end|>" || **t == "</s>" && has("<|tool_response>")))
-        .filter_map(|t| id_of(t))
-        .collect();
+    let mut kept = Vec::new();
+    if calls && (has("<|return|>") || has("<|flush|>")) {
+        kept.extend(id_of("<|end|>"));
+    }
+    if has("<|tool_response>") {
+        kept.extend(id_of("</s>"));
+    }
+    ids.extend(END_TEXTS.iter().filter_map(|t| id_of(t)));
+    ids.retain(|id| !kept.contains(id));
     ids.sort_unstable();
+    ids.dedup();
     ids
 }
 
@@ -195,21 +199,18 @@ impl Vocab {
 
     /// Completes the end-of-generation ids by text and corrects the kinds of tokens that look like control tokens.
     fn find_ends(&mut self, mut ends: Vec<u32>) {
-        let by_text = end_ids_by_text(|t| self.by_text.get(t).copied());
-        // Not all of these end the generation (`<|end|>` of gpt-oss does not), but none of them is text.
-        let controls =
-            END_TEXTS.iter().filter(|t| **t != "</s>").chain(FIM_TEXTS).chain(FIM_END_TEXTS.iter().copied().flatten());
-        let looks: Vec<u32> = controls.filter_map(|t| self.by_text.get(*t).copied()).collect();
-        for id in by_text.iter().chain(&looks) {
-            self.kinds[*id as usize] = Kind::Control;
-        }
-        ends.extend(by_text);
         for texts in FIM_END_TEXTS {
             ends.extend(texts.iter().find_map(|t| self.by_text.get(*t)));
         }
-        ends.sort_unstable();
-        ends.dedup();
-        self.ends = ends;
+        self.ends = end_ids(ends, |t| self.by_text.get(t).copied());
+        // Not all of these end the generation (`<|end|>` of gpt-oss does not), but none of them is text. `</s>` is the
+        // exception: it may be HTML.
+        let look =
+            END_TEXTS.iter().filter(|t| **t != "</s>").chain(FIM_TEXTS).chain(FIM_END_TEXTS.iter().copied().flatten());
+        let look: Vec<u32> = look.filter_map(|t| self.by_text.get(*t).copied()).collect();
+        for id in self.ends.iter().chain(&look) {
+            self.kinds[*id as usize] = Kind::Control;
+        }
     }
 
     pub(crate) fn len(&self) -> usize {

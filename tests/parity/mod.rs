@@ -12,6 +12,7 @@ macro_rules! parity {
     ($($name:ident: $cases:expr;)*) => {
         mod cpu { use super::*; $(#[test] fn $name() { check_all($cases, Target::Cpu); })* }
         mod wgpu { use super::*; $(#[test] fn $name() { check_all($cases, Target::Wgpu); })* }
+        mod wgpu_lanes { use super::*; $(#[test] fn $name() { check_all($cases, Target::WgpuLanes); })* }
     };
 }
 

@@ -11,6 +11,15 @@ pub enum Target {
     Reference,
     Cpu,
     Wgpu,
+    /// The same device with the kernels of real GPUs and with nothing beyond what was written to be read.
+    WgpuLanes,
+}
+
+impl Target {
+    /// Whether it may be absent.
+    pub fn is_gpu(self) -> bool {
+        matches!(self, Target::Wgpu | Target::WgpuLanes)
+    }
 }
 
 /// Loads `program` on `target`; `None` where there is no GPU and its absence is allowed (said once, see [`gpu`]).
@@ -20,6 +29,11 @@ pub fn load(target: Target, program: &Program) -> Option<Box<dyn Loaded>> {
         Target::Reference => Some(backend::reference::load(program.clone()).unwrap()),
         Target::Cpu => Some(backend::cpu::load(program.clone(), &Default::default(), quiet).unwrap()),
         Target::Wgpu => Some(gpu()?.load(program.clone(), quiet).unwrap()),
+        Target::WgpuLanes => {
+            let style = Some(moeray::kernels::Style::Lanes);
+            let run = backend::wgpu::RunOptions { style, poison: true, guard: true, ..Default::default() };
+            Some(gpu()?.load_with(program.clone(), run, quiet).unwrap())
+        }
     }
 }
 

@@ -13,6 +13,7 @@ needs the PyPI packages gguf, llama-cpp-python and sentencepiece. Writes, beside
                    bpe        for every group of pre-tokenizers that give equal ids: names, ids of `texts` (with special
                               tokens as text), a digest of the ids of each of `random`
                    special    ids of `texts` with special tokens parsed, pre-tokenizer smollm
+                   ends       end-of-generation ids where the first tokens have these texts
                    spm, spm_special, spm_no_prefix, phi3: the same for spm.gguf
                    bard       for the vocabulary of the bard model (the same as bard.json)
 """
@@ -81,6 +82,18 @@ TEXTS = [
     "ꀀꀁ ꓐ Ꭰ ა ა Ა Ⴀ ᏸ Ⰰ 𐐀𐐨 𝒜𝓑 𠀀𠀁 豈更 ⼀⼁ ㄅㄆ ꥠ ힰ 가나",
     "\u0300\u0301 \u0300a 1\u0301 \u20dd😀\u20e3 a\u0301b\u0301 c \u0301\u0301d",
     "\ue000\uf8ff\U000f0000\U0010ffff\u0378\u0600\u061c\u200e\u202e\u206f",
+]
+
+
+# First tokens of vocabularies, to see which of them end a generation.
+END_SETS = [
+    ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<repo_name>", "<reponame>", "<file_sep>", "<|fim_pad|>"],
+    ["<|begin_of_text|>", "<|end_of_text|>", "<|eot_id|>", "<|eom_id|>", "<|start_header_id|>", "<|finetune_pad|>"],
+    ["<|start|>", "<|end|>", "<|message|>", "<|channel|>", "<|return|>", "<|call|>", "<|endoftext|>"],
+    ["<|user|>", "<|assistant|>", "<|end|>", "</s>", "<s>", "<unk>", "<pad>"],
+    ["<eos>", "<bos>", "<start_of_turn>", "<end_of_turn>", "<turn|>", "<|tool_response>", "</s>"],
+    ["<｜begin▁of▁sentence｜>", "<｜end▁of▁sentence｜>", "<｜User｜>", "<｜fim▁hole｜>", "[EOS]", "[EOT]", "[PAD]"],
+    ["<|file_sep|>", "<|repo_name|>", "<PRE>", "<EOT>", "[e~[", "<end_of_utterance>", "<|flush|>"],
 ]
 
 
@@ -171,6 +184,16 @@ def crossing_bpe(texts, n):
     return [*letters, *made], [f"{l} {r}" for l, r in merges]
 
 
+def ends(bpe, texts):
+    """The ids that llama.cpp takes for the end of a generation, with `texts` as the first tokens and EOS = 1."""
+    meta = {**bpe, K + "tokens": texts + bpe[K + "tokens"][len(texts):], K + "eos_token_id": 1}
+    with tempfile.TemporaryDirectory() as d:
+        write(f"{d}/vocab.gguf", meta, "test")
+        model = llama_cpp.Llama(f"{d}/vocab.gguf", vocab_only=True, verbose=False)
+        n = len(meta[K + "tokens"])
+        return [i for i in range(n) if llama_cpp.llama_vocab_is_eog(model._model.vocab, i)]
+
+
 def small_bpe(path, texts):
     full = read(path)
     special = full[K + "tokens"][:17]
@@ -218,6 +241,7 @@ def main():
         out["bpe"].append({"names": names, "ids": ids[:len(texts)], "digests": [fnv(i) for i in ids[len(texts):]]})
     both = lambda meta, **kw: {"ids": (e := encode(meta, texts + rand, **kw))[:len(texts)],
                                "digests": [fnv(i) for i in e[len(texts):]]}
+    out["ends"] = [{"texts": t, "ids": ends(bpe, t)} for t in END_SETS]
     out["special"] = encode(bpe, texts, special=True)
     pieces = spm()
     write(HERE / "spm.gguf", pieces, "spm")

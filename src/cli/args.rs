@@ -1,0 +1,466 @@
+//! What a person may say: the arguments, parsed into plain structs. Nothing here looks at a file or a device.
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use std::path::PathBuf;
+
+const EXAMPLES: &str = "\
+Examples:
+  moeray run -p \"ROMEO:\"                      the built-in demo model writes
+  moeray run model.gguf -p \"Once upon\" -n 200
+  moeray chat qwen3-30b-a3b-q4_k_m.gguf       talk to an instruction-tuned model
+  moeray bench --synthetic olmoe-1b-7b        speed of a model that is not on this disk
+  moeray devices                              which GPU would be used, and why
+
+Every verb has its own help: moeray run --help";
+
+/// Runs Mixture-of-Experts language models on any GPU that Vulkan, Metal or DX12 reaches, and on the CPU.
+#[derive(Debug, Parser)]
+#[command(name = "moeray", version, after_help = EXAMPLES, max_term_width = 110, arg_required_else_help = true)]
+pub struct Cli {
+    /// More messages on stderr (-vv for still more); RUST_LOG overrides it
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    pub verbose: u8,
+    /// No progress bars and no closing lines
+    #[arg(short, long, global = true)]
+    pub quiet: bool,
+    /// What to do.
+    #[command(subcommand)]
+    pub verb: Verb,
+}
+
+/// The verbs.
+#[derive(Debug, Subcommand)]
+pub enum Verb {
+    /// Continue a prompt
+    Run(RunArgs),
+    /// Talk to a model in the terminal, with its own chat template
+    Chat(ChatArgs),
+    /// Measure speed, in the manner of llama-bench
+    Bench(BenchArgs),
+    /// Perplexity of a text, and KL divergence from another model or from saved logits
+    Perplexity(PerplexityArgs),
+    /// Write the logits of every position (and the router's choices) to a safetensors file
+    Logits(LogitsArgs),
+    /// Show what is in a model: metadata, tensors, hyperparameters, graph, plan, memory
+    Inspect(InspectArgs),
+    /// List the GPUs, what they offer, and which would be chosen
+    Devices(DevicesArgs),
+    /// Convert a model to another weight type, written as GGUF
+    Quantize(QuantizeArgs),
+}
+
+/// Which model.
+#[derive(Args, Clone, Debug)]
+pub struct ModelArgs {
+    /// A .gguf file (of a split one, any part) or a folder with config.json and *.safetensors; without it, the built-in
+    /// demo model
+    #[arg(value_name = "MODEL")]
+    pub positional: Option<PathBuf>,
+    /// The same as an option
+    #[arg(short, long, value_name = "MODEL", conflicts_with = "positional")]
+    pub model: Option<PathBuf>,
+}
+
+impl ModelArgs {
+    /// The path that was named either way.
+    pub fn path(&self) -> Option<&PathBuf> {
+        self.positional.as_ref().or(self.model.as_ref())
+    }
+}
+
+/// The names of the backends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum BackendName {
+    /// A GPU
+    Wgpu,
+    /// This processor, fast
+    Cpu,
+    /// This processor, slow and obvious: what the others are tested against
+    Reference,
+}
+
+/// Storage of keys and values.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum KvName {
+    /// Half precision
+    F16,
+    /// Single precision
+    F32,
+}
+
+/// Where to run.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Where to run")]
+pub struct DeviceArgs {
+    /// Number or part of the name of a GPU, as `moeray devices` lists them
+    #[arg(long, value_name = "N|NAME")]
+    pub device: Option<String>,
+    /// Threads of the cpu backend, which this chooses [default: one for each core]
+    #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=4096))]
+    pub threads: Option<u32>,
+}
+
+/// Where to run, for verbs that run in one place.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Where to run")]
+pub struct PlaceArgs {
+    /// Backend [default: wgpu on the best real GPU, cpu where there is none]
+    #[arg(long, value_name = "NAME")]
+    pub backend: Option<BackendName>,
+    /// Device and threads.
+    #[command(flatten)]
+    pub device: DeviceArgs,
+}
+
+/// Sizes of a session.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Context")]
+pub struct ContextArgs {
+    /// Most tokens of a prompt that are computed at once
+    #[arg(long, value_name = "N", default_value_t = 512, value_parser = clap::value_parser!(u32).range(1..))]
+    pub chunk: u32,
+    /// How keys and values are stored
+    #[arg(long, value_name = "TYPE", default_value = "f16")]
+    pub kv: KvName,
+}
+
+/// How tokens are chosen.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Sampling", allow_negative_numbers = true)]
+pub struct SampleArgs {
+    /// Seed: the same seed gives the same text on the same device and settings [default: the clock]
+    #[arg(long, value_name = "N")]
+    pub seed: Option<u64>,
+    /// Temperature; 0 always takes the best token
+    #[arg(long, value_name = "T", default_value_t = 0.8)]
+    pub temp: f32,
+    /// Choose among the best N tokens; 0 for all
+    #[arg(long, value_name = "N", default_value_t = 40)]
+    pub top_k: usize,
+    /// Choose among the tokens that make up this probability; 1 for all
+    #[arg(long, value_name = "P", default_value_t = 0.95)]
+    pub top_p: f32,
+    /// Drop tokens below this part of the best token's probability; 0 for none
+    #[arg(long, value_name = "P", default_value_t = 0.05)]
+    pub min_p: f32,
+    /// Penalty on tokens that were used lately; 1 for none
+    #[arg(long, value_name = "X", default_value_t = 1.0)]
+    pub repeat_penalty: f32,
+    /// How many of the last tokens the penalty looks at
+    #[arg(long, value_name = "N", default_value_t = 64)]
+    pub repeat_last_n: usize,
+}
+
+/// When a generation ends.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Stopping")]
+pub struct StopArgs {
+    /// End before this text (may be given several times)
+    #[arg(long, value_name = "TEXT")]
+    pub stop: Vec<String>,
+    /// Go on where the model would end
+    #[arg(long)]
+    pub ignore_eos: bool,
+    /// Read \n, \t, \r, \" and \\ in --prompt, --system and --stop as the characters they stand for
+    #[arg(short, long)]
+    pub escape: bool,
+}
+
+const RUN_EXAMPLES: &str = "\
+Examples:
+  moeray run -p \"ROMEO:\" -n 120 --seed 1
+  moeray run model.gguf -p \"One\" -p \"Two\"         two prompts, one after the other
+  moeray run model.gguf -f story.txt --temp 0
+  echo \"To be, or\" | moeray run model.gguf -f -
+  moeray run model.gguf -p \"Q: 2+2?\\nA:\" -e --stop \"\\n\"
+
+run continues the text as it is; for questions to an instruction-tuned model use: moeray chat";
+
+/// `moeray run`.
+#[derive(Args, Debug)]
+#[command(after_help = RUN_EXAMPLES)]
+pub struct RunArgs {
+    /// Which model.
+    #[command(flatten)]
+    pub model: ModelArgs,
+    /// A prompt (may be given several times; - reads standard input)
+    #[arg(short, long, value_name = "TEXT", allow_hyphen_values = true)]
+    pub prompt: Vec<String>,
+    /// A file with a prompt (may be given several times; - reads standard input)
+    #[arg(short, long, value_name = "FILE")]
+    pub file: Vec<PathBuf>,
+    /// Most tokens to generate
+    #[arg(short = 'n', long = "tokens", value_name = "N", default_value_t = 256)]
+    pub tokens: usize,
+    /// Context: prompt and generated tokens together [default: what the prompt and -n need, at most what the model was
+    /// made for]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub ctx: Option<u32>,
+    /// Take the prompt as it is: no beginning-of-text token before it, special tokens in it are plain text
+    #[arg(long)]
+    pub raw: bool,
+    /// Print only what the model writes, not the prompt before it
+    #[arg(long)]
+    pub no_echo: bool,
+    /// One JSON object a prompt: prompt, text, ids, finish reason, speed
+    #[arg(long)]
+    pub json: bool,
+    /// How tokens are chosen.
+    #[command(flatten)]
+    pub sample: SampleArgs,
+    /// When to end.
+    #[command(flatten)]
+    pub stop: StopArgs,
+    /// Where to run.
+    #[command(flatten)]
+    pub place: PlaceArgs,
+    /// Sizes.
+    #[command(flatten)]
+    pub context: ContextArgs,
+}
+
+const CHAT_EXAMPLES: &str = "\
+Examples:
+  moeray chat model.gguf --system \"You answer in one sentence.\"
+  echo \"Why is the sky blue?\" | moeray chat model.gguf -q
+
+In a chat: /reset forgets the conversation, /quit (or end of input) ends it. Ctrl-C stops an answer.";
+
+/// `moeray chat`.
+#[derive(Args, Debug)]
+#[command(after_help = CHAT_EXAMPLES)]
+pub struct ChatArgs {
+    /// Which model.
+    #[command(flatten)]
+    pub model: ModelArgs,
+    /// The system message
+    #[arg(short, long, value_name = "TEXT", allow_hyphen_values = true)]
+    pub system: Option<String>,
+    /// Most tokens of an answer [default: until the model ends, or the context does]
+    #[arg(short = 'n', long = "tokens", value_name = "N")]
+    pub tokens: Option<usize>,
+    /// Context: the whole conversation in tokens [default: what the model was made for, at most 4096]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub ctx: Option<u32>,
+    /// How tokens are chosen.
+    #[command(flatten)]
+    pub sample: SampleArgs,
+    /// When to end.
+    #[command(flatten)]
+    pub stop: StopArgs,
+    /// Where to run.
+    #[command(flatten)]
+    pub place: PlaceArgs,
+    /// Sizes.
+    #[command(flatten)]
+    pub context: ContextArgs,
+}
+
+/// How results are printed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// Columns, for reading
+    Table,
+    /// A Markdown table
+    Md,
+    /// One JSON array
+    Json,
+    /// A JSON object a line
+    Jsonl,
+    /// Comma-separated values
+    Csv,
+}
+
+const BENCH_EXAMPLES: &str = "\
+Examples:
+  moeray bench model.gguf                          prompt of 512 tokens, generation of 128
+  moeray bench model.gguf -p 128,512 -n 64 -r 3 --backend cpu,wgpu -o md
+  moeray bench --synthetic qwen3-30b-a3b --type Q4_K_M --layers 4
+
+A row ppN is the speed of a prompt of N tokens, tgN of generating N tokens.";
+
+/// `moeray bench`.
+#[derive(Args, Debug)]
+#[command(after_help = BENCH_EXAMPLES)]
+pub struct BenchArgs {
+    /// Which model.
+    #[command(flatten)]
+    pub model: ModelArgs,
+    /// Measure a model of this shape with random weights
+    #[arg(long, value_name = "NAME", conflicts_with_all = ["model", "positional"])]
+    pub synthetic: Option<String>,
+    /// Weight type or mix of the synthetic model
+    #[arg(long = "type", value_name = "TYPE", default_value = "Q4_K_M", requires = "synthetic")]
+    pub weight_type: String,
+    /// Layers of the synthetic model [default: as many as the real one has]
+    #[arg(long, value_name = "N", requires = "synthetic", value_parser = clap::value_parser!(u32).range(1..))]
+    pub layers: Option<u32>,
+    /// Lengths of prompts, 0 for none
+    #[arg(short = 'p', long, value_name = "N,...", value_delimiter = ',', default_value = "512")]
+    pub n_prompt: Vec<u32>,
+    /// Lengths of generations, 0 for none
+    #[arg(short = 'n', long, value_name = "N,...", value_delimiter = ',', default_value = "128")]
+    pub n_gen: Vec<u32>,
+    /// Tokens that are in the context before each test
+    #[arg(short = 'd', long, value_name = "N,...", value_delimiter = ',', default_value = "0")]
+    pub n_depth: Vec<u32>,
+    /// Repetitions of each test
+    #[arg(short, long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
+    pub repetitions: u32,
+    /// Form of the output
+    #[arg(short, long, value_name = "FORM", default_value = "table")]
+    pub output: Format,
+    /// No run before the measured ones
+    #[arg(long)]
+    pub no_warmup: bool,
+    /// Backends to measure, in this order [default: the one that run would take]
+    #[arg(long, value_name = "NAME,...", value_delimiter = ',', help_heading = "Where to run")]
+    pub backend: Vec<BackendName>,
+    /// Device and threads.
+    #[command(flatten)]
+    pub device: DeviceArgs,
+    /// Sizes.
+    #[command(flatten)]
+    pub context: ContextArgs,
+}
+
+const PERPLEXITY_EXAMPLES: &str = "\
+Examples:
+  moeray perplexity model.gguf -f wiki.test.txt
+  moeray perplexity q4.gguf -f text.txt --base-model f16.gguf       how far q4 is from f16
+  moeray perplexity f16.gguf -f text.txt --save-logits base.safetensors
+  moeray perplexity q4.gguf --kl-base base.safetensors              the same in two steps
+
+The text is cut into windows of --ctx tokens; the second half of each is scored, as llama.cpp's llama-perplexity does.";
+
+/// `moeray perplexity`.
+#[derive(Args, Debug)]
+#[command(after_help = PERPLEXITY_EXAMPLES)]
+pub struct PerplexityArgs {
+    /// Which model.
+    #[command(flatten)]
+    pub model: ModelArgs,
+    /// The text, UTF-8 (- reads standard input)
+    #[arg(short, long, value_name = "FILE", required_unless_present = "kl_base")]
+    pub file: Option<PathBuf>,
+    /// Tokens of a window
+    #[arg(long, value_name = "N", default_value_t = 512, value_parser = clap::value_parser!(u32).range(4..))]
+    pub ctx: u32,
+    /// Score at most this many windows
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub windows: Option<u32>,
+    /// Compare with this model's distributions
+    #[arg(long, value_name = "MODEL", conflicts_with = "kl_base")]
+    pub base_model: Option<PathBuf>,
+    /// Compare with the logits in this file, which --save-logits wrote; brings its own text and windows
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["file", "save_logits"])]
+    pub kl_base: Option<PathBuf>,
+    /// Write the logits of all scored positions to this file
+    #[arg(long, value_name = "FILE")]
+    pub save_logits: Option<PathBuf>,
+    /// The result as one JSON object
+    #[arg(long)]
+    pub json: bool,
+    /// Where to run.
+    #[command(flatten)]
+    pub place: PlaceArgs,
+    /// Sizes.
+    #[command(flatten)]
+    pub context: ContextArgs,
+}
+
+const LOGITS_EXAMPLES: &str = "\
+Examples:
+  moeray logits model.gguf -p \"ROMEO:\" -o romeo.safetensors
+  moeray logits model/ --ids 5,6,7 --router --kv f32 --backend reference -o out.safetensors
+
+The file holds `logits` f32 [T, V] and `ids` u32 [T], and with --router for every MoE layer `router_ids_<layer>` u32 [T, k]
+and `router_weights_<layer>` f32 [T, k].";
+
+/// `moeray logits`.
+#[derive(Args, Debug)]
+#[command(after_help = LOGITS_EXAMPLES)]
+pub struct LogitsArgs {
+    /// Which model.
+    #[command(flatten)]
+    pub model: ModelArgs,
+    /// A prompt (- reads standard input)
+    #[arg(short, long, value_name = "TEXT", allow_hyphen_values = true, required_unless_present_any = ["ids", "file"])]
+    pub prompt: Option<String>,
+    /// A file with a prompt (- reads standard input)
+    #[arg(short, long, value_name = "FILE", conflicts_with = "prompt")]
+    pub file: Option<PathBuf>,
+    /// Token ids instead of text
+    #[arg(long, value_name = "N,...", value_delimiter = ',', conflicts_with_all = ["prompt", "file"])]
+    pub ids: Vec<u32>,
+    /// No beginning-of-text token, special tokens in the text are plain text
+    #[arg(long)]
+    pub raw: bool,
+    /// Each MoE layer's chosen experts and their weights too
+    #[arg(long)]
+    pub router: bool,
+    /// Where to write
+    #[arg(short, long, value_name = "FILE")]
+    pub output: PathBuf,
+    /// Where to run.
+    #[command(flatten)]
+    pub place: PlaceArgs,
+    /// Sizes.
+    #[command(flatten)]
+    pub context: ContextArgs,
+}
+
+/// `moeray inspect`.
+#[derive(Args, Debug)]
+pub struct InspectArgs {
+    /// Which model.
+    #[command(flatten)]
+    pub model: ModelArgs,
+    /// The graph: one line an operation
+    #[arg(long)]
+    pub graph: bool,
+    /// The GPU plan of a generated token and of a prompt chunk: dispatches, barriers, bytes
+    #[arg(long)]
+    pub plan: bool,
+    /// The device that --plan is for, by number or name [default: the one that run would take, or any WebGPU device]
+    #[arg(long, value_name = "N|NAME")]
+    pub device: Option<String>,
+    /// Everything as one JSON object
+    #[arg(long)]
+    pub json: bool,
+    /// Context that the memory figures are for [default: what the model was made for, at most 4096]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub ctx: Option<u32>,
+    /// Sizes.
+    #[command(flatten)]
+    pub context: ContextArgs,
+}
+
+/// `moeray devices`.
+#[derive(Args, Debug)]
+pub struct DevicesArgs {
+    /// As JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+const QUANTIZE_EXAMPLES: &str = "\
+Examples:
+  moeray quantize model-f16.gguf model-q4_k_m.gguf --type Q4_K_M
+  moeray quantize hf-folder/ model-q8_0.gguf --type Q8_0";
+
+/// `moeray quantize`.
+#[derive(Args, Debug)]
+#[command(after_help = QUANTIZE_EXAMPLES)]
+pub struct QuantizeArgs {
+    /// The model to read
+    pub input: PathBuf,
+    /// The GGUF file to write
+    pub output: PathBuf,
+    /// Weight type (Q8_0, Q4_0, Q4_K, Q6_K, F16, ...) or mix (Q4_K_M, ...)
+    #[arg(long = "type", value_name = "TYPE")]
+    pub weight_type: String,
+    /// Write over an existing file
+    #[arg(long)]
+    pub force: bool,
+}

@@ -1,0 +1,202 @@
+//! `moeray bench`: speed of prompts and of generation, in the manner of llama-bench.
+
+use super::{
+    args::{BackendName, BenchArgs, Format},
+    facts,
+    failure::{Failure, Outcome},
+    load::{self, Bar},
+    report::{self, Row},
+};
+use crate::{
+    backend::{Progress, cpu},
+    file::{
+        Checkpoint,
+        synth::{Shape, Synthetic},
+    },
+    quant::mix::{self, Mix},
+    sampler::Rng,
+    session::{Model, Session},
+};
+use std::{
+    io::{self, Write},
+    time::{Duration, Instant},
+};
+
+/// Runs the verb.
+pub fn bench(args: &BenchArgs, quiet: bool) -> Outcome {
+    let tests = tests(args)?;
+    let (checkpoint, name) = match &args.synthetic {
+        Some(shape) => synthetic(args, shape, quiet)?,
+        None => (load::open(args.model.path())?, load::name(args.model.path())),
+    };
+    let places: Vec<Option<BackendName>> =
+        if args.backend.is_empty() { vec![None] } else { args.backend.iter().copied().map(Some).collect() };
+    let mut rows = Vec::new();
+    let mut floor = None;
+    for place in places {
+        let model = load::load_checkpoint(&checkpoint, place, &args.device, false, quiet)?;
+        let mut row = describe(&model, &checkpoint, &name, args);
+        if row.backends != "wgpu" {
+            // Memory is the same for every backend that this processor runs.
+            let measured = match floor {
+                Some(f) => f,
+                None => *floor.insert(cpu::measure_bandwidth(row.n_threads)?),
+            };
+            row.read_bandwidth = Some(measured);
+        }
+        measure(args, &model, &tests, &row, &mut rows, quiet)?;
+    }
+    let mut out = io::stdout().lock();
+    report::write(&mut out, args.output, &rows)?;
+    if matches!(args.output, Format::Table | Format::Md) {
+        explain(&mut out, &rows)?;
+    }
+    Ok(out.flush()?)
+}
+
+/// A prompt of so many tokens, or a generation of so many, after so many.
+#[derive(Clone, Copy)]
+struct Test {
+    prompt: usize,
+    generate: usize,
+    depth: usize,
+}
+
+fn tests(args: &BenchArgs) -> Outcome<Vec<Test>> {
+    let mut tests = Vec::new();
+    for depth in args.n_depth.iter().map(|d| *d as usize) {
+        let prompts = args.n_prompt.iter().map(|p| Test { prompt: *p as usize, generate: 0, depth });
+        let generations = args.n_gen.iter().map(|n| Test { prompt: 0, generate: *n as usize, depth });
+        tests.extend(prompts.chain(generations).filter(|t| t.prompt + t.generate > 0));
+    }
+    if tests.is_empty() {
+        return Err(Failure::new("nothing to measure: -p and -n are both 0"));
+    }
+    Ok(tests)
+}
+
+/// A model of a known shape with random weights, made in memory.
+fn synthetic(args: &BenchArgs, name: &str, quiet: bool) -> Outcome<(Checkpoint, String)> {
+    let mut shape = Shape::preset(name)?;
+    if let Some(layers) = args.layers {
+        shape = shape.with_layers(layers as usize);
+    }
+    let mix = named_mix(&args.weight_type)?;
+    let about = mix::Model {
+        layers: shape.layers,
+        experts: shape.experts,
+        heads_per_kv: shape.heads / shape.kv_heads.max(1),
+        tied: shape.tied,
+    };
+    let model = Synthetic::new(&shape, 1, |name, dims| mix.choose(&about, name, dims).unwrap_or(mix.main()))?;
+    let mut bar = Bar::new(quiet);
+    let checkpoint = model.checkpoint(&mut |done, total| {
+        bar.show(Progress { phase: "making", done, total });
+        Ok(())
+    })?;
+    Ok((checkpoint, format!("{name} (random weights, {}, {} layers)", mix.name(), shape.layers)))
+}
+
+/// The mix that a person named.
+pub fn named_mix(name: &str) -> Outcome<Mix> {
+    Mix::from_name(name).ok_or_else(|| {
+        let known: Vec<&str> = Mix::ALL.iter().map(|m| m.name()).collect();
+        Failure::new(format!("unknown weight type {name:?}")).hint(format!("known are {}", known.join(", ")))
+    })
+}
+
+/// The fields that all tests on one backend share.
+fn describe(model: &Model, checkpoint: &Checkpoint, name: &str, args: &BenchArgs) -> Row {
+    let d = model.definition();
+    let place = model.describe();
+    let backends = ["cpu", "reference"].into_iter().find(|b| place.starts_with(b)).unwrap_or("wgpu").to_string();
+    let threads = args.device.threads.map_or_else(cpu::pool::default_threads, |t| t as usize);
+    let kv = format!("{:?}", load::kv(args.context.kv)).to_lowercase();
+    Row {
+        build_commit: env!("CARGO_PKG_VERSION").into(),
+        cpu_info: facts::processor(),
+        gpu_info: if backends == "wgpu" { place } else { String::new() },
+        n_threads: if backends == "reference" { 1 } else { threads },
+        backends,
+        model_filename: name.into(),
+        model_type: format!("{} {}", facts::shape(d), facts::weight_type(checkpoint)),
+        model_size: facts::weight_bytes(&d.program),
+        model_n_params: facts::parameters(&d.program),
+        n_batch: args.context.chunk as usize,
+        n_ubatch: args.context.chunk as usize,
+        type_k: kv.clone(),
+        type_v: kv,
+        bytes_per_token: facts::bytes_per_token(&d.program),
+        ..Row::default()
+    }
+}
+
+fn measure(args: &BenchArgs, model: &Model, tests: &[Test], row: &Row, rows: &mut Vec<Row>, quiet: bool) -> Outcome {
+    let ctx = tests.iter().map(|t| t.depth + t.prompt.max(t.generate)).max().unwrap_or(1);
+    let mut session = load::session(model, ctx, &args.context)?;
+    let mut bar = Bar::new(quiet);
+    for test in tests {
+        let mut row = Row {
+            n_prompt: test.prompt,
+            n_gen: test.generate,
+            n_depth: test.depth,
+            test_time: report::utc(report::seconds_now()),
+            ..row.clone()
+        };
+        let mut random = Rng::new(1);
+        session.truncate(0);
+        if test.depth > 0 {
+            session.prefill(&ids(&mut random, test.depth, model.vocab()))?;
+        }
+        if !args.no_warmup {
+            let few = Test { generate: test.generate.min(1), ..*test };
+            repetition(&mut session, &few, &mut random)?;
+        }
+        let mut times = Vec::new();
+        for i in 0..args.repetitions {
+            times.push(repetition(&mut session, test, &mut random)?);
+            bar.show(Progress { phase: "measuring", done: u64::from(i) + 1, total: u64::from(args.repetitions) });
+        }
+        row.set_samples(&times);
+        let reachable = row.read_bandwidth.map(|b| b / row.bytes_per_token.max(1) as f64);
+        row.floor_percent = reachable.filter(|_| test.prompt == 0).map(|r| 100.0 * row.avg_ts / r);
+        rows.push(row);
+    }
+    Ok(())
+}
+
+/// Random tokens: they spread over the experts as text does, and need no tokenizer.
+fn ids(random: &mut Rng, n: usize, vocab: usize) -> Vec<u32> {
+    (0..n).map(|_| (random.next_u64() % vocab.max(1) as u64) as u32).collect()
+}
+
+fn repetition(session: &mut Session, test: &Test, random: &mut Rng) -> Outcome<Duration> {
+    session.truncate(test.depth);
+    let tokens = ids(random, test.prompt + test.generate, session.model().vocab());
+    let start = Instant::now();
+    if test.prompt > 0 {
+        session.prefill(&tokens)?;
+    } else {
+        for t in tokens {
+            session.decode(t)?;
+        }
+    }
+    Ok(start.elapsed())
+}
+
+/// The floor, in words.
+fn explain(out: &mut dyn Write, rows: &[Row]) -> io::Result<()> {
+    let Some(row) = rows.first() else { return Ok(()) };
+    writeln!(out, "\na generated token reads {} of weights", load::bytes(row.bytes_per_token))?;
+    if let Some(bandwidth) = rows.iter().find_map(|r| r.read_bandwidth) {
+        writeln!(
+            out,
+            "this memory is read at {:.1} GB/s: a floor of {:.3} ms a token, {:.0} tokens/s (models below the size of the \
+             cache can beat it)",
+            bandwidth / 1e9,
+            1e3 * row.bytes_per_token as f64 / bandwidth,
+            bandwidth / row.bytes_per_token.max(1) as f64
+        )?;
+    }
+    Ok(())
+}

@@ -1,0 +1,61 @@
+//! `moeray devices`: what there is to run on, and which would be chosen.
+
+use super::{args::DevicesArgs, facts, failure::Outcome, load};
+use crate::backend::{cpu, wgpu};
+use serde_json::json;
+use std::io::{self, Write};
+
+/// Runs the verb.
+pub fn devices(args: &DevicesArgs) -> Outcome {
+    let found = wgpu::devices();
+    let chosen = found.iter().find(|d| d.chosen_by_default);
+    let tiers: Vec<&str> = cpu::tiers().into_iter().map(cpu::Tier::name).collect();
+    let (processor, threads) = (facts::processor(), cpu::pool::default_threads());
+    let mut out = io::stdout().lock();
+    if args.json {
+        let list: Vec<_> = found
+            .iter()
+            .map(|d| {
+                json!({
+                    "index": d.index, "name": d.name, "backend": d.backend, "type": d.device_type, "driver": d.driver,
+                    "features": d.features, "chosen_by_default": d.chosen_by_default, "why": d.why,
+                    "limits": {
+                        "max_binding": d.limits.max_binding, "max_buffer": d.limits.max_buffer,
+                        "max_workgroups": d.limits.max_workgroups, "max_invocations": d.limits.max_invocations,
+                        "workgroup_bytes": d.limits.workgroup_bytes, "storage_bindings": d.limits.storage_bindings,
+                    },
+                })
+            })
+            .collect();
+        let cpu = json!({"name": processor, "threads": threads, "instructions": tiers});
+        let choice = chosen.map_or(json!({"backend": "cpu"}), |d| json!({"backend": "wgpu", "device": d.index}));
+        writeln!(out, "{:#}", json!({"gpus": list, "cpu": cpu, "choice": choice}))?;
+        return Ok(());
+    }
+    for d in &found {
+        let mark = if d.chosen_by_default { '*' } else { ' ' };
+        writeln!(out, "{mark} {}: {} ({}, {})", d.index, d.name, d.backend, d.device_type)?;
+        writeln!(out, "     driver    {}", d.driver)?;
+        let l = &d.limits;
+        writeln!(
+            out,
+            "     limits    binding {}, buffer {}, {} storage buffers, workgroups of {} invocations and {}",
+            load::bytes(l.max_binding),
+            load::bytes(l.max_buffer),
+            l.storage_bindings,
+            l.max_invocations,
+            load::bytes(u64::from(l.workgroup_bytes))
+        )?;
+        let features = if d.features.is_empty() { "none".into() } else { d.features.join(", ") };
+        writeln!(out, "     features  {features}")?;
+        writeln!(out, "     choice    {}", d.why)?;
+    }
+    if found.is_empty() {
+        writeln!(out, "  no GPU that wgpu reaches (Vulkan, Metal or DX12)")?;
+    }
+    let mark = if chosen.is_none() { '*' } else { ' ' };
+    writeln!(out, "{mark} cpu: {processor} ({threads} threads, {})", tiers.join(", "))?;
+    let choice = chosen.map_or("cpu".to_string(), |d| format!("wgpu on {}", d.name));
+    writeln!(out, "\nwithout --backend: {choice}")?;
+    Ok(())
+}

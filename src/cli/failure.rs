@@ -1,0 +1,102 @@
+//! How a verb fails: a message for a person, its causes, a hint, and the exit status.
+
+use std::{fmt, io, path::Path, process::ExitCode};
+
+/// What went wrong, for a person.
+#[derive(Debug)]
+pub enum Failure {
+    /// The reader of our output went away: no error to tell anybody.
+    BrokenPipe,
+    /// Interrupted by the person: exit 130, nothing to say.
+    Interrupted,
+    /// `error: message`, with the causes below it.
+    Said {
+        /// The first line.
+        message: String,
+        /// What would help.
+        hint: Option<String>,
+    },
+}
+
+/// A verb's result.
+pub type Outcome<T = ()> = Result<T, Failure>;
+
+impl Failure {
+    /// A failure with a message.
+    pub fn new(message: impl Into<String>) -> Self {
+        Failure::Said { message: message.into(), hint: None }
+    }
+
+    /// The same with a hint.
+    pub fn hint(self, hint: impl Into<String>) -> Self {
+        match self {
+            Failure::Said { message, .. } => Failure::Said { message, hint: Some(hint.into()) },
+            other => other,
+        }
+    }
+
+    /// A failure to read or write `path`.
+    pub fn io(doing: &str, path: &Path, e: &io::Error) -> Self {
+        Failure::new(format!("cannot {doing} {}: {e}", path.display()))
+    }
+
+    /// Prints it on stderr; gives the exit status.
+    pub fn report(&self) -> ExitCode {
+        match self {
+            Failure::BrokenPipe => ExitCode::SUCCESS,
+            Failure::Interrupted => ExitCode::from(130),
+            Failure::Said { message, hint } => {
+                say(format_args!("error: {message}"));
+                if let Some(hint) = hint {
+                    say(format_args!("hint: {hint}"));
+                }
+                ExitCode::FAILURE
+            }
+        }
+    }
+}
+
+/// A line on stderr; a closed stderr is nobody's problem.
+pub fn say(line: fmt::Arguments<'_>) {
+    use io::Write;
+    let _ = writeln!(io::stderr().lock(), "{line}");
+}
+
+/// The causes that the message does not already contain.
+fn with_causes(e: &dyn std::error::Error) -> String {
+    let mut text = e.to_string();
+    let mut cause = e.source();
+    while let Some(c) = cause {
+        let line = c.to_string();
+        if !text.contains(&line) {
+            text.push_str("\n  caused by: ");
+            text.push_str(&line);
+        }
+        cause = c.source();
+    }
+    text
+}
+
+impl From<crate::Error> for Failure {
+    fn from(e: crate::Error) -> Self {
+        let failure = Failure::new(with_causes(&e));
+        match &e {
+            crate::Error::Cancelled => Failure::Interrupted,
+            crate::Error::Device(_) => failure.hint("`moeray devices` lists what there is; --backend cpu needs no GPU"),
+            crate::Error::Io { source, .. } if source.kind() == io::ErrorKind::NotFound => {
+                failure.hint("name a .gguf file or a folder with config.json and *.safetensors")
+            }
+            _ => failure,
+        }
+    }
+}
+
+/// Errors of writing to standard output.
+impl From<io::Error> for Failure {
+    fn from(e: io::Error) -> Self {
+        if e.kind() == io::ErrorKind::BrokenPipe {
+            return Failure::BrokenPipe;
+        }
+        Failure::new(format!("cannot write to standard output: {e}"))
+    }
+}

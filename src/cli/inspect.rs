@@ -1,0 +1,226 @@
+//! `moeray inspect`: what is in a model, and what it will need.
+
+use super::{args::InspectArgs, facts, failure::Outcome, load};
+use crate::{
+    backend::wgpu,
+    file::{Array, Checkpoint, TensorInfo, Value},
+    graph,
+    model::{self, Definition},
+    plan::{self, Caps, Plan},
+};
+use serde_json::{Map, Value as Json, json};
+use std::io::{self, Write};
+
+/// Items of a list that are shown.
+const SHOWN: usize = 6;
+
+/// Runs the verb.
+pub fn inspect(args: &InspectArgs) -> Outcome {
+    let checkpoint = load::open(args.model.path())?;
+    let definition = model::build(&checkpoint, &model::Options::default());
+    let mut out = io::stdout().lock();
+    let named = |d: &Definition| -> Outcome<Option<(String, Plan)>> {
+        if args.plan { planned(args, d).map(Some) } else { Ok(None) }
+    };
+    if args.json {
+        let mut all = as_json(&checkpoint);
+        match &definition {
+            Ok(d) => {
+                all.insert("model".into(), model_json(d, ctx(args, d), args));
+                if args.graph {
+                    all.insert("graph".into(), d.program.graph.to_string().lines().collect());
+                }
+                if let Some((device, plan)) = named(d)? {
+                    all.insert("planned_for".into(), device.into());
+                    // The plan's two halves stand at the top, so that scripts find `decode.dispatches`.
+                    if let Json::Object(plan) = plan.to_json() {
+                        all.extend(plan);
+                    }
+                }
+            }
+            Err(e) => _ = all.insert("cannot_run".into(), e.to_string().into()),
+        }
+        writeln!(out, "{:#}", Json::Object(all))?;
+        return Ok(());
+    }
+    if args.graph || args.plan {
+        let d = definition?;
+        if args.graph {
+            write!(out, "{}", d.program.graph)?;
+        }
+        if let Some((device, plan)) = named(&d)? {
+            writeln!(out, "plan for {device}\n{plan}")?;
+        }
+        return Ok(());
+    }
+    contents(&mut out, &checkpoint)?;
+    match &definition {
+        Ok(d) => summary(&mut out, d, ctx(args, d), args)?,
+        Err(e) => writeln!(out, "\ncannot run: {e}")?,
+    }
+    Ok(())
+}
+
+fn ctx(args: &InspectArgs, d: &Definition) -> usize {
+    args.ctx.map_or_else(|| d.decoder.context.clamp(1, 4096), |c| c as usize)
+}
+
+/// The plan for the named device, for the one that would be chosen, or for any that WebGPU allows.
+fn planned(args: &InspectArgs, d: &Definition) -> Outcome<(String, Plan)> {
+    let (name, caps) = match &args.device {
+        Some(device) => {
+            let gpu = wgpu::Gpu::open(&wgpu::Options { device: Some(device.clone()), ..wgpu::Options::default() })?;
+            (gpu.describe(), gpu.caps().clone())
+        }
+        None => match wgpu::devices().into_iter().find(|d| d.chosen_by_default) {
+            Some(d) => (d.name, d.limits),
+            None => ("any WebGPU device (the default limits)".into(), Caps::webgpu_defaults()),
+        },
+    };
+    let graph = graph::fuse(&d.program.graph);
+    let dtypes: Vec<_> = d.program.weights.iter().map(|t| t.dtype()).collect();
+    let weights = plan::weights(&graph, &dtypes, &caps)?;
+    let ctx = ctx(args, d);
+    let options = plan::Options::new(ctx, (args.context.chunk as usize).min(ctx), load::kv(args.context.kv));
+    Ok((name, plan::plan(&graph, &weights, &caps, &options)?))
+}
+
+fn contents(out: &mut dyn Write, ckpt: &Checkpoint) -> io::Result<()> {
+    let path = ckpt.path().map_or_else(|| load::DEMO_NAME.into(), |p| p.display().to_string());
+    writeln!(out, "{path}: {:?}, {}", ckpt.format(), load::bytes(ckpt.file_bytes()))?;
+    for f in ckpt.files().iter().filter(|_| ckpt.files().len() > 1) {
+        writeln!(out, "  {} ({})", f.path.display(), load::bytes(f.bytes))?;
+    }
+    if !ckpt.meta().is_empty() {
+        writeln!(out, "\nmetadata")?;
+    }
+    let width = ckpt.meta().iter().map(|(k, _)| k.len()).max().unwrap_or(0);
+    for (key, value) in ckpt.meta().iter() {
+        writeln!(out, "  {key:<width$}  {}", show(value))?;
+    }
+    if let Some(config) = ckpt.config() {
+        writeln!(out, "\nconfig.json\n{config:#}")?;
+    }
+    writeln!(out, "\ntensors ({})", ckpt.infos().len())?;
+    let width = ckpt.infos().iter().map(|t| t.name.len()).max().unwrap_or(0);
+    for t in ckpt.infos() {
+        let shape = format!("{:?}", t.shape);
+        let problem = t.content.as_ref().err().map_or_else(String::new, |e| format!("  cannot be used: it {e}"));
+        writeln!(out, "  {:<width$}  {:<7} {shape:<20} {:>10}{problem}", t.name, t.type_name, load::bytes(t.bytes))?;
+    }
+    Ok(())
+}
+
+/// Hyperparameters by name, in reading order.
+fn hyperparameters(d: &Definition) -> Vec<(&'static str, Json)> {
+    let h = &d.decoder;
+    let mut list = vec![
+        ("architecture", json!(d.arch)),
+        ("layers", json!(h.layers)),
+        ("hidden", json!(h.hidden)),
+        ("heads", json!(h.heads)),
+        ("kv_heads", json!(h.kv_heads)),
+        ("head_dim", json!(h.head_dim)),
+        ("ffn", json!(h.ffn)),
+        ("vocabulary", json!(h.vocab)),
+        ("context_length", json!(h.context)),
+        ("norm_eps", json!(h.eps)),
+        ("rope_pairs", json!(format!("{:?}", h.pairs))),
+        ("qk_norm", json!(format!("{:?}", h.qk_norm))),
+        ("activation", json!(format!("{:?}", h.act))),
+    ];
+    if let Some(m) = &h.moe {
+        list.extend([
+            ("experts", json!(m.router.experts)),
+            ("experts_used", json!(m.router.used)),
+            ("expert_width", json!(m.width)),
+            ("router_score", json!(format!("{:?}", m.router.score))),
+            ("router_renormalise", json!(m.router.renormalise)),
+            ("router_scale", json!(m.router.scale)),
+            ("shared_expert_width", json!(m.shared.map(|s| s.width))),
+            ("dense_layers", json!(m.dense_layers)),
+        ]);
+    }
+    list
+}
+
+/// Bytes: weights, keys and values for `ctx` positions.
+fn memory(d: &Definition, ctx: usize, args: &InspectArgs) -> (u64, u64) {
+    (facts::weight_bytes(&d.program), facts::kv_bytes(&d.program, load::kv(args.context.kv)) * ctx as u64)
+}
+
+fn summary(out: &mut dyn Write, d: &Definition, ctx: usize, args: &InspectArgs) -> io::Result<()> {
+    writeln!(out, "\nmodel: {}", facts::shape(d))?;
+    for (name, value) in hyperparameters(d) {
+        writeln!(out, "  {name:<20} {}", value.as_str().map_or_else(|| value.to_string(), str::to_owned))?;
+    }
+    let (weights, kv) = memory(d, ctx, args);
+    writeln!(out, "  {:<20} {}", "parameters", facts::parameters(&d.program))?;
+    writeln!(out, "  {:<20} {}", "read a token", load::bytes(facts::bytes_per_token(&d.program)))?;
+    writeln!(out, "\nmemory for a context of {ctx}, without scratch")?;
+    for (name, n) in [("weights", weights), ("keys and values", kv), ("together", weights + kv)] {
+        writeln!(out, "  {name:<20} {}", load::bytes(n))?;
+    }
+    Ok(())
+}
+
+fn as_json(ckpt: &Checkpoint) -> Map<String, Json> {
+    let tensor = |t: &TensorInfo| {
+        json!({"name": t.name, "type": t.type_name, "shape": t.shape, "bytes": t.bytes,
+            "problem": t.content.as_ref().err()})
+    };
+    let meta: Map<String, Json> = ckpt.meta().iter().map(|(k, v)| (k.to_string(), value_json(v))).collect();
+    let mut all = Map::new();
+    all.insert("path".into(), json!(ckpt.path()));
+    all.insert("format".into(), format!("{:?}", ckpt.format()).into());
+    all.insert("file_bytes".into(), ckpt.file_bytes().into());
+    all.insert("metadata".into(), meta.into());
+    all.insert("config".into(), ckpt.config().cloned().unwrap_or_default());
+    all.insert("tensors".into(), ckpt.infos().iter().map(tensor).collect());
+    all
+}
+
+fn model_json(d: &Definition, ctx: usize, args: &InspectArgs) -> Json {
+    let (weights, kv) = memory(d, ctx, args);
+    let mut m: Map<String, Json> = hyperparameters(d).into_iter().map(|(k, v)| (k.to_string(), v)).collect();
+    m.insert("title".into(), d.title.into());
+    m.insert("parameters".into(), facts::parameters(&d.program).into());
+    m.insert("bytes_per_token".into(), facts::bytes_per_token(&d.program).into());
+    m.insert("memory".into(), json!({"ctx": ctx, "weights": weights, "kv": kv, "total": weights + kv}));
+    m.into()
+}
+
+/// A value for a person: long lists and texts are cut.
+fn show(value: &Value) -> String {
+    match value.as_array() {
+        Some(a) => {
+            let items: Vec<String> = first(a).iter().map(scalar).collect();
+            let more = if a.len() > SHOWN { ", ..." } else { "" };
+            format!("[{}{more}] ({} x {})", items.join(", "), a.len(), a.kind().name())
+        }
+        None => scalar(value),
+    }
+}
+
+fn first(a: &Array) -> Vec<Value> {
+    (0..a.len().min(SHOWN)).filter_map(|i| a.get(i)).collect()
+}
+
+fn scalar(v: &Value) -> String {
+    match v.as_str() {
+        Some(s) if s.chars().count() > 80 => format!("{:?}...", s.chars().take(80).collect::<String>()),
+        Some(s) => format!("{s:?}"),
+        None => value_json(v).to_string(),
+    }
+}
+
+fn value_json(v: &Value) -> Json {
+    if let Some(a) = v.as_array() {
+        // A vocabulary of 150 000 texts helps nobody.
+        return json!({"length": a.len(), "type": a.kind().name(),
+            "first": first(a).iter().map(value_json).collect::<Vec<_>>()});
+    }
+    let text = v.as_str().map(Json::from).or_else(|| v.as_bool().map(Json::from));
+    let number = || v.as_u64().map(Json::from).or_else(|| v.as_i64().map(Json::from));
+    text.or_else(number).unwrap_or_else(|| json!(v.as_f64()))
+}

@@ -1,0 +1,219 @@
+//! From the arguments to a loaded model, with a progress bar.
+
+use super::{
+    args::{BackendName, ContextArgs, DeviceArgs, KvName, PlaceArgs, SampleArgs, StopArgs},
+    failure::{Failure, Outcome},
+};
+use crate::{
+    backend::{self, KvType, Progress},
+    file::{self, Bytes, Checkpoint},
+    model,
+    sampler::SamplerOptions,
+    session::{BackendChoice, LoadOptions, Model, Session, SessionOptions},
+    tokenizer::{EncodeOptions, Tokenizer},
+};
+use indicatif::{ProgressBar, ProgressStyle};
+use std::path::{Path, PathBuf};
+
+#[cfg(feature = "demo-model")]
+static DEMO: Option<&[u8]> = Some(include_bytes!("../../demo/bard-q4_k_m.gguf"));
+#[cfg(not(feature = "demo-model"))]
+static DEMO: Option<&[u8]> = None;
+
+/// What the demo model is called where a file name is expected.
+pub const DEMO_NAME: &str = "demo/bard-q4_k_m.gguf (built in)";
+
+/// Opens the named model, or the demo model.
+pub fn open(path: Option<&PathBuf>) -> Outcome<Checkpoint> {
+    match (path, DEMO) {
+        (Some(p), _) => Ok(file::open(p)?),
+        (None, Some(bytes)) => Ok(file::open_bytes(Bytes::from_static(bytes))?),
+        (None, None) => {
+            Err(Failure::new("no model named").hint("this program was built without the demo model: name one"))
+        }
+    }
+}
+
+/// The name to show for a model.
+pub fn name(path: Option<&PathBuf>) -> String {
+    path.map_or_else(|| DEMO_NAME.into(), |p| p.display().to_string())
+}
+
+/// Loads the named model to where the arguments say.
+pub fn load(path: Option<&PathBuf>, place: &PlaceArgs, trace_router: bool, quiet: bool) -> Outcome<Model> {
+    load_checkpoint(&open(path)?, place.backend, &place.device, trace_router, quiet)
+}
+
+/// Loads an open checkpoint.
+pub fn load_checkpoint(
+    checkpoint: &Checkpoint,
+    backend: Option<BackendName>,
+    device: &DeviceArgs,
+    trace_router: bool,
+    quiet: bool,
+) -> Outcome<Model> {
+    let mut bar = Bar::new(quiet);
+    let options = LoadOptions {
+        backend: choice(backend, device)?,
+        model: model::Options { trace_router, ..model::Options::default() },
+    };
+    let model = Model::from_checkpoint(checkpoint, &options, &mut |p| bar.show(p))?;
+    tracing::info!("loaded on {}", model.describe());
+    Ok(model)
+}
+
+/// The library's word for a backend. Naming a device is naming the GPU backend, and threads are the CPU's.
+fn choice(name: Option<BackendName>, device: &DeviceArgs) -> Outcome<BackendChoice> {
+    let threads = device.threads.map(|t| t as usize);
+    let named = match (name, &device.device, threads) {
+        (None, None, None) => return Ok(BackendChoice::Auto),
+        (Some(name), ..) => name,
+        (None, Some(_), _) => BackendName::Wgpu,
+        (None, None, Some(_)) => BackendName::Cpu,
+    };
+    if let (BackendName::Cpu | BackendName::Reference, Some(d)) = (named, &device.device) {
+        return Err(Failure::new(format!("--device {d} names a GPU, which this --backend does not use")));
+    }
+    Ok(match named {
+        BackendName::Wgpu => {
+            let device = device.device.clone();
+            BackendChoice::Wgpu(backend::wgpu::Options { device, ..backend::wgpu::Options::default() })
+        }
+        BackendName::Cpu => BackendChoice::Cpu(backend::cpu::Options { threads, ..backend::cpu::Options::default() }),
+        BackendName::Reference => BackendChoice::Reference,
+    })
+}
+
+/// The library's word for a KV type.
+pub fn kv(name: KvName) -> KvType {
+    match name {
+        KvName::F16 => KvType::F16,
+        KvName::F32 => KvType::F32,
+    }
+}
+
+/// A session of `ctx` positions.
+pub fn session(model: &Model, ctx: usize, args: &ContextArgs) -> Outcome<Session> {
+    let options = SessionOptions { ctx, chunk: (args.chunk as usize).min(ctx), kv: kv(args.kv) };
+    Ok(Session::new(model, options)?)
+}
+
+/// The context that the model was made for, or 4096 where it does not say.
+pub fn trained_context(model: &Model) -> usize {
+    match model.hyper().context {
+        0 => 4096,
+        n => n,
+    }
+}
+
+/// The model's tokenizer, or why there is no text without it.
+pub fn tokenizer(model: &Model) -> Outcome<&Tokenizer> {
+    Ok(model.require_tokenizer()?)
+}
+
+/// Token ids of a prompt; `raw` adds nothing and takes special tokens as plain text.
+pub fn encode(tokenizer: &Tokenizer, text: &str, raw: bool) -> Outcome<Vec<u32>> {
+    Ok(tokenizer.encode(text, EncodeOptions { add_bos: !raw, parse_special: !raw })?)
+}
+
+/// The sampler's options; without `--seed`, one from the clock.
+pub fn sampler(args: &SampleArgs) -> SamplerOptions {
+    let clock = || std::time::UNIX_EPOCH.elapsed().map_or(0, |t| t.as_nanos() as u64 % 1_000_000_000);
+    SamplerOptions {
+        temperature: args.temp,
+        top_k: args.top_k,
+        top_p: args.top_p,
+        min_p: args.min_p,
+        repeat_penalty: args.repeat_penalty,
+        repeat_last_n: args.repeat_last_n,
+        seed: args.seed.unwrap_or_else(clock),
+    }
+}
+
+/// The stop strings, unescaped where that was asked for.
+pub fn stops(args: &StopArgs) -> Vec<String> {
+    args.stop.iter().map(|s| if args.escape { unescape(s) } else { s.clone() }).collect()
+}
+
+/// Replaces `\n`, `\t`, `\r`, `\"`, `\'` and `\\`; other backslashes stay.
+pub fn unescape(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    let mut chars = text.chars();
+    while let Some(c) = chars.next() {
+        if c != '\\' {
+            out.push(c);
+            continue;
+        }
+        match chars.next() {
+            Some('n') => out.push('\n'),
+            Some('t') => out.push('\t'),
+            Some('r') => out.push('\r'),
+            Some(q @ ('"' | '\'' | '\\')) => out.push(q),
+            other => {
+                out.push('\\');
+                out.extend(other);
+            }
+        }
+    }
+    out
+}
+
+/// A progress bar on stderr, only where a person sees it.
+pub struct Bar {
+    bar: ProgressBar,
+    phase: &'static str,
+}
+
+impl Bar {
+    /// A bar that shows nothing yet.
+    pub fn new(quiet: bool) -> Self {
+        let bar = if quiet { ProgressBar::hidden() } else { ProgressBar::new(0) };
+        Bar { bar, phase: "" }
+    }
+
+    /// Shows a report of the library.
+    pub fn show(&mut self, p: Progress) {
+        if p.phase != self.phase {
+            self.phase = p.phase;
+            let style = ProgressStyle::with_template("{msg:>12} [{bar:30}] {percent:>3} % {eta:>4}");
+            self.bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()).progress_chars("=> "));
+            self.bar.set_message(p.phase);
+            self.bar.reset();
+        }
+        self.bar.set_length(p.total);
+        self.bar.set_position(p.done);
+    }
+}
+
+impl Drop for Bar {
+    fn drop(&mut self) {
+        self.bar.finish_and_clear();
+    }
+}
+
+/// Whether two paths are one file, so that a verb does not write over what it reads.
+pub fn same_file(a: &Path, b: &Path) -> bool {
+    matches!((a.canonicalize(), b.canonicalize()), (Ok(a), Ok(b)) if a == b)
+}
+
+/// Bytes for a person: `3.1 MiB`.
+pub fn bytes(n: u64) -> String {
+    let units = ["B", "KiB", "MiB", "GiB", "TiB"];
+    let (mut x, mut unit) = (n as f64, 0);
+    while x >= 1024.0 && unit + 1 < units.len() {
+        x /= 1024.0;
+        unit += 1;
+    }
+    if unit == 0 { format!("{n} B") } else { format!("{x:.1} {}", units[unit]) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_for_a_person() {
+        assert_eq!(unescape(r#"a\nb\\n\"\x\"#), "a\nb\\n\"\\x\\");
+        assert_eq!((bytes(1023), bytes(1536), bytes(6 << 30)), ("1023 B".into(), "1.5 KiB".into(), "6.0 GiB".into()));
+    }
+}

@@ -1,0 +1,152 @@
+//! `moeray quantize`: a model in another weight type, as GGUF.
+
+use super::{
+    args::QuantizeArgs,
+    bench::named_mix,
+    failure::{Failure, Outcome, say},
+    interrupt,
+    load::{self, Bar},
+};
+use crate::{
+    Error, Result,
+    backend::{Progress, cpu},
+    file::{self, Checkpoint, Format, Metadata, Sink, Tensor, TensorSpec, Value, write_gguf},
+    generate::CancelToken,
+    quant::{
+        DType, dequantize,
+        mix::{Mix, Model},
+        quantize_rows,
+    },
+};
+
+/// Weights that are in memory as f32 at once.
+const PIECE: usize = 4 << 20;
+
+/// Runs the verb.
+pub fn quantize(args: &QuantizeArgs, quiet: bool) -> Outcome {
+    let mix = named_mix(&args.weight_type)?;
+    if args.output.exists() && !args.force && !load::same_file(&args.output, std::path::Path::new("/dev/null")) {
+        return Err(Failure::new(format!("{} exists already", args.output.display())).hint("--force writes over it"));
+    }
+    let source = file::open(&args.input)?;
+    let checkpoint = as_gguf(&source)?;
+    let tensors: Vec<(&str, &Tensor)> = checkpoint.tensors().collect();
+    if let Some(bad) = checkpoint.infos().iter().find(|i| i.content.is_err()) {
+        let why = bad.content.as_ref().err().cloned().unwrap_or_default();
+        return Err(Failure::new(format!("tensor {} {why}", bad.name)));
+    }
+    let specs = specs(&checkpoint, &tensors, mix, source.format())?;
+    let meta = metadata(&checkpoint, mix);
+    let total: u64 = tensors.iter().map(|(_, t)| t.byte_len() as u64).sum();
+    let mut job = Job { cancel: CancelToken::new(), bar: Bar::new(quiet), done: 0, total, threads: threads() };
+    let guard = interrupt::Guard::new(&job.cancel);
+    write_gguf(&args.output, &meta, &specs, &mut |i, sink| {
+        job.tensor(tensors[i].0, tensors[i].1, specs[i].dtype, sink)
+    })?;
+    drop(guard);
+    drop(job);
+    if !quiet {
+        summary(&args.output.display().to_string(), &specs, total);
+    }
+    Ok(())
+}
+
+fn as_gguf(source: &Checkpoint) -> Outcome<Checkpoint> {
+    if source.format() == Format::Gguf {
+        return Ok(source.clone());
+    }
+    Err(Failure::new("only GGUF files can be quantised by this version"))
+}
+
+fn threads() -> usize {
+    cpu::pool::default_threads()
+}
+
+/// Names, types and shapes of what will be written.
+fn specs(ckpt: &Checkpoint, tensors: &[(&str, &Tensor)], mix: Mix, from: Format) -> Outcome<Vec<TensorSpec>> {
+    let about = about(ckpt)?;
+    let spec = |(name, t): &(&str, &Tensor)| {
+        let kept = if from == Format::Gguf { t.dtype() } else { DType::F32 };
+        let dtype = mix.choose(&about, name, t.shape()).unwrap_or(kept);
+        TensorSpec { name: (*name).into(), dtype, shape: t.shape().to_vec() }
+    };
+    Ok(tensors.iter().map(spec).collect())
+}
+
+/// What the mixes' rules ask about the model.
+fn about(ckpt: &Checkpoint) -> Outcome<Model> {
+    let meta = ckpt.meta();
+    let arch = meta.str("general.architecture").ok_or_else(|| Failure::new("the file names no architecture"))?;
+    let number = |key: &str| meta.u64(&format!("{arch}.{key}")).map(|n| n as usize);
+    let heads = number("attention.head_count").unwrap_or(1).max(1);
+    let kv_heads = number("attention.head_count_kv").unwrap_or(heads).max(1);
+    Ok(Model {
+        layers: number("block_count").ok_or_else(|| Failure::new(format!("the file has no {arch}.block_count")))?,
+        experts: number("expert_count").unwrap_or(0),
+        heads_per_kv: heads / kv_heads,
+        tied: ckpt.info("output.weight").is_none(),
+    })
+}
+
+fn metadata(ckpt: &Checkpoint, mix: Mix) -> Metadata {
+    let mut meta = ckpt.meta().clone();
+    meta.set("general.file_type", Value::U32(mix.file_type()));
+    meta.set("general.quantization_version", Value::U32(2));
+    meta
+}
+
+/// The work under way.
+struct Job {
+    cancel: CancelToken,
+    bar: Bar,
+    done: u64,
+    total: u64,
+    threads: usize,
+}
+
+impl Job {
+    /// Writes one tensor as `dtype`, some rows at a time.
+    fn tensor(&mut self, name: &str, t: &Tensor, dtype: DType, sink: &mut Sink<'_>) -> Result<()> {
+        let each = (PIECE / t.cols().max(1)).max(1);
+        let mut floats = Vec::new();
+        for first in (0..t.rows()).step_by(each) {
+            self.cancel.check()?;
+            let rows = first..(first + each).min(t.rows());
+            let n = rows.len();
+            if t.dtype() == dtype {
+                rows.map(|r| sink.write(t.row(r))).collect::<Result<()>>()?;
+            } else {
+                floats.resize(n * t.cols(), 0.0);
+                for (r, row) in rows.zip(floats.chunks_exact_mut(t.cols())) {
+                    dequantize(t.dtype(), t.row(r), row)?;
+                }
+                let blocks = quantize_rows(dtype, n, t.cols(), &floats, self.threads);
+                sink.write(&blocks.map_err(|e| named(name, e))?)?;
+            }
+            self.done += (n * t.row_bytes()) as u64;
+            self.bar.show(Progress { phase: "quantizing", done: self.done, total: self.total });
+        }
+        Ok(())
+    }
+}
+
+/// An error of numbers, with the tensor that they are of.
+fn named(tensor: &str, e: Error) -> Error {
+    match e {
+        Error::Model(what) => Error::Model(format!("{tensor}: {what}")),
+        Error::Invalid(what) => Error::Invalid(format!("{tensor}: {what}")),
+        other => other,
+    }
+}
+
+fn summary(output: &str, specs: &[TensorSpec], before: u64) {
+    let after: usize = specs.iter().filter_map(TensorSpec::byte_len).sum();
+    let weights: usize = specs.iter().map(|s| s.shape.iter().product::<usize>()).sum();
+    say(format_args!(
+        "{output}: {} tensors, {} from {}, {:.2} bits a weight",
+        specs.len(),
+        load::bytes(after as u64),
+        load::bytes(before),
+        8.0 * after as f64 / weights.max(1) as f64
+    ));
+}

@@ -1,0 +1,98 @@
+//! `moeray run`: continues prompts.
+
+use super::{
+    args::RunArgs,
+    failure::{Failure, Outcome},
+    load,
+    output::read_text,
+    stream::{self, Answer},
+};
+use crate::generate::{FinishReason, GenerateOptions};
+use serde_json::json;
+use std::{
+    io::{self, IsTerminal, Write},
+    path::Path,
+};
+
+/// Runs the verb.
+pub fn run(args: &RunArgs, quiet: bool) -> Outcome {
+    let prompts = prompts(args)?;
+    let model = load::load(args.model.path(), &args.place, false, quiet)?;
+    let tokenizer = load::tokenizer(&model)?;
+    let ids = prompts.iter().map(|p| load::encode(tokenizer, p, args.raw)).collect::<Outcome<Vec<_>>>()?;
+    let needed = ids.iter().map(Vec::len).max().unwrap_or(0).saturating_add(args.tokens);
+    let ctx = args.ctx.map_or_else(|| needed.clamp(1, load::trained_context(&model)), |c| c as usize);
+    let mut session = load::session(&model, ctx, &args.context)?;
+    let sampler = load::sampler(&args.sample);
+    let note = format!(" | seed {}", sampler.seed);
+    let mut out = io::stdout().lock();
+    for (prompt, ids) in prompts.iter().zip(&ids) {
+        session.truncate(0);
+        let options = GenerateOptions {
+            max_tokens: args.tokens,
+            stop: load::stops(&args.stop),
+            ignore_eos: args.stop.ignore_eos,
+            sampler: sampler.clone(),
+            history: Vec::new(),
+        };
+        if !args.no_echo && !args.json {
+            out.write_all(prompt.as_bytes())?;
+            out.flush()?;
+        }
+        let shown: Option<&mut dyn Write> = if args.json { None } else { Some(&mut out) };
+        let answer = stream::stream(&mut session, Some(tokenizer), ids, options, shown)?;
+        if args.json {
+            writeln!(out, "{}", as_json(prompt, ids, &answer, &model.describe(), sampler.seed))?;
+        } else if !answer.text.ends_with('\n') {
+            writeln!(out)?;
+        }
+        out.flush()?;
+        if !quiet {
+            stream::closing(&answer, &model, &session, &note);
+        }
+        if answer.reason == FinishReason::Cancelled {
+            return Err(Failure::Interrupted);
+        }
+    }
+    Ok(())
+}
+
+/// The prompts in the order: -p, -f; standard input where it is piped and nothing else is given.
+fn prompts(args: &RunArgs) -> Outcome<Vec<String>> {
+    let mut prompts = Vec::new();
+    for p in &args.prompt {
+        prompts.push(match p.as_str() {
+            "-" => read_text(Path::new("-"))?,
+            p if args.stop.escape => load::unescape(p),
+            p => p.to_string(),
+        });
+    }
+    for f in &args.file {
+        prompts.push(read_text(f)?);
+    }
+    if prompts.is_empty() {
+        if io::stdin().is_terminal() {
+            return Err(Failure::new("no prompt").hint("give one with -p \"text\", -f FILE, or through a pipe"));
+        }
+        prompts.push(read_text(Path::new("-"))?);
+    }
+    Ok(prompts)
+}
+
+fn as_json(prompt: &str, prompt_ids: &[u32], answer: &Answer, backend: &str, seed: u64) -> serde_json::Value {
+    let s = &answer.stats;
+    json!({
+        "prompt": prompt,
+        "prompt_ids": prompt_ids,
+        "text": answer.text,
+        "ids": answer.ids,
+        "finish_reason": answer.reason.name(),
+        "seed": seed,
+        "backend": backend,
+        "prompt_tokens": s.prompt_tokens,
+        "prompt_ts": s.prompt_speed(),
+        "generated_tokens": s.generated_tokens,
+        "generation_ts": s.generation_speed(),
+        "time_to_first_token_ms": s.time_to_first_token.as_secs_f64() * 1e3,
+    })
+}

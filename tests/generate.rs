@@ -1,0 +1,220 @@
+//! Generation over a stand-in for a model that always writes the same tokens: stop rules, streaming, cancelling.
+
+use moeray::{
+    Error, Result,
+    generate::{CancelToken, Decoder, FinishReason, GenerateOptions, Generation, Piece, TextStream, generate_with},
+    sampler::SamplerOptions,
+};
+
+/// Writes `script` whatever the prompt; token `i` of the script is forced by its logit.
+struct Scripted {
+    script: Vec<u32>,
+    fed: Vec<u32>,
+    prompt: usize,
+    capacity: usize,
+    logits: Vec<f32>,
+    fail_at: Option<usize>,
+}
+
+impl Scripted {
+    fn new(script: &[u32]) -> Self {
+        Scripted { script: script.to_vec(), fed: vec![], prompt: 0, capacity: 100, logits: vec![], fail_at: None }
+    }
+
+    fn next(&mut self) -> Result<&[f32]> {
+        let i = self.fed.len() - self.prompt;
+        if self.fail_at == Some(i) {
+            return Err(Error::Device("lost".into()));
+        }
+        self.logits = vec![0.0; 100];
+        self.logits[self.script[i] as usize] = 10.0;
+        self.logits[99] = 5.0;
+        Ok(&self.logits)
+    }
+}
+
+impl Decoder for Scripted {
+    fn prefill(&mut self, ids: &[u32], cancel: &CancelToken) -> Result<&[f32]> {
+        if cancel.is_cancelled() {
+            return Err(Error::Cancelled);
+        }
+        self.fed.extend_from_slice(ids);
+        self.prompt = self.fed.len();
+        self.next()
+    }
+    fn decode(&mut self, id: u32) -> Result<&[f32]> {
+        self.fed.push(id);
+        self.next()
+    }
+    fn position(&self) -> usize {
+        self.fed.len()
+    }
+    fn capacity(&self) -> usize {
+        self.capacity
+    }
+}
+
+/// Token i is `WORDS[i]`; token 50 and 51 are the two bytes of "é".
+struct Words(Vec<u8>);
+const WORDS: [&str; 8] = ["", "Hello", " wor", "ld", "\n", "ab", "a", "bc"];
+
+impl TextStream for Words {
+    fn push(&mut self, id: u32) -> String {
+        match id {
+            50 => self.0.push(0xc3),
+            51 => self.0.push(0xa9),
+            _ => self.0.extend(WORDS.get(id as usize).unwrap_or(&"?").bytes()),
+        }
+        match String::from_utf8(self.0.clone()) {
+            Ok(s) => {
+                self.0.clear();
+                s
+            }
+            Err(_) => String::new(),
+        }
+    }
+}
+
+fn options(stop: &[&str]) -> GenerateOptions {
+    GenerateOptions {
+        max_tokens: 20,
+        stop: stop.iter().map(|s| s.to_string()).collect(),
+        sampler: SamplerOptions::greedy(),
+        ..Default::default()
+    }
+}
+
+fn start<'a>(d: &'a mut Scripted, o: GenerateOptions, cancel: &CancelToken) -> Generation<'a, Scripted> {
+    generate_with(d, Some(Box::new(Words(vec![]))), &[0, 98], &[7, 7], o, cancel.clone()).unwrap()
+}
+
+/// Text, ids and reason of a whole generation that ends without an error.
+fn whole(script: &[u32], o: GenerateOptions) -> (String, Vec<u32>, FinishReason) {
+    let mut d = Scripted::new(script);
+    let mut g = start(&mut d, o, &CancelToken::new());
+    let pieces: Vec<Piece> = g.by_ref().map(|p| p.unwrap()).collect();
+    let text = pieces.iter().map(|p| p.text.as_str()).collect();
+    (text, pieces.iter().map(|p| p.id).collect(), g.finish_reason().unwrap())
+}
+
+#[test]
+fn ends_exactly_at_each_rule() {
+    let s = [1, 2, 3, 4, 0, 1, 1];
+    assert_eq!(whole(&s, options(&[])), ("Hello world\n".into(), vec![1, 2, 3, 4], FinishReason::EndOfText(0)));
+    let three = GenerateOptions { max_tokens: 3, ..options(&[]) };
+    assert_eq!(whole(&s, three), ("Hello world".into(), vec![1, 2, 3], FinishReason::MaxTokens));
+    let none = GenerateOptions { max_tokens: 0, ..options(&[]) };
+    assert_eq!(whole(&s, none), (String::new(), vec![], FinishReason::MaxTokens));
+    // The second end-of-generation token ends as well.
+    assert_eq!(whole(&[1, 98], options(&[])).2, FinishReason::EndOfText(98));
+}
+
+#[test]
+fn ignore_eos_takes_the_next_best() {
+    let o = GenerateOptions { ignore_eos: true, max_tokens: 3, ..options(&[]) };
+    assert_eq!(whole(&[1, 0, 2], o).1, [1, 99, 2]);
+}
+
+#[test]
+fn stop_strings_are_never_shown() {
+    let s = [1, 2, 3, 4, 5, 0];
+    // Inside a token, at its end, over two tokens, the whole answer.
+    assert_eq!(whole(&s, options(&["llo"])), ("He".into(), vec![1], FinishReason::StopString(0)));
+    assert_eq!(whole(&s, options(&["\n"])), ("Hello world".into(), vec![1, 2, 3], FinishReason::StopString(0)));
+    assert_eq!(whole(&s, options(&["x", "world"])), ("Hello ".into(), vec![1, 2], FinishReason::StopString(1)));
+    assert_eq!(whole(&s, options(&["Hello world\nab"])), (String::new(), vec![], FinishReason::StopString(0)));
+    // The earliest wins, not the first of the list.
+    assert_eq!(whole(&s, options(&["ld", "wor"])).0, "Hello ");
+    // A beginning that comes to nothing is shown in full.
+    assert_eq!(whole(&s, options(&["worldly"])).0, "Hello world\nab");
+    assert_eq!(whole(&s, options(&["abc"])).0, "Hello world\nab");
+    // "aab" + "bc": the match begins inside what looked like another beginning.
+    assert_eq!(whole(&[6, 6, 6, 7, 0], options(&["aabc"])), ("a".into(), vec![6], FinishReason::StopString(0)));
+}
+
+#[test]
+fn text_flows_while_it_cannot_be_a_stop_string() {
+    let mut d = Scripted::new(&[1, 2, 3, 4, 0]);
+    let mut g = start(&mut d, options(&["world!"]), &CancelToken::new());
+    assert_eq!(g.next().unwrap().unwrap().text, "Hello");
+    assert_eq!(g.stats().generated_tokens, 1, "the first piece came before the second token was asked for");
+    // " wor" is held until "\n" decides.
+    assert_eq!(g.next().unwrap().unwrap().text, " wor");
+    assert_eq!(g.stats().generated_tokens, 4);
+    assert_eq!(g.finish_reason(), None);
+    assert_eq!(g.by_ref().map(|p| p.unwrap().text).collect::<String>(), "ld\n");
+    assert!(g.next().is_none() && g.finish_reason().is_some());
+}
+
+#[test]
+fn utf8_is_never_split() {
+    assert_eq!(whole(&[50, 51, 1, 0], options(&[])), ("éHello".into(), vec![50, 51, 1], FinishReason::EndOfText(0)));
+    assert_eq!(whole(&[1, 50, 0], options(&[])).0, "Hello", "half of a character is not text");
+    assert_eq!(whole(&[1, 50, 51, 0], options(&["é"])).0, "Hello");
+}
+
+#[test]
+fn context_end_is_an_end_not_an_error() {
+    let mut d = Scripted { capacity: 4, ..Scripted::new(&[1; 50]) };
+    let mut g = start(&mut d, options(&[]), &CancelToken::new());
+    // Two prompt tokens, two fed back; the third comes from the last position.
+    assert_eq!(g.by_ref().filter(|p| p.is_ok()).count(), 3);
+    assert_eq!(g.finish_reason(), Some(FinishReason::ContextFull));
+    let mut d = Scripted { capacity: 1, ..Scripted::new(&[1]) };
+    let e = generate_with(&mut d, None, &[], &[7, 7], options(&[]), CancelToken::new()).err().unwrap();
+    assert!(matches!(e, Error::ContextFull { needed: 2, capacity: 1 }), "{e}");
+}
+
+#[test]
+fn cancelling_stops_and_shows_what_was_held() {
+    let cancel = CancelToken::new();
+    let mut d = Scripted::new(&[1, 6, 6, 6, 6, 6]);
+    let mut g = start(&mut d, options(&["aab"]), &cancel);
+    assert_eq!(g.next().unwrap().unwrap().text, "Hello");
+    assert_eq!(g.next().unwrap().unwrap().text, "a");
+    cancel.cancel();
+    assert_eq!(g.by_ref().map(|p| p.unwrap().text).collect::<String>(), "aa");
+    assert_eq!(g.finish_reason(), Some(FinishReason::Cancelled));
+    drop(g);
+    let mut g = start(&mut d, options(&[]), &cancel);
+    assert!(g.next().is_none());
+    assert_eq!(g.finish_reason(), Some(FinishReason::Cancelled));
+}
+
+#[test]
+fn an_error_ends_the_iterator() {
+    let mut d = Scripted { fail_at: Some(2), ..Scripted::new(&[1; 9]) };
+    let mut g = start(&mut d, options(&[]), &CancelToken::new());
+    assert!(g.next().unwrap().is_ok() && g.next().unwrap().is_ok());
+    assert!(matches!(g.next(), Some(Err(Error::Device(_)))));
+    assert!(g.next().is_none());
+    assert_eq!(g.finish_reason(), Some(FinishReason::Failed));
+}
+
+#[test]
+fn stats_and_tokens_count_what_happened() {
+    let mut d = Scripted::new(&[1, 2, 3, 0]);
+    let o = GenerateOptions { history: vec![5], ..options(&[]) };
+    let mut g = start(&mut d, o, &CancelToken::new());
+    g.by_ref().for_each(drop);
+    let s = g.stats();
+    assert_eq!((s.prompt_tokens, s.generated_tokens, s.decode_steps), (2, 3, 3));
+    assert!(s.prompt_speed().is_some() && s.generation_speed().is_some());
+    assert_eq!(g.tokens(), [5, 7, 7, 1, 2, 3]);
+    drop(g);
+    assert_eq!(d.fed, [7, 7, 1, 2, 3]);
+}
+
+#[test]
+fn bad_requests_are_refused_before_anything_runs() {
+    let mut d = Scripted::new(&[1]);
+    let mut refuse = |prompt: &[u32], o: GenerateOptions, text: bool| {
+        let t: Option<Box<dyn TextStream>> = if text { Some(Box::new(Words(vec![]))) } else { None };
+        generate_with(&mut d, t, &[], prompt, o, CancelToken::new()).err().unwrap().to_string()
+    };
+    assert!(refuse(&[], options(&[]), true).contains("prompt is empty"));
+    assert!(refuse(&[1], options(&[""]), true).contains("stop string is empty"));
+    assert!(refuse(&[1], options(&["x"]), false).contains("tokenizer"));
+    let bad = SamplerOptions { top_p: 2.0, ..Default::default() };
+    assert!(refuse(&[1], GenerateOptions { sampler: bad, ..options(&[]) }, true).contains("top-p"));
+}

@@ -1,0 +1,128 @@
+//! Chat templates render as Jinja2 renders them (`tests/data/tokenizer/render.py`), and hostile ones end.
+
+use super::{bpe_meta, metadata};
+use moeray::{
+    Error,
+    tokenizer::{ChatTemplate, DateTime, Message, RenderOptions, Tokenizer},
+};
+use serde::Deserialize;
+use std::collections::BTreeMap;
+
+#[derive(Deserialize)]
+struct Case {
+    template: String,
+    chat: Vec<(String, String)>,
+    prompt: bool,
+    extra: BTreeMap<String, serde_json::Value>,
+    dated: bool,
+    text: Option<String>,
+    error: Option<String>,
+}
+
+fn source(name: &str) -> &'static str {
+    match name {
+        "chatml" => include_str!("../data/tokenizer/templates/chatml.jinja"),
+        "deepseek" => include_str!("../data/tokenizer/templates/deepseek.jinja"),
+        "glm4" => include_str!("../data/tokenizer/templates/glm4.jinja"),
+        "harmony" => include_str!("../data/tokenizer/templates/harmony.jinja"),
+        "llama3" => include_str!("../data/tokenizer/templates/llama3.jinja"),
+        "mixtral" => include_str!("../data/tokenizer/templates/mixtral.jinja"),
+        "python" => include_str!("../data/tokenizer/templates/python.jinja"),
+        "qwen3" => include_str!("../data/tokenizer/templates/qwen3.jinja"),
+        other => panic!("no template {other}"),
+    }
+}
+
+#[test]
+fn templates_render_as_in_jinja2() {
+    let cases: Vec<Case> = serde_json::from_str(include_str!("../data/tokenizer/templates.json")).unwrap();
+    assert!(cases.len() > 100);
+    let now = DateTime { year: 2024, month: 2, day: 5, hour: 9, minute: 7, second: 3 };
+    let mut wrong = Vec::new();
+    for case in cases {
+        let template = ChatTemplate::new(source(&case.template), "<s>", "</s>").unwrap();
+        let messages: Vec<Message> = case.chat.iter().map(|(r, c)| Message::new(r, c)).collect();
+        let options = RenderOptions {
+            add_generation_prompt: case.prompt,
+            now: case.dated.then_some(now),
+            variables: case.extra.clone(),
+        };
+        let got = template.render_with(&messages, &options);
+        let same = match (&got, &case.text) {
+            (Ok(got), Some(want)) => got == want,
+            (Err(Error::Tokenizer(e)), None) => e.contains(case.error.as_deref().unwrap()) && e.contains("line "),
+            _ => false,
+        };
+        if !same {
+            wrong.push(format!(
+                "{} {:?}:\n got {got:?}\nwant {:?} {:?}",
+                case.template, case.chat, case.text, case.error
+            ));
+        }
+    }
+    assert!(wrong.is_empty(), "{} differ:\n{}", wrong.len(), wrong.join("\n"));
+}
+
+#[test]
+fn a_gguf_file_brings_its_template() {
+    let tokenizer = Tokenizer::from_gguf(&bpe_meta()).unwrap();
+    let template = tokenizer.chat_template().unwrap();
+    let text = template.render(&[Message::new("user", "Hi")], true).unwrap();
+    assert_eq!(
+        text,
+        "<|im_start|>system\nYou are a helpful AI assistant named SmolLM, trained by Hugging Face<|im_end|>\n\
+         <|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n"
+    );
+    let ids = tokenizer.encode_rendered(&text).unwrap();
+    assert_eq!(ids.iter().filter(|id| **id == 1).count(), 3, "three turns begin");
+    assert!(
+        Tokenizer::from_gguf(&metadata(include_bytes!("../data/tokenizer/spm.gguf")))
+            .unwrap()
+            .chat_template()
+            .is_none()
+    );
+}
+
+fn failure(source: &str) -> String {
+    let template = match ChatTemplate::new(source, "", "") {
+        Ok(t) => t,
+        Err(Error::Tokenizer(e)) => return e,
+        Err(other) => panic!("{other}"),
+    };
+    match template.render(&[Message::new("user", "x")], true) {
+        Err(Error::Tokenizer(e)) => e,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn broken_templates_are_errors_with_a_line() {
+    for (source, line, reason) in [
+        ("ok\n{% if %}", "line 2", ""),
+        ("{{ messages[0].content", "line 1", ""),
+        ("\n\n{% for x in y %}", "line 3", ""),
+        ("\n{{ raise_exception('no such role') }}", "line 2", "no such role"),
+        ("{{ nothing.at.all }}", "line 1", "undefined"),
+        ("{{ strftime_now('%Y') }}", "line 1", "strftime_now"),
+        ("{{ 'x'.no_such_method() }}", "line 1", "no_such_method"),
+        ("{% include '/etc/passwd' %}", "line 1", "/etc/passwd"),
+    ] {
+        let e = failure(source);
+        assert!(e.contains(line) && e.contains(reason), "{source:?}: {e}");
+    }
+}
+
+#[test]
+fn endless_templates_end() {
+    let loops = "{% for a in range(99999) %}{% for b in range(99999) %}{% set c = a %}{% endfor %}{% endfor %}";
+    assert!(failure(loops).contains("too many steps"), "{}", failure(loops));
+    let output = "{% set s = 'x' * 1000000 %}{% for a in range(9999) %}{{ s }}{% endfor %}";
+    assert!(failure(output).contains("without end"), "{}", failure(output));
+    let recursion = "{% macro f(x) %}{{ f(x) }}{% endmacro %}{{ f(1) }}";
+    assert!(failure(recursion).contains("line 1"), "{}", failure(recursion));
+    let nested = "{{ ".to_owned() + &"(".repeat(100_000);
+    failure(&nested);
+    let nested = "{% if 1 %}".repeat(20_000);
+    failure(&nested);
+    failure(&"x".repeat(2 << 20));
+}
