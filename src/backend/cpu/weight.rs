@@ -178,7 +178,8 @@ impl Weight {
         out: &mut [f32],
         stride: usize,
     ) {
-        let Some(fill) = self.kernels.panel.filter(|_| acts.len() >= panel::WORTH) else {
+        let worth = |fill: &panel::Fill| acts.len() >= if fill.fine { panel::WORTH_FINE } else { panel::WORTH };
+        let Some(fill) = self.kernels.panel.filter(worth) else {
             self.by_rows(bytes, n, acts.len(), |i| (acts[i], std::ptr::null()), out, stride);
             return;
         };
