@@ -10,6 +10,7 @@ use moeray::{
     file::{Bytes, Tensor},
     graph::Builder,
     ir::{Activation, Attention, CacheDecl, Linear, Norm, Op, Rope, RopePairs, Router, Score},
+    ops::linear::Activations,
     quant::DType,
 };
 use proptest::prelude::*;
@@ -97,7 +98,7 @@ fn check_product(tier: Tier, dtype: DType, rows: usize, cols: usize, tokens: usi
     let mut rng = Rng((rows * 1_000_003 + cols * 1009 + tokens) as u64);
     let weight = matrix(dtype, rows, cols, &mut rng);
     let x = activations(tokens * cols, &mut rng);
-    let got = cpu::multiply(&weight, &x, tier, pool).unwrap();
+    let got = cpu::multiply(&weight, &x, tier, Activations::Int8, pool).unwrap();
     let at = |t: usize, r: usize| format!("{dtype} {rows}x{cols}, {tokens} tokens, {}: [{t}, {r}]", tier.name());
     for t in 0..tokens {
         let x = &x[t * cols..(t + 1) * cols];
@@ -182,7 +183,7 @@ fn alarm_one_code_off_is_seen() {
         let x: Vec<f32> = (0..512).map(|i| (i % 13) as f32 + 1.0).collect();
         let y = |bytes: Vec<u8>| {
             let w = Tensor::new(dtype, vec![1, 512], vec![Bytes::from_vec(bytes)]).unwrap();
-            cpu::multiply(&w, &x, Tier::Scalar, &pool).unwrap()[0]
+            cpu::multiply(&w, &x, Tier::Scalar, Activations::Int8, &pool).unwrap()[0]
         };
         assert_ne!(y(good), y(bad), "{dtype}");
     }
@@ -199,7 +200,7 @@ fn bad_numbers_are_not_hidden() {
             let mut x = activations(256, &mut rng);
             x[77] = bad;
             for tier in cpu::tiers() {
-                let y = cpu::multiply(&w, &x, tier, &pool).unwrap()[0];
+                let y = cpu::multiply(&w, &x, tier, Activations::Int8, &pool).unwrap()[0];
                 assert!(!y.is_finite(), "{dtype} {}: {bad} became {y}", tier.name());
             }
         }
@@ -210,7 +211,7 @@ fn bad_numbers_are_not_hidden() {
 fn wrong_arguments_are_errors() {
     let pool = Pool::new(1).unwrap();
     let w = matrix(DType::F32, 1, 8, &mut Rng(1));
-    assert!(cpu::multiply(&w, &[0.0; 9], Tier::Scalar, &pool).is_err());
+    assert!(cpu::multiply(&w, &[0.0; 9], Tier::Scalar, Activations::Int8, &pool).is_err());
     assert!(Pool::new(0).is_err());
     assert!(Pool::new(100_000).is_err());
 }
@@ -353,7 +354,8 @@ fn model(experts: DType, rest: DType) -> Program {
 
 fn load(program: &Program, threads: usize, tier: Option<Tier>) -> Box<dyn Loaded> {
     let mut calls = 0;
-    let loaded = cpu::load(program.clone(), &Options { threads: Some(threads), tier }, &mut |_| calls += 1).unwrap();
+    let options = Options { threads: Some(threads), tier, ..Options::default() };
+    let loaded = cpu::load(program.clone(), &options, &mut |_| calls += 1).unwrap();
     assert_eq!(calls, program.weights.len(), "progress is reported for every weight");
     loaded
 }

@@ -20,6 +20,7 @@ mod quant;
 mod quant_gpu;
 mod quant_mix;
 mod quantize;
+mod readme;
 mod sampler;
 mod support;
 mod tokenizer;

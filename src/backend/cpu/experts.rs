@@ -81,14 +81,17 @@ pub enum Reads {
     Pair,
 }
 
-/// Calls `f` for every block of rows of every chosen expert: worker, expert, first row, rows, pairs, rows of x.
+/// What is done with a block of an expert's rows: worker, expert, first row, rows, pairs, rows of x.
+type BlockFn<'a> = &'a (dyn Fn(usize, usize, usize, usize, &[u32], &[u32]) + Sync);
+
+/// Calls `f` for every block of rows of every chosen expert.
 fn each_block(
     env: Env<'_>,
     groups: &Groups,
     w: &Weight,
     reads: Reads,
     width: usize,
-    f: &(dyn Fn(usize, usize, usize, usize, &[u32], &[u32]) + Sync),
+    f: BlockFn<'_>,
 ) -> Result<()> {
     let block = env.block(width * groups.active.len(), w.row_bytes(), groups.largest()).min(width.next_multiple_of(16));
     let blocks = width.div_ceil(block);

@@ -94,7 +94,15 @@ pub fn load(program: Program, options: &Options, progress: &mut dyn FnMut(Progre
     }
     let layout = Layout::new(&graph);
     tracing::debug!(threads = pool.threads(), tier = tier.name(), nodes = graph.nodes.len(), "cpu backend loaded");
-    Ok(Box::new(Handle(Arc::new(Model { pool, tier, activations: options.activations, graph, layout, weights, vectors }))))
+    Ok(Box::new(Handle(Arc::new(Model {
+        pool,
+        tier,
+        activations: options.activations,
+        graph,
+        layout,
+        weights,
+        vectors,
+    }))))
 }
 
 fn check_tier(tier: Tier) -> Result<()> {
@@ -158,13 +166,7 @@ impl Loaded for Handle {
 ///
 /// # Errors
 /// [`Error::Unsupported`] for a tier that the processor lacks; [`Error::Invalid`] where `x` is no whole number of rows.
-pub fn multiply(
-    weight: &Tensor,
-    x: &[f32],
-    tier: Tier,
-    activations: Activations,
-    pool: &Pool,
-) -> Result<Vec<f32>> {
+pub fn multiply(weight: &Tensor, x: &[f32], tier: Tier, activations: Activations, pool: &Pool) -> Result<Vec<f32>> {
     check_tier(tier)?;
     if weight.cols() == 0 || x.len() % weight.cols() != 0 {
         return Err(Error::Invalid(format!("{} numbers for rows of {}", x.len(), weight.cols())));
