@@ -63,7 +63,6 @@ fn check(gpu: &Gpu, name: &str, run: RunOptions) {
 fn devices_are_listed_and_one_is_chosen() {
     let list = wgpu::devices();
     for (i, d) in list.iter().enumerate() {
-        println!("{i}: {} {} {} {} | {}", d.name, d.backend, d.device_type, d.driver, d.why);
         assert!(d.index == i && !d.name.is_empty() && !d.why.is_empty() && d.limits.max_buffer > 0);
         assert!(!(d.chosen_by_default && d.device_type == "software"), "a software device is never the default");
     }
@@ -125,10 +124,7 @@ fn small_bindings() {
     assert!(experts.segments.iter().any(|s| s.row0 % per_expert != 0), "no cut within an expert");
     let loaded = gpu.load(d.program.clone(), &mut |_| {}).unwrap();
     let ids = tokens(20);
-    let want = {
-        let all = reference(&d.program, &ids);
-        all
-    };
+    let want = reference(&d.program, &ids);
     for chunks in [vec![20], vec![1; 20]] {
         let options = RunnerOptions { ctx: 20, chunk: 20, kv: KvType::F32 };
         let (mut runner, mut got, mut out, mut past) = (loaded.runner(options).unwrap(), vec![], vec![], 0);
@@ -172,6 +168,24 @@ fn lanes_on_every_model() {
         check(&gpu, name, RunOptions { style: Some(Style::Lanes), ..RunOptions::default() });
     }
     check(&gpu, "qwen3_moe", RunOptions { fuse: false, ..RunOptions::default() });
+}
+
+/// A trained model of mixed formats with a shared expert, in both reductions, prefill and decode.
+#[test]
+fn the_demo_model() {
+    let Some(gpu) = gpu() else { return };
+    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("demo/bard-q4_k_m.gguf");
+    let d = moeray::model::build(&moeray::file::open(&path).unwrap(), &Default::default()).unwrap();
+    let ids = tokens(12);
+    let want = reference(&d.program, &ids);
+    for style in [Style::Rows, Style::Lanes] {
+        let run = RunOptions { style: Some(style), ..RunOptions::default() };
+        let loaded = gpu.load_with(d.program.clone(), run, &mut |_| {}).unwrap();
+        for chunks in [vec![12], vec![1; 12]] {
+            let got = logits(&*loaded, &ids, &chunks, KvType::F32);
+            compare::check(&got, &want, 1e-9).unwrap_or_else(|e| panic!("{style:?}, {chunks:?}: {e}"));
+        }
+    }
 }
 
 /// Without bounds checks the same numbers, to the bit.

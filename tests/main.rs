@@ -8,6 +8,7 @@ mod alloc;
 mod arrows;
 #[cfg(all(feature = "cli", feature = "demo-model"))]
 mod cli;
+mod cpu;
 mod files;
 mod generate;
 mod goldens;

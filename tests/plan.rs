@@ -204,7 +204,9 @@ fn the_checker_rejects_broken_plans() {
         let write = p.decode.steps[2].bindings.iter_mut().find(|b| b.access == Access::ReadWrite).unwrap();
         write.buffer = target;
     });
-    spoiled("a step that is missing", &|p| drop(p.prefill.steps.remove(3)));
+    spoiled("a step that is missing", &|p| {
+        p.prefill.steps.remove(3);
+    });
     spoiled("steps in another order", &|p| p.prefill.steps.swap(3, 4));
     spoiled("a weight that is written", &|p| p.decode.steps[0].bindings[1].access = Access::ReadWrite);
     spoiled("a binding beyond its buffer", &|p| p.decode.steps[2].bindings[0].size *= 1000);
@@ -238,7 +240,9 @@ fn the_shader_check_rejects_wrong_bindings() {
         spoil(&mut p.decode.steps[3]);
         assert!(plan::check_shaders(&p).is_err(), "{what}");
     };
-    spoiled("a binding is missing", &|s| drop(s.bindings.pop()));
+    spoiled("a binding is missing", &|s| {
+        s.bindings.pop();
+    });
     spoiled("another access", &|s| s.bindings[0].access = Access::ReadWrite);
     spoiled("a name that the shader does not know", &|s| s.bindings[0].name = "elsewhere");
     spoiled("uniforms of another size", &|s| s.params.extend([0; 4]));

@@ -211,6 +211,8 @@ impl<'a> Lower<'a> {
             Op::Glu(act) => self.elementwise(2, catalogue::activation(*act), ins, outs[0], 0.0)?,
             Op::SigmoidGate => self.elementwise(3, 0, ins, outs[0], 0.0)?,
             Op::TakeOutputs => self.elementwise(4, 0, ins, outs[0], 0.0)?,
+            // Its place was set by the router that it rides with, which makes its input.
+            Op::Linear(_) if super::weights::rides_with_router(self.g, self.w, n) => {}
             Op::Linear(_) | Op::LinearAdd { .. } | Op::NormLinears { .. } | Op::LinearGlu { .. } => {
                 self.matrix_node(&n.op, ins, outs)?;
             }
@@ -222,7 +224,7 @@ impl<'a> Lower<'a> {
             | Op::ExpertLinear { .. }
             | Op::ExpertCombine
             | Op::ExpertGlu { .. }
-            | Op::ExpertDownAdd { .. } => self.expert_node(&n.op, ins, outs)?,
+            | Op::ExpertDownAdd { .. } => self.expert_node(n)?,
         }
         Ok(())
     }
