@@ -6,6 +6,9 @@
 mod alarms;
 mod alloc;
 mod arrows;
+#[cfg(all(feature = "cli", feature = "demo-model"))]
+mod cli;
+mod cpu;
 mod files;
 mod generate;
 mod goldens;

@@ -164,7 +164,7 @@ impl Chat<'_> {
             ..self.options.sampler.clone()
         };
         let options = GenerateOptions { history: ids[..known].to_vec(), sampler, ..self.options.clone() };
-        let answer = stream::stream(&mut self.session, Some(self.tokenizer), &ids[known..], options, Some(out));
+        let answer = stream::stream(&mut self.session, Some(self.tokenizer), &ids[known..], "", options, Some(out));
         match &answer {
             Ok(a) => self.cached = [&ids[..], &a.sampled].concat(),
             // What was fed before the error is not known to the token: feed all again next time.

@@ -30,6 +30,14 @@ parity! {
     expert_linear: moe::expert_linear();
 }
 
+/// Products with activations of one 8-bit number instead of two.
+#[test]
+fn cpu_int8() {
+    check_all(dense::linear(), Target::CpuInt8);
+    check_all(dense::linear_fused(), Target::CpuInt8);
+    check_all(moe::blocks(), Target::CpuInt8);
+}
+
 /// The table contains what it is meant to contain: each fused op comes out of the fusion of some case, and fusing changes
 /// nothing that the reference computes.
 #[test]

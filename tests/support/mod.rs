@@ -3,13 +3,18 @@
 pub mod compare;
 pub mod rng;
 
-use moeray::backend::{self, KvType, Loaded, Output, Program, RunnerOptions, Step};
+use moeray::{
+    backend::{self, KvType, Loaded, Output, Program, RunnerOptions, Step},
+    ops::linear::Activations,
+};
 
 /// The backends that are held to the reference.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Target {
     Reference,
     Cpu,
+    /// The CPU with activations of 8 bits.
+    CpuInt8,
     Wgpu,
     /// The same device with the kernels of real GPUs and with nothing beyond what was written to be read.
     WgpuLanes,
@@ -28,6 +33,10 @@ pub fn load(target: Target, program: &Program) -> Option<Box<dyn Loaded>> {
     match target {
         Target::Reference => Some(backend::reference::load(program.clone()).unwrap()),
         Target::Cpu => Some(backend::cpu::load(program.clone(), &Default::default(), quiet).unwrap()),
+        Target::CpuInt8 => {
+            let options = backend::cpu::Options { activations: Activations::Int8, ..Default::default() };
+            Some(backend::cpu::load(program.clone(), &options, quiet).unwrap())
+        }
         Target::Wgpu => Some(gpu()?.load(program.clone(), quiet).unwrap()),
         Target::WgpuLanes => {
             let style = Some(moeray::kernels::Style::Lanes);
