@@ -265,7 +265,7 @@ pub static ATTEND_REDUCE: Kernel = Kernel {
 };
 
 /// Scores, top-k and weights. Bindings: `x` logits `[T, E]`, `ids` u32 `[T, k]` (read_write), `weights` `[T, k]`
-/// (read_write). Items: 1; rows: T. `EXPERTS`: E rounded up to a multiple of `WG`.
+/// (read_write). Items: 1; rows: T. `EXPERTS`: at least E; loops run to it.
 pub static ROUTER: Kernel = Kernel {
     name: "router",
     parts: &[FRAME, SUM, include_str!("../../shaders/router.wgsl")],
