@@ -8,6 +8,7 @@ use super::{
 };
 use crate::{
     generate::GenerateOptions,
+    model,
     sampler::SamplerOptions,
     session::{Model, Session},
     tokenizer::{ChatTemplate, DateTime, Message, RenderOptions, Tokenizer},
@@ -16,7 +17,7 @@ use std::io::{self, BufRead, IsTerminal, Write};
 
 /// Runs the verb.
 pub fn chat(args: &ChatArgs, quiet: bool) -> Outcome {
-    let model = load::load(args.model.path(), &args.place, false, quiet)?;
+    let model = load::load(args.model.path(), &args.place, model::Options::default(), quiet)?;
     let tokenizer = load::tokenizer(&model)?;
     let template = tokenizer.chat_template().ok_or_else(|| {
         Failure::new("this model has no chat template")

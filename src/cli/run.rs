@@ -8,6 +8,7 @@ use super::{
     stream::{self, Answer},
 };
 use crate::generate::{FinishReason, GenerateOptions};
+use crate::model;
 use serde_json::json;
 use std::{
     io::{self, IsTerminal, Write},
@@ -17,7 +18,7 @@ use std::{
 /// Runs the verb.
 pub fn run(args: &RunArgs, quiet: bool) -> Outcome {
     let prompts = prompts(args)?;
-    let model = load::load(args.model.path(), &args.place, false, quiet)?;
+    let model = load::load(args.model.path(), &args.place, model::Options::default(), quiet)?;
     let tokenizer = load::tokenizer(&model)?;
     let ids = prompts.iter().map(|p| load::encode(tokenizer, p, args.raw)).collect::<Outcome<Vec<_>>>()?;
     let needed = ids.iter().map(Vec::len).max().unwrap_or(0).saturating_add(args.tokens);

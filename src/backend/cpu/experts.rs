@@ -85,14 +85,7 @@ pub enum Reads {
 type BlockFn<'a> = &'a (dyn Fn(usize, usize, usize, usize, &[u32], &[u32]) + Sync);
 
 /// Calls `f` for every block of rows of every chosen expert.
-fn each_block(
-    env: Env<'_>,
-    groups: &Groups,
-    w: &Weight,
-    reads: Reads,
-    width: usize,
-    f: BlockFn<'_>,
-) -> Result<()> {
+fn each_block(env: Env<'_>, groups: &Groups, w: &Weight, reads: Reads, width: usize, f: BlockFn<'_>) -> Result<()> {
     let block = env.block(width * groups.active.len(), w.row_bytes(), groups.largest()).min(width.next_multiple_of(16));
     let blocks = width.div_ceil(block);
     env.pool.run(groups.active.len() * blocks, &|worker, item| {

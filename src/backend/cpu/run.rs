@@ -514,13 +514,7 @@ fn rope_table<'a>(tables: &'a mut [RopeTable], rope: &Rope, f: Frame<'_>) -> Res
 type RowFn<'a> = &'a (dyn Fn(usize, &[f32], &mut [f32]) + Sync);
 
 /// Calls `f` with the number, input and output of every row; by several threads where there are many numbers.
-fn each_row(
-    env: Env<'_>,
-    x: &[f32],
-    cols: usize,
-    out: &mut [f32],
-    f: RowFn<'_>,
-) -> Result<()> {
+fn each_row(env: Env<'_>, x: &[f32], cols: usize, out: &mut [f32], f: RowFn<'_>) -> Result<()> {
     let rows = x.len() / cols.max(1);
     let per = (16384 / cols.max(1)).max(1);
     let out = Out::new(out);
