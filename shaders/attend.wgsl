@@ -37,10 +37,13 @@ const V4: u32 = V_DIM / 4u;
 // Columns (in fours) of an invocation, and shares that the positions are split into.
 const OWN: u32 = (V4 + WG - 1u) / WG;
 const PARTS: u32 = (WG / V4) + (1u - min(1u, WG / V4));
+// Invocations that look for the maximum of a row. ROWS is a power of two.
+const SHARES: u32 = WG / ROWS;
 const NONE: f32 = -1e30;
 
 var<workgroup> queries: array<vec4<f32>, ROWS * K4>;
 var<workgroup> scores: array<f32, ROWS * WG>;
+var<workgroup> shares: array<f32, WG>;
 var<workgroup> maxima: array<f32, ROWS>;
 var<workgroup> merge: array<vec4<f32>, (PARTS - 1u) * V4 * ROWS + 1u>;
 var<workgroup> merge_sum: array<f32, PARTS * ROWS>;
@@ -101,13 +104,18 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) l
             scores[i * WG + lid] = score[i];
         }
         workgroupBarrier();
-        // Maximum of each row.
-        for (var i = lid; i < ROWS; i += WG) {
-            var m = NONE;
-            for (var s = 0u; s < count; s++) {
-                m = max(m, scores[i * WG + s]);
-            }
-            maxima[i] = m;
+        // Maximum of each row: WG/ROWS invocations go through a share of the scores each, then through the shares.
+        var m = NONE;
+        for (var s = 0u; s < WG; s += SHARES) {
+            m = max(m, scores[lid % ROWS * WG + s + lid / ROWS]);
+        }
+        shares[lid] = m;
+        workgroupBarrier();
+        for (var s = 0u; s < SHARES; s++) {
+            m = max(m, shares[s * ROWS + lid % ROWS]);
+        }
+        if (lid < ROWS) {
+            maxima[lid] = m;
         }
         workgroupBarrier();
         for (var i = 0u; i < ROWS; i++) { // unroll

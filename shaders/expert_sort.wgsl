@@ -32,7 +32,9 @@ fn expert_of(pair: u32) -> u32 {
 @compute @workgroup_size(WG)
 fn main(@builtin(local_invocation_index) lid: u32) {
     let all = frame.tokens * p.used;
-    for (var e = lid; e < p.experts; e += WG) {
+    // Loops run to the constant EXPERTS, not to the uniform: lavapipe makes a new shader for each value of a uniform that
+    // bounds a loop, at every dispatch. Experts that are not there have no pairs.
+    for (var e = lid; e < EXPERTS; e += WG) {
         atomicStore(&counts[e], 0u);
     }
     workgroupBarrier();
@@ -40,20 +42,24 @@ fn main(@builtin(local_invocation_index) lid: u32) {
         atomicAdd(&counts[expert_of(i)], 1u);
     }
     workgroupBarrier();
-    for (var e = lid; e < p.experts; e += WG) {
+    for (var e = lid; e < EXPERTS; e += WG) {
         var first = 0u;
         var tile = 0u;
-        for (var other = 0u; other < e; other++) {
+        var most = 0u;
+        for (var other = 0u; other < EXPERTS; other++) {
             let n = atomicLoad(&counts[other]);
-            first += n;
-            tile += (n + p.tile - 1u) / p.tile;
+            first += select(0u, n, other < e);
+            tile += select(0u, (n + p.tile - 1u) / p.tile, other < e);
+            most = max(most, n);
         }
         let n = atomicLoad(&counts[e]);
-        atomicStore(&next[e], first);
-        for (var done = 0u; done < n; done += p.tile) {
-            tiles[tile] = vec4<u32>(e, first + done, min(p.tile, n - done), 0u);
-            tile++;
+        for (var done = 0u; done < most; done += p.tile) {
+            if (done < n) {
+                tiles[tile] = vec4<u32>(e, first + done, min(p.tile, n - done), 0u);
+                tile++;
+            }
         }
+        atomicStore(&next[e], first);
         if (e == p.experts - 1u) {
             args[0] = p.blocks_0;
             args[1] = tile;

@@ -45,7 +45,11 @@ fn store(tile: Tile, c: u32, i: u32, sum: vec2<f32>) {
 @compute @workgroup_size(WG)
 fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) lid: u32) {
     let tile = tile_at(wg.y);
-    let lane = lid % LANES;
+    var lane = lid % LANES;
+    if (LANES == 1u) { // static
+        // Said outright, so that every compiler sees that all invocations read the same x at the same time.
+        lane = 0u;
+    }
     let team = lid / LANES;
     let first = wg.x * (TEAMS * ROWS) + team;
     let n = p.rows * p.groups;

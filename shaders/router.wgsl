@@ -47,18 +47,20 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) l
         return;
     }
     let start = p.x_offset + t * p.x_stride;
-    for (var e = lid; e < p.experts; e += WG) {
-        keys[e] = order(x[start + e]);
+    // Experts that are not there come after all others. Loops run to the constant EXPERTS, not to the uniform: lavapipe
+    // makes a new shader for each value of a uniform that bounds a loop, at every dispatch.
+    for (var e = lid; e < EXPERTS; e += WG) {
+        keys[e] = select(0u, order(x[start + min(e, p.experts - 1u)]), e < p.experts);
     }
     workgroupBarrier();
-    for (var e = lid; e < p.experts; e += WG) {
+    for (var e = lid; e < EXPERTS; e += WG) {
         let key = keys[e];
         var rank = 0u;
-        for (var other = 0u; other < p.experts; other++) {
+        for (var other = 0u; other < EXPERTS; other++) {
             let before = keys[other] > key || (keys[other] == key && other < e);
             rank += select(0u, 1u, before);
         }
-        if (rank < p.used) {
+        if (e < p.experts && rank < p.used) {
             chosen[rank] = x[start + e];
             ids[p.ids_offset + t * p.ids_stride + rank] = e;
         }

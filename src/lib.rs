@@ -30,6 +30,25 @@
 //!    nothing (it uses `tracing`) and reads no environment variables.
 //! 7. Same seed, same tokens, on the same device and settings.
 //! 8. CPU work touches only the routed experts, and reads the weights from the memory map in their quantised form.
+//!
+//! # Example
+//!
+//! ```rust,no_run
+//! use moeray::generate::{CancelToken, GenerateOptions, generate};
+//! use moeray::session::{LoadOptions, Model, Session, SessionOptions};
+//!
+//! fn main() -> moeray::Result<()> {
+//!     let model = Model::load("model.gguf".as_ref(), &LoadOptions::default(), &mut |_| {})?;
+//!     let tokenizer = model.require_tokenizer()?;
+//!     let prompt = tokenizer.encode("ROMEO:", Default::default())?;
+//!     let mut session = Session::new(&model, SessionOptions::default())?;
+//!     let options = GenerateOptions { max_tokens: 64, ..Default::default() };
+//!     for piece in generate(&mut session, Some(tokenizer), &prompt, options, CancelToken::default())? {
+//!         print!("{}", piece?.text);
+//!     }
+//!     Ok(())
+//! }
+//! ```
 
 pub mod error;
 pub mod quant;
@@ -49,3 +68,8 @@ pub mod generate;
 pub mod cli;
 
 pub use error::{Error, Result};
+
+/// The README's code, compiled by the tests.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+pub struct Readme;

@@ -44,6 +44,7 @@ fn exported(name: &str) -> Checkpoint {
     model::to_gguf(&file::open(&folder(name)).unwrap()).unwrap()
 }
 
+#[allow(clippy::print_stdout)]
 fn check_golden(name: &str, d: &Definition, g: &Golden, target: Target) {
     let Some(loaded) = load(target, &d.program) else { return };
     let logits = names(d).iter().position(|n| n == "logits").unwrap();

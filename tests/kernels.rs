@@ -72,14 +72,8 @@ fn matrix_variants(k: &'static Kernel, style: Style, dtype: DType) -> Vec<Varian
         if cols == 36 && !dtype.is_float() {
             continue;
         }
-        for consts in [style.matvec(cols), style.matmul(cols)] {
-            let formats = vec![dtype; k.slots.len()];
-            let mut v = Variant::new(k).formats(&formats);
-            for (name, value) in consts {
-                if k.consts.iter().any(|c| c.0 == name) {
-                    v = v.with(name, value);
-                }
-            }
+        for many in [false, true] {
+            let v = style.matrix(k, cols, many).formats(&vec![dtype; k.slots.len()]);
             list.push(v.clone());
             if k.consts.iter().any(|c| c.0 == "NORM") {
                 list.push(v.with("NORM", 1));

@@ -1,18 +1,27 @@
 //! The integration tests, one binary, grouped by what they need.
 
+// clippy.toml allows unwrap in test functions; this is for the functions that they share.
+#![allow(clippy::unwrap_used)]
+
 mod alarms;
 mod alloc;
 mod arrows;
+#[cfg(all(feature = "cli", feature = "demo-model"))]
+mod cli;
+mod cpu;
 mod export;
 mod files;
 mod generate;
 mod goldens;
+mod gpu;
 mod kernels;
 mod parity;
+mod plan;
 mod quant;
 mod quant_gpu;
 mod quant_mix;
 mod quantize;
+mod readme;
 mod sampler;
 mod support;
 mod tokenizer;

@@ -88,6 +88,15 @@ pub enum KvName {
     F32,
 }
 
+/// How the cpu backend rounds activations that meet quantised weights.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ActivationsName {
+    /// One 8-bit number, as llama.cpp: faster prompts, errors of some 1e-3
+    Int8,
+    /// Two 8-bit numbers: within 1e-7 of f32
+    Int16,
+}
+
 /// Where to run.
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Where to run")]
@@ -98,6 +107,9 @@ pub struct DeviceArgs {
     /// Threads of the cpu backend, which this chooses [default: one for each core]
     #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=4096))]
     pub threads: Option<u32>,
+    /// How the cpu backend rounds activations that meet quantised weights
+    #[arg(long, value_name = "TYPE", default_value = "int16")]
+    pub activations: ActivationsName,
 }
 
 /// Where to run, for verbs that run in one place.
@@ -399,6 +411,9 @@ pub struct LogitsArgs {
     /// Each MoE layer's chosen experts and their weights too
     #[arg(long)]
     pub router: bool,
+    /// Round the rotary frequencies to BF16, as PyTorch code does that casts a whole model: to compare with its logits
+    #[arg(long)]
+    pub bf16_rope: bool,
     /// Where to write
     #[arg(short, long, value_name = "FILE")]
     pub output: PathBuf,

@@ -13,6 +13,7 @@ use crate::{
         Checkpoint,
         synth::{Shape, Synthetic},
     },
+    model,
     quant::mix::{self, Mix},
     sampler::Rng,
     session::{Model, Session},
@@ -34,7 +35,7 @@ pub fn bench(args: &BenchArgs, quiet: bool) -> Outcome {
     let mut rows = Vec::new();
     let mut floor = None;
     for place in places {
-        let model = load::load_checkpoint(&checkpoint, place, &args.device, false, quiet)?;
+        let model = load::load_checkpoint(&checkpoint, place, &args.device, model::Options::default(), quiet)?;
         let mut row = describe(&model, &checkpoint, &name, args);
         if row.backends != "wgpu" {
             // Memory is the same for every backend that this processor runs.

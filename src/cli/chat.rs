@@ -8,6 +8,7 @@ use super::{
 };
 use crate::{
     generate::GenerateOptions,
+    model,
     sampler::SamplerOptions,
     session::{Model, Session},
     tokenizer::{ChatTemplate, DateTime, Message, RenderOptions, Tokenizer},
@@ -16,7 +17,7 @@ use std::io::{self, BufRead, IsTerminal, Write};
 
 /// Runs the verb.
 pub fn chat(args: &ChatArgs, quiet: bool) -> Outcome {
-    let model = load::load(args.model.path(), &args.place, false, quiet)?;
+    let model = load::load(args.model.path(), &args.place, model::Options::default(), quiet)?;
     let tokenizer = load::tokenizer(&model)?;
     let template = tokenizer.chat_template().ok_or_else(|| {
         Failure::new("this model has no chat template")
@@ -164,7 +165,7 @@ impl Chat<'_> {
             ..self.options.sampler.clone()
         };
         let options = GenerateOptions { history: ids[..known].to_vec(), sampler, ..self.options.clone() };
-        let answer = stream::stream(&mut self.session, Some(self.tokenizer), &ids[known..], options, Some(out));
+        let answer = stream::stream(&mut self.session, Some(self.tokenizer), &ids[known..], "", options, Some(out));
         match &answer {
             Ok(a) => self.cached = [&ids[..], &a.sampled].concat(),
             // What was fed before the error is not known to the token: feed all again next time.

@@ -43,6 +43,12 @@ pub fn parameters(program: &Program) -> u64 {
     program.weights.iter().map(|t| t.rows() as u64 * t.cols() as u64).sum()
 }
 
+/// Logits a position.
+pub fn vocabulary(program: &Program) -> usize {
+    let graph = &program.graph;
+    graph.outputs.iter().find(|(name, _)| name == "logits").map_or(0, |(_, v)| graph.cols(*v))
+}
+
 /// Bytes of keys and values of one position.
 pub fn kv_bytes(program: &Program, kv: KvType) -> u64 {
     let size = if kv == KvType::F16 { 2 } else { 4 };

@@ -122,7 +122,7 @@ fn hyperparameters(d: &Definition) -> Vec<(&'static str, Json)> {
         ("kv_heads", json!(h.kv_heads)),
         ("head_dim", json!(h.head_dim)),
         ("ffn", json!(h.ffn)),
-        ("vocabulary", json!(h.vocab)),
+        ("vocabulary", json!(facts::vocabulary(&d.program))),
         ("context_length", json!(h.context)),
         ("norm_eps", json!(h.eps)),
         ("rope_pairs", json!(format!("{:?}", h.pairs))),

@@ -1,13 +1,14 @@
 //! From the arguments to a loaded model, with a progress bar.
 
 use super::{
-    args::{BackendName, ContextArgs, DeviceArgs, KvName, PlaceArgs, SampleArgs, StopArgs},
+    args::{ActivationsName, BackendName, ContextArgs, DeviceArgs, KvName, PlaceArgs, SampleArgs, StopArgs},
     failure::{Failure, Outcome},
 };
 use crate::{
     backend::{self, KvType, Progress},
     file::{self, Bytes, Checkpoint},
     model,
+    ops::linear::Activations,
     sampler::SamplerOptions,
     session::{BackendChoice, LoadOptions, Model, Session, SessionOptions},
     tokenizer::{EncodeOptions, Tokenizer},
@@ -40,8 +41,8 @@ pub fn name(path: Option<&PathBuf>) -> String {
 }
 
 /// Loads the named model to where the arguments say.
-pub fn load(path: Option<&PathBuf>, place: &PlaceArgs, trace_router: bool, quiet: bool) -> Outcome<Model> {
-    load_checkpoint(&open(path)?, place.backend, &place.device, trace_router, quiet)
+pub fn load(path: Option<&PathBuf>, place: &PlaceArgs, build: model::Options, quiet: bool) -> Outcome<Model> {
+    load_checkpoint(&open(path)?, place.backend, &place.device, build, quiet)
 }
 
 /// Loads an open checkpoint.
@@ -49,14 +50,11 @@ pub fn load_checkpoint(
     checkpoint: &Checkpoint,
     backend: Option<BackendName>,
     device: &DeviceArgs,
-    trace_router: bool,
+    build: model::Options,
     quiet: bool,
 ) -> Outcome<Model> {
     let mut bar = Bar::new(quiet);
-    let options = LoadOptions {
-        backend: choice(backend, device)?,
-        model: model::Options { trace_router, ..model::Options::default() },
-    };
+    let options = LoadOptions { backend: choice(backend, device)?, model: build };
     let model = Model::from_checkpoint(checkpoint, &options, &mut |p| bar.show(p))?;
     tracing::info!("loaded on {}", model.describe());
     Ok(model)
@@ -79,7 +77,13 @@ fn choice(name: Option<BackendName>, device: &DeviceArgs) -> Outcome<BackendChoi
             let device = device.device.clone();
             BackendChoice::Wgpu(backend::wgpu::Options { device, ..backend::wgpu::Options::default() })
         }
-        BackendName::Cpu => BackendChoice::Cpu(backend::cpu::Options { threads, ..backend::cpu::Options::default() }),
+        BackendName::Cpu => {
+            let activations = match device.activations {
+                ActivationsName::Int8 => Activations::Int8,
+                ActivationsName::Int16 => Activations::Int16,
+            };
+            BackendChoice::Cpu(backend::cpu::Options { threads, activations, ..backend::cpu::Options::default() })
+        }
         BackendName::Reference => BackendChoice::Reference,
     })
 }

@@ -9,6 +9,7 @@ use super::{
 };
 use crate::{
     backend::Output,
+    model,
     session::{Model, Session, SessionOptions},
 };
 use std::path::Path;
@@ -44,7 +45,8 @@ pub fn logits_of<'a>(outputs: &[(String, &'a Output)]) -> Outcome<&'a Output> {
 
 /// Runs the verb.
 pub fn logits(args: &LogitsArgs, quiet: bool) -> Outcome {
-    let model = load::load(args.model.path(), &args.place, args.router, quiet)?;
+    let build = model::Options { trace_router: args.router, bf16_rope: args.bf16_rope };
+    let model = load::load(args.model.path(), &args.place, build, quiet)?;
     let ids = ids(args, &model)?;
     let mut session = session(&model, ids.len(), &args.context)?;
     // The first chunk shows the shapes of what the model traces; the file's header needs them.

@@ -30,6 +30,7 @@ use std::process::ExitCode;
 /// Runs the program on the process's arguments.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
+    quiet_drivers();
     messages(cli.verbose);
     let quiet = cli.quiet;
     let outcome = match cli.verb {
@@ -45,6 +46,15 @@ pub fn main() -> ExitCode {
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => failure.report(),
+    }
+}
+
+/// Mesa's device-selection layer complains on stderr where there is no desktop session, on every run. It sorts devices for
+/// programs that take the first; this one looks at all of them.
+fn quiet_drivers() {
+    if cfg!(target_os = "linux") && std::env::var_os("XDG_RUNTIME_DIR").is_none() {
+        // SAFETY: the program has one thread so far, so nobody else reads the environment now.
+        unsafe { std::env::set_var("NODEVICE_SELECT", "1") };
     }
 }
 

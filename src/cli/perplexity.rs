@@ -11,6 +11,7 @@ use super::{
 };
 use crate::{
     backend::Progress,
+    model,
     session::{Model, Session},
     tokenizer::EncodeOptions,
 };
@@ -47,7 +48,7 @@ enum Base {
 
 /// Runs the verb.
 pub fn perplexity(args: &PerplexityArgs, quiet: bool) -> Outcome {
-    let model = load::load(args.model.path(), &args.place, false, quiet)?;
+    let model = load::load(args.model.path(), &args.place, model::Options::default(), quiet)?;
     let vocab = model.vocab();
     let (windows, mut base) = match &args.kl_base {
         Some(path) => {
@@ -57,7 +58,7 @@ pub fn perplexity(args: &PerplexityArgs, quiet: bool) -> Outcome {
         None => (windows(args, &model)?, Base::None),
     };
     if let Some(path) = &args.base_model {
-        let other = load::load(Some(path), &args.place, false, quiet)?;
+        let other = load::load(Some(path), &args.place, model::Options::default(), quiet)?;
         if other.vocab() != vocab {
             let (a, b) = (vocab, other.vocab());
             return Err(Failure::new(format!("the models have vocabularies of {a} and {b}: they cannot be compared")));

@@ -114,7 +114,7 @@ impl Job {
             let rows = first..(first + each).min(t.rows());
             let n = rows.len();
             if t.dtype() == dtype {
-                rows.map(|r| sink.write(t.row(r))).collect::<Result<()>>()?;
+                rows.into_iter().try_for_each(|r| sink.write(t.row(r)))?;
             } else {
                 floats.resize(n * t.cols(), 0.0);
                 for (r, row) in rows.zip(floats.chunks_exact_mut(t.cols())) {

@@ -8,6 +8,7 @@ use super::{
     stream::{self, Answer},
 };
 use crate::generate::{FinishReason, GenerateOptions};
+use crate::model;
 use serde_json::json;
 use std::{
     io::{self, IsTerminal, Write},
@@ -17,11 +18,15 @@ use std::{
 /// Runs the verb.
 pub fn run(args: &RunArgs, quiet: bool) -> Outcome {
     let prompts = prompts(args)?;
-    let model = load::load(args.model.path(), &args.place, false, quiet)?;
+    let model = load::load(args.model.path(), &args.place, model::Options::default(), quiet)?;
     let tokenizer = load::tokenizer(&model)?;
     let ids = prompts.iter().map(|p| load::encode(tokenizer, p, args.raw)).collect::<Outcome<Vec<_>>>()?;
     let needed = ids.iter().map(Vec::len).max().unwrap_or(0).saturating_add(args.tokens);
     let ctx = args.ctx.map_or_else(|| needed.clamp(1, load::trained_context(&model)), |c| c as usize);
+    // All of them before the first text appears.
+    for (prompt, ids) in prompts.iter().zip(&ids) {
+        check(prompt, ids.len(), ctx)?;
+    }
     let mut session = load::session(&model, ctx, &args.context)?;
     let sampler = load::sampler(&args.sample);
     let note = format!(" | seed {}", sampler.seed);
@@ -35,12 +40,9 @@ pub fn run(args: &RunArgs, quiet: bool) -> Outcome {
             sampler: sampler.clone(),
             history: Vec::new(),
         };
-        if !args.no_echo && !args.json {
-            out.write_all(prompt.as_bytes())?;
-            out.flush()?;
-        }
+        let echo = if args.no_echo { "" } else { prompt };
         let shown: Option<&mut dyn Write> = if args.json { None } else { Some(&mut out) };
-        let answer = stream::stream(&mut session, Some(tokenizer), ids, options, shown)?;
+        let answer = stream::stream(&mut session, Some(tokenizer), ids, echo, options, shown)?;
         if args.json {
             writeln!(out, "{}", as_json(prompt, ids, &answer, &model.describe(), sampler.seed))?;
         } else if !answer.text.ends_with('\n') {
@@ -53,6 +55,17 @@ pub fn run(args: &RunArgs, quiet: bool) -> Outcome {
         if answer.reason == FinishReason::Cancelled {
             return Err(Failure::Interrupted);
         }
+    }
+    Ok(())
+}
+
+fn check(prompt: &str, tokens: usize, ctx: usize) -> Outcome {
+    if tokens == 0 {
+        let text = format!("the prompt {prompt:?} is empty: a model needs at least one token to start from");
+        return Err(Failure::new(text));
+    }
+    if tokens > ctx {
+        return Err(crate::Error::ContextFull { needed: tokens, capacity: ctx }.into());
     }
     Ok(())
 }

@@ -1,6 +1,7 @@
 //! Text as it comes to standard output, and the closing line on standard error.
 
 use super::{
+    facts,
     failure::{Outcome, say},
     interrupt, load,
 };
@@ -25,11 +26,13 @@ pub struct Answer {
     pub sampled: Vec<u32>,
 }
 
-/// Generates after `prompt`, and writes the text to `out` as it comes. Ctrl-C ends it early.
+/// Generates after `prompt`, and writes `echo` and then the text to `out` as it comes. Ctrl-C ends it early. What is wrong
+/// with the options is said before anything is written.
 pub fn stream(
     session: &mut Session,
     tokenizer: Option<&Tokenizer>,
     prompt: &[u32],
+    echo: &str,
     options: GenerateOptions,
     mut out: Option<&mut dyn Write>,
 ) -> Outcome<Answer> {
@@ -38,6 +41,10 @@ pub fn stream(
     let known = options.history.len() + prompt.len();
     let mut generation = generate(session, tokenizer, prompt, options, cancel)?;
     let (mut text, mut ids) = (String::new(), Vec::new());
+    if let Some(out) = out.as_mut() {
+        out.write_all(echo.as_bytes())?;
+        out.flush()?;
+    }
     for piece in generation.by_ref() {
         let piece = piece?;
         if let Some(out) = out.as_mut().filter(|_| !piece.text.is_empty()) {
@@ -56,15 +63,18 @@ pub fn stream(
 pub fn closing(answer: &Answer, model: &Model, session: &Session, note: &str) {
     let speed = |s: Option<f64>| s.map_or("-".into(), |s| format!("{s:.1} tokens/s"));
     let s = &answer.stats;
-    let memory = model.weight_bytes() + session.memory_bytes();
+    let (held, file) =
+        (model.weight_bytes() + session.memory_bytes(), facts::weight_bytes(&model.definition().program));
+    // Backends that hold no weights of their own read them from the file's memory map.
+    let mapped = if model.weight_bytes() == 0 { format!(" + {} mapped", load::bytes(file)) } else { String::new() };
     say(format_args!(
-        "[prompt {} tokens, {} | generation {} tokens, {} | first token {:.0} ms | memory {} | {}{note}{}]",
+        "[prompt {} tokens, {} | generation {} tokens, {} | first token {:.0} ms | memory {}{mapped} | {}{note}{}]",
         s.prompt_tokens,
         speed(s.prompt_speed()),
         s.generated_tokens,
         speed(s.generation_speed()),
         s.time_to_first_token.as_secs_f64() * 1e3,
-        load::bytes(memory),
+        load::bytes(held),
         model.describe(),
         match answer.reason {
             FinishReason::ContextFull => " | ended: the context is full (--ctx)",

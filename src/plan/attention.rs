@@ -75,7 +75,6 @@ impl Lower<'_> {
             x_stride: x.stride,
             y_offset: y.offset,
             y_stride: y.stride,
-            ..params::RopeParams::default()
         };
         if !r.head_dim.is_multiple_of(2) {
             return Err(Error::Unsupported(format!("heads of {} columns on the GPU", r.head_dim)));
@@ -152,7 +151,6 @@ impl Lower<'_> {
             y_stride: y.stride,
             q_eps: norms[0].map_or(0.0, |n| n.eps),
             k_eps: norms[1].map_or(0.0, |n| n.eps),
-            ..params::RopeStoreParams::default()
         };
         let variant = Variant::new(&catalogue::ROPE_STORE).kv(self.kv());
         let [keys, values] = self.cache(cache, true)?;

@@ -4,10 +4,10 @@
 //! that a workgroup reads an expert's rows once for a tile of tokens; how many workgroups that takes is known to the
 //! device only, which reads it from a buffer.
 
-use super::{Binding, Buffer, Cost, Count, Grid, Matrix, Place, lower::Lower};
+use super::{Binding, Buffer, Cost, Count, Grid, Matrix, Place, lower::Lower, weights};
 use crate::{
     error::{Error, Result},
-    ir::{Activation, Op, Router, ValueId, WeightId},
+    ir::{Activation, Linear, Node, Op, Router, ValueId, WeightId},
     kernels::{Kernel, Variant, catalogue, params},
 };
 
@@ -36,7 +36,8 @@ struct Routed {
 }
 
 impl Lower<'_> {
-    pub fn expert_node(&mut self, op: &Op, ins: &[ValueId], outs: &[ValueId]) -> Result<()> {
+    pub fn expert_node(&mut self, node: &Node) -> Result<()> {
+        let (op, ins, outs) = (&node.op, &node.inputs[..], &node.outputs[..]);
         self.tokens_only(ins[0])?;
         match op {
             Op::Router(r) => {
@@ -47,8 +48,15 @@ impl Lower<'_> {
                 let (x, normed) = (self.place(ins[0])?, self.fresh(outs[0])?);
                 let rows = self.rows(ins[0])?;
                 self.rms_norm(norm, x, normed, rows, self.g.cols(ins[0]))?;
-                let logits = self.content(Count::Tokens, router.experts);
-                self.stack(&[*linear], normed, logits, rows, super::matrix::Extras::default())?;
+                let rider = weights::router_rider(self.g, self.w, node);
+                let riding = rider.map_or(0, |n| self.g.cols(n.outputs[0]));
+                let logits = self.content(Count::Tokens, router.experts + riding);
+                let parts = [Some(*linear), rider.and_then(weights::linear_of)];
+                let parts: Vec<Linear> = parts.into_iter().flatten().collect();
+                self.stack(&parts, normed, logits, rows, super::matrix::Extras::default())?;
+                if let Some(n) = rider {
+                    self.set(n.outputs[0], Place { offset: router.experts as u32, ..logits });
+                }
                 self.router(router, logits, outs[1], outs[2])
             }
             Op::ExpertLinear { weight } => {

@@ -118,6 +118,8 @@ pub(super) struct Lower<'a> {
     steps: Vec<Step>,
     ropes: Vec<Rope>,
     pub sorts: Vec<super::experts::Sort>,
+    /// Norms that are computed inside the products that use them; their values' places are those of the norms' inputs.
+    pub folded: Vec<(ValueId, Norm)>,
     op: &'static str,
     layer: Option<u32>,
     inputs: u32,
@@ -150,6 +152,7 @@ impl<'a> Lower<'a> {
             steps: vec![],
             ropes: ropes(g),
             sorts: vec![],
+            folded: vec![],
             op: "",
             layer: None,
             inputs: 0,
@@ -194,6 +197,11 @@ impl<'a> Lower<'a> {
                 self.set(outs[0], place);
             }
             Op::Embed { table, scale } => self.embed(ins[0], *table, *scale, outs[0])?,
+            Op::RmsNorm(norm) if self.only_for_glu(norm, outs[0]) => {
+                let x = self.place(ins[0])?;
+                self.folded.push((outs[0], *norm));
+                self.set(outs[0], x);
+            }
             Op::RmsNorm(norm) => {
                 let (x, y, rows) = (self.place(ins[0])?, self.fresh(outs[0])?, self.rows(ins[0])?);
                 self.rms_norm(norm, x, y, rows, self.g.cols(ins[0]))?;
@@ -203,6 +211,8 @@ impl<'a> Lower<'a> {
             Op::Glu(act) => self.elementwise(2, catalogue::activation(*act), ins, outs[0], 0.0)?,
             Op::SigmoidGate => self.elementwise(3, 0, ins, outs[0], 0.0)?,
             Op::TakeOutputs => self.elementwise(4, 0, ins, outs[0], 0.0)?,
+            // Its place was set by the router that it rides with, which makes its input.
+            Op::Linear(_) if super::weights::rides_with_router(self.g, self.w, n) => {}
             Op::Linear(_) | Op::LinearAdd { .. } | Op::NormLinears { .. } | Op::LinearGlu { .. } => {
                 self.matrix_node(&n.op, ins, outs)?;
             }
@@ -214,9 +224,21 @@ impl<'a> Lower<'a> {
             | Op::ExpertLinear { .. }
             | Op::ExpertCombine
             | Op::ExpertGlu { .. }
-            | Op::ExpertDownAdd { .. } => self.expert_node(&n.op, ins, outs)?,
+            | Op::ExpertDownAdd { .. } => self.expert_node(n)?,
         }
         Ok(())
+    }
+
+    /// Whether all that use this normalised value can normalise it themselves (see [`Lower::folds_norm`]).
+    fn only_for_glu(&self, norm: &Norm, v: ValueId) -> bool {
+        let mut users = self.g.nodes.iter().filter(|n| n.inputs.contains(&v)).peekable();
+        let whole_row = self.g.weight(norm.weight).shape.first() == Some(&self.g.cols(v));
+        let is_output = self.g.outputs.iter().any(|(_, o)| *o == v);
+        self.folds_norm()
+            && whole_row
+            && !is_output
+            && users.peek().is_some()
+            && users.all(|n| matches!(n.op, Op::LinearGlu { .. }))
     }
 
     pub fn set(&mut self, v: ValueId, p: Place) {
@@ -282,10 +304,7 @@ impl<'a> Lower<'a> {
 
     /// Numbers for a matrix kernel with `cols` columns, those that the kernel has.
     pub fn matrix_variant(&self, kernel: &'static Kernel, cols: usize, many: bool) -> Variant {
-        let numbers = if many { self.style.matmul(cols) } else { self.style.matvec(cols) };
-        let has = |n: &&'static str| kernel.consts.iter().any(|c| c.0 == *n);
-        let numbers = numbers.into_iter().filter(|(n, _)| has(n));
-        numbers.fold(Variant::new(kernel), |v, (name, value)| v.with(name, value))
+        self.style.matrix(kernel, cols, many)
     }
 
     fn buffer_bytes(&self, buffer: Buffer) -> Result<u64> {

@@ -37,7 +37,8 @@ impl Lower<'_> {
             Op::NormLinears { norm, parts } => self.norm_linears(norm.as_ref(), parts, (x, rows), ins[0], outs),
             Op::LinearGlu { gate, up, act } => {
                 let y = self.fresh(outs[0])?;
-                self.linear_glu([*gate, *up], *act, x, y, rows)
+                let norm = self.folded.iter().find(|(v, _)| *v == ins[0]).map(|(_, n)| *n);
+                self.linear_glu([*gate, *up], *act, norm, (x, rows), y)
             }
             _ => Ok(()),
         }
@@ -45,7 +46,7 @@ impl Lower<'_> {
 
     /// Whether a norm is computed inside the product that follows it: each workgroup of a GPU sums the squares of the
     /// one row anew, which costs less than a dispatch. A processor has no use for that.
-    fn folds_norm(&self) -> bool {
+    pub fn folds_norm(&self) -> bool {
         self.decode && self.style == Style::Lanes
     }
 
@@ -139,13 +140,21 @@ impl Lower<'_> {
         Ok(())
     }
 
-    fn linear_glu(&mut self, w: [WeightId; 2], act: Activation, x: Place, y: Place, rows: Rows) -> Result<()> {
+    fn linear_glu(
+        &mut self,
+        w: [WeightId; 2],
+        act: Activation,
+        norm: Option<Norm>,
+        (x, rows): (Place, Rows),
+        y: Place,
+    ) -> Result<()> {
         let [gate, up] = [self.w.matrix(&[w[0]])?, self.w.matrix(&[w[1]])?];
         let [g, u] = [&self.w.matrices[gate as usize], &self.w.matrices[up as usize]];
         let variant = self
             .matrix_variant(&catalogue::LINEAR_GLU, g.cols, !self.decode)
             .formats(&[g.dtype, u.dtype])
             .with("ACT", catalogue::activation(act));
+        let variant = if norm.is_some() { variant.with("NORM", 1) } else { variant };
         for (i, (s, s_up)) in g.segments.iter().zip(&u.segments).enumerate() {
             let p = params::GluLinearParams {
                 outputs: u32::from(rows == Rows::Outputs),
@@ -158,6 +167,7 @@ impl Lower<'_> {
                 x_stride: x.stride,
                 y_offset: y.offset,
                 y_stride: y.stride,
+                eps: norm.map_or(0.0, |n| n.eps),
                 ..params::GluLinearParams::default()
             };
             let segment = i as u32;
@@ -165,7 +175,7 @@ impl Lower<'_> {
                 self.read("x", x.buffer)?,
                 self.read("gate_data", Buffer::Matrix { matrix: gate, segment })?,
                 self.read("up_data", Buffer::Matrix { matrix: up, segment })?,
-                self.weight_vector("norm", None)?,
+                self.weight_vector("norm", norm.map(|n| n.weight))?,
                 self.write("y", y.buffer)?,
             ];
             let grid = self.grid(&variant, s.rows, rows.into(), 1);

@@ -59,7 +59,7 @@ fn line(f: &mut fmt::Formatter<'_>, i: usize, step: &Step, barrier: bool, s: Siz
 fn schedule(f: &mut fmt::Formatter<'_>, name: &str, s: &Schedule) -> fmt::Result {
     let at = sizes(s);
     writeln!(f, "{name}: T <= {}, O <= {}; figures for T = {}, O = 1, P = 0", s.max_tokens, s.max_outputs, at.tokens)?;
-    writeln!(f, "{:>4} {} {:>3} {:<16} {:<20} {:>10} {:>10}  kernel", "", '|', "lay", "op", "grid", "read", "written")?;
+    writeln!(f, "     | lay {:<16} {:<20} {:>10} {:>10}  kernel", "op", "grid", "read", "written")?;
     for (i, (step, barrier)) in s.steps.iter().zip(barriers(&s.steps)).enumerate() {
         line(f, i, step, barrier, at)?;
     }

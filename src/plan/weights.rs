@@ -3,7 +3,7 @@
 use super::Caps;
 use crate::{
     error::{Error, Result},
-    ir::{Graph, Linear, Op, WeightId},
+    ir::{Graph, Linear, Node, Op, WeightId},
     quant::{DType, gpu},
 };
 use std::collections::BTreeMap;
@@ -127,6 +127,39 @@ pub(super) fn stacks(graph: &Graph, weights: &Weights, parts: &[Linear]) -> Vec<
     out
 }
 
+/// Most rows of a matrix that is stacked under a router's.
+const MOST_RIDER_ROWS: usize = 32;
+
+/// The matrix of a `linear`.
+pub(super) fn linear_of(node: &Node) -> Option<Linear> {
+    match node.op {
+        Op::Linear(l) => Some(l),
+        _ => None,
+    }
+}
+
+/// The small `linear` on the same normalised value as this `norm_router`'s matrix, in the same format: the gate of a shared
+/// expert. Its rows are stacked under the router's, which saves a dispatch.
+pub(super) fn router_rider<'a>(graph: &'a Graph, weights: &Weights, router: &Node) -> Option<&'a Node> {
+    let Op::NormRouter { linear, .. } = &router.op else { return None };
+    let shape = |l: &Linear| graph.weight(l.weight).shape.clone();
+    let experts = shape(linear).first().copied().unwrap_or(0);
+    let fits = |n: &&Node| {
+        linear_of(n).is_some_and(|l| {
+            n.inputs[0] == router.outputs[0]
+                && weights.dtype(l.weight) == weights.dtype(linear.weight)
+                && shape(&l).first().is_some_and(|rows| *rows <= MOST_RIDER_ROWS)
+        })
+    };
+    if experts.is_multiple_of(4) { graph.nodes.iter().find(fits) } else { None }
+}
+
+/// Whether this `linear` is some router's [`router_rider`].
+pub(super) fn rides_with_router(graph: &Graph, weights: &Weights, node: &Node) -> bool {
+    let rider = |router: &Node| router_rider(graph, weights, router);
+    graph.nodes.iter().filter_map(rider).any(|r| r.outputs == node.outputs)
+}
+
 /// The bias of a stack: `None` where no part has one.
 pub(super) fn bias_parts(graph: &Graph, parts: &[Linear]) -> Option<Vec<VectorPart>> {
     let zeros = |l: &Linear| VectorPart::Zeros(graph.weight(l.weight).shape.first().copied().unwrap_or(0));
@@ -142,7 +175,7 @@ pub(super) fn layout(graph: &Graph, dtypes: &[DType], caps: &Caps) -> Result<Wei
     }
     let mut b = Layout { graph, out: Weights { dtypes: dtypes.to_vec(), ..Weights::default() }, pairs: vec![] };
     for node in &graph.nodes {
-        b.node(&node.op)?;
+        b.node(node)?;
     }
     let Layout { mut out, pairs, .. } = b;
     cut(&mut out, &pairs, caps)?;
@@ -158,10 +191,11 @@ struct Layout<'a> {
 }
 
 impl Layout<'_> {
-    fn node(&mut self, op: &Op) -> Result<()> {
-        match op {
+    fn node(&mut self, node: &Node) -> Result<()> {
+        match &node.op {
             Op::Embed { table, .. } => drop(self.matrix(&[*table])?),
             Op::RmsNorm(n) => self.vector(vec![VectorPart::Weight(n.weight)]),
+            Op::Linear(_) if rides_with_router(self.graph, &self.out, node) => {}
             Op::Linear(l) | Op::LinearAdd { linear: l, .. } => self.stack(&[*l])?,
             Op::Attend(a) => a.sinks.into_iter().for_each(|s| self.vector(vec![VectorPart::Weight(s)])),
             Op::ExpertLinear { weight } | Op::ExpertDownAdd { weight } => drop(self.matrix(&[*weight])?),
@@ -180,7 +214,8 @@ impl Layout<'_> {
             }
             Op::NormRouter { norm, linear, .. } => {
                 self.vector(vec![VectorPart::Weight(norm.weight)]);
-                self.stack(&[*linear])?;
+                let rider = router_rider(self.graph, &self.out, node).and_then(linear_of);
+                self.stack(&[Some(*linear), rider].into_iter().flatten().collect::<Vec<_>>())?;
             }
             Op::Tokens
             | Op::Input { .. }

@@ -88,7 +88,7 @@ const LARGEST: f32 = 65504.0;
 /// Whole blocks, and numbers that the format can hold. F16 and BF16 check their own range.
 fn check(dtype: DType, x: &[f32]) -> Result<()> {
     let block = dtype.layout().block;
-    if x.len() % block != 0 {
+    if !x.len().is_multiple_of(block) {
         return Err(Error::Invalid(format!("{} weights are no whole number of {dtype} blocks of {block}", x.len())));
     }
     let limit = if dtype.is_float() || dtype == DType::MXFP4 { f32::MAX } else { LARGEST };
@@ -105,7 +105,7 @@ fn check(dtype: DType, x: &[f32]) -> Result<()> {
 /// Importances with mean one, none of them zero: a column without importance still has a value to keep.
 fn normalised(dtype: DType, weights: usize, importance: &[f32]) -> Result<Vec<f32>> {
     let cols = importance.len();
-    if cols == 0 || weights % cols != 0 || cols % dtype.layout().block != 0 {
+    if cols == 0 || !weights.is_multiple_of(cols) || !cols.is_multiple_of(dtype.layout().block) {
         return Err(Error::Invalid(format!("{cols} importances do not fit {weights} weights of {dtype}")));
     }
     if let Some(v) = importance.iter().find(|v| !(0.0..f32::INFINITY).contains(*v)) {

@@ -113,12 +113,12 @@ pub fn pack_rows(
     out: &mut [u32],
 ) -> Result<()> {
     let bad = |what: String| Error::Invalid(format!("packing {dtype} rows of {cols} weights: {what}"));
-    let row_bytes = dtype.row_bytes(cols).filter(|&b| b > 0 && cols % 4 == 0).ok_or_else(|| {
+    let row_bytes = dtype.row_bytes(cols).filter(|&b| b > 0 && cols.is_multiple_of(4)).ok_or_else(|| {
         bad(format!("a row must be a whole number of blocks of {} and of 4 weights", dtype.layout().block))
     })?;
     let sizes = plane_bytes(dtype, total_rows, cols).ok_or_else(|| bad("the size overflows".into()))?;
     let rows = bytes.len() / row_bytes;
-    if bytes.len() % row_bytes != 0 || first_row.checked_add(rows).is_none_or(|end| end > total_rows) {
+    if !bytes.len().is_multiple_of(row_bytes) || first_row.checked_add(rows).is_none_or(|end| end > total_rows) {
         return Err(bad(format!("{} bytes at row {first_row} of {total_rows} rows", bytes.len())));
     }
     let out: &mut [u8] = bytemuck::cast_slice_mut(out);

@@ -156,7 +156,7 @@ impl Mix {
         let main = self.main();
         let role = Role::of(name);
         if role == Role::Output || (role == Role::Embeddings && model.tied) {
-            let eight = matches!(self, Mix::Q8_0 | Mix::MXFP4_MOE) || cols % main.layout().block != 0;
+            let eight = matches!(self, Mix::Q8_0 | Mix::MXFP4_MOE) || !cols.is_multiple_of(main.layout().block);
             return if eight { DType::Q8_0 } else { DType::Q6K };
         }
         if self == Mix::MXFP4_MOE {
@@ -279,7 +279,7 @@ fn more_bits(layer: usize, layers: usize) -> bool {
 
 /// A format of smaller blocks where `cols` is no whole number of `dtype`'s.
 fn fallback(dtype: DType, cols: usize) -> DType {
-    if cols % dtype.layout().block == 0 {
+    if cols.is_multiple_of(dtype.layout().block) {
         return dtype;
     }
     let smaller = match dtype {
@@ -290,5 +290,5 @@ fn fallback(dtype: DType, cols: usize) -> DType {
         DType::IQ4XS => DType::IQ4NL,
         _ => DType::F16,
     };
-    if cols % smaller.layout().block == 0 { smaller } else { DType::F16 }
+    if cols.is_multiple_of(smaller.layout().block) { smaller } else { DType::F16 }
 }

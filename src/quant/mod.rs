@@ -127,7 +127,7 @@ impl DType {
     /// Bytes of a row of `cols` weights; `None` where `cols` is no whole number of blocks.
     pub fn row_bytes(self, cols: usize) -> Option<usize> {
         let l = self.layout();
-        (cols % l.block == 0).then(|| (cols / l.block).checked_mul(l.bytes)).flatten()
+        cols.is_multiple_of(l.block).then(|| (cols / l.block).checked_mul(l.bytes)).flatten()
     }
 
     /// F32, F16 and BF16: stored as numbers, not blocks.
@@ -148,7 +148,10 @@ impl std::fmt::Display for DType {
 /// [`Error::Invalid`] where `bytes` are no whole number of blocks, or `out` has another length than their weights.
 pub fn dequantize(dtype: DType, bytes: &[u8], out: &mut [f32]) -> Result<()> {
     let l = dtype.layout();
-    if bytes.len() % l.bytes != 0 || out.len() % l.block != 0 || bytes.len() / l.bytes != out.len() / l.block {
+    if !bytes.len().is_multiple_of(l.bytes)
+        || !out.len().is_multiple_of(l.block)
+        || bytes.len() / l.bytes != out.len() / l.block
+    {
         return Err(Error::Invalid(format!(
             "{} bytes of {dtype} are not {} weights: a block of {} has {} bytes",
             bytes.len(),

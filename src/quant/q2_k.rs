@@ -51,8 +51,8 @@ pub(super) fn put_low_bits(q: &[u8; 256], b: &mut [u8]) {
 #[inline(always)]
 pub fn quantize(x: &[f32; 256], w: &[f32; 256], b: &mut [u8; 84]) {
     let f = affine::blocks_of_affine::<16, 16>(x, w, 3.0, 15.0, 1.0, 8);
-    for j in 0..16 {
-        b[j] = f.s[j] | (f.m[j] << 4);
+    for (b, (s, m)) in b.iter_mut().zip(f.s.iter().zip(f.m)) {
+        *b = s | (m << 4);
     }
     put_low_bits(&f.q, &mut b[16..80]);
     put_f16(b, 80, f.d);

@@ -12,6 +12,7 @@ macro_rules! parity {
     ($($name:ident: $cases:expr;)*) => {
         mod cpu { use super::*; $(#[test] fn $name() { check_all($cases, Target::Cpu); })* }
         mod wgpu { use super::*; $(#[test] fn $name() { check_all($cases, Target::Wgpu); })* }
+        mod wgpu_lanes { use super::*; $(#[test] fn $name() { check_all($cases, Target::WgpuLanes); })* }
     };
 }
 
@@ -27,6 +28,14 @@ parity! {
     routers: moe::routers();
     moe_blocks: moe::blocks();
     expert_linear: moe::expert_linear();
+}
+
+/// Products with activations of one 8-bit number instead of two.
+#[test]
+fn cpu_int8() {
+    check_all(dense::linear(), Target::CpuInt8);
+    check_all(dense::linear_fused(), Target::CpuInt8);
+    check_all(moe::blocks(), Target::CpuInt8);
 }
 
 /// The table contains what it is meant to contain: each fused op comes out of the fusion of some case, and fusing changes

@@ -3,14 +3,28 @@
 pub mod compare;
 pub mod rng;
 
-use moeray::backend::{self, KvType, Loaded, Output, Program, RunnerOptions, Step};
+use moeray::{
+    backend::{self, KvType, Loaded, Output, Program, RunnerOptions, Step},
+    ops::linear::Activations,
+};
 
 /// The backends that are held to the reference.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Target {
     Reference,
     Cpu,
+    /// The CPU with activations of 8 bits.
+    CpuInt8,
     Wgpu,
+    /// The same device with the kernels of real GPUs and with nothing beyond what was written to be read.
+    WgpuLanes,
+}
+
+impl Target {
+    /// Whether it may be absent.
+    pub fn is_gpu(self) -> bool {
+        matches!(self, Target::Wgpu | Target::WgpuLanes)
+    }
 }
 
 /// Loads `program` on `target`; `None` where there is no GPU and its absence is allowed (said once, see [`gpu`]).
@@ -19,7 +33,16 @@ pub fn load(target: Target, program: &Program) -> Option<Box<dyn Loaded>> {
     match target {
         Target::Reference => Some(backend::reference::load(program.clone()).unwrap()),
         Target::Cpu => Some(backend::cpu::load(program.clone(), &Default::default(), quiet).unwrap()),
+        Target::CpuInt8 => {
+            let options = backend::cpu::Options { activations: Activations::Int8, ..Default::default() };
+            Some(backend::cpu::load(program.clone(), &options, quiet).unwrap())
+        }
         Target::Wgpu => Some(gpu()?.load(program.clone(), quiet).unwrap()),
+        Target::WgpuLanes => {
+            let style = Some(moeray::kernels::Style::Lanes);
+            let run = backend::wgpu::RunOptions { style, poison: true, guard: true, ..Default::default() };
+            Some(gpu()?.load_with(program.clone(), run, quiet).unwrap())
+        }
     }
 }
 

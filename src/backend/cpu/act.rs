@@ -1,4 +1,7 @@
 //! Activations as 8-bit numbers: one f32 scale per 32, and the sums that formats with a minimum need.
+//!
+//! With [`Activations::Int16`] a row has two planes: the codes, and the codes of what they leave over. A product with both
+//! costs a second pass of integer arithmetic over weights that are in registers already, and no memory traffic.
 
 use super::{
     buffer::{Aligned, Out},
@@ -6,7 +9,7 @@ use super::{
     pool::Pool,
     tier::{Floats, Tier, dispatch},
 };
-use crate::error::Result;
+use crate::{error::Result, ops::linear::Activations};
 
 /// Rows of activations, each quantised by itself: `x ≈ scale · code` with codes −127 ..= 127 and a scale of a 127th of the
 /// largest magnitude among 32 neighbours, so the error of an element is at most half a scale. ggml's k-quants use 256
@@ -19,6 +22,8 @@ pub struct Acts {
     sums32: Aligned<f32>,
     stride: usize,
     cols: usize,
+    /// Whether every row is followed by the plane of what its codes leave over.
+    fine: bool,
 }
 
 /// One quantised row, as kernels take it. Codes are zero up to the next multiple of 64.
@@ -50,9 +55,18 @@ fn padded(cols: usize) -> usize {
 }
 
 impl Acts {
+    /// Activations of this precision; f32 is not one of codes and counts as [`Activations::Int16`].
+    pub fn new(activations: Activations) -> Self {
+        Acts { fine: activations != Activations::Int8, ..Acts::default() }
+    }
+
+    fn planes_a_row(&self) -> usize {
+        1 + usize::from(self.fine)
+    }
+
     /// Room for `rows` rows of `cols` numbers.
     pub fn reserve(&mut self, rows: usize, cols: usize) {
-        let n = rows.saturating_mul(padded(cols));
+        let n = rows.saturating_mul(padded(cols)).saturating_mul(self.planes_a_row());
         self.codes.grow(n);
         self.scales.grow(n / 32);
         self.sums16.grow(n / 16);
@@ -79,87 +93,113 @@ impl Acts {
         self.stride = padded(cols);
         self.cols = cols;
         let stride = self.stride;
+        let planes = self.planes_a_row();
         let (codes, scales) = (Out::new(&mut self.codes), Out::new(&mut self.scales));
         let (sums16, sums32) = (Out::new(&mut self.sums16), Out::new(&mut self.sums32));
         // Rows are cheap: give a thread at least some thousand numbers.
         let per = (8192 / cols).max(1);
         pool.run(rows.div_ceil(per), &|_, item| {
             for r in item * per..rows.min((item + 1) * per) {
-                let at = r * stride;
+                let n = planes * stride;
+                let at = r * n;
                 // SAFETY: rows do not overlap, and each is of one item.
-                let job = unsafe {
-                    Quantise {
-                        x: &x[r * cols..(r + 1) * cols],
-                        codes: codes.slice(at, stride),
-                        scales: scales.slice(at / 32, stride / 32),
-                        sums16: sums16.slice(at / 16, stride / 16),
-                        sums32: sums32.slice(at / 32, stride / 32),
-                    }
+                let (codes, scales, sums16, sums32) = unsafe {
+                    (
+                        codes.slice(at, n),
+                        scales.slice(at / 32, n / 32),
+                        sums16.slice(at / 16, n / 16),
+                        sums32.slice(at / 32, n / 32),
+                    )
                 };
+                let job = Quantise { x: &x[r * cols..(r + 1) * cols], codes, scales, sums16, sums32, stride };
                 // SAFETY: the tier is one of this processor's; the slices have the lengths that `Quantise` wants.
                 unsafe { dispatch(tier, job) }
             }
         })
     }
 
-    /// Row `r` of the last [`Acts::fill`].
+    /// The planes of row `r` of the last [`Acts::fill`]: one or two.
     ///
     /// # Panics
     /// Where there is no such row.
-    pub fn row(&self, r: usize) -> ActRow {
-        let (at, n) = (r * self.stride, self.stride);
-        ActRow {
-            codes: self.codes[at..at + n].as_ptr(),
-            scales: self.scales[at / 32..(at + n) / 32].as_ptr(),
-            sums16: self.sums16[at / 16..(at + n) / 16].as_ptr(),
-            sums32: self.sums32[at / 32..(at + n) / 32].as_ptr(),
-        }
+    pub fn planes(&self, r: usize) -> impl Iterator<Item = ActRow> + '_ {
+        let planes = self.planes_a_row();
+        (r * planes..(r + 1) * planes).map(|p| {
+            let (at, n) = (p * self.stride, self.stride);
+            ActRow {
+                codes: self.codes[at..at + n].as_ptr(),
+                scales: self.scales[at / 32..(at + n) / 32].as_ptr(),
+                sums16: self.sums16[at / 16..(at + n) / 16].as_ptr(),
+                sums32: self.sums32[at / 32..(at + n) / 32].as_ptr(),
+            }
+        })
     }
 }
 
-/// One row. `codes` is `x` rounded up to whole 64s, the others are of matching lengths.
+/// One row of one or two planes, each of `stride` codes (`x` rounded up to whole 64s); the others are of matching lengths.
 struct Quantise<'a> {
     x: &'a [f32],
     codes: &'a mut [i8],
     scales: &'a mut [f32],
     sums16: &'a mut [f32],
     sums32: &'a mut [f32],
+    stride: usize,
 }
 
 impl Floats for Quantise<'_> {
     type Output = ();
 
     #[inline(always)]
-    unsafe fn run<L: Lanes>(self) {
+    unsafe fn run<L: Lanes>(mut self) {
         let groups = self.x.len() / 32;
-        let mut whole = [0f32; 32];
+        let mut left = [0f32; 32];
         for g in 0..groups {
-            let x = &self.x[32 * g..32 * g + 32];
-            // SAFETY: `x` and `whole` have 32 numbers; the features are there by the contract.
-            let (scale, sums) = unsafe {
-                let (a, b) = (L::load(x.as_ptr()), L::load(x.as_ptr().add(16)));
-                let zero = L::splat(0.0);
-                let largest = a.max(b).max(zero.sub(a).max(zero.sub(b))).largest();
-                let inverse = if largest > 1e-30 { 127.0 / largest } else { 0.0 };
-                let (qa, qb) = (a.mul(L::splat(inverse)).round(), b.mul(L::splat(inverse)).round());
-                qa.store(whole.as_mut_ptr());
-                qb.store(whole.as_mut_ptr().add(16));
-                let (sa, sb) = (qa.sum(), qb.sum());
-                // Infinities and not-a-number end up in the sums, and from there in the scale.
-                let scale = largest / 127.0 + 0.0 * (sa + sb);
-                (scale, [sa * scale, sb * scale])
-            };
-            for (c, q) in self.codes[32 * g..32 * g + 32].iter_mut().zip(&whole) {
-                // Not-a-number becomes 0 here: the scale carries it.
-                *c = *q as i8;
+            left.copy_from_slice(&self.x[32 * g..32 * g + 32]);
+            for plane in 0..self.codes.len() / self.stride {
+                // SAFETY: the features are there by the contract.
+                unsafe { self.group::<L>(plane * self.stride / 32 + g, &mut left) }
             }
-            self.scales[g] = scale;
-            self.sums16[2 * g..2 * g + 2].copy_from_slice(&sums);
-            self.sums32[g] = sums[0] + sums[1];
         }
-        self.codes[32 * groups..].fill(0);
-        self.scales[groups..].fill(0.0);
-        self.sums16[2 * groups..].fill(0.0);
-        self.sums32[groups..].fill(0.0);
+        for plane in 0..self.codes.len() / self.stride {
+            let (from, to) = (plane * self.stride + 32 * groups, (plane + 1) * self.stride);
+            self.codes[from..to].fill(0);
+            self.scales[from / 32..to / 32].fill(0.0);
+            self.sums16[from / 16..to / 16].fill(0.0);
+            self.sums32[from / 32..to / 32].fill(0.0);
+        }
+    }
+}
+
+impl Quantise<'_> {
+    /// The g-th 32 codes from `x`, which becomes what they leave over.
+    ///
+    /// # Safety
+    /// The processor has the features of `L`.
+    #[inline(always)]
+    unsafe fn group<L: Lanes>(&mut self, g: usize, x: &mut [f32; 32]) {
+        let mut whole = [0f32; 32];
+        // SAFETY: `x` and `whole` have 32 numbers; the features are there by the contract.
+        let (scale, sums) = unsafe {
+            let (a, b) = (L::load(x.as_ptr()), L::load(x.as_ptr().add(16)));
+            let zero = L::splat(0.0);
+            let largest = a.max(b).max(zero.sub(a).max(zero.sub(b))).largest();
+            let inverse = if largest > 1e-30 { 127.0 / largest } else { 0.0 };
+            let (qa, qb) = (a.mul(L::splat(inverse)).round(), b.mul(L::splat(inverse)).round());
+            qa.store(whole.as_mut_ptr());
+            qb.store(whole.as_mut_ptr().add(16));
+            let (sa, sb) = (qa.sum(), qb.sum());
+            // Infinities and not-a-number end up in the sums, and from there in the scale.
+            let scale = largest / 127.0 + 0.0 * (sa + sb);
+            a.sub(qa.mul(L::splat(scale))).store(x.as_mut_ptr());
+            b.sub(qb.mul(L::splat(scale))).store(x.as_mut_ptr().add(16));
+            (scale, [sa * scale, sb * scale])
+        };
+        for (c, q) in self.codes[32 * g..32 * g + 32].iter_mut().zip(&whole) {
+            // Not-a-number becomes 0 here: the scale carries it.
+            *c = *q as i8;
+        }
+        self.scales[g] = scale;
+        self.sums16[2 * g..2 * g + 2].copy_from_slice(&sums);
+        self.sums32[g] = sums[0] + sums[1];
     }
 }

@@ -44,13 +44,6 @@ impl Memory {
         }
     }
 
-    fn set(&mut self, at: usize, x: f32) {
-        match self {
-            Memory::F16(m) => m[at] = half::f16::from_f32(x).to_bits(),
-            Memory::F32(m) => m[at] = x,
-        }
-    }
-
     fn bytes(&self) -> u64 {
         match self {
             Memory::F16(m) => m.bytes(),
@@ -85,26 +78,65 @@ impl Cache {
         self.k.bytes() + self.v.bytes()
     }
 
-    /// Writes the key row `[kv_heads · Dk]` of one position.
-    pub fn store_key(&mut self, position: usize, row: &[f32]) {
-        let d = self.decl.k_dim;
-        for (h, key) in row.chunks_exact(d.max(1)).enumerate() {
-            let block = (h * self.ctx / N + position / N) * d * N + position % N;
-            for (c, x) in key.iter().enumerate() {
-                self.k.set(block + c * N, *x);
-            }
+    /// Writes key rows `[kv_heads · Dk]` of consecutive positions from `first` on.
+    ///
+    /// # Errors
+    /// As [`super::pool::Pool::run`].
+    pub fn store_keys(&mut self, env: Env<'_>, first: usize, rows: &[f32]) -> Result<()> {
+        let (d, heads, ctx) = (self.decl.k_dim, self.decl.kv_heads, self.ctx);
+        let at = |position: usize, h: usize| (h * ctx / N + position / N) * d * N + position % N;
+        match &mut self.k {
+            Memory::F16(m) => store(env, heads, d, first, rows, Out::new(m), half_bits, at, N),
+            Memory::F32(m) => store(env, heads, d, first, rows, Out::new(m), |x| x, at, N),
         }
     }
 
-    /// Writes the value row `[kv_heads · Dv]` of one position.
-    pub fn store_value(&mut self, position: usize, row: &[f32]) {
-        for (h, value) in row.chunks_exact(self.decl.v_dim.max(1)).enumerate() {
-            let at = (h * self.ctx + position) * self.v_stride;
-            for (c, x) in value.iter().enumerate() {
-                self.v.set(at + c, *x);
-            }
+    /// Writes value rows `[kv_heads · Dv]` of consecutive positions from `first` on.
+    ///
+    /// # Errors
+    /// As [`super::pool::Pool::run`].
+    pub fn store_values(&mut self, env: Env<'_>, first: usize, rows: &[f32]) -> Result<()> {
+        let (d, heads, ctx, stride) = (self.decl.v_dim, self.decl.kv_heads, self.ctx, self.v_stride);
+        let at = |position: usize, h: usize| (h * ctx + position) * stride;
+        match &mut self.v {
+            Memory::F16(m) => store(env, heads, d, first, rows, Out::new(m), half_bits, at, 1),
+            Memory::F32(m) => store(env, heads, d, first, rows, Out::new(m), |x| x, at, 1),
         }
     }
+}
+
+fn half_bits(x: f32) -> u16 {
+    half::f16::from_f32(x).to_bits()
+}
+
+/// Writes rows of `heads · d` numbers: column c of head h at a position to `at(position, h) + c · step`. Heads go to several
+/// threads where there is much to write.
+fn store<T: Copy + Send>(
+    env: Env<'_>,
+    heads: usize,
+    d: usize,
+    first: usize,
+    rows: &[f32],
+    to: Out<'_, T>,
+    convert: impl Fn(f32) -> T + Sync,
+    at: impl Fn(usize, usize) -> usize + Sync,
+    step: usize,
+) -> Result<()> {
+    if heads * d == 0 {
+        return Ok(());
+    }
+    let per = if rows.len() > 16384 { 1 } else { heads };
+    env.pool.run(heads.div_ceil(per), &|_, item| {
+        for h in item * per..heads.min((item + 1) * per) {
+            for (t, row) in rows.chunks_exact(heads * d).enumerate() {
+                let from = at(first + t, h);
+                for (c, x) in row[h * d..(h + 1) * d].iter().enumerate() {
+                    // SAFETY: every head's elements belong to one item.
+                    unsafe { to.slice(from + c * step, 1)[0] = convert(*x) };
+                }
+            }
+        }
+    })
 }
 
 /// Attention of `t` query rows `q` `[T, heads · Dk]`, row i at position `past + i`, into `out` `[T, heads · Dv]`. `partial` is

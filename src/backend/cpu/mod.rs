@@ -5,7 +5,7 @@
 //! (values to buffers), `run` (a step).
 //!
 //! Weights stay in the memory map in the file's form, and only routed experts are touched. Quantised weights are multiplied
-//! in integers with activations of 8 bits per 32; float weights, norms, routers and attention are in f32. A result does not
+//! in integers with activations as two 8-bit numbers, or one on request; float weights, norms, routers and attention are in f32. A result does not
 //! depend on the number of threads.
 //!
 //! Deliberately absent: model architectures, the plan of the GPU backend.
@@ -32,6 +32,7 @@ use crate::{
     file::Tensor,
     graph,
     ir::{Graph, Linear, Op, WeightId},
+    ops::linear::Activations,
 };
 use layout::Layout;
 use pool::Pool;
@@ -39,18 +40,28 @@ use std::sync::Arc;
 use weight::Weight;
 
 /// How to load.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug)]
 pub struct Options {
     /// Threads that compute; all physical cores where not given.
     pub threads: Option<usize>,
     /// Instructions to use; the fastest that the processor has where not given.
     pub tier: Option<Tier>,
+    /// How activations meet quantised weights. The default keeps results within 1e-7 of f32 arithmetic;
+    /// [`Activations::Int8`] is what llama.cpp does: less arithmetic, which shows in prefill, and an error of some 1e-3.
+    pub activations: Activations,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Options { threads: None, tier: None, activations: Activations::Int16 }
+    }
 }
 
 /// A loaded model: what runners share.
 struct Model {
     pool: Pool,
     tier: Tier,
+    activations: Activations,
     graph: Graph,
     layout: Layout,
     weights: Vec<Weight>,
@@ -83,7 +94,15 @@ pub fn load(program: Program, options: &Options, progress: &mut dyn FnMut(Progre
     }
     let layout = Layout::new(&graph);
     tracing::debug!(threads = pool.threads(), tier = tier.name(), nodes = graph.nodes.len(), "cpu backend loaded");
-    Ok(Box::new(Handle(Arc::new(Model { pool, tier, graph, layout, weights, vectors }))))
+    Ok(Box::new(Handle(Arc::new(Model {
+        pool,
+        tier,
+        activations: options.activations,
+        graph,
+        layout,
+        weights,
+        vectors,
+    }))))
 }
 
 fn check_tier(tier: Tier) -> Result<()> {
@@ -147,7 +166,7 @@ impl Loaded for Handle {
 ///
 /// # Errors
 /// [`Error::Unsupported`] for a tier that the processor lacks; [`Error::Invalid`] where `x` is no whole number of rows.
-pub fn multiply(weight: &Tensor, x: &[f32], tier: Tier, pool: &Pool) -> Result<Vec<f32>> {
+pub fn multiply(weight: &Tensor, x: &[f32], tier: Tier, activations: Activations, pool: &Pool) -> Result<Vec<f32>> {
     check_tier(tier)?;
     if weight.cols() == 0 || x.len() % weight.cols() != 0 {
         return Err(Error::Invalid(format!("{} numbers for rows of {}", x.len(), weight.cols())));
@@ -157,7 +176,7 @@ pub fn multiply(weight: &Tensor, x: &[f32], tier: Tier, pool: &Pool) -> Result<V
     let every: Vec<u32> = (0..tokens as u32).collect();
     let scratch = weight::Scratches::new(pool.threads());
     let env = products::Env { pool, tier, scratch: &scratch, weights: &weights, vectors: &[], every: &every };
-    let mut acts = act::Acts::default();
+    let mut acts = act::Acts::new(activations);
     if weights[0].is_quantised() {
         acts.fill(pool, tier, x, weight.cols())?;
     }

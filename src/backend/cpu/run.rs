@@ -4,7 +4,7 @@ use super::{
     Model,
     act::Acts,
     attend::{Cache, attend},
-    buffer::Aligned,
+    buffer::{Aligned, Out},
     experts::{self, Groups, Reads},
     layout::Place,
     products::{self, Env, Finish},
@@ -89,7 +89,7 @@ impl CpuRunner {
             ropes,
             scratch: Scratches::new(model.pool.threads()),
             every: (0..chunk as u32).collect(),
-            acts: Acts::default(),
+            acts: Acts::new(model.activations),
             acts_of: None,
             normed: Aligned::default(),
             logits: vec![],
@@ -250,19 +250,15 @@ impl State {
                 products::linear_glu(self.env(f), x, t, f.weight(*gate), f.weight(*up), *act, &mut outs[0])?;
             }
             Op::Rope(r) => self.turn(f, ins[0], None, r, &mut outs[0])?,
-            Op::KvStore { cache } => {
-                self.store(f, ins[0], None, cache.0);
-                self.store_values(f, ins[1], cache.0);
-            }
+            Op::KvStore { cache } => self.store(f, ins[0], None, ins[1], cache.0)?,
             Op::RopeStore { q_norm, k_norm, rope, cache } => {
                 self.turn(f, ins[0], q_norm.as_ref(), rope, &mut outs[0])?;
                 let mut k = take(&mut self.normed);
                 k.grow(self.numbers_of(f, ins[1]).len());
                 let turned = self.turn(f, ins[1], k_norm.as_ref(), rope, &mut k);
-                self.store(f, ins[1], Some(&k), cache.0);
+                let stored = turned.and_then(|()| self.store(f, ins[1], Some(&k), ins[2], cache.0));
                 self.normed = k;
-                turned?;
-                self.store_values(f, ins[2], cache.0);
+                stored?;
             }
             Op::Attend(a) => {
                 let mut partial = take(&mut self.partial);
@@ -404,20 +400,17 @@ impl State {
         })
     }
 
-    /// Writes keys: the value's, or what was made of them.
-    fn store(&mut self, f: Frame<'_>, k: ValueId, turned: Option<&[f32]>, cache: u32) {
-        let p = f.place(k);
-        let rows = turned.unwrap_or(&self.numbers[p.buffer]);
-        for (t, row) in rows.chunks_exact(p.cols.max(1)).take(f.rows(p.rows)).enumerate() {
-            self.caches[cache as usize].store_key(f.step.past + t, row);
-        }
-    }
-
-    fn store_values(&mut self, f: Frame<'_>, v: ValueId, cache: u32) {
-        let p = f.place(v);
-        for (t, row) in self.numbers[p.buffer].chunks_exact(p.cols.max(1)).take(f.rows(p.rows)).enumerate() {
-            self.caches[cache as usize].store_value(f.step.past + t, row);
-        }
+    /// Writes keys (the value's, or what was made of them) and values.
+    fn store(&mut self, f: Frame<'_>, k: ValueId, turned: Option<&[f32]>, v: ValueId, cache: u32) -> Result<()> {
+        let mut cache_out = take(&mut self.caches);
+        let c = &mut cache_out[cache as usize];
+        let keys = self.numbers_of(f, k);
+        let keys = turned.map_or(keys, |t| &t[..keys.len()]);
+        let env = self.env(f);
+        let done = c.store_keys(env, f.step.past, keys);
+        let done = done.and_then(|()| c.store_values(env, f.step.past, self.numbers_of(f, v)));
+        self.caches = cache_out;
+        done
     }
 
     /// `router`, and with `fused` the norm and the matrix before it.
@@ -445,14 +438,20 @@ impl State {
             logits[..t * r.experts].copy_from_slice(self.numbers_of(f, x));
         }
         let p = f.place(node.outputs[ids_at]);
-        let ids = &mut self.ids[p.buffer][..t * r.used];
-        let weights = &mut outs[weights_at][..t * r.used];
-        let rows = logits[..t * r.experts].chunks_exact(r.experts);
-        for ((l, ids), w) in rows.zip(ids.chunks_exact_mut(r.used)).zip(weights.chunks_exact_mut(r.used)) {
-            choose(l, r, ids, w);
-        }
+        let mut ids = take(&mut self.ids[p.buffer]);
+        let (to_ids, to_weights) = (Out::new(&mut ids), Out::new(&mut outs[weights_at]));
+        let per = (8192 / r.experts).max(1);
+        let done = f.model.pool.run(t.div_ceil(per), &|_, item| {
+            for i in item * per..t.min((item + 1) * per) {
+                let l = &logits[i * r.experts..(i + 1) * r.experts];
+                // SAFETY: every token belongs to one item.
+                let (ids, w) = unsafe { (to_ids.slice(i * r.used, r.used), to_weights.slice(i * r.used, r.used)) };
+                choose(l, r, ids, w);
+            }
+        });
+        self.ids[p.buffer] = ids;
         self.normed = logits;
-        Ok(())
+        done
     }
 
     /// The ops on routed experts.
@@ -511,17 +510,14 @@ fn rope_table<'a>(tables: &'a mut [RopeTable], rope: &Rope, f: Frame<'_>) -> Res
     Ok(table)
 }
 
+/// What is done with a row: its number, its input, its output.
+type RowFn<'a> = &'a (dyn Fn(usize, &[f32], &mut [f32]) + Sync);
+
 /// Calls `f` with the number, input and output of every row; by several threads where there are many numbers.
-fn each_row(
-    env: Env<'_>,
-    x: &[f32],
-    cols: usize,
-    out: &mut [f32],
-    f: &(dyn Fn(usize, &[f32], &mut [f32]) + Sync),
-) -> Result<()> {
+fn each_row(env: Env<'_>, x: &[f32], cols: usize, out: &mut [f32], f: RowFn<'_>) -> Result<()> {
     let rows = x.len() / cols.max(1);
     let per = (16384 / cols.max(1)).max(1);
-    let out = super::buffer::Out::new(out);
+    let out = Out::new(out);
     env.pool.run(rows.div_ceil(per), &|_, item| {
         for r in item * per..rows.min((item + 1) * per) {
             // SAFETY: every row belongs to one item.

@@ -40,6 +40,8 @@ pub struct Scratch {
 pub struct Work {
     panel: panel::Panel,
     acts: Vec<ActRow>,
+    /// Products with both planes of the activations, before they are added.
+    pair: Vec<f32>,
 }
 
 // SAFETY: `acts` holds pointers only while a product runs, on one thread.
@@ -48,7 +50,7 @@ unsafe impl Send for Work {}
 impl Work {
     /// Bytes held.
     pub fn bytes(&self) -> u64 {
-        self.panel.bytes() + (self.acts.capacity() * size_of::<ActRow>()) as u64
+        self.panel.bytes() + (self.acts.capacity() * size_of::<ActRow>() + 4 * self.pair.capacity()) as u64
     }
 }
 
@@ -143,58 +145,95 @@ impl Weight {
         out: &mut [f32],
         stride: usize,
     ) {
-        if let Some(fill) = self.kernels.panel
-            && tokens.len() >= panel::WORTH
-        {
-            work.acts.clear();
-            work.acts.extend(tokens.iter().map(|t| x.acts.row(*t as usize)));
-            for r in (0..n).step_by(panel::ROWS) {
-                let rows = panel::ROWS.min(n - r);
-                let from = &bytes[r * self.row_bytes()..(r + rows) * self.row_bytes()];
-                // SAFETY: `from` holds `rows` rows of this format; kernels with panels are made for processors that run
-                // them; `Acts::row` gives rows of as many activations as the weight has columns.
-                unsafe {
-                    work.panel.fill(fill, from.as_ptr(), self.row_bytes(), rows, self.cols());
-                    work.panel.multiply(fill.fine, self.cols(), rows, &work.acts, &mut out[r..], stride);
-                }
-            }
+        if !self.is_quantised() {
+            let floats = |t: &u32| x.floats[*t as usize * self.cols()..][..self.cols()].as_ptr();
+            self.by_rows(bytes, n, tokens.len(), |i| (ActRow::NONE, floats(&tokens[i])), out, stride);
             return;
         }
+        let Work { panel, acts, pair } = work;
+        acts.clear();
+        acts.extend(tokens.iter().flat_map(|t| x.acts.planes(*t as usize)));
+        if acts.len() == tokens.len() {
+            self.by_codes(bytes, n, acts, panel, out, stride);
+            return;
+        }
+        // Two planes an activation: two products with the same weights, and their sum.
+        let pair = room(pair, acts.len() * n);
+        self.by_codes(bytes, n, acts, panel, pair, n);
+        for (i, planes) in pair.chunks_exact(2 * n).enumerate() {
+            let (high, low) = planes.split_at(n);
+            for ((o, h), l) in out[i * stride..][..n].iter_mut().zip(high).zip(low) {
+                *o = h + l;
+            }
+        }
+    }
+
+    /// Products with activations in 8 bits; the i-th of `acts` to `out[i * stride ..]`.
+    fn by_codes(
+        &self,
+        bytes: &[u8],
+        n: usize,
+        acts: &[ActRow],
+        panel: &mut panel::Panel,
+        out: &mut [f32],
+        stride: usize,
+    ) {
+        let worth = |fill: &panel::Fill| acts.len() >= if fill.fine { panel::WORTH_FINE } else { panel::WORTH };
+        let Some(fill) = self.kernels.panel.filter(worth) else {
+            self.by_rows(bytes, n, acts.len(), |i| (acts[i], std::ptr::null()), out, stride);
+            return;
+        };
+        for r in (0..n).step_by(panel::ROWS) {
+            let rows = panel::ROWS.min(n - r);
+            let from = &bytes[r * self.row_bytes()..(r + rows) * self.row_bytes()];
+            // SAFETY: `from` holds `rows` rows of this format; kernels with panels are made for processors that run
+            // them; `Acts` gives rows of as many activations as the weight has columns.
+            unsafe {
+                panel.fill(fill, from.as_ptr(), self.row_bytes(), rows, self.cols());
+                panel.multiply(fill.fine, self.cols(), rows, acts, &mut out[r..], stride);
+            }
+        }
+    }
+
+    /// Products a row at a time with four, two or one of `count` activation rows, whose codes or numbers `of` gives.
+    fn by_rows(
+        &self,
+        bytes: &[u8],
+        n: usize,
+        count: usize,
+        of: impl Fn(usize) -> (ActRow, *const f32),
+        out: &mut [f32],
+        stride: usize,
+    ) {
         let mut i = 0;
-        while i < tokens.len() {
-            let out = &mut out[i * stride..];
-            let left = &tokens[i..];
-            i += match left.len() {
-                4.. => self.rows_kernel::<4>(self.kernels.four, bytes, n, x, left, out, stride),
-                2.. => self.rows_kernel::<2>(self.kernels.two, bytes, n, x, left, out, stride),
-                _ => self.rows_kernel::<1>(self.kernels.one, bytes, n, x, left, out, stride),
+        while i < count {
+            let (out, of) = (&mut out[i * stride..], |t: usize| of(i + t));
+            i += match count - i {
+                4.. => self.rows_kernel::<4>(self.kernels.four, bytes, n, of, out, stride),
+                2.. => self.rows_kernel::<2>(self.kernels.two, bytes, n, of, out, stride),
+                _ => self.rows_kernel::<1>(self.kernels.one, bytes, n, of, out, stride),
             };
         }
     }
 
-    /// The next `T` tokens; gives `T`.
+    /// The next `T` activation rows; gives `T`.
     fn rows_kernel<const T: usize>(
         &self,
         kernel: super::kernel::RowsKernel<T>,
         bytes: &[u8],
         rows: usize,
-        x: Input<'_>,
-        tokens: &[u32],
+        of: impl Fn(usize) -> (ActRow, *const f32),
         out: &mut [f32],
         stride: usize,
     ) -> usize {
-        let cols = self.cols();
         assert!(out.len() >= (T - 1) * stride + rows && bytes.len() == rows * self.row_bytes());
-        let quantised = self.is_quantised();
         let job = RowsJob {
             weights: bytes.as_ptr(),
             row_bytes: self.row_bytes(),
             rows,
-            cols,
-            acts: std::array::from_fn(|t| if quantised { x.acts.row(tokens[t] as usize) } else { ActRow::NONE }),
-            floats: std::array::from_fn(|t| {
-                if quantised { std::ptr::null() } else { x.floats[tokens[t] as usize * cols..][..cols].as_ptr() }
-            }),
+            cols: self.cols(),
+            acts: std::array::from_fn(|t| of(t).0),
+            floats: std::array::from_fn(|t| of(t).1),
             out: out.as_mut_ptr(),
             stride,
         };

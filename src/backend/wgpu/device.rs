@@ -6,7 +6,11 @@ use crate::{
     error::{Error, Result},
     plan::Caps,
 };
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::{
+    ops::Range,
+    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
 
 /// A device that could run a plan.
 #[derive(Clone, Debug)]
@@ -199,6 +203,16 @@ impl Errors {
     }
 }
 
+/// How long a mapping may take after the device is done: the callback may be in the hands of another thread.
+const MAPPING: Duration = Duration::from_secs(10);
+
+/// The answer to a mapping.
+type Mapped = Result<(), wgpu::BufferAsyncError>;
+
+/// Where a mapping's answer arrives: made once, used for one mapping at a time.
+#[derive(Clone, Default)]
+pub(super) struct Signal(Arc<(Mutex<Option<Mapped>>, Condvar)>);
+
 /// An opened device. Cheap to clone; pipelines are shared by everything that is loaded through it.
 #[derive(Clone)]
 pub struct Gpu {
@@ -354,5 +368,51 @@ impl Gpu {
         let polled = self.device.poll(wait);
         self.errors.take()?;
         polled.map(drop).map_err(|e| Error::Device(format!("waiting for {}: {e}", self.name)))
+    }
+
+    /// Waits for what was submitted and maps a part of a buffer for reading. After an error the buffer is not mapped.
+    pub(super) fn map_read(
+        &self,
+        buffer: &wgpu::Buffer,
+        range: Range<u64>,
+        signal: &Signal,
+        submission: Option<wgpu::SubmissionIndex>,
+    ) -> Result<wgpu::BufferView> {
+        self.try_map(buffer, range, signal, submission).inspect_err(|_| buffer.unmap())
+    }
+
+    fn try_map(
+        &self,
+        buffer: &wgpu::Buffer,
+        range: Range<u64>,
+        signal: &Signal,
+        submission: Option<wgpu::SubmissionIndex>,
+    ) -> Result<wgpu::BufferView> {
+        let failed = |e: String| Error::Device(format!("reading results of {}: {e}", self.name));
+        *lock(&signal.0.0) = None;
+        let answer = signal.clone();
+        buffer.map_async(wgpu::MapMode::Read, range.clone(), move |r| {
+            *lock(&answer.0.0) = Some(r);
+            answer.0.1.notify_all();
+        });
+        self.wait(submission)?;
+        // A poll on another thread may have taken the callback and not yet run it.
+        let since = Instant::now();
+        let mut answer = lock(&signal.0.0);
+        while answer.is_none() {
+            if since.elapsed() > MAPPING {
+                return Err(failed("the device did not answer".into()));
+            }
+            let waited = signal.0.1.wait_timeout(answer, Duration::from_millis(5));
+            answer = waited.unwrap_or_else(PoisonError::into_inner).0;
+            if answer.is_none() {
+                drop(answer);
+                self.device.poll(wgpu::PollType::Poll).map_err(|e| failed(e.to_string()))?;
+                self.errors.take()?;
+                answer = lock(&signal.0.0);
+            }
+        }
+        answer.take().unwrap_or(Ok(())).map_err(|e| failed(e.to_string()))?;
+        buffer.get_mapped_range(range).map_err(|e| failed(e.to_string()))
     }
 }

@@ -1,7 +1,7 @@
 //! Poison and guards: tests fill scratch with NaN and fence every content, so that reading what was not written and
 //! writing beyond the end both show.
 
-use super::device::Gpu;
+use super::device::{Gpu, Signal};
 use crate::{
     error::{Error, Result},
     plan::{GUARD, Schedule},
@@ -39,10 +39,8 @@ pub(super) fn check(gpu: &Gpu, s: &Schedule, scratch: &[wgpu::Buffer]) -> Result
         let from = &scratch[c.scratch as usize];
         encoder.copy_buffer_to_buffer(from, c.bytes - GUARD, &staging, i as u64 * GUARD, GUARD);
     }
-    gpu.queue.submit([encoder.finish()]);
-    staging.map_async(wgpu::MapMode::Read, .., |_| {});
-    gpu.wait(None)?;
-    let view = staging.get_mapped_range(..).map_err(|e| Error::Device(format!("guards: {e}")))?;
+    let submission = gpu.queue.submit([encoder.finish()]);
+    let view = gpu.map_read(&staging, 0..staging.size(), &Signal::default(), Some(submission))?;
     let words: &[u32] = bytemuck::cast_slice(&view);
     match words.iter().take(bytes as usize / 4).position(|w| *w != FENCE) {
         None => Ok(()),

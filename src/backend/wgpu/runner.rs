@@ -1,7 +1,7 @@
 //! A sequence on the device: caches, scratch, bind groups, and the encode loop.
 
 use super::{
-    device::{Gpu, lock},
+    device::{Gpu, Signal},
     guard,
     pipeline::Pipeline,
     upload::Placed,
@@ -14,7 +14,7 @@ use crate::{
     ops,
     plan::{self, Buffer, Grid, OutputPlace, PARAMS_STRIDE, Plan, RopeTable, Schedule, Sizes, check_step_shader},
 };
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 /// NaN as f32 and, twice, as f16.
 const POISON: u32 = 0x7E00_7E00 | 0x7FC0_0000;
@@ -45,7 +45,7 @@ pub(super) struct GpuRunner {
     decode: Ready,
     prefill: Ready,
     staging: wgpu::Buffer,
-    mapped: Arc<Mutex<Option<Result<(), wgpu::BufferAsyncError>>>>,
+    mapped: Signal,
     /// Rows of the embedding table: token ids are below.
     vocab: usize,
     last: Option<wgpu::SubmissionIndex>,
@@ -91,7 +91,7 @@ impl GpuRunner {
             decode,
             prefill,
             staging,
-            mapped: Arc::default(),
+            mapped: Signal::default(),
             vocab,
             last: None,
             padded: vec![],
@@ -199,16 +199,7 @@ impl GpuRunner {
             return Ok(());
         }
         let range = 0..total.next_multiple_of(8);
-        *lock(&self.mapped) = None;
-        let mapped = self.mapped.clone();
-        self.staging.map_async(wgpu::MapMode::Read, range.clone(), move |r| *lock(&mapped) = Some(r));
-        gpu.wait(self.last.clone())?;
-        match lock(&self.mapped).take() {
-            Some(Ok(())) => {}
-            Some(Err(e)) => return Err(Error::Device(format!("reading results: {e}"))),
-            None => return Err(Error::Device("reading results: the device did not answer".into())),
-        }
-        let view = self.staging.get_mapped_range(range).map_err(|e| Error::Device(format!("reading results: {e}")))?;
+        let view = gpu.map_read(&self.staging, range, &self.mapped, self.last.clone())?;
         let mut at = 0;
         for (place, out) in schedule.outputs.iter().zip(out) {
             let bytes = result_bytes(place, piece) as usize;

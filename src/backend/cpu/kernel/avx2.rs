@@ -6,8 +6,9 @@
 
 use super::{
     Kernels, RowsJob, by_format,
-    formats::{FP4, IQ4, e8m0_half, half_at, iq4_xs_scales, k_scales, q3_scales},
+    formats::{FP4, IQ4, e8m0_half, iq4_xs_scales, k_scales, q3_scales},
 };
+use crate::backend::cpu::act::ActRow;
 use crate::quant::DType;
 use std::arch::x86_64::*;
 
@@ -42,26 +43,43 @@ trait Codes {
 unsafe fn rows<F: Codes, const T: usize>(job: &RowsJob<T>) {
     let signed = F::OFFSET == 128.0;
     let groups = F::BLOCK / 32;
-    let low_factor = if F::MINIMA { 1.0 } else { F::OFFSET };
+    // Signed codes have no offset left.
+    let low_factor = match () {
+        () if F::MINIMA => 1.0,
+        () if signed => 0.0,
+        () => F::OFFSET,
+    };
     for r in 0..job.rows {
         // SAFETY: row r exists and has `cols` weights, and the activations have as many codes and the scales to match; the
         // prefetch may name any address.
         unsafe {
             let row = job.weights.add(r * job.row_bytes);
             let mut sums = [[_mm256_setzero_ps(); 2]; T];
-            let mut lows = [0f32; T];
+            let mut lows = [[_mm256_setzero_ps(); 2]; T];
+            let mut single_lows = [0f32; T];
             for b in 0..job.cols / F::BLOCK {
                 let p = row.add(b * F::BYTES);
                 for line in 0..F::BYTES.div_ceil(64) {
                     _mm_prefetch::<_MM_HINT_T0>(p.wrapping_add(1536 + 64 * line).cast());
                 }
                 let (scales, minima) = F::scales(p);
+                let low_of = if F::MINIMA { &minima } else { &scales };
+                // Blocks of one group keep their scale in a register; others need a table.
+                let mut both = [[0f32; 16]; T];
+                for t in 0..T {
+                    let act = &job.acts[t];
+                    if F::BLOCK == 32 {
+                        both[t][0] = scales[0] * *act.scales.add(b);
+                        single_lows[t] += low_of[0] * *act.sums32.add(b);
+                    } else {
+                        scaled::<F>(&scales, act, b, &mut both[t]);
+                        low::<F>(low_of, act, b, &mut lows[t]);
+                    }
+                }
                 for g in 0..groups {
                     let codes = F::group(p, g);
-                    let at = b * groups + g;
                     for t in 0..T {
-                        let act = &job.acts[t];
-                        let x = _mm256_loadu_si256(act.codes.add(32 * at).cast());
+                        let x = _mm256_loadu_si256(job.acts[t].codes.add(32 * (b * groups + g)).cast());
                         let pairs = if signed {
                             let w = _mm256_xor_si256(codes, _mm256_set1_epi8(-128));
                             _mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(x, w))
@@ -69,33 +87,63 @@ unsafe fn rows<F: Codes, const T: usize>(job: &RowsJob<T>) {
                             _mm256_maddubs_epi16(codes, x)
                         };
                         let dot = _mm256_cvtepi32_ps(_mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
-                        let x_scale = *act.scales.add(at);
                         let scale = if F::FINE {
-                            let (a, c) =
-                                (_mm_set1_ps(scales[2 * g] * x_scale), _mm_set1_ps(scales[2 * g + 1] * x_scale));
+                            let (a, c) = (_mm_set1_ps(both[t][2 * g]), _mm_set1_ps(both[t][2 * g + 1]));
                             _mm256_insertf128_ps::<1>(_mm256_castps128_ps256(a), c)
                         } else {
-                            _mm256_set1_ps(scales[g] * x_scale)
+                            _mm256_set1_ps(both[t][g])
                         };
+                        // An index known at compile time keeps the sums in registers.
                         sums[t][g & 1] = _mm256_fmadd_ps(dot, scale, sums[t][g & 1]);
-                        if F::MINIMA || (!signed && F::OFFSET != 0.0) {
-                            let low = if F::MINIMA { &minima } else { &scales };
-                            lows[t] += if F::FINE {
-                                low[2 * g] * *act.sums16.add(2 * at) + low[2 * g + 1] * *act.sums16.add(2 * at + 1)
-                            } else {
-                                low[g] * *act.sums32.add(at)
-                            };
-                        }
                     }
                 }
             }
             for t in 0..T {
-                let v = _mm256_add_ps(sums[t][0], sums[t][1]);
+                let single = _mm256_zextps128_ps256(_mm_set_ss(single_lows[t]));
+                let low = _mm256_add_ps(_mm256_add_ps(lows[t][0], lows[t][1]), single);
+                let low = _mm256_mul_ps(low, _mm256_set1_ps(low_factor));
+                let v = _mm256_sub_ps(_mm256_add_ps(sums[t][0], sums[t][1]), low);
                 let v = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps::<1>(v));
                 let v = _mm_add_ps(v, _mm_movehl_ps(v, v));
-                let sum = _mm_cvtss_f32(_mm_add_ss(v, _mm_movehdup_ps(v)));
-                *job.out.add(t * job.stride + r) = sum - low_factor * lows[t];
+                *job.out.add(t * job.stride + r) = _mm_cvtss_f32(_mm_add_ss(v, _mm_movehdup_ps(v)));
             }
+        }
+    }
+}
+
+/// The scales of block `b` (of 256 weights) times those of the activations.
+#[inline(always)]
+unsafe fn scaled<F: Codes>(scales: &[f32; 16], act: &ActRow, b: usize, both: &mut [f32; 16]) {
+    // SAFETY: the activations have scales for every block; features by the contract of `Codes`.
+    unsafe {
+        let x = _mm256_loadu_ps(act.scales.add(8 * b));
+        let (lower, upper) = if F::FINE {
+            let (a, c) = (_mm256_castps256_ps128(x), _mm256_extractf128_ps::<1>(x));
+            (
+                _mm256_set_m128(_mm_unpackhi_ps(a, a), _mm_unpacklo_ps(a, a)),
+                _mm256_set_m128(_mm_unpackhi_ps(c, c), _mm_unpacklo_ps(c, c)),
+            )
+        } else {
+            (x, _mm256_setzero_ps())
+        };
+        _mm256_storeu_ps(both.as_mut_ptr(), _mm256_mul_ps(_mm256_loadu_ps(scales.as_ptr()), lower));
+        if F::FINE {
+            _mm256_storeu_ps(both.as_mut_ptr().add(8), _mm256_mul_ps(_mm256_loadu_ps(scales.as_ptr().add(8)), upper));
+        }
+    }
+}
+
+/// Adds minima (or scales, of formats with an offset) times the activations' sums of block `b` of 256 weights.
+#[inline(always)]
+unsafe fn low<F: Codes>(minima: &[f32; 16], act: &ActRow, b: usize, lows: &mut [__m256; 2]) {
+    // SAFETY: the activations have sums for every block; features by the contract of `Codes`.
+    unsafe {
+        let (m0, m1) = (_mm256_loadu_ps(minima.as_ptr()), _mm256_loadu_ps(minima.as_ptr().add(8)));
+        if F::FINE {
+            lows[0] = _mm256_fmadd_ps(m0, _mm256_loadu_ps(act.sums16.add(16 * b)), lows[0]);
+            lows[1] = _mm256_fmadd_ps(m1, _mm256_loadu_ps(act.sums16.add(16 * b + 8)), lows[1]);
+        } else {
+            lows[0] = _mm256_fmadd_ps(m0, _mm256_loadu_ps(act.sums32.add(8 * b)), lows[0]);
         }
     }
 }
@@ -253,7 +301,7 @@ mod types {
     format!(Q2K, 256, 84, fine true, offset 0.0, minima true,
     |p, g| fields(p.add(16 + g / 4 * 32), g % 4 * 2, 3),
     |p| {
-        let (d, dmin, s) = (half_at(bytes(p, 80, 2), 0), half_at(bytes(p, 82, 2), 0), bytes(p, 0, 16));
+        let (d, dmin, s) = (half(p, 80), half(p, 82), bytes(p, 0, 16));
         (std::array::from_fn(|j| d * f32::from(s[j] & 15)), std::array::from_fn(|j| dmin * f32::from(s[j] >> 4)))
     });
     format!(Q3K, 256, 110, fine true, offset 4.0, minima false,

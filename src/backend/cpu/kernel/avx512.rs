@@ -4,7 +4,7 @@
 
 use super::{
     Kernels, RowsJob, by_format,
-    formats::{FP4, IQ4, e8m0_half, half_at, iq4_xs_scales, q3_scales},
+    formats::{FP4, IQ4, e8m0_half, iq4_xs_scales, q3_scales},
 };
 use crate::quant::DType;
 use std::arch::x86_64::*;
@@ -222,10 +222,14 @@ unsafe fn fifth(codes: __m512i, a: *const u8, b: *const u8) -> __m512i {
     }
 }
 
+/// The half-precision number at byte `at`.
 #[inline(always)]
 unsafe fn half(p: *const u8, at: usize) -> f32 {
-    // SAFETY: the caller's block is readable.
-    half_at(unsafe { std::slice::from_raw_parts(p.add(at), 2) }, 0)
+    // SAFETY: the caller's block is readable; features by the contract of `Codes`.
+    unsafe {
+        let bits = p.add(at).cast::<u16>().read_unaligned();
+        _mm_cvtss_f32(_mm_cvtph_ps(_mm_cvtsi32_si128(i32::from(bits))))
+    }
 }
 
 /// Scale and minimum of a k-quant with 6-bit pairs (Q4_K, Q5_K): 8 scales, then 8 minima, as numbers.

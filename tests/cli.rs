@@ -1,0 +1,432 @@
+//! The program as a person runs it: every verb on the built-in model, and what it says to bad input.
+
+use moeray::file::{self, Bytes, TensorSpec, Value, write_gguf};
+use serde_json::Value as Json;
+use std::{
+    io::{Read, Write},
+    path::Path,
+    process::{Command, Stdio},
+};
+
+const BIN: &str = env!("CARGO_BIN_EXE_moeray");
+const DEMO: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/demo/bard-q4_k_m.gguf");
+
+struct Out {
+    code: Option<i32>,
+    stdout: String,
+    stderr: String,
+}
+
+fn command(args: &[&str]) -> Command {
+    let mut c = Command::new(BIN);
+    c.args(args).env_remove("RUST_LOG").stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    c
+}
+
+fn with_input(args: &[&str], input: &[u8]) -> Out {
+    let mut child = command(args).stdin(Stdio::piped()).spawn().unwrap();
+    // The child may end without reading it.
+    let _ = child.stdin.take().unwrap().write_all(input);
+    let o = child.wait_with_output().unwrap();
+    let text = |b: Vec<u8>| String::from_utf8(b).unwrap();
+    Out { code: o.status.code(), stdout: text(o.stdout), stderr: text(o.stderr) }
+}
+
+fn moeray(args: &[&str]) -> Out {
+    with_input(args, b"")
+}
+
+/// Standard output of a call that must succeed.
+fn ok(args: &[&str]) -> String {
+    let o = moeray(args);
+    assert_eq!(o.code, Some(0), "{args:?}: {}", o.stderr);
+    o.stdout
+}
+
+fn json(args: &[&str]) -> Json {
+    serde_json::from_str(&ok(args)).unwrap()
+}
+
+fn fails(args: &[&str], code: i32, words: &[&str]) {
+    let o = moeray(args);
+    assert_eq!(o.code, Some(code), "{args:?}: {}{}", o.stdout, o.stderr);
+    assert!(o.stdout.is_empty(), "{args:?} printed {:?} before it failed", o.stdout);
+    assert!(!o.stderr.contains("panicked"), "{args:?}: {}", o.stderr);
+    for w in words {
+        assert!(o.stderr.contains(w), "{args:?} does not say {w:?}: {}", o.stderr);
+    }
+    assert!(o.stderr.starts_with("error: "), "{args:?}: {}", o.stderr);
+}
+
+fn names(dir: &Path) -> Vec<String> {
+    let mut n: Vec<_> =
+        std::fs::read_dir(dir).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+    n.sort();
+    n
+}
+
+fn put(dir: &Path, name: &str, bytes: &[u8]) -> String {
+    let path = dir.join(name);
+    std::fs::write(&path, bytes).unwrap();
+    path.to_str().unwrap().into()
+}
+
+fn at(dir: &Path, name: &str) -> String {
+    dir.join(name).to_str().unwrap().into()
+}
+
+/// `run` on the cpu backend with a few tokens.
+fn run<'a>(rest: &[&'a str]) -> Vec<&'a str> {
+    [&["run", "--backend", "cpu", "-n", "12"], rest].concat()
+}
+
+#[test]
+fn run_continues_the_prompt_and_the_seed_decides() {
+    let a = moeray(&run(&["-p", "ROMEO:", "--seed", "1"]));
+    assert_eq!(a.code, Some(0), "{}", a.stderr);
+    assert!(a.stdout.starts_with("ROMEO:") && a.stdout.len() > 20 && a.stdout.ends_with('\n'), "{:?}", a.stdout);
+    for word in ["prompt 5 tokens", "generation 12 tokens", "tokens/s", "first token", "memory", "cpu", "seed 1"] {
+        assert!(a.stderr.contains(word), "no {word:?} in {}", a.stderr);
+    }
+    assert_eq!(a.stdout, ok(&run(&["-p", "ROMEO:", "--seed", "1", "-q"])));
+    assert_ne!(a.stdout, ok(&run(&["-p", "ROMEO:", "--seed", "2"])));
+    assert_eq!(a.stdout, ok(&run(&[DEMO, "-p", "ROMEO:", "--seed", "1"])), "the file is the built-in model");
+    assert_eq!(a.stdout, ok(&run(&["-m", DEMO, "-p", "ROMEO:", "--seed", "1", "--chunk", "2"])));
+    assert_eq!(moeray(&run(&["-p", "ROMEO:", "-q"])).stderr, "", "-q is quiet");
+}
+
+#[test]
+fn run_takes_prompts_from_everywhere() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = put(dir.path(), "prompt.txt", "JULIET:\n".as_bytes());
+    let greedy = ["--temp", "0", "--no-echo", "-q"];
+    let from_text = ok(&run(&[&["-e", "-p", "JULIET:\\n"], &greedy[..]].concat()));
+    assert_eq!(from_text, ok(&run(&[&["-f", &file], &greedy[..]].concat())));
+    for args in [run(&greedy), run(&[&["-f", "-"], &greedy[..]].concat()), run(&[&["-p", "-"], &greedy[..]].concat())] {
+        assert_eq!(from_text, with_input(&args, b"JULIET:\n").stdout, "{args:?}");
+    }
+    // The second prompt starts from an empty context.
+    let two = ok(&run(&[&["-p", "ROMEO:", "-f", &file], &greedy[..]].concat()));
+    assert!(two.ends_with(&from_text) && two.len() > from_text.len(), "{two:?}");
+}
+
+#[test]
+fn run_as_json_and_stop_strings() {
+    let whole = json(&["run", "--backend", "cpu", "-n", "40", "--temp", "0", "--json", "-q", "-p", "ROMEO:"]);
+    assert_eq!(whole["finish_reason"], "length");
+    assert_eq!((whole["ids"].as_array().unwrap().len(), whole["prompt_tokens"].as_u64()), (40, Some(5)));
+    let text = whole["text"].as_str().unwrap();
+    let word = text.split_whitespace().nth(3).unwrap();
+    let cut = json(&["run", "--backend", "cpu", "-n", "40", "--temp", "0", "--json", "-p", "ROMEO:", "--stop", word]);
+    assert_eq!(cut["finish_reason"], "stop");
+    assert_eq!(cut["text"].as_str().unwrap(), &text[..text.find(word).unwrap()]);
+    let end = json(&["run", "--backend", "cpu", "-n", "9", "--ctx", "8", "--temp", "0", "--json", "-p", "ROMEO:"]);
+    assert_eq!((end["finish_reason"].as_str(), end["generated_tokens"].as_u64()), (Some("context"), Some(4)));
+}
+
+/// The demo model with a chat template, as a file.
+fn chat_model(dir: &Path) -> String {
+    let ckpt = file::open_bytes(Bytes::from_vec(std::fs::read(DEMO).unwrap())).unwrap();
+    let mut meta = ckpt.meta().clone();
+    let template = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}\
+                    {% if add_generation_prompt %}assistant:{% endif %}";
+    meta.set("tokenizer.chat_template", Value::string(template));
+    let tensors: Vec<_> = ckpt.tensors().collect();
+    let specs: Vec<TensorSpec> = tensors
+        .iter()
+        .map(|(name, t)| TensorSpec { name: (*name).into(), dtype: t.dtype(), shape: t.shape().to_vec() })
+        .collect();
+    let path = dir.join("chat.gguf");
+    let mut fill = |i: usize, sink: &mut file::Sink<'_>| {
+        let t = tensors[i].1;
+        (0..t.rows()).try_for_each(|r| sink.write(t.row(r)))
+    };
+    write_gguf(&path, &meta, &specs, &mut fill).unwrap();
+    path.to_str().unwrap().into()
+}
+
+#[test]
+fn chat_answers_as_if_all_was_read_anew_but_reads_only_what_is_new() {
+    let dir = tempfile::tempdir().unwrap();
+    let model = chat_model(dir.path());
+    let tail = ["--backend", "cpu", "-n", "12", "--temp", "0", "--stop", "\n"];
+    let args = [&["chat", &model, "--system", "S", "-v"], &tail[..]].concat();
+    let o = with_input(&args, b"What news?\nAnd then?\n/reset\nWhat news?\n/quit\nnever read\n");
+    assert_eq!(o.code, Some(0), "{}", o.stderr);
+    let answers: Vec<&str> = o.stdout.lines().collect();
+    assert_eq!(answers.len(), 3, "{:?}", o.stdout);
+    let anew = |prompt: String| ok(&[&["run", &model, "-q", "--no-echo", "-p", &prompt], &tail[..]].concat());
+    let first = "system: S\nuser: What news?\nassistant:".to_string();
+    assert_eq!(format!("{}\n", answers[0]), anew(first.clone()));
+    assert_eq!(format!("{}\n", answers[1]), anew(format!("{first}{}\nuser: And then?\nassistant:", space(answers[0]))));
+    assert_eq!(answers[2], answers[0], "/reset forgets");
+    let cached: Vec<usize> = o
+        .stderr
+        .lines()
+        .filter_map(|l| l.split(" tokens are in the cache").next().filter(|p| p.len() < l.len()))
+        .map(|l| l.split_whitespace().rev().nth(2).unwrap().parse().unwrap())
+        .collect();
+    assert_eq!(cached.len(), 3, "{}", o.stderr);
+    assert!(cached[0] == 0 && cached[1] > 15, "the second turn used {} cached tokens", cached[1]);
+    assert!(o.stderr.contains("context"), "{}", o.stderr);
+}
+
+/// The template puts one blank before an answer.
+fn space(answer: &str) -> String {
+    format!("\nassistant: {answer}").split_off("\nassistant:".len())
+}
+
+#[test]
+fn bench_speaks_llama_bench() {
+    let args = ["bench", "--backend", "cpu,reference", "-p", "4", "-n", "0,2", "-r", "2", "-q", "-o"];
+    let rows = json(&[&args[..], &["json"]].concat());
+    let rows = rows.as_array().unwrap();
+    let tests: Vec<_> = rows
+        .iter()
+        .map(|r| (r["backends"].as_str().unwrap(), r["n_prompt"].as_u64().unwrap(), r["n_gen"].as_u64().unwrap()))
+        .collect();
+    assert_eq!(tests, [("cpu", 4, 0), ("cpu", 0, 2), ("reference", 4, 0), ("reference", 0, 2)]);
+    for r in rows {
+        assert!(r["avg_ts"].as_f64().unwrap() > 0.0 && r["stddev_ts"].as_f64().unwrap() >= 0.0);
+        assert_eq!((r["samples_ts"].as_array().unwrap().len(), r["samples_ns"].as_array().unwrap().len()), (2, 2));
+        assert!(r["model_type"].as_str().unwrap().contains("Q4_K_M"));
+        let (size, token) = (r["model_size"].as_u64().unwrap(), r["bytes_per_token"].as_u64().unwrap());
+        // Two of eight experts, and one row of the embedding table: well below the whole, well above the shared part.
+        assert!(token < size * 3 / 5 && token > size / 4, "{token} of {size} bytes a token");
+        assert!(r["read_bandwidth"].as_f64().unwrap() > 1e8);
+    }
+    let md = ok(&[&args[..], &["md"]].concat());
+    assert!(md.contains(" tg2 |") && md.contains(" ± ") && md.contains("floor"), "{md}");
+    let csv = ok(&[&args[..], &["csv"]].concat());
+    let width = csv.lines().next().unwrap().split(',').count();
+    assert!(csv.lines().count() == 5 && width > 20, "{csv}");
+    assert_eq!(ok(&[&args[..], &["jsonl"]].concat()).lines().count(), 4);
+    assert!(ok(&[&args[..], &["table"]].concat()).contains("pp4"));
+}
+
+#[test]
+fn bench_makes_models_that_are_not_there() {
+    let rows = json(&[
+        "bench",
+        "--synthetic",
+        "moe-1b-a400m",
+        "--type",
+        "Q4_0",
+        "--layers",
+        "1",
+        "--backend",
+        "cpu",
+        "-p",
+        "2",
+        "-n",
+        "1",
+        "-d",
+        "3",
+        "-r",
+        "1",
+        "-q",
+        "-o",
+        "json",
+    ]);
+    assert_eq!(rows.as_array().unwrap().len(), 2);
+    assert!(rows[0]["model_filename"].as_str().unwrap().contains("moe-1b-a400m"));
+    assert_eq!(rows[0]["n_depth"], 3);
+    fails(&["bench", "--synthetic", "no-such-model"], 1, &["no-such-model", "olmoe-1b-7b"]);
+    fails(&["bench", "--synthetic", "olmoe-1b-7b", "--type", "Q9_X"], 1, &["Q9_X", "Q4_K_M"]);
+}
+
+const TEXT: &str = "\
+First Citizen:\nBefore we proceed any further, hear me speak.\n\nAll:\nSpeak, speak.\n\nFirst Citizen:\nYou are all \
+resolved rather to die than to famish?\n\nAll:\nResolved. resolved.\n\nFirst Citizen:\nFirst, you know Caius Marcius is \
+chief enemy to the people.\n\nAll:\nWe know't, we know't.\n\nFirst Citizen:\nLet us kill him, and we'll have corn at our \
+own price.\nIs't a verdict?\n";
+
+#[test]
+fn perplexity_prefers_text_to_noise_and_divergence_from_itself_is_zero() {
+    let dir = tempfile::tempdir().unwrap();
+    let text = put(dir.path(), "text.txt", TEXT.as_bytes());
+    let noise: String = TEXT.split(' ').rev().collect::<Vec<_>>().join(" ");
+    let noise = put(dir.path(), "noise.txt", noise.as_bytes());
+    let base = at(dir.path(), "base.safetensors");
+    let args = |file: &'static str| ["perplexity", "--backend", "cpu", "--ctx", "48", "--json", "-q", file];
+    let on = |file: &str, rest: &[&str]| json(&[&args("-f")[..], &[file], rest].concat());
+    let own = on(&text, &["--save-logits", &base]);
+    let ppl = own["perplexity"]["mean"].as_f64().unwrap();
+    assert!((2.0..200.0).contains(&ppl) && own["tokens_scored"].as_u64().unwrap() >= 46, "{own}");
+    assert!(on(&noise, &[])["perplexity"]["mean"].as_f64().unwrap() > 1.5 * ppl, "alarm: noise is as likely as text");
+    for same in [on(&text, &["--base-model", DEMO]), json(&[&args("--kl-base")[..], &[&base]].concat())] {
+        assert_eq!(same["perplexity"], own["perplexity"]);
+        assert_eq!(same["base_perplexity"], own["perplexity"]);
+        assert!(
+            same["kl_divergence"]["max"].as_f64().unwrap().abs() < 1e-9 && same["same_top"]["mean"] == 1.0,
+            "{same}"
+        );
+    }
+    // Another rounding of the same model is near, and not the same.
+    let q2 = at(dir.path(), "q2.gguf");
+    ok(&["quantize", DEMO, &q2, "--type", "Q2_K"]);
+    let other = on(&text, &["--base-model", &q2]);
+    let kl = other["kl_divergence"]["mean"].as_f64().unwrap();
+    assert!((1e-4..2.0).contains(&kl), "{other}");
+    let table = ok(&["perplexity", "--backend", "cpu", "--ctx", "48", "-q", "-f", &text, "--base-model", &q2]);
+    assert!(table.contains("perplexity") && table.contains("KL divergence") && table.contains("99 %"), "{table}");
+}
+
+#[test]
+fn logits_are_the_numbers_of_the_model() {
+    let dir = tempfile::tempdir().unwrap();
+    let (a, b) = (at(dir.path(), "a.safetensors"), at(dir.path(), "b.safetensors"));
+    ok(&["logits", "--backend", "cpu", "-p", "ROMEO:", "--router", "-o", &a]);
+    ok(&["logits", "--backend", "reference", "--kv", "f32", "--ids", "606,45,37,47,26", "--chunk", "2", "-o", &b]);
+    let (a, b) = (std::fs::read(a).unwrap(), std::fs::read(b).unwrap());
+    let (a, b) =
+        (safetensors::SafeTensors::deserialize(&a).unwrap(), safetensors::SafeTensors::deserialize(&b).unwrap());
+    let f32s = |t: &safetensors::SafeTensors<'_>, n: &str| -> Vec<f32> {
+        bytemuck::pod_collect_to_vec(t.tensor(n).unwrap().data())
+    };
+    assert_eq!(a.tensor("logits").unwrap().shape(), [5, 4096]);
+    assert_eq!(a.tensor("ids").unwrap().data(), b.tensor("ids").unwrap().data());
+    let (x, y) = (f32s(&a, "logits"), f32s(&b, "logits"));
+    let error: f32 = x.iter().zip(&y).map(|(x, y)| (x - y).powi(2)).sum();
+    let power: f32 = y.iter().map(|y| y * y).sum();
+    assert!(error / power < 1e-2, "cpu differs from reference by {}", error / power);
+    let shifted: f32 = x[4096..].iter().zip(&y).map(|(x, y)| (x - y).powi(2)).sum();
+    assert!(shifted / power > 1e-2, "alarm: shifted positions look the same");
+    for layer in 0..4 {
+        let ids = a.tensor(&format!("router_ids_{layer}")).unwrap();
+        assert_eq!((ids.shape(), ids.dtype()), (&[5, 2][..], safetensors::Dtype::U32));
+        let ids: Vec<u32> = bytemuck::pod_collect_to_vec(ids.data());
+        assert!(ids.chunks(2).all(|p| p[0] != p[1] && p[0] < 8 && p[1] < 8), "{ids:?}");
+        let weights = f32s(&a, &format!("router_weights_{layer}"));
+        assert!(weights.len() == 10 && weights.iter().all(|w| *w > 0.0 && *w <= 1.0), "{weights:?}");
+    }
+    assert!(b.tensor("router_ids_0").is_err());
+}
+
+#[test]
+fn inspect_and_devices_show_what_is_there() {
+    let text = ok(&["inspect"]);
+    for word in ["qwen2moe.block_count", "blk.0.ffn_gate_exps.weight", "Q4_K", "8 experts, top 2", "keys and values"] {
+        assert!(text.contains(word), "no {word:?}");
+    }
+    assert!(ok(&["inspect", DEMO, "--graph"]).contains("output logits"));
+    assert!(ok(&["inspect", "--plan"]).contains("dispatches a layer"));
+    let j = json(&["inspect", "--plan", "--json", "--ctx", "1000"]);
+    assert_eq!((j["model"]["experts"].as_u64(), j["model"]["vocabulary"].as_u64()), (Some(8), Some(4096)));
+    // Four layers, two heads of 64 numbers for keys and values each, two bytes.
+    assert_eq!(j["model"]["memory"]["kv"], 4 * 2 * 2 * 64 * 2 * 1000);
+    assert!(j["decode"]["dispatches"].as_u64().unwrap() > 10 && j["prefill"]["steps"].is_array());
+    assert_eq!(j["tensors"].as_array().unwrap().len(), 71);
+    let dense = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/goldens/mixtral");
+    assert!(ok(&["inspect", dense]).contains("config.json"));
+    assert!(ok(&["devices"]).contains("without --backend"));
+    assert!(json(&["devices", "--json"])["choice"]["backend"].is_string());
+}
+
+#[test]
+fn quantize_writes_a_model_that_runs() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = at(dir.path(), "out.gguf");
+    let o = moeray(&["quantize", DEMO, &out, "--type", "q8_0"]);
+    assert_eq!(o.code, Some(0), "{}", o.stderr);
+    assert!(o.stderr.contains("71 tensors"), "{}", o.stderr);
+    let ckpt = file::open(Path::new(&out)).unwrap();
+    assert_eq!(ckpt.tensor("blk.0.ffn_up_exps.weight").unwrap().dtype().to_string(), "Q8_0");
+    assert_eq!(ckpt.tensor("blk.0.attn_norm.weight").unwrap().dtype().to_string(), "F32");
+    assert_eq!(ckpt.meta().u64("general.file_type"), Some(7));
+    // Eight bits hold what four had: the words stay.
+    let greedy = ["--temp", "0", "-q", "-p", "ROMEO:"];
+    assert_eq!(ok(&run(&greedy)), ok(&run(&[&[out.as_str()], &greedy[..]].concat())));
+    fails(&["quantize", DEMO, &out, "--type", "Q4_0"], 1, &["out.gguf", "exists", "--force"]);
+    ok(&["quantize", DEMO, &out, "--type", "Q4_0", "--force", "-q"]);
+    assert_eq!(file::open(Path::new(&out)).unwrap().meta().u64("general.file_type"), Some(2));
+    assert_eq!(names(dir.path()), ["out.gguf"], "temporary files were left");
+}
+
+#[test]
+fn bad_input_is_named_and_leaves_nothing_behind() {
+    let dir = tempfile::tempdir().unwrap();
+    let whole = std::fs::read(DEMO).unwrap();
+    let (head, half) =
+        (put(dir.path(), "head.gguf", &whole[..1000]), put(dir.path(), "half.gguf", &whole[..whole.len() / 2]));
+    let noise = put(dir.path(), "noise.gguf", &[7; 4096]);
+    let latin = put(dir.path(), "latin.txt", b"caf\xe9");
+    let short = put(dir.path(), "short.txt", b"too short");
+    let out = at(dir.path(), "out.safetensors");
+    let before = names(dir.path());
+    for bad in [&head, &half, &noise] {
+        let name = Path::new(bad).file_name().unwrap().to_str().unwrap();
+        fails(&["run", bad, "-p", "x"], 1, &[name]);
+        fails(&["inspect", bad], 1, &[name]);
+        fails(&["logits", bad, "--ids", "1", "-o", &out], 1, &[name]);
+        fails(&["quantize", bad, &out, "--type", "Q8_0"], 1, &[name]);
+    }
+    let model: [(&[&str], &[&str]); 12] = [
+        (&["run", "no/such.gguf", "-p", "x"], &["no/such.gguf", "hint: "]),
+        (&["run", "--backend", "cpu", "-p", ""], &["empty"]),
+        (&["run", "--backend", "cpu", "-p", "one two three four", "--ctx", "2"], &["context", "--ctx"]),
+        (&["run", "--backend", "cpu", "-f", &latin], &["latin.txt", "UTF-8", "offset 3"]),
+        (&["run", "--backend", "cpu", "-f", "no-such.txt"], &["no-such.txt"]),
+        (&["run", "--backend", "cpu", "-p", "x", "--temp", "-1"], &["temperature -1"]),
+        (&["run", "--backend", "cpu", "-p", "x", "--stop", ""], &["stop string"]),
+        (&["run", "--backend", "cpu", "--device", "0", "-p", "x"], &["--device 0"]),
+        (&["run", "--device", "no such GPU", "-p", "x"], &["no such GPU", "hint: "]),
+        (&["chat", "--backend", "cpu"], &["chat template", "moeray run"]),
+        (&["logits", "--backend", "cpu", "--ids", "5,999999", "-o", &out], &["999999", "4096"]),
+        (&["perplexity", "--backend", "cpu", "-f", &short], &["short.txt", "512"]),
+    ];
+    for (args, words) in model {
+        fails(args, 1, words);
+    }
+    fails(&["run", "--backend", "tpu", "-p", "x"], 2, &["tpu"]);
+    fails(&["logits", "--ids", "five", "-o", &out], 2, &["five"]);
+    fails(&["perplexity", "--backend", "cpu", "--kl-base", &noise], 1, &["noise.gguf"]);
+    fails(&["logits", "--backend", "cpu", "--ids", "1", "-o", "no/such/folder/x"], 1, &["no/such/folder/x"]);
+    assert_eq!(names(dir.path()), before, "a failed call left a file");
+}
+
+/// A child that generates for long, once its first text has come.
+#[cfg(unix)]
+fn long_run() -> (std::process::Child, [u8; 16]) {
+    let args = ["run", "--backend", "reference", "-n", "900", "--ignore-eos", "-p", "A long tale:"];
+    let mut child = command(&args).spawn().unwrap();
+    let mut first = [0; 16];
+    child.stdout.as_mut().unwrap().read_exact(&mut first).unwrap();
+    (child, first)
+}
+
+#[cfg(unix)]
+#[test]
+fn ctrl_c_ends_a_generation_cleanly() {
+    let (child, first) = long_run();
+    assert!(first.starts_with(b"A long tale:"));
+    let sent = Command::new("sh").args(["-c", &format!("kill -INT {}", child.id())]).status().unwrap();
+    assert!(sent.success());
+    let o = child.wait_with_output().unwrap();
+    let stderr = String::from_utf8(o.stderr).unwrap();
+    assert_eq!(o.status.code(), Some(130), "{stderr}");
+    assert!(stderr.contains("ended: interrupted") && stderr.contains("tokens/s"), "{stderr}");
+    assert!(o.stdout.ends_with(b"\n"));
+}
+
+#[cfg(unix)]
+#[test]
+fn a_reader_that_goes_away_is_no_error() {
+    let (mut child, _) = long_run();
+    drop(child.stdout.take());
+    let o = child.wait_with_output().unwrap();
+    let stderr = String::from_utf8(o.stderr).unwrap();
+    assert_eq!((o.status.code(), stderr.as_str()), (Some(0), ""));
+}
+
+#[test]
+fn help_is_for_people() {
+    let top = ok(&["--help"]);
+    for verb in ["run", "chat", "bench", "perplexity", "logits", "inspect", "devices", "quantize"] {
+        assert!(top.contains(verb), "{top}");
+        let help = ok(&[verb, "--help"]);
+        assert!(help.contains("Usage: moeray"), "{help}");
+        assert!(help.lines().all(|l| l.chars().count() <= 120), "{help}");
+    }
+    assert!(ok(&["--version"]).starts_with("moeray "));
+}

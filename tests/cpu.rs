@@ -1,0 +1,479 @@
+//! The CPU backend by itself: every format's products at every tier, the thread pool, and independence of the number of
+//! threads. Parity of ops with the reference is in `parity`.
+
+use crate::quant::dequantized;
+use moeray::{
+    backend::{
+        KvType, Loaded, Output, Program, RunnerOptions, Step,
+        cpu::{self, Options, Tier, pool::Pool},
+    },
+    file::{Bytes, Tensor},
+    graph::Builder,
+    ir::{Activation, Attention, CacheDecl, Linear, Norm, Op, Rope, RopePairs, Router, Score},
+    ops::linear::Activations,
+    quant::DType,
+};
+use proptest::prelude::*;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+/// splitmix64.
+struct Rng(u64);
+
+impl Rng {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    /// Uniform in -1 .. 1.
+    fn unit(&mut self) -> f32 {
+        (self.next() >> 40) as f32 / (1 << 23) as f32 - 1.0
+    }
+}
+
+/// Random blocks of a format: all bits random, but the scales are numbers of a sensible size.
+fn blocks(dtype: DType, weights: usize, rng: &mut Rng) -> Vec<u8> {
+    let l = dtype.layout();
+    let mut bytes: Vec<u8> = (0..weights / l.block * l.bytes).map(|_| rng.next() as u8).collect();
+    let scales: &[usize] = match dtype {
+        DType::F32 | DType::F16 | DType::BF16 | DType::MXFP4 => &[],
+        DType::Q4_1 | DType::Q5_1 | DType::Q4K | DType::Q5K => &[0, 2],
+        DType::Q2K => &[80, 82],
+        DType::Q3K => &[108],
+        DType::Q6K => &[208],
+        _ => &[0],
+    };
+    for block in bytes.chunks_exact_mut(l.bytes) {
+        let x = rng.unit() * 0.05;
+        match dtype {
+            DType::F32 => block.copy_from_slice(&x.to_le_bytes()),
+            DType::F16 => block.copy_from_slice(&half::f16::from_f32(x).to_le_bytes()),
+            DType::BF16 => block.copy_from_slice(&half::bf16::from_f32(x).to_le_bytes()),
+            DType::MXFP4 => block[0] = 118 + block[0] % 8,
+            _ => {}
+        }
+        for at in scales {
+            block[*at..at + 2].copy_from_slice(&half::f16::from_f32(rng.unit() * 0.01).to_le_bytes());
+        }
+    }
+    bytes
+}
+
+fn matrix(dtype: DType, rows: usize, cols: usize, rng: &mut Rng) -> Tensor {
+    let bytes = Bytes::from_vec(blocks(dtype, rows * cols, rng));
+    Tensor::new(dtype, vec![rows, cols], vec![bytes]).unwrap()
+}
+
+/// Activations with an outlier of a hundred times the others' size in one of fifty places, and a stretch of zeros.
+fn activations(n: usize, rng: &mut Rng) -> Vec<f32> {
+    (0..n)
+        .map(|i| match rng.next() % 50 {
+            _ if i % 512 >= 448 && i % 512 < 480 => 0.0,
+            0 => rng.unit() * 100.0,
+            _ => rng.unit(),
+        })
+        .collect()
+}
+
+/// The activations as the backend is documented to round them: to a 127th of the largest of 32 neighbours.
+fn rounded(x: &[f32]) -> Vec<f64> {
+    x.chunks(32)
+        .flat_map(|g| {
+            let top = g.iter().fold(0f32, |a, v| a.max(v.abs()));
+            let inverse = if top > 0.0 { 127.0 / top } else { 0.0 };
+            g.iter().map(move |v| f64::from((v * inverse).round_ties_even()) * f64::from(top / 127.0))
+        })
+        .collect()
+}
+
+/// Checks `W x` of one matrix against f64 arithmetic on the dequantised weights:
+/// - with the activations rounded as documented: up to f32 rounding, 2e-6 of Σ (|w| + 128 steps) |x|, where 128 steps are
+///   bounded by the row's largest weight (formats whose codes have an offset sum it apart and subtract it);
+/// - with the true activations (quantised formats): within the bound of the rounding, half a step of each activation,
+///   Σ |w| · largest of its 32 / 254.
+fn check_product(tier: Tier, dtype: DType, rows: usize, cols: usize, tokens: usize, pool: &Pool) -> Result<(), String> {
+    let mut rng = Rng((rows * 1_000_003 + cols * 1009 + tokens) as u64);
+    let weight = matrix(dtype, rows, cols, &mut rng);
+    let x = activations(tokens * cols, &mut rng);
+    let got = cpu::multiply(&weight, &x, tier, Activations::Int8, pool).unwrap();
+    let at = |t: usize, r: usize| format!("{dtype} {rows}x{cols}, {tokens} tokens, {}: [{t}, {r}]", tier.name());
+    for t in 0..tokens {
+        let x = &x[t * cols..(t + 1) * cols];
+        let near = if dtype.is_float() { x.iter().map(|v| f64::from(*v)).collect() } else { rounded(x) };
+        for r in 0..rows {
+            let w: Vec<f64> = dequantized(dtype, weight.row(r)).iter().map(|v| f64::from(*v)).collect();
+            let dot = |x: &[f64]| w.iter().zip(x).map(|(w, x)| w * x).sum::<f64>();
+            let top = w.iter().fold(0.0, |a: f64, v| a.max(v.abs()));
+            let size: f64 = w.iter().zip(&near).map(|(w, x)| (w.abs() + top) * x.abs()).sum();
+            let y = f64::from(got[t * rows + r]);
+            let error = (y - dot(&near)).abs();
+            if error.is_nan() || error > 2e-6 * size + 1e-30 {
+                return Err(format!("{} = {y}, not {} (error {error:e} of {size:e})", at(t, r), dot(&near)));
+            }
+            let exact: Vec<f64> = x.iter().map(|v| f64::from(*v)).collect();
+            let steps = x.chunks(32).flat_map(|g| {
+                let top = g.iter().fold(0f32, |a, v| a.max(v.abs()));
+                g.iter().map(move |_| f64::from(top) / 254.0)
+            });
+            let bound: f64 = w.iter().zip(steps).map(|(w, s)| w.abs() * s).sum::<f64>() * 1.001 + 2e-6 * size;
+            let error = (y - dot(&exact)).abs();
+            if error > bound {
+                return Err(format!("{}: error {error:e} above the bound {bound:e}", at(t, r)));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Every format × tier × shape × number of tokens (1, 2, 3, 4: rows kernels; 5 to 21: panels with every remainder).
+#[test]
+fn products() {
+    let pool = Pool::new(2).unwrap();
+    let tiers = cpu::tiers();
+    println!("tiers under test: {tiers:?}");
+    let mut ran = 0;
+    for dtype in DType::ALL {
+        for &tier in &tiers {
+            for cols in [32, 64, 96, 256, 288, 512, 800] {
+                if cols % dtype.layout().block != 0 {
+                    continue;
+                }
+                for (rows, tokens) in
+                    [(1, 1), (2, 1), (3, 2), (5, 3), (17, 4), (5, 5), (35, 6), (1, 7), (16, 21), (33, 15)]
+                {
+                    check_product(tier, dtype, rows, cols, tokens, &pool).unwrap();
+                    ran += 1;
+                }
+            }
+        }
+    }
+    // 10 formats take all seven widths, 6 only the two multiples of 256.
+    assert_eq!(ran, tiers.len() * 10 * (10 * 7 + 6 * 2));
+}
+
+/// Float rows need not be whole vectors.
+#[test]
+fn float_rows_of_any_length() {
+    let pool = Pool::new(1).unwrap();
+    for dtype in [DType::F32, DType::F16, DType::BF16] {
+        for tier in cpu::tiers() {
+            for cols in [1, 3, 15, 17, 63, 65, 100] {
+                for tokens in [1, 2, 5] {
+                    check_product(tier, dtype, 6, cols, tokens, &pool).unwrap();
+                }
+            }
+        }
+    }
+}
+
+/// The check above rejects a weight that is one code off.
+#[test]
+fn alarm_one_code_off_is_seen() {
+    let pool = Pool::new(1).unwrap();
+    for dtype in DType::ALL {
+        let mut rng = Rng(7);
+        let good = blocks(dtype, 512, &mut rng);
+        let mut bad = good.clone();
+        // A bit of the block's codes, which lie in its middle in every format but those of one number.
+        let at = if dtype.is_float() { dtype.layout().bytes - 1 } else { dtype.layout().bytes / 2 };
+        bad[at] ^= 0x11;
+        let x: Vec<f32> = (0..512).map(|i| (i % 13) as f32 + 1.0).collect();
+        let y = |bytes: Vec<u8>| {
+            let w = Tensor::new(dtype, vec![1, 512], vec![Bytes::from_vec(bytes)]).unwrap();
+            cpu::multiply(&w, &x, Tier::Scalar, Activations::Int8, &pool).unwrap()[0]
+        };
+        assert_ne!(y(good), y(bad), "{dtype}");
+    }
+}
+
+/// Infinities and not-a-numbers in activations reach the result.
+#[test]
+fn bad_numbers_are_not_hidden() {
+    let pool = Pool::new(1).unwrap();
+    let mut rng = Rng(3);
+    for dtype in DType::ALL {
+        let w = matrix(dtype, 1, 256, &mut rng);
+        for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+            let mut x = activations(256, &mut rng);
+            x[77] = bad;
+            for tier in cpu::tiers() {
+                let y = cpu::multiply(&w, &x, tier, Activations::Int8, &pool).unwrap()[0];
+                assert!(!y.is_finite(), "{dtype} {}: {bad} became {y}", tier.name());
+            }
+        }
+    }
+}
+
+#[test]
+fn wrong_arguments_are_errors() {
+    let pool = Pool::new(1).unwrap();
+    let w = matrix(DType::F32, 1, 8, &mut Rng(1));
+    assert!(cpu::multiply(&w, &[0.0; 9], Tier::Scalar, Activations::Int8, &pool).is_err());
+    assert!(Pool::new(0).is_err());
+    assert!(Pool::new(100_000).is_err());
+}
+
+// ---- the pool ------------------------------------------------------------------------------------------------------------
+
+#[test]
+fn every_item_runs_once() {
+    for threads in [1, 2, 3, 8] {
+        let pool = Pool::new(threads).unwrap();
+        assert_eq!(pool.threads(), threads);
+        for items in [0, 1, 2, 5, 100] {
+            let counts: Vec<AtomicUsize> = (0..items).map(|_| AtomicUsize::new(0)).collect();
+            pool.run(items, &|worker, item| {
+                assert!(worker < threads);
+                counts[item].fetch_add(1, Ordering::Relaxed);
+            })
+            .unwrap();
+            assert!(counts.iter().all(|c| c.load(Ordering::Relaxed) == 1), "{threads} threads, {items} items");
+        }
+    }
+}
+
+/// Many tiny jobs, with pauses in which workers fall asleep.
+#[test]
+fn many_tiny_jobs() {
+    let pool = Pool::new(3).unwrap();
+    let total = AtomicUsize::new(0);
+    for i in 0..20_000 {
+        pool.run(4, &|_, item| {
+            total.fetch_add(item + 1, Ordering::Relaxed);
+        })
+        .unwrap();
+        if i % 2000 == 0 {
+            std::thread::sleep(std::time::Duration::from_millis(2));
+        }
+    }
+    assert_eq!(total.load(Ordering::Relaxed), 20_000 * 10);
+}
+
+/// Several callers on one pool, and jobs inside jobs: nothing hangs, nothing is lost, worker numbers stay unique.
+#[test]
+fn callers_take_turns() {
+    let pool = Pool::new(3).unwrap();
+    let busy: Vec<AtomicUsize> = (0..3).map(|_| AtomicUsize::new(0)).collect();
+    let total = AtomicUsize::new(0);
+    std::thread::scope(|s| {
+        for _ in 0..4 {
+            s.spawn(|| {
+                for _ in 0..500 {
+                    pool.run(7, &|worker, _| {
+                        assert_eq!(busy[worker].fetch_add(1, Ordering::SeqCst), 0, "worker {worker} twice");
+                        pool.run(2, &|_, _| {
+                            total.fetch_add(1, Ordering::Relaxed);
+                        })
+                        .unwrap();
+                        busy[worker].fetch_sub(1, Ordering::SeqCst);
+                    })
+                    .unwrap();
+                }
+            });
+        }
+    });
+    assert_eq!(total.load(Ordering::Relaxed), 4 * 500 * 7 * 2);
+}
+
+/// A panic in an item is an error of the job; the pool goes on working.
+#[test]
+fn a_panic_is_an_error() {
+    let pool = Pool::new(3).unwrap();
+    for bad in [0, 10, 63] {
+        let done = pool.run(64, &|_, item| assert_ne!(item, bad, "on purpose"));
+        assert!(done.is_err());
+        pool.run(64, &|_, _| {}).unwrap();
+    }
+    assert!(Pool::new(1).unwrap().run(2, &|_, _| panic!("on purpose")).is_err());
+}
+
+// ---- whole graphs --------------------------------------------------------------------------------------------------------
+
+/// A small transformer with one MoE layer and one dense layer, in the given weight types.
+fn model(experts: DType, rest: DType) -> Program {
+    let (h, heads, kv, d, e, k, i, vocab) = (256, 8, 2, 32, 6, 3, 256, 300);
+    let mut rng = Rng(42);
+    let (mut b, mut weights) = (Builder::new(), vec![]);
+    let mut add = |b: &mut Builder, shape: &[usize], dtype: DType| {
+        let n: usize = shape.iter().product();
+        weights.push(Tensor::new(dtype, shape.to_vec(), vec![Bytes::from_vec(blocks(dtype, n, &mut rng))]).unwrap());
+        b.weight(format!("w{}", weights.len()), shape)
+    };
+    let linear = |weight| Op::Linear(Linear { weight, bias: None });
+    let ids = b.one(Op::Tokens, &[]).unwrap();
+    let table = add(&mut b, &[vocab, h], rest);
+    let mut x = b.one(Op::Embed { table, scale: 1.0 }, &[ids]).unwrap();
+    let inv_freq: Vec<f32> = (0..d / 2).map(|i| 10000f32.powf(-2.0 * i as f32 / d as f32)).collect();
+    let rope = Rope { head_dim: d, dims: d, pairs: RopePairs::Halves, inv_freq: inv_freq.into(), scale: 1.0 };
+    for layer in 0..2 {
+        let cache = b.cache(CacheDecl { kv_heads: kv, k_dim: d, v_dim: d });
+        let norm = Norm { weight: add(&mut b, &[h], DType::F32), eps: 1e-5 };
+        let n = b.one(Op::RmsNorm(norm), &[x]).unwrap();
+        let [q, key, v] = [heads, kv, kv].map(|n| add(&mut b, &[n * d, h], rest));
+        let [q, key, v] = [q, key, v].map(|w| b.one(linear(w), &[n]).unwrap());
+        let q = b.one(Op::Rope(rope.clone()), &[q]).unwrap();
+        let key = b.one(Op::Rope(rope.clone()), &[key]).unwrap();
+        let stored = b.one(Op::KvStore { cache }, &[key, v]).unwrap();
+        let a = Attention { cache, heads, scale: 0.17, window: None, sinks: None };
+        let a = b.one(Op::Attend(a), &[q, stored]).unwrap();
+        let wo = add(&mut b, &[h, heads * d], rest);
+        let y = b.one(linear(wo), &[a]).unwrap();
+        x = b.one(Op::Add, &[x, y]).unwrap();
+        let norm = Norm { weight: add(&mut b, &[h], DType::F32), eps: 1e-5 };
+        let n = b.one(Op::RmsNorm(norm), &[x]).unwrap();
+        let y = if layer == 0 {
+            let r = add(&mut b, &[e, h], DType::F32);
+            let logits = b.one(linear(r), &[n]).unwrap();
+            let r = Router { experts: e, used: k, score: Score::Softmax, renormalise: true, scale: 1.0 };
+            let routed = b.add(Op::Router(r), &[logits]).unwrap();
+            let [g, u, dn] = [[e, i, h], [e, i, h], [e, h, i]].map(|s| add(&mut b, &s, experts));
+            let g = b.one(Op::ExpertLinear { weight: g }, &[n, routed[0]]).unwrap();
+            let u = b.one(Op::ExpertLinear { weight: u }, &[n, routed[0]]).unwrap();
+            let m = b.one(Op::Glu(Activation::Silu), &[g, u]).unwrap();
+            let y = b.one(Op::ExpertLinear { weight: dn }, &[m, routed[0]]).unwrap();
+            b.one(Op::ExpertCombine, &[y, routed[1]]).unwrap()
+        } else {
+            let [g, u, dn] = [[i, h], [i, h], [h, i]].map(|s| add(&mut b, &s, rest));
+            let [g, u] = [g, u].map(|w| b.one(linear(w), &[n]).unwrap());
+            let m = b.one(Op::Glu(Activation::Silu), &[g, u]).unwrap();
+            b.one(linear(dn), &[m]).unwrap()
+        };
+        x = b.one(Op::Add, &[x, y]).unwrap();
+    }
+    let x = b.one(Op::TakeOutputs, &[x]).unwrap();
+    let norm = Norm { weight: add(&mut b, &[h], DType::F32), eps: 1e-5 };
+    let n = b.one(Op::RmsNorm(norm), &[x]).unwrap();
+    let head = add(&mut b, &[vocab, h], rest);
+    let logits = b.one(linear(head), &[n]).unwrap();
+    b.output("logits", logits);
+    Program::new(b.finish(), weights).unwrap()
+}
+
+fn load(program: &Program, threads: usize, tier: Option<Tier>) -> Box<dyn Loaded> {
+    let mut calls = 0;
+    let options = Options { threads: Some(threads), tier, ..Options::default() };
+    let loaded = cpu::load(program.clone(), &options, &mut |_| calls += 1).unwrap();
+    assert_eq!(calls, program.weights.len(), "progress is reported for every weight");
+    loaded
+}
+
+/// A prefill of 40 tokens, then three single ones: the logits of every token.
+fn logits(loaded: &dyn Loaded) -> Vec<f32> {
+    let mut runner = loaded.runner(RunnerOptions { ctx: 64, chunk: 40, kv: KvType::F16 }).unwrap();
+    let (mut out, mut all) = (vec![], vec![]);
+    let ids: Vec<u32> = (0..43).map(|i| i * 37 % 300).collect();
+    for (past, n) in [(0, 40), (40, 1), (41, 1), (42, 1)] {
+        let step = Step { tokens: &ids[past..past + n], past, outputs: n, inputs: &[] };
+        runner.step(step, &mut out).unwrap();
+        all.extend_from_slice(&out[0].f32);
+    }
+    assert_eq!(all.len(), 43 * 300);
+    assert!(all.iter().all(|x| x.is_finite()));
+    all
+}
+
+#[test]
+fn threads_do_not_change_bits() {
+    for (experts, rest) in [(DType::Q4K, DType::Q8_0), (DType::F16, DType::F32)] {
+        let program = model(experts, rest);
+        let want = logits(&*load(&program, 1, None));
+        for threads in [2, 3, 7] {
+            let got = logits(&*load(&program, threads, None));
+            assert!(want.iter().zip(&got).all(|(a, b)| a.to_bits() == b.to_bits()), "{threads} threads");
+        }
+    }
+}
+
+/// The tiers differ by rounding only, and describe themselves.
+#[test]
+fn tiers_agree() {
+    let program = model(DType::Q4K, DType::Q6K);
+    let want = logits(&*load(&program, 2, Some(Tier::Scalar)));
+    let energy: f64 = want.iter().map(|x| f64::from(*x).powi(2)).sum();
+    for tier in cpu::tiers() {
+        let loaded = load(&program, 2, Some(tier));
+        assert_eq!(loaded.describe(), format!("cpu (2 threads, {})", tier.name()));
+        let got = logits(&*loaded);
+        let error: f64 = want.iter().zip(&got).map(|(a, b)| f64::from(a - b).powi(2)).sum();
+        // One activation code that rounds the other way is 1e-5 or so; a wrong kernel is 1e-2 and more.
+        assert!(error / energy < 1e-4, "{}: {:e}", tier.name(), error / energy);
+    }
+}
+
+/// Two runners of one model at the same time, from two threads, give what one gives.
+#[test]
+fn two_runners_at_once() {
+    let program = model(DType::Q4_0, DType::Q8_0);
+    let loaded = load(&program, 2, None);
+    let want = logits(&*loaded);
+    std::thread::scope(|s| {
+        let both: Vec<_> = (0..2).map(|_| s.spawn(|| (0..3).map(|_| logits(&*loaded)).collect::<Vec<_>>())).collect();
+        for got in both.into_iter().flat_map(|h| h.join().unwrap()) {
+            assert_eq!(got, want);
+        }
+    });
+}
+
+/// A long context, where decoding splits the positions, against a prefill that does not.
+#[test]
+fn split_attention_is_attention() {
+    let (heads, kv, d, n) = (4, 2, 32, 1300);
+    let mut b = Builder::new();
+    let cache = b.cache(CacheDecl { kv_heads: kv, k_dim: d, v_dim: d });
+    let [q, k, v] = [("q", heads * d), ("k", kv * d), ("v", kv * d)]
+        .map(|(name, cols)| b.one(Op::Input { name: name.into(), cols }, &[]).unwrap());
+    let stored = b.one(Op::KvStore { cache }, &[k, v]).unwrap();
+    for window in [None, Some(700), Some(40)] {
+        let a = Attention { cache, heads, scale: 0.2, window, sinks: None };
+        let y = b.one(Op::Attend(a), &[q, stored]).unwrap();
+        b.output(format!("{window:?}"), y);
+    }
+    let loaded = load(&Program::new(b.finish(), vec![]).unwrap(), 3, None);
+    let mut rng = Rng(5);
+    let mut random = |cols: usize| -> Vec<f32> { (0..n * cols).map(|_| rng.unit() * 3.0).collect() };
+    let (q, k, v) = (random(heads * d), random(kv * d), random(kv * d));
+    let options = RunnerOptions { ctx: n, chunk: n, kv: KvType::F32 };
+    let step = |runner: &mut dyn moeray::backend::Runner, past: usize, t: usize| -> Vec<Output> {
+        let part = |x: &Vec<f32>, cols: usize| x[past * cols..(past + t) * cols].to_vec();
+        let (q, k, v) = (part(&q, heads * d), part(&k, kv * d), part(&v, kv * d));
+        let inputs = [("q", &q[..]), ("k", &k[..]), ("v", &v[..])];
+        let mut out = vec![];
+        runner.step(Step { tokens: &vec![0; t], past, outputs: 0, inputs: &inputs }, &mut out).unwrap();
+        out
+    };
+    let all = step(&mut *loaded.runner(options).unwrap(), 0, n);
+    let mut runner = loaded.runner(options).unwrap();
+    step(&mut *runner, 0, n - 1);
+    let last = step(&mut *runner, n - 1, 1);
+    for (a, l) in all.iter().zip(&last) {
+        for (x, y) in a.f32[(n - 1) * heads * d..].iter().zip(&l.f32) {
+            assert!((x - y).abs() < 1e-5, "{x} {y}");
+        }
+    }
+    // A window of 40 of 1300 random positions is not the same as all of them: the outputs differ.
+    assert_ne!(last[0].f32, last[2].f32);
+}
+
+#[test]
+fn bandwidth_is_a_number() {
+    let b = cpu::measure_bandwidth(1).unwrap();
+    assert!(b > 1e8 && b < 1e13, "{b}");
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
+
+    /// Shapes that nobody thought of.
+    #[test]
+    fn products_of_any_shape(rows in 1usize..70, groups in 1usize..20, tokens in 1usize..40, format in 0usize..16) {
+        let dtype = DType::ALL[format];
+        let cols = groups * if dtype.layout().block == 256 { 256 } else { 32 };
+        let pool = Pool::new(2).unwrap();
+        for tier in cpu::tiers() {
+            check_product(tier, dtype, rows, cols.min(2048), tokens, &pool).map_err(TestCaseError::fail)?;
+        }
+    }
+}

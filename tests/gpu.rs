@@ -1,0 +1,313 @@
+//! The wgpu backend as a host sees it: which device, small limits, several sequences, errors, a device that goes away.
+//! What the ops compute is in `parity`, whole models in `goldens`.
+
+use crate::{
+    goldens::definition,
+    support::{Target, compare, gpu, load, rng::Rng},
+};
+use moeray::{
+    Error,
+    backend::{
+        KvType, Loaded, Output, Program, RunnerOptions, Step,
+        wgpu::{self, ForcedLimits, Gpu, Options, RunOptions},
+    },
+    kernels::Style,
+};
+
+/// The device under test, opened once more in another way; `None` where there is none (see [`gpu`]).
+fn open(change: impl FnOnce(&mut Options)) -> Option<Gpu> {
+    let under_test = gpu()?;
+    let name = under_test.name().split(" (").next().unwrap().to_string();
+    let mut options = Options { device: Some(name), ..Options::default() };
+    change(&mut options);
+    Some(Gpu::open(&options).unwrap())
+}
+
+fn tokens(n: usize) -> Vec<u32> {
+    let mut rng = Rng(7);
+    (0..n).map(|_| rng.below(300) as u32).collect()
+}
+
+/// Feeds `ids` in chunks of these lengths with every position's outputs; each chunk's logits in turn.
+fn logits(loaded: &dyn Loaded, ids: &[u32], chunks: &[usize], kv: KvType) -> Vec<f32> {
+    let options = RunnerOptions { ctx: ids.len().max(300), chunk: *chunks.iter().max().unwrap(), kv };
+    let mut runner = loaded.runner(options).unwrap();
+    let (mut all, mut out, mut past) = (vec![], vec![], 0);
+    for n in chunks {
+        let tokens = &ids[past..past + n];
+        runner.step(Step { tokens, past, outputs: *n, inputs: &[] }, &mut out).unwrap();
+        past += n;
+        all.extend(&out[0].f32);
+    }
+    assert_eq!(past, ids.len());
+    all
+}
+
+fn reference(program: &Program, ids: &[u32]) -> Vec<f32> {
+    logits(&*load(Target::Reference, program).unwrap(), ids, &[ids.len()], KvType::F32)
+}
+
+/// Runs a golden model on `gpu` and compares with the reference; chunked prefill, then token by token.
+fn check(gpu: &Gpu, name: &str, run: RunOptions) {
+    let d = definition(name);
+    let loaded = gpu.load_with(d.program.clone(), run, &mut |_| {}).unwrap();
+    let ids = tokens(24);
+    let want = reference(&d.program, &ids);
+    for chunks in [vec![24], vec![9, 1, 14], vec![1; 24]] {
+        let got = logits(&*loaded, &ids, &chunks, KvType::F32);
+        compare::check(&got, &want, 1e-9).unwrap_or_else(|e| panic!("{name}, {run:?}, {chunks:?}: {e}"));
+    }
+}
+
+#[test]
+fn devices_are_listed_and_one_is_chosen() {
+    let list = wgpu::devices();
+    for (i, d) in list.iter().enumerate() {
+        assert!(d.index == i && !d.name.is_empty() && !d.why.is_empty() && d.limits.max_buffer > 0);
+        assert!(!(d.chosen_by_default && d.device_type == "software"), "a software device is never the default");
+    }
+    assert!(list.iter().filter(|d| d.chosen_by_default).count() <= 1);
+    let opened = Gpu::open(&Options::default());
+    match list.iter().find(|d| d.chosen_by_default) {
+        Some(d) => assert!(opened.unwrap().name().contains(&d.name)),
+        None => assert!(matches!(opened, Err(Error::Device(what)) if what.contains("cpu backend"))),
+    }
+}
+
+#[test]
+fn a_device_that_is_not_there() {
+    for device in ["no such device", "99", ""] {
+        let e = Gpu::open(&Options { device: Some(device.into()), ..Options::default() }).unwrap_err();
+        let Error::Device(what) = &e else { panic!("{e}") };
+        assert!(what.contains("no device") && what.contains("there are"), "{what}");
+        // It lists what there is.
+        assert!(wgpu::devices().iter().all(|d| what.contains(&d.name)), "{what}");
+    }
+}
+
+/// A number and a part of the name in capitals choose the same device.
+#[test]
+fn a_device_by_number_and_by_name() {
+    let Some(gpu) = gpu() else { return };
+    let d = wgpu::devices().into_iter().find(|d| gpu.name().contains(&d.name)).unwrap();
+    for device in [d.index.to_string(), d.name[..6].to_uppercase()] {
+        let opened = Gpu::open(&Options { device: Some(device), ..Options::default() }).unwrap();
+        assert!(opened.name().contains(&d.name));
+    }
+}
+
+#[test]
+fn the_limits_that_every_webgpu_device_has() {
+    let limits = ForcedLimits { webgpu_defaults: true, max_binding: None };
+    let Some(gpu) = open(|o| o.limits = limits) else { return };
+    assert_eq!((gpu.caps().storage_bindings, gpu.caps().workgroup_bytes), (8, 16384));
+    assert!(gpu.caps().max_binding <= 128 << 20 && gpu.caps().max_invocations <= 256);
+    for name in ["qwen3_moe", "qwen2_moe", "llama"] {
+        check(&gpu, name, RunOptions::default());
+    }
+    // The kernels of real GPUs too.
+    check(&gpu, "qwen3_moe", RunOptions { style: Some(Style::Lanes), ..RunOptions::default() });
+}
+
+/// Bindings so small that every matrix, experts included, is cut into segments within an expert, and a chunk of 24 tokens
+/// is run in pieces.
+#[test]
+fn small_bindings() {
+    let limits = ForcedLimits { webgpu_defaults: true, max_binding: Some(8 << 10) };
+    let Some(gpu) = open(|o| o.limits = limits) else { return };
+    let d = definition("mixtral");
+    let graph = moeray::graph::fuse(&d.program.graph);
+    let dtypes: Vec<_> = d.program.weights.iter().map(|t| t.dtype()).collect();
+    let weights = moeray::plan::weights(&graph, &dtypes, gpu.caps()).unwrap();
+    let experts = weights.matrices.iter().find(|m| m.name.contains("ffn_down_exps")).unwrap();
+    let per_expert = graph.weight(experts.parts[0]).shape[1];
+    assert!(experts.segments.iter().any(|s| s.row0 % per_expert != 0), "no cut within an expert");
+    let loaded = gpu.load(d.program.clone(), &mut |_| {}).unwrap();
+    let ids = tokens(20);
+    let want = reference(&d.program, &ids);
+    for chunks in [vec![20], vec![1; 20]] {
+        let options = RunnerOptions { ctx: 20, chunk: 20, kv: KvType::F32 };
+        let (mut runner, mut got, mut out, mut past) = (loaded.runner(options).unwrap(), vec![], vec![], 0);
+        for n in &chunks {
+            let step = Step { tokens: &ids[past..past + n], past, outputs: *n, inputs: &[] };
+            runner.step(step, &mut out).unwrap();
+            got.extend(&out[0].f32);
+            past += n;
+        }
+        compare::check(&got, &want, 1e-9).unwrap_or_else(|e| panic!("{chunks:?}: {e}"));
+    }
+}
+
+#[test]
+fn bindings_of_8_mib() {
+    let limits = ForcedLimits { webgpu_defaults: true, max_binding: Some(8 << 20) };
+    let Some(gpu) = open(|o| o.limits = limits) else { return };
+    assert_eq!(gpu.caps().max_binding, 8 << 20);
+    check(&gpu, "olmoe", RunOptions::default());
+}
+
+/// Nothing is read that was not written, nothing is written where it does not belong: scratch and caches full of NaN, guards
+/// behind every buffer, with both reductions.
+#[test]
+fn poison_and_guards() {
+    let Some(gpu) = gpu() else { return };
+    for name in ["qwen2_moe", "qwen3_moe"] {
+        for style in [Style::Rows, Style::Lanes] {
+            let run = RunOptions { poison: true, style: Some(style), ..RunOptions::default() };
+            check(&gpu, name, run);
+            check(&gpu, name, RunOptions { guard: true, ..run });
+        }
+    }
+}
+
+/// The kernels of real GPUs, fused and not, on every architecture.
+#[test]
+fn lanes_on_every_model() {
+    let Some(gpu) = gpu() else { return };
+    for name in ["llama", "mixtral", "olmoe"] {
+        check(&gpu, name, RunOptions { style: Some(Style::Lanes), ..RunOptions::default() });
+    }
+    check(&gpu, "qwen3_moe", RunOptions { fuse: false, ..RunOptions::default() });
+}
+
+/// A trained model of mixed formats with a shared expert, in both reductions, prefill and decode.
+#[test]
+fn the_demo_model() {
+    let Some(gpu) = gpu() else { return };
+    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("demo/bard-q4_k_m.gguf");
+    let d = moeray::model::build(&moeray::file::open(&path).unwrap(), &Default::default()).unwrap();
+    let ids = tokens(12);
+    let want = reference(&d.program, &ids);
+    for style in [Style::Rows, Style::Lanes] {
+        let run = RunOptions { style: Some(style), ..RunOptions::default() };
+        let loaded = gpu.load_with(d.program.clone(), run, &mut |_| {}).unwrap();
+        for chunks in [vec![12], vec![1; 12]] {
+            let got = logits(&*loaded, &ids, &chunks, KvType::F32);
+            compare::check(&got, &want, 1e-9).unwrap_or_else(|e| panic!("{style:?}, {chunks:?}: {e}"));
+        }
+    }
+}
+
+/// Without bounds checks the same numbers, to the bit.
+#[test]
+fn trusted_shaders_compute_the_same() {
+    let Some(gpu) = gpu() else { return };
+    let Some(trusted) = open(|o| o.checked = false) else { return };
+    let d = definition("qwen3_moe");
+    let ids = tokens(24);
+    let run = |g: &Gpu| logits(&*g.load(d.program.clone(), &mut |_| {}).unwrap(), &ids, &[20, 1, 3], KvType::F16);
+    compare::check(&run(&trusted), &run(&gpu), 1e-12).unwrap();
+}
+
+/// A context that attention goes through in pieces, and one submission for every 5 dispatches.
+#[test]
+fn long_contexts_and_short_submissions() {
+    let Some(gpu) = gpu() else { return };
+    let d = definition("qwen3_moe");
+    let ids = tokens(400);
+    let want = reference(&d.program, &ids);
+    for (style, most) in [(Style::Lanes, None), (Style::Rows, Some(5))] {
+        let run = RunOptions { style: Some(style), max_dispatches: most, ..RunOptions::default() };
+        let loaded = gpu.load_with(d.program.clone(), run, &mut |_| {}).unwrap();
+        let mut chunks = vec![100, 280];
+        chunks.extend([1; 20]);
+        let got = logits(&*loaded, &ids, &chunks, KvType::F32);
+        compare::check(&got, &want, 1e-9).unwrap_or_else(|e| panic!("{style:?}: {e}"));
+    }
+}
+
+/// Two sequences on one model, step by step in turn and from two threads: each as if alone.
+#[test]
+fn two_sequences_at_once() {
+    let Some(gpu) = gpu() else { return };
+    let d = definition("qwen2_moe");
+    let loaded = gpu.load(d.program.clone(), &mut |_| {}).unwrap();
+    let (a, b) = (tokens(24), tokens(48)[24..].to_vec());
+    let alone = [logits(&*loaded, &a, &[1; 24], KvType::F32), logits(&*loaded, &b, &[1; 24], KvType::F32)];
+    assert_ne!(alone[0], alone[1]);
+    let options = RunnerOptions { ctx: 24, chunk: 4, kv: KvType::F32 };
+    let mut runners = [loaded.runner(options).unwrap(), loaded.runner(options).unwrap()];
+    let mut got: [Vec<f32>; 2] = [vec![], vec![]];
+    let mut out: Vec<Output> = vec![];
+    for past in 0..24 {
+        for ((runner, ids), got) in runners.iter_mut().zip([&a, &b]).zip(&mut got) {
+            runner.step(Step { tokens: &ids[past..past + 1], past, outputs: 1, inputs: &[] }, &mut out).unwrap();
+            got.extend(&out[0].f32);
+        }
+    }
+    assert!(got[0] == alone[0] && got[1] == alone[1], "in turn");
+    let loaded = &*loaded;
+    let threads = std::thread::scope(|s| {
+        let run = |ids: Vec<u32>| s.spawn(move || logits(loaded, &ids, &[1; 24], KvType::F32));
+        [run(a), run(b)].map(|t| t.join().unwrap())
+    });
+    assert!(threads == alone, "from two threads");
+}
+
+/// Going back overwrites: the same tokens after a detour give the same logits.
+#[test]
+fn going_back() {
+    let Some(gpu) = gpu() else { return };
+    let d = definition("mixtral");
+    let loaded = gpu.load(d.program.clone(), &mut |_| {}).unwrap();
+    let ids = tokens(16);
+    let mut runner = loaded.runner(RunnerOptions { ctx: 16, chunk: 16, kv: KvType::F32 }).unwrap();
+    let mut step = |tokens: &[u32], past: usize| {
+        let mut out = vec![];
+        runner.step(Step { tokens, past, outputs: 1, inputs: &[] }, &mut out).unwrap();
+        out.swap_remove(0).f32
+    };
+    let first = step(&ids, 0);
+    step(&[1, 2, 3, 4], 8);
+    assert_eq!(step(&ids[8..], 8), first);
+}
+
+#[test]
+fn bad_steps_are_errors() {
+    let Some(gpu) = gpu() else { return };
+    let d = definition("llama");
+    let loaded = gpu.load(d.program.clone(), &mut |_| {}).unwrap();
+    assert!(loaded.runner(RunnerOptions { ctx: 0, chunk: 1, kv: KvType::F16 }).is_err());
+    let mut runner = loaded.runner(RunnerOptions { ctx: 8, chunk: 4, kv: KvType::F16 }).unwrap();
+    assert!(runner.memory_bytes() > 0 && loaded.weight_bytes() > 0);
+    let mut out = vec![];
+    let mut step = |tokens: &[u32], past, outputs| runner.step(Step { tokens, past, outputs, inputs: &[] }, &mut out);
+    assert!(matches!(step(&[], 0, 0), Err(Error::Invalid(_))));
+    assert!(matches!(step(&[1; 5], 0, 0), Err(Error::Invalid(_))));
+    assert!(matches!(step(&[1; 2], 7, 0), Err(Error::ContextFull { .. })));
+    assert!(matches!(step(&[u32::MAX], 0, 1), Err(Error::Invalid(_))));
+    assert!(step(&[1, 2], 0, 0).is_ok() && step(&[3], 2, 1).is_ok());
+    let e = loaded.runner(RunnerOptions { ctx: 1 << 40, chunk: 4, kv: KvType::F16 }).err().unwrap();
+    assert!(matches!(&e, Error::Device(what) if what.contains("--ctx")), "{e}");
+}
+
+#[test]
+fn progress_reaches_the_end() {
+    let Some(gpu) = gpu() else { return };
+    let mut seen = vec![];
+    let loaded = gpu.load(definition("llama").program, &mut |p| seen.push((p.done, p.total))).unwrap();
+    assert!(seen.windows(2).all(|w| w[0].0 <= w[1].0));
+    assert_eq!(seen.last().unwrap().0, seen[0].1);
+    assert_eq!(loaded.weight_bytes(), seen[0].1);
+}
+
+/// A device that goes away is an error, for what runs and for what is made; another one carries on.
+#[test]
+fn a_lost_device() {
+    let Some(gpu) = open(|_| {}) else { return };
+    let d = definition("llama");
+    let loaded = gpu.load(d.program.clone(), &mut |_| {}).unwrap();
+    let options = RunnerOptions { ctx: 8, chunk: 4, kv: KvType::F16 };
+    let mut runner = loaded.runner(options).unwrap();
+    let mut out = vec![];
+    let mut step = || runner.step(Step { tokens: &[1], past: 0, outputs: 1, inputs: &[] }, &mut out);
+    step().unwrap();
+    gpu.destroy();
+    let e = step().unwrap_err();
+    assert!(matches!(&e, Error::Device(what) if what.contains("lost") && what.contains("open it again")), "{e}");
+    assert!(matches!(loaded.runner(options), Err(Error::Device(_))));
+    assert!(matches!(gpu.load(d.program.clone(), &mut |_| {}), Err(Error::Device(_))));
+    let again = open(|_| {}).unwrap();
+    let loaded = again.load(d.program, &mut |_| {}).unwrap();
+    loaded.runner(options).unwrap().step(Step { tokens: &[1], past: 0, outputs: 1, inputs: &[] }, &mut out).unwrap();
+}
