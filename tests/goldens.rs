@@ -24,9 +24,9 @@ pub fn definition(name: &str) -> Definition {
     model::build(&ckpt, &options).unwrap()
 }
 
-struct Golden {
-    ids: Vec<u32>,
-    logits: Vec<f32>,
+pub struct Golden {
+    pub ids: Vec<u32>,
+    pub logits: Vec<f32>,
     greedy: Vec<u32>,
     routers: Vec<(Vec<f32>, usize)>,
 }
@@ -40,7 +40,7 @@ fn ints(t: &SafeTensors<'_>, name: &str) -> Vec<u32> {
     data.data().chunks(8).map(|b| i64::from_le_bytes(b.try_into().unwrap()) as u32).collect()
 }
 
-fn golden(name: &str) -> Golden {
+pub fn golden(name: &str) -> Golden {
     let bytes = std::fs::read(folder(name).join("expected.safetensors")).unwrap();
     let t = SafeTensors::deserialize(&bytes).unwrap();
     let mut routers = vec![];
@@ -52,16 +52,16 @@ fn golden(name: &str) -> Golden {
 }
 
 /// The tolerance that this engine promises for whole models with float weights and an f32 cache.
-fn tolerance(target: Target) -> f64 {
+pub fn tolerance(target: Target) -> f64 {
     if target == Target::Reference { 1e-9 } else { 1e-6 }
 }
 
-fn names(d: &Definition) -> Vec<String> {
+pub fn names(d: &Definition) -> Vec<String> {
     d.program.graph.outputs.iter().map(|(n, _)| n.clone()).collect()
 }
 
 /// Feeds `ids` in chunks of these lengths, with all positions' outputs, and joins the chunks' outputs.
-fn forward(loaded: &dyn moeray::backend::Loaded, ids: &[u32], chunks: &[usize]) -> Vec<Output> {
+pub fn forward(loaded: &dyn moeray::backend::Loaded, ids: &[u32], chunks: &[usize]) -> Vec<Output> {
     let options = RunnerOptions { ctx: ids.len(), chunk: *chunks.iter().max().unwrap(), kv: KvType::F32 };
     let mut runner = loaded.runner(options).unwrap();
     let (mut all, mut out, mut past): (Vec<Output>, _, _) = (vec![], vec![], 0);
@@ -84,7 +84,7 @@ fn forward(loaded: &dyn moeray::backend::Loaded, ids: &[u32], chunks: &[usize]) 
 
 /// (expert, weight) pairs of every layer against those that follow from the golden's router logits by the family's formula,
 /// written out here once more.
-fn check_routing(name: &str, d: &Definition, out: &[Output], g: &Golden) -> Result<(), String> {
+pub fn check_routing(name: &str, d: &Definition, out: &[Output], g: &Golden) -> Result<(), String> {
     let names = names(d);
     let k = d.decoder.moe.as_ref().map_or(0, |m| m.router.used);
     let renormalise = matches!(name, "mixtral" | "qwen3_moe");

@@ -1,20 +1,29 @@
 //! A Hugging Face checkpoint as a GGUF one: llama.cpp's tensor names, metadata keys and row order.
 //!
-//! No bytes are copied: experts stay the parts that they are in the file, and where llama.cpp wants the rows of queries and
-//! keys in another order the tensor's parts are its rows. The result can be run, quantised or written.
+//! No matrix is copied: experts stay the parts that they are in the file, and where llama.cpp wants the rows of queries
+//! and keys in another order the tensor's parts are its rows. The result can be run, quantised or written. Norms, biases
+//! and routers are F32 in it, matrices are as they were.
+//!
+//! What llama.cpp's graph of an architecture would compute otherwise than the model does is refused by name: the file
+//! would load there and give wrong numbers. One thing is let through: a sliding window is written
+//! (`<arch>.attention.sliding_window`) though llama.cpp ignores it in these architectures. Up to the window's length the
+//! results are the same.
 
-use super::{Decoder, Definition, Options, QkNorm, params::Params};
+use super::{Decoder, Definition, Options, params::Params};
 use crate::{
     error::{Error, Result},
-    file::{Checkpoint, Format, Metadata, Tensor, Value},
-    ir::{Op, Rope, RopePairs, Score},
-    tokenizer::Tokenizer,
+    file::{Bytes, Checkpoint, Format, Metadata, Tensor, Value},
+    ir::{Activation, Op, Rope, RopePairs, Score},
+    tokenizer::GgufVocab,
 };
 
-/// The checkpoint under GGUF names. One that is GGUF already is returned as it is.
+/// The checkpoint under GGUF names, with its tokenizer. One that is GGUF already is returned as it is.
+///
+/// A folder without `tokenizer.json` gives a file without a vocabulary (`no_vocab`), which can be fed token ids only.
 ///
 /// # Errors
-/// As [`super::build`]; [`Error::Unsupported`] for what GGUF cannot say of this architecture.
+/// As [`super::build`] and [`GgufVocab::from_checkpoint`]; [`Error::Unsupported`] for what GGUF cannot say of this
+/// architecture.
 pub fn to_gguf(ckpt: &Checkpoint) -> Result<Checkpoint> {
     if ckpt.format() == Format::Gguf {
         return Ok(ckpt.clone());
@@ -22,17 +31,25 @@ pub fn to_gguf(ckpt: &Checkpoint) -> Result<Checkpoint> {
     let d = super::build(ckpt, &Options::default())?;
     let arch = gguf_arch(&d)?;
     let rope = rope_of(&d)?;
+    let vocab = d.program.graph.weights.first().and_then(|w| w.shape.first().copied()).unwrap_or(d.decoder.vocab);
     let mut meta = Metadata::new();
+    general(&mut meta, arch, ckpt);
     hyperparameters(&mut meta, arch, &d.decoder, &rope)?;
+    experts(&mut meta, arch, &d.decoder)?;
+    meta.set(format!("{arch}.vocab_size"), u32_of("vocab_size", vocab)?);
     let factors = rotation(&mut meta, arch, &Params::new(ckpt)?, &rope)?;
-    if let Ok(t) = Tokenizer::from_checkpoint(ckpt) {
-        t.write_gguf(&mut meta);
+    match ckpt.tokenizer_json() {
+        Some(_) => GgufVocab::from_checkpoint(ckpt, vocab)?.write(&mut meta),
+        None => {
+            tracing::warn!("there is no tokenizer.json: the GGUF has no vocabulary");
+            meta.set("tokenizer.ggml.model", Value::string("no_vocab"));
+        }
     }
     let mut tensors = vec![];
     for (decl, tensor) in d.program.graph.weights.iter().zip(d.program.weights.iter()) {
         let turns = decl.name.contains(".attn_q.") || decl.name.contains(".attn_k.");
         let interleave = arch == "llama" && turns && rope.pairs == RopePairs::Halves;
-        let tensor = if interleave { interleaved(tensor, &rope)? } else { tensor.clone() };
+        let tensor = if interleave { interleaved(tensor, rope.head_dim)? } else { tensor.clone() };
         // llama.cpp keeps the gate of a shared expert as a vector.
         let vector = decl.name.ends_with("ffn_gate_inp_shexp.weight");
         tensors.push((decl.name.clone(), if vector { tensor.reshaped(vec![tensor.cols()])? } else { tensor }));
@@ -43,8 +60,12 @@ pub fn to_gguf(ckpt: &Checkpoint) -> Result<Checkpoint> {
     Checkpoint::from_parts(meta, tensors)
 }
 
+fn refused(arch: &str, what: impl std::fmt::Display) -> Error {
+    Error::Unsupported(format!("{what}: a GGUF of the architecture `{arch}` cannot say that"))
+}
+
 /// The architecture's name in llama.cpp. The tutorials' mini-Mixtral is a `llama` with other names: its softmax over the
-/// chosen logits equals the renormalised softmax over all.
+/// chosen logits equals the renormalised softmax over all. Mistral is a `llama` there too.
 fn gguf_arch(d: &Definition) -> Result<&'static str> {
     let entry = super::REGISTRY.iter().find(|a| a.hf == Some(&d.arch));
     match entry.and_then(|a| a.gguf) {
@@ -59,47 +80,100 @@ fn rope_of(d: &Definition) -> Result<Rope> {
     rope.ok_or_else(|| Error::Unsupported("a model without rotary positions as GGUF".into()))
 }
 
-fn hyperparameters(meta: &mut Metadata, arch: &str, d: &Decoder, rope: &Rope) -> Result<()> {
+/// What the file is, and the folder's name as the model's.
+fn general(meta: &mut Metadata, arch: &str, ckpt: &Checkpoint) {
     meta.set("general.architecture", Value::string(arch));
     meta.set("general.type", Value::string("model"));
-    let count = |meta: &mut Metadata, key: &str, n: usize| meta.set(format!("{arch}.{key}"), Value::U32(n as u32));
-    count(meta, "block_count", d.layers);
-    count(meta, "context_length", d.context);
-    count(meta, "embedding_length", d.hidden);
-    count(meta, "feed_forward_length", d.ffn);
-    count(meta, "attention.head_count", d.heads);
-    count(meta, "attention.head_count_kv", d.kv_heads);
-    count(meta, "attention.key_length", d.head_dim);
-    count(meta, "attention.value_length", d.head_dim);
-    count(meta, "rope.dimension_count", rope.dims);
-    count(meta, "vocab_size", d.vocab);
-    meta.set(format!("{arch}.attention.layer_norm_rms_epsilon"), Value::F32(d.eps));
+    let folder = ckpt.files().first().and_then(|f| f.path.parent());
+    if let Some(name) = folder.and_then(|p| p.file_name()).and_then(|n| n.to_str()) {
+        // llama.cpp takes a name with this in it for a reason to tokenise otherwise.
+        let harmless = !["phi-3", "phi3"].iter().any(|p| name.to_lowercase().contains(p));
+        if harmless {
+            meta.set("general.name", Value::string(name));
+        }
+    }
+}
+
+fn u32_of(key: &str, n: usize) -> Result<Value> {
+    u32::try_from(n).map(Value::U32).map_err(|_| Error::Model(format!("{key} is {n}")))
+}
+
+fn hyperparameters(meta: &mut Metadata, arch: &str, d: &Decoder, rope: &Rope) -> Result<()> {
+    if d.act != Activation::Silu {
+        return Err(refused(arch, format!("the activation {:?}", d.act)));
+    }
+    if arch == "llama" && rope.dims != d.head_dim {
+        return Err(refused(arch, format!("rotation of {} of {} columns of a head", rope.dims, d.head_dim)));
+    }
+    let mut counts = vec![
+        ("block_count", d.layers),
+        ("context_length", d.context),
+        ("embedding_length", d.hidden),
+        ("feed_forward_length", d.ffn),
+        ("attention.head_count", d.heads),
+        ("attention.head_count_kv", d.kv_heads),
+        ("attention.key_length", d.head_dim),
+        ("attention.value_length", d.head_dim),
+        ("rope.dimension_count", rope.dims),
+    ];
     match d.windows.as_slice() {
         [] => {}
+        // A window that no text fills is none.
+        all if all.iter().all(|w| w.is_none_or(|w| w >= d.context)) => {}
         [Some(first), rest @ ..] if rest.iter().all(|w| *w == Some(*first)) => {
-            count(meta, "attention.sliding_window", *first);
+            counts.push(("attention.sliding_window", *first));
         }
-        _ => return Err(Error::Unsupported(format!("sliding windows on some layers of {arch} as GGUF"))),
+        _ => return Err(refused(arch, "sliding windows on some of the layers")),
     }
+    for (key, n) in counts {
+        meta.set(format!("{arch}.{key}"), u32_of(key, n)?);
+    }
+    meta.set(format!("{arch}.attention.layer_norm_rms_epsilon"), Value::F32(d.eps));
+    Ok(())
+}
+
+/// The keys of the experts, and refusals where llama.cpp's graph routes otherwise: `llama` and `qwen3moe` renormalise the
+/// chosen experts' weights, `qwen2moe` and `olmoe` do not, and no key changes that; all layers have experts.
+fn experts(meta: &mut Metadata, arch: &str, d: &Decoder) -> Result<()> {
     let Some(m) = &d.moe else { return Ok(()) };
-    let implied = Score::Softmax == m.router.score || arch == "llama";
-    if !m.dense_layers.is_empty() || !implied || (arch == "qwen3moe" && !m.router.renormalise) {
-        return Err(Error::Unsupported(format!("dense layers among experts, or this router, in {arch} as GGUF")));
+    if !m.dense_layers.is_empty() {
+        return Err(refused(arch, format!("dense layers ({:?}) between layers with experts", m.dense_layers)));
     }
-    count(meta, "expert_count", m.router.experts);
-    count(meta, "expert_used_count", m.router.used);
-    count(meta, "expert_feed_forward_length", m.width);
-    if let Some(s) = m.shared {
-        count(meta, "expert_shared_feed_forward_length", s.width);
+    let renormalised = match m.router.score {
+        Score::Softmax => m.router.renormalise,
+        Score::SoftmaxOfSelected => true,
+        Score::Sigmoid => return Err(refused(arch, "a router that scores by sigmoid")),
+    };
+    if renormalised != matches!(arch, "llama" | "qwen3moe") {
+        let what =
+            if renormalised { "weights of the chosen experts that sum to 1" } else { "router weights as they are" };
+        return Err(refused(arch, format!("{what} (norm_topk_prob)")));
     }
-    // What the architecture does not imply is said.
-    if m.router.renormalise && d.qk_norm != QkNorm::PerHead && arch != "llama" {
-        meta.set(format!("{arch}.expert_weights_norm"), Value::Bool(true));
+    if m.router.scale != 1.0 {
+        return Err(refused(arch, format!("router weights times {}", m.router.scale)));
+    }
+    let own_width = matches!(arch, "qwen2moe" | "qwen3moe");
+    if !own_width && m.width != d.ffn {
+        return Err(refused(arch, format!("experts of width {} beside feed_forward_length {}", m.width, d.ffn)));
+    }
+    let mut counts = vec![("expert_count", m.router.experts), ("expert_used_count", m.router.used)];
+    if own_width {
+        counts.push(("expert_feed_forward_length", m.width));
+    }
+    match m.shared {
+        Some(s) if arch == "qwen2moe" && s.gated => counts.push(("expert_shared_feed_forward_length", s.width)),
+        None if arch != "qwen2moe" => {}
+        Some(_) => return Err(refused(arch, "a shared expert of this kind")),
+        None => return Err(refused(arch, "layers without a shared expert")),
+    }
+    for (key, n) in counts {
+        meta.set(format!("{arch}.{key}"), u32_of(key, n)?);
     }
     Ok(())
 }
 
-/// The rotation's keys; scaled frequencies become divisors, as llama.cpp stores Llama 3's.
+/// The rotation's keys. A linear scaling has its own; other scaled frequencies become divisors, as llama.cpp stores
+/// Llama 3's (`rope_freqs.weight`), which it reads for `llama` only.
 fn rotation(meta: &mut Metadata, arch: &str, p: &Params<'_>, rope: &Rope) -> Result<Option<Vec<f32>>> {
     let base = match p.opt_f32("", "rope_parameters.rope_theta")? {
         Some(b) => b,
@@ -108,34 +182,37 @@ fn rotation(meta: &mut Metadata, arch: &str, p: &Params<'_>, rope: &Rope) -> Res
     meta.set(format!("{arch}.rope.freq_base"), Value::F32(base));
     let plain = |i: usize| (1.0 / f64::from(base).powf(2.0 * i as f64 / rope.dims as f64)) as f32;
     let factors: Vec<f32> = rope.inv_freq.iter().enumerate().map(|(i, f)| plain(i) / f).collect();
+    let Some(first) = factors.first().copied() else { return Ok(None) };
     if factors.iter().all(|f| *f == 1.0) {
         return Ok(None);
     }
+    // One factor for all, up to the rounding of the quotients.
+    if factors.iter().all(|f| (f / first - 1.0).abs() < 4.0 * f32::EPSILON) {
+        meta.set(format!("{arch}.rope.scaling.type"), Value::string("linear"));
+        meta.set(format!("{arch}.rope.scaling.factor"), Value::F32(first));
+        return Ok(None);
+    }
     if arch != "llama" {
-        return Err(Error::Unsupported(format!("scaled rotary frequencies in {arch} as GGUF")));
+        return Err(refused(arch, "rotary frequencies scaled by other than one factor"));
     }
     Ok(Some(factors))
 }
 
-/// Rows of each head from halves (i, i + D/2) to pairs (2i, 2i + 1): what llama.cpp's converter does for `llama`.
-fn interleaved(t: &Tensor, rope: &Rope) -> Result<Tensor> {
-    let d = rope.head_dim;
-    if rope.dims != d {
-        return Err(Error::Unsupported("partial rotation by halves as GGUF `llama`".into()));
-    }
-    let one_row = t.shape().len() > 1;
-    let rows = if one_row { t.rows() } else { t.cols() };
-    let bytes = if one_row { t.row_bytes() } else { t.dtype().layout().bytes };
+/// Rows of each head of `d` columns from halves (i, i + d/2) to pairs (2i, 2i + 1): what llama.cpp's converter does for
+/// `llama`. A vector (a bias) likewise.
+fn interleaved(t: &Tensor, d: usize) -> Result<Tensor> {
+    let vector = t.shape().len() == 1;
+    let rows = if vector { t.cols() } else { t.rows() };
+    let bytes = if vector { t.dtype().layout().bytes } else { t.row_bytes() };
     let from = |r: usize| (r / d) * d + (r % 2) * (d / 2) + (r % d) / 2;
     let piece = |r: usize| {
-        let (part, within) = if one_row { (r / t.rows_per_part(), r % t.rows_per_part()) } else { (0, r) };
-        t.parts()[part].slice(within * bytes..(within + 1) * bytes)
+        let (part, within) = if vector { (0, r) } else { (r / t.rows_per_part(), r % t.rows_per_part()) };
+        t.parts().get(part)?.slice(within * bytes..(within + 1) * bytes)
     };
-    let parts: Option<Vec<_>> = (0..rows).map(|r| piece(from(r))).collect();
-    let parts = parts.ok_or_else(|| Error::Model("rows of queries or keys are out of range".into()))?;
-    if one_row {
-        return Tensor::new(t.dtype(), t.shape().to_vec(), parts);
+    let pieces: Option<Vec<Bytes>> = (0..rows).map(|r| piece(from(r))).collect();
+    let mut pieces = pieces.ok_or_else(|| Error::Model("rows of queries or keys are out of range".into()))?;
+    if vector {
+        pieces = vec![Bytes::from_vec(pieces.iter().flat_map(|p| p.iter().copied()).collect())];
     }
-    let joined: Vec<u8> = parts.iter().flat_map(|p| p.iter().copied()).collect();
-    Tensor::new(t.dtype(), t.shape().to_vec(), vec![crate::file::Bytes::from_vec(joined)])
+    Tensor::new(t.dtype(), t.shape().to_vec(), pieces)
 }

@@ -6,7 +6,7 @@
 //! Deliberately absent: quantisation, backends' devices.
 
 mod decoder;
-// mod export;
+mod export;
 mod llama;
 mod loader;
 mod mini_mixtral;
@@ -17,7 +17,7 @@ mod qwen3_moe;
 mod rope;
 
 pub use decoder::{Decoder, QkNorm, Shared};
-// pub use export::to_gguf;
+pub use export::to_gguf;
 pub use params::Params;
 
 use crate::{

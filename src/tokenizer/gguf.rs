@@ -73,6 +73,7 @@ pub(crate) fn read(meta: &Metadata) -> Result<GgufVocab> {
         eot: id("eot_token_id")?,
         eom: id("eom_token_id")?,
         unk: id("unknown_token_id")?,
+        pad: id("padding_token_id")?,
         fim_ends,
         add_bos: flag("add_bos_token")?,
         add_eos: flag("add_eos_token")?,

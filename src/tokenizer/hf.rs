@@ -26,7 +26,7 @@ pub(crate) struct Hf {
 }
 
 /// The text of a special token in `tokenizer_config.json`: a string, or an object with `content`.
-fn token_text<'a>(config: Option<&'a Value>, key: &str) -> Option<&'a str> {
+pub(crate) fn token_text<'a>(config: Option<&'a Value>, key: &str) -> Option<&'a str> {
     let value = config?.get(key)?;
     value.as_str().or_else(|| value.get("content")?.as_str())
 }

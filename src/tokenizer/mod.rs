@@ -15,9 +15,12 @@
 mod bpe;
 mod checkpoint;
 mod decode;
+mod export;
 mod gguf;
 mod hf;
 mod pretok;
+mod probe;
+mod rank;
 mod special;
 mod spm;
 mod template;

@@ -31,6 +31,8 @@ pub struct GgufVocab {
     pub eom: Option<u32>,
     /// `unknown_token_id`.
     pub unk: Option<u32>,
+    /// `padding_token_id`.
+    pub pad: Option<u32>,
     /// `fim_pad_token_id`, `fim_rep_token_id`, `fim_sep_token_id`: fill-in-the-middle tokens that end a generation too.
     pub fim_ends: Vec<u32>,
     /// `add_bos_token`.

@@ -6,6 +6,7 @@
 //! list of stages, each of which splits every piece that the stage before it left; text between the matches of a stage
 //! stays together as a piece of its own.
 
+pub(crate) mod patterns;
 mod ranges;
 mod rules;
 mod unicode;

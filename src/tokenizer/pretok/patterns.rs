@@ -1,0 +1,126 @@
+//! From the patterns of a `tokenizer.json` to the name that llama.cpp gives them.
+//!
+//! llama.cpp's converter knows a tokenizer by a digest of what it makes of a long text. Here the patterns themselves are
+//! compared, which also knows a vocabulary that was trained yesterday with a known pre-tokenizer. Sources of the patterns:
+//! the comments in llama.cpp's `src/llama-vocab.cpp`, which quote the models' `tokenizer.json` files, and the `tokenizers`
+//! crate for GPT-2's.
+
+use serde_json::Value;
+
+/// A known sequence of patterns.
+pub(crate) struct Known {
+    /// `tokenizer.ggml.pre`.
+    pub(crate) name: &'static str,
+    patterns: &'static [&'static str],
+    /// `ignore_merges` of the model, where it decides.
+    ignore_merges: bool,
+    /// The name means the same splits for letters of every script. Where not, llama.cpp departs from the pattern for
+    /// combining marks and for upper case outside ASCII.
+    pub(crate) exact: bool,
+}
+
+const GPT2: &str = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+";
+const LLAMA3: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+const QWEN2: &str =
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+const QWEN35: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+|\p{N}| ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+const BAILING: &str =
+    r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]++[\r\n]*|\s*[\r\n]|\s+(?!\S)|\s+";
+const DEEPSEEK_V3: &str = r##"[!"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+| ?[\p{P}\p{S}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"##;
+const GPT4O: &str = r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+const TEKKEN: &str = r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+
+const fn known(name: &'static str, patterns: &'static [&'static str]) -> Known {
+    Known { name, patterns, ignore_merges: false, exact: true }
+}
+
+/// The usual ones first.
+static KNOWN: &[Known] = &[
+    known("gpt-2", &[GPT2]),
+    Known { name: "llama-bpe", patterns: &[LLAMA3], ignore_merges: true, exact: true },
+    known("smaug-bpe", &[LLAMA3]),
+    known("qwen2", &[QWEN2]),
+    known("qwen35", &[QWEN35]),
+    known("smollm", &[r"\p{N}", GPT2]),
+    known("bailingmoe", &[BAILING]),
+    known("deepseek-v3", &[r"\p{N}{1,3}", "[一-龥぀-ゟ゠-ヿ]+", DEEPSEEK_V3]),
+    Known { name: "gpt-4o", patterns: &[GPT4O], ignore_merges: false, exact: false },
+    Known { name: "tekken", patterns: &[TEKKEN], ignore_merges: true, exact: false },
+];
+
+/// The pre-tokenizer of a byte-level BPE by the `pre_tokenizer` of its `tokenizer.json`.
+///
+/// # Errors
+/// What was found, in words for an error's text.
+pub(crate) fn by_json(pre_tokenizer: &Value, ignore_merges: bool) -> Result<&'static Known, String> {
+    let mut patterns = Vec::new();
+    collect(pre_tokenizer, &mut patterns)?;
+    let found = |k: &&Known| k.patterns == patterns.as_slice() && k.ignore_merges == ignore_merges;
+    KNOWN.iter().find(found).ok_or_else(|| format!("the patterns {patterns:?} with ignore_merges = {ignore_merges}"))
+}
+
+/// Every name that can be found, for errors.
+pub(crate) fn names() -> impl Iterator<Item = &'static str> {
+    KNOWN.iter().map(|k| k.name)
+}
+
+/// The patterns, stage by stage.
+fn collect<'j>(v: &'j Value, out: &mut Vec<&'j str>) -> Result<(), String> {
+    let flag = |key: &str| v.get(key).and_then(Value::as_bool).unwrap_or(false);
+    let text = |key: &str| v.get(key).and_then(Value::as_str).unwrap_or_default();
+    match text("type") {
+        "Sequence" => {
+            let stages = v.get("pretokenizers").and_then(Value::as_array);
+            stages.into_iter().flatten().try_for_each(|stage| collect(stage, out))
+        }
+        // Spells bytes; splits only with its own pattern.
+        "ByteLevel" if !flag("add_prefix_space") => {
+            if v.get("use_regex").and_then(Value::as_bool).unwrap_or(true) {
+                out.push(GPT2);
+            }
+            Ok(())
+        }
+        "Digits" if flag("individual_digits") => {
+            out.push(r"\p{N}");
+            Ok(())
+        }
+        // "Removed" of what does not match: the same where the pattern matches everything, as those in `KNOWN` do that
+        // come alone.
+        "Split" if matches!((text("behavior"), flag("invert")), ("Isolated", false) | ("Removed", true)) => {
+            let pattern = v.get("pattern").and_then(|p| p.get("Regex")).and_then(Value::as_str);
+            out.push(pattern.ok_or_else(|| format!("a split at {}", v["pattern"]))?);
+            Ok(())
+        }
+        _ => Err(format!("{v}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn names_are_known_to_the_other_table() {
+        names().for_each(|n| assert!(super::super::by_name(n).is_ok(), "{n}"));
+    }
+
+    #[test]
+    fn patterns_make_names() {
+        let level = |use_regex: bool| json!({"type": "ByteLevel", "add_prefix_space": false, "use_regex": use_regex});
+        let split =
+            |p: &str| json!({"type": "Split", "pattern": {"Regex": p}, "behavior": "Isolated", "invert": false});
+        let name = |v: &Value, ignore| by_json(v, ignore).map(|k| k.name);
+        assert_eq!(name(&level(true), false), Ok("gpt-2"));
+        let llama = json!({"type": "Sequence", "pretokenizers": [split(LLAMA3), level(false)]});
+        assert_eq!(name(&llama, true), Ok("llama-bpe"));
+        assert_eq!(name(&llama, false), Ok("smaug-bpe"));
+        let digits = json!({"type": "Sequence", "pretokenizers": [
+            {"type": "Digits", "individual_digits": true}, level(true)]});
+        assert_eq!(name(&digits, false), Ok("smollm"));
+        assert!(name(&split("[a-z]+"), false).unwrap_err().contains("[a-z]+"));
+        let prefixed = json!({"type": "ByteLevel", "add_prefix_space": true, "use_regex": true});
+        assert!(name(&prefixed, false).unwrap_err().contains("add_prefix_space"));
+        assert!(name(&json!({"type": "BertPreTokenizer"}), false).unwrap_err().contains("Bert"));
+    }
+}
