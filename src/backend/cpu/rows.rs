@@ -55,7 +55,7 @@ impl Floats for RmsNorm<'_> {
                 let mut s = [L::splat(0.0); 2];
                 for i in (0..whole).step_by(N) {
                     let v = L::load(x.as_ptr().add(i));
-                    s[i / N & 1] = v.fma(v, s[i / N & 1]);
+                    s[(i / N) & 1] = v.fma(v, s[(i / N) & 1]);
                 }
                 let rest: f32 = x[whole..].iter().map(|v| v * v).sum();
                 let mean = (s[0].add(s[1]).sum() + rest) / n as f32;
