@@ -81,19 +81,11 @@ pub enum Reads {
     Pair,
 }
 
-<<<<<<< HEAD
 /// What is done with a block of an expert's rows: worker, expert, first row, rows, pairs, rows of x.
 type BlockFn<'a> = &'a (dyn Fn(usize, usize, usize, usize, &[u32], &[u32]) + Sync);
 
 /// Calls `f` for every block of rows of every chosen expert.
 fn each_block(env: Env<'_>, groups: &Groups, w: &Weight, reads: Reads, width: usize, f: BlockFn<'_>) -> Result<()> {
-=======
-/// What is done with a block of rows of an expert: worker, expert, first row, rows, pairs, rows of x.
-type EachBlock<'a> = dyn Fn(usize, usize, usize, usize, &[u32], &[u32]) + Sync + 'a;
-
-/// Calls `f` for every block of rows of every chosen expert.
-fn each_block(env: Env<'_>, groups: &Groups, w: &Weight, reads: Reads, width: usize, f: &EachBlock<'_>) -> Result<()> {
->>>>>>> cpu
     let block = env.block(width * groups.active.len(), w.row_bytes(), groups.largest()).min(width.next_multiple_of(16));
     let blocks = width.div_ceil(block);
     env.pool.run(groups.active.len() * blocks, &|worker, item| {

@@ -510,19 +510,11 @@ fn rope_table<'a>(tables: &'a mut [RopeTable], rope: &Rope, f: Frame<'_>) -> Res
     Ok(table)
 }
 
-<<<<<<< HEAD
 /// What is done with a row: its number, its input, its output.
 type RowFn<'a> = &'a (dyn Fn(usize, &[f32], &mut [f32]) + Sync);
 
 /// Calls `f` with the number, input and output of every row; by several threads where there are many numbers.
 fn each_row(env: Env<'_>, x: &[f32], cols: usize, out: &mut [f32], f: RowFn<'_>) -> Result<()> {
-=======
-/// What is done with a row: its number, input and output.
-type EachRow<'a> = dyn Fn(usize, &[f32], &mut [f32]) + Sync + 'a;
-
-/// Calls `f` for every row; by several threads where there are many numbers.
-fn each_row(env: Env<'_>, x: &[f32], cols: usize, out: &mut [f32], f: &EachRow<'_>) -> Result<()> {
->>>>>>> cpu
     let rows = x.len() / cols.max(1);
     let per = (16384 / cols.max(1)).max(1);
     let out = Out::new(out);
