@@ -12,6 +12,7 @@ use crate::{
     backend::{Progress, cpu},
     file::{self, Checkpoint, Format, Metadata, Sink, Tensor, TensorSpec, Value, write_gguf},
     generate::CancelToken,
+    model,
     quant::{
         DType, dequantize,
         mix::{Mix, Model},
@@ -29,7 +30,7 @@ pub fn quantize(args: &QuantizeArgs, quiet: bool) -> Outcome {
         return Err(Failure::new(format!("{} exists already", args.output.display())).hint("--force writes over it"));
     }
     let source = file::open(&args.input)?;
-    let checkpoint = as_gguf(&source)?;
+    let checkpoint = model::to_gguf(&source)?;
     let tensors: Vec<(&str, &Tensor)> = checkpoint.tensors().collect();
     if let Some(bad) = checkpoint.infos().iter().find(|i| i.content.is_err()) {
         let why = bad.content.as_ref().err().cloned().unwrap_or_default();
@@ -49,13 +50,6 @@ pub fn quantize(args: &QuantizeArgs, quiet: bool) -> Outcome {
         summary(&args.output.display().to_string(), &specs, total);
     }
     Ok(())
-}
-
-fn as_gguf(source: &Checkpoint) -> Outcome<Checkpoint> {
-    if source.format() == Format::Gguf {
-        return Ok(source.clone());
-    }
-    Err(Failure::new("only GGUF files can be quantised by this version"))
 }
 
 fn threads() -> usize {

@@ -1,7 +1,7 @@
 //! A case: a small graph, its weights, and the steps to run. From one case come the parity of every backend against the
 //! reference, with the tolerances of the op's page.
 
-use crate::support::{Shape, Target, compare, load, rng::Rng, run};
+use crate::support::{Shape, StepInput, Target, compare, load, rng::Rng, run};
 use moeray::{
     backend::{KvType, Loaded, Output, Program, reference},
     file::{Bytes, Tensor},
@@ -83,7 +83,7 @@ impl Maker {
 pub struct Case {
     pub name: String,
     pub program: Program,
-    pub steps: Vec<(Shape, Vec<u32>, Vec<(String, Vec<f32>)>)>,
+    pub steps: Vec<StepInput>,
     pub kv: KvType,
     pub quantised: bool,
 }

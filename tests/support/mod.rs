@@ -79,8 +79,11 @@ pub struct Shape {
     pub outputs: usize,
 }
 
+/// A step: its shape, its token ids, and its named inputs.
+pub type StepInput = (Shape, Vec<u32>, Vec<(String, Vec<f32>)>);
+
 /// Runs steps one after another on one runner and collects every step's outputs.
-pub fn run(loaded: &dyn Loaded, kv: KvType, steps: &[(Shape, Vec<u32>, Vec<(String, Vec<f32>)>)]) -> Vec<Vec<Output>> {
+pub fn run(loaded: &dyn Loaded, kv: KvType, steps: &[StepInput]) -> Vec<Vec<Output>> {
     let ctx = steps.iter().map(|(s, ..)| s.past + s.tokens).max().unwrap();
     let chunk = steps.iter().map(|(s, ..)| s.tokens).max().unwrap();
     let mut runner = loaded.runner(RunnerOptions { ctx, chunk, kv }).unwrap();

@@ -1,7 +1,7 @@
 //! The CPU backend: a graph, fused and laid out once, run by threads with SIMD kernels.
 //!
-//! Reading order: [`pool`] (threads), [`tier`] and [`lanes`] (instructions), [`act`] (activations in 8 bits), [`kernel`] (dot
-//! products by format), [`weight`] (a weight and its kernels), `rows`, `products`, `experts`, `attend` (the ops), `layout`
+//! Reading order: [`pool`] (threads), `tier` and `lanes` (instructions), `act` (activations in 8 bits), `kernel` (dot
+//! products by format), `weight` (a weight and its kernels), `rows`, `products`, `experts`, `attend` (the ops), `layout`
 //! (values to buffers), `run` (a step).
 //!
 //! Weights stay in the memory map in the file's form, and only routed experts are touched. Quantised weights are multiplied
@@ -9,6 +9,9 @@
 //! depend on the number of threads.
 //!
 //! Deliberately absent: model architectures, the plan of the GPU backend.
+
+// Kernels walk several arrays with one index, and iterators over registers hide what is computed.
+#![allow(clippy::needless_range_loop)]
 
 mod act;
 mod attend;

@@ -65,11 +65,11 @@ unsafe fn rows<F: Codes, const T: usize>(job: &RowsJob<T>) {
                 let (scales, minima) = F::scales(p);
                 let low_of = if F::MINIMA { &minima } else { &scales };
                 // Blocks of one group keep their scale in a register; others need a table.
-                let mut both = [[0f32; 16]; T];
+                let (mut both, mut single) = ([[0f32; 16]; T], [0f32; T]);
                 for t in 0..T {
                     let act = &job.acts[t];
                     if F::BLOCK == 32 {
-                        both[t][0] = scales[0] * *act.scales.add(b);
+                        single[t] = scales[0] * *act.scales.add(b);
                         single_lows[t] += low_of[0] * *act.sums32.add(b);
                     } else {
                         scaled::<F>(&scales, act, b, &mut both[t]);
@@ -87,7 +87,9 @@ unsafe fn rows<F: Codes, const T: usize>(job: &RowsJob<T>) {
                             _mm256_maddubs_epi16(codes, x)
                         };
                         let dot = _mm256_cvtepi32_ps(_mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
-                        let scale = if F::FINE {
+                        let scale = if F::BLOCK == 32 {
+                            _mm256_set1_ps(single[t])
+                        } else if F::FINE {
                             let (a, c) = (_mm_set1_ps(both[t][2 * g]), _mm_set1_ps(both[t][2 * g + 1]));
                             _mm256_insertf128_ps::<1>(_mm256_castps128_ps256(a), c)
                         } else {
