@@ -7,7 +7,7 @@ use super::{
     buffer::{Aligned, Out},
     experts::{self, Groups, Reads},
     layout::Place,
-    products::{self, Env, Finish},
+    products::{self, Env, Finish, each_row},
     rows::{AddScaled, Glu, RmsNorm, RopeTable, choose},
     weight::{Input, Scratches, Weight},
 };
@@ -508,22 +508,6 @@ fn rope_table<'a>(tables: &'a mut [RopeTable], rope: &Rope, f: Frame<'_>) -> Res
     let table = table.ok_or_else(|| Error::Graph("a rope without a table".into()))?;
     table.make(f.step.past, f.step.tokens.len());
     Ok(table)
-}
-
-/// What is done with a row: its number, its input, its output.
-type RowFn<'a> = &'a (dyn Fn(usize, &[f32], &mut [f32]) + Sync);
-
-/// Calls `f` with the number, input and output of every row; by several threads where there are many numbers.
-fn each_row(env: Env<'_>, x: &[f32], cols: usize, out: &mut [f32], f: RowFn<'_>) -> Result<()> {
-    let rows = x.len() / cols.max(1);
-    let per = (16384 / cols.max(1)).max(1);
-    let out = Out::new(out);
-    env.pool.run(rows.div_ceil(per), &|_, item| {
-        for r in item * per..rows.min((item + 1) * per) {
-            // SAFETY: every row belongs to one item.
-            f(r, &x[r * cols..(r + 1) * cols], unsafe { out.slice(r * cols, cols) });
-        }
-    })
 }
 
 fn norm_rows(env: Env<'_>, f: Frame<'_>, x: &[f32], n: &Norm, cols: usize, out: &mut [f32]) -> Result<()> {

@@ -1,0 +1,117 @@
+#!/usr/bin/env python3
+"""Moeray and llama.cpp in turn on the same GGUF files: tokens a second of both, and the ratios.
+
+    pip install llama-cpp-python                  # builds llama.cpp with this machine's instructions
+    cargo build --release
+    demo/bench/compare.py MODEL.gguf... [-p 128] [-n 32] [-r 5] [--backend cpu] [--threads 2] [--out results.md]
+
+Machines are noisy: the two programs alternate, every round is a fresh process of each, one prompt and one generation are
+run first and not counted, and the medians over the rounds are compared. What llama.cpp is asked is what llama-bench asks:
+a prompt of random tokens in one batch, then a generation of single tokens, greedy, no sampling.
+"""
+import argparse
+import json
+import pathlib
+import random
+import statistics
+import subprocess
+import sys
+import time
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+
+
+def llama_round(model, n_prompt, n_gen, threads, gpu):
+    """One measurement of llama.cpp in this process."""
+    import llama_cpp as lc
+
+    quiet = lc.llama_log_callback(lambda *_: None)  # must outlive the calls
+    lc.llama_log_set(quiet, None)
+    lc.llama_backend_init()
+    mp = lc.llama_model_default_params()
+    mp.n_gpu_layers = 999 if gpu else 0
+    m = lc.llama_model_load_from_file(model.encode(), mp)
+    cp = lc.llama_context_default_params()
+    cp.n_ctx, cp.n_batch, cp.n_ubatch = n_prompt + n_gen + 8, max(n_prompt, 1), max(n_prompt, 1)
+    cp.n_threads = cp.n_threads_batch = threads
+    ctx = lc.llama_init_from_model(m, cp)
+    vocab = lc.llama_vocab_n_tokens(lc.llama_model_get_vocab(m))
+    rng = random.Random(1)
+
+    def decode(tokens):
+        array = (lc.llama_token * len(tokens))(*tokens)
+        assert lc.llama_decode(ctx, lc.llama_batch_get_one(array, len(tokens))) == 0
+        lc.llama_synchronize(ctx)
+
+    def clear():
+        lc.llama_memory_clear(lc.llama_get_memory(ctx), True)
+
+    def draw(n):
+        return [rng.randrange(vocab) for _ in range(n)]
+
+    def timed(work, n):
+        work()
+        clear()
+        start = time.perf_counter()
+        work()
+        seconds = time.perf_counter() - start
+        clear()
+        return n / seconds
+
+    prompt = timed(lambda: decode(draw(n_prompt)), n_prompt)
+    generation = timed(lambda: [decode(draw(1)) for _ in range(n_gen)], n_gen)
+    print(json.dumps({"prompt": prompt, "generation": generation}))
+
+
+def moeray_round(binary, model, a):
+    command = [binary, "bench", "-m", model, "-p", str(a.prompt), "-n", str(a.gen), "-r", "1", "-o", "json", "-q"]
+    command += ["--backend", a.backend]
+    command += ["--threads", str(a.threads)] if a.backend == "cpu" else []
+    command += ["--device", a.device] if a.device else []
+    command += ["--activations", a.activations] if a.backend == "cpu" else []
+    rows = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    by = {("prompt" if r["n_gen"] == 0 else "generation"): r["avg_ts"] for r in rows}
+    return by
+
+
+def main():
+    ap = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    ap.add_argument("models", nargs="+")
+    ap.add_argument("-p", "--prompt", type=int, default=128)
+    ap.add_argument("-n", "--gen", type=int, default=32)
+    ap.add_argument("-r", "--rounds", type=int, default=5)
+    ap.add_argument("--threads", type=int, default=2)
+    ap.add_argument("--backend", default="cpu")
+    ap.add_argument("--device")
+    ap.add_argument("--activations", default="int16", choices=["int8", "int16"])
+    ap.add_argument("--llama-gpu", action="store_true", help="offload llama.cpp to its GPU backend")
+    ap.add_argument("--binary", default=str(ROOT / "target/release/moeray"))
+    ap.add_argument("--out")
+    ap.add_argument("--llama-child", action="store_true", help=argparse.SUPPRESS)
+    a = ap.parse_args()
+    if a.llama_child:
+        llama_round(a.models[0], a.prompt, a.gen, a.threads, a.llama_gpu)
+        return
+    lines = [f"| model | test | moeray {a.backend} t/s | llama.cpp t/s | ratio | ratios of the rounds |", "|---|---|---|---|---|---|"]
+    for model in a.models:
+        ours, theirs = [], []
+        for _ in range(a.rounds):
+            ours.append(moeray_round(a.binary, model, a))
+            child = [sys.executable, __file__, model, "--llama-child", "-p", str(a.prompt), "-n", str(a.gen)]
+            child += ["--threads", str(a.threads)] + (["--llama-gpu"] if a.llama_gpu else [])
+            theirs.append(json.loads(subprocess.run(child, check=True, capture_output=True, text=True).stdout))
+        for test, count in (("prompt", a.prompt), ("generation", a.gen)):
+            x, y = [r[test] for r in ours], [r[test] for r in theirs]
+            ratios = sorted(p / q for p, q in zip(x, y))
+            name = pathlib.Path(model).name
+            lines.append(
+                f"| {name} | {test} of {count} | {statistics.median(x):.1f} | {statistics.median(y):.1f} "
+                f"| {statistics.median(ratios):.2f} | {' '.join(f'{r:.2f}' for r in ratios)} |"
+            )
+            print(lines[-1], flush=True)
+    if a.out:
+        pathlib.Path(a.out).write_text("\n".join(lines) + "\n")
+
+
+if __name__ == "__main__":
+    main()
