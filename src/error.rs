@@ -14,6 +14,14 @@ pub enum Error {
         /// The system's reason.
         source: std::io::Error,
     },
+    /// The operating system refused to make or write something.
+    #[error("cannot write {path}: {source}")]
+    Write {
+        /// The file.
+        path: PathBuf,
+        /// The system's reason.
+        source: std::io::Error,
+    },
     /// A file's bytes do not follow its format: truncated, a length beyond the end, an impossible count.
     #[error("{file}: {what}")]
     Format {

@@ -76,8 +76,9 @@ impl Model {
         let (tokenizer, no_tokenizer) = match Tokenizer::from_checkpoint(ckpt) {
             Ok(t) => (Some(t), String::new()),
             Err(e) => {
-                tracing::warn!("no tokenizer: {e}");
-                (None, e.to_string())
+                tracing::info!("no tokenizer: {e}");
+                let why = if let Error::Tokenizer(why) = e { why } else { e.to_string() };
+                (None, why)
             }
         };
         let vocab = vocab(&definition)?;

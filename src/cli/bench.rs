@@ -90,12 +90,28 @@ fn synthetic(args: &BenchArgs, name: &str, quiet: bool) -> Outcome<(Checkpoint, 
         tied: shape.tied,
     };
     let model = Synthetic::new(&shape, 1, |name, dims| mix.choose(&about, name, dims).unwrap_or(mix.main()))?;
+    // Where memory is promised freely, asking for too much would end the program without a word.
+    if let Some(free) = available_memory()
+        && model.bytes() > free
+    {
+        let gib = |n: u64| n as f64 / (1u64 << 30) as f64;
+        let what =
+            format!("{name} takes {:.1} GiB as {}, and {:.1} GiB are free", gib(model.bytes()), mix.name(), gib(free));
+        return Err(Failure::new(what).hint("fewer --layers, or a smaller --type"));
+    }
     let mut bar = Bar::new(quiet);
     let checkpoint = model.checkpoint(&mut |done, total| {
         bar.show(Progress { phase: "making", done, total });
         Ok(())
     })?;
     Ok((checkpoint, format!("{name} (random weights, {}, {} layers)", mix.name(), shape.layers)))
+}
+
+/// Memory that a program can still have, where the system says so (Linux).
+fn available_memory() -> Option<u64> {
+    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let line = text.lines().find_map(|l| l.strip_prefix("MemAvailable:"))?;
+    Some(line.trim().strip_suffix(" kB")?.parse::<u64>().ok()? * 1024)
 }
 
 /// The mix that a person named.

@@ -195,11 +195,6 @@ impl Drop for Bar {
     }
 }
 
-/// Whether two paths are one file, so that a verb does not write over what it reads.
-pub fn same_file(a: &Path, b: &Path) -> bool {
-    matches!((a.canonicalize(), b.canonicalize()), (Ok(a), Ok(b)) if a == b)
-}
-
 /// Bytes for a person: `3.1 MiB`.
 pub fn bytes(n: u64) -> String {
     let units = ["B", "KiB", "MiB", "GiB", "TiB"];

@@ -48,6 +48,11 @@ pub fn logits(args: &LogitsArgs, quiet: bool) -> Outcome {
     let build = model::Options { trace_router: args.router, bf16_rope: args.bf16_rope };
     let model = load::load(args.model.path(), &args.place, build, quiet)?;
     let ids = ids(args, &model)?;
+    let most = load::trained_context(&model);
+    if ids.len() > most {
+        let what = format!("the prompt has {} tokens, and the model was made for a context of {most}", ids.len());
+        return Err(Failure::new(what).hint("beyond it the logits mean nothing: give a shorter prompt"));
+    }
     let mut session = session(&model, ids.len(), &args.context)?;
     // The first chunk shows the shapes of what the model traces; the file's header needs them.
     let mut writer: Option<Writer> = None;

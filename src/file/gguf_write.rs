@@ -54,12 +54,12 @@ impl Sink<'_> {
     /// Appends bytes of the current tensor.
     ///
     /// # Errors
-    /// [`Error::Io`] where writing fails; [`Error::Invalid`] for more bytes than the tensor has.
+    /// [`Error::Write`] where writing fails; [`Error::Invalid`] for more bytes than the tensor has.
     pub fn write(&mut self, bytes: &[u8]) -> Result<()> {
         self.left = self.left.checked_sub(bytes.len()).ok_or_else(|| {
             Error::Invalid(format!("tensor `{}` was given {} bytes too many", self.name, bytes.len() - self.left))
         })?;
-        self.out.write_all(bytes).map_err(|source| Error::Io { path: self.target.to_owned(), source })
+        self.out.write_all(bytes).map_err(|source| Error::Write { path: self.target.to_owned(), source })
     }
 }
 
@@ -73,10 +73,14 @@ pub type Fill<'a> = &'a mut dyn FnMut(usize, &mut Sink<'_>) -> Result<()>;
 /// written is one file.
 ///
 /// # Errors
-/// [`Error::Io`]; [`Error::Invalid`] for an impossible shape, a tensor name that comes twice, or data of another size
+/// [`Error::Write`]; [`Error::Invalid`] for an impossible shape, a tensor name that comes twice, or data of another size
 /// than the shape says; and what `fill` returns.
 pub fn write_gguf(path: &Path, meta: &Metadata, tensors: &[TensorSpec], fill: Fill<'_>) -> Result<()> {
-    let io = |source| Error::Io { path: path.to_owned(), source };
+    let io = |source| Error::Write { path: path.to_owned(), source };
+    // Renaming over a device or a pipe would put a file in its place.
+    if path.metadata().is_ok_and(|m| !m.is_file()) {
+        return Err(io(std::io::Error::new(std::io::ErrorKind::InvalidInput, "it exists and is no regular file")));
+    }
     let (file, guard) = Unfinished::create(path)?;
     let mut out = BufWriter::with_capacity(1 << 20, file);
     write_gguf_to(&mut out, path, meta, tensors, fill)?;
@@ -98,7 +102,7 @@ pub fn write_gguf_to(
     tensors: &[TensorSpec],
     fill: Fill<'_>,
 ) -> Result<()> {
-    let io = |source| Error::Io { path: target.to_owned(), source };
+    let io = |source| Error::Write { path: target.to_owned(), source };
     let sizes = sizes(tensors)?;
     let head = head(meta, tensors, &sizes);
     out.write_all(&head).map_err(io)?;
@@ -198,7 +202,7 @@ impl Unfinished {
         let name = target.file_name().ok_or_else(invalid)?.to_string_lossy();
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let path = target.with_file_name(format!(".{name}.{}-{number}.part", std::process::id()));
-        let file = File::create_new(&path).map_err(|source| Error::Io { path: path.clone(), source })?;
+        let file = File::create_new(&path).map_err(|source| Error::Write { path: target.to_owned(), source })?;
         Ok((file, Unfinished(Some(path))))
     }
 

@@ -239,3 +239,17 @@ fn safetensors_of_other_types() {
     says(c.require("none").unwrap_err().to_string(), &["`none` has no weights"]);
     assert_eq!(c.require("s").unwrap().shape(), [1]);
 }
+
+/// What is written replaces files and nothing else, and what cannot be written is said so.
+#[cfg(unix)]
+#[test]
+fn outputs_that_cannot_be() {
+    use moeray::file::{Metadata, write_gguf};
+    use std::{os::unix::fs::FileTypeExt, path::Path};
+    let write = |path: &str| write_gguf(Path::new(path), &Metadata::new(), &[], &mut |_, _| Ok(()));
+    let device = write("/dev/null").unwrap_err().to_string();
+    assert!(device.contains("cannot write /dev/null") && device.contains("no regular file"), "{device}");
+    assert!(std::fs::metadata("/dev/null").unwrap().file_type().is_char_device());
+    let nowhere = write("/nonexistent/a.gguf").unwrap_err().to_string();
+    assert!(nowhere.contains("cannot write /nonexistent/a.gguf"), "{nowhere}");
+}
