@@ -14,7 +14,7 @@ use crate::{
     tokenizer::{EncodeOptions, Tokenizer},
 };
 use indicatif::{ProgressBar, ProgressStyle};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 #[cfg(feature = "demo-model")]
 static DEMO: Option<&[u8]> = Some(include_bytes!("../../demo/bard-q4_k_m.gguf"));
