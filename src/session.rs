@@ -223,7 +223,7 @@ impl Session {
     ///
     /// # Errors
     /// [`Error::Invalid`] for no tokens or an id beyond the vocabulary, [`Error::ContextFull`] (before anything is fed),
-    /// [`Error::Device`].
+    /// [`Error::Device`]; [`Error::Model`] where the logits are no finite numbers.
     pub fn prefill(&mut self, tokens: &[u32]) -> Result<&[f32]> {
         self.feed(tokens, 1, |_, _| Ok(()))?;
         Ok(&self.out[self.logits].f32)
@@ -296,6 +296,13 @@ impl Session {
             let step = Step { tokens: chunk, past: self.position, outputs, inputs: &[] };
             self.runner.step(step, &mut self.out)?;
             self.position += chunk.len();
+            // Damaged block scales and overflows end up here: better an error than a wrong number.
+            if self.out[self.logits].f32.iter().any(|x| !x.is_finite()) {
+                let at = self.position;
+                return Err(Error::Model(format!(
+                    "the logits after {at} tokens hold NaN or infinity: the weights are damaged, or numbers overflow"
+                )));
+            }
             each(i * self.options.chunk, &self.out)?;
         }
         Ok(())

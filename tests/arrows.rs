@@ -18,7 +18,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("backend/reference", &["error", "ir", "ops", "graph"]),
     ("backend/cpu", &["error", "ir", "ops", "graph", "file", "quant"]),
     ("backend/wgpu", &["error", "ir", "ops", "graph", "kernels", "plan", "file", "quant"]),
-    ("backend/mod", &["error", "graph"]),
+    ("backend/mod", &["error", "graph", "ir"]),
     ("session", &["error", "backend", "model", "file", "tokenizer"]),
     ("sampler", &["error"]),
     ("generate", &["error", "session", "sampler", "tokenizer"]),

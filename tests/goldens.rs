@@ -216,3 +216,52 @@ fn goldens_reject_a_wrong_model() {
         }
     })));
 }
+
+/// A context beyond the machine's memory is refused before anything is allocated for it.
+#[test]
+fn impossible_contexts_are_refused() {
+    let d = definition("llama");
+    for target in [Target::Reference, Target::Cpu, Target::Wgpu] {
+        let Some(loaded) = load(target, &d.program) else { continue };
+        for ctx in [1usize << 40, usize::MAX / 2] {
+            let Err(e) = loaded.runner(RunnerOptions { ctx, chunk: 1, kv: KvType::F16 }) else {
+                panic!("{target:?} made a cache of {ctx} positions");
+            };
+            assert!(matches!(e, moeray::Error::Device(_)) && e.to_string().contains("--ctx"), "{target:?}: {e}");
+        }
+    }
+}
+
+/// Hyperparameters that make every number wrong are refused at load, and weights that do are refused with the first logits.
+#[test]
+fn impossible_numbers_are_refused() {
+    let spoiled = |from: &str, to: &str| {
+        let dir = tempfile::tempdir().unwrap();
+        for name in ["model.safetensors", "config.json"] {
+            std::fs::copy(folder("llama").join(name), dir.path().join(name)).unwrap();
+        }
+        let config = std::fs::read_to_string(dir.path().join("config.json")).unwrap();
+        assert!(config.contains(from));
+        std::fs::write(dir.path().join("config.json"), config.replace(from, to)).unwrap();
+        model::build(&file::open(dir.path()).unwrap(), &model::Options::default()).map(|_| ()).unwrap_err().to_string()
+    };
+    assert!(spoiled("\"rms_norm_eps\": 1e-05", "\"rms_norm_eps\": -1.0").contains("epsilon"));
+    assert!(spoiled("\"rope_theta\": 10000.0", "\"rope_theta\": 0.0").contains("rotary base"));
+    assert!(spoiled("\"rope_type\": \"default\"", "\"rope_type\": \"wavy\"").contains("wavy"));
+    assert!(spoiled("\"hidden_act\": \"silu\"", "\"hidden_act\": \"sinc\"").contains("sinc"));
+
+    // A block scale of the demo model becomes NaN: quantised weights are not read at load.
+    let mut bytes = std::fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join("demo/bard-q4_k_m.gguf")).unwrap();
+    let ckpt = file::open_bytes(file::Bytes::from_vec(bytes.clone())).unwrap();
+    let at = ckpt.info("blk.1.attn_q.weight").unwrap().offset as usize;
+    bytes[at..at + 2].copy_from_slice(&0x7e00u16.to_le_bytes());
+    let ckpt = file::open_bytes(file::Bytes::from_vec(bytes)).unwrap();
+    let options = moeray::session::LoadOptions {
+        backend: moeray::session::BackendChoice::Cpu(Default::default()),
+        ..Default::default()
+    };
+    let model = moeray::session::Model::from_checkpoint(&ckpt, &options, &mut |_| {}).unwrap();
+    let mut session = moeray::session::Session::new(&model, Default::default()).unwrap();
+    let e = session.prefill(&[1, 2, 3]).unwrap_err().to_string();
+    assert!(e.contains("NaN"), "{e}");
+}

@@ -118,3 +118,28 @@ pub fn check_step(step: &Step<'_>, options: &RunnerOptions) -> Result<()> {
         n => Err(Error::ContextFull { needed: n.unwrap_or(usize::MAX), capacity: options.ctx }),
     }
 }
+
+/// Refuses a context whose KV caches, at `bytes` a number, the system would not give memory for: asking for it in earnest
+/// would end the process.
+///
+/// # Errors
+/// [`Error::Invalid`] for a context or chunk of 0, [`Error::Device`] where memory is short.
+pub(crate) fn check_cache_memory(graph: &crate::ir::Graph, options: &RunnerOptions, bytes: usize) -> Result<()> {
+    if options.ctx == 0 || options.chunk == 0 {
+        return Err(Error::Invalid("a context and a chunk have at least one token".into()));
+    }
+    let total = graph.caches.iter().try_fold(0usize, |sum, d| {
+        let cols = d.k_dim.checked_add(d.v_dim)?.checked_mul(d.kv_heads)?;
+        sum.checked_add(options.ctx.checked_mul(cols)?.checked_mul(bytes)?)
+    });
+    // Reserving touches no memory; a request beyond what the machine has is refused here.
+    let given = total.is_some_and(|n| Vec::<u8>::new().try_reserve_exact(n).is_ok());
+    if given {
+        return Ok(());
+    }
+    let size = total.map_or("more bytes than can be counted".into(), |n| format!("{} MiB", n >> 20));
+    Err(Error::Device(format!(
+        "the KV cache of {} positions takes {size}, which this machine does not give; ask for a shorter context (--ctx)",
+        options.ctx
+    )))
+}

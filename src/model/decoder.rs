@@ -129,6 +129,9 @@ impl Decoder {
         if self.kv_heads == 0 || self.heads % self.kv_heads != 0 {
             return bad(format!("{} query heads on {} heads of keys", self.heads, self.kv_heads));
         }
+        if !self.eps.is_finite() || self.eps < 0.0 {
+            return bad(format!("an epsilon of {} in the norms", self.eps));
+        }
         if self.head_dim == 0 || self.layers > 4096 {
             return bad(format!("{} layers with heads of {}", self.layers, self.head_dim));
         }

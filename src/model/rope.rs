@@ -24,9 +24,17 @@ pub fn rope(p: &Params<'_>, head_dim: usize, pairs: RopePairs, factors: Option<&
         Some(b) => b,
         None => p.opt_f32("", "rope_theta")?.unwrap_or(10_000.0),
     };
+    if base <= 0.0 {
+        return Err(Error::Model(format!("a rotary base of {base}")));
+    }
     let mut inv_freq: Vec<f32> =
         (0..dims / 2).map(|i| (1.0 / f64::from(base).powf(2.0 * i as f64 / dims as f64)) as f32).collect();
     scale(p, &mut inv_freq)?;
+    if inv_freq.iter().any(|f| !f.is_finite()) {
+        return Err(Error::Model(
+            "rotary frequencies that are no numbers: the scaling in the file is impossible".into(),
+        ));
+    }
     if let Some(f) = factors {
         if f.len() != inv_freq.len() || f.iter().any(|f| !f.is_finite() || *f <= 0.0) {
             return Err(Error::Model(format!("rope_freqs.weight has {} factors for {dims} columns", f.len())));

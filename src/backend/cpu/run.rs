@@ -12,7 +12,7 @@ use super::{
     weight::{Input, Scratches, Weight},
 };
 use crate::{
-    backend::{Output, Runner, RunnerOptions, Step, check_step},
+    backend::{KvType, Output, Runner, RunnerOptions, Step, check_cache_memory, check_step},
     error::{Error, Result},
     ir::{Linear, Node, Norm, Op, Rope, Router, Rows, ValueId, WeightId},
     ops::elementwise::sigmoid,
@@ -58,9 +58,7 @@ impl CpuRunner {
     /// # Errors
     /// [`Error::Invalid`] for a context or chunk of 0; [`Error::Device`] where a cache is too large to address.
     pub fn new(model: Arc<Model>, options: RunnerOptions) -> Result<Self> {
-        if options.ctx == 0 || options.chunk == 0 {
-            return Err(Error::Invalid("a context and a chunk have at least one token".into()));
-        }
+        check_cache_memory(&model.graph, &options, if options.kv == KvType::F16 { 2 } else { 4 })?;
         let chunk = options.chunk.min(options.ctx);
         let rows = |r: Rows| if r == Rows::Tokens { chunk } else { 1 };
         let (mut numbers, mut ids) = (vec![], vec![]);

@@ -4,7 +4,7 @@
 //!
 //! Deliberately absent: SIMD, threads, unsafe, the memory planner.
 
-use super::{KvType, Loaded, Output, Program, Runner, RunnerOptions, Step, check_step};
+use super::{KvType, Loaded, Output, Program, Runner, RunnerOptions, Step, check_cache_memory, check_step};
 use crate::{
     error::{Error, Result},
     ir::{Graph, Linear, Node, Norm, Op, Rope, Rows, Type, ValueId, WeightId},
@@ -42,9 +42,7 @@ impl Loaded for Reference {
     }
 
     fn runner(&self, options: RunnerOptions) -> Result<Box<dyn Runner>> {
-        if options.ctx == 0 || options.chunk == 0 {
-            return Err(Error::Invalid("a context and a chunk have at least one token".into()));
-        }
+        check_cache_memory(&self.program.graph, &options, 4)?;
         let cache = |d: &crate::ir::CacheDecl| attend::Cache {
             k: Array::zeros(options.ctx, d.kv_heads * d.k_dim),
             v: Array::zeros(options.ctx, d.kv_heads * d.v_dim),
