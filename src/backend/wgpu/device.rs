@@ -167,7 +167,7 @@ fn choose(adapters: &[wgpu::Adapter], wanted: Option<&str>) -> Result<usize> {
             format!("{i}: {} ({}, {:?})", info.name, kind(info.device_type), info.backend)
         };
         let lines: Vec<String> = adapters.iter().enumerate().map(line).collect();
-        if lines.is_empty() { "there are none".to_string() } else { format!("here are: {}", lines.join("; ")) }
+        if lines.is_empty() { "there are none".to_string() } else { format!("there are: {}", lines.join("; ")) }
     };
     let Some(wanted) = wanted else {
         return default_index(adapters).ok_or_else(|| {
