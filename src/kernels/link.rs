@@ -8,30 +8,8 @@
 use super::{Kv, Variant};
 use crate::{
     error::{Error, Result},
-    quant::DType,
+    quant::gpu,
 };
-
-/// The fragment of a format: `fn W_dequant(g: u32, n: u32) -> array<vec4<f32>, 8>` over `W_data`.
-fn format_fragment(dtype: DType) -> &'static str {
-    match dtype {
-        DType::F32 => include_str!("../../shaders/quant/f32.wgsl"),
-        DType::F16 => include_str!("../../shaders/quant/f16.wgsl"),
-        DType::BF16 => include_str!("../../shaders/quant/bf16.wgsl"),
-        DType::Q4_0 => include_str!("../../shaders/quant/q4_0.wgsl"),
-        DType::Q4_1 => include_str!("../../shaders/quant/q4_1.wgsl"),
-        DType::Q5_0 => include_str!("../../shaders/quant/q5_0.wgsl"),
-        DType::Q5_1 => include_str!("../../shaders/quant/q5_1.wgsl"),
-        DType::Q8_0 => include_str!("../../shaders/quant/q8_0.wgsl"),
-        DType::Q2K => include_str!("../../shaders/quant/q2_k.wgsl"),
-        DType::Q3K => include_str!("../../shaders/quant/q3_k.wgsl"),
-        DType::Q4K => include_str!("../../shaders/quant/q4_k.wgsl"),
-        DType::Q5K => include_str!("../../shaders/quant/q5_k.wgsl"),
-        DType::Q6K => include_str!("../../shaders/quant/q6_k.wgsl"),
-        DType::IQ4NL => include_str!("../../shaders/quant/iq4_nl.wgsl"),
-        DType::IQ4XS => include_str!("../../shaders/quant/iq4_xs.wgsl"),
-        DType::MXFP4 => include_str!("../../shaders/quant/mxfp4.wgsl"),
-    }
-}
 
 /// Makes the text of a variant.
 ///
@@ -60,7 +38,7 @@ pub fn link(variant: &Variant) -> Result<String> {
         None => {}
     }
     for (slot, dtype) in kernel.slots.iter().zip(&variant.formats) {
-        text.push_str(&replace_prefix(format_fragment(*dtype), "W_", &format!("{slot}_")));
+        text.push_str(&replace_prefix(gpu::fragment(*dtype), "W_", &format!("{slot}_")));
     }
     for part in kernel.parts {
         text.push_str(part);
