@@ -235,6 +235,19 @@ fn bench_makes_models_that_are_not_there() {
     fails(&["bench", "--synthetic", "olmoe-1b-7b", "--type", "Q9_X"], 1, &["Q9_X", "Q4_K_M"]);
 }
 
+/// Arguments that are no text are bad input, as files are.
+#[cfg(unix)]
+#[test]
+fn arguments_that_are_no_text_are_refused() {
+    use std::os::unix::ffi::OsStrExt;
+    let mut c = command(&["run", "-p"]);
+    c.arg(std::ffi::OsStr::from_bytes(b"caf\xe9"));
+    let o = c.output().unwrap();
+    let said = String::from_utf8(o.stderr).unwrap();
+    assert_eq!(o.status.code(), Some(1), "{said}");
+    assert!(o.stdout.is_empty() && said.starts_with("error: ") && said.contains("UTF-8"), "{said}");
+}
+
 const TEXT: &str = "\
 First Citizen:\nBefore we proceed any further, hear me speak.\n\nAll:\nSpeak, speak.\n\nFirst Citizen:\nYou are all \
 resolved rather to die than to famish?\n\nAll:\nResolved. resolved.\n\nFirst Citizen:\nFirst, you know Caius Marcius is \

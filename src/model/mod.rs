@@ -100,7 +100,10 @@ pub struct Definition {
 pub fn build(ckpt: &Checkpoint, options: &Options) -> Result<Definition> {
     let params = Params::new(ckpt)?;
     let arch = find(&params)?;
-    let decoder = (arch.decoder)(&params)?;
+    let mut decoder = (arch.decoder)(&params)?;
+    if params.is_gguf() {
+        decoder.find_dense_layers(|name| ckpt.info(name).is_some());
+    }
     decoder.check()?;
     let loader = loader::Loader::new(ckpt, &arch.names);
     let (graph, weights) = decoder::graph(&decoder, &params, loader, options)?;
