@@ -10,6 +10,7 @@ use crate::{
     error::{Error, Result},
     file::{self, Checkpoint},
     model::{self, Decoder, Definition},
+    routing::Trace,
     tokenizer::Tokenizer,
 };
 use std::{path::Path, sync::Arc};
@@ -177,6 +178,7 @@ pub struct Session {
     logits: usize,
     /// Tokens in the cache once all queued steps are done, where the backend chooses tokens.
     queued: usize,
+    routing: Option<Trace>,
 }
 
 impl Session {
@@ -190,7 +192,8 @@ impl Session {
         let runner = model.inner.loaded.runner(runner_options)?;
         let outputs = &model.inner.definition.program.graph.outputs;
         let logits = outputs.iter().position(|(n, _)| n == "logits").unwrap_or(0);
-        Ok(Session { model: model.clone(), runner, options, position: 0, out: vec![], logits, queued: 0 })
+        let model = model.clone();
+        Ok(Session { model, runner, options, position: 0, out: vec![], logits, queued: 0, routing: None })
     }
 
     /// The model.
@@ -221,6 +224,33 @@ impl Session {
     /// Forgets all but the first `n` tokens.
     pub fn truncate(&mut self, n: usize) {
         self.position = self.position.min(n);
+        if let Some(trace) = &mut self.routing {
+            trace.truncate(n);
+        }
+    }
+
+    /// From here on keeps which experts every fed token takes, with which weights: `8 · k` bytes a token and layer, read
+    /// back with each step. Starts over where it was on.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] where tokens were fed already; [`Error::Unsupported`] for a model without experts, or one that was
+    /// loaded without [`model::Options::trace_router`].
+    pub fn record_routing(&mut self) -> Result<()> {
+        if self.position > 0 {
+            return Err(Error::Invalid("routing is recorded from the first token on: the session holds tokens".into()));
+        }
+        let trace = Trace::new(&self.model.inner.definition.program.graph);
+        self.routing = Some(trace.ok_or_else(|| {
+            let what =
+                if self.model.hyper().moe.is_none() { "the model has no experts" } else { "not asked for at load" };
+            Error::Unsupported(format!("no routing to record: {what} (trace_router)"))
+        })?);
+        Ok(())
+    }
+
+    /// What [`Session::record_routing`] has kept: one entry for each token in the cache.
+    pub fn routing(&self) -> Option<&Trace> {
+        self.routing.as_ref()
     }
 
     /// Feeds tokens, in chunks; gives the logits of the last one, `[V]`.
@@ -275,6 +305,10 @@ impl Session {
     /// [`Error::Device`].
     pub fn pick_begin(&mut self, sampling: &Sampling<'_>, recent: &[u32]) -> Result<bool> {
         self.queued = self.position;
+        if self.routing.is_some() {
+            // What is recorded has to be read back from every step.
+            return Ok(false);
+        }
         self.runner.picker().map_or(Ok(false), |p| p.begin(sampling, recent))
     }
 
@@ -386,6 +420,9 @@ impl Session {
             let step = Step { tokens: chunk, past: self.position, outputs, inputs: &[] };
             self.runner.step(step, &mut self.out)?;
             self.position += chunk.len();
+            if let Some(trace) = &mut self.routing {
+                trace.push(&self.out)?;
+            }
             // Damaged block scales and overflows end up here: better an error than a wrong number.
             if self.out[self.logits].f32.iter().any(|x| !x.is_finite()) {
                 let at = self.position;
