@@ -10,6 +10,7 @@ use crate::{
     error::{Error, Result},
     file::{self, Checkpoint},
     model::{self, Decoder, Definition},
+    routing::Trace,
     tokenizer::Tokenizer,
 };
 use std::{path::Path, sync::Arc};
@@ -173,6 +174,7 @@ pub struct Session {
     position: usize,
     out: Vec<Output>,
     logits: usize,
+    routing: Option<Trace>,
 }
 
 impl Session {
@@ -186,7 +188,7 @@ impl Session {
         let runner = model.inner.loaded.runner(runner_options)?;
         let outputs = &model.inner.definition.program.graph.outputs;
         let logits = outputs.iter().position(|(n, _)| n == "logits").unwrap_or(0);
-        Ok(Session { model: model.clone(), runner, options, position: 0, out: vec![], logits })
+        Ok(Session { model: model.clone(), runner, options, position: 0, out: vec![], logits, routing: None })
     }
 
     /// The model.
@@ -217,6 +219,33 @@ impl Session {
     /// Forgets all but the first `n` tokens.
     pub fn truncate(&mut self, n: usize) {
         self.position = self.position.min(n);
+        if let Some(trace) = &mut self.routing {
+            trace.truncate(n);
+        }
+    }
+
+    /// From here on keeps which experts every fed token takes, with which weights: `8 · k` bytes a token and layer, read
+    /// back with each step. Starts over where it was on.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] where tokens were fed already; [`Error::Unsupported`] for a model without experts, or one that was
+    /// loaded without [`model::Options::trace_router`].
+    pub fn record_routing(&mut self) -> Result<()> {
+        if self.position > 0 {
+            return Err(Error::Invalid("routing is recorded from the first token on: the session holds tokens".into()));
+        }
+        let trace = Trace::new(&self.model.inner.definition.program.graph);
+        self.routing = Some(trace.ok_or_else(|| {
+            let what =
+                if self.model.hyper().moe.is_none() { "the model has no experts" } else { "not asked for at load" };
+            Error::Unsupported(format!("no routing to record: {what} (trace_router)"))
+        })?);
+        Ok(())
+    }
+
+    /// What [`Session::record_routing`] has kept: one entry for each token in the cache.
+    pub fn routing(&self) -> Option<&Trace> {
+        self.routing.as_ref()
     }
 
     /// Feeds tokens, in chunks; gives the logits of the last one, `[V]`.
@@ -296,6 +325,9 @@ impl Session {
             let step = Step { tokens: chunk, past: self.position, outputs, inputs: &[] };
             self.runner.step(step, &mut self.out)?;
             self.position += chunk.len();
+            if let Some(trace) = &mut self.routing {
+                trace.push(&self.out)?;
+            }
             // Damaged block scales and overflows end up here: better an error than a wrong number.
             if self.out[self.logits].f32.iter().any(|x| !x.is_finite()) {
                 let at = self.position;
