@@ -47,14 +47,29 @@ pub fn rope(p: &Params<'_>, head_dim: usize, pairs: RopePairs, factors: Option<&
     Ok(Rope { head_dim, dims, pairs, inv_freq: inv_freq.into(), scale: attention_factor })
 }
 
-/// Applies the scaling that the file names; gives the factor on the rotated vectors.
-fn scale(p: &Params<'_>, inv_freq: &mut [f32], base: f32, dims: usize) -> Result<f32> {
+/// How `config.json` calls the parameters of a scaling, and its kind.
+fn kind(p: &Params<'_>) -> Result<(String, impl Fn(&str) -> String)> {
     let hf = if p.config("rope_parameters").is_some() { "rope_parameters" } else { "rope_scaling" };
-    let path = |key: &str| format!("{hf}.{key}");
+    let path = move |key: &str| format!("{hf}.{key}");
     let kind = match p.opt_str("rope.scaling.type", &path("rope_type"))? {
         Some(kind) => kind,
         None => p.opt_str("", &path("type"))?.unwrap_or_else(|| "none".into()),
     };
+    Ok((kind, path))
+}
+
+/// The YaRN scaling of a file that has one.
+///
+/// # Errors
+/// As [`Yarn::read`].
+pub(super) fn yarn(p: &Params<'_>) -> Result<Option<Yarn>> {
+    let (kind, path) = kind(p)?;
+    if kind == "yarn" { Yarn::read(p, &path).map(Some) } else { Ok(None) }
+}
+
+/// Applies the scaling that the file names; gives the factor on the rotated vectors.
+fn scale(p: &Params<'_>, inv_freq: &mut [f32], base: f32, dims: usize) -> Result<f32> {
+    let (kind, path) = kind(p)?;
     match kind.as_str() {
         "none" | "default" => Ok(1.0),
         "linear" => {
