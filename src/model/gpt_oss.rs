@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     error::Result,
-    ir::{Activation, Score},
+    ir::{Activation, Router, Score},
 };
 
 /// GPT-OSS.
@@ -59,7 +59,7 @@ fn decoder(p: &Params<'_>) -> Result<Decoder> {
     let experts = p.usize("expert_count", "num_local_experts")?;
     let used = p.usize("expert_used_count", "num_experts_per_tok")?;
     let width = p.usize("expert_feed_forward_length", "intermediate_size")?;
-    let router = router(p, experts, used, Score::SoftmaxOfSelected, false)?;
-    d.moe = Some(Moe { router, width, shared: None, dense_layers: vec![] });
+    let router = router(p, Router::new(experts, used, Score::SoftmaxOfSelected))?;
+    d.moe = Some(Moe { router, selection_bias: false, width, shared: None, dense_layers: vec![] });
     Ok(d)
 }

@@ -9,7 +9,7 @@ use super::{
 };
 use crate::{
     error::{Error, Result},
-    ir::{RopePairs, Score},
+    ir::{RopePairs, Router, Score},
 };
 
 const STEMS: &[(&str, &str)] = &[
@@ -73,7 +73,7 @@ fn decoder(p: &Params<'_>) -> Result<Decoder> {
     let width = p.opt_usize("expert_feed_forward_length", "")?.unwrap_or(d.ffn);
     let shared = p.opt_usize("expert_shared_feed_forward_length", "shared_intermediate_size")?.filter(|n| *n > 0);
     let shared = shared.map(|width| Shared { width, gated: false });
-    let router = router(p, experts, used, Score::SoftmaxOfSelected, false)?;
-    d.moe = Some(Moe { router, width, shared, dense_layers: vec![] });
+    let router = router(p, Router::new(experts, used, Score::SoftmaxOfSelected))?;
+    d.moe = Some(Moe { router, selection_bias: false, width, shared, dense_layers: vec![] });
     Ok(d)
 }

@@ -140,7 +140,7 @@ pub fn infer(op: &Op, inputs: &[Type], graph: &Graph) -> Result<Vec<Type>, Phras
         Op::Add | Op::Scale(_) | Op::Glu(_) | Op::Act(_) | Op::SigmoidGate | Op::TakeOutputs => {
             elementwise::infer(op, inputs)
         }
-        Op::Router(r) => router::infer(r, inputs),
+        Op::Router(r) => router::infer(r, inputs, graph),
         Op::ExpertLinear(l) => experts::infer_linear(l, inputs, graph),
         Op::ExpertCombine => experts::infer_combine(inputs),
         _ => fused::infer(op, inputs, graph),
