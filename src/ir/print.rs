@@ -1,6 +1,6 @@
 //! A graph as text: one line a node, as `moeray inspect --graph` shows it.
 
-use super::{Graph, GroupScore, Op, Renormalise, Router, Rows, Score, Type, ValueId};
+use super::{Graph, Op, Router, Rows, Type, ValueId};
 use std::fmt;
 
 fn value(v: ValueId) -> String {
@@ -21,36 +21,9 @@ impl fmt::Display for Type {
     }
 }
 
-/// `top 8 of 256 by sigmoid with selection bias, from 4 of 8 groups (sum of top two), renormalised (sum + 1e-20), times 2.5`.
 impl fmt::Display for Router {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let score = match self.score {
-            Score::Softmax => "softmax",
-            Score::SoftmaxOfSelected => "softmax of the selected",
-            Score::Sigmoid => "sigmoid",
-            Score::SqrtSoftplus => "sqrt-softplus",
-        };
-        write!(f, "top {} of {} by {score}", self.used, self.experts)?;
-        if self.selection_bias.is_some() {
-            write!(f, " with selection bias")?;
-        }
-        if let Some(g) = self.groups {
-            let by = match g.score {
-                GroupScore::Max => "best expert",
-                GroupScore::TopTwo => "sum of top two",
-            };
-            write!(f, ", from {} of {} groups ({by})", g.used, g.count)?;
-        }
-        match self.renormalise {
-            Renormalise::No => {}
-            Renormalise::Sum => write!(f, ", renormalised")?,
-            Renormalise::SumPlus(e) => write!(f, ", renormalised (sum + {e:e})")?,
-            Renormalise::SumAtLeast(e) => write!(f, ", renormalised (sum at least {e:e})")?,
-        }
-        if self.scale != 1.0 {
-            write!(f, ", times {}", self.scale)?;
-        }
-        Ok(())
+        write!(f, "top {} of {}, {}", self.used, self.experts, self.variant())
     }
 }
 

@@ -81,4 +81,34 @@ impl Router {
     pub fn chooses_by_logits(&self) -> bool {
         self.selection_bias.is_none() && self.groups.is_none_or(|g| g.score == GroupScore::Max)
     }
+
+    /// What it does, in words: `sigmoid, selection bias, best 4 of 8 groups (sum of top two), renormalised (sum + 1e-20),
+    /// times 2.5`.
+    pub fn variant(&self) -> String {
+        let mut words = vec![
+            match self.score {
+                Score::Softmax => "softmax",
+                Score::SoftmaxOfSelected => "softmax of the selected",
+                Score::Sigmoid => "sigmoid",
+                Score::SqrtSoftplus => "sqrt-softplus",
+            }
+            .to_string(),
+        ];
+        words.extend(self.selection_bias.map(|_| "selection bias".to_string()));
+        if let Some(g) = self.groups {
+            let by = match g.score {
+                GroupScore::Max => "best expert",
+                GroupScore::TopTwo => "sum of top two",
+            };
+            words.push(format!("best {} of {} groups ({by})", g.used, g.count));
+        }
+        match self.renormalise {
+            Renormalise::No => {}
+            Renormalise::Sum => words.push("renormalised".to_string()),
+            Renormalise::SumPlus(e) => words.push(format!("renormalised (sum + {e:e})")),
+            Renormalise::SumAtLeast(e) => words.push(format!("renormalised (sum at least {e:e})")),
+        }
+        words.extend((self.scale != 1.0).then(|| format!("times {}", self.scale)));
+        words.join(", ")
+    }
 }
