@@ -330,10 +330,10 @@ fn model(experts: DType, rest: DType) -> Program {
             let r = Router { renormalise: Renormalise::Sum, ..Router::new(e, k, Score::Softmax) };
             let routed = b.add(Op::Router(r), &[logits]).unwrap();
             let [g, u, dn] = [[e, i, h], [e, i, h], [e, h, i]].map(|s| add(&mut b, &s, experts));
-            let g = b.one(Op::ExpertLinear { weight: g }, &[n, routed[0]]).unwrap();
-            let u = b.one(Op::ExpertLinear { weight: u }, &[n, routed[0]]).unwrap();
+            let g = b.one(Op::ExpertLinear(Linear { weight: g, bias: None }), &[n, routed[0]]).unwrap();
+            let u = b.one(Op::ExpertLinear(Linear { weight: u, bias: None }), &[n, routed[0]]).unwrap();
             let m = b.one(Op::Glu(Activation::Silu), &[g, u]).unwrap();
-            let y = b.one(Op::ExpertLinear { weight: dn }, &[m, routed[0]]).unwrap();
+            let y = b.one(Op::ExpertLinear(Linear { weight: dn, bias: None }), &[m, routed[0]]).unwrap();
             b.one(Op::ExpertCombine, &[y, routed[1]]).unwrap()
         } else {
             let [g, u, dn] = [[i, h], [i, h], [h, i]].map(|s| add(&mut b, &s, rest));

@@ -42,7 +42,12 @@ impl fmt::Display for Graph {
                     write!(f, " [{r}]")?;
                 }
                 Op::Attend(a) => write!(f, " [{} heads, window {:?}]", a.heads, a.window)?,
-                Op::Glu(a) | Op::LinearGlu { act: a, .. } | Op::ExpertGlu { act: a, .. } => write!(f, " [{a:?}]")?,
+                Op::Glu(a)
+                | Op::Act(a)
+                | Op::LinearGlu { act: a, .. }
+                | Op::LinearAct { act: a, .. }
+                | Op::ExpertGlu { act: a, .. }
+                | Op::ExpertAct { act: a, .. } => write!(f, " [{a:?}]")?,
                 _ => {}
             }
             writeln!(f, " : {}", types.join(", "))?;

@@ -85,11 +85,25 @@ fn wg_items(v: &Variant) -> [u32; 2] {
     [v.get("WG"), 1]
 }
 
-const MATRIX: &[(&str, u32)] = &[("WG", 64), ("LANES", 16), ("ROWS", 2), ("COLS", 1), ("TAIL", 0)];
-const MATRIX_NORM: &[(&str, u32)] = &[("WG", 64), ("LANES", 16), ("ROWS", 2), ("COLS", 1), ("TAIL", 0), ("NORM", 0)];
-const GLU_MATRIX: &[(&str, u32)] = &[("WG", 64), ("LANES", 16), ("ROWS", 2), ("COLS", 1), ("TAIL", 0), ("ACT", 0)];
-const GLU_MATRIX_NORM: &[(&str, u32)] =
-    &[("WG", 64), ("LANES", 16), ("ROWS", 2), ("COLS", 1), ("TAIL", 0), ("ACT", 0), ("NORM", 0)];
+/// `ACT` of a product that nothing follows.
+const NO_ACT: u32 = 9;
+
+const MATRIX: &[(&str, u32)] = &[("WG", 64), ("LANES", 16), ("ROWS", 2), ("COLS", 1), ("TAIL", 0), ("ACT", NO_ACT)];
+const MATRIX_NORM: &[(&str, u32)] =
+    &[("WG", 64), ("LANES", 16), ("ROWS", 2), ("COLS", 1), ("TAIL", 0), ("ACT", NO_ACT), ("NORM", 0)];
+const GLU_MATRIX: &[(&str, u32)] =
+    &[("WG", 64), ("LANES", 16), ("ROWS", 2), ("COLS", 1), ("TAIL", 0), ("ACT", 0), ("ALPHA", 0), ("LIMIT", 0)];
+const GLU_MATRIX_NORM: &[(&str, u32)] = &[
+    ("WG", 64),
+    ("LANES", 16),
+    ("ROWS", 2),
+    ("COLS", 1),
+    ("TAIL", 0),
+    ("ACT", 0),
+    ("ALPHA", 0),
+    ("LIMIT", 0),
+    ("NORM", 0),
+];
 
 /// Rows of an embedding table. Bindings: `ids` u32 `[T, 1]`, `w_data` segment of `[V, H]`, `y` `[T, H]` (read_write).
 /// Items: groups of a row; rows: T. A token's row is written by the dispatch whose segment holds it.
@@ -115,12 +129,12 @@ pub static RMS_NORM: Kernel = Kernel {
     tile: one_each,
 };
 
-/// `y = [residual +] [sigmoid(g) ·] (W norm(x) + b)`. Bindings: `x`, `w_data`, `bias` f32 `[N]` of the whole matrix,
+/// `y = [residual +] [factor ·] [sigmoid(g) ·] [act] (W norm(x) + b)`. Bindings: `x`, `w_data`, `bias` f32 `[N]` of the whole matrix,
 /// `residual` `[R, N]`, `gate` `[R, 1]`, `norm` f32 `[K]` (read where `NORM` = 1), `y` (read_write).
 /// Items: rows of the segment; rows: T or O.
 pub static LINEAR_KERNEL: Kernel = Kernel {
     name: "linear",
-    parts: &[FRAME, DOT, ROWS_PLAIN, LINEAR],
+    parts: &[FRAME, DOT, ACTIVATION, ROWS_PLAIN, LINEAR],
     slots: &["w"],
     kv: false,
     consts: MATRIX_NORM,
@@ -128,11 +142,11 @@ pub static LINEAR_KERNEL: Kernel = Kernel {
     tile: matrix_tile,
 };
 
-/// `y[t, j] = W_e x`, e the j-th expert of token t. Bindings: `x`, `w_data`, `ids` u32 `[T, k]`, `y` (read_write).
+/// `y[t, j] = [act] (W_e x + b_e)`, e the j-th expert of token t. Bindings: `x`, `w_data`, `bias` f32 `[E, N]`, `ids` u32 `[T, k]`, `y` (read_write).
 /// Items: rows of one expert's matrix; rows: T·k. `COLS` must be 1.
 pub static EXPERT_LINEAR: Kernel = Kernel {
     name: "expert_linear",
-    parts: &[FRAME, DOT, ROWS_SLOTS, LINEAR],
+    parts: &[FRAME, DOT, ACTIVATION, ROWS_SLOTS, LINEAR],
     slots: &["w"],
     kv: false,
     consts: MATRIX,
@@ -144,7 +158,7 @@ pub static EXPERT_LINEAR: Kernel = Kernel {
 /// (read_write). Items: rows of one expert's matrix; rows: tiles (their number is in `args`).
 pub static EXPERT_LINEAR_GROUPED: Kernel = Kernel {
     name: "expert_linear_grouped",
-    parts: &[FRAME, DOT, ROWS_GROUPED, LINEAR],
+    parts: &[FRAME, DOT, ACTIVATION, ROWS_GROUPED, LINEAR],
     slots: &["w"],
     kv: false,
     consts: MATRIX,
@@ -164,7 +178,7 @@ pub static LINEAR_GLU: Kernel = Kernel {
     tile: matrix_tile,
 };
 
-/// `h[t, j] = act(G_e x) · (U_e x)`. Bindings: `x`, `gate_data`, `up_data`, `ids` u32 `[T, k]`, `y` (read_write).
+/// `h[t, j] = act(G_e x + b_e) · (U_e x + c_e)`. Bindings: `x`, `gate_data`, `up_data`, `bias` (b, then c), `ids` u32 `[T, k]`, `y` (read_write).
 /// Items: rows of one expert's matrix; rows: T·k. `COLS` must be 1.
 pub static EXPERT_GLU: Kernel = Kernel {
     name: "expert_glu",
@@ -188,7 +202,7 @@ pub static EXPERT_GLU_GROUPED: Kernel = Kernel {
     tile: matrix_tile,
 };
 
-/// `y = residual + Σ_j weights[t, j] · W_e h[t, j]`. Bindings: `x` (h) `[T, k·I]`, `w_data`, `ids`, `weights` `[T, k]`,
+/// `y = residual + factor · Σ_j weights[t, j] · (W_e h[t, j] + b_e)`. Bindings: `bias` f32 `[E, H]`, `x` (h) `[T, k·I]`, `w_data`, `ids`, `weights` `[T, k]`,
 /// `residual` `[T, H]`, `y` (read_write). Items: rows of one expert's matrix (H); rows: T. With several segments the
 /// first dispatch starts from the residual, later ones `ACCUMULATE`.
 pub static EXPERT_DOWN_ADD: Kernel = Kernel {
@@ -306,14 +320,14 @@ pub static EXPERT_COMBINE: Kernel = Kernel {
 };
 
 /// `y = OP(a, b)` element by element. `OP`: 0 `a + b`, 1 `factor · a`, 2 `act(a) · b`, 3 `a · sigmoid(b[r, 0])`, 4 row
-/// `T - O + r` of a (`take_outputs`, with `p.outputs` = 1). Bindings: `a`, `b` (any buffer for 1 and 4), `y`
+/// `T - O + r` of a (`take_outputs`, with `p.outputs` = 1), 5 `act(a)`. Bindings: `a`, `b` (any buffer for 1, 4 and 5), `y`
 /// (read_write). Items: columns; rows: T or O.
 pub static ELEMENTWISE: Kernel = Kernel {
     name: "elementwise",
     parts: &[FRAME, ACTIVATION, include_str!("../../shaders/elementwise.wgsl")],
     slots: &[],
     kv: false,
-    consts: &[("WG", 64), ("OP", 0), ("ACT", 0)],
+    consts: &[("WG", 64), ("OP", 0), ("ACT", 0), ("ALPHA", 0), ("LIMIT", 0)],
     params: params::ElementwiseParams::FIELDS,
     tile: wg_items,
 };
@@ -367,14 +381,19 @@ pub static ALL: [&Kernel; 20] = [
     &SAMPLE_PICK,
 ];
 
-/// The number of an activation in `ACT`.
-pub fn activation(act: crate::ir::Activation) -> u32 {
-    use crate::ir::Activation::{Gelu, GeluTanh, Relu, Silu};
-    match act {
-        Silu => 0,
-        Gelu => 1,
-        GeluTanh => 2,
-        Relu => 3,
+impl Variant {
+    /// With this activation: its number in `ACT`, and its own numbers as bits.
+    pub fn act(self, act: crate::ir::Activation) -> Variant {
+        use crate::ir::Activation::{ClampedSwiglu, Gelu, GeluTanh, Relu, Silu};
+        match act {
+            Silu => self.with("ACT", 0),
+            Gelu => self.with("ACT", 1),
+            GeluTanh => self.with("ACT", 2),
+            Relu => self.with("ACT", 3),
+            ClampedSwiglu { alpha, limit } => {
+                self.with("ACT", 4).with("ALPHA", alpha.to_bits()).with("LIMIT", limit.to_bits())
+            }
+        }
     }
 }
 

@@ -1,6 +1,6 @@
 //! The decoder that all architectures here are: sizes and switches, and the graph that follows from them.
 
-use super::{Options, Params, loader::Loader, rope};
+use super::{ExpertLayout, Options, Params, loader::Loader, rope};
 use crate::{
     error::{Error, Result},
     file::Tensor,
@@ -53,6 +53,25 @@ pub struct Moe {
     pub dense_layers: Vec<usize>,
 }
 
+/// Factors that some families put between the parts of a model.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Multipliers {
+    /// On the embedding.
+    pub embedding: f32,
+    /// On the attention's dot products; `1/sqrt(head_dim)` where not given.
+    pub attention: Option<f32>,
+    /// On what attention and feed-forward network add to the residual.
+    pub residual: f32,
+    /// On the logits.
+    pub logits: f32,
+}
+
+impl Default for Multipliers {
+    fn default() -> Self {
+        Multipliers { embedding: 1.0, attention: None, residual: 1.0, logits: 1.0 }
+    }
+}
+
 /// Sizes and switches of a model.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Decoder {
@@ -88,6 +107,14 @@ pub struct Decoder {
     pub moe: Option<Moe>,
     /// Whether a missing output matrix means that the embedding serves for it.
     pub tied: bool,
+    /// Factors between the parts.
+    pub multipliers: Multipliers,
+    /// Whether each head of the attention has a sink.
+    pub sinks: bool,
+    /// Canonical name of the norm before the feed-forward network.
+    pub ffn_norm: &'static str,
+    /// How a Hugging Face file stores the experts.
+    pub expert_layout: ExpertLayout,
 }
 
 impl Decoder {
@@ -121,6 +148,10 @@ impl Decoder {
             moe: None,
             // A GGUF without an output matrix is tied; a Hugging Face config says so.
             tied: p.is_gguf() || p.opt_bool("", "tie_word_embeddings")?.unwrap_or(false),
+            multipliers: Multipliers::default(),
+            sinks: false,
+            ffn_norm: "ffn_norm",
+            expert_layout: ExpertLayout::Rows,
         })
     }
 
@@ -135,6 +166,10 @@ impl Decoder {
         }
         if !self.eps.is_finite() || self.eps < 0.0 {
             return bad(format!("an epsilon of {} in the norms", self.eps));
+        }
+        let m = self.multipliers;
+        if ![m.embedding, m.residual, m.logits, m.attention.unwrap_or(1.0)].iter().all(|f| f.is_finite() && *f != 0.0) {
+            return bad(format!("{m:?}"));
         }
         if self.head_dim == 0 || self.layers > 4096 {
             return bad(format!("{} layers with heads of {}", self.layers, self.head_dim));
@@ -242,12 +277,12 @@ pub(super) fn graph(d: &Decoder, p: &Params<'_>, mut l: Loader<'_>, options: &Op
     let table = l.table("token_embd.weight", d.vocab, d.hidden)?;
     let vocab = l.b.graph().weight(table).shape[0];
     let ids = l.b.one(Op::Tokens, &[])?;
-    let mut x = l.b.one(Op::Embed { table, scale: 1.0 }, &[ids])?; // [T, H]
+    let mut x = l.b.one(Op::Embed { table, scale: d.multipliers.embedding }, &[ids])?; // [T, H]
     let mut traces = vec![];
     for i in 0..d.layers {
         l.b.set_layer(Some(i as u32));
         x = attention(d, &rope, &mut l, i, x)?;
-        let normed = norm(d, &mut l, &format!("blk.{i}.ffn_norm.weight"), d.hidden, x)?;
+        let normed = norm(d, &mut l, &format!("blk.{i}.{}.weight", d.ffn_norm), d.hidden, x)?;
         x = match d.is_moe(i) {
             Some(m) => {
                 let (x, ids, weights) = experts(d, m, &mut l, i, x, normed)?;
@@ -256,7 +291,7 @@ pub(super) fn graph(d: &Decoder, p: &Params<'_>, mut l: Loader<'_>, options: &Op
             }
             None => {
                 let y = ffn(d, &mut l, &format!("blk.{i}.ffn_"), ".weight", d.ffn, normed)?;
-                l.b.one(Op::Add, &[x, y])?
+                add(d, &mut l, x, y)?
             }
         };
     }
@@ -264,7 +299,11 @@ pub(super) fn graph(d: &Decoder, p: &Params<'_>, mut l: Loader<'_>, options: &Op
     let x = l.b.one(Op::TakeOutputs, &[x])?; // [O, H]
     let x = norm(d, &mut l, "output_norm.weight", d.hidden, x)?;
     let head = if d.tied && !l.has("output.weight") { table } else { l.matrix("output.weight", vocab, d.hidden)? };
-    let logits = l.b.one(Op::Linear(Linear { weight: head, bias: None }), &[x])?; // [O, V]
+    let bias = if l.has("output.bias") { Some(l.vector("output.bias", vocab)?) } else { None };
+    let mut logits = l.b.one(Op::Linear(Linear { weight: head, bias }), &[x])?; // [O, V]
+    if d.multipliers.logits != 1.0 {
+        logits = l.b.one(Op::Scale(d.multipliers.logits), &[logits])?;
+    }
     l.b.output("logits", logits);
     if options.trace_router {
         for (i, ids, weights) in traces {
@@ -273,6 +312,14 @@ pub(super) fn graph(d: &Decoder, p: &Params<'_>, mut l: Loader<'_>, options: &Op
         }
     }
     l.finish()
+}
+
+/// The residual and what is added to it.
+fn add(d: &Decoder, l: &mut Loader<'_>, x: ValueId, mut y: ValueId) -> Result<ValueId> {
+    if d.multipliers.residual != 1.0 {
+        y = l.b.one(Op::Scale(d.multipliers.residual), &[y])?;
+    }
+    l.b.one(Op::Add, &[x, y])
 }
 
 fn norm(d: &Decoder, l: &mut Loader<'_>, name: &str, n: usize, x: ValueId) -> Result<ValueId> {
@@ -317,11 +364,12 @@ fn attention(d: &Decoder, rope: &Rope, l: &mut Loader<'_>, i: usize, x: ValueId)
     let k = l.b.one(Op::Rope(rope.clone()), &[k])?;
     let cache = l.b.cache(CacheDecl { kv_heads: d.kv_heads, k_dim: d.head_dim, v_dim: d.head_dim });
     let stored = l.b.one(Op::KvStore { cache }, &[k, v])?;
-    let scale = 1.0 / (d.head_dim as f32).sqrt();
-    let spec = Attention { cache, heads: d.heads, scale, window: d.window(i), sinks: None };
+    let scale = d.multipliers.attention.unwrap_or(1.0 / (d.head_dim as f32).sqrt());
+    let sinks = if d.sinks { Some(l.vector(&at("attn_sinks.weight"), d.heads)?) } else { None };
+    let spec = Attention { cache, heads: d.heads, scale, window: d.window(i), sinks };
     let y = l.b.one(Op::Attend(spec), &[q, stored])?; // [T, heads·D]
     let y = projection(d, l, &at("attn_output"), [d.hidden, q_cols], y)?; // [T, H]
-    l.b.one(Op::Add, &[x, y])
+    add(d, l, x, y)
 }
 
 /// down(act(gate(x)) · up(x)) with the matrices `<prefix>gate<suffix>` and so on.
@@ -354,15 +402,15 @@ fn experts(
     }
     let routed = l.b.add(Op::Router(router), &[logits])?;
     let (ids, weights) = (routed[0], routed[1]); // [T, k]
-    let gate = l.experts(&blk, "ffn_gate", [e, width, d.hidden])?;
-    let up = l.experts(&blk, "ffn_up", [e, width, d.hidden])?;
-    let down = l.experts(&blk, "ffn_down", [e, d.hidden, width])?;
-    let g = l.b.one(Op::ExpertLinear { weight: gate }, &[normed, ids])?; // [T, k·I]
-    let u = l.b.one(Op::ExpertLinear { weight: up }, &[normed, ids])?; // [T, k·I]
+    let gate = l.experts(&blk, "ffn_gate", [e, width, d.hidden], d.expert_layout)?;
+    let up = l.experts(&blk, "ffn_up", [e, width, d.hidden], d.expert_layout)?;
+    let down = l.experts(&blk, "ffn_down", [e, d.hidden, width], d.expert_layout)?;
+    let g = l.b.one(Op::ExpertLinear(gate), &[normed, ids])?; // [T, k·I]
+    let u = l.b.one(Op::ExpertLinear(up), &[normed, ids])?; // [T, k·I]
     let h = l.b.one(Op::Glu(d.act), &[g, u])?; // [T, k·I]
-    let y = l.b.one(Op::ExpertLinear { weight: down }, &[h, ids])?; // [T, k·H]
+    let y = l.b.one(Op::ExpertLinear(down), &[h, ids])?; // [T, k·H]
     let y = l.b.one(Op::ExpertCombine, &[y, weights])?; // [T, H]
-    let mut x = l.b.one(Op::Add, &[x, y])?;
+    let mut x = add(d, l, x, y)?;
     if let Some(s) = m.shared {
         let mut y = ffn(d, l, &format!("{blk}ffn_"), "_shexp.weight", s.width, normed)?;
         if s.gated {
@@ -370,7 +418,7 @@ fn experts(
             let gate = l.b.one(Op::Linear(Linear { weight, bias: None }), &[normed])?; // [T, 1]
             y = l.b.one(Op::SigmoidGate, &[y, gate])?;
         }
-        x = l.b.one(Op::Add, &[x, y])?;
+        x = add(d, l, x, y)?;
     }
     Ok((x, ids, weights))
 }

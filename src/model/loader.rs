@@ -3,7 +3,7 @@
 use super::Names;
 use crate::{
     error::{Error, Result},
-    file::{Checkpoint, Format, Tensor},
+    file::{Bytes, Checkpoint, Format, Tensor},
     graph::Builder,
     ir::WeightId,
     quant::{self, DType},
@@ -29,7 +29,7 @@ impl<'a> Loader<'a> {
 
     /// The file's name of a canonical weight: `blk.3.attn_q.weight` → `model.layers.3.self_attn.q_proj.weight`.
     /// For experts of a Hugging Face file the name has a `{}` in the place of the expert.
-    fn file_name(&self, canonical: &str) -> String {
+    pub(super) fn file_name(&self, canonical: &str) -> String {
         if self.ckpt.format() == Format::Gguf {
             return canonical.to_string();
         }
@@ -37,12 +37,15 @@ impl<'a> Loader<'a> {
             Some((n, rest)) => (Some(n), rest),
             None => (None, canonical),
         };
-        let (stem, ending) = rest.rsplit_once('.').unwrap_or((rest, ""));
-        let name = self.names.find(stem).unwrap_or(stem);
-        match layer {
-            Some(n) => format!("{}{n}.{name}.{ending}", self.names.layers),
-            None => format!("{name}.{ending}"),
-        }
+        let name = match self.names.find(rest) {
+            // A name of its own, ending and all: parameters that are no module's `weight` or `bias`.
+            Some(name) => name.to_string(),
+            None => {
+                let (stem, ending) = rest.rsplit_once('.').unwrap_or((rest, ""));
+                format!("{}.{ending}", self.names.find(stem).unwrap_or(stem))
+            }
+        };
+        layer.map_or(name.clone(), |n| format!("{}{n}.{name}", self.names.layers))
     }
 
     /// Whether the file has this weight.
@@ -50,12 +53,37 @@ impl<'a> Loader<'a> {
         self.ckpt.info(&self.file_name(canonical)).is_some()
     }
 
-    fn take(&mut self, name: &str) -> Result<Tensor> {
+    /// Whether the file has a tensor of this name, the file's own.
+    pub(super) fn in_file(&self, name: &str) -> bool {
+        self.ckpt.info(name).is_some()
+    }
+
+    pub(super) fn format(&self) -> Format {
+        self.ckpt.format()
+    }
+
+    pub(super) fn is_gguf(&self) -> bool {
+        self.format() == Format::Gguf
+    }
+
+    /// Whether the architecture has a name of its own for this stem.
+    pub(super) fn renames(&self, stem: &str) -> bool {
+        self.names.find(stem).is_some() || self.names.find(&format!("{stem}.weight")).is_some()
+    }
+
+    /// The bytes of a tensor whose type is none of weights.
+    pub(super) fn take_raw(&mut self, name: &str) -> Result<Bytes> {
+        self.used.insert(name.to_string());
+        let raw = self.ckpt.info(name).and_then(|t| t.raw.clone());
+        raw.ok_or_else(|| Error::Model(format!("tensor `{name}` is missing from the file, or not of bytes")))
+    }
+
+    pub(super) fn take(&mut self, name: &str) -> Result<Tensor> {
         self.used.insert(name.to_string());
         self.ckpt.require(name).cloned()
     }
 
-    fn declare(&mut self, canonical: &str, shape: &[usize], tensor: Tensor) -> Result<WeightId> {
+    pub(super) fn declare(&mut self, canonical: &str, shape: &[usize], tensor: Tensor) -> Result<WeightId> {
         if tensor.shape() != shape {
             let file = self.file_name(canonical);
             return Err(Error::Model(format!("tensor `{file}` has shape {:?}, expected {shape:?}", tensor.shape())));
@@ -70,11 +98,33 @@ impl<'a> Loader<'a> {
     /// # Errors
     /// [`Error::Model`] where it is missing or has another shape.
     pub fn matrix(&mut self, canonical: &str, out: usize, inp: usize) -> Result<WeightId> {
-        let mut t = self.take(&self.file_name(canonical))?;
+        let mut t = match self.half(canonical, out)? {
+            Some(t) => t,
+            None => self.take(&self.file_name(canonical))?,
+        };
         if out == 1 && t.shape() == [inp] {
             t = t.reshaped(vec![1, inp])?;
         }
         self.declare(canonical, &[out, inp], t)
+    }
+
+    /// The gate or up rows of a dense unit whose two matrices lie in one tensor, gates first (`…ffn_gate_up…`); `None` for
+    /// other matrices.
+    fn half(&mut self, canonical: &str, out: usize) -> Result<Option<Tensor>> {
+        let halves = [("ffn_gate", 0), ("ffn_up", out)];
+        let Some((role, first)) = halves.into_iter().find(|(role, _)| canonical.contains(role)) else { return Ok(None) };
+        let merged = self.file_name(&canonical.replace(role, "ffn_gate_up"));
+        if self.in_file(&self.file_name(canonical)) || !self.in_file(&merged) {
+            return Ok(None);
+        }
+        let t = self.take(&merged)?;
+        let wrong = || Error::Model(format!("tensor `{merged}` has shape {:?}, expected twice {out} rows", t.shape()));
+        let [rows, cols] = t.shape() else { return Err(wrong()) };
+        if *rows != 2 * out || t.parts().len() != 1 {
+            return Err(wrong());
+        }
+        let part = t.parts()[0].slice(first * t.row_bytes()..(first + out) * t.row_bytes()).ok_or_else(wrong)?;
+        Tensor::new(t.dtype(), vec![out, *cols], vec![part]).map(Some)
     }
 
     /// The embedding table: as [`Loader::matrix`], and where `rows` is 0 it has as many rows as it has.
@@ -122,59 +172,6 @@ impl<'a> Loader<'a> {
         to_numbers(&t).map(Some)
     }
 
-    /// The matrices `[experts, out, in]` of one role. They may lie in one tensor, in one per expert, or for `ffn_gate` and
-    /// `ffn_up` as halves of a merged one (gate first).
-    ///
-    /// # Errors
-    /// As [`Loader::matrix`].
-    pub fn experts(&mut self, prefix: &str, role: &str, [e, out, inp]: [usize; 3]) -> Result<WeightId> {
-        let canonical = format!("{prefix}{role}_exps.weight");
-        let name = self.file_name(&canonical);
-        if self.ckpt.info(&name).is_some() {
-            let t = self.take(&name)?;
-            return self.declare(&canonical, &[e, out, inp], t);
-        }
-        let half = ["ffn_gate", "ffn_up"].iter().position(|r| *r == role);
-        let merged = self.merged_name(prefix);
-        if let (Some(half), Some(merged)) = (half, merged.filter(|m| self.ckpt.info(m).is_some())) {
-            let t = self.take(&merged)?;
-            let tensor = half_of(&t, &merged, half, [e, out, inp])?;
-            return self.declare(&canonical, &[e, out, inp], tensor);
-        }
-        if !name.contains("{}") {
-            return Err(Error::Model(format!("tensor `{name}` is missing from the file")));
-        }
-        let mut parts = vec![];
-        let mut dtype = None;
-        for i in 0..e {
-            let name = name.replace("{}", &i.to_string());
-            let t = self.take(&name)?;
-            if t.shape() != [out, inp] || dtype.is_some_and(|d| d != t.dtype()) {
-                let (s, d) = (t.shape(), t.dtype());
-                return Err(Error::Model(format!(
-                    "tensor `{name}` is {d} {s:?}, expected [{out}, {inp}] as the others"
-                )));
-            }
-            dtype = Some(t.dtype());
-            parts.extend(t.parts().iter().cloned());
-        }
-        let dtype = dtype.unwrap_or(DType::F32);
-        let tensor = Tensor::new(dtype, vec![e, out, inp], parts)?;
-        self.declare(&canonical, &[e, out, inp], tensor)
-    }
-
-    fn merged_name(&self, prefix: &str) -> Option<String> {
-        match self.ckpt.format() {
-            Format::Gguf => Some(format!("{prefix}ffn_gate_up_exps.weight")),
-            // transformers 5 may keep its in-memory names, which have no `.weight`.
-            Format::SafeTensors => {
-                let name = self.file_name(&format!("{prefix}ffn_gate_exps.weight"));
-                let (stem, _) = name.split_once(".{}")?;
-                Some(format!("{stem}.gate_up_proj"))
-            }
-        }
-    }
-
     /// Ends loading: the graph, the weights, and a check that nothing in the file was left aside.
     ///
     /// # Errors
@@ -194,20 +191,7 @@ impl<'a> Loader<'a> {
     }
 }
 
-/// The rows of the gate (half 0) or up (half 1) projection in a merged `[E, 2·out, in]`.
-fn half_of(t: &Tensor, name: &str, half: usize, [e, out, inp]: [usize; 3]) -> Result<Tensor> {
-    let wrong =
-        || Error::Model(format!("tensor `{name}` has shape {:?}, expected [{e}, {}, {inp}]", t.shape(), 2 * out));
-    if t.shape() != [e, 2 * out, inp] || t.parts().len() != 1 {
-        return Err(wrong());
-    }
-    let bytes = out * t.row_bytes();
-    let part = |i: usize| t.parts()[0].slice((2 * i + half) * bytes..(2 * i + half + 1) * bytes);
-    let parts = (0..e).map(part).collect::<Option<Vec<_>>>().ok_or_else(wrong)?;
-    Tensor::new(t.dtype(), vec![e, out, inp], parts)
-}
-
-fn to_numbers(t: &Tensor) -> Result<Vec<f32>> {
+pub(super) fn to_numbers(t: &Tensor) -> Result<Vec<f32>> {
     let mut out = vec![0.0; t.rows() * t.cols()];
     for (r, row) in out.chunks_mut(t.cols().max(1)).enumerate() {
         quant::dequantize(t.dtype(), t.row(r), row)?;
@@ -215,7 +199,7 @@ fn to_numbers(t: &Tensor) -> Result<Vec<f32>> {
     Ok(out)
 }
 
-fn as_f32(t: &Tensor) -> Result<Tensor> {
+pub(super) fn as_f32(t: &Tensor) -> Result<Tensor> {
     Tensor::from_f32(t.shape().to_vec(), to_numbers(t)?)
 }
 

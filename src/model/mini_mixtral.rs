@@ -3,7 +3,7 @@
 //! `norm_eps`, `rope_theta`, `vocab_size`, `max_seq_len`, and `"model_type": "mini_mixtral"`.
 
 use super::{
-    Architecture, Decoder, Names, Params, QkNorm,
+    Architecture, Decoder, ExpertLayout, Multipliers, Names, Params, QkNorm,
     decoder::{Bias, Moe, router},
 };
 use crate::{
@@ -59,5 +59,9 @@ fn decoder(p: &Params<'_>) -> Result<Decoder> {
         windows: vec![],
         moe: Some(Moe { router, selection_bias: false, width: ffn, shared: None, dense_layers: vec![] }),
         tied: false,
+        multipliers: Multipliers::default(),
+        sinks: false,
+        ffn_norm: "ffn_norm",
+        expert_layout: ExpertLayout::Rows,
     })
 }

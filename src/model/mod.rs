@@ -6,7 +6,10 @@
 //! Deliberately absent: quantisation, backends' devices.
 
 mod decoder;
+mod expert_weights;
 mod export;
+mod gpt_oss;
+mod granite_moe;
 mod llama;
 mod loader;
 mod mini_mixtral;
@@ -17,7 +20,8 @@ mod qwen3_moe;
 mod rope;
 mod summary;
 
-pub use decoder::{Decoder, QkNorm, Shared};
+pub use decoder::{Decoder, Multipliers, QkNorm, Shared};
+pub use expert_weights::ExpertLayout;
 pub use export::to_gguf;
 pub use params::Params;
 pub use summary::{LayerSummary, layers};
@@ -32,7 +36,8 @@ use crate::{
 pub struct Names {
     /// What stands before a layer's number.
     pub layers: &'static str,
-    /// From canonical stem (`attn_q`, `ffn_gate_exps`) to the file's, `{}` standing for the expert.
+    /// From canonical stem (`attn_q`, `ffn_gate_exps`) to the file's, `{}` standing for the expert. A stem with an ending
+    /// (`attn_sinks.weight`) stands for the whole name.
     pub stems: &'static [(&'static str, &'static str)],
 }
 
@@ -65,6 +70,9 @@ pub static REGISTRY: &[&Architecture] = &[
     &qwen2_moe::QWEN2_MOE,
     &qwen3_moe::QWEN3_MOE,
     &olmoe::OLMOE,
+    &gpt_oss::GPT_OSS,
+    &granite_moe::GRANITE_MOE,
+    &granite_moe::GRANITE_MOE_SHARED,
     &mini_mixtral::MINI_MIXTRAL,
 ];
 

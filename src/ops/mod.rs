@@ -137,9 +137,11 @@ pub fn infer(op: &Op, inputs: &[Type], graph: &Graph) -> Result<Vec<Type>, Phras
         Op::Rope(r) => rope::infer(r, inputs),
         Op::KvStore { cache } => attend::infer_store(*cache, inputs, graph),
         Op::Attend(a) => attend::infer(a, inputs, graph),
-        Op::Add | Op::Scale(_) | Op::Glu(_) | Op::SigmoidGate | Op::TakeOutputs => elementwise::infer(op, inputs),
+        Op::Add | Op::Scale(_) | Op::Glu(_) | Op::Act(_) | Op::SigmoidGate | Op::TakeOutputs => {
+            elementwise::infer(op, inputs)
+        }
         Op::Router(r) => router::infer(r, inputs, graph),
-        Op::ExpertLinear { weight } => experts::infer_linear(*weight, inputs, graph),
+        Op::ExpertLinear(l) => experts::infer_linear(l, inputs, graph),
         Op::ExpertCombine => experts::infer_combine(inputs),
         _ => fused::infer(op, inputs, graph),
     }

@@ -45,7 +45,7 @@ fn fusions() {
     let all = [
         dense::linear_fused(),
         attention::rope_store(),
-        moe::blocks().into_iter().take(3).collect(),
+        moe::blocks().into_iter().take(12).collect(),
         dense::rms_norm().into_iter().take(2).collect(),
     ];
     let mut seen = std::collections::BTreeSet::new();
@@ -60,8 +60,18 @@ fn fusions() {
             (crate::support::run(&*raw, case.kv, &case.steps), crate::support::run(&*fused, case.kv, &case.steps));
         assert_eq!(a, b, "{}", case.name);
     }
-    for op in ["norm_linears", "rope_store", "linear_add", "linear_glu", "norm_router", "expert_glu", "expert_down_add"]
-    {
+    let wanted = [
+        "norm_linears",
+        "rope_store",
+        "linear_add",
+        "linear_glu",
+        "linear_act",
+        "norm_router",
+        "expert_glu",
+        "expert_act",
+        "expert_down_add",
+    ];
+    for op in wanted {
         assert!(seen.contains(op), "no case fuses to {op}: {seen:?}");
     }
 }

@@ -5,17 +5,17 @@ use super::{
     act::Acts,
     attend::{Cache, attend},
     buffer::{Aligned, Out},
-    experts::{self, Groups, Reads},
+    experts::{self, Groups, Matrices, Reads},
     layout::Place,
     products::{self, Env, Finish, each_row},
     route::choose,
-    rows::{AddScaled, Glu, RmsNorm, RopeTable},
+    rows::{Act, AddScaled, Glu, RmsNorm, RopeTable},
     weight::{Input, Scratches, Weight, room},
 };
 use crate::{
     backend::{KvType, Output, Runner, RunnerOptions, Step, check_cache_memory, check_step},
     error::{Error, Result},
-    ir::{Linear, Node, Norm, Op, Rope, Router, Rows, ValueId, WeightId},
+    ir::{Activation, Linear, Node, Norm, Op, Rope, Router, Rows, ValueId, WeightId},
     ops::elementwise::sigmoid,
 };
 use std::{mem::take, sync::Arc};
@@ -44,6 +44,17 @@ struct State {
     partial: Vec<f32>,
     /// Output buffers of the node that runs, out of `numbers` meanwhile.
     taken: Vec<Aligned<f32>>,
+}
+
+/// What follows a product.
+#[derive(Clone, Copy)]
+enum Then {
+    /// Nothing.
+    Nothing,
+    /// An activation.
+    Act(Activation),
+    /// A factor, a sigmoid gate, a residual.
+    Add { residual: ValueId, gate: Option<ValueId>, factor: f32 },
 }
 
 /// What is the same for all nodes of a step.
@@ -236,11 +247,16 @@ impl State {
                 let x = self.numbers_of(f, ins[0]);
                 norm_rows(self.env(f), f, x, n, f.place(ins[0]).cols, &mut outs[0])?;
             }
-            Op::Linear(l) => self.linears(f, ins[0], None, std::slice::from_ref(l), outs, None)?,
-            Op::NormLinears { norm, parts } => self.linears(f, ins[0], norm.as_ref(), parts, outs, None)?,
-            Op::LinearAdd { linear, gated } => {
-                let add = (ins[1], gated.then(|| ins[2]));
-                self.linears(f, ins[0], None, std::slice::from_ref(linear), outs, Some(add))?;
+            Op::Linear(l) => self.linears(f, ins[0], None, std::slice::from_ref(l), outs, Then::Nothing)?,
+            Op::NormLinears { norm, parts } => {
+                self.linears(f, ins[0], norm.as_ref(), parts, outs, Then::Nothing)?;
+            }
+            Op::LinearAdd { linear, gated, factor } => {
+                let add = Then::Add { residual: ins[1], gate: gated.then(|| ins[2]), factor: *factor };
+                self.linears(f, ins[0], None, std::slice::from_ref(linear), outs, add)?;
+            }
+            Op::LinearAct { linear, act } => {
+                self.linears(f, ins[0], None, std::slice::from_ref(linear), outs, Then::Act(*act))?;
             }
             Op::LinearGlu { gate, up, act } => {
                 let t = f.rows_of(ins[0]);
@@ -269,7 +285,9 @@ impl State {
             }
             Op::Router(r) => self.route(f, node, r, outs, None)?,
             Op::NormRouter { norm, linear, router } => self.route(f, node, router, outs, Some((norm, linear)))?,
-            Op::ExpertLinear { .. } | Op::ExpertGlu { .. } | Op::ExpertDownAdd { .. } => self.routed(f, node, outs)?,
+            Op::ExpertLinear(_) | Op::ExpertAct { .. } | Op::ExpertGlu { .. } | Op::ExpertDownAdd { .. } => {
+                self.routed(f, node, outs)?;
+            }
             _ => self.simple(f, node, &mut outs[0]),
         }
         Ok(())
@@ -286,6 +304,10 @@ impl State {
             Op::Glu(act) => {
                 out[..a.len()].copy_from_slice(a);
                 env.floats(Glu { gate: &mut out[..a.len()], up: b(), act: *act });
+            }
+            Op::Act(act) => {
+                out[..a.len()].copy_from_slice(a);
+                env.floats(Act { x: &mut out[..a.len()], act: *act });
             }
             Op::SigmoidGate => {
                 let cols = f.place(node.inputs[0]).cols.max(1);
@@ -345,7 +367,7 @@ impl State {
         done
     }
 
-    /// Matrices on one input, after an optional norm; with a residual (and gates) for the single matrix of `linear_add`.
+    /// Matrices on one input, after an optional norm; what follows is for a single matrix.
     fn linears(
         &mut self,
         f: Frame<'_>,
@@ -353,7 +375,7 @@ impl State {
         norm: Option<&Norm>,
         parts: &[Linear],
         outs: &mut [Aligned<f32>],
-        add: Option<(ValueId, Option<ValueId>)>,
+        then: Then,
     ) -> Result<()> {
         let (t, cols) = (f.rows_of(x), f.place(x).cols);
         let quantised = parts.iter().any(|l| f.weight(l.weight).is_quantised());
@@ -370,9 +392,12 @@ impl State {
             if quantised && (norm.is_some() || self.acts_of != Some((x, cols))) {
                 acts.fill(&f.model.pool, f.model.tier, floats, cols)?;
             }
-            let finish = match add {
-                Some((r, g)) => Finish::Add(self.numbers_of(f, r), g.map(|g| self.numbers_of(f, g))),
-                None => Finish::Plain,
+            let finish = match then {
+                Then::Add { residual, gate, factor } => {
+                    Finish::Add(self.numbers_of(f, residual), gate.map(|g| self.numbers_of(f, g)), factor)
+                }
+                Then::Act(act) => Finish::Act(act),
+                Then::Nothing => Finish::Plain,
             };
             products::linears(self.env(f), Input { floats, acts: &acts }, t, parts, outs, finish)
         })();
@@ -459,31 +484,33 @@ impl State {
     /// The ops on routed experts.
     fn routed(&mut self, f: Frame<'_>, node: &Node, outs: &mut [Aligned<f32>]) -> Result<()> {
         let (x, ids) = (node.inputs[0], node.inputs[1]);
-        let (weight, other) = match &node.op {
-            Op::ExpertLinear { weight } | Op::ExpertDownAdd { weight } => (*weight, *weight),
+        let (first, second) = match &node.op {
+            Op::ExpertLinear(l) | Op::ExpertAct { linear: l, .. } | Op::ExpertDownAdd { linear: l, .. } => (*l, *l),
             Op::ExpertGlu { gate, up, .. } => (*gate, *up),
             _ => return Err(Error::Graph(format!("{} routes nothing", node.op.name()))),
         };
-        let shape = f.weight(weight).tensor().shape();
+        let shape = f.weight(first.weight).tensor().shape();
         let (n, width, inp) = (shape[0], shape[1], shape[2]);
         let mut groups = take(&mut self.groups);
         let made = groups.make(self.ids_of(f, ids), f.place(ids).cols, n);
         self.groups = groups;
         made?;
-        self.quantise(f, x, &[weight, other])?;
+        self.quantise(f, x, &[first.weight, second.weight])?;
         let input = Input { floats: self.numbers_of(f, x), acts: &self.acts };
-        let (env, w) = (self.env(f), f.weight(weight));
+        let matrices = |l: Linear| Matrices { weight: f.weight(l.weight), bias: l.bias.map(|b| f.vector(b)) };
+        let (env, m) = (self.env(f), matrices(first));
         match &node.op {
             Op::ExpertGlu { act, .. } => {
-                experts::glu(env, input, &self.groups, (w, f.weight(other)), width, *act, &mut outs[0])
+                experts::glu(env, input, &self.groups, (m, matrices(second)), width, *act, &mut outs[0])
             }
-            Op::ExpertDownAdd { .. } => {
+            Op::ExpertDownAdd { factor, .. } => {
                 let (weights, residual) = (self.numbers_of(f, node.inputs[2]), self.numbers_of(f, node.inputs[3]));
-                experts::down_add(env, input, &self.groups, w, width, weights, residual, &mut outs[0])
+                experts::down_add(env, input, &self.groups, m, width, weights, (residual, *factor), &mut outs[0])
             }
-            _ => {
+            op => {
                 let reads = if f.place(x).cols == inp { Reads::Token } else { Reads::Pair };
-                experts::linear(env, input, reads, &self.groups, w, width, &mut outs[0])
+                let act = if let Op::ExpertAct { act, .. } = op { Some(*act) } else { None };
+                experts::linear(env, input, reads, &self.groups, m, width, act, &mut outs[0])
             }
         }
     }

@@ -142,9 +142,10 @@ impl Walker {
             Op::Add => elementwise::add(nums(0), nums(1)),
             Op::Scale(f) => elementwise::scale(nums(0), *f),
             Op::Glu(act) => elementwise::glu(nums(0), nums(1), *act),
+            Op::Act(act) => elementwise::act(nums(0), *act),
             Op::SigmoidGate => elementwise::sigmoid_gate(nums(0), nums(1)),
             Op::Router(r) => return Ok(routed(nums(0), r, w).to_vec()),
-            Op::ExpertLinear { weight } => experts::eval_linear(nums(0), ids(1), *weight, w),
+            Op::ExpertLinear(l) => experts::eval_linear(nums(0), ids(1), l, w),
             Op::ExpertCombine => experts::eval_combine(nums(0), nums(1)),
             Op::TakeOutputs => elementwise::take_outputs(nums(0), step.outputs),
             Op::NormLinears { norm, parts } => {
@@ -157,10 +158,10 @@ impl Walker {
                 self.store(&k, nums(2), cache.0, step);
                 return Ok(vec![Value::Numbers(q), Value::Nothing]);
             }
-            Op::LinearAdd { linear: l, gated } => {
+            Op::LinearAdd { linear: l, gated, factor } => {
                 let y = linear::eval(nums(0), l, w);
                 let y = if *gated { elementwise::sigmoid_gate(&y, nums(2)) } else { y };
-                elementwise::add(nums(1), &y)
+                elementwise::add(nums(1), &elementwise::scale(&y, *factor))
             }
             Op::LinearGlu { gate, up, act } => elementwise::glu(&plain(nums(0), *gate), &plain(nums(0), *up), *act),
             Op::NormRouter { norm, linear: l, router } => {
@@ -169,12 +170,16 @@ impl Walker {
                 return Ok(vec![Value::Numbers(x), ids, weights]);
             }
             Op::ExpertGlu { gate, up, act } => {
-                let half = |m: &WeightId| experts::eval_linear(nums(0), ids(1), *m, w);
+                let half = |l: &Linear| experts::eval_linear(nums(0), ids(1), l, w);
                 elementwise::glu(&half(gate), &half(up), *act)
             }
-            Op::ExpertDownAdd { weight } => {
-                let y = experts::eval_linear(nums(0), ids(1), *weight, w);
-                elementwise::add(nums(3), &experts::eval_combine(&y, nums(2)))
+            Op::LinearAct { linear: l, act } => elementwise::act(&linear::eval(nums(0), l, w), *act),
+            Op::ExpertAct { linear: l, act } => {
+                elementwise::act(&experts::eval_linear(nums(0), ids(1), l, w), *act)
+            }
+            Op::ExpertDownAdd { linear: l, factor } => {
+                let y = experts::eval_combine(&experts::eval_linear(nums(0), ids(1), l, w), nums(2));
+                elementwise::add(nums(3), &elementwise::scale(&y, *factor))
             }
         };
         Ok(vec![Value::Numbers(made)])
