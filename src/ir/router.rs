@@ -112,7 +112,7 @@ impl Router {
         words.join(", ")
     }
 
-    /// Whether the numbers fit each otheself.
+    /// Whether the numbers fit each other.
     ///
     /// # Errors
     /// What does not fit.

@@ -115,6 +115,8 @@ pub struct Decoder {
     pub ffn_norm: &'static str,
     /// How a Hugging Face file stores the experts.
     pub expert_layout: ExpertLayout,
+    /// Parts of the file that are left aside: how their tensors' names begin, and what they are.
+    pub skipped: Vec<(String, &'static str)>,
 }
 
 impl Decoder {
@@ -129,6 +131,16 @@ impl Decoder {
         if p.opt_usize("attention.value_length", "v_head_dim")?.is_some_and(|v| v != head_dim) {
             return Err(Error::Unsupported(format!("values of another length than keys in {}", p.arch)));
         }
+        Decoder::with_head_dim(p, head_dim)
+    }
+
+    /// The same with another head dimension than the usual keys say.
+    ///
+    /// # Errors
+    /// As [`Decoder::common`].
+    pub(super) fn with_head_dim(p: &Params<'_>, head_dim: usize) -> Result<Decoder> {
+        let hidden = p.usize("embedding_length", "hidden_size")?;
+        let heads = p.usize("attention.head_count", "num_attention_heads")?;
         let layers = p.usize("block_count", "num_hidden_layers")?;
         Ok(Decoder {
             layers,
@@ -152,6 +164,7 @@ impl Decoder {
             sinks: false,
             ffn_norm: "ffn_norm",
             expert_layout: ExpertLayout::Rows,
+            skipped: vec![],
         })
     }
 
@@ -178,6 +191,27 @@ impl Decoder {
             && (m.router.used == 0 || m.router.used > m.router.experts || m.width == 0)
         {
             return bad(format!("top {} of {} experts of width {}", m.router.used, m.router.experts, m.width));
+        }
+        Ok(())
+    }
+
+    /// Leaves aside the layers that predict further tokens: after the others in a Hugging Face file, and counted among them
+    /// in a GGUF.
+    ///
+    /// # Errors
+    /// [`Error::Model`] where there would be no other layers.
+    pub(super) fn skip_predictors(&mut self, p: &Params<'_>) -> Result<()> {
+        const WHAT: &str = "multi-token prediction";
+        let n = p.opt_usize("nextn_predict_layers", "num_nextn_predict_layers")?.unwrap_or(0);
+        if p.is_gguf() {
+            let others = self.layers.checked_sub(n).filter(|l| *l > 0);
+            self.layers = others.ok_or_else(|| Error::Model(format!("{n} of {} layers predict further", self.layers)))?;
+        }
+        let layer = if p.is_gguf() { "blk." } else { "model.layers." };
+        let prefixes = (0..n).map(|i| format!("{layer}{}.", self.layers + i));
+        self.skipped.extend(prefixes.map(|prefix| (prefix, WHAT)));
+        if !p.is_gguf() {
+            self.skipped.push(("model.mtp".into(), WHAT));
         }
         Ok(())
     }

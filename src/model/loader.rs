@@ -156,8 +156,28 @@ impl<'a> Loader<'a> {
     /// # Errors
     /// As [`Loader::matrix`].
     pub fn vector(&mut self, canonical: &str, n: usize) -> Result<WeightId> {
-        let t = as_f32(&self.take(&self.file_name(canonical))?)?;
+        let mut t = as_f32(&self.take(&self.file_name(canonical))?)?;
+        if t.shape() == [1, n] {
+            t = t.reshaped(vec![n])?;
+        }
         self.declare(canonical, &[n], t)
+    }
+
+    /// Leaves parts of the file aside, by how their tensors' names begin; gives a notice for each kind of part that is there.
+    pub fn skip(&mut self, parts: &[(String, &'static str)]) -> Vec<String> {
+        let mut found: Vec<(&str, usize, String)> = vec![];
+        for t in self.ckpt.infos() {
+            let Some((_, what)) = parts.iter().find(|(prefix, _)| t.name.starts_with(prefix)) else { continue };
+            self.used.insert(t.name.clone());
+            match found.iter_mut().find(|(w, ..)| w == what) {
+                Some((_, n, _)) => *n += 1,
+                None => found.push((what, 1, t.name.clone())),
+            }
+        }
+        let notice = |(what, n, first)| format!("{what} is not supported: {n} tensors ({first} and so on) are not used");
+        let notices: Vec<String> = found.into_iter().map(notice).collect();
+        notices.iter().for_each(|n| tracing::warn!("{n}"));
+        notices
     }
 
     /// The numbers of a small vector, for the builder itself (frequency factors); `None` where there is none.

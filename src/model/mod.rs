@@ -6,12 +6,17 @@
 //! Deliberately absent: quantisation, backends' devices.
 
 mod decoder;
+mod deepseek_moe;
+mod dots1;
+mod ernie4_5_moe;
 mod expert_weights;
 mod export;
+mod glm4_moe;
 mod gpt_oss;
 mod granite_moe;
 mod llama;
 mod loader;
+mod minimax_m2;
 mod mini_mixtral;
 mod olmoe;
 mod params;
@@ -73,6 +78,10 @@ pub static REGISTRY: &[&Architecture] = &[
     &gpt_oss::GPT_OSS,
     &granite_moe::GRANITE_MOE,
     &granite_moe::GRANITE_MOE_SHARED,
+    &ernie4_5_moe::ERNIE4_5_MOE,
+    &glm4_moe::GLM4_MOE,
+    &dots1::DOTS1,
+    &minimax_m2::MINIMAX_M2,
     &mini_mixtral::MINI_MIXTRAL,
 ];
 
@@ -98,6 +107,8 @@ pub struct Definition {
     pub decoder: Decoder,
     /// Graph and weights.
     pub program: Program,
+    /// Parts of the file that are not used, in words.
+    pub notices: Vec<String>,
 }
 
 /// Reads a checkpoint's hyperparameters, finds its weights, and builds its graph.
@@ -113,10 +124,11 @@ pub fn build(ckpt: &Checkpoint, options: &Options) -> Result<Definition> {
         decoder.find_dense_layers(|name| ckpt.info(name).is_some());
     }
     decoder.check()?;
-    let loader = loader::Loader::new(ckpt, &arch.names);
+    let mut loader = loader::Loader::new(ckpt, &arch.names);
+    let notices = loader.skip(&decoder.skipped);
     let (graph, weights) = decoder::graph(&decoder, &params, loader, options)?;
     let program = Program::new(graph, weights)?;
-    Ok(Definition { title: arch.title, arch: params.arch, decoder, program })
+    Ok(Definition { title: arch.title, arch: params.arch, decoder, program, notices })
 }
 
 fn find(p: &Params<'_>) -> Result<&'static Architecture> {
