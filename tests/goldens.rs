@@ -10,7 +10,19 @@ use moeray::{
 use safetensors::SafeTensors;
 use std::path::{Path, PathBuf};
 
-const MODELS: [&str; 7] = ["llama", "mixtral", "qwen2_moe", "qwen3_moe", "olmoe", "gpt_oss", "granitemoe"];
+const MODELS: &[&str] = &[
+    "llama",
+    "mixtral",
+    "qwen2_moe",
+    "qwen3_moe",
+    "olmoe",
+    "gpt_oss",
+    "granitemoe",
+    "ernie4_5_moe",
+    "glm4_moe",
+    "dots1",
+    "minimax_m2",
+];
 
 pub fn folder(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/goldens").join(name)
@@ -89,26 +101,94 @@ pub fn forward(loaded: &dyn moeray::backend::Loaded, ids: &[u32], chunks: &[usiz
     all
 }
 
-/// (expert, weight) pairs of every layer against those that follow from the golden's router logits by the family's formula,
-/// written out here once more.
+/// What a family makes of its router's logits, written out here once more.
+#[derive(Default)]
+struct Formula {
+    sigmoid: bool,
+    /// Divides by this of the sum of the chosen scores.
+    divisor: Option<fn(f64) -> f64>,
+    scale: f64,
+    /// Groups, and how many of them take part by the sum of their two best.
+    groups: Option<(usize, usize)>,
+    /// How the names of the selection biases end.
+    bias: Option<&'static str>,
+}
+
+fn formula(name: &str) -> Formula {
+    let plain = Formula { scale: 1.0, ..Formula::default() };
+    let bias = Some("mlp.gate.e_score_correction_bias");
+    let by_sum: Option<fn(f64) -> f64> = Some(|s| s);
+    match name {
+        // A softmax over the chosen logits is the renormalised softmax over all.
+        "mixtral" | "qwen3_moe" | "gpt_oss" | "granitemoe" => Formula { divisor: by_sum, ..plain },
+        "deepseek_v3" => {
+            Formula { sigmoid: true, divisor: Some(|s| s + 1e-20), scale: 2.5, groups: Some((4, 2)), bias, ..plain }
+        }
+        "glm4_moe" => Formula { sigmoid: true, divisor: Some(|s| s + 1e-20), scale: 1.5, bias, ..plain },
+        "dots1" => {
+            Formula { sigmoid: true, divisor: Some(|s| s + 1e-20), scale: 2.0, groups: Some((2, 1)), bias, ..plain }
+        }
+        "minimax_m2" => {
+            Formula { sigmoid: true, divisor: by_sum, bias: Some("block_sparse_moe.e_score_correction_bias"), ..plain }
+        }
+        "ernie4_5_moe" => {
+            Formula { divisor: Some(|s| s.max(1e-12)), bias: Some("mlp.moe_statics.e_score_correction_bias"), ..plain }
+        }
+        _ => plain,
+    }
+}
+
+/// The selection biases of a golden's layers with experts, in order.
+fn biases(name: &str, ending: &str) -> Vec<Vec<f32>> {
+    let ckpt = file::open(&folder(name)).unwrap();
+    let mut names: Vec<&str> = ckpt.infos().iter().map(|t| t.name.as_str()).filter(|n| n.ends_with(ending)).collect();
+    names.sort_by_key(|n| n.split('.').find_map(|p| p.parse::<usize>().ok()));
+    let numbers = |n: &&str| {
+        let t = ckpt.require(n).unwrap();
+        let mut out = vec![0.0; t.cols()];
+        moeray::quant::dequantize(t.dtype(), t.row(0), &mut out).unwrap();
+        out
+    };
+    names.iter().map(numbers).collect()
+}
+
+/// The k experts of one token with their weights, by a family's formula.
+fn routed(f: &Formula, logits: &[f32], bias: Option<&Vec<f32>>, k: usize) -> Vec<(u32, f64)> {
+    let sum: f64 = logits.iter().map(|x| f64::from(*x).exp()).sum();
+    let score = |x: &f32| if f.sigmoid { 1.0 / (1.0 + (-f64::from(*x)).exp()) } else { f64::from(*x).exp() / sum };
+    let scores: Vec<f64> = logits.iter().map(score).collect();
+    let choice = |i: usize| scores[i] + bias.map_or(0.0, |b| f64::from(b[i]));
+    let mut allowed: Vec<usize> = (0..logits.len()).collect();
+    if let Some((groups, used)) = f.groups {
+        let size = logits.len() / groups;
+        let value = |g: usize| {
+            let mut c: Vec<f64> = (g * size..(g + 1) * size).map(choice).collect();
+            c.sort_by(|a, b| b.total_cmp(a));
+            c[0] + c[1]
+        };
+        let mut order: Vec<usize> = (0..groups).collect();
+        order.sort_by(|a, b| value(*b).total_cmp(&value(*a)));
+        allowed.retain(|e| order[..used].contains(&(e / size)));
+    }
+    allowed.sort_by(|a, b| choice(*b).total_cmp(&choice(*a)));
+    allowed.truncate(k);
+    let total = f.divisor.map_or(1.0, |d| d(allowed.iter().map(|e| scores[*e]).sum()));
+    allowed.iter().map(|e| (*e as u32, scores[*e] / total * f.scale)).collect()
+}
+
+/// (expert, weight) pairs of every layer against those that follow from the golden's router logits by the family's formula.
 pub fn check_routing(name: &str, d: &Definition, out: &[Output], g: &Golden) -> Result<(), String> {
     let names = names(d);
     let k = d.decoder.moe.as_ref().map_or(0, |m| m.router.used);
-    // A softmax over the chosen logits is the renormalised softmax over all.
-    let renormalise = matches!(name, "mixtral" | "qwen3_moe" | "gpt_oss" | "granitemoe");
+    let f = formula(name);
+    let biases = f.bias.map(|ending| biases(name, ending)).unwrap_or_default();
     let layers: Vec<&str> = names.iter().filter_map(|n| n.strip_prefix("router_ids_")).collect();
     assert_eq!(layers.len(), g.routers.len(), "{name}: MoE layers");
-    for (layer, (logits, experts)) in layers.iter().zip(&g.routers) {
-        let (mut ids, mut weights) = (vec![], vec![]);
-        for row in logits.chunks(*experts) {
-            let sum: f64 = row.iter().map(|x| f64::from(*x).exp()).sum();
-            let mut p: Vec<(u32, f64)> =
-                row.iter().enumerate().map(|(i, x)| (i as u32, f64::from(*x).exp() / sum)).collect();
-            p.sort_by(|a, b| b.1.total_cmp(&a.1));
-            let total: f64 = if renormalise { p[..k].iter().map(|x| x.1).sum() } else { 1.0 };
-            ids.extend(p[..k].iter().map(|x| x.0));
-            weights.extend(p[..k].iter().map(|x| (x.1 / total) as f32));
-        }
+    assert!(f.bias.is_none() || biases.len() == layers.len(), "{name}: selection biases");
+    for (l, (layer, (logits, experts))) in layers.iter().zip(&g.routers).enumerate() {
+        let pairs: Vec<(u32, f64)> =
+            logits.chunks(*experts).flat_map(|row| routed(&f, row, biases.get(l), k)).collect();
+        let (ids, weights): (Vec<u32>, Vec<f32>) = pairs.iter().map(|(e, w)| (*e, *w as f32)).unzip();
         let at = |what: &str| names.iter().position(|n| *n == format!("router_{what}_{layer}")).unwrap();
         let got = (&out[at("ids")].u32[..], &out[at("weights")].f32[..]);
         compare::check_routing(got, (&ids, &weights), k, 1e-3).map_err(|e| format!("{name}, layer {layer}: {e}"))?;

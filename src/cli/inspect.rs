@@ -129,6 +129,7 @@ fn hyperparameters(d: &Definition) -> Vec<(&'static str, Json)> {
         ("qk_norm", json!(format!("{:?}", h.qk_norm))),
         ("activation", json!(format!("{:?}", h.act))),
     ];
+    list.extend((!d.notices.is_empty()).then(|| ("not_used", json!(d.notices))));
     if let Some(m) = &h.moe {
         list.extend([
             ("experts", json!(m.router.experts)),

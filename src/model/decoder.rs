@@ -205,7 +205,8 @@ impl Decoder {
         let n = p.opt_usize("nextn_predict_layers", "num_nextn_predict_layers")?.unwrap_or(0);
         if p.is_gguf() {
             let others = self.layers.checked_sub(n).filter(|l| *l > 0);
-            self.layers = others.ok_or_else(|| Error::Model(format!("{n} of {} layers predict further", self.layers)))?;
+            self.layers =
+                others.ok_or_else(|| Error::Model(format!("{n} of {} layers predict further", self.layers)))?;
         }
         let layer = if p.is_gguf() { "blk." } else { "model.layers." };
         let prefixes = (0..n).map(|i| format!("{layer}{}.", self.layers + i));

@@ -112,7 +112,9 @@ impl<'a> Loader<'a> {
     /// other matrices.
     fn half(&mut self, canonical: &str, out: usize) -> Result<Option<Tensor>> {
         let halves = [("ffn_gate", 0), ("ffn_up", out)];
-        let Some((role, first)) = halves.into_iter().find(|(role, _)| canonical.contains(role)) else { return Ok(None) };
+        let Some((role, first)) = halves.into_iter().find(|(role, _)| canonical.contains(role)) else {
+            return Ok(None);
+        };
         let merged = self.file_name(&canonical.replace(role, "ffn_gate_up"));
         if self.in_file(&self.file_name(canonical)) || !self.in_file(&merged) {
             return Ok(None);
@@ -174,7 +176,8 @@ impl<'a> Loader<'a> {
                 None => found.push((what, 1, t.name.clone())),
             }
         }
-        let notice = |(what, n, first)| format!("{what} is not supported: {n} tensors ({first} and so on) are not used");
+        let notice =
+            |(what, n, first)| format!("{what} is not supported: {n} tensors ({first} and so on) are not used");
         let notices: Vec<String> = found.into_iter().map(notice).collect();
         notices.iter().for_each(|n| tracing::warn!("{n}"));
         notices
