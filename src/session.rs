@@ -15,7 +15,7 @@ use crate::{
 };
 use std::{path::Path, sync::Arc};
 
-pub use backend::Sampling;
+pub use backend::{Floor, KernelTime, Sampling};
 
 /// Where a model runs.
 #[derive(Clone, Debug, Default)]
@@ -39,6 +39,8 @@ pub struct LoadOptions {
     pub backend: BackendChoice,
     /// What the graph gives beyond logits.
     pub model: model::Options,
+    /// Compiled shaders, for [`BackendChoice::Auto`] (the other choices bring their own).
+    pub shaders: backend::wgpu::ShaderCache,
 }
 
 /// A model in place. Cheap to clone; clones share the weights.
@@ -75,7 +77,7 @@ impl Model {
         progress: &mut dyn FnMut(Progress),
     ) -> Result<Model> {
         let definition = model::build(ckpt, &options.model)?;
-        let loaded = place(&definition, &options.backend, progress)?;
+        let loaded = place(&definition, options, progress)?;
         let (tokenizer, no_tokenizer) = match Tokenizer::from_checkpoint(ckpt) {
             Ok(t) => (Some(t), String::new()),
             Err(e) => {
@@ -121,6 +123,14 @@ impl Model {
         self.inner.loaded.weight_bytes()
     }
 
+    /// Measures what the device could do at best; `None` for backends without a device.
+    ///
+    /// # Errors
+    /// [`Error::Device`].
+    pub fn floor(&self) -> Result<Option<Floor>> {
+        self.inner.loaded.floor()
+    }
+
     /// Logits a position, V.
     pub fn vocab(&self) -> usize {
         self.inner.vocab
@@ -134,14 +144,15 @@ fn vocab(d: &Definition) -> Result<usize> {
 }
 
 /// Loads on the chosen backend; without a choice on the best GPU, and on the CPU where that is refused.
-fn place(d: &Definition, choice: &BackendChoice, progress: &mut dyn FnMut(Progress)) -> Result<Box<dyn Loaded>> {
+fn place(d: &Definition, options: &LoadOptions, progress: &mut dyn FnMut(Progress)) -> Result<Box<dyn Loaded>> {
     let program = d.program.clone();
-    match choice {
+    match &options.backend {
         BackendChoice::Reference => backend::reference::load(program),
         BackendChoice::Cpu(o) => backend::cpu::load(program, o, progress),
         BackendChoice::Wgpu(o) => backend::wgpu::load(program, o, progress),
         BackendChoice::Auto => {
-            match backend::wgpu::load(program.clone(), &backend::wgpu::Options::default(), progress) {
+            let gpu = backend::wgpu::Options { shaders: options.shaders.clone(), ..Default::default() };
+            match backend::wgpu::load(program.clone(), &gpu, progress) {
                 Ok(loaded) => return Ok(loaded),
                 Err(e @ (Error::Device(_) | Error::Unsupported(_))) => tracing::info!("using the CPU: {e}"),
                 Err(e) => return Err(e),
@@ -296,6 +307,16 @@ impl Session {
     /// Names of the graph's outputs: `logits`, and `router_ids_<layer>`, `router_weights_<layer>` where they are traced.
     pub fn output_names(&self) -> impl Iterator<Item = &str> {
         self.model.inner.definition.program.graph.outputs.iter().map(|(n, _)| n.as_str())
+    }
+
+    /// Time of each kernel in a step of these tokens (a chunk at most) at this position, which stays where it is; `None` for
+    /// backends without such a clock.
+    ///
+    /// # Errors
+    /// As [`Session::prefill`]; [`Error::Unsupported`] where the device cannot.
+    pub fn profile(&mut self, tokens: &[u32]) -> Result<Option<Vec<KernelTime>>> {
+        self.check(tokens)?;
+        self.runner.profile(Step { tokens, past: self.position, outputs: 1, inputs: &[] })
     }
 
     /// Begins to let the backend choose tokens, see [`backend::Picker`]: `false` where it cannot, or not with these options.

@@ -38,6 +38,43 @@ fn cpu_int8() {
     check_all(moe::blocks(), Target::CpuInt8);
 }
 
+/// Shaders run without checks by default: the table above, which the tests run with the checks on, has them all. (The two of
+/// sampling are run in `picker`.)
+#[test]
+fn every_kernel_of_the_catalogue_is_run() {
+    use moeray::{kernels::{Style, catalogue}, plan};
+    let all = [
+        dense::embed(),
+        dense::linear(),
+        dense::linear_fused(),
+        dense::elementwise(),
+        dense::rms_norm(),
+        attention::rope(),
+        attention::attend(),
+        attention::rope_store(),
+        moe::routers(),
+        moe::blocks(),
+        moe::expert_linear(),
+    ];
+    let mut seen = std::collections::BTreeSet::from(["sample_keys", "sample_pick"]);
+    for case in all.into_iter().flatten() {
+        let graph = moeray::graph::fuse(case.graph());
+        let dtypes: Vec<_> = case.program.weights.iter().map(|t| t.dtype()).collect();
+        let ctx = case.steps.iter().map(|(s, ..)| s.past + s.tokens).max().unwrap();
+        let chunk = case.steps.iter().map(|(s, ..)| s.tokens).max().unwrap();
+        for style in [Style::Rows, Style::Lanes] {
+            let caps = plan::Caps::webgpu_defaults();
+            let weights = plan::weights(&graph, &dtypes, &caps).unwrap();
+            let options = plan::Options { style: Some(style), ..plan::Options::new(ctx, chunk, case.kv) };
+            let plan = plan::plan(&graph, &weights, &caps, &options).unwrap();
+            let prefill = if chunk > 1 { &plan.prefill.steps[..] } else { &[] };
+            seen.extend(plan.decode.steps.iter().chain(prefill).map(|s| s.variant.kernel.name));
+        }
+    }
+    let missing: Vec<_> = catalogue::ALL.iter().map(|k| k.name).filter(|k| !seen.contains(k)).collect();
+    assert!(missing.is_empty(), "no case runs {missing:?}");
+}
+
 /// The table contains what it is meant to contain: each fused op comes out of the fusion of some case, and fusing changes
 /// nothing that the reference computes.
 #[test]

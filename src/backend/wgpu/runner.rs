@@ -8,7 +8,7 @@ use super::{
     upload::Placed,
 };
 use crate::{
-    backend::{Output, Picker, Runner, RunnerOptions, Sampling, Step, check_step},
+    backend::{KernelTime, Output, Picker, Runner, RunnerOptions, Sampling, Step, check_step},
     error::{Error, Result},
     ir::{Graph, Op, Rows},
     kernels::params::Frame,
@@ -31,9 +31,9 @@ struct Shared {
 }
 
 /// A schedule with everything made that encoding it needs.
-struct Ready {
-    scratch: Vec<wgpu::Buffer>,
-    steps: Vec<Made>,
+pub(super) struct Ready {
+    pub scratch: Vec<wgpu::Buffer>,
+    pub steps: Vec<Made>,
     bytes: u64,
 }
 
@@ -61,10 +61,10 @@ pub(super) struct GpuRunner {
 
 /// A part of a step that the schedule takes at once.
 #[derive(Clone, Copy)]
-struct Piece {
+pub(super) struct Piece {
     /// First token.
     at: usize,
-    tokens: usize,
+    pub tokens: usize,
     outputs: usize,
 }
 
@@ -107,7 +107,7 @@ impl GpuRunner {
     }
 
     /// The piece that starts at token `at`.
-    fn piece(&self, at: usize, t: usize, o: usize) -> Piece {
+    pub fn piece(&self, at: usize, t: usize, o: usize) -> Piece {
         let s = &self.plan.prefill;
         let first_output = (t - o).max(at);
         let mut tokens = (t - at).min(s.max_tokens);
@@ -161,7 +161,6 @@ impl GpuRunner {
         }
         let sizes =
             Sizes { tokens: piece.tokens as u32, outputs: piece.outputs as u32, past: (past + piece.at) as u32 };
-        let most = self.placed.run.max_dispatches.unwrap_or(usize::MAX).max(1);
         let picking = if pick { self.picks.as_ref().zip(self.plan.sampling.as_ref()) } else { None };
         let picking = picking.map(|(p, plan)| match piece.tokens {
             1 => (&plan.decode[..], &p.decode[..]),
@@ -169,7 +168,7 @@ impl GpuRunner {
         });
         let mut from = 0usize;
         loop {
-            let to = from.saturating_add(most).min(schedule.steps.len());
+            let to = from + self.submission(&schedule.steps[from..], sizes);
             let mut encoder = gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
             let done = to == schedule.steps.len();
             let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
@@ -196,7 +195,20 @@ impl GpuRunner {
         }
     }
 
-    fn ready(&self, piece: Piece) -> (&Schedule, &Ready) {
+    /// How many of these steps one submission takes.
+    fn submission(&self, steps: &[plan::Step], sizes: Sizes) -> usize {
+        let run = &self.placed.run;
+        let most = run.max_dispatches.unwrap_or(usize::MAX).max(1).min(steps.len());
+        let Some(limit) = run.max_work else { return most };
+        let mut work = 0u64;
+        let fits = |step: &&plan::Step| {
+            work = work.saturating_add(step.reads.work(sizes));
+            work <= limit
+        };
+        steps[..most].iter().take_while(fits).count().max(1.min(steps.len()))
+    }
+
+    pub fn ready(&self, piece: Piece) -> (&Schedule, &Ready) {
         if piece.tokens == 1 { (&self.plan.decode, &self.decode) } else { (&self.plan.prefill, &self.prefill) }
     }
 
@@ -261,6 +273,17 @@ impl GpuRunner {
             return Err(Error::Invalid(format!("token id {id} is not below the vocabulary's {}", self.vocab)));
         }
         self.placed.gpu.errors.take()
+    }
+
+    pub fn gpu(&self) -> &Gpu {
+        &self.placed.gpu
+    }
+
+    /// Everything that a piece reads, to the device.
+    pub fn upload(&mut self, piece: Piece, step: &Step<'_>) -> Result<()> {
+        let sources = self.inputs(step)?;
+        self.write(piece, step, &sources, 0);
+        Ok(())
     }
 
     /// Without results nothing waits: at most two pieces are on their way.
@@ -371,6 +394,12 @@ impl Runner for GpuRunner {
         self.shared.bytes + self.decode.bytes + self.prefill.bytes + self.staging.size() + picks
     }
 
+    fn profile(&mut self, step: Step<'_>) -> Result<Option<Vec<KernelTime>>> {
+        self.check(&step)?;
+        self.discard();
+        self.profile_step(&step).map(Some)
+    }
+
     fn picker(&mut self) -> Option<&mut dyn Picker> {
         // Guards are looked at when results are read back: tests that set them want logits.
         (self.plan.sampling.is_some() && !self.placed.run.guard).then_some(self)
@@ -462,7 +491,7 @@ impl Ready {
 }
 
 /// Encodes steps into a compute pass. `scratch` is that of their schedule, for indirect dispatches.
-fn encode(
+pub(super) fn encode(
     pass: &mut wgpu::ComputePass<'_>,
     steps: &[plan::Step],
     made: &[Made],
@@ -508,6 +537,7 @@ pub(super) fn make_steps<'a>(
     steps: &[plan::Step],
     find: &dyn Fn(Buffer) -> &'a wgpu::Buffer,
 ) -> Result<Vec<Made>> {
+    gpu.pipelines.prepare(gpu, steps.iter().map(|s| &s.variant));
     let make = |(i, step): (usize, &plan::Step)| {
         let pipeline = gpu.pipelines.get(gpu, &step.variant)?;
         check_step_shader(step, &pipeline.reflection)?;
