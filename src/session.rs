@@ -24,6 +24,8 @@ pub enum BackendChoice {
     /// never chosen.
     #[default]
     Auto,
+    /// The same with these options for the GPU.
+    Prefer(backend::wgpu::Options),
     /// A GPU through wgpu.
     Wgpu(backend::wgpu::Options),
     /// The CPU.
@@ -39,8 +41,6 @@ pub struct LoadOptions {
     pub backend: BackendChoice,
     /// What the graph gives beyond logits.
     pub model: model::Options,
-    /// Compiled shaders, for [`BackendChoice::Auto`] (the other choices bring their own).
-    pub shaders: backend::wgpu::ShaderCache,
 }
 
 /// A model in place. Cheap to clone; clones share the weights.
@@ -77,7 +77,7 @@ impl Model {
         progress: &mut dyn FnMut(Progress),
     ) -> Result<Model> {
         let definition = model::build(ckpt, &options.model)?;
-        let loaded = place(&definition, options, progress)?;
+        let loaded = place(&definition, &options.backend, progress)?;
         let (tokenizer, no_tokenizer) = match Tokenizer::from_checkpoint(ckpt) {
             Ok(t) => (Some(t), String::new()),
             Err(e) => {
@@ -131,6 +131,11 @@ impl Model {
         self.inner.loaded.floor()
     }
 
+    /// What the backend made of it.
+    pub(crate) fn loaded(&self) -> &dyn Loaded {
+        &*self.inner.loaded
+    }
+
     /// Logits a position, V.
     pub fn vocab(&self) -> usize {
         self.inner.vocab
@@ -144,15 +149,15 @@ fn vocab(d: &Definition) -> Result<usize> {
 }
 
 /// Loads on the chosen backend; without a choice on the best GPU, and on the CPU where that is refused.
-fn place(d: &Definition, options: &LoadOptions, progress: &mut dyn FnMut(Progress)) -> Result<Box<dyn Loaded>> {
+fn place(d: &Definition, choice: &BackendChoice, progress: &mut dyn FnMut(Progress)) -> Result<Box<dyn Loaded>> {
     let program = d.program.clone();
-    match &options.backend {
+    match choice {
         BackendChoice::Reference => backend::reference::load(program),
         BackendChoice::Cpu(o) => backend::cpu::load(program, o, progress),
         BackendChoice::Wgpu(o) => backend::wgpu::load(program, o, progress),
-        BackendChoice::Auto => {
-            let gpu = backend::wgpu::Options { shaders: options.shaders.clone(), ..Default::default() };
-            match backend::wgpu::load(program.clone(), &gpu, progress) {
+        BackendChoice::Auto => place(d, &BackendChoice::Prefer(backend::wgpu::Options::default()), progress),
+        BackendChoice::Prefer(o) => {
+            match backend::wgpu::load(program.clone(), o, progress) {
                 Ok(loaded) => return Ok(loaded),
                 Err(e @ (Error::Device(_) | Error::Unsupported(_))) => tracing::info!("using the CPU: {e}"),
                 Err(e) => return Err(e),

@@ -6,11 +6,13 @@
 //!
 //! Deliberately absent: model architectures, tokens' text, sampling.
 
+mod batch;
 pub mod cpu;
 pub mod reference;
 pub mod wgpu;
 
 pub use crate::graph::Program;
+pub use batch::{BatchOptions, BatchRow, BatchRunner, OneByOne, check_batch};
 
 use crate::error::{Error, Result};
 
@@ -85,6 +87,16 @@ pub trait Loaded: Send + Sync {
 
     /// Bytes that the weights occupy where the backend keeps them (0 for weights read from the memory map).
     fn weight_bytes(&self) -> u64;
+
+    /// Makes a runner of several sequences. Backends that have no kernels for it run them one after the other.
+    ///
+    /// # Errors
+    /// As [`Loaded::runner`]; [`Error::Unsupported`] where the graph has ops that are not made for it.
+    fn batch(&self, options: BatchOptions) -> Result<Box<dyn BatchRunner>> {
+        let one = RunnerOptions { ctx: options.ctx, chunk: options.rows, kv: options.kv };
+        let runners = (0..options.sequences).map(|_| self.runner(one)).collect::<Result<_>>()?;
+        Ok(Box::new(OneByOne::new(runners, options)?))
+    }
 
     /// Measures what the device could do at best; `None` where the backend has no device of its own.
     ///

@@ -55,7 +55,7 @@ pub fn load_checkpoint(
     quiet: bool,
 ) -> Outcome<Model> {
     let mut bar = Bar::new(quiet);
-    let options = LoadOptions { backend: choice(backend, device)?, model: build, shaders: shaders::cache() };
+    let options = LoadOptions { backend: choice(backend, device)?, model: build };
     let model = Model::from_checkpoint(checkpoint, &options, &mut |p| bar.show(p))?;
     tracing::info!("loaded on {}", model.describe());
     Ok(model)
@@ -65,7 +65,10 @@ pub fn load_checkpoint(
 fn choice(name: Option<BackendName>, device: &DeviceArgs) -> Outcome<BackendChoice> {
     let threads = device.threads.map(|t| t as usize);
     let named = match (name, device.device.is_some() || device.checked, threads) {
-        (None, false, None) => return Ok(BackendChoice::Auto),
+        (None, false, None) => {
+            let shaders = shaders::cache();
+            return Ok(BackendChoice::Prefer(backend::wgpu::Options { shaders, ..Default::default() }));
+        }
         (Some(name), ..) => name,
         (None, true, _) => BackendName::Wgpu,
         (None, false, Some(_)) => BackendName::Cpu,
@@ -74,14 +77,12 @@ fn choice(name: Option<BackendName>, device: &DeviceArgs) -> Outcome<BackendChoi
         return Err(Failure::new(format!("--device {d} names a GPU, which this --backend does not use")));
     }
     Ok(match named {
-        BackendName::Wgpu => {
-            BackendChoice::Wgpu(backend::wgpu::Options {
-                device: device.device.clone(),
-                checked: device.checked,
-                shaders: shaders::cache(),
-                ..backend::wgpu::Options::default()
-            })
-        }
+        BackendName::Wgpu => BackendChoice::Wgpu(backend::wgpu::Options {
+            device: device.device.clone(),
+            checked: device.checked,
+            shaders: shaders::cache(),
+            ..backend::wgpu::Options::default()
+        }),
         BackendName::Cpu => {
             let activations = match device.activations {
                 ActivationsName::Int8 => Activations::Int8,

@@ -204,7 +204,11 @@ pub fn kernels(out: &mut dyn Write, rows: &[Row]) -> io::Result<()> {
     for row in rows.iter().filter(|r| !r.kernels.is_empty()) {
         let total: u64 = row.kernels.iter().map(|k| k.ns).sum();
         writeln!(out, "\n{} kernel by kernel, {:.3} ms in one step:", row.test(), total as f64 / 1e6)?;
-        writeln!(out, "{:>9}  {:>5}  {:>4}  {:>9}  {:>7}  {:>8}  kernel", "ms", "share", "n", "MB", "GB/s", "of floor")?;
+        writeln!(
+            out,
+            "{:>9}  {:>5}  {:>4}  {:>9}  {:>7}  {:>8}  kernel",
+            "ms", "share", "n", "MB", "GB/s", "of floor"
+        )?;
         let mut sorted: Vec<&Kernel> = row.kernels.iter().collect();
         sorted.sort_by_key(|k| std::cmp::Reverse(k.ns));
         for k in sorted {

@@ -226,7 +226,14 @@ impl Lower<'_> {
         let variant = variant.with("SPLIT", u32::from(split)).with("BATCH", self.batch());
         let [k, v] = self.cache(a.cache, false)?;
         let sinks = self.weight_vector("sinks", a.sinks)?;
-        let bindings = vec![self.row_places()?, self.read("q", q_place.buffer)?, k, v, sinks.clone(), self.write("y", target.buffer)?];
+        let bindings = vec![
+            self.row_places()?,
+            self.read("q", q_place.buffer)?,
+            k,
+            v,
+            sinks.clone(),
+            self.write("y", target.buffer)?,
+        ];
         let mut grid = self.grid(&variant, d.kv_heads, Count::Tokens, group);
         if let (1, Grid::Direct { per, tile, .. }) = (self.batch(), &mut grid) {
             // No workgroup takes rows of two tokens.

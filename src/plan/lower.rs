@@ -54,7 +54,9 @@ pub(super) fn rope_tables(g: &Graph, caps: &Caps, o: &Options) -> Result<Vec<Rop
 pub(super) fn caches(g: &Graph, caps: &Caps, o: &Options) -> Result<Vec<CacheBytes>> {
     let element = if o.kv == KvType::F16 { 2 } else { 4 };
     let side = |heads: usize, dim: usize, i: usize| {
-        let bytes = [o.sequences.unwrap_or(1), heads, o.ctx, dim, element].iter().try_fold(1u64, |a, b| a.checked_mul(*b as u64));
+        let bytes = [o.sequences.unwrap_or(1), heads, o.ctx, dim, element]
+            .iter()
+            .try_fold(1u64, |a, b| a.checked_mul(*b as u64));
         let help = "ask for a shorter context (--ctx) or an f16 cache";
         fits(caps, bytes.unwrap_or(u64::MAX), &format!("the KV cache of layer {i}"), help)
     };

@@ -14,6 +14,7 @@
 //!
 //! Deliberately absent: shape rules, models, decisions (the plan makes them).
 
+mod batch;
 mod device;
 mod guard;
 mod picker;
@@ -85,7 +86,14 @@ const MAX_WORK: u64 = 1 << 35;
 
 impl Default for RunOptions {
     fn default() -> Self {
-        RunOptions { fuse: true, style: None, poison: false, guard: false, max_dispatches: None, max_work: Some(MAX_WORK) }
+        RunOptions {
+            fuse: true,
+            style: None,
+            poison: false,
+            guard: false,
+            max_dispatches: None,
+            max_work: Some(MAX_WORK),
+        }
     }
 }
 

@@ -5,7 +5,7 @@
 
 use super::{
     device::{Gpu, Signal},
-    runner::{GpuRunner, Piece, encode},
+    runner::{GpuRunner, encode},
 };
 use crate::{
     backend::{Floor, KernelTime, Step},

@@ -24,6 +24,8 @@ const POISON: u32 = 0x7E00_7E00 | 0x7FC0_0000;
 struct Shared {
     frame: wgpu::Buffer,
     tokens: wgpu::Buffer,
+    /// Sequence and position of each row, where there are several sequences.
+    rows: wgpu::Buffer,
     inputs: Vec<wgpu::Buffer>,
     ropes: Vec<wgpu::Buffer>,
     caches: Vec<[wgpu::Buffer; 2]>,
@@ -69,12 +71,14 @@ pub(super) struct Piece {
 }
 
 impl GpuRunner {
-    pub fn new(placed: Arc<Placed>, options: RunnerOptions) -> Result<Self> {
+    /// A runner of one sequence, or of rows of several: then `options.chunk` is the most rows of a step.
+    pub fn new(placed: Arc<Placed>, options: RunnerOptions, sequences: Option<usize>) -> Result<Self> {
         let gpu = &placed.gpu;
         gpu.errors.take()?;
         let wanted = plan::Options {
             style: placed.run.style,
             guard: placed.run.guard,
+            sequences,
             ..plan::Options::new(options.ctx, options.chunk, options.kv)
         };
         let plan = plan::plan(&placed.graph, &placed.weights, &gpu.caps, &wanted)?;
@@ -269,10 +273,21 @@ impl GpuRunner {
     /// What every step begins with.
     fn check(&self, step: &Step<'_>) -> Result<()> {
         check_step(step, &self.options)?;
-        if let Some(id) = step.tokens.iter().find(|id| **id as usize >= self.vocab) {
+        self.check_ids(step.tokens)
+    }
+
+    /// Ids are below the vocabulary's size, and the device is there.
+    fn check_ids(&self, tokens: &[u32]) -> Result<()> {
+        if let Some(id) = tokens.iter().find(|id| **id as usize >= self.vocab) {
             return Err(Error::Invalid(format!("token id {id} is not below the vocabulary's {}", self.vocab)));
         }
         self.placed.gpu.errors.take()
+    }
+
+    /// Bytes of caches and scratch.
+    pub fn bytes(&self) -> u64 {
+        let picks = self.picks.as_ref().map_or(0, |p| p.bytes);
+        self.shared.bytes + self.decode.bytes + self.prefill.bytes + self.staging.size() + picks
     }
 
     pub fn gpu(&self) -> &Gpu {
@@ -284,6 +299,35 @@ impl GpuRunner {
         let sources = self.inputs(step)?;
         self.write(piece, step, &sources, 0);
         Ok(())
+    }
+
+    /// Runs a checked step. `places` are sequence and position of every row where the plan is for several sequences.
+    pub fn run(&mut self, step: Step<'_>, places: &[[u32; 2]], out: &mut Vec<Output>) -> Result<()> {
+        self.check_ids(step.tokens)?;
+        self.discard();
+        let sources = self.inputs(&step)?;
+        out.resize_with(self.plan.decode.outputs.len(), Output::default);
+        for (o, place) in out.iter_mut().zip(&self.plan.decode.outputs) {
+            (o.rows, o.cols) = (0, place.cols);
+            o.f32.clear();
+            o.u32.clear();
+        }
+        let (t, mut at) = (step.tokens.len(), 0);
+        while at < t {
+            let piece = self.piece(at, t, step.outputs);
+            let before = self.last.take();
+            if let Some(places) = places.get(piece.at..piece.at + piece.tokens) {
+                self.placed.gpu.queue.write_buffer(&self.shared.rows, 0, bytemuck::cast_slice(places));
+            }
+            self.write(piece, &step, &sources, 0);
+            self.submit(piece, step.past, false)?;
+            self.collect(piece, out)?;
+            at += piece.tokens;
+            if at < t || step.outputs == 0 {
+                self.hold_back(before)?;
+            }
+        }
+        self.placed.gpu.errors.take()
     }
 
     /// Without results nothing waits: at most two pieces are on their way.
@@ -366,32 +410,11 @@ impl Picker for GpuRunner {
 impl Runner for GpuRunner {
     fn step(&mut self, step: Step<'_>, out: &mut Vec<Output>) -> Result<()> {
         self.check(&step)?;
-        self.discard();
-        let sources = self.inputs(&step)?;
-        out.resize_with(self.plan.decode.outputs.len(), Output::default);
-        for (o, place) in out.iter_mut().zip(&self.plan.decode.outputs) {
-            (o.rows, o.cols) = (0, place.cols);
-            o.f32.clear();
-            o.u32.clear();
-        }
-        let (t, mut at) = (step.tokens.len(), 0);
-        while at < t {
-            let piece = self.piece(at, t, step.outputs);
-            let before = self.last.take();
-            self.write(piece, &step, &sources, 0);
-            self.submit(piece, step.past, false)?;
-            self.collect(piece, out)?;
-            at += piece.tokens;
-            if at < t || step.outputs == 0 {
-                self.hold_back(before)?;
-            }
-        }
-        self.placed.gpu.errors.take()
+        self.run(step, &[], out)
     }
 
     fn memory_bytes(&self) -> u64 {
-        let picks = self.picks.as_ref().map_or(0, |p| p.bytes);
-        self.shared.bytes + self.decode.bytes + self.prefill.bytes + self.staging.size() + picks
+        self.bytes()
     }
 
     fn profile(&mut self, step: Step<'_>) -> Result<Option<Vec<KernelTime>>> {
@@ -445,6 +468,7 @@ impl Shared {
         };
         let frame = make("frame", size_of::<Frame>() as u64, U::UNIFORM | U::COPY_DST)?;
         let tokens = make("tokens", 4 * most as u64, data)?;
+        let rows = make("rows", 8 * most as u64, data)?;
         let input = |p: &plan::InputPlace| make(&p.name, (4 * most * p.stride) as u64, data);
         let inputs = plan.inputs.iter().map(input).collect::<Result<_>>()?;
         let rope = |t: &RopeTable| make("rotations", t.bytes, U::STORAGE | U::COPY_DST);
@@ -457,7 +481,7 @@ impl Shared {
         if poison {
             caches.iter().flatten().for_each(|b| guard::fill(gpu, b, 0, b.size(), POISON));
         }
-        Ok(Shared { frame, tokens, inputs, ropes, caches, bytes })
+        Ok(Shared { frame, tokens, rows, inputs, ropes, caches, bytes })
     }
 }
 
@@ -552,6 +576,7 @@ fn find<'a>(placed: &'a Placed, shared: &'a Shared, scratch: &'a [wgpu::Buffer],
     match b {
         Buffer::Frame => &shared.frame,
         Buffer::Tokens => &shared.tokens,
+        Buffer::Rows => &shared.rows,
         Buffer::Vectors => &placed.vectors,
         Buffer::Matrix { matrix, segment } => &placed.matrices[matrix as usize][segment as usize],
         Buffer::Rope(i) => &shared.ropes[i as usize],

@@ -1,8 +1,8 @@
 //! Weights to the device, and the loaded model.
 
-use super::{RunOptions, device::Gpu, profile, runner::GpuRunner};
+use super::{RunOptions, batch::GpuBatch, device::Gpu, profile, runner::GpuRunner};
 use crate::{
-    backend::{Floor, Loaded, Program, Progress, Runner, RunnerOptions},
+    backend::{BatchOptions, BatchRunner, Floor, Loaded, Program, Progress, Runner, RunnerOptions},
     error::{Error, Result},
     graph,
     ir::Graph,
@@ -85,11 +85,18 @@ impl Loaded for Model {
         if options.ctx == 0 || options.chunk == 0 {
             return Err(Error::Invalid("a context and a chunk have at least one token".into()));
         }
-        Ok(Box::new(GpuRunner::new(self.placed.clone(), options)?))
+        Ok(Box::new(GpuRunner::new(self.placed.clone(), options, None)?))
     }
 
     fn weight_bytes(&self) -> u64 {
         self.placed.weights.bytes()
+    }
+
+    fn batch(&self, options: BatchOptions) -> Result<Box<dyn BatchRunner>> {
+        if options.ctx == 0 || options.rows == 0 {
+            return Err(Error::Invalid("a context and a step have at least one token".into()));
+        }
+        Ok(Box::new(GpuBatch::new(self.placed.clone(), options)?))
     }
 
     fn floor(&self) -> Result<Option<Floor>> {
