@@ -309,7 +309,7 @@ fn model(experts: DType, rest: DType) -> Program {
     let inv_freq: Vec<f32> = (0..d / 2).map(|i| 10000f32.powf(-2.0 * i as f32 / d as f32)).collect();
     let rope = Rope { head_dim: d, dims: d, pairs: RopePairs::Halves, inv_freq: inv_freq.into(), scale: 1.0 };
     for layer in 0..2 {
-        let cache = b.cache(CacheDecl { kv_heads: kv, k_dim: d, v_dim: d });
+        let cache = b.cache(CacheDecl::new(kv, d, d));
         let norm = Norm::rms(add(&mut b, &[h], DType::F32), 1e-5);
         let n = b.one(Op::RmsNorm(norm), &[x]).unwrap();
         let [q, key, v] = [heads, kv, kv].map(|n| add(&mut b, &[n * d, h], rest));
@@ -422,7 +422,7 @@ fn two_runners_at_once() {
 fn split_attention_is_attention() {
     let (heads, kv, d, n) = (4, 2, 32, 1300);
     let mut b = Builder::new();
-    let cache = b.cache(CacheDecl { kv_heads: kv, k_dim: d, v_dim: d });
+    let cache = b.cache(CacheDecl::new(kv, d, d));
     let [q, k, v] = [("q", heads * d), ("k", kv * d), ("v", kv * d)]
         .map(|(name, cols)| b.one(Op::Input { name: name.into(), cols }, &[]).unwrap());
     let stored = b.one(Op::KvStore { cache }, &[k, v]).unwrap();

@@ -18,6 +18,10 @@ const MODELS: &[&str] = &[
     "olmoe",
     "gpt_oss",
     "granitemoe",
+    "deepseek_v2",
+    "deepseek_v3",
+    "deepseek_v2_groups",
+    "deepseek_v3_yarn",
     "ernie4_5_moe",
     "glm4_moe",
     "dots1",
@@ -110,6 +114,8 @@ struct Formula {
     scale: f64,
     /// Groups, and how many of them take part by the sum of their two best.
     groups: Option<(usize, usize)>,
+    /// By their best alone.
+    by_best: bool,
     /// How the names of the selection biases end.
     bias: Option<&'static str>,
 }
@@ -124,6 +130,8 @@ fn formula(name: &str) -> Formula {
         "deepseek_v3" => {
             Formula { sigmoid: true, divisor: Some(|s| s + 1e-20), scale: 2.5, groups: Some((4, 2)), bias, ..plain }
         }
+        "deepseek_v3_yarn" => Formula { sigmoid: true, divisor: Some(|s| s + 1e-20), scale: 2.8, bias, ..plain },
+        "deepseek_v2_groups" => Formula { scale: 3.0, groups: Some((4, 2)), by_best: true, ..plain },
         "glm4_moe" => Formula { sigmoid: true, divisor: Some(|s| s + 1e-20), scale: 1.5, bias, ..plain },
         "dots1" => {
             Formula { sigmoid: true, divisor: Some(|s| s + 1e-20), scale: 2.0, groups: Some((2, 1)), bias, ..plain }
@@ -164,7 +172,7 @@ fn routed(f: &Formula, logits: &[f32], bias: Option<&Vec<f32>>, k: usize) -> Vec
         let value = |g: usize| {
             let mut c: Vec<f64> = (g * size..(g + 1) * size).map(choice).collect();
             c.sort_by(|a, b| b.total_cmp(a));
-            c[0] + c[1]
+            if f.by_best { c[0] } else { c[0] + c[1] }
         };
         let mut order: Vec<usize> = (0..groups).collect();
         order.sort_by(|a, b| value(*b).total_cmp(&value(*a)));

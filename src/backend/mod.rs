@@ -242,7 +242,7 @@ pub(crate) fn check_cache_memory(graph: &crate::ir::Graph, options: &RunnerOptio
         return Err(Error::Invalid("a context and a chunk have at least one token".into()));
     }
     let total = graph.caches.iter().try_fold(0usize, |sum, d| {
-        let cols = d.k_dim.checked_add(d.v_dim)?.checked_mul(d.kv_heads)?;
+        let cols = d.k_dim.checked_add(d.stored_v_dim())?.checked_mul(d.kv_heads)?;
         sum.checked_add(options.ctx.checked_mul(cols)?.checked_mul(bytes)?)
     });
     // Reserving touches no memory; a request beyond what the machine has is refused here.

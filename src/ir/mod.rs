@@ -90,6 +90,20 @@ pub struct CacheDecl {
     pub k_dim: usize,
     /// Length of a value.
     pub v_dim: usize,
+    /// Whether a value is the first `v_dim` numbers of its key, stored with it once (latent attention).
+    pub v_in_k: bool,
+}
+
+impl CacheDecl {
+    /// A cache of keys and values.
+    pub fn new(kv_heads: usize, k_dim: usize, v_dim: usize) -> CacheDecl {
+        CacheDecl { kv_heads, k_dim, v_dim, v_in_k: false }
+    }
+
+    /// Length of a value that is stored beside its key.
+    pub fn stored_v_dim(&self) -> usize {
+        if self.v_in_k { 0 } else { self.v_dim }
+    }
 }
 
 /// A program: nodes in execution order, and everything they refer to.

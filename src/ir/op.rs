@@ -130,7 +130,17 @@ pub enum Op {
     Linear(Linear),
     /// `(x [T, heads·D]) → [T, heads·D]`, row t at position P + t.
     Rope(Rope),
-    /// `(k [T, kv_heads·Dk], v [T, kv_heads·Dv]) → cache`: writes positions P..P+T.
+    /// `() → ids u32 [T, heads]`: 0, 1, 2… in every row. With it `ExpertLinear` is a matrix of its own for each head.
+    HeadIds {
+        /// How many.
+        heads: usize,
+    },
+    /// `(a [T, heads·m], b [T, heads·n]) → [T, heads·(m + n)]`: of each head, a's columns and then b's.
+    JoinHeads {
+        /// How many.
+        heads: usize,
+    },
+    /// `(k [T, kv_heads·Dk], v [T, kv_heads·Dv]) → cache`: writes positions P..P+T. Only k where values are part of keys.
     KvStore {
         /// Where to.
         cache: CacheId,
@@ -245,6 +255,8 @@ impl Op {
             Op::RmsNorm(_) => "rms_norm",
             Op::Linear(_) => "linear",
             Op::Rope(_) => "rope",
+            Op::HeadIds { .. } => "head_ids",
+            Op::JoinHeads { .. } => "join_heads",
             Op::KvStore { .. } => "kv_store",
             Op::Attend(_) => "attend",
             Op::Add => "add",
@@ -293,6 +305,8 @@ impl Op {
             Op::Tokens
             | Op::Input { .. }
             | Op::Rope(_)
+            | Op::HeadIds { .. }
+            | Op::JoinHeads { .. }
             | Op::KvStore { .. }
             | Op::Add
             | Op::Scale(_)

@@ -263,7 +263,7 @@ pub static ATTEND: Kernel = Kernel {
     parts: &[FRAME, SEQUENCE, include_str!("../../shaders/attend.wgsl")],
     slots: &[],
     kv: true,
-    consts: &[("WG", 64), ("K_DIM", 64), ("V_DIM", 64), ("ROWS", 4), ("SPLIT", 0), ("BATCH", 0)],
+    consts: &[("WG", 64), ("K_DIM", 64), ("V_DIM", 64), ("ROWS", 4), ("SPLIT", 0), ("BATCH", 0), ("V_IN_K", 0)],
     params: params::AttendParams::FIELDS,
     tile: |v| [1, v.get("ROWS")],
 };
@@ -358,8 +358,33 @@ pub static SAMPLE_PICK: Kernel = Kernel {
     tile: one_each,
 };
 
+/// 0, 1, 2… in every row. Bindings: `y` u32 `[T, heads]` (read_write). Items: heads; rows: T.
+pub static HEAD_IDS: Kernel = Kernel {
+    name: "head_ids",
+    parts: &[FRAME, include_str!("../../shaders/head_ids.wgsl")],
+    slots: &[],
+    kv: false,
+    consts: &[("WG", 64)],
+    params: params::HeadIdsParams::FIELDS,
+    tile: wg_items,
+};
+
+/// Columns side by side, head by head. Bindings: `a` `[R, heads·m]`, `b` `[R, heads·n]`, `y` `[R, heads·(m + n)]` (read_write). Items:
+/// columns; rows: T or O.
+pub static JOIN_HEADS: Kernel = Kernel {
+    name: "join_heads",
+    parts: &[FRAME, include_str!("../../shaders/join_heads.wgsl")],
+    slots: &[],
+    kv: false,
+    consts: &[("WG", 64)],
+    params: params::JoinHeadsParams::FIELDS,
+    tile: wg_items,
+};
+
 /// Every kernel.
-pub static ALL: [&Kernel; 20] = [
+pub static ALL: [&Kernel; 22] = [
+    &HEAD_IDS,
+    &JOIN_HEADS,
     &EMBED,
     &RMS_NORM,
     &LINEAR_KERNEL,

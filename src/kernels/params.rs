@@ -261,6 +261,40 @@ params! {
         v_stride: u32,
     }
 
+    /// `head_ids`.
+    HeadIdsParams {
+        /// Heads.
+        heads: u32,
+        /// Of the ids.
+        y_offset: u32,
+        /// Of the ids.
+        y_stride: u32,
+    }
+
+    /// `join_heads`.
+    JoinHeadsParams {
+        /// 1: the rows are the O outputs, 0: the T tokens.
+        outputs: u32,
+        /// Heads.
+        heads: u32,
+        /// Columns of a head of the first operand.
+        a_cols: u32,
+        /// Columns of a head of the second operand.
+        b_cols: u32,
+        /// Of the first operand.
+        a_offset: u32,
+        /// Of the first operand.
+        a_stride: u32,
+        /// Of the second operand.
+        b_offset: u32,
+        /// Of the second operand.
+        b_stride: u32,
+        /// Of the result.
+        y_offset: u32,
+        /// Of the result.
+        y_stride: u32,
+    }
+
     /// `rope_store`.
     RopeStoreParams {
         /// Query heads.

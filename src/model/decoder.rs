@@ -1,6 +1,6 @@
 //! The decoder that all architectures here are: sizes and switches, and the graph that follows from them.
 
-use super::{ExpertLayout, Options, Params, loader::Loader, rope};
+use super::{ExpertLayout, Options, Params, loader::Loader, mla, mla::Latent, rope};
 use crate::{
     error::{Error, Result},
     file::Tensor,
@@ -115,6 +115,8 @@ pub struct Decoder {
     pub ffn_norm: &'static str,
     /// How a Hugging Face file stores the experts.
     pub expert_layout: ExpertLayout,
+    /// Latent attention, where the model has it instead of the usual one.
+    pub latent: Option<Latent>,
     /// Parts of the file that are left aside: how their tensors' names begin, and what they are.
     pub skipped: Vec<(String, &'static str)>,
 }
@@ -164,6 +166,7 @@ impl Decoder {
             sinks: false,
             ffn_norm: "ffn_norm",
             expert_layout: ExpertLayout::Rows,
+            latent: None,
             skipped: vec![],
         })
     }
@@ -309,14 +312,23 @@ fn windows(p: &Params<'_>, layers: usize) -> Result<Vec<Option<usize>>> {
 pub(super) fn graph(d: &Decoder, p: &Params<'_>, mut l: Loader<'_>, options: &Options) -> Result<(Graph, Vec<Tensor>)> {
     let factors = l.numbers("rope_freqs.weight")?;
     let rope = rope::rope(p, d.head_dim, d.pairs, factors.as_deref(), options.bf16_rope)?;
+    let rope = if d.latent.is_some() { mla::rotation(p, rope) } else { rope };
     let table = l.table("token_embd.weight", d.vocab, d.hidden)?;
     let vocab = l.b.graph().weight(table).shape[0];
     let ids = l.b.one(Op::Tokens, &[])?;
     let mut x = l.b.one(Op::Embed { table, scale: d.multipliers.embedding }, &[ids])?; // [T, H]
     let mut traces = vec![];
+    let heads = d.latent.map(|_| l.b.one(Op::HeadIds { heads: d.heads }, &[])).transpose()?;
     for i in 0..d.layers {
         l.b.set_layer(Some(i as u32));
-        x = attention(d, &rope, &mut l, i, x)?;
+        x = match (&d.latent, heads) {
+            (Some(m), Some(heads)) => {
+                let normed = norm(d, &mut l, &format!("blk.{i}.attn_norm.weight"), d.hidden, x)?; // [T, H]
+                let y = mla::attention(d, m, &rope, &mut l, i, normed, heads)?;
+                add(d, &mut l, x, y)?
+            }
+            _ => attention(d, &rope, &mut l, i, x)?,
+        };
         let normed = norm(d, &mut l, &format!("blk.{i}.{}.weight", d.ffn_norm), d.hidden, x)?;
         x = match d.is_moe(i) {
             Some(m) => {
@@ -357,12 +369,12 @@ fn add(d: &Decoder, l: &mut Loader<'_>, x: ValueId, mut y: ValueId) -> Result<Va
     l.b.one(Op::Add, &[x, y])
 }
 
-fn norm(d: &Decoder, l: &mut Loader<'_>, name: &str, n: usize, x: ValueId) -> Result<ValueId> {
+pub(super) fn norm(d: &Decoder, l: &mut Loader<'_>, name: &str, n: usize, x: ValueId) -> Result<ValueId> {
     let weight = l.vector(name, n)?;
     l.b.one(Op::RmsNorm(Norm::rms(weight, d.eps)), &[x])
 }
 
-fn linear(l: &mut Loader<'_>, name: &str, out: usize, inp: usize, x: ValueId) -> Result<ValueId> {
+pub(super) fn linear(l: &mut Loader<'_>, name: &str, out: usize, inp: usize, x: ValueId) -> Result<ValueId> {
     let weight = l.matrix(name, out, inp)?;
     l.b.one(Op::Linear(Linear { weight, bias: None }), &[x])
 }
@@ -397,7 +409,7 @@ fn attention(d: &Decoder, rope: &Rope, l: &mut Loader<'_>, i: usize, x: ValueId)
     };
     let q = l.b.one(Op::Rope(rope.clone()), &[q])?;
     let k = l.b.one(Op::Rope(rope.clone()), &[k])?;
-    let cache = l.b.cache(CacheDecl { kv_heads: d.kv_heads, k_dim: d.head_dim, v_dim: d.head_dim });
+    let cache = l.b.cache(CacheDecl::new(d.kv_heads, d.head_dim, d.head_dim));
     let stored = l.b.one(Op::KvStore { cache }, &[k, v])?;
     let scale = d.multipliers.attention.unwrap_or(1.0 / (d.head_dim as f32).sqrt());
     let sinks = if d.sinks { Some(l.vector(&at("attn_sinks.weight"), d.heads)?) } else { None };

@@ -30,6 +30,9 @@ pub fn to_gguf(ckpt: &Checkpoint) -> Result<Checkpoint> {
     }
     let d = super::build(ckpt, &Options::default())?;
     let arch = gguf_arch(&d)?;
+    if d.decoder.latent.is_some() {
+        return Err(refused(arch, "latent attention, whose matrices would have to be rearranged"));
+    }
     let rope = rope_of(&d)?;
     let vocab = d.program.graph.weights.first().and_then(|w| w.shape.first().copied()).unwrap_or(d.decoder.vocab);
     let mut meta = Metadata::new();

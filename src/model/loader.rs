@@ -153,6 +153,51 @@ impl<'a> Loader<'a> {
         self.declare(canonical, &[out, inp], t)
     }
 
+    /// Of a matrix whose rows are `groups` times `sizes[0]` and then `sizes[1]` rows, those of one size: `which`.
+    ///
+    /// # Errors
+    /// As [`Loader::matrix`].
+    pub fn rows_of_groups(
+        &mut self,
+        canonical: &str,
+        groups: usize,
+        sizes: [usize; 2],
+        which: usize,
+        inp: usize,
+    ) -> Result<WeightId> {
+        let name = self.file_name(canonical);
+        let t = self.take(&name)?;
+        let t = group_rows(&t, &name, groups, sizes, which, inp)?;
+        self.declare(&format!("{canonical}:{which}"), &[groups * sizes[which], inp], t)
+    }
+
+    /// The two matrices of latent attention for each head: `[heads, rank, nope]`, from a query to the latent space, and
+    /// `[heads, value, rank]`, from there to a value. Apart in newer GGUF files, merged (keys first, not transposed) elsewhere.
+    ///
+    /// # Errors
+    /// As [`Loader::matrix`].
+    pub fn latent_heads(
+        &mut self,
+        layer: usize,
+        heads: usize,
+        sizes: [usize; 2],
+        rank: usize,
+    ) -> Result<[WeightId; 2]> {
+        let (k, v) = (format!("blk.{layer}.attn_k_b.weight"), format!("blk.{layer}.attn_v_b.weight"));
+        let shapes = [[heads, rank, sizes[0]], [heads, sizes[1], rank]];
+        let tensors = if self.is_gguf() && self.has(&k) {
+            [self.take(&k)?, self.take(&v)?]
+        } else {
+            let name = self.file_name(&format!("blk.{layer}.attn_kv_b.weight"));
+            let t = self.take(&name)?;
+            let keys = group_rows(&t, &name, heads, sizes, 0, rank)?;
+            let values = group_rows(&t, &name, heads, sizes, 1, rank)?;
+            [transposed(&keys, shapes[0])?, values.reshaped(shapes[1].to_vec())?]
+        };
+        let [a, b] = tensors;
+        Ok([self.declare(&k, &shapes[0], a)?, self.declare(&v, &shapes[1], b)?])
+    }
+
     /// A vector `[n]` as f32.
     ///
     /// # Errors
@@ -212,6 +257,40 @@ impl<'a> Loader<'a> {
         }
         Ok((self.b.finish(), self.weights))
     }
+}
+
+/// The rows of one size of [`Loader::rows_of_groups`], without copying.
+fn group_rows(t: &Tensor, name: &str, groups: usize, sizes: [usize; 2], which: usize, inp: usize) -> Result<Tensor> {
+    let rows = groups * (sizes[0] + sizes[1]);
+    let wrong = || Error::Model(format!("tensor `{name}` has shape {:?}, expected [{rows}, {inp}]", t.shape()));
+    if t.shape() != [rows, inp] || t.parts().len() != 1 {
+        return Err(wrong());
+    }
+    let (first, bytes) = (if which == 0 { 0 } else { sizes[0] }, t.row_bytes());
+    let part = |g: usize| {
+        let at = g * (sizes[0] + sizes[1]) + first;
+        t.parts()[0].slice(at * bytes..(at + sizes[which]) * bytes)
+    };
+    let parts = (0..groups).map(part).collect::<Option<Vec<_>>>().ok_or_else(wrong)?;
+    Tensor::new(t.dtype(), vec![groups * sizes[which], inp], parts)
+}
+
+/// Each head's matrix `[nope, rank]` as `[rank, nope]`, in the type it has where that is a float type, else as f32.
+fn transposed(t: &Tensor, [heads, rank, nope]: [usize; 3]) -> Result<Tensor> {
+    let size = t.row_bytes() / t.cols().max(1);
+    if t.dtype().is_float() {
+        let mut bytes = Vec::with_capacity(t.byte_len());
+        for (h, c) in (0..heads).flat_map(|h| (0..rank).map(move |c| (h, c))) {
+            (0..nope).for_each(|n| bytes.extend_from_slice(&t.row(h * nope + n)[c * size..(c + 1) * size]));
+        }
+        return Tensor::new(t.dtype(), vec![heads, rank, nope], vec![Bytes::from_vec(bytes)]);
+    }
+    let x = to_numbers(t)?;
+    let mut y = Vec::with_capacity(x.len());
+    for (h, c) in (0..heads).flat_map(|h| (0..rank).map(move |c| (h, c))) {
+        y.extend((0..nope).map(|n| x[(h * nope + n) * rank + c]));
+    }
+    Tensor::from_f32(vec![heads, rank, nope], y)
 }
 
 pub(super) fn to_numbers(t: &Tensor) -> Result<Vec<f32>> {

@@ -62,6 +62,7 @@ fn decoder(p: &Params<'_>) -> Result<Decoder> {
         multipliers: Multipliers::default(),
         sinks: false,
         ffn_norm: "ffn_norm",
+        latent: None,
         skipped: vec![],
         expert_layout: ExpertLayout::Rows,
     })

@@ -6,6 +6,7 @@
 //! Deliberately absent: quantisation, backends' devices.
 
 mod decoder;
+mod deepseek;
 mod deepseek_moe;
 mod dots1;
 mod ernie4_5_moe;
@@ -17,6 +18,7 @@ mod granite_moe;
 mod llama;
 mod loader;
 mod minimax_m2;
+mod mla;
 mod mini_mixtral;
 mod olmoe;
 mod params;
@@ -28,6 +30,7 @@ mod summary;
 pub use decoder::{Decoder, Multipliers, QkNorm, Shared};
 pub use expert_weights::ExpertLayout;
 pub use export::to_gguf;
+pub use mla::Latent;
 pub use params::Params;
 pub use summary::{LayerSummary, layers};
 
@@ -78,6 +81,9 @@ pub static REGISTRY: &[&Architecture] = &[
     &gpt_oss::GPT_OSS,
     &granite_moe::GRANITE_MOE,
     &granite_moe::GRANITE_MOE_SHARED,
+    &deepseek::DEEPSEEK_V2,
+    &deepseek::DEEPSEEK_V3,
+    &deepseek::KIMI_K2,
     &ernie4_5_moe::ERNIE4_5_MOE,
     &glm4_moe::GLM4_MOE,
     &dots1::DOTS1,

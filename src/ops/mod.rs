@@ -16,6 +16,7 @@ pub mod elementwise;
 pub mod embed;
 pub mod experts;
 pub mod fused;
+pub mod heads;
 pub mod linear;
 pub mod rms_norm;
 pub mod rope;
@@ -135,6 +136,8 @@ pub fn infer(op: &Op, inputs: &[Type], graph: &Graph) -> Result<Vec<Type>, Phras
         Op::RmsNorm(n) => rms_norm::infer(n, inputs, graph),
         Op::Linear(l) => linear::infer(l, inputs, graph),
         Op::Rope(r) => rope::infer(r, inputs),
+        Op::HeadIds { heads } => heads::infer_ids(*heads, inputs),
+        Op::JoinHeads { heads } => heads::infer_join(*heads, inputs),
         Op::KvStore { cache } => attend::infer_store(*cache, inputs, graph),
         Op::Attend(a) => attend::infer(a, inputs, graph),
         Op::Add | Op::Scale(_) | Op::Glu(_) | Op::Act(_) | Op::SigmoidGate | Op::TakeOutputs => {

@@ -61,7 +61,7 @@ pub(super) fn caches(g: &Graph, caps: &Caps, o: &Options) -> Result<Vec<CacheByt
         fits(caps, bytes.unwrap_or(u64::MAX), &format!("the KV cache of layer {i}"), help)
     };
     let cache = |(i, d): (usize, &crate::ir::CacheDecl)| {
-        Ok(CacheBytes { keys: side(d.kv_heads, d.k_dim, i)?, values: side(d.kv_heads, d.v_dim, i)? })
+        Ok(CacheBytes { keys: side(d.kv_heads, d.k_dim, i)?, values: side(d.kv_heads, d.stored_v_dim(), i)? })
     };
     g.caches.iter().enumerate().map(cache).collect()
 }
@@ -212,6 +212,8 @@ impl<'a> Lower<'a> {
             Op::Scale(f) => self.elementwise(1, None, ins, outs[0], *f)?,
             Op::Glu(act) => self.elementwise(2, Some(*act), ins, outs[0], 0.0)?,
             Op::SigmoidGate => self.elementwise(3, None, ins, outs[0], 0.0)?,
+            Op::HeadIds { heads } => self.head_ids(*heads, outs[0])?,
+            Op::JoinHeads { heads } => self.join_heads(*heads, ins, outs[0])?,
             Op::TakeOutputs => self.elementwise(4, None, ins, outs[0], 0.0)?,
             Op::Act(act) => self.elementwise(5, Some(*act), ins, outs[0], 0.0)?,
             // Its place was set by the router that it rides with, which makes its input.
@@ -387,7 +389,10 @@ impl<'a> Lower<'a> {
 
     pub fn cache(&self, c: CacheId, write: bool) -> Result<[Binding; 2]> {
         let access = if write { Access::ReadWrite } else { Access::Read };
-        Ok([self.bind("k_cache", Buffer::Keys(c.0), access)?, self.bind("v_cache", Buffer::Values(c.0), access)?])
+        // A store writes no values where they are part of keys, and has a buffer of their own to write none to.
+        let in_keys = !write && self.g.caches[c.0 as usize].v_in_k;
+        let values = if in_keys { Buffer::Keys(c.0) } else { Buffer::Values(c.0) };
+        Ok([self.bind("k_cache", Buffer::Keys(c.0), access)?, self.bind("v_cache", values, access)?])
     }
 
     /// Adds a step.

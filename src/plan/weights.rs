@@ -235,6 +235,8 @@ impl Layout<'_> {
             Op::Tokens
             | Op::Input { .. }
             | Op::Rope(_)
+            | Op::HeadIds { .. }
+            | Op::JoinHeads { .. }
             | Op::KvStore { .. }
             | Op::Add
             | Op::Scale(_)

@@ -25,6 +25,7 @@ parity! {
     rope: attention::rope();
     attend: attention::attend();
     rope_store: attention::rope_store();
+    latent: attention::latent();
     routers: moe::routers();
     moe_blocks: moe::blocks();
     expert_linear: moe::expert_linear();

@@ -265,13 +265,18 @@ impl State {
                 products::linear_glu(self.env(f), x, t, f.weight(*gate), f.weight(*up), *act, &mut outs[0])?;
             }
             Op::Rope(r) => self.turn(f, ins[0], None, r, &mut outs[0])?,
-            Op::KvStore { cache } => self.store(f, ins[0], None, ins[1], cache.0)?,
+            Op::HeadIds { heads } => {
+                let p = f.place(node.outputs[0]);
+                let ids = &mut self.ids[p.buffer][..f.step.tokens.len() * heads];
+                ids.iter_mut().enumerate().for_each(|(i, id)| *id = (i % heads) as u32);
+            }
+            Op::KvStore { cache } => self.store(f, ins[0], None, ins.get(1).copied(), cache.0)?,
             Op::RopeStore { q_norm, k_norm, rope, cache } => {
                 self.turn(f, ins[0], q_norm.as_ref(), rope, &mut outs[0])?;
                 let mut k = take(&mut self.normed);
                 k.grow(self.numbers_of(f, ins[1]).len());
                 let turned = self.turn(f, ins[1], k_norm.as_ref(), rope, &mut k);
-                let stored = turned.and_then(|()| self.store(f, ins[1], Some(&k), ins[2], cache.0));
+                let stored = turned.and_then(|()| self.store(f, ins[1], Some(&k), Some(ins[2]), cache.0));
                 self.normed = k;
                 stored?;
             }
@@ -314,6 +319,14 @@ impl State {
                 for ((y, x), g) in out.chunks_exact_mut(cols).zip(a.chunks_exact(cols)).zip(b()) {
                     let s = sigmoid(f64::from(*g)) as f32;
                     y.iter_mut().zip(x).for_each(|(y, x)| *y = x * s);
+                }
+            }
+            Op::JoinHeads { heads } => {
+                let b = b();
+                let [m, n] = [0, 1].map(|i| f.place(node.inputs[i]).cols / heads);
+                for ((y, a), b) in out.chunks_exact_mut(m + n).zip(a.chunks_exact(m)).zip(b.chunks_exact(n)) {
+                    y[..m].copy_from_slice(a);
+                    y[m..].copy_from_slice(b);
                 }
             }
             Op::ExpertCombine => {
@@ -425,14 +438,24 @@ impl State {
     }
 
     /// Writes keys (the value's, or what was made of them) and values.
-    fn store(&mut self, f: Frame<'_>, k: ValueId, turned: Option<&[f32]>, v: ValueId, cache: u32) -> Result<()> {
+    fn store(
+        &mut self,
+        f: Frame<'_>,
+        k: ValueId,
+        turned: Option<&[f32]>,
+        v: Option<ValueId>,
+        cache: u32,
+    ) -> Result<()> {
         let mut cache_out = take(&mut self.caches);
         let c = &mut cache_out[cache as usize];
         let keys = self.numbers_of(f, k);
         let keys = turned.map_or(keys, |t| &t[..keys.len()]);
         let env = self.env(f);
         let done = c.store_keys(env, f.step.past, keys);
-        let done = done.and_then(|()| c.store_values(env, f.step.past, self.numbers_of(f, v)));
+        let done = done.and_then(|()| match v {
+            Some(v) => c.store_values(env, f.step.past, self.numbers_of(f, v)),
+            None => Ok(()),
+        });
         self.caches = cache_out;
         done
     }

@@ -9,7 +9,7 @@ use crate::{
     error::{Error, Result},
     ir::{Graph, Linear, Node, Norm, Op, Rope, Rows, Type, ValueId, WeightId},
     ops::{
-        Array, Weights, attend, elementwise, embed, experts,
+        Array, Weights, attend, elementwise, embed, experts, heads,
         linear::{self, Activations},
         rms_norm, rope, router,
     },
@@ -45,7 +45,7 @@ impl Loaded for Reference {
         check_cache_memory(&self.program.graph, &options, 4)?;
         let cache = |d: &crate::ir::CacheDecl| attend::Cache {
             k: Array::zeros(options.ctx, d.kv_heads * d.k_dim),
-            v: Array::zeros(options.ctx, d.kv_heads * d.v_dim),
+            v: Array::zeros(options.ctx, d.kv_heads * d.stored_v_dim()),
         };
         let caches = self.program.graph.caches.iter().map(cache).collect();
         Ok(Box::new(Walker { program: self.program.clone(), activations: self.activations, options, caches }))
@@ -131,8 +131,11 @@ impl Walker {
             Op::RmsNorm(n) => rms_norm::eval(nums(0), n, w),
             Op::Linear(l) => linear::eval(nums(0), l, w),
             Op::Rope(r) => rope::eval(nums(0), r, step.past),
+            Op::HeadIds { heads: n } => return Ok(vec![Value::Ids(heads::eval_ids(step.tokens.len(), *n))]),
+            Op::JoinHeads { heads: n } => heads::eval_join(nums(0), nums(1), *n),
             Op::KvStore { cache } => {
-                self.store(nums(0), nums(1), cache.0, step);
+                let v = (node.inputs.len() > 1).then(|| nums(1));
+                self.store(nums(0), v, cache.0, step);
                 return Ok(vec![Value::Nothing]);
             }
             Op::Attend(a) => {
@@ -155,7 +158,7 @@ impl Walker {
             Op::RopeStore { q_norm, k_norm, rope, cache } => {
                 let turned = |x: &Array, n: &Option<Norm>| turn(x, n.as_ref(), rope, step.past, w);
                 let (q, k) = (turned(nums(0), q_norm), turned(nums(1), k_norm));
-                self.store(&k, nums(2), cache.0, step);
+                self.store(&k, Some(nums(2)), cache.0, step);
                 return Ok(vec![Value::Numbers(q), Value::Nothing]);
             }
             Op::LinearAdd { linear: l, gated, factor } => {
@@ -183,7 +186,7 @@ impl Walker {
         Ok(vec![Value::Numbers(made)])
     }
 
-    fn store(&mut self, k: &Array, v: &Array, cache: u32, step: &Step<'_>) {
+    fn store(&mut self, k: &Array, v: Option<&Array>, cache: u32, step: &Step<'_>) {
         let round: fn(f32) -> f32 = match self.options.kv {
             KvType::F32 => |x| x,
             KvType::F16 => |x| half::f16::from_f32(x).to_f32(),
