@@ -73,7 +73,13 @@ impl Loader<'_> {
     }
 
     /// The biases `[experts, out]` of one role as f32, where there are any.
-    fn expert_biases(&mut self, prefix: &str, role: &str, shape: [usize; 2], layout: ExpertLayout) -> Result<Option<Tensor>> {
+    fn expert_biases(
+        &mut self,
+        prefix: &str,
+        role: &str,
+        shape: [usize; 2],
+        layout: ExpertLayout,
+    ) -> Result<Option<Tensor>> {
         let name = self.file_name(&format!("{prefix}{role}_exps.bias"));
         if self.in_file(&name) {
             return as_f32(&self.take(&name)?).map(Some);
@@ -89,7 +95,12 @@ impl Loader<'_> {
         }
         let t = self.take(&name)?;
         if t.shape() != [shape[0], pick.all] {
-            return Err(Error::Model(format!("tensor `{name}` has shape {:?}, expected [{}, {}]", t.shape(), shape[0], pick.all)));
+            return Err(Error::Model(format!(
+                "tensor `{name}` has shape {:?}, expected [{}, {}]",
+                t.shape(),
+                shape[0],
+                pick.all
+            )));
         }
         let all = to_numbers(&t)?;
         let of = |e: &[f32]| (0..shape[1]).map(|o| e[pick.first + pick.step * o]).collect::<Vec<f32>>();
@@ -137,10 +148,12 @@ impl Loader<'_> {
     /// have the exponent first, and byte j holds the weights j and j + 16.
     fn from_mxfp4(&mut self, file: &str, pick: Pick, [e, out, inp]: [usize; 3]) -> Result<Tensor> {
         let groups = inp / 32;
-        let wrong = |name: &str| Error::Model(format!("tensor `{name}` does not hold MXFP4 of [{e}, {}, {inp}]", pick.all));
+        let wrong =
+            |name: &str| Error::Model(format!("tensor `{name}` does not hold MXFP4 of [{e}, {}, {inp}]", pick.all));
         let (blocks, scales) = (format!("{file}_blocks"), format!("{file}_scales"));
         let (q, s) = (self.take_raw(&blocks)?, self.take_raw(&scales)?);
-        let count = [e, pick.all, groups].iter().try_fold(1usize, |n, d| n.checked_mul(*d)).ok_or_else(|| wrong(&blocks))?;
+        let count =
+            [e, pick.all, groups].iter().try_fold(1usize, |n, d| n.checked_mul(*d)).ok_or_else(|| wrong(&blocks))?;
         if inp % 32 != 0 || Some(q.len()) != count.checked_mul(16) {
             return Err(wrong(&blocks));
         }

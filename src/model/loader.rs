@@ -112,7 +112,9 @@ impl<'a> Loader<'a> {
     /// other matrices.
     fn half(&mut self, canonical: &str, out: usize) -> Result<Option<Tensor>> {
         let halves = [("ffn_gate", 0), ("ffn_up", out)];
-        let Some((role, first)) = halves.into_iter().find(|(role, _)| canonical.contains(role)) else { return Ok(None) };
+        let Some((role, first)) = halves.into_iter().find(|(role, _)| canonical.contains(role)) else {
+            return Ok(None);
+        };
         let merged = self.file_name(&canonical.replace(role, "ffn_gate_up"));
         if self.in_file(&self.file_name(canonical)) || !self.in_file(&merged) {
             return Ok(None);

@@ -158,7 +158,8 @@ impl Yarn {
         let (d, base) = (dims as f64, f64::from(base));
         // The pair that makes this many rotations over the context of training.
         let pair = |rotations: f32| {
-            d * (f64::from(self.original) / (f64::from(rotations) * 2.0 * std::f64::consts::PI)).ln() / (2.0 * base.ln())
+            d * (f64::from(self.original) / (f64::from(rotations) * 2.0 * std::f64::consts::PI)).ln()
+                / (2.0 * base.ln())
         };
         let (mut low, mut high) = (pair(self.beta_fast), pair(self.beta_slow));
         if self.truncate {

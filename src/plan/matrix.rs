@@ -162,10 +162,8 @@ impl Lower<'_> {
     ) -> Result<()> {
         let [gate, up] = [self.w.matrix(&[w[0]])?, self.w.matrix(&[w[1]])?];
         let [g, u] = [&self.w.matrices[gate as usize], &self.w.matrices[up as usize]];
-        let variant = self
-            .matrix_variant(&catalogue::LINEAR_GLU, g.cols, !self.decode)
-            .formats(&[g.dtype, u.dtype])
-            .act(act);
+        let variant =
+            self.matrix_variant(&catalogue::LINEAR_GLU, g.cols, !self.decode).formats(&[g.dtype, u.dtype]).act(act);
         let variant = if norm.is_some() { variant.with("NORM", 1) } else { variant };
         for (i, (s, s_up)) in g.segments.iter().zip(&u.segments).enumerate() {
             let p = params::GluLinearParams {

@@ -136,7 +136,9 @@ fn vectors_of(graph: &Graph) -> Vec<bool> {
     let mut found: Vec<bool> = graph.weights.iter().map(|w| w.shape.len() == 1).collect();
     for node in &graph.nodes {
         let biases = match &node.op {
-            Op::ExpertLinear(l) | Op::ExpertAct { linear: l, .. } | Op::ExpertDownAdd { linear: l, .. } => [l.bias, None],
+            Op::ExpertLinear(l) | Op::ExpertAct { linear: l, .. } | Op::ExpertDownAdd { linear: l, .. } => {
+                [l.bias, None]
+            }
             Op::ExpertGlu { gate, up, .. } => [gate.bias, up.bias],
             _ => [None, None],
         };

@@ -174,9 +174,7 @@ impl Walker {
                 elementwise::glu(&half(gate), &half(up), *act)
             }
             Op::LinearAct { linear: l, act } => elementwise::act(&linear::eval(nums(0), l, w), *act),
-            Op::ExpertAct { linear: l, act } => {
-                elementwise::act(&experts::eval_linear(nums(0), ids(1), l, w), *act)
-            }
+            Op::ExpertAct { linear: l, act } => elementwise::act(&experts::eval_linear(nums(0), ids(1), l, w), *act),
             Op::ExpertDownAdd { linear: l, factor } => {
                 let y = experts::eval_combine(&experts::eval_linear(nums(0), ids(1), l, w), nums(2));
                 elementwise::add(nums(3), &elementwise::scale(&y, *factor))
