@@ -111,4 +111,28 @@ impl Router {
         words.extend((self.scale != 1.0).then(|| format!("times {}", self.scale)));
         words.join(", ")
     }
+
+    /// Whether the numbers fit each otheself.
+    ///
+    /// # Errors
+    /// What does not fit.
+    pub fn check(&self) -> Result<(), String> {
+        if self.used == 0 || self.used > self.experts {
+            return Err(format!("top {} of {} experts", self.used, self.experts));
+        }
+        if self.score == Score::SoftmaxOfSelected && !self.chooses_by_logits() {
+            return Err("a softmax of the selected with a selection bias: there are no scores to add it to".into());
+        }
+        let Some(Groups { count, used, score }) = self.groups else { return Ok(()) };
+        if count == 0 || self.experts % count != 0 || used == 0 || used > count {
+            return Err(format!("{used} of {count} groups of {} experts", self.experts));
+        }
+        if score == GroupScore::TopTwo && self.experts / count < 2 {
+            return Err(format!("the two best of groups of {} expert", self.experts / count));
+        }
+        if self.used > used * (self.experts / count) {
+            return Err(format!("{} experts from {used} of {count} groups of {}", self.used, self.experts / count));
+        }
+        Ok(())
+    }
 }

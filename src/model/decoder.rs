@@ -219,7 +219,7 @@ pub(super) fn router(p: &Params<'_>, family: Router) -> Result<Router> {
     if let Some(scale) = p.opt_f32("expert_weights_scale", "")?.filter(|s| *s != 0.0) {
         r.scale = scale;
     }
-    crate::ops::router::check(&r).map_err(Error::Model)?;
+    r.check().map_err(Error::Model)?;
     Ok(r)
 }
 

@@ -47,35 +47,11 @@ pub fn infer(r: &Router, inputs: &[Type], g: &Graph) -> Result<Vec<Type>, Phrase
     if cols != r.experts {
         return Err(format!("{} experts on {cols} logits", r.experts));
     }
-    check(r)?;
+    r.check()?;
     if let Some(b) = r.selection_bias {
         weight_shape(g, b, &[r.experts])?;
     }
     Ok(vec![Type::U32(rows, r.used), Type::F32(rows, r.used)])
-}
-
-/// Whether the numbers fit each other.
-///
-/// # Errors
-/// What does not fit.
-pub fn check(r: &Router) -> Result<(), Phrase> {
-    if r.used == 0 || r.used > r.experts {
-        return Err(format!("top {} of {} experts", r.used, r.experts));
-    }
-    if r.score == Score::SoftmaxOfSelected && !r.chooses_by_logits() {
-        return Err("a softmax of the selected with a selection bias: there are no scores to add it to".into());
-    }
-    let Some(Groups { count, used, score }) = r.groups else { return Ok(()) };
-    if count == 0 || r.experts % count != 0 || used == 0 || used > count {
-        return Err(format!("{used} of {count} groups of {} experts", r.experts));
-    }
-    if score == GroupScore::TopTwo && r.experts / count < 2 {
-        return Err(format!("the two best of groups of {} expert", r.experts / count));
-    }
-    if r.used > used * (r.experts / count) {
-        return Err(format!("{} experts from {used} of {count} groups of {}", r.used, r.experts / count));
-    }
-    Ok(())
 }
 
 fn softmax(x: &[f64]) -> Vec<f64> {
