@@ -54,7 +54,7 @@ impl Loader<'_> {
         let candidates = [Some((name.clone(), whole)), self.merged(prefix, role, shape[1], layout)];
         for (file, pick) in candidates.into_iter().flatten() {
             if self.in_file(&format!("{file}_blocks")) {
-                return self.from_mxfp4(&file, pick, shape);
+                return self.mxfp4_of(&file, pick, shape);
             }
             if !self.in_file(&file) {
                 continue;
@@ -146,7 +146,7 @@ impl Loader<'_> {
     /// MXFP4 as Hugging Face stores it: `_blocks` `[E, rows, groups, 16]`, where byte j of a group holds the weights 2j
     /// (low) and 2j + 1 (high), and `_scales` `[E, rows, groups]`, the exponents. ggml's blocks, which this engine reads,
     /// have the exponent first, and byte j holds the weights j and j + 16.
-    fn from_mxfp4(&mut self, file: &str, pick: Pick, [e, out, inp]: [usize; 3]) -> Result<Tensor> {
+    fn mxfp4_of(&mut self, file: &str, pick: Pick, [e, out, inp]: [usize; 3]) -> Result<Tensor> {
         let groups = inp / 32;
         let wrong =
             |name: &str| Error::Model(format!("tensor `{name}` does not hold MXFP4 of [{e}, {}, {inp}]", pick.all));
