@@ -217,8 +217,14 @@ impl Lanes for Portable {
     }
 }
 
+#[cfg(target_arch = "aarch64")]
+pub use neon::{Neon, half_neon};
 #[cfg(target_arch = "x86_64")]
 pub use x86::{Avx2, Avx512};
+
+#[cfg(target_arch = "aarch64")]
+#[path = "lanes_neon.rs"]
+mod neon;
 
 #[cfg(target_arch = "x86_64")]
 mod x86 {

@@ -190,7 +190,7 @@ impl Weight {
             // them; `Acts` gives rows of as many activations as the weight has columns.
             unsafe {
                 panel.fill(fill, from.as_ptr(), self.row_bytes(), rows, self.cols());
-                panel.multiply(fill.fine, self.cols(), rows, acts, &mut out[r..], stride);
+                panel.multiply(fill, self.cols(), rows, acts, &mut out[r..], stride);
             }
         }
     }
