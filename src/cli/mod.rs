@@ -18,6 +18,7 @@ mod output;
 mod perplexity;
 mod quantize;
 mod report;
+mod routing;
 mod run;
 mod score;
 mod stream;

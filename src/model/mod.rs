@@ -15,10 +15,12 @@ mod params;
 mod qwen2_moe;
 mod qwen3_moe;
 mod rope;
+mod summary;
 
 pub use decoder::{Decoder, QkNorm, Shared};
 pub use export::to_gguf;
 pub use params::Params;
+pub use summary::{LayerSummary, layers};
 
 use crate::{
     error::{Error, Result},
