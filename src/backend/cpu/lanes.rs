@@ -81,6 +81,8 @@ impl Store for Brain {
 /// alignment and must be valid for sixteen numbers.
 #[allow(clippy::missing_safety_doc, missing_docs)]
 pub trait Lanes: Copy {
+    /// Registers that a vector takes.
+    const REGISTERS: usize;
     unsafe fn splat(x: f32) -> Self;
     unsafe fn load(p: *const f32) -> Self;
     unsafe fn load_f16(p: *const u16) -> Self;
@@ -138,6 +140,7 @@ macro_rules! each {
 }
 
 impl Lanes for Portable {
+    const REGISTERS: usize = 4;
     #[inline(always)]
     unsafe fn splat(x: f32) -> Self {
         Portable([x; N])
@@ -269,6 +272,7 @@ mod x86 {
     }
 
     impl Lanes for Avx2 {
+        const REGISTERS: usize = 2;
         methods! {
             fn splat(x: f32) -> Self { Avx2(_mm256_set1_ps(x), _mm256_set1_ps(x)) }
             fn load(p: *const f32) -> Self { Avx2(_mm256_loadu_ps(p), _mm256_loadu_ps(p.add(8))) }
@@ -318,6 +322,7 @@ mod x86 {
     }
 
     impl Lanes for Avx512 {
+        const REGISTERS: usize = 1;
         methods! {
             fn splat(x: f32) -> Self { Avx512(_mm512_set1_ps(x)) }
             fn load(p: *const f32) -> Self { Avx512(_mm512_loadu_ps(p)) }

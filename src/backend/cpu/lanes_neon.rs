@@ -62,6 +62,7 @@ macro_rules! four {
 }
 
 impl Lanes for Neon {
+    const REGISTERS: usize = 4;
     #[inline(always)]
     unsafe fn splat(x: f32) -> Self {
         // SAFETY: the processor has NEON by the contract.

@@ -9,6 +9,7 @@
 #[cfg(target_arch = "x86_64")]
 mod avx512;
 pub mod float;
+pub mod float_panel;
 pub mod formats;
 pub mod panel;
 mod scalar;
