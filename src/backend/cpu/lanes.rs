@@ -104,6 +104,9 @@ pub trait Lanes: Copy {
     unsafe fn scale2(self, n: Self) -> Self;
     unsafe fn sum(self) -> f32;
     unsafe fn largest(self) -> f32;
+    /// Asks for the cache line at `p`, which may be any address; does nothing where there is no such instruction.
+    #[inline(always)]
+    unsafe fn prefetch(_p: *const u8) {}
 
     /// `e^self` with a relative error of about 1e-7: range reduction by ln 2 in two parts (Cody and Waite) and the minimax
     /// polynomial of degree 6 of Cephes' `expf`. Clamped to -87.33 ..= 88; not-a-number stays.
@@ -273,6 +276,11 @@ mod x86 {
 
     impl Lanes for Avx2 {
         const REGISTERS: usize = 2;
+        #[inline(always)]
+        unsafe fn prefetch(p: *const u8) {
+            // SAFETY: a prefetch reads nothing that the program sees.
+            unsafe { _mm_prefetch::<_MM_HINT_T0>(p.cast()) }
+        }
         methods! {
             fn splat(x: f32) -> Self { Avx2(_mm256_set1_ps(x), _mm256_set1_ps(x)) }
             fn load(p: *const f32) -> Self { Avx2(_mm256_loadu_ps(p), _mm256_loadu_ps(p.add(8))) }
@@ -323,6 +331,11 @@ mod x86 {
 
     impl Lanes for Avx512 {
         const REGISTERS: usize = 1;
+        #[inline(always)]
+        unsafe fn prefetch(p: *const u8) {
+            // SAFETY: a prefetch reads nothing that the program sees.
+            unsafe { _mm_prefetch::<_MM_HINT_T0>(p.cast()) }
+        }
         methods! {
             fn splat(x: f32) -> Self { Avx512(_mm512_set1_ps(x)) }
             fn load(p: *const f32) -> Self { Avx512(_mm512_loadu_ps(p)) }
