@@ -164,7 +164,7 @@ impl Weight {
             self.by_rows(bytes, n, tokens.len(), |i| (ActRow::NONE, floats(&tokens[i])), out, stride);
             return;
         }
-        let Work { panel, acts, pair } = work;
+        let Work { panel, acts, pair, .. } = work;
         acts.clear();
         acts.extend(tokens.iter().flat_map(|t| x.acts.planes(*t as usize)));
         if acts.len() == tokens.len() {
