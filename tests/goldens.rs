@@ -10,7 +10,7 @@ use moeray::{
 use safetensors::SafeTensors;
 use std::path::{Path, PathBuf};
 
-const MODELS: [&str; 5] = ["llama", "mixtral", "qwen2_moe", "qwen3_moe", "olmoe"];
+const MODELS: [&str; 7] = ["llama", "mixtral", "qwen2_moe", "qwen3_moe", "olmoe", "qwen3_next", "qwen3_5_moe"];
 
 pub fn folder(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/goldens").join(name)
@@ -94,7 +94,7 @@ pub fn forward(loaded: &dyn moeray::backend::Loaded, ids: &[u32], chunks: &[usiz
 pub fn check_routing(name: &str, d: &Definition, out: &[Output], g: &Golden) -> Result<(), String> {
     let names = names(d);
     let k = d.decoder.moe.as_ref().map_or(0, |m| m.router.used);
-    let renormalise = matches!(name, "mixtral" | "qwen3_moe");
+    let renormalise = matches!(name, "mixtral" | "qwen3_moe" | "qwen3_next" | "qwen3_5_moe");
     let layers: Vec<&str> = names.iter().filter_map(|n| n.strip_prefix("router_ids_")).collect();
     assert_eq!(layers.len(), g.routers.len(), "{name}: MoE layers");
     for (layer, (logits, experts)) in layers.iter().zip(&g.routers) {

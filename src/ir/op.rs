@@ -1,6 +1,6 @@
 //! The ops. Their meaning (formula, shapes, reference code, tolerance) is on their page in [`crate::ops`].
 
-use super::{CacheId, WeightId};
+use super::{CacheId, StateId, WeightId};
 
 /// Root-mean-square normalisation with its weight (`ops/rms_norm.rs`).
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -70,6 +70,58 @@ pub enum Activation {
     GeluTanh,
     /// `max(x, 0)`.
     Relu,
+    /// `1 / (1 + exp(-x))`: gates of attention's output.
+    Sigmoid,
+    /// `x`: a bilinear unit, a product of two projections.
+    Identity,
+}
+
+/// Causal convolution of each channel over its last inputs (`ops/short_conv.rs`).
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct ShortConv {
+    /// `[taps · channels]`, tap by tap, oldest input first.
+    pub weight: WeightId,
+    /// `[channels]`.
+    pub bias: Option<WeightId>,
+    /// Inputs that a result depends on, its own included.
+    pub taps: usize,
+    /// On the sum.
+    pub act: Option<Activation>,
+    /// The last `taps − 1` inputs.
+    pub state: StateId,
+}
+
+/// Linear attention with the gated delta rule (`ops/delta_net.rs`).
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct DeltaNet {
+    /// Heads of queries and keys.
+    pub k_heads: usize,
+    /// Heads of values, a multiple of these.
+    pub v_heads: usize,
+    /// Columns of a query and of a key.
+    pub k_dim: usize,
+    /// Columns of a value.
+    pub v_dim: usize,
+    /// `[v_heads]`, negative: how fast a head forgets.
+    pub decay: WeightId,
+    /// `[v_heads]`: added to what the token says of it.
+    pub dt_bias: WeightId,
+    /// Whether value head h goes with key head `h % k_heads` (llama.cpp's order for Qwen3.5); else `h / (v_heads / k_heads)`.
+    pub tiled: bool,
+    /// `[v_heads, k_dim, v_dim]`.
+    pub state: StateId,
+}
+
+impl DeltaNet {
+    /// Columns of queries, keys and values together.
+    pub fn qkv_cols(&self) -> usize {
+        2 * self.k_heads * self.k_dim + self.v_heads * self.v_dim
+    }
+
+    /// The key head that serves value head `h`.
+    pub fn key_head(&self, h: usize) -> usize {
+        if self.tiled { h % self.k_heads } else { h / (self.v_heads / self.k_heads) }
+    }
 }
 
 /// How router logits become scores.
@@ -131,6 +183,10 @@ pub enum Op {
     },
     /// `(q [T, heads·Dk], cache) → [T, heads·Dv]`: row t sees positions ..= P + t.
     Attend(Attention),
+    /// `(x [T, C]) → [T, C]`: each channel convolved over its last inputs; moves its state on.
+    ShortConv(ShortConv),
+    /// `(qkv [T, 2·Hk·Dk + Hv·Dv], a [T, Hv], b [T, Hv]) → [T, Hv·Dv]`: linear attention; moves its state on.
+    DeltaNet(DeltaNet),
     /// `(a, b) → a + b`.
     Add,
     /// `(x) → factor · x`.
@@ -223,6 +279,8 @@ impl Op {
             Op::Rope(_) => "rope",
             Op::KvStore { .. } => "kv_store",
             Op::Attend(_) => "attend",
+            Op::ShortConv(_) => "short_conv",
+            Op::DeltaNet(_) => "delta_net",
             Op::Add => "add",
             Op::Scale(_) => "scale",
             Op::Glu(_) => "glu",
@@ -241,6 +299,15 @@ impl Op {
         }
     }
 
+    /// The recurrent state that the op reads and overwrites.
+    pub fn state(&self) -> Option<StateId> {
+        match self {
+            Op::ShortConv(c) => Some(c.state),
+            Op::DeltaNet(d) => Some(d.state),
+            _ => None,
+        }
+    }
+
     /// The weights that the op reads.
     pub fn weights(&self) -> Vec<WeightId> {
         let lin = |l: &Linear| [Some(l.weight), l.bias];
@@ -249,6 +316,8 @@ impl Op {
             Op::RmsNorm(n) => vec![Some(n.weight)],
             Op::Linear(l) | Op::LinearAdd { linear: l, .. } => lin(l).to_vec(),
             Op::Attend(a) => vec![a.sinks],
+            Op::ShortConv(c) => vec![Some(c.weight), c.bias],
+            Op::DeltaNet(d) => vec![Some(d.decay), Some(d.dt_bias)],
             Op::ExpertLinear { weight } | Op::ExpertDownAdd { weight } => vec![Some(*weight)],
             Op::NormLinears { norm, parts } => {
                 std::iter::once(norm.map(|n| n.weight)).chain(parts.iter().flat_map(lin)).collect()

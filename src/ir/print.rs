@@ -36,6 +36,8 @@ impl fmt::Display for Graph {
                     write!(f, " [top {} of {}, {:?}, renormalise {}]", r.used, r.experts, r.score, r.renormalise)?;
                 }
                 Op::Attend(a) => write!(f, " [{} heads, window {:?}]", a.heads, a.window)?,
+                Op::ShortConv(c) => write!(f, " [{} taps, state{}]", c.taps, c.state.0)?,
+                Op::DeltaNet(d) => write!(f, " [{} heads on {}, state{}]", d.v_heads, d.k_heads, d.state.0)?,
                 Op::Glu(a) | Op::LinearGlu { act: a, .. } | Op::ExpertGlu { act: a, .. } => write!(f, " [{a:?}]")?,
                 _ => {}
             }

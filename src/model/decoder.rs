@@ -1,6 +1,11 @@
 //! The decoder that all architectures here are: sizes and switches, and the graph that follows from them.
 
-use super::{Options, Params, loader::Loader, rope};
+use super::{
+    Options, Params,
+    loader::Loader,
+    recurrent::{self, Mixer},
+    rope,
+};
 use crate::{
     error::{Error, Result},
     file::Tensor,
@@ -82,6 +87,16 @@ pub struct Decoder {
     pub windows: Vec<Option<usize>>,
     /// Experts; `None` for a dense model.
     pub moe: Option<Moe>,
+    /// What mixes tokens in each layer; empty: attention everywhere.
+    pub mixers: Vec<Mixer>,
+    /// Whether the attention's output is scaled by a sigmoid gate, whose rows lie behind each head's in the query matrix.
+    pub gated_attention: bool,
+    /// Added to the stored weights of norms: 1 where a checkpoint stores differences from 1.
+    pub norm_offset: f32,
+    /// The name of the norm before the feed-forward network.
+    pub ffn_norm: &'static str,
+    /// The name of the last norm.
+    pub output_norm: &'static str,
     /// Whether a missing output matrix means that the embedding serves for it.
     pub tied: bool,
 }
@@ -114,6 +129,11 @@ impl Decoder {
             qkv_bias: Bias::IfPresent,
             act: activation(p)?,
             windows: windows(p, layers)?,
+            mixers: vec![],
+            gated_attention: false,
+            norm_offset: 0.0,
+            ffn_norm: "ffn_norm",
+            output_norm: "output_norm",
             moe: None,
             // A GGUF without an output matrix is tied; a Hugging Face config says so.
             tied: p.is_gguf() || p.opt_bool("", "tie_word_embeddings")?.unwrap_or(false),
@@ -155,6 +175,10 @@ impl Decoder {
 
     fn is_moe(&self, layer: usize) -> Option<&Moe> {
         self.moe.as_ref().filter(|m| !m.dense_layers.contains(&layer))
+    }
+
+    fn mixer(&self, layer: usize) -> Mixer {
+        self.mixers.get(layer).copied().unwrap_or(Mixer::Attention)
     }
 
     fn window(&self, layer: usize) -> Option<usize> {
@@ -220,8 +244,12 @@ pub(super) fn graph(d: &Decoder, p: &Params<'_>, mut l: Loader<'_>, options: &Op
     let mut traces = vec![];
     for i in 0..d.layers {
         l.b.set_layer(Some(i as u32));
-        x = attention(d, &rope, &mut l, i, x)?;
-        let normed = norm(d, &mut l, &format!("blk.{i}.ffn_norm.weight"), d.hidden, x)?;
+        let normed = norm(d, &mut l, &format!("blk.{i}.attn_norm.weight"), d.hidden, x)?; // [T, H]
+        x = match d.mixer(i) {
+            Mixer::Attention => attention(d, &rope, &mut l, i, x, normed)?,
+            other => recurrent::mixed(d, &mut l, other, i, x, normed)?,
+        };
+        let normed = norm(d, &mut l, &format!("blk.{i}.{}.weight", d.ffn_norm), d.hidden, x)?;
         x = match d.is_moe(i) {
             Some(m) => {
                 let (x, ids, weights) = experts(d, m, &mut l, i, x, normed)?;
@@ -236,7 +264,7 @@ pub(super) fn graph(d: &Decoder, p: &Params<'_>, mut l: Loader<'_>, options: &Op
     }
     l.b.set_layer(None);
     let x = l.b.one(Op::TakeOutputs, &[x])?; // [O, H]
-    let x = norm(d, &mut l, "output_norm.weight", d.hidden, x)?;
+    let x = norm(d, &mut l, &format!("{}.weight", d.output_norm), d.hidden, x)?;
     let head = if d.tied && !l.has("output.weight") { table } else { l.matrix("output.weight", vocab, d.hidden)? };
     let logits = l.b.one(Op::Linear(Linear { weight: head, bias: None }), &[x])?; // [O, V]
     l.b.output("logits", logits);
@@ -249,12 +277,12 @@ pub(super) fn graph(d: &Decoder, p: &Params<'_>, mut l: Loader<'_>, options: &Op
     l.finish()
 }
 
-fn norm(d: &Decoder, l: &mut Loader<'_>, name: &str, n: usize, x: ValueId) -> Result<ValueId> {
-    let weight = l.vector(name, n)?;
+pub(super) fn norm(d: &Decoder, l: &mut Loader<'_>, name: &str, n: usize, x: ValueId) -> Result<ValueId> {
+    let weight = l.vector_of(name, n, |w| w + d.norm_offset)?;
     l.b.one(Op::RmsNorm(Norm { weight, eps: d.eps }), &[x])
 }
 
-fn linear(l: &mut Loader<'_>, name: &str, out: usize, inp: usize, x: ValueId) -> Result<ValueId> {
+pub(super) fn linear(l: &mut Loader<'_>, name: &str, out: usize, inp: usize, x: ValueId) -> Result<ValueId> {
     let weight = l.matrix(name, out, inp)?;
     l.b.one(Op::Linear(Linear { weight, bias: None }), &[x])
 }
@@ -270,11 +298,15 @@ fn projection(d: &Decoder, l: &mut Loader<'_>, stem: &str, shape: [usize; 2], x:
 }
 
 /// x + W_o · attention(norm(x)).
-fn attention(d: &Decoder, rope: &Rope, l: &mut Loader<'_>, i: usize, x: ValueId) -> Result<ValueId> {
+fn attention(d: &Decoder, rope: &Rope, l: &mut Loader<'_>, i: usize, x: ValueId, normed: ValueId) -> Result<ValueId> {
     let at = |s: &str| format!("blk.{i}.{s}");
     let (q_cols, kv_cols) = (d.heads * d.head_dim, d.kv_heads * d.head_dim);
-    let normed = norm(d, l, &at("attn_norm.weight"), d.hidden, x)?; // [T, H]
-    let q = projection(d, l, &at("attn_q"), [q_cols, d.hidden], normed)?; // [T, heads·D]
+    let (q, gate) = if d.gated_attention {
+        let [q, gate] = gated_query(d, l, i, normed)?;
+        (q, Some(gate))
+    } else {
+        (projection(d, l, &at("attn_q"), [q_cols, d.hidden], normed)?, None) // [T, heads·D]
+    };
     let k = projection(d, l, &at("attn_k"), [kv_cols, d.hidden], normed)?; // [T, kv_heads·D]
     let v = projection(d, l, &at("attn_v"), [kv_cols, d.hidden], normed)?; // [T, kv_heads·D]
     let (q, k) = match d.qk_norm {
@@ -293,9 +325,24 @@ fn attention(d: &Decoder, rope: &Rope, l: &mut Loader<'_>, i: usize, x: ValueId)
     let stored = l.b.one(Op::KvStore { cache }, &[k, v])?;
     let scale = 1.0 / (d.head_dim as f32).sqrt();
     let spec = Attention { cache, heads: d.heads, scale, window: d.window(i), sinks: None };
-    let y = l.b.one(Op::Attend(spec), &[q, stored])?; // [T, heads·D]
+    let mut y = l.b.one(Op::Attend(spec), &[q, stored])?; // [T, heads·D]
+    if let Some(gate) = gate {
+        y = l.b.one(Op::Glu(Activation::Sigmoid), &[gate, y])?;
+    }
     let y = projection(d, l, &at("attn_output"), [d.hidden, q_cols], y)?; // [T, H]
     l.b.one(Op::Add, &[x, y])
+}
+
+/// Queries and the gate of the attention's output, from one matrix that has the rows of each head's query and then those
+/// of its gate.
+fn gated_query(d: &Decoder, l: &mut Loader<'_>, i: usize, x: ValueId) -> Result<[ValueId; 2]> {
+    let (name, n) = (format!("blk.{i}.attn_q.weight"), d.head_dim);
+    let mut half = |which: usize, part: &str| {
+        let rows = (0..d.heads).map(|h| (2 * h + which) * n..(2 * h + which + 1) * n).collect();
+        let weight = l.rows(&name, [2 * d.heads * n, d.hidden], part, rows)?;
+        l.b.one(Op::Linear(Linear { weight, bias: None }), &[x]) // [T, heads·D]
+    };
+    Ok([half(0, &name)?, half(1, &format!("blk.{i}.attn_q_gate.weight"))?])
 }
 
 /// down(act(gate(x)) · up(x)) with the matrices `<prefix>gate<suffix>` and so on.

@@ -8,7 +8,7 @@ use crate::{
     ir::WeightId,
     quant::{self, DType},
 };
-use std::collections::HashSet;
+use std::{collections::HashSet, ops::Range};
 
 /// Declares weights in a graph and finds their tensors. Every tensor of the file must be used by the end: one that is not
 /// would be a part of the model that this architecture does not compute.
@@ -37,11 +37,15 @@ impl<'a> Loader<'a> {
             Some((n, rest)) => (Some(n), rest),
             None => (None, canonical),
         };
-        let (stem, ending) = rest.rsplit_once('.').unwrap_or((rest, ""));
-        let name = self.names.find(stem).unwrap_or(stem);
+        // A name with its ending goes first: not every file's ends alike.
+        let name = match (self.names.find(rest), rest.rsplit_once('.')) {
+            (Some(whole), _) => whole.to_string(),
+            (None, Some((stem, ending))) => format!("{}.{ending}", self.names.find(stem).unwrap_or(stem)),
+            (None, None) => rest.to_string(),
+        };
         match layer {
-            Some(n) => format!("{}{n}.{name}.{ending}", self.names.layers),
-            None => format!("{name}.{ending}"),
+            Some(n) => format!("{}{n}.{name}", self.names.layers),
+            None => name,
         }
     }
 
@@ -108,6 +112,69 @@ impl<'a> Loader<'a> {
     pub fn vector(&mut self, canonical: &str, n: usize) -> Result<WeightId> {
         let t = as_f32(&self.take(&self.file_name(canonical))?)?;
         self.declare(canonical, &[n], t)
+    }
+
+    /// A vector `[n]` as f32, each number through `f`.
+    ///
+    /// # Errors
+    /// As [`Loader::matrix`].
+    pub fn vector_of(&mut self, canonical: &str, n: usize, f: impl Fn(f32) -> f32) -> Result<WeightId> {
+        let t = self.take(&self.file_name(canonical))?;
+        let numbers = to_numbers(&t)?.into_iter().map(f).collect();
+        self.declare(canonical, &[n], Tensor::from_f32(t.shape().to_vec(), numbers)?)
+    }
+
+    /// The taps of a convolution of each channel by itself, in the file `[channels, taps]` (or `[channels, 1, taps]`), as
+    /// `[taps · channels]` f32, tap by tap.
+    ///
+    /// # Errors
+    /// As [`Loader::matrix`].
+    pub fn conv(&mut self, canonical: &str, channels: usize, taps: usize) -> Result<WeightId> {
+        let name = self.file_name(canonical);
+        let t = self.take(&name)?;
+        if t.shape() != [channels, taps] && t.shape() != [channels, 1, taps] {
+            let shape = t.shape();
+            return Err(Error::Model(format!("tensor `{name}` has shape {shape:?}, expected [{channels}, {taps}]")));
+        }
+        let x = to_numbers(&t)?;
+        let turned = (0..taps * channels).map(|i| x[i % channels * taps + i / channels]).collect();
+        self.declare(canonical, &[taps * channels], Tensor::from_f32(vec![taps * channels], turned)?)
+    }
+
+    /// Some rows of a matrix of shape `shape`, as a matrix of its own with the name `part`; nothing is copied.
+    ///
+    /// # Errors
+    /// As [`Loader::matrix`].
+    pub fn rows(
+        &mut self,
+        canonical: &str,
+        shape: [usize; 2],
+        part: &str,
+        rows: Vec<Range<usize>>,
+    ) -> Result<WeightId> {
+        let name = self.file_name(canonical);
+        let t = self.take(&name)?;
+        if t.shape() != shape {
+            return Err(Error::Model(format!("tensor `{name}` has shape {:?}, expected {shape:?}", t.shape())));
+        }
+        let count = rows.iter().map(|r| r.len()).sum();
+        // The parts of a tensor are of one length.
+        let each = rows.iter().fold(t.rows_per_part(), |g, r| gcd(gcd(g, r.start), gcd(g, r.end))).max(1);
+        let bytes = t.row_bytes();
+        let piece = |r: usize| {
+            let within = r % t.rows_per_part();
+            t.parts().get(r / t.rows_per_part())?.slice(within * bytes..(within + each) * bytes)
+        };
+        let starts = rows.iter().flat_map(|r| r.clone().step_by(each));
+        let parts = starts.map(piece).collect::<Option<Vec<_>>>();
+        let parts = parts.ok_or_else(|| Error::Model(format!("tensor `{name}` has fewer rows than {shape:?}")))?;
+        let tensor = Tensor::new(t.dtype(), vec![count, shape[1]], parts)?;
+        self.declare(part, &[count, shape[1]], tensor)
+    }
+
+    /// Whether the names in the file are GGUF's.
+    pub fn is_gguf(&self) -> bool {
+        self.ckpt.format() == Format::Gguf
     }
 
     /// The numbers of a small vector, for the builder itself (frequency factors); `None` where there is none.
@@ -192,6 +259,10 @@ impl<'a> Loader<'a> {
         }
         Ok((self.b.finish(), self.weights))
     }
+}
+
+fn gcd(a: usize, b: usize) -> usize {
+    if b == 0 { a } else { gcd(b, a % b) }
 }
 
 /// The rows of the gate (half 0) or up (half 1) projection in a merged `[E, 2·out, in]`.

@@ -14,12 +14,15 @@ mod olmoe;
 mod params;
 mod qwen2_moe;
 mod qwen3_moe;
+mod qwen3_next;
+mod recurrent;
 mod rope;
 mod summary;
 
 pub use decoder::{Decoder, QkNorm, Shared};
 pub use export::to_gguf;
 pub use params::Params;
+pub use recurrent::{Delta, Mixer};
 pub use summary::{LayerSummary, layers};
 
 use crate::{
@@ -64,6 +67,8 @@ pub static REGISTRY: &[&Architecture] = &[
     &llama::MIXTRAL,
     &qwen2_moe::QWEN2_MOE,
     &qwen3_moe::QWEN3_MOE,
+    &qwen3_next::QWEN3_NEXT,
+    &qwen3_next::QWEN3_5_MOE,
     &olmoe::OLMOE,
     &mini_mixtral::MINI_MIXTRAL,
 ];

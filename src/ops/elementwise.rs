@@ -55,6 +55,8 @@ pub fn activate(act: Activation, x: f64) -> f64 {
             0.5 * x * (1.0 + inner.tanh())
         }
         Activation::Relu => x.max(0.0),
+        Activation::Sigmoid => sigmoid(x),
+        Activation::Identity => x,
     }
 }
 

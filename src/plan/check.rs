@@ -122,6 +122,7 @@ impl Checker<'_> {
             Buffer::Input(i) => 4 * most * self.plan.inputs.get(i as usize)?.stride as u64,
             Buffer::Keys(c) => self.plan.caches.get(c as usize)?.keys,
             Buffer::Values(c) => self.plan.caches.get(c as usize)?.values,
+            Buffer::State(s) => *self.plan.states.get(s as usize)?,
             Buffer::Scratch(i) => self.s.scratch.get(i as usize)?.bytes,
         })
     }
@@ -137,7 +138,8 @@ impl Checker<'_> {
         if b.offset % self.caps.alignment.max(1) != 0 || b.size % 4 != 0 {
             return Err(format!("bytes {} + {} are not aligned", b.offset, b.size));
         }
-        let read_only = !matches!(b.buffer, Buffer::Keys(_) | Buffer::Values(_) | Buffer::Scratch(_));
+        let written = |b| matches!(b, Buffer::Keys(_) | Buffer::Values(_) | Buffer::State(_) | Buffer::Scratch(_));
+        let read_only = !written(b.buffer);
         if read_only && b.access == Access::ReadWrite {
             return Err(format!("{:?} is written", b.buffer));
         }

@@ -4,6 +4,7 @@ mod attention;
 mod case;
 mod dense;
 mod moe;
+mod recurrent;
 
 use crate::support::Target;
 use case::check_all;
@@ -28,6 +29,9 @@ parity! {
     routers: moe::routers();
     moe_blocks: moe::blocks();
     expert_linear: moe::expert_linear();
+    short_conv: recurrent::short_conv();
+    delta_net: recurrent::delta_net();
+    gates: recurrent::gates();
 }
 
 /// Products with activations of one 8-bit number instead of two.

@@ -89,14 +89,19 @@ impl Floats for Glu<'_> {
     unsafe fn run<L: Lanes>(self) {
         let n = self.gate.len().min(self.up.len());
         let one = |g: f32, u: f32| (activate(self.act, f64::from(g)) * f64::from(u)) as f32;
-        let whole = if self.act == Activation::Silu { n / N * N } else { 0 };
+        let fast = matches!(self.act, Activation::Silu | Activation::Sigmoid | Activation::Identity);
+        let whole = if fast { n / N * N } else { 0 };
         // SAFETY: vectors lie within the first `whole` numbers of both slices; the features are there.
         unsafe {
             let (zero, unit) = (L::splat(0.0), L::splat(1.0));
             for i in (0..whole).step_by(N) {
                 let g = L::load(self.gate.as_ptr().add(i));
-                let y = g.div(unit.add(zero.sub(g).exp())).mul(L::load(self.up.as_ptr().add(i)));
-                y.store(self.gate.as_mut_ptr().add(i));
+                let y = match self.act {
+                    Activation::Identity => g,
+                    Activation::Sigmoid => unit.div(unit.add(zero.sub(g).exp())),
+                    _ => g.div(unit.add(zero.sub(g).exp())),
+                };
+                y.mul(L::load(self.up.as_ptr().add(i))).store(self.gate.as_mut_ptr().add(i));
             }
         }
         for i in whole..n {

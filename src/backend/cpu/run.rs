@@ -8,11 +8,15 @@ use super::{
     experts::{self, Groups, Reads},
     layout::Place,
     products::{self, Env, Finish, each_row},
+    recurrent,
     rows::{AddScaled, Glu, RmsNorm, RopeTable, choose},
     weight::{Input, Scratches, Weight},
 };
 use crate::{
-    backend::{KvType, Output, Runner, RunnerOptions, Step, check_cache_memory, check_step},
+    backend::{
+        KvType, Output, Runner, RunnerOptions, Step, check_cache_memory, check_step,
+        state::{Move, Standing},
+    },
     error::{Error, Result},
     ir::{Linear, Node, Norm, Op, Rope, Router, Rows, ValueId, WeightId},
     ops::elementwise::sigmoid,
@@ -24,6 +28,7 @@ pub struct CpuRunner {
     model: Arc<Model>,
     options: RunnerOptions,
     state: State,
+    standing: Standing,
 }
 
 /// All memory of a runner.
@@ -31,6 +36,9 @@ struct State {
     numbers: Vec<Aligned<f32>>,
     ids: Vec<Vec<u32>>,
     caches: Vec<Cache>,
+    /// Recurrent states, and the copy that `keep_states` made.
+    states: Vec<Aligned<f32>>,
+    kept: Vec<Aligned<f32>>,
     ropes: Vec<RopeTable>,
     scratch: Scratches,
     every: Vec<u32>,
@@ -84,6 +92,8 @@ impl CpuRunner {
             numbers,
             ids,
             caches,
+            states: states(&model.graph),
+            kept: states(&model.graph),
             ropes,
             scratch: Scratches::new(model.pool.threads()),
             every: (0..chunk as u32).collect(),
@@ -95,7 +105,8 @@ impl CpuRunner {
             partial: vec![],
             taken: vec![],
         };
-        Ok(CpuRunner { model, options, state })
+        let standing = Standing::new(&model.graph);
+        Ok(CpuRunner { model, options, state, standing })
     }
 }
 
@@ -104,6 +115,11 @@ impl Runner for CpuRunner {
         check_step(&step, &self.options)?;
         let model = self.model.clone();
         let frame = Frame { model: &model, step };
+        match self.standing.begin(step.past)? {
+            Move::Stay => {}
+            Move::Clear => self.state.states.iter_mut().for_each(|s| s.fill(0.0)),
+            Move::Restore => copy_states(&self.state.kept, &mut self.state.states),
+        }
         self.state.begin(frame);
         for node in &model.graph.nodes {
             self.state.run(frame, node)?;
@@ -112,13 +128,25 @@ impl Runner for CpuRunner {
         for (o, (_, v)) in out.iter_mut().zip(&model.graph.outputs) {
             self.state.output(frame, *v, o);
         }
+        self.standing.done(step.past + step.tokens.len());
+        Ok(())
+    }
+
+    fn resume_at(&self, past: usize) -> usize {
+        self.standing.resume_at(past)
+    }
+
+    fn keep_states(&mut self) -> Result<()> {
+        if self.standing.keep() {
+            copy_states(&self.state.states, &mut self.state.kept);
+        }
         Ok(())
     }
 
     fn memory_bytes(&self) -> u64 {
         let s = &self.state;
         let caches: u64 = s.caches.iter().map(Cache::bytes).sum();
-        let numbers: u64 = s.numbers.iter().map(Aligned::bytes).sum();
+        let numbers: u64 = s.numbers.iter().chain(&s.states).chain(&s.kept).map(Aligned::bytes).sum();
         let ids: u64 = s.ids.iter().map(|v| 4 * v.capacity() as u64).sum();
         let ropes: u64 = s.ropes.iter().map(RopeTable::bytes).sum();
         let small = 4 * (s.every.capacity() + s.logits.capacity() + s.partial.capacity()) as u64;
@@ -264,6 +292,19 @@ impl State {
                 let cache = &self.caches[a.cache.0 as usize];
                 let done = attend(self.env(f), a, cache, q, t, f.step.past, &mut partial, &mut outs[0]);
                 self.partial = partial;
+                done?;
+            }
+            Op::ShortConv(c) => {
+                let mut state = take(&mut self.states[c.state.0 as usize]);
+                let done = recurrent::short_conv(self.env(f), c, self.numbers_of(f, ins[0]), &mut state, &mut outs[0]);
+                self.states[c.state.0 as usize] = state;
+                done?;
+            }
+            Op::DeltaNet(d) => {
+                let mut state = take(&mut self.states[d.state.0 as usize]);
+                let [qkv, a, b] = [0, 1, 2].map(|i| self.numbers_of(f, ins[i]));
+                let done = recurrent::delta_net(self.env(f), d, [qkv, a, b], &mut state, &mut outs[0]);
+                self.states[d.state.0 as usize] = state;
                 done?;
             }
             Op::Router(r) => self.route(f, node, r, outs, None)?,
@@ -483,6 +524,14 @@ impl State {
             }
         }
     }
+}
+
+fn states(graph: &crate::ir::Graph) -> Vec<Aligned<f32>> {
+    graph.states.iter().map(|s| Aligned::zeroed(s.len)).collect()
+}
+
+fn copy_states(from: &[Aligned<f32>], to: &mut [Aligned<f32>]) {
+    from.iter().zip(to).for_each(|(a, b)| b.copy_from_slice(a));
 }
 
 fn env<'a>(f: Frame<'a>, scratch: &'a Scratches, every: &'a [u32]) -> Env<'a> {

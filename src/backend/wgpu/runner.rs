@@ -7,7 +7,10 @@ use super::{
     upload::Placed,
 };
 use crate::{
-    backend::{Output, Runner, RunnerOptions, Step, check_step},
+    backend::{
+        Output, Runner, RunnerOptions, Step, check_step,
+        state::{Move, Standing},
+    },
     error::{Error, Result},
     ir::{Graph, Op, Rows},
     kernels::params::Frame,
@@ -26,6 +29,9 @@ struct Shared {
     inputs: Vec<wgpu::Buffer>,
     ropes: Vec<wgpu::Buffer>,
     caches: Vec<[wgpu::Buffer; 2]>,
+    states: Vec<wgpu::Buffer>,
+    /// Copies that `keep_states` made.
+    kept: Vec<wgpu::Buffer>,
     bytes: u64,
 }
 
@@ -51,6 +57,7 @@ pub(super) struct GpuRunner {
     last: Option<wgpu::SubmissionIndex>,
     /// Inputs of the caller with padded rows.
     padded: Vec<f32>,
+    standing: Standing,
 }
 
 /// A part of a step that the schedule takes at once.
@@ -95,6 +102,7 @@ impl GpuRunner {
             vocab,
             last: None,
             padded: vec![],
+            standing: Standing::new(&placed.graph),
             placed,
         })
     }
@@ -214,6 +222,22 @@ impl GpuRunner {
         Ok(())
     }
 
+    /// Brings the recurrent states to where a step begins.
+    fn move_states(&mut self, past: usize) -> Result<()> {
+        let moving = self.standing.begin(past)?;
+        if moving == Move::Stay {
+            return Ok(());
+        }
+        let gpu = &self.placed.gpu;
+        let mut encoder = gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
+        match moving {
+            Move::Restore => copy_all(&mut encoder, &self.shared.kept, &self.shared.states),
+            _ => self.shared.states.iter().for_each(|b| encoder.clear_buffer(b, 0, None)),
+        }
+        gpu.queue.submit([encoder.finish()]);
+        Ok(())
+    }
+
     fn inputs<'a>(&self, step: &Step<'a>) -> Result<Vec<&'a [f32]>> {
         let find = |p: &plan::InputPlace| {
             let want = step.tokens.len() * p.cols;
@@ -235,6 +259,7 @@ impl Runner for GpuRunner {
         }
         let sources = self.inputs(&step)?;
         self.placed.gpu.errors.take()?;
+        self.move_states(step.past)?;
         out.resize_with(self.plan.decode.outputs.len(), Output::default);
         for (o, place) in out.iter_mut().zip(&self.plan.decode.outputs) {
             (o.rows, o.cols) = (0, place.cols);
@@ -254,12 +279,32 @@ impl Runner for GpuRunner {
                 self.placed.gpu.wait(before)?;
             }
         }
-        self.placed.gpu.errors.take()
+        self.placed.gpu.errors.take()?;
+        self.standing.done(step.past + step.tokens.len());
+        Ok(())
+    }
+
+    fn resume_at(&self, past: usize) -> usize {
+        self.standing.resume_at(past)
+    }
+
+    fn keep_states(&mut self) -> Result<()> {
+        if self.standing.keep() {
+            let gpu = &self.placed.gpu;
+            let mut encoder = gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
+            copy_all(&mut encoder, &self.shared.states, &self.shared.kept);
+            self.last = Some(gpu.queue.submit([encoder.finish()]));
+        }
+        Ok(())
     }
 
     fn memory_bytes(&self) -> u64 {
         self.shared.bytes + self.decode.bytes + self.prefill.bytes + self.staging.size()
     }
+}
+
+fn copy_all(encoder: &mut wgpu::CommandEncoder, from: &[wgpu::Buffer], to: &[wgpu::Buffer]) {
+    from.iter().zip(to).for_each(|(a, b)| encoder.copy_buffer_to_buffer(a, 0, b, 0, a.size()));
 }
 
 fn result_bytes(o: &OutputPlace, piece: Piece) -> u64 {
@@ -313,7 +358,14 @@ impl Shared {
         if poison {
             caches.iter().flatten().for_each(|b| guard::fill(gpu, b, 0, b.size(), POISON));
         }
-        Ok(Shared { frame, tokens, inputs, ropes, caches, bytes })
+        let state = |bytes: &u64| make("state", *bytes, data);
+        let states: Vec<wgpu::Buffer> = plan.states.iter().map(state).collect::<Result<_>>()?;
+        let copy = |bytes: &u64| make("kept state", *bytes, U::COPY_DST | U::COPY_SRC);
+        let kept = plan.states.iter().map(copy).collect::<Result<_>>()?;
+        if poison {
+            states.iter().for_each(|b| guard::fill(gpu, b, 0, b.size(), POISON));
+        }
+        Ok(Shared { frame, tokens, inputs, ropes, caches, states, kept, bytes })
     }
 }
 
@@ -351,6 +403,7 @@ impl Ready {
             Buffer::Input(i) => &shared.inputs[i as usize],
             Buffer::Keys(c) => &shared.caches[c as usize][0],
             Buffer::Values(c) => &shared.caches[c as usize][1],
+            Buffer::State(i) => &shared.states[i as usize],
             Buffer::Scratch(i) => &scratch[i as usize],
         };
         let mut steps = Vec::with_capacity(s.steps.len());
