@@ -16,6 +16,7 @@ mod goldens;
 mod gpu;
 mod kernels;
 mod parity;
+mod picker;
 mod plan;
 mod quant;
 mod quant_gpu;

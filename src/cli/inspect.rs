@@ -212,7 +212,10 @@ fn model_json(d: &Definition, ctx: usize, args: &InspectArgs) -> Json {
     m.insert("layer_list".into(), model::layers(&d.program.graph).iter().map(layer_json).collect());
     m.insert("parameters".into(), facts::parameters(&d.program).into());
     m.insert("bytes_per_token".into(), facts::bytes_per_token(&d.program).into());
-    m.insert("memory".into(), json!({"ctx": ctx, "weights": weights, "kv": kv, "states": states, "total": weights + kv + states}));
+    m.insert(
+        "memory".into(),
+        json!({"ctx": ctx, "weights": weights, "kv": kv, "states": states, "total": weights + kv + states}),
+    );
     m.into()
 }
 

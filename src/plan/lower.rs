@@ -324,6 +324,7 @@ impl<'a> Lower<'a> {
             Buffer::Values(c) => cache(c)?.values,
             Buffer::State(s) => super::recurrent::states(self.g, self.caps)?[s as usize],
             Buffer::Scratch(c) => self.contents[c as usize].bytes,
+            Buffer::Sampling(part) => return Err(Error::Graph(format!("{part:?} is bound by the model"))),
         })
     }
 

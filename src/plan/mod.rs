@@ -27,6 +27,7 @@ mod matrix;
 mod memory;
 mod print;
 mod recurrent;
+pub mod sample;
 mod weights;
 
 pub use check::{check, check_shaders, check_step_shader};
@@ -157,6 +158,8 @@ pub enum Buffer {
     State(u32),
     /// Working memory of one schedule: [`Schedule::scratch`].
     Scratch(u32),
+    /// What sampling on the device needs: [`Plan::sampling`].
+    Sampling(sample::Part),
 }
 
 /// Where a value lies: a column range of a buffer of rows. In elements (of 4 bytes).
@@ -383,6 +386,8 @@ pub struct Plan {
     pub states: Vec<u64>,
     /// Numbers that the caller gives.
     pub inputs: Vec<InputPlace>,
+    /// How tokens are chosen on the device; `None` for graphs without logits.
+    pub sampling: Option<sample::Sampling>,
     /// Transformer layers, for averages.
     pub layers: usize,
 }
@@ -405,6 +410,7 @@ pub fn plan(graph: &Graph, weights: &Weights, caps: &Caps, options: &Options) ->
     let decode = lower::schedule(graph, weights, caps, &Options { chunk: 1, ..*options }, true)?;
     let prefill = lower::schedule(graph, weights, caps, options, false)?;
     let plan = Plan {
+        sampling: sample::sampling(graph, &decode, &prefill, caps),
         decode,
         prefill,
         ropes: lower::rope_tables(graph, caps, options)?,
