@@ -107,3 +107,40 @@ fn malformed_states_are_refused() {
         first.take(2).for_each(|d| d.state = StateId(1));
     }));
 }
+
+/// A checkpoint of a model that also sees, with names one level down, a vision tower and a multi-token prediction head: the
+/// text model runs, and what was left out is named. Anything else that is not used is an error.
+#[test]
+fn optional_parts_are_left_out_by_name() {
+    use moeray::file;
+    let source = folder("qwen3_5_moe");
+    let (dir, bytes) = (tempfile::tempdir().unwrap(), std::fs::read(source.join("model.safetensors")).unwrap());
+    let text: serde_json::Value =
+        serde_json::from_str(&std::fs::read_to_string(source.join("config.json")).unwrap()).unwrap();
+    let config = serde_json::json!({"model_type": "qwen3_5_moe", "text_config": text, "vision_config": {"depth": 2}});
+    std::fs::write(dir.path().join("config.json"), config.to_string()).unwrap();
+    let tensors = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+    let nested = |n: &str| match n.strip_prefix("model.") {
+        Some(rest) => format!("model.language_model.{rest}"),
+        None => n.to_string(),
+    };
+    let mut all: Vec<(String, safetensors::tensor::TensorView<'_>)> =
+        tensors.iter().map(|(n, t)| (nested(n), t)).collect();
+    let one = || tensors.tensor("lm_head.weight").unwrap();
+    all.push(("model.visual.blocks.0.attn.qkv.weight".into(), one()));
+    all.push(("model.visual.merger.norm.weight".into(), one()));
+    all.push(("mtp.fc.weight".into(), one()));
+    let write = |all: &[(String, safetensors::tensor::TensorView<'_>)]| {
+        let path = dir.path().join("model.safetensors");
+        safetensors::serialize_to_file(all.iter().map(|(n, t)| (n, t)), None, &path).unwrap();
+        model::build(&file::open(dir.path()).unwrap(), &model::Options { trace_router: false, bf16_rope: true })
+    };
+    let d = write(&all).unwrap();
+    assert_eq!(d.skipped, ["multi-token prediction (1 tensors)", "vision tower (2 tensors)"]);
+    let g = golden("qwen3_5_moe");
+    let loaded = load(Target::Reference, &d.program).unwrap();
+    let out = crate::goldens::forward(&*loaded, &g.ids, &[g.ids.len()]);
+    compare::check(&out[0].f32, &g.logits, 1e-9).unwrap();
+    all.push(("model.language_model.strange.weight".into(), one()));
+    assert!(write(&all).unwrap_err().to_string().contains("strange"));
+}

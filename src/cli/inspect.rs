@@ -159,6 +159,9 @@ fn summary(out: &mut dyn Write, d: &Definition, ctx: usize, args: &InspectArgs) 
     for (range, l) in grouped(&model::layers(&d.program.graph)) {
         writeln!(out, "  {range:<8} {} | {}", l.mixer, l.feed_forward())?;
     }
+    for part in &d.skipped {
+        writeln!(out, "  left out {part}")?;
+    }
     writeln!(out)?;
     let [weights, kv, states] = memory(d, ctx, args);
     writeln!(out, "  {:<20} {}", "parameters", facts::parameters(&d.program))?;
@@ -210,6 +213,7 @@ fn model_json(d: &Definition, ctx: usize, args: &InspectArgs) -> Json {
     let mut m: Map<String, Json> = hyperparameters(d).into_iter().map(|(k, v)| (k.to_string(), v)).collect();
     m.insert("title".into(), d.title.into());
     m.insert("layer_list".into(), model::layers(&d.program.graph).iter().map(layer_json).collect());
+    m.insert("left_out".into(), json!(d.skipped));
     m.insert("parameters".into(), facts::parameters(&d.program).into());
     m.insert("bytes_per_token".into(), facts::bytes_per_token(&d.program).into());
     m.insert(

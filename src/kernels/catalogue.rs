@@ -368,7 +368,7 @@ pub static SAMPLE_PICK: Kernel = Kernel {
 };
 
 /// Every kernel.
-pub static ALL: [&Kernel; 20] = [
+pub static ALL: [&Kernel; 22] = [
     &EMBED,
     &RMS_NORM,
     &LINEAR_KERNEL,

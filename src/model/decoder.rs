@@ -114,16 +114,27 @@ impl Decoder {
             return Err(Error::Unsupported(format!("values of another length than keys in {}", p.arch)));
         }
         let layers = p.usize("block_count", "num_hidden_layers")?;
+        // One number a layer, where some layers have no attention: those that do have as many as the others.
+        let kv_heads = match p.list("attention.head_count_kv") {
+            Some(list) => {
+                list.iter().copied().filter(|n| *n > 0).reduce(|a, b| if a == b { a } else { 0 }).unwrap_or(0)
+            }
+            None => p.opt_usize("attention.head_count_kv", "num_key_value_heads")?.unwrap_or(heads),
+        };
+        let eps = match p.opt_f32("attention.layer_norm_rms_epsilon", "rms_norm_eps")? {
+            Some(eps) => eps,
+            None => p.f32("attention.layer_norm_rms_epsilon", "norm_eps")?,
+        };
         Ok(Decoder {
             layers,
             hidden,
             heads,
-            kv_heads: p.opt_usize("attention.head_count_kv", "num_key_value_heads")?.unwrap_or(heads),
+            kv_heads,
             head_dim,
             ffn: p.opt_usize("feed_forward_length", "intermediate_size")?.unwrap_or(0),
             vocab: p.opt_usize("vocab_size", "vocab_size")?.unwrap_or(0),
             context: p.usize("context_length", "max_position_embeddings")?,
-            eps: p.f32("attention.layer_norm_rms_epsilon", "rms_norm_eps")?,
+            eps,
             pairs: RopePairs::Halves,
             qk_norm: QkNorm::None,
             qkv_bias: Bias::IfPresent,
@@ -233,8 +244,11 @@ fn windows(p: &Params<'_>, layers: usize) -> Result<Vec<Option<usize>>> {
     }
 }
 
+/// A graph, its weights, and the parts of the file that were left out.
+pub(super) type Built = (Graph, Vec<Tensor>, Vec<String>);
+
 /// Builds the graph, declaring every weight on the way.
-pub(super) fn graph(d: &Decoder, p: &Params<'_>, mut l: Loader<'_>, options: &Options) -> Result<(Graph, Vec<Tensor>)> {
+pub(super) fn graph(d: &Decoder, p: &Params<'_>, mut l: Loader<'_>, options: &Options) -> Result<Built> {
     let factors = l.numbers("rope_freqs.weight")?;
     let rope = rope::rope(p, d.head_dim, d.pairs, factors.as_deref(), options.bf16_rope)?;
     let table = l.table("token_embd.weight", d.vocab, d.hidden)?;
@@ -274,7 +288,7 @@ pub(super) fn graph(d: &Decoder, p: &Params<'_>, mut l: Loader<'_>, options: &Op
             l.b.output(format!("router_weights_{i}"), weights);
         }
     }
-    l.finish()
+    l.finish(d.layers)
 }
 
 pub(super) fn norm(d: &Decoder, l: &mut Loader<'_>, name: &str, n: usize, x: ValueId) -> Result<ValueId> {

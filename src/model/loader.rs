@@ -1,6 +1,6 @@
 //! Weights by their canonical (GGUF) names, whatever container and naming they come from.
 
-use super::Names;
+use super::{Names, decoder::Built};
 use crate::{
     error::{Error, Result},
     file::{Checkpoint, Format, Tensor},
@@ -19,12 +19,35 @@ pub struct Loader<'a> {
     names: &'a Names,
     weights: Vec<Tensor>,
     used: HashSet<String>,
+    nested: Nested,
+}
+
+/// Where a file with several models has the text model.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Nested {
+    /// There is no other.
+    No,
+    /// `model.layers.` is `model.language_model.layers.`.
+    InModel,
+    /// `model.layers.` is `language_model.model.layers.`.
+    Before,
+}
+
+impl Nested {
+    fn of(ckpt: &Checkpoint) -> Self {
+        let has = |prefix: &str| ckpt.infos().iter().any(|t| t.name.starts_with(prefix));
+        match (has("model.language_model."), has("language_model.model.")) {
+            (true, _) => Nested::InModel,
+            (false, true) => Nested::Before,
+            (false, false) => Nested::No,
+        }
+    }
 }
 
 impl<'a> Loader<'a> {
     /// A loader from `ckpt`, whose tensors are called as `names` says where it is not GGUF.
     pub fn new(ckpt: &'a Checkpoint, names: &'a Names) -> Self {
-        Loader { b: Builder::new(), ckpt, names, weights: vec![], used: HashSet::new() }
+        Loader { b: Builder::new(), ckpt, names, weights: vec![], used: HashSet::new(), nested: Nested::of(ckpt) }
     }
 
     /// The file's name of a canonical weight: `blk.3.attn_q.weight` → `model.layers.3.self_attn.q_proj.weight`.
@@ -43,9 +66,18 @@ impl<'a> Loader<'a> {
             (None, Some((stem, ending))) => format!("{}.{ending}", self.names.find(stem).unwrap_or(stem)),
             (None, None) => rest.to_string(),
         };
-        match layer {
+        self.in_file(match layer {
             Some(n) => format!("{}{n}.{name}", self.names.layers),
             None => name,
+        })
+    }
+
+    /// A name as the file has it: checkpoints of models that also see put the text model's names one level down.
+    fn in_file(&self, name: String) -> String {
+        match (self.nested, name.strip_prefix("model.")) {
+            (Nested::InModel, Some(rest)) => format!("model.language_model.{rest}"),
+            (Nested::Before, _) => format!("language_model.{name}"),
+            _ => name,
         }
     }
 
@@ -242,14 +274,25 @@ impl<'a> Loader<'a> {
         }
     }
 
-    /// Ends loading: the graph, the weights, and a check that nothing in the file was left aside.
+    /// Ends loading: the graph, the weights, and a check that nothing in the file was left aside but the parts that a text
+    /// model of so many layers does without, which are named.
     ///
     /// # Errors
     /// [`Error::Unsupported`] that names tensors which this architecture does not use.
-    pub fn finish(self) -> Result<(crate::ir::Graph, Vec<Tensor>)> {
+    pub fn finish(self, layers: usize) -> Result<Built> {
         let ignorable = |n: &str| n.ends_with(".inv_freq") || n.ends_with(".masked_bias");
         let unused = |n: &&str| !self.used.contains(*n) && !ignorable(n);
-        let left: Vec<&str> = self.ckpt.infos().iter().map(|t| t.name.as_str()).filter(unused).collect();
+        let before = if self.is_gguf() { "blk.".into() } else { self.in_file(self.names.layers.to_string()) };
+        let mut skipped = vec![];
+        let mut needed = |n: &&str| match super::optional::part(n, &before, layers) {
+            Some(part) => {
+                skipped.push(part);
+                false
+            }
+            None => true,
+        };
+        let unused = self.ckpt.infos().iter().map(|t| t.name.as_str()).filter(unused);
+        let left: Vec<&str> = unused.filter(|n| needed(n)).collect();
         if let Some(first) = left.first() {
             return Err(Error::Unsupported(format!(
                 "tensor `{first}`{} is not part of this architecture as it is known here: the file holds a variant \
@@ -257,7 +300,7 @@ impl<'a> Loader<'a> {
                 if left.len() > 1 { format!(" (and {} more)", left.len() - 1) } else { String::new() }
             )));
         }
-        Ok((self.b.finish(), self.weights))
+        Ok((self.b.finish(), self.weights, super::optional::words(&skipped)))
     }
 }
 

@@ -7,10 +7,12 @@
 
 mod decoder;
 mod export;
+mod export_recurrent;
 mod llama;
 mod loader;
 mod mini_mixtral;
 mod olmoe;
+mod optional;
 mod params;
 mod qwen2_moe;
 mod qwen3_moe;
@@ -93,6 +95,8 @@ pub struct Definition {
     pub arch: String,
     /// Its sizes and switches.
     pub decoder: Decoder,
+    /// Parts of the file that the text model does without, and that were left out: `vision tower (312 tensors)`.
+    pub skipped: Vec<String>,
     /// Graph and weights.
     pub program: Program,
 }
@@ -111,9 +115,12 @@ pub fn build(ckpt: &Checkpoint, options: &Options) -> Result<Definition> {
     }
     decoder.check()?;
     let loader = loader::Loader::new(ckpt, &arch.names);
-    let (graph, weights) = decoder::graph(&decoder, &params, loader, options)?;
+    let (graph, weights, skipped) = decoder::graph(&decoder, &params, loader, options)?;
     let program = Program::new(graph, weights)?;
-    Ok(Definition { title: arch.title, arch: params.arch, decoder, program })
+    for part in &skipped {
+        tracing::warn!("left out, because the text model does without it: {part}");
+    }
+    Ok(Definition { title: arch.title, arch: params.arch, decoder, skipped, program })
 }
 
 fn find(p: &Params<'_>) -> Result<&'static Architecture> {
