@@ -64,7 +64,9 @@ fn check_golden(name: &str, d: &Definition, g: &Golden, target: Target) {
 
 #[test]
 fn goldens_through_gguf() {
-    for name in ["llama", "mixtral", "qwen2_moe", "qwen3_moe", "olmoe", "mini_mixtral", "qwen3_next", "qwen3_5_moe"] {
+    for name in
+        ["llama", "mixtral", "qwen2_moe", "qwen3_moe", "olmoe", "mini_mixtral", "qwen3_next", "qwen3_5_moe", "lfm2_moe"]
+    {
         let g = golden(name);
         let d = model::build(&through_bytes(&exported(name)), &options(name != "mini_mixtral")).unwrap();
         for target in [Target::Reference, Target::Cpu, Target::Wgpu] {

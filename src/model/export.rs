@@ -13,7 +13,7 @@ use super::{Decoder, Definition, Options, params::Params};
 use crate::{
     error::{Error, Result},
     file::{Bytes, Checkpoint, Format, Metadata, Tensor, Value},
-    ir::{Activation, Op, Rope, RopePairs, Score},
+    ir::{Activation, Op, Renormalise, Rope, RopePairs, Score},
     tokenizer::GgufVocab,
 };
 
@@ -139,6 +139,9 @@ fn hyperparameters(meta: &mut Metadata, arch: &str, d: &Decoder, rope: &Rope) ->
 /// through: llama.cpp misses their router and says so.
 fn experts(meta: &mut Metadata, arch: &str, d: &Decoder) -> Result<()> {
     let Some(m) = &d.moe else { return Ok(()) };
+    if arch == "lfm2moe" {
+        return super::export_recurrent::lfm2_experts(meta, m);
+    }
     if !m.dense_layers.is_empty() {
         tracing::warn!(
             "layers {:?} have no experts: the file says so by their tensors, and llama.cpp does not load it",
@@ -146,9 +149,9 @@ fn experts(meta: &mut Metadata, arch: &str, d: &Decoder) -> Result<()> {
         );
     }
     let renormalised = match m.router.score {
-        Score::Softmax => m.router.renormalise,
+        Score::Softmax => m.router.renormalise != Renormalise::No,
         Score::SoftmaxOfSelected => true,
-        Score::Sigmoid => return Err(refused(arch, "a router that scores by sigmoid")),
+        other => return Err(refused(arch, format!("a router that scores by {other:?}"))),
     };
     if renormalised != matches!(arch, "llama" | "qwen3moe" | "qwen3next" | "qwen35moe") {
         let what =

@@ -5,11 +5,13 @@
 
 use super::{
     Decoder,
+    decoder::Moe,
     recurrent::{Delta, Mixer},
 };
 use crate::{
     error::{Error, Result},
     file::{Array, Bytes, Metadata, Tensor, Value},
+    ir::{Renormalise, Score},
 };
 
 /// Sets the keys of recurrent layers.
@@ -48,6 +50,38 @@ pub(super) fn keys(meta: &mut Metadata, arch: &str, d: &Decoder) -> Result<()> {
         let heads = |m: &Mixer| if *m == Mixer::Attention { d.kv_heads as u32 } else { 0 };
         let heads: Vec<u32> = d.mixers.iter().map(heads).collect();
         meta.set(format!("{arch}.attention.head_count_kv"), Value::Array(Array::from_u32(&heads)));
+    }
+    Ok(())
+}
+
+/// The keys of LFM2's experts.
+///
+/// # Errors
+/// [`Error::Unsupported`] for what its graph in llama.cpp does otherwise.
+pub(super) fn lfm2_experts(meta: &mut Metadata, m: &Moe) -> Result<()> {
+    let refused =
+        |what: &str| Error::Unsupported(format!("{what}: a GGUF of the architecture `lfm2moe` cannot say that"));
+    if m.router.score != Score::Sigmoid || m.router.renormalise == Renormalise::No || !m.selection_bias {
+        return Err(refused("a router without sigmoid scores, selection bias or renormalisation"));
+    }
+    let dense = m.dense_layers.len();
+    if m.dense_layers != (0..dense).collect::<Vec<_>>() {
+        return Err(refused("dense layers behind layers with experts"));
+    }
+    let counts = [
+        ("expert_count", m.router.experts),
+        ("expert_used_count", m.router.used),
+        ("expert_feed_forward_length", m.width),
+        ("leading_dense_block_count", dense),
+        // llama.cpp's number of the sigmoid.
+        ("expert_gating_func", 2),
+    ];
+    for (key, n) in counts {
+        let n = u32::try_from(n).map_err(|_| Error::Model(format!("{key} is {n}")))?;
+        meta.set(format!("lfm2moe.{key}"), Value::U32(n));
+    }
+    if m.router.scale != 1.0 {
+        meta.set("lfm2moe.expert_weights_scale", Value::F32(m.router.scale));
     }
     Ok(())
 }

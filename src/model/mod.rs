@@ -8,6 +8,7 @@
 mod decoder;
 mod export;
 mod export_recurrent;
+mod lfm2_moe;
 mod llama;
 mod loader;
 mod mini_mixtral;
@@ -71,6 +72,7 @@ pub static REGISTRY: &[&Architecture] = &[
     &qwen3_moe::QWEN3_MOE,
     &qwen3_next::QWEN3_NEXT,
     &qwen3_next::QWEN3_5_MOE,
+    &lfm2_moe::LFM2_MOE,
     &olmoe::OLMOE,
     &mini_mixtral::MINI_MIXTRAL,
 ];

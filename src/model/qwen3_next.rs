@@ -8,13 +8,13 @@
 
 use super::{
     Architecture, Decoder, Names, Params, QkNorm, Shared,
-    decoder::{Moe, router},
+    decoder::{Moe, by_sum, router},
     llama, qwen2_moe,
     recurrent::{Delta, Mixer},
 };
 use crate::{
     error::{Error, Result},
-    ir::Score,
+    ir::{Router, Score},
 };
 
 const STEMS: &[(&str, &str)] = &[
@@ -108,8 +108,9 @@ fn decoder(p: &Params<'_>) -> Result<Decoder> {
     let shared = p.usize("expert_shared_feed_forward_length", "shared_expert_intermediate_size")?;
     // Qwen3.5 always renormalises, as llama.cpp's graphs of both do.
     let renormalise = p.opt_bool("", "norm_topk_prob")?.unwrap_or(true);
-    let router = router(p, experts, used, Score::Softmax, renormalise)?;
+    let router = router(p, Router { renormalise: by_sum(renormalise), ..Router::new(experts, used, Score::Softmax) })?;
     let dense_layers = qwen2_moe::dense_layers(p, d.layers)?;
-    d.moe = Some(Moe { router, width, shared: Some(Shared { width: shared, gated: true }), dense_layers });
+    let shared = Some(Shared { width: shared, gated: true });
+    d.moe = Some(Moe { router, selection_bias: false, width, shared, dense_layers });
     Ok(d)
 }

@@ -97,7 +97,7 @@ fn delta(d: &Decoder, l: &mut Loader<'_>, s: &Delta, i: usize, x: ValueId) -> Re
     let y = l.b.one(Op::DeltaNet(op), &[qkv, a, b])?; // [T, Hv·Dv]
     // This norm's weight is stored as it is, whatever the others do.
     let weight = l.vector(&at("ssm_norm.weight"), s.v_dim)?;
-    let y = l.b.one(Op::RmsNorm(Norm { weight, eps: d.eps }), &[y])?;
+    let y = l.b.one(Op::RmsNorm(Norm::rms(weight, d.eps)), &[y])?;
     let y = l.b.one(Op::Glu(Activation::Silu), &[z, y])?;
     linear(l, &at("ssm_out.weight"), d.hidden, values, y)
 }

@@ -151,7 +151,7 @@ pub fn infer(op: &Op, inputs: &[Type], graph: &Graph) -> Result<Vec<Type>, Phras
         Op::ShortConv(c) => short_conv::infer(c, inputs, graph),
         Op::DeltaNet(d) => delta_net::infer(d, inputs, graph),
         Op::Add | Op::Scale(_) | Op::Glu(_) | Op::SigmoidGate | Op::TakeOutputs => elementwise::infer(op, inputs),
-        Op::Router(r) => router::infer(r, inputs),
+        Op::Router(r) => router::infer(r, inputs, graph),
         Op::ExpertLinear { weight } => experts::infer_linear(*weight, inputs, graph),
         Op::ExpertCombine => experts::infer_combine(inputs),
         _ => fused::infer(op, inputs, graph),
