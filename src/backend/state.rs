@@ -69,6 +69,11 @@ impl Standing {
         self.at = Some(position);
     }
 
+    /// The states were overwritten with what belongs to no sequence.
+    pub fn lose(&mut self) {
+        self.at = None;
+    }
+
     /// Whether there is anything to keep; the states as they are count as kept.
     pub fn keep(&mut self) -> bool {
         if !self.has || self.at.is_none() || self.at == self.kept {

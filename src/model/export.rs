@@ -36,7 +36,7 @@ pub fn to_gguf(ckpt: &Checkpoint) -> Result<Checkpoint> {
     general(&mut meta, arch, ckpt);
     hyperparameters(&mut meta, arch, &d.decoder, &rope)?;
     experts(&mut meta, arch, &d.decoder)?;
-    super::export_recurrent::keys(&mut meta, arch, &d.decoder)?;
+    super::export_recurrent::keys(&mut meta, arch, &d.decoder, rope.dims)?;
     meta.set(format!("{arch}.vocab_size"), u32_of("vocab_size", vocab)?);
     let factors = rotation(&mut meta, arch, &Params::new(ckpt)?, &rope)?;
     match ckpt.tokenizer_json() {

@@ -14,11 +14,11 @@ use crate::{
     ir::{Renormalise, Score},
 };
 
-/// Sets the keys of recurrent layers.
+/// Sets the keys of recurrent layers; `rotated` columns of a head of attention rotate.
 ///
 /// # Errors
 /// [`Error::Model`] for counts beyond 32 bits.
-pub(super) fn keys(meta: &mut Metadata, arch: &str, d: &Decoder) -> Result<()> {
+pub(super) fn keys(meta: &mut Metadata, arch: &str, d: &Decoder, rotated: usize) -> Result<()> {
     let count = |n: usize| u32::try_from(n).map_err(|_| Error::Model(format!("a size of {n}")));
     let mut set = |key: &str, n: usize| -> Result<()> {
         meta.set(format!("{arch}.{key}"), Value::U32(count(n)?));
@@ -42,6 +42,12 @@ pub(super) fn keys(meta: &mut Metadata, arch: &str, d: &Decoder) -> Result<()> {
             return Err(Error::Unsupported(format!("{what}: a GGUF of the architecture `{arch}` cannot say that")));
         }
         set("full_attention_interval", every)?;
+        if arch == "qwen35moe" {
+            // Positions of text are the same in every section of the rotation, so that one section says it all.
+            let half = count(rotated / 2)?;
+            let sections = Value::Array(Array::from_u32(&[half, 0, 0, 0]));
+            meta.set(format!("{arch}.rope.dimension_sections"), sections);
+        }
     }
     let taps = d.mixers.iter().find_map(|m| if let Mixer::Conv { taps } = m { Some(*taps) } else { None });
     if let Some(taps) = taps {
@@ -64,6 +70,12 @@ pub(super) fn lfm2_experts(meta: &mut Metadata, m: &Moe) -> Result<()> {
     if m.router.score != Score::Sigmoid || m.router.renormalise == Renormalise::No || !m.selection_bias {
         return Err(refused("a router without sigmoid scores, selection bias or renormalisation"));
     }
+    if m.router.scale != 1.0 {
+        return Err(refused(&format!(
+            "router weights times {} (llama.cpp's graph leaves the factor out)",
+            m.router.scale
+        )));
+    }
     let dense = m.dense_layers.len();
     if m.dense_layers != (0..dense).collect::<Vec<_>>() {
         return Err(refused("dense layers behind layers with experts"));
@@ -79,9 +91,6 @@ pub(super) fn lfm2_experts(meta: &mut Metadata, m: &Moe) -> Result<()> {
     for (key, n) in counts {
         let n = u32::try_from(n).map_err(|_| Error::Model(format!("{key} is {n}")))?;
         meta.set(format!("lfm2moe.{key}"), Value::U32(n));
-    }
-    if m.router.scale != 1.0 {
-        meta.set("lfm2moe.expert_weights_scale", Value::F32(m.router.scale));
     }
     Ok(())
 }

@@ -284,7 +284,7 @@ impl<'a> Loader<'a> {
         let unused = |n: &&str| !self.used.contains(*n) && !ignorable(n);
         let before = if self.is_gguf() { "blk.".into() } else { self.in_file(self.names.layers.to_string()) };
         let mut skipped = vec![];
-        let mut needed = |n: &&str| match super::optional::part(n, &before, layers) {
+        let mut needed = |n: &&str| match super::optional::part(n, &before, layers, |n| self.ckpt.info(n).is_some()) {
             Some(part) => {
                 skipped.push(part);
                 false

@@ -21,14 +21,16 @@ const PARTS: &[(&str, &str)] = &[
 ];
 
 /// What a tensor belongs to that is left out; `None` where it must be used. `layers` stands before a layer's number, of
-/// which there are `count`: more are the multi-token prediction layers that DeepSeek-V3 and GLM-4.5 put behind the others
-/// (`nextn` in GGUF).
-pub(super) fn part(name: &str, layers: &str, count: usize) -> Option<&'static str> {
+/// which there are `count`: one more is a multi-token prediction layer, as DeepSeek-V3 and GLM-4.5 put them behind the others
+/// (`nextn` in GGUF), where the file `has` the projection that only such layers have.
+pub(super) fn part(name: &str, layers: &str, count: usize, has: impl Fn(&str) -> bool) -> Option<&'static str> {
     if let Some((_, what)) = PARTS.iter().find(|(prefix, _)| name.starts_with(prefix)) {
         return Some(what);
     }
     let number = name.strip_prefix(layers)?.split('.').next()?.parse::<usize>().ok()?;
-    (number >= count || name.contains(".nextn.")).then_some("multi-token prediction")
+    let marks = [".eh_proj.weight", ".nextn.eh_proj.weight"];
+    let marked = marks.iter().any(|mark| has(&format!("{layers}{number}{mark}")));
+    (number >= count && marked).then_some("multi-token prediction")
 }
 
 /// What was left out, in words: `vision tower (312 tensors)`.
@@ -46,12 +48,16 @@ mod tests {
 
     #[test]
     fn parts_are_known_by_their_names() {
-        assert_eq!(part("model.visual.blocks.0.attn.qkv.weight", "model.layers.", 4), Some("vision tower"));
-        assert_eq!(part("mtp.fc.weight", "model.layers.", 4), Some("multi-token prediction"));
-        assert_eq!(part("model.layers.4.eh_proj.weight", "model.layers.", 4), Some("multi-token prediction"));
-        assert_eq!(part("model.layers.3.eh_proj.weight", "model.layers.", 4), None);
-        assert_eq!(part("blk.4.nextn.eh_proj.weight", "blk.", 5), Some("multi-token prediction"));
-        assert_eq!(part("model.strange.weight", "model.layers.", 4), None);
+        let of = |name: &str, layers: &str, count: usize| {
+            part(name, layers, count, |n| ["model.layers.4.eh_proj.weight", "blk.4.nextn.eh_proj.weight"].contains(&n))
+        };
+        assert_eq!(of("model.visual.blocks.0.attn.qkv.weight", "model.layers.", 4), Some("vision tower"));
+        assert_eq!(of("mtp.fc.weight", "model.layers.", 4), Some("multi-token prediction"));
+        assert_eq!(of("model.layers.4.mlp.gate.weight", "model.layers.", 4), Some("multi-token prediction"));
+        assert_eq!(of("model.layers.5.mlp.gate.weight", "model.layers.", 4), None, "more layers than the config says");
+        assert_eq!(of("model.layers.3.eh_proj.weight", "model.layers.", 4), None);
+        assert_eq!(of("blk.4.attn_q.weight", "blk.", 4), Some("multi-token prediction"));
+        assert_eq!(of("model.strange.weight", "model.layers.", 4), None);
         assert_eq!(words(&["b", "a", "b"]), ["a (1 tensors)", "b (2 tensors)"]);
     }
 }
