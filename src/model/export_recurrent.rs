@@ -20,7 +20,7 @@ use crate::{
 /// [`Error::Model`] for counts beyond 32 bits.
 pub(super) fn keys(meta: &mut Metadata, arch: &str, d: &Decoder, rotated: usize) -> Result<()> {
     let count = |n: usize| u32::try_from(n).map_err(|_| Error::Model(format!("a size of {n}")));
-    let mut set = |key: &str, n: usize| -> Result<()> {
+    let set = |meta: &mut Metadata, key: &str, n: usize| -> Result<()> {
         meta.set(format!("{arch}.{key}"), Value::U32(count(n)?));
         Ok(())
     };
@@ -30,18 +30,18 @@ pub(super) fn keys(meta: &mut Metadata, arch: &str, d: &Decoder, rotated: usize)
             let what = format!("linear attention with keys of {} and values of {} columns", s.k_dim, s.v_dim);
             return Err(Error::Unsupported(format!("{what}: a GGUF of the architecture `{arch}` cannot say that")));
         }
-        set("ssm.conv_kernel", s.taps)?;
-        set("ssm.state_size", s.k_dim)?;
-        set("ssm.group_count", s.k_heads)?;
-        set("ssm.time_step_rank", s.v_heads)?;
-        set("ssm.inner_size", s.v_heads * s.v_dim)?;
+        set(meta, "ssm.conv_kernel", s.taps)?;
+        set(meta, "ssm.state_size", s.k_dim)?;
+        set(meta, "ssm.group_count", s.k_heads)?;
+        set(meta, "ssm.time_step_rank", s.v_heads)?;
+        set(meta, "ssm.inner_size", s.v_heads * s.v_dim)?;
         let every = d.mixers.iter().position(|m| *m == Mixer::Attention).map_or(d.layers + 1, |i| i + 1);
         let regular = |(i, m): (usize, &Mixer)| (*m == Mixer::Attention) == ((i + 1) % every == 0);
         if !d.mixers.iter().enumerate().all(regular) {
             let what = "attention in other layers than every n-th";
             return Err(Error::Unsupported(format!("{what}: a GGUF of the architecture `{arch}` cannot say that")));
         }
-        set("full_attention_interval", every)?;
+        set(meta, "full_attention_interval", every)?;
         if arch == "qwen35moe" {
             // Positions of text are the same in every section of the rotation, so that one section says it all.
             let half = count(rotated / 2)?;
@@ -51,7 +51,7 @@ pub(super) fn keys(meta: &mut Metadata, arch: &str, d: &Decoder, rotated: usize)
     }
     let taps = d.mixers.iter().find_map(|m| if let Mixer::Conv { taps } = m { Some(*taps) } else { None });
     if let Some(taps) = taps {
-        set("shortconv.l_cache", taps)?;
+        set(meta, "shortconv.l_cache", taps)?;
         // Layers without attention have no heads of keys.
         let heads = |m: &Mixer| if *m == Mixer::Attention { d.kv_heads as u32 } else { 0 };
         let heads: Vec<u32> = d.mixers.iter().map(heads).collect();
