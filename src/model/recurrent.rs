@@ -148,7 +148,8 @@ fn short_conv(d: &Decoder, l: &mut Loader<'_>, taps: usize, i: usize, x: ValueId
     let at = |name: &str| format!("blk.{i}.shortconv.{name}.weight");
     let (n, name) = (d.hidden, at("in_proj"));
     let part = |l: &mut Loader<'_>, j: usize, part: &str| {
-        let w = l.rows(&name, [3 * n, n], &at(part), vec![j * n..(j + 1) * n])?;
+        let rows = std::iter::once(j * n..(j + 1) * n).collect();
+        let w = l.rows(&name, [3 * n, n], &at(part), rows)?;
         plain(l, w, x)
     };
     let (b, c, x) = (part(l, 0, "in_b")?, part(l, 1, "in_c")?, part(l, 2, "in_x")?); // [T, H]

@@ -10,7 +10,7 @@ use crate::{
 /// Bytes of every state.
 pub(super) fn states(g: &Graph, caps: &Caps) -> Result<Vec<u64>> {
     let help = "use a device with larger bindings, or the cpu backend";
-    let bytes = |len: usize| (len as u64).checked_mul(4).unwrap_or(u64::MAX);
+    let bytes = |len: usize| (len as u64).saturating_mul(4);
     let state =
         |(i, d): (usize, &crate::ir::StateDecl)| fits(caps, bytes(d.len), &format!("the recurrent state {i}"), help);
     g.states.iter().enumerate().map(state).collect()
