@@ -43,9 +43,11 @@ pub(super) fn keys(meta: &mut Metadata, arch: &str, d: &Decoder, rotated: usize)
         }
         set(meta, "full_attention_interval", every)?;
         if arch == "qwen35moe" {
-            // Positions of text are the same in every section of the rotation, so that one section says it all.
+            // The pairs of columns belong to time, height and width in turn; llama.cpp does not rotate those beyond the
+            // sections. Positions of text are the same in all three.
             let half = count(rotated / 2)?;
-            let sections = Value::Array(Array::from_u32(&[half, 0, 0, 0]));
+            let turn = |i: u32| half.saturating_sub(i).div_ceil(3);
+            let sections = Value::Array(Array::from_u32(&[turn(0), turn(1), turn(2), 0]));
             meta.set(format!("{arch}.rope.dimension_sections"), sections);
         }
     }
