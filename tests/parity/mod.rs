@@ -62,6 +62,9 @@ fn every_kernel_of_the_catalogue_is_run() {
         moe::routers(),
         moe::blocks(),
         moe::expert_linear(),
+        recurrent::short_conv(),
+        recurrent::delta_net(),
+        recurrent::gates(),
     ];
     let mut seen = std::collections::BTreeSet::from(["sample_keys", "sample_pick"]);
     let mut plans = |program: &moeray::backend::Program, ctx: usize, chunk: usize| {
