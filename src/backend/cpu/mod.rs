@@ -22,6 +22,7 @@ mod lanes;
 mod layout;
 pub mod pool;
 mod products;
+mod recurrent;
 mod route;
 mod rows;
 mod run;

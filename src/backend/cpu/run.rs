@@ -8,12 +8,16 @@ use super::{
     experts::{self, Groups, Matrices, Reads},
     layout::Place,
     products::{self, Env, Finish, each_output, each_row},
+    recurrent,
     route::choose,
     rows::{Act, AddScaled, Glu, RmsNorm, RopeTable},
     weight::{Input, Scratches, Weight, room},
 };
 use crate::{
-    backend::{KvType, Output, Runner, RunnerOptions, Step, check_cache_memory, check_step},
+    backend::{
+        KvType, Output, Runner, RunnerOptions, Step, check_cache_memory, check_step,
+        state::{Move, Standing},
+    },
     error::{Error, Result},
     ir::{Activation, Linear, Node, Norm, Op, Rope, Router, Rows, ValueId, WeightId},
     ops::elementwise::sigmoid,
@@ -31,6 +35,7 @@ pub struct CpuRunner {
     model: Arc<Model>,
     options: RunnerOptions,
     state: State,
+    standing: Standing,
 }
 
 /// All memory of a runner.
@@ -38,6 +43,9 @@ struct State {
     numbers: Vec<Aligned<f32>>,
     ids: Vec<Vec<u32>>,
     caches: Vec<Cache>,
+    /// Recurrent states, and the copy that `keep_states` made.
+    states: Vec<Aligned<f32>>,
+    kept: Vec<Aligned<f32>>,
     ropes: Vec<RopeTable>,
     scratch: Scratches,
     every: Vec<u32>,
@@ -102,6 +110,8 @@ impl CpuRunner {
             numbers,
             ids,
             caches,
+            states: states(&model.graph),
+            kept: states(&model.graph),
             ropes,
             scratch: Scratches::new(model.pool.threads()),
             every: (0..chunk as u32).collect(),
@@ -113,7 +123,8 @@ impl CpuRunner {
             partial: vec![],
             taken: vec![],
         };
-        Ok(CpuRunner { model, options, state })
+        let standing = Standing::new(&model.graph);
+        Ok(CpuRunner { model, options, state, standing })
     }
 }
 
@@ -122,6 +133,11 @@ impl Runner for CpuRunner {
         check_step(&step, &self.options)?;
         let model = self.model.clone();
         let frame = Frame { model: &model, step };
+        match self.standing.begin(step.past)? {
+            Move::Stay => {}
+            Move::Clear => self.state.states.iter_mut().for_each(|s| s.fill(0.0)),
+            Move::Restore => copy_states(&self.state.kept, &mut self.state.states),
+        }
         self.state.begin(frame);
         for node in &model.graph.nodes {
             self.state.run(frame, node)?;
@@ -130,13 +146,25 @@ impl Runner for CpuRunner {
         for (o, (_, v)) in out.iter_mut().zip(&model.graph.outputs) {
             self.state.output(frame, *v, o);
         }
+        self.standing.done(step.past + step.tokens.len());
+        Ok(())
+    }
+
+    fn resume_at(&self, past: usize) -> usize {
+        self.standing.resume_at(past)
+    }
+
+    fn keep_states(&mut self) -> Result<()> {
+        if self.standing.keep() {
+            copy_states(&self.state.states, &mut self.state.kept);
+        }
         Ok(())
     }
 
     fn memory_bytes(&self) -> u64 {
         let s = &self.state;
         let caches: u64 = s.caches.iter().map(Cache::bytes).sum();
-        let numbers: u64 = s.numbers.iter().map(Aligned::bytes).sum();
+        let numbers: u64 = s.numbers.iter().chain(&s.states).chain(&s.kept).map(Aligned::bytes).sum();
         let ids: u64 = s.ids.iter().map(|v| 4 * v.capacity() as u64).sum();
         let ropes: u64 = s.ropes.iter().map(RopeTable::bytes).sum();
         let small = 4 * (s.every.capacity() + s.logits.capacity() + s.partial.capacity()) as u64;
@@ -289,6 +317,19 @@ impl State {
                 self.partial = partial;
                 done?;
             }
+            Op::ShortConv(c) => {
+                let mut state = take(&mut self.states[c.state.0 as usize]);
+                let done = recurrent::short_conv(self.env(f), c, self.numbers_of(f, ins[0]), &mut state, &mut outs[0]);
+                self.states[c.state.0 as usize] = state;
+                done?;
+            }
+            Op::DeltaNet(d) => {
+                let mut state = take(&mut self.states[d.state.0 as usize]);
+                let [qkv, a, b] = [0, 1, 2].map(|i| self.numbers_of(f, ins[i]));
+                let done = recurrent::delta_net(self.env(f), d, [qkv, a, b], &mut state, &mut outs[0]);
+                self.states[d.state.0 as usize] = state;
+                done?;
+            }
             Op::Router(r) => self.route(f, node, r, outs, None)?,
             Op::NormRouter { norm, linear, router } => self.route(f, node, router, outs, Some((norm, linear)))?,
             Op::ExpertLinear(_) | Op::ExpertAct { .. } | Op::ExpertGlu { .. } | Op::ExpertDownAdd { .. } => {
@@ -320,12 +361,10 @@ impl State {
                     env.floats(Glu { gate: y, up: &b[row(r)], act: *act });
                 })
             }
-            Op::Act(act) => {
-                each_row(env, a, cols, out, &|_, a, y| {
-                    y.copy_from_slice(a);
-                    env.floats(Act { x: y, act: *act });
-                })
-            }
+            Op::Act(act) => each_row(env, a, cols, out, &|_, a, y| {
+                y.copy_from_slice(a);
+                env.floats(Act { x: y, act: *act });
+            }),
             Op::SigmoidGate => {
                 let gates = b();
                 each_row(env, a, cols, out, &|r, a, y| {
@@ -535,6 +574,14 @@ impl State {
             }
         }
     }
+}
+
+fn states(graph: &crate::ir::Graph) -> Vec<Aligned<f32>> {
+    graph.states.iter().map(|s| Aligned::zeroed(s.len)).collect()
+}
+
+fn copy_states(from: &[Aligned<f32>], to: &mut [Aligned<f32>]) {
+    from.iter().zip(to).for_each(|(a, b)| b.copy_from_slice(a));
 }
 
 fn env<'a>(f: Frame<'a>, scratch: &'a Scratches, every: &'a [u32]) -> Env<'a> {
