@@ -16,6 +16,9 @@ const MODELS: &[&str] = &[
     "qwen2_moe",
     "qwen3_moe",
     "olmoe",
+    "qwen3_next",
+    "qwen3_5_moe",
+    "lfm2_moe",
     "gpt_oss",
     "granitemoe",
     "deepseek_v2",
@@ -126,7 +129,9 @@ fn formula(name: &str) -> Formula {
     let by_sum: Option<fn(f64) -> f64> = Some(|s| s);
     match name {
         // A softmax over the chosen logits is the renormalised softmax over all.
-        "mixtral" | "qwen3_moe" | "gpt_oss" | "granitemoe" => Formula { divisor: by_sum, ..plain },
+        "mixtral" | "qwen3_moe" | "qwen3_next" | "qwen3_5_moe" | "gpt_oss" | "granitemoe" => {
+            Formula { divisor: by_sum, ..plain }
+        }
         "deepseek_v3" => {
             Formula { sigmoid: true, divisor: Some(|s| s + 1e-20), scale: 2.5, groups: Some((4, 2)), bias, ..plain }
         }
@@ -135,6 +140,10 @@ fn formula(name: &str) -> Formula {
         "glm4_moe" => Formula { sigmoid: true, divisor: Some(|s| s + 1e-20), scale: 1.5, bias, ..plain },
         "dots1" => {
             Formula { sigmoid: true, divisor: Some(|s| s + 1e-20), scale: 2.0, groups: Some((2, 1)), bias, ..plain }
+        }
+        "lfm2_moe" => {
+            let bias = Some("feed_forward.expert_bias");
+            Formula { sigmoid: true, divisor: Some(|s| s + 1e-6), scale: 1.5, bias, ..plain }
         }
         "minimax_m2" => {
             Formula { sigmoid: true, divisor: by_sum, bias: Some("block_sparse_moe.e_score_correction_bias"), ..plain }

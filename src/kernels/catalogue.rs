@@ -268,6 +268,32 @@ pub static ATTEND: Kernel = Kernel {
     tile: |v| [1, v.get("ROWS")],
 };
 
+/// Causal convolution of each channel. Bindings: `x` `[T, C]`, `w` f32 `[taps, C]`, `bias` f32 `[C]` (read where
+/// `p.bias_on` = 1), `state` `[taps - 1, C]` (read_write), `y` (read_write). `TAPS`: 2 to 16. Items: channels; rows: 1 (an
+/// invocation goes through the tokens in order).
+pub static SHORT_CONV: Kernel = Kernel {
+    name: "short_conv",
+    parts: &[FRAME, ACTIVATION, include_str!("../../shaders/short_conv.wgsl")],
+    slots: &[],
+    kv: false,
+    consts: &[("WG", 64), ("TAPS", 4), ("ACT", 0)],
+    params: params::ShortConvParams::FIELDS,
+    tile: wg_items,
+};
+
+/// The gated delta rule. Bindings: `qkv` `[T, 2·Hk·Dk + Hv·Dv]`, `a` and `b` `[T, Hv]` (which may lie in one buffer), `decay`
+/// and `dt_bias` f32 `[Hv]`, `state` `[Hv, Dk, Dv]` (read_write), `y` `[T, Hv·Dv]` (read_write). Items: Hv·Dv columns of
+/// states; rows: 1 (an invocation goes through the tokens in order).
+pub static DELTA_NET: Kernel = Kernel {
+    name: "delta_net",
+    parts: &[FRAME, include_str!("../../shaders/delta_net.wgsl")],
+    slots: &[],
+    kv: false,
+    consts: &[("WG", 32)],
+    params: params::DeltaNetParams::FIELDS,
+    tile: wg_items,
+};
+
 /// Merges the splits of `attend`. Bindings: `partials` (the `y` of `attend` with `SPLIT` = 1), `sinks`, `y` (read_write)
 /// `[T, heads·Dv]`. Items: heads; rows: T.
 pub static ATTEND_REDUCE: Kernel = Kernel {
@@ -382,7 +408,7 @@ pub static JOIN_HEADS: Kernel = Kernel {
 };
 
 /// Every kernel.
-pub static ALL: [&Kernel; 22] = [
+pub static ALL: [&Kernel; 24] = [
     &HEAD_IDS,
     &JOIN_HEADS,
     &EMBED,
@@ -399,6 +425,8 @@ pub static ALL: [&Kernel; 22] = [
     &ROPE_STORE,
     &ATTEND,
     &ATTEND_REDUCE,
+    &SHORT_CONV,
+    &DELTA_NET,
     &ROUTER,
     &EXPERT_SORT,
     &EXPERT_COMBINE,
@@ -410,12 +438,14 @@ pub static ALL: [&Kernel; 22] = [
 impl Variant {
     /// With this activation: its number in `ACT`, and its own numbers as bits.
     pub fn act(self, act: crate::ir::Activation) -> Variant {
-        use crate::ir::Activation::{ClampedSwiglu, Gelu, GeluTanh, Relu, Silu};
+        use crate::ir::Activation::{ClampedSwiglu, Gelu, GeluTanh, Identity, Relu, Sigmoid, Silu};
         match act {
             Silu => self.with("ACT", 0),
             Gelu => self.with("ACT", 1),
             GeluTanh => self.with("ACT", 2),
             Relu => self.with("ACT", 3),
+            Sigmoid => self.with("ACT", 5),
+            Identity => self.with("ACT", 6),
             ClampedSwiglu { alpha, limit } => {
                 self.with("ACT", 4).with("ALPHA", alpha.to_bits()).with("LIMIT", limit.to_bits())
             }

@@ -1,6 +1,12 @@
 //! The decoder that all architectures here are: sizes and switches, and the graph that follows from them.
 
-use super::{ExpertLayout, Options, Params, loader::Loader, mla, mla::Latent, rope};
+use super::{
+    ExpertLayout, Options, Params,
+    loader::Loader,
+    mla::{self, Latent},
+    recurrent::{self, Mixer},
+    rope,
+};
 use crate::{
     error::{Error, Result},
     file::Tensor,
@@ -105,20 +111,26 @@ pub struct Decoder {
     pub windows: Vec<Option<usize>>,
     /// Experts; `None` for a dense model.
     pub moe: Option<Moe>,
+    /// What mixes tokens in each layer; empty: attention everywhere.
+    pub mixers: Vec<Mixer>,
+    /// Whether the attention's output is scaled by a sigmoid gate, whose rows lie behind each head's in the query matrix.
+    pub gated_attention: bool,
+    /// Added to the stored weights of norms: 1 where a checkpoint stores differences from 1.
+    pub norm_offset: f32,
+    /// The name of the norm before the feed-forward network.
+    pub ffn_norm: &'static str,
+    /// The name of the last norm.
+    pub output_norm: &'static str,
     /// Whether a missing output matrix means that the embedding serves for it.
     pub tied: bool,
     /// Factors between the parts.
     pub multipliers: Multipliers,
     /// Whether each head of the attention has a sink.
     pub sinks: bool,
-    /// Canonical name of the norm before the feed-forward network.
-    pub ffn_norm: &'static str,
     /// How a Hugging Face file stores the experts.
     pub expert_layout: ExpertLayout,
     /// Latent attention, where the model has it instead of the usual one.
     pub latent: Option<Latent>,
-    /// Parts of the file that are left aside: how their tensors' names begin, and what they are.
-    pub skipped: Vec<(String, &'static str)>,
 }
 
 impl Decoder {
@@ -144,30 +156,44 @@ impl Decoder {
         let hidden = p.usize("embedding_length", "hidden_size")?;
         let heads = p.usize("attention.head_count", "num_attention_heads")?;
         let layers = p.usize("block_count", "num_hidden_layers")?;
+        // One number a layer, where some layers have no attention: those that do have as many as the others.
+        let kv_heads = match p.list("attention.head_count_kv") {
+            Some(list) => {
+                list.iter().copied().filter(|n| *n > 0).reduce(|a, b| if a == b { a } else { 0 }).unwrap_or(0)
+            }
+            None => p.opt_usize("attention.head_count_kv", "num_key_value_heads")?.unwrap_or(heads),
+        };
+        let eps = match p.opt_f32("attention.layer_norm_rms_epsilon", "rms_norm_eps")? {
+            Some(eps) => eps,
+            None => p.f32("attention.layer_norm_rms_epsilon", "norm_eps")?,
+        };
         Ok(Decoder {
             layers,
             hidden,
             heads,
-            kv_heads: p.opt_usize("attention.head_count_kv", "num_key_value_heads")?.unwrap_or(heads),
+            kv_heads,
             head_dim,
             ffn: p.opt_usize("feed_forward_length", "intermediate_size")?.unwrap_or(0),
             vocab: p.opt_usize("vocab_size", "vocab_size")?.unwrap_or(0),
             context: p.usize("context_length", "max_position_embeddings")?,
-            eps: p.f32("attention.layer_norm_rms_epsilon", "rms_norm_eps")?,
+            eps,
             pairs: RopePairs::Halves,
             qk_norm: QkNorm::None,
             qkv_bias: Bias::IfPresent,
             act: activation(p)?,
             windows: windows(p, layers)?,
+            mixers: vec![],
+            gated_attention: false,
+            norm_offset: 0.0,
+            ffn_norm: "ffn_norm",
+            output_norm: "output_norm",
             moe: None,
             // A GGUF without an output matrix is tied; a Hugging Face config says so.
             tied: p.is_gguf() || p.opt_bool("", "tie_word_embeddings")?.unwrap_or(false),
             multipliers: Multipliers::default(),
             sinks: false,
-            ffn_norm: "ffn_norm",
             expert_layout: ExpertLayout::Rows,
             latent: None,
-            skipped: vec![],
         })
     }
 
@@ -198,25 +224,14 @@ impl Decoder {
         Ok(())
     }
 
-    /// Leaves aside the layers that predict further tokens: after the others in a Hugging Face file, and counted among them
-    /// in a GGUF.
+    /// Does not count the layers that predict further tokens, as a GGUF does.
     ///
     /// # Errors
     /// [`Error::Model`] where there would be no other layers.
-    pub(super) fn skip_predictors(&mut self, p: &Params<'_>) -> Result<()> {
-        const WHAT: &str = "multi-token prediction";
-        let n = p.opt_usize("nextn_predict_layers", "num_nextn_predict_layers")?.unwrap_or(0);
-        if p.is_gguf() {
-            let others = self.layers.checked_sub(n).filter(|l| *l > 0);
-            self.layers =
-                others.ok_or_else(|| Error::Model(format!("{n} of {} layers predict further", self.layers)))?;
-        }
-        let layer = if p.is_gguf() { "blk." } else { "model.layers." };
-        let prefixes = (0..n).map(|i| format!("{layer}{}.", self.layers + i));
-        self.skipped.extend(prefixes.map(|prefix| (prefix, WHAT)));
-        if !p.is_gguf() {
-            self.skipped.push(("model.mtp".into(), WHAT));
-        }
+    pub(super) fn without_predictors(&mut self, p: &Params<'_>) -> Result<()> {
+        let n = p.opt_usize("nextn_predict_layers", "")?.unwrap_or(0);
+        let others = self.layers.checked_sub(n).filter(|l| *l > 0);
+        self.layers = others.ok_or_else(|| Error::Model(format!("{n} of {} layers predict further", self.layers)))?;
         Ok(())
     }
 
@@ -232,6 +247,10 @@ impl Decoder {
 
     fn is_moe(&self, layer: usize) -> Option<&Moe> {
         self.moe.as_ref().filter(|m| !m.dense_layers.contains(&layer))
+    }
+
+    fn mixer(&self, layer: usize) -> Mixer {
+        self.mixers.get(layer).copied().unwrap_or(Mixer::Attention)
     }
 
     fn window(&self, layer: usize) -> Option<usize> {
@@ -308,8 +327,11 @@ fn windows(p: &Params<'_>, layers: usize) -> Result<Vec<Option<usize>>> {
     }
 }
 
+/// A graph, its weights, and the parts of the file that were left out.
+pub(super) type Built = (Graph, Vec<Tensor>, Vec<String>);
+
 /// Builds the graph, declaring every weight on the way.
-pub(super) fn graph(d: &Decoder, p: &Params<'_>, mut l: Loader<'_>, options: &Options) -> Result<(Graph, Vec<Tensor>)> {
+pub(super) fn graph(d: &Decoder, p: &Params<'_>, mut l: Loader<'_>, options: &Options) -> Result<Built> {
     let factors = l.numbers("rope_freqs.weight")?;
     let rope = rope::rope(p, d.head_dim, d.pairs, factors.as_deref(), options.bf16_rope)?;
     let rope = if d.latent.is_some() { mla::rotation(p, rope) } else { rope };
@@ -321,13 +343,14 @@ pub(super) fn graph(d: &Decoder, p: &Params<'_>, mut l: Loader<'_>, options: &Op
     let heads = d.latent.map(|_| l.b.one(Op::HeadIds { heads: d.heads }, &[])).transpose()?;
     for i in 0..d.layers {
         l.b.set_layer(Some(i as u32));
-        x = match (&d.latent, heads) {
-            (Some(m), Some(heads)) => {
-                let normed = norm(d, &mut l, &format!("blk.{i}.attn_norm.weight"), d.hidden, x)?; // [T, H]
+        let normed = norm(d, &mut l, &format!("blk.{i}.attn_norm.weight"), d.hidden, x)?; // [T, H]
+        x = match (d.mixer(i), &d.latent, heads) {
+            (Mixer::Attention, Some(m), Some(heads)) => {
                 let y = mla::attention(d, m, &rope, &mut l, i, normed, heads)?;
                 add(d, &mut l, x, y)?
             }
-            _ => attention(d, &rope, &mut l, i, x)?,
+            (Mixer::Attention, ..) => attention(d, &rope, &mut l, i, x, normed)?,
+            (other, ..) => recurrent::mixed(d, &mut l, other, i, x, normed)?,
         };
         let normed = norm(d, &mut l, &format!("blk.{i}.{}.weight", d.ffn_norm), d.hidden, x)?;
         x = match d.is_moe(i) {
@@ -344,7 +367,7 @@ pub(super) fn graph(d: &Decoder, p: &Params<'_>, mut l: Loader<'_>, options: &Op
     }
     l.b.set_layer(None);
     let x = l.b.one(Op::TakeOutputs, &[x])?; // [O, H]
-    let x = norm(d, &mut l, "output_norm.weight", d.hidden, x)?;
+    let x = norm(d, &mut l, &format!("{}.weight", d.output_norm), d.hidden, x)?;
     let head = if d.tied && !l.has("output.weight") { table } else { l.matrix("output.weight", vocab, d.hidden)? };
     let bias = if l.has("output.bias") { Some(l.vector("output.bias", vocab)?) } else { None };
     let mut logits = l.b.one(Op::Linear(Linear { weight: head, bias }), &[x])?; // [O, V]
@@ -358,7 +381,7 @@ pub(super) fn graph(d: &Decoder, p: &Params<'_>, mut l: Loader<'_>, options: &Op
             l.b.output(format!("router_weights_{i}"), weights);
         }
     }
-    l.finish()
+    l.finish(d.layers)
 }
 
 /// The residual and what is added to it.
@@ -370,7 +393,7 @@ fn add(d: &Decoder, l: &mut Loader<'_>, x: ValueId, mut y: ValueId) -> Result<Va
 }
 
 pub(super) fn norm(d: &Decoder, l: &mut Loader<'_>, name: &str, n: usize, x: ValueId) -> Result<ValueId> {
-    let weight = l.vector(name, n)?;
+    let weight = l.vector_of(name, n, |w| w + d.norm_offset)?;
     l.b.one(Op::RmsNorm(Norm::rms(weight, d.eps)), &[x])
 }
 
@@ -390,11 +413,15 @@ fn projection(d: &Decoder, l: &mut Loader<'_>, stem: &str, shape: [usize; 2], x:
 }
 
 /// x + W_o · attention(norm(x)).
-fn attention(d: &Decoder, rope: &Rope, l: &mut Loader<'_>, i: usize, x: ValueId) -> Result<ValueId> {
+fn attention(d: &Decoder, rope: &Rope, l: &mut Loader<'_>, i: usize, x: ValueId, normed: ValueId) -> Result<ValueId> {
     let at = |s: &str| format!("blk.{i}.{s}");
     let (q_cols, kv_cols) = (d.heads * d.head_dim, d.kv_heads * d.head_dim);
-    let normed = norm(d, l, &at("attn_norm.weight"), d.hidden, x)?; // [T, H]
-    let q = projection(d, l, &at("attn_q"), [q_cols, d.hidden], normed)?; // [T, heads·D]
+    let (q, gate) = if d.gated_attention {
+        let [q, gate] = gated_query(d, l, i, normed)?;
+        (q, Some(gate))
+    } else {
+        (projection(d, l, &at("attn_q"), [q_cols, d.hidden], normed)?, None) // [T, heads·D]
+    };
     let k = projection(d, l, &at("attn_k"), [kv_cols, d.hidden], normed)?; // [T, kv_heads·D]
     let v = projection(d, l, &at("attn_v"), [kv_cols, d.hidden], normed)?; // [T, kv_heads·D]
     let (q, k) = match d.qk_norm {
@@ -414,9 +441,24 @@ fn attention(d: &Decoder, rope: &Rope, l: &mut Loader<'_>, i: usize, x: ValueId)
     let scale = d.multipliers.attention.unwrap_or(1.0 / (d.head_dim as f32).sqrt());
     let sinks = if d.sinks { Some(l.vector(&at("attn_sinks.weight"), d.heads)?) } else { None };
     let spec = Attention { cache, heads: d.heads, scale, window: d.window(i), sinks };
-    let y = l.b.one(Op::Attend(spec), &[q, stored])?; // [T, heads·D]
+    let mut y = l.b.one(Op::Attend(spec), &[q, stored])?; // [T, heads·D]
+    if let Some(gate) = gate {
+        y = l.b.one(Op::Glu(Activation::Sigmoid), &[gate, y])?;
+    }
     let y = projection(d, l, &at("attn_output"), [d.hidden, q_cols], y)?; // [T, H]
     add(d, l, x, y)
+}
+
+/// Queries and the gate of the attention's output, from one matrix that has the rows of each head's query and then those
+/// of its gate.
+fn gated_query(d: &Decoder, l: &mut Loader<'_>, i: usize, x: ValueId) -> Result<[ValueId; 2]> {
+    let (name, n) = (format!("blk.{i}.attn_q.weight"), d.head_dim);
+    let mut half = |which: usize, part: &str| {
+        let rows = (0..d.heads).map(|h| (2 * h + which) * n..(2 * h + which + 1) * n).collect();
+        let weight = l.rows(&name, [2 * d.heads * n, d.hidden], part, rows)?;
+        l.b.one(Op::Linear(Linear { weight, bias: None }), &[x]) // [T, heads·D]
+    };
+    Ok([half(0, &name)?, half(1, &format!("blk.{i}.attn_q_gate.weight"))?])
 }
 
 /// down(act(gate(x)) · up(x)) with the matrices `<prefix>gate<suffix>` and so on.

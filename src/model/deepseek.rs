@@ -76,6 +76,6 @@ fn decoder(p: &Params<'_>, score: Score, group: GroupScore, biased: bool) -> Res
         m.router.renormalise = Renormalise::No;
     }
     d.moe = Some(m);
-    d.skip_predictors(p)?;
+    d.without_predictors(p)?;
     Ok(d)
 }

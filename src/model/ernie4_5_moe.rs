@@ -64,6 +64,6 @@ fn decoder(p: &Params<'_>) -> Result<Decoder> {
     let interval = p.opt_usize("interleave_moe_layer_step", "moe_layer_interval")?.unwrap_or(1).max(1);
     let dense_layers = (0..d.layers).filter(|i| (i + 1) % interval != 0 || *i < start || *i > end).collect();
     d.moe = Some(Moe { router, selection_bias, width, shared, dense_layers });
-    d.skip_predictors(p)?;
+    d.without_predictors(p)?;
     Ok(d)
 }

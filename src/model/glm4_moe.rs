@@ -52,6 +52,6 @@ fn decoder(p: &Params<'_>) -> Result<Decoder> {
     d.qk_norm = if normed { QkNorm::PerHead } else { QkNorm::None };
     d.ffn_norm = "post_attention_norm";
     d.moe = Some(deepseek_moe::moe(p, Score::Sigmoid, Some(GroupScore::TopTwo), true)?);
-    d.skip_predictors(p)?;
+    d.without_predictors(p)?;
     Ok(d)
 }

@@ -1,6 +1,6 @@
 //! Weights by their canonical (GGUF) names, whatever container and naming they come from.
 
-use super::Names;
+use super::{Names, decoder::Built};
 use crate::{
     error::{Error, Result},
     file::{Bytes, Checkpoint, Format, Tensor},
@@ -8,7 +8,7 @@ use crate::{
     ir::WeightId,
     quant::{self, DType},
 };
-use std::collections::HashSet;
+use std::{collections::HashSet, ops::Range};
 
 /// Declares weights in a graph and finds their tensors. Every tensor of the file must be used by the end: one that is not
 /// would be a part of the model that this architecture does not compute.
@@ -19,12 +19,35 @@ pub struct Loader<'a> {
     names: &'a Names,
     weights: Vec<Tensor>,
     used: HashSet<String>,
+    nested: Nested,
+}
+
+/// Where a file with several models has the text model.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Nested {
+    /// There is no other.
+    No,
+    /// `model.layers.` is `model.language_model.layers.`.
+    InModel,
+    /// `model.layers.` is `language_model.model.layers.`.
+    Before,
+}
+
+impl Nested {
+    fn of(ckpt: &Checkpoint) -> Self {
+        let has = |prefix: &str| ckpt.infos().iter().any(|t| t.name.starts_with(prefix));
+        match (has("model.language_model."), has("language_model.model.")) {
+            (true, _) => Nested::InModel,
+            (false, true) => Nested::Before,
+            (false, false) => Nested::No,
+        }
+    }
 }
 
 impl<'a> Loader<'a> {
     /// A loader from `ckpt`, whose tensors are called as `names` says where it is not GGUF.
     pub fn new(ckpt: &'a Checkpoint, names: &'a Names) -> Self {
-        Loader { b: Builder::new(), ckpt, names, weights: vec![], used: HashSet::new() }
+        Loader { b: Builder::new(), ckpt, names, weights: vec![], used: HashSet::new(), nested: Nested::of(ckpt) }
     }
 
     /// The file's name of a canonical weight: `blk.3.attn_q.weight` → `model.layers.3.self_attn.q_proj.weight`.
@@ -37,15 +60,25 @@ impl<'a> Loader<'a> {
             Some((n, rest)) => (Some(n), rest),
             None => (None, canonical),
         };
-        let name = match self.names.find(rest) {
-            // A name of its own, ending and all: parameters that are no module's `weight` or `bias`.
-            Some(name) => name.to_string(),
-            None => {
-                let (stem, ending) = rest.rsplit_once('.').unwrap_or((rest, ""));
-                format!("{}.{ending}", self.names.find(stem).unwrap_or(stem))
-            }
+        // A name with its ending goes first: not every file's ends alike.
+        let name = match (self.names.find(rest), rest.rsplit_once('.')) {
+            (Some(whole), _) => whole.to_string(),
+            (None, Some((stem, ending))) => format!("{}.{ending}", self.names.find(stem).unwrap_or(stem)),
+            (None, None) => rest.to_string(),
         };
-        layer.map_or(name.clone(), |n| format!("{}{n}.{name}", self.names.layers))
+        self.in_file(match layer {
+            Some(n) => format!("{}{n}.{name}", self.names.layers),
+            None => name,
+        })
+    }
+
+    /// A name as the file has it: checkpoints of models that also see put the text model's names one level down.
+    fn in_file(&self, name: String) -> String {
+        match (self.nested, name.strip_prefix("model.")) {
+            (Nested::InModel, Some(rest)) => format!("model.language_model.{rest}"),
+            (Nested::Before, _) => format!("language_model.{name}"),
+            _ => name,
+        }
     }
 
     /// Whether the file has this weight.
@@ -54,16 +87,12 @@ impl<'a> Loader<'a> {
     }
 
     /// Whether the file has a tensor of this name, the file's own.
-    pub(super) fn in_file(&self, name: &str) -> bool {
+    pub(super) fn holds(&self, name: &str) -> bool {
         self.ckpt.info(name).is_some()
     }
 
     pub(super) fn format(&self) -> Format {
         self.ckpt.format()
-    }
-
-    pub(super) fn is_gguf(&self) -> bool {
-        self.format() == Format::Gguf
     }
 
     /// Whether the architecture has a name of its own for this stem.
@@ -116,7 +145,7 @@ impl<'a> Loader<'a> {
             return Ok(None);
         };
         let merged = self.file_name(&canonical.replace(role, "ffn_gate_up"));
-        if self.in_file(&self.file_name(canonical)) || !self.in_file(&merged) {
+        if self.holds(&self.file_name(canonical)) || !self.holds(&merged) {
             return Ok(None);
         }
         let t = self.take(&merged)?;
@@ -153,51 +182,6 @@ impl<'a> Loader<'a> {
         self.declare(canonical, &[out, inp], t)
     }
 
-    /// Of a matrix whose rows are `groups` times `sizes[0]` and then `sizes[1]` rows, those of one size: `which`.
-    ///
-    /// # Errors
-    /// As [`Loader::matrix`].
-    pub fn rows_of_groups(
-        &mut self,
-        canonical: &str,
-        groups: usize,
-        sizes: [usize; 2],
-        which: usize,
-        inp: usize,
-    ) -> Result<WeightId> {
-        let name = self.file_name(canonical);
-        let t = self.take(&name)?;
-        let t = group_rows(&t, &name, groups, sizes, which, inp)?;
-        self.declare(&format!("{canonical}:{which}"), &[groups * sizes[which], inp], t)
-    }
-
-    /// The two matrices of latent attention for each head: `[heads, rank, nope]`, from a query to the latent space, and
-    /// `[heads, value, rank]`, from there to a value. Apart in newer GGUF files, merged (keys first, not transposed) elsewhere.
-    ///
-    /// # Errors
-    /// As [`Loader::matrix`].
-    pub fn latent_heads(
-        &mut self,
-        layer: usize,
-        heads: usize,
-        sizes: [usize; 2],
-        rank: usize,
-    ) -> Result<[WeightId; 2]> {
-        let (k, v) = (format!("blk.{layer}.attn_k_b.weight"), format!("blk.{layer}.attn_v_b.weight"));
-        let shapes = [[heads, rank, sizes[0]], [heads, sizes[1], rank]];
-        let tensors = if self.is_gguf() && self.has(&k) {
-            [self.take(&k)?, self.take(&v)?]
-        } else {
-            let name = self.file_name(&format!("blk.{layer}.attn_kv_b.weight"));
-            let t = self.take(&name)?;
-            let keys = group_rows(&t, &name, heads, sizes, 0, rank)?;
-            let values = group_rows(&t, &name, heads, sizes, 1, rank)?;
-            [transposed(&keys, shapes[0])?, values.reshaped(shapes[1].to_vec())?]
-        };
-        let [a, b] = tensors;
-        Ok([self.declare(&k, &shapes[0], a)?, self.declare(&v, &shapes[1], b)?])
-    }
-
     /// A vector `[n]` as f32.
     ///
     /// # Errors
@@ -210,22 +194,67 @@ impl<'a> Loader<'a> {
         self.declare(canonical, &[n], t)
     }
 
-    /// Leaves parts of the file aside, by how their tensors' names begin; gives a notice for each kind of part that is there.
-    pub fn skip(&mut self, parts: &[(String, &'static str)]) -> Vec<String> {
-        let mut found: Vec<(&str, usize, String)> = vec![];
-        for t in self.ckpt.infos() {
-            let Some((_, what)) = parts.iter().find(|(prefix, _)| t.name.starts_with(prefix)) else { continue };
-            self.used.insert(t.name.clone());
-            match found.iter_mut().find(|(w, ..)| w == what) {
-                Some((_, n, _)) => *n += 1,
-                None => found.push((what, 1, t.name.clone())),
-            }
+    /// A vector `[n]` as f32, each number through `f`.
+    ///
+    /// # Errors
+    /// As [`Loader::matrix`].
+    pub fn vector_of(&mut self, canonical: &str, n: usize, f: impl Fn(f32) -> f32) -> Result<WeightId> {
+        let t = self.take(&self.file_name(canonical))?;
+        let numbers = to_numbers(&t)?.into_iter().map(f).collect();
+        self.declare(canonical, &[n], Tensor::from_f32(t.shape().to_vec(), numbers)?)
+    }
+
+    /// The taps of a convolution of each channel by itself, in the file `[channels, taps]` (or `[channels, 1, taps]`), as
+    /// `[taps · channels]` f32, tap by tap.
+    ///
+    /// # Errors
+    /// As [`Loader::matrix`].
+    pub fn conv(&mut self, canonical: &str, channels: usize, taps: usize) -> Result<WeightId> {
+        let name = self.file_name(canonical);
+        let t = self.take(&name)?;
+        if t.shape() != [channels, taps] && t.shape() != [channels, 1, taps] {
+            let shape = t.shape();
+            return Err(Error::Model(format!("tensor `{name}` has shape {shape:?}, expected [{channels}, {taps}]")));
         }
-        let notice =
-            |(what, n, first)| format!("{what} is not supported: {n} tensors ({first} and so on) are not used");
-        let notices: Vec<String> = found.into_iter().map(notice).collect();
-        notices.iter().for_each(|n| tracing::warn!("{n}"));
-        notices
+        let x = to_numbers(&t)?;
+        let turned = (0..taps * channels).map(|i| x[i % channels * taps + i / channels]).collect();
+        self.declare(canonical, &[taps * channels], Tensor::from_f32(vec![taps * channels], turned)?)
+    }
+
+    /// Some rows of a matrix of shape `shape`, as a matrix of its own with the name `part`; nothing is copied.
+    ///
+    /// # Errors
+    /// As [`Loader::matrix`].
+    pub fn rows(
+        &mut self,
+        canonical: &str,
+        shape: [usize; 2],
+        part: &str,
+        rows: Vec<Range<usize>>,
+    ) -> Result<WeightId> {
+        let name = self.file_name(canonical);
+        let t = self.take(&name)?;
+        if t.shape() != shape {
+            return Err(Error::Model(format!("tensor `{name}` has shape {:?}, expected {shape:?}", t.shape())));
+        }
+        let count = rows.iter().map(|r| r.len()).sum();
+        // The parts of a tensor are of one length.
+        let each = rows.iter().fold(t.rows_per_part(), |g, r| gcd(gcd(g, r.start), gcd(g, r.end))).max(1);
+        let bytes = t.row_bytes();
+        let piece = |r: usize| {
+            let within = r % t.rows_per_part();
+            t.parts().get(r / t.rows_per_part())?.slice(within * bytes..(within + each) * bytes)
+        };
+        let starts = rows.iter().flat_map(|r| r.clone().step_by(each));
+        let parts = starts.map(piece).collect::<Option<Vec<_>>>();
+        let parts = parts.ok_or_else(|| Error::Model(format!("tensor `{name}` has fewer rows than {shape:?}")))?;
+        let tensor = Tensor::new(t.dtype(), vec![count, shape[1]], parts)?;
+        self.declare(part, &[count, shape[1]], tensor)
+    }
+
+    /// Whether the names in the file are GGUF's.
+    pub fn is_gguf(&self) -> bool {
+        self.ckpt.format() == Format::Gguf
     }
 
     /// The numbers of a small vector, for the builder itself (frequency factors); `None` where there is none.
@@ -240,14 +269,25 @@ impl<'a> Loader<'a> {
         to_numbers(&t).map(Some)
     }
 
-    /// Ends loading: the graph, the weights, and a check that nothing in the file was left aside.
+    /// Ends loading: the graph, the weights, and a check that nothing in the file was left aside but the parts that a text
+    /// model of so many layers does without, which are named.
     ///
     /// # Errors
     /// [`Error::Unsupported`] that names tensors which this architecture does not use.
-    pub fn finish(self) -> Result<(crate::ir::Graph, Vec<Tensor>)> {
+    pub fn finish(self, layers: usize) -> Result<Built> {
         let ignorable = |n: &str| n.ends_with(".inv_freq") || n.ends_with(".masked_bias");
         let unused = |n: &&str| !self.used.contains(*n) && !ignorable(n);
-        let left: Vec<&str> = self.ckpt.infos().iter().map(|t| t.name.as_str()).filter(unused).collect();
+        let before = if self.is_gguf() { "blk.".into() } else { self.in_file(self.names.layers.to_string()) };
+        let mut skipped = vec![];
+        let mut needed = |n: &&str| match super::optional::part(n, &before, layers, |n| self.ckpt.info(n).is_some()) {
+            Some(part) => {
+                skipped.push(part);
+                false
+            }
+            None => true,
+        };
+        let unused = self.ckpt.infos().iter().map(|t| t.name.as_str()).filter(unused);
+        let left: Vec<&str> = unused.filter(|n| needed(n)).collect();
         if let Some(first) = left.first() {
             return Err(Error::Unsupported(format!(
                 "tensor `{first}`{} is not part of this architecture as it is known here: the file holds a variant \
@@ -255,42 +295,12 @@ impl<'a> Loader<'a> {
                 if left.len() > 1 { format!(" (and {} more)", left.len() - 1) } else { String::new() }
             )));
         }
-        Ok((self.b.finish(), self.weights))
+        Ok((self.b.finish(), self.weights, super::optional::words(&skipped)))
     }
 }
 
-/// The rows of one size of [`Loader::rows_of_groups`], without copying.
-fn group_rows(t: &Tensor, name: &str, groups: usize, sizes: [usize; 2], which: usize, inp: usize) -> Result<Tensor> {
-    let rows = groups * (sizes[0] + sizes[1]);
-    let wrong = || Error::Model(format!("tensor `{name}` has shape {:?}, expected [{rows}, {inp}]", t.shape()));
-    if t.shape() != [rows, inp] || t.parts().len() != 1 {
-        return Err(wrong());
-    }
-    let (first, bytes) = (if which == 0 { 0 } else { sizes[0] }, t.row_bytes());
-    let part = |g: usize| {
-        let at = g * (sizes[0] + sizes[1]) + first;
-        t.parts()[0].slice(at * bytes..(at + sizes[which]) * bytes)
-    };
-    let parts = (0..groups).map(part).collect::<Option<Vec<_>>>().ok_or_else(wrong)?;
-    Tensor::new(t.dtype(), vec![groups * sizes[which], inp], parts)
-}
-
-/// Each head's matrix `[nope, rank]` as `[rank, nope]`, in the type it has where that is a float type, else as f32.
-fn transposed(t: &Tensor, [heads, rank, nope]: [usize; 3]) -> Result<Tensor> {
-    let size = t.row_bytes() / t.cols().max(1);
-    if t.dtype().is_float() {
-        let mut bytes = Vec::with_capacity(t.byte_len());
-        for (h, c) in (0..heads).flat_map(|h| (0..rank).map(move |c| (h, c))) {
-            (0..nope).for_each(|n| bytes.extend_from_slice(&t.row(h * nope + n)[c * size..(c + 1) * size]));
-        }
-        return Tensor::new(t.dtype(), vec![heads, rank, nope], vec![Bytes::from_vec(bytes)]);
-    }
-    let x = to_numbers(t)?;
-    let mut y = Vec::with_capacity(x.len());
-    for (h, c) in (0..heads).flat_map(|h| (0..rank).map(move |c| (h, c))) {
-        y.extend((0..nope).map(|n| x[(h * nope + n) * rank + c]));
-    }
-    Tensor::from_f32(vec![heads, rank, nope], y)
+fn gcd(a: usize, b: usize) -> usize {
+    if b == 0 { a } else { gcd(b, a % b) }
 }
 
 pub(super) fn to_numbers(t: &Tensor) -> Result<Vec<f32>> {

@@ -57,13 +57,16 @@ fn decoder(p: &Params<'_>) -> Result<Decoder> {
         qkv_bias: Bias::IfPresent,
         act: Activation::Silu,
         windows: vec![],
+        mixers: vec![],
+        gated_attention: false,
+        norm_offset: 0.0,
+        ffn_norm: "ffn_norm",
+        output_norm: "output_norm",
         moe: Some(Moe { router, selection_bias: false, width: ffn, shared: None, dense_layers: vec![] }),
         tied: false,
         multipliers: Multipliers::default(),
         sinks: false,
-        ffn_norm: "ffn_norm",
         latent: None,
-        skipped: vec![],
         expert_layout: ExpertLayout::Rows,
     })
 }

@@ -50,6 +50,6 @@ fn decoder(p: &Params<'_>) -> Result<Decoder> {
     let family = Router { renormalise: Renormalise::Sum, ..Router::new(experts, used, Score::Sigmoid) };
     let router = router(p, family)?;
     d.moe = Some(Moe { router, selection_bias: true, width, shared: None, dense_layers: vec![] });
-    d.skip_predictors(p)?;
+    d.without_predictors(p)?;
     Ok(d)
 }

@@ -10,12 +10,13 @@
 use super::{
     Decoder, Params,
     decoder::{linear, norm},
-    loader::Loader,
+    loader::{Loader, to_numbers},
     rope,
 };
 use crate::{
     error::{Error, Result},
-    ir::{Attention, CacheDecl, Linear, Op, Rope, ValueId},
+    file::{Bytes, Tensor},
+    ir::{Attention, CacheDecl, Linear, Op, Rope, ValueId, WeightId},
 };
 
 /// Sizes of latent attention.
@@ -98,8 +99,12 @@ pub(super) fn attention(
         (stem, inp) = ("attn_q_b", rank);
     }
     let q = at(&format!("{stem}.weight"));
+    // Of rows that are `groups` times `sizes[0]` and then `sizes[1]` rows, those of one size.
     let part = |l: &mut Loader<'_>, name: &str, groups: usize, sizes: [usize; 2], which: usize, inp: usize, x| {
-        let weight = l.rows_of_groups(name, groups, sizes, which, inp)?;
+        let all = sizes[0] + sizes[1];
+        let first = if which == 0 { 0 } else { sizes[0] };
+        let rows = (0..groups).map(|g| g * all + first..g * all + first + sizes[which]).collect();
+        let weight = l.rows(name, [groups * all, inp], &format!("{name}:{which}"), rows)?;
         l.b.one(Op::Linear(Linear { weight, bias: None }), &[x])
     };
     let q_nope = part(l, &q, d.heads, head, 0, inp, x)?; // [T, heads·nope]
@@ -108,7 +113,7 @@ pub(super) fn attention(
     let c = part(l, &kv, 1, [m.kv_rank, m.rope], 0, d.hidden, normed)?; // [T, kv_rank]
     let k_rope = part(l, &kv, 1, [m.kv_rank, m.rope], 1, d.hidden, normed)?; // [T, rope]
     let c = norm(d, l, &at("attn_kv_a_norm.weight"), m.kv_rank, c)?;
-    let [absorb, expand] = l.latent_heads(i, d.heads, [m.nope, m.value], m.kv_rank)?;
+    let [absorb, expand] = matrices(l, i, d.heads, [m.nope, m.value], m.kv_rank)?;
     let matrix = |weight| Op::ExpertLinear(Linear { weight, bias: None });
     let q_latent = l.b.one(matrix(absorb), &[q_nope, heads])?; // [T, heads·kv_rank]
     let q_rope = l.b.one(Op::Rope(rope.clone()), &[q_rope])?;
@@ -121,4 +126,51 @@ pub(super) fn attention(
     let y = l.b.one(Op::Attend(spec), &[q, stored])?; // [T, heads·kv_rank]
     let y = l.b.one(matrix(expand), &[y, heads])?; // [T, heads·value]
     linear(l, &at("attn_output.weight"), d.hidden, d.heads * m.value, y) // [T, H]
+}
+
+/// The two matrices of each head: `[heads, rank, nope]`, from a query to the latent space, and `[heads, value, rank]`, from there to
+/// a value. Apart in newer GGUF files, merged (keys first, not transposed) elsewhere.
+fn matrices(l: &mut Loader<'_>, layer: usize, heads: usize, sizes: [usize; 2], rank: usize) -> Result<[WeightId; 2]> {
+    let (k, v) = (format!("blk.{layer}.attn_k_b.weight"), format!("blk.{layer}.attn_v_b.weight"));
+    let shapes = [[heads, rank, sizes[0]], [heads, sizes[1], rank]];
+    let [a, b] = if l.is_gguf() && l.has(&k) {
+        [l.take(&k)?, l.take(&v)?]
+    } else {
+        let name = l.file_name(&format!("blk.{layer}.attn_kv_b.weight"));
+        let t = l.take(&name)?;
+        let keys = head_rows(&t, &name, heads, sizes, 0, rank)?;
+        let values = head_rows(&t, &name, heads, sizes, 1, rank)?;
+        [transposed(&keys, shapes[0])?, values.reshaped(shapes[1].to_vec())?]
+    };
+    Ok([l.declare(&k, &shapes[0], a)?, l.declare(&v, &shapes[1], b)?])
+}
+
+/// Of rows that are, for each head, `sizes[0]` and then `sizes[1]` rows, those of one size; nothing is copied.
+fn head_rows(t: &Tensor, name: &str, heads: usize, sizes: [usize; 2], which: usize, inp: usize) -> Result<Tensor> {
+    let (all, first) = (sizes[0] + sizes[1], if which == 0 { 0 } else { sizes[0] });
+    let wrong =
+        || Error::Model(format!("tensor `{name}` has shape {:?}, expected [{}, {inp}]", t.shape(), heads * all));
+    if t.shape() != [heads * all, inp] || t.parts().len() != 1 {
+        return Err(wrong());
+    }
+    let bytes = t.row_bytes();
+    let part = |h: usize| t.parts()[0].slice((h * all + first) * bytes..(h * all + first + sizes[which]) * bytes);
+    let parts = (0..heads).map(part).collect::<Option<Vec<_>>>().ok_or_else(wrong)?;
+    Tensor::new(t.dtype(), vec![heads * sizes[which], inp], parts)
+}
+
+/// Each head's matrix `[nope, rank]` as `[rank, nope]`, in the type it has where that is a float type, else as f32.
+fn transposed(t: &Tensor, [heads, rank, nope]: [usize; 3]) -> Result<Tensor> {
+    let places = || (0..heads).flat_map(|h| (0..rank).map(move |c| (h, c)));
+    if t.dtype().is_float() {
+        let size = t.row_bytes() / t.cols().max(1);
+        let mut bytes = Vec::with_capacity(t.byte_len());
+        for (h, c) in places() {
+            (0..nope).for_each(|n| bytes.extend_from_slice(&t.row(h * nope + n)[c * size..(c + 1) * size]));
+        }
+        return Tensor::new(t.dtype(), vec![heads, rank, nope], vec![Bytes::from_vec(bytes)]);
+    }
+    let x = to_numbers(t)?;
+    let turned = places().flat_map(|(h, c)| (0..nope).map(move |n| (h * nope + n) * rank + c)).map(|i| x[i]).collect();
+    Tensor::from_f32(vec![heads, rank, nope], turned)
 }

@@ -12,18 +12,23 @@ mod dots1;
 mod ernie4_5_moe;
 mod expert_weights;
 mod export;
+mod export_recurrent;
 mod glm4_moe;
 mod gpt_oss;
 mod granite_moe;
+mod lfm2_moe;
 mod llama;
 mod loader;
 mod minimax_m2;
 mod mla;
 mod mini_mixtral;
 mod olmoe;
+mod optional;
 mod params;
 mod qwen2_moe;
 mod qwen3_moe;
+mod qwen3_next;
+mod recurrent;
 mod rope;
 mod summary;
 
@@ -32,6 +37,7 @@ pub use expert_weights::ExpertLayout;
 pub use export::to_gguf;
 pub use mla::Latent;
 pub use params::Params;
+pub use recurrent::{Delta, Mixer};
 pub use summary::{LayerSummary, layers};
 
 use crate::{
@@ -77,6 +83,9 @@ pub static REGISTRY: &[&Architecture] = &[
     &llama::MIXTRAL,
     &qwen2_moe::QWEN2_MOE,
     &qwen3_moe::QWEN3_MOE,
+    &qwen3_next::QWEN3_NEXT,
+    &qwen3_next::QWEN3_5_MOE,
+    &lfm2_moe::LFM2_MOE,
     &olmoe::OLMOE,
     &gpt_oss::GPT_OSS,
     &granite_moe::GRANITE_MOE,
@@ -111,10 +120,10 @@ pub struct Definition {
     pub arch: String,
     /// Its sizes and switches.
     pub decoder: Decoder,
+    /// Parts of the file that the text model does without, and that were left out: `vision tower (312 tensors)`.
+    pub skipped: Vec<String>,
     /// Graph and weights.
     pub program: Program,
-    /// Parts of the file that are not used, in words.
-    pub notices: Vec<String>,
 }
 
 /// Reads a checkpoint's hyperparameters, finds its weights, and builds its graph.
@@ -130,11 +139,13 @@ pub fn build(ckpt: &Checkpoint, options: &Options) -> Result<Definition> {
         decoder.find_dense_layers(|name| ckpt.info(name).is_some());
     }
     decoder.check()?;
-    let mut loader = loader::Loader::new(ckpt, &arch.names);
-    let notices = loader.skip(&decoder.skipped);
-    let (graph, weights) = decoder::graph(&decoder, &params, loader, options)?;
+    let loader = loader::Loader::new(ckpt, &arch.names);
+    let (graph, weights, skipped) = decoder::graph(&decoder, &params, loader, options)?;
     let program = Program::new(graph, weights)?;
-    Ok(Definition { title: arch.title, arch: params.arch, decoder, program, notices })
+    for part in &skipped {
+        tracing::warn!("left out, because the text model does without it: {part}");
+    }
+    Ok(Definition { title: arch.title, arch: params.arch, decoder, skipped, program })
 }
 
 fn find(p: &Params<'_>) -> Result<&'static Architecture> {

@@ -34,7 +34,7 @@ fn ropes(g: &Graph) -> Vec<Rope> {
 }
 
 /// Checks that a buffer fits.
-fn fits(caps: &Caps, bytes: u64, what: &str, help: &str) -> Result<u64> {
+pub(super) fn fits(caps: &Caps, bytes: u64, what: &str, help: &str) -> Result<u64> {
     let limit = caps.max_binding.min(caps.max_buffer);
     if bytes > limit {
         return Err(Error::Device(format!("{what} takes {bytes} bytes, the device binds {limit} at a time; {help}")));
@@ -228,6 +228,8 @@ impl<'a> Lower<'a> {
             Op::Rope(_) | Op::KvStore { .. } | Op::Attend(_) | Op::RopeStore { .. } => {
                 self.attention_node(&n.op, ins, outs)?;
             }
+            Op::ShortConv(c) => self.short_conv(c, ins[0], outs[0])?,
+            Op::DeltaNet(d) => self.delta_net(d, ins, outs[0])?,
             Op::Router(_)
             | Op::NormRouter { .. }
             | Op::ExpertLinear(_)
@@ -331,12 +333,13 @@ impl<'a> Lower<'a> {
             Buffer::Input(i) => (4 * self.tokens * inputs(self.g)[i as usize].stride) as u64,
             Buffer::Keys(c) => cache(c)?.keys,
             Buffer::Values(c) => cache(c)?.values,
+            Buffer::State(s) => super::recurrent::states(self.g, self.caps)?[s as usize],
             Buffer::Scratch(c) => self.contents[c as usize].bytes,
             Buffer::Sampling(part) => return Err(Error::Graph(format!("{part:?} is bound by the model"))),
         })
     }
 
-    fn bind(&self, name: &'static str, buffer: Buffer, access: Access) -> Result<Binding> {
+    pub fn bind(&self, name: &'static str, buffer: Buffer, access: Access) -> Result<Binding> {
         let content = match buffer {
             Buffer::Scratch(c) => Some(c),
             _ => None,

@@ -4,6 +4,7 @@ mod attention;
 mod case;
 mod dense;
 mod moe;
+mod recurrent;
 
 use crate::support::Target;
 use case::check_all;
@@ -29,6 +30,9 @@ parity! {
     routers: moe::routers();
     moe_blocks: moe::blocks();
     expert_linear: moe::expert_linear();
+    short_conv: recurrent::short_conv();
+    delta_net: recurrent::delta_net();
+    gates: recurrent::gates();
 }
 
 /// Products with activations of one 8-bit number instead of two.
@@ -59,6 +63,9 @@ fn every_kernel_of_the_catalogue_is_run() {
         moe::routers(),
         moe::blocks(),
         moe::expert_linear(),
+        recurrent::short_conv(),
+        recurrent::delta_net(),
+        recurrent::gates(),
     ];
     let mut seen = std::collections::BTreeSet::from(["sample_keys", "sample_pick"]);
     let mut plans = |program: &moeray::backend::Program, ctx: usize, chunk: usize| {
