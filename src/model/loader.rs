@@ -42,10 +42,27 @@ impl<'a> Loader<'a> {
             Some(name) => name.to_string(),
             None => {
                 let (stem, ending) = rest.rsplit_once('.').unwrap_or((rest, ""));
-                format!("{}.{ending}", self.names.find(stem).unwrap_or(stem))
+                match (self.names.find(stem), stem.rsplit_once('.')) {
+                    (Some(name), _) => format!("{name}.{ending}"),
+                    // One of several: its number takes the place of the braces.
+                    (None, Some((base, n))) => match self.names.find(base) {
+                        Some(name) => format!("{}.{ending}", name.replace("{}", n)),
+                        None => rest.to_string(),
+                    },
+                    (None, None) => rest.to_string(),
+                }
             }
         };
         layer.map_or(name.clone(), |n| format!("{}{n}.{name}", self.names.layers))
+    }
+
+    /// Leaves a weight of the file aside, with a notice that says why.
+    pub fn leave(&mut self, canonical: &str, why: &str) {
+        let name = self.file_name(canonical);
+        if self.in_file(&name) {
+            tracing::info!("{name} is not used: {why}");
+            self.used.insert(name);
+        }
     }
 
     /// Whether the file has this weight.

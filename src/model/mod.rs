@@ -15,6 +15,7 @@ mod loader;
 mod mini_mixtral;
 mod olmoe;
 mod params;
+mod phi_moe;
 mod qwen2_moe;
 mod qwen3_moe;
 mod rope;
@@ -71,6 +72,7 @@ pub static REGISTRY: &[&Architecture] = &[
     &qwen3_moe::QWEN3_MOE,
     &olmoe::OLMOE,
     &gpt_oss::GPT_OSS,
+    &phi_moe::PHI_MOE,
     &granite_moe::GRANITE_MOE,
     &granite_moe::GRANITE_MOE_SHARED,
     &mini_mixtral::MINI_MIXTRAL,

@@ -9,13 +9,13 @@ use super::{
     layout::Place,
     products::{self, Env, Finish, each_row},
     route::choose,
-    rows::{Act, AddScaled, Glu, RmsNorm, RopeTable},
+    rows::{Act, AddScaled, Glu, LayerNorm, RmsNorm, RopeTable},
     weight::{Input, Scratches, Weight, room},
 };
 use crate::{
     backend::{KvType, Output, Runner, RunnerOptions, Step, check_cache_memory, check_step},
     error::{Error, Result},
-    ir::{Activation, Linear, Node, Norm, Op, Rope, Router, Rows, ValueId, WeightId},
+    ir::{Activation, Linear, Node, Norm, NormKind, Op, Rope, Router, Rows, ValueId, WeightId},
     ops::elementwise::sigmoid,
 };
 use std::{mem::take, sync::Arc};
@@ -89,7 +89,7 @@ impl CpuRunner {
             if let Op::Rope(r) | Op::RopeStore { rope: r, .. } = &node.op
                 && !ropes.iter().any(|t| t.is_of(r))
             {
-                ropes.push(RopeTable::new(r, chunk));
+                ropes.push(RopeTable::new(r, chunk, options.ctx));
             }
         }
         let state = State {
@@ -541,5 +541,9 @@ fn rope_table<'a>(tables: &'a mut [RopeTable], rope: &Rope, f: Frame<'_>) -> Res
 
 fn norm_rows(env: Env<'_>, f: Frame<'_>, x: &[f32], n: &Norm, cols: usize, out: &mut [f32]) -> Result<()> {
     let w = f.vector(n.weight);
-    each_row(env, x, cols, out, &|_, x, y| env.floats(RmsNorm { x, y, w, eps: n.eps }))
+    if n.kind == NormKind::Rms && n.bias.is_none() {
+        return each_row(env, x, cols, out, &|_, x, y| env.floats(RmsNorm { x, y, w, eps: n.eps }));
+    }
+    let (b, centred) = (n.bias.map(|b| f.vector(b)), n.kind == NormKind::Layer);
+    each_row(env, x, cols, out, &|_, x, y| env.floats(LayerNorm { x, y, w, b, centred, eps: n.eps }))
 }
