@@ -6,6 +6,7 @@
 mod alarms;
 mod alloc;
 mod arrows;
+mod batch;
 #[cfg(all(feature = "cli", feature = "demo-model"))]
 mod cli;
 mod cpu;
@@ -23,6 +24,7 @@ mod quant_gpu;
 mod quant_mix;
 mod quantize;
 mod readme;
+mod recurrent;
 mod routing;
 mod sampler;
 mod support;

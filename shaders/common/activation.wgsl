@@ -1,6 +1,6 @@
 
-// Activations of a feed-forward network; ACT: 0 SiLU, 1 GELU (erf), 2 GELU (tanh), 3 ReLU; 4 GPT-OSS's clamped SwiGLU,
-// which is a gated unit only, with the bits of ALPHA and LIMIT.
+// Activations of a feed-forward network; ACT: 0 SiLU, 1 GELU (erf), 2 GELU (tanh), 3 ReLU, 5 sigmoid, 6 identity; 4 GPT-OSS's
+// clamped SwiGLU, which is a gated unit only, with the bits of ALPHA and LIMIT.
 fn sigmoid(x: f32) -> f32 {
     // exp of at most 80: no infinity on the way.
     return 1.0 / (1.0 + exp(min(-x, 80.0)));
@@ -32,6 +32,12 @@ fn activate(x: f32) -> f32 {
         }
         case 3u: {
             return max(x, 0.0);
+        }
+        case 5u: {
+            return sigmoid(x);
+        }
+        case 6u: {
+            return x;
         }
         default: {
             return x * sigmoid(x);

@@ -1,6 +1,6 @@
 //! The ops. Their meaning (formula, shapes, reference code, tolerance) is on their page in [`crate::ops`].
 
-use super::{CacheId, Router, WeightId};
+use super::{CacheId, Router, StateId, WeightId};
 
 /// What a norm makes of a row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -129,6 +129,58 @@ pub enum Activation {
         /// Bound of gate and up.
         limit: f32,
     },
+    /// `1 / (1 + exp(-x))`: gates of attention's output.
+    Sigmoid,
+    /// `x`: a bilinear unit, a product of two projections.
+    Identity,
+}
+
+/// Causal convolution of each channel over its last inputs (`ops/short_conv.rs`).
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct ShortConv {
+    /// `[taps · channels]`, tap by tap, oldest input first.
+    pub weight: WeightId,
+    /// `[channels]`.
+    pub bias: Option<WeightId>,
+    /// Inputs that a result depends on, its own included.
+    pub taps: usize,
+    /// On the sum.
+    pub act: Option<Activation>,
+    /// The last `taps − 1` inputs.
+    pub state: StateId,
+}
+
+/// Linear attention with the gated delta rule (`ops/delta_net.rs`).
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct DeltaNet {
+    /// Heads of queries and keys.
+    pub k_heads: usize,
+    /// Heads of values, a multiple of these.
+    pub v_heads: usize,
+    /// Columns of a query and of a key.
+    pub k_dim: usize,
+    /// Columns of a value.
+    pub v_dim: usize,
+    /// `[v_heads]`, negative: how fast a head forgets.
+    pub decay: WeightId,
+    /// `[v_heads]`: added to what the token says of it.
+    pub dt_bias: WeightId,
+    /// Whether value head h goes with key head `h % k_heads` (llama.cpp's order for Qwen3.5); else `h / (v_heads / k_heads)`.
+    pub tiled: bool,
+    /// `[v_heads, k_dim, v_dim]`.
+    pub state: StateId,
+}
+
+impl DeltaNet {
+    /// Columns of queries, keys and values together.
+    pub fn qkv_cols(&self) -> usize {
+        2 * self.k_heads * self.k_dim + self.v_heads * self.v_dim
+    }
+
+    /// The key head that serves value head `h`.
+    pub fn key_head(&self, h: usize) -> usize {
+        if self.tiled { h % self.k_heads } else { h / (self.v_heads / self.k_heads) }
+    }
 }
 
 /// An op, with everything about it that is fixed when the graph is made.
@@ -163,6 +215,10 @@ pub enum Op {
     },
     /// `(q [T, heads·Dk], cache) → [T, heads·Dv]`: row t sees positions ..= P + t.
     Attend(Attention),
+    /// `(x [T, C]) → [T, C]`: each channel convolved over its last inputs; moves its state on.
+    ShortConv(ShortConv),
+    /// `(qkv [T, 2·Hk·Dk + Hv·Dv], a [T, Hv], b [T, Hv]) → [T, Hv·Dv]`: linear attention; moves its state on.
+    DeltaNet(DeltaNet),
     /// `(a, b) → a + b`.
     Add,
     /// `(x) → factor · x`.
@@ -273,6 +329,8 @@ impl Op {
             Op::Rope(_) => "rope",
             Op::KvStore { .. } => "kv_store",
             Op::Attend(_) => "attend",
+            Op::ShortConv(_) => "short_conv",
+            Op::DeltaNet(_) => "delta_net",
             Op::Add => "add",
             Op::Scale(_) => "scale",
             Op::Glu(_) => "glu",
@@ -294,6 +352,15 @@ impl Op {
         }
     }
 
+    /// The recurrent state that the op reads and overwrites.
+    pub fn state(&self) -> Option<StateId> {
+        match self {
+            Op::ShortConv(c) => Some(c.state),
+            Op::DeltaNet(d) => Some(d.state),
+            _ => None,
+        }
+    }
+
     /// The weights that the op reads.
     pub fn weights(&self) -> Vec<WeightId> {
         let lin = |l: &Linear| [Some(l.weight), l.bias];
@@ -308,6 +375,8 @@ impl Op {
             | Op::ExpertAct { linear: l, .. }
             | Op::ExpertDownAdd { linear: l, .. } => lin(l).to_vec(),
             Op::Attend(a) => vec![a.sinks],
+            Op::ShortConv(c) => vec![Some(c.weight), c.bias],
+            Op::DeltaNet(d) => vec![Some(d.decay), Some(d.dt_bias)],
             Op::Router(r) => vec![r.selection_bias],
             Op::NormLinears { norm: n, parts } => n.iter().flat_map(norm).chain(parts.iter().flat_map(lin)).collect(),
             Op::RopeStore { q_norm, k_norm, .. } => [q_norm, k_norm].into_iter().flatten().flat_map(norm).collect(),

@@ -42,6 +42,8 @@ impl fmt::Display for Graph {
                     write!(f, " [{r}]")?;
                 }
                 Op::Attend(a) => write!(f, " [{} heads, window {:?}]", a.heads, a.window)?,
+                Op::ShortConv(c) => write!(f, " [{} taps, state{}]", c.taps, c.state.0)?,
+                Op::DeltaNet(d) => write!(f, " [{} heads on {}, state{}]", d.v_heads, d.k_heads, d.state.0)?,
                 Op::Glu(a)
                 | Op::Act(a)
                 | Op::LinearGlu { act: a, .. }

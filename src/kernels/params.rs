@@ -345,6 +345,54 @@ params! {
         y_stride: u32,
     }
 
+    /// `short_conv`.
+    ShortConvParams {
+        /// C.
+        channels: u32,
+        /// 1: `bias` is there.
+        bias_on: u32,
+        /// 1: the activation `ACT` follows.
+        act_on: u32,
+        /// Of the input.
+        x_offset: u32,
+        /// Of the input.
+        x_stride: u32,
+        /// Of the result.
+        y_offset: u32,
+        /// Of the result.
+        y_stride: u32,
+    }
+
+    /// `delta_net`.
+    DeltaNetParams {
+        /// Heads of queries and keys.
+        k_heads: u32,
+        /// Heads of values.
+        v_heads: u32,
+        /// Columns of a query and of a key.
+        k_dim: u32,
+        /// Columns of a value.
+        v_dim: u32,
+        /// 1: value head h goes with key head `h % k_heads`; 0: `h / (v_heads / k_heads)`.
+        tiled: u32,
+        /// Of qkv.
+        qkv_offset: u32,
+        /// Of qkv.
+        qkv_stride: u32,
+        /// Of a.
+        a_offset: u32,
+        /// Of a.
+        a_stride: u32,
+        /// Of b.
+        b_offset: u32,
+        /// Of b.
+        b_stride: u32,
+        /// Of the result.
+        y_offset: u32,
+        /// Of the result.
+        y_stride: u32,
+    }
+
     /// `router`.
     RouterParams {
         /// E, at most 1024.

@@ -1,6 +1,11 @@
 //! The decoder that all architectures here are: sizes and switches, and the graph that follows from them.
 
-use super::{ExpertLayout, Options, Params, loader::Loader, rope};
+use super::{
+    ExpertLayout, Options, Params,
+    loader::Loader,
+    recurrent::{self, Mixer},
+    rope,
+};
 use crate::{
     error::{Error, Result},
     file::Tensor,
@@ -108,14 +113,22 @@ pub struct Decoder {
     pub windows: Vec<Option<usize>>,
     /// Experts; `None` for a dense model.
     pub moe: Option<Moe>,
+    /// What mixes tokens in each layer; empty: attention everywhere.
+    pub mixers: Vec<Mixer>,
+    /// Whether the attention's output is scaled by a sigmoid gate, whose rows lie behind each head's in the query matrix.
+    pub gated_attention: bool,
+    /// Added to the stored weights of norms: 1 where a checkpoint stores differences from 1.
+    pub norm_offset: f32,
+    /// The name of the norm before the feed-forward network.
+    pub ffn_norm: &'static str,
+    /// The name of the last norm.
+    pub output_norm: &'static str,
     /// Whether a missing output matrix means that the embedding serves for it.
     pub tied: bool,
     /// Factors between the parts.
     pub multipliers: Multipliers,
     /// Whether each head of the attention has a sink.
     pub sinks: bool,
-    /// Canonical name of the norm before the feed-forward network.
-    pub ffn_norm: &'static str,
     /// How a Hugging Face file stores the experts.
     pub expert_layout: ExpertLayout,
     /// Whether feed-forward units have a gate: `down(act(gate x) · up x)`, else `down(act(gate x))`.
@@ -139,28 +152,43 @@ impl Decoder {
             return Err(Error::Unsupported(format!("values of another length than keys in {}", p.arch)));
         }
         let layers = p.usize("block_count", "num_hidden_layers")?;
+        // One number a layer, where some layers have no attention: those that do have as many as the others.
+        let kv_heads = match p.list("attention.head_count_kv") {
+            Some(list) => {
+                list.iter().copied().filter(|n| *n > 0).reduce(|a, b| if a == b { a } else { 0 }).unwrap_or(0)
+            }
+            None => p.opt_usize("attention.head_count_kv", "num_key_value_heads")?.unwrap_or(heads),
+        };
+        let eps = match p.opt_f32("attention.layer_norm_rms_epsilon", "rms_norm_eps")? {
+            Some(eps) => eps,
+            None => p.f32("attention.layer_norm_rms_epsilon", "norm_eps")?,
+        };
         Ok(Decoder {
             layers,
             hidden,
             heads,
-            kv_heads: p.opt_usize("attention.head_count_kv", "num_key_value_heads")?.unwrap_or(heads),
+            kv_heads,
             head_dim,
             ffn: p.opt_usize("feed_forward_length", "intermediate_size")?.unwrap_or(0),
             vocab: p.opt_usize("vocab_size", "vocab_size")?.unwrap_or(0),
             context: p.usize("context_length", "max_position_embeddings")?,
-            eps: p.f32("attention.layer_norm_rms_epsilon", "rms_norm_eps")?,
+            eps,
             norm: NormKind::Rms,
             pairs: RopePairs::Halves,
             qk_norm: QkNorm::None,
             qkv_bias: Bias::IfPresent,
             act: activation(p)?,
             windows: windows(p, layers)?,
+            mixers: vec![],
+            gated_attention: false,
+            norm_offset: 0.0,
+            ffn_norm: "ffn_norm",
+            output_norm: "output_norm",
             moe: None,
             // A GGUF without an output matrix is tied; a Hugging Face config says so.
             tied: p.is_gguf() || p.opt_bool("", "tie_word_embeddings")?.unwrap_or(false),
             multipliers: Multipliers::default(),
             sinks: false,
-            ffn_norm: "ffn_norm",
             expert_layout: ExpertLayout::Rows,
             gated: true,
             shared_experts: 1,
@@ -207,6 +235,10 @@ impl Decoder {
 
     fn is_moe(&self, layer: usize) -> Option<&Moe> {
         self.moe.as_ref().filter(|m| !m.dense_layers.contains(&layer))
+    }
+
+    fn mixer(&self, layer: usize) -> Mixer {
+        self.mixers.get(layer).copied().unwrap_or(Mixer::Attention)
     }
 
     fn window(&self, layer: usize) -> Option<usize> {
@@ -283,8 +315,11 @@ fn windows(p: &Params<'_>, layers: usize) -> Result<Vec<Option<usize>>> {
     }
 }
 
+/// A graph, its weights, and the parts of the file that were left out.
+pub(super) type Built = (Graph, Vec<Tensor>, Vec<String>);
+
 /// Builds the graph, declaring every weight on the way.
-pub(super) fn graph(d: &Decoder, p: &Params<'_>, mut l: Loader<'_>, options: &Options) -> Result<(Graph, Vec<Tensor>)> {
+pub(super) fn graph(d: &Decoder, p: &Params<'_>, mut l: Loader<'_>, options: &Options) -> Result<Built> {
     let factors = l.numbers("rope_freqs.weight")?;
     let mut rope = rope::rope(p, d.head_dim, d.pairs, factors.as_deref(), options.bf16_rope)?;
     let two = [l.numbers("rope_factors_short.weight")?, l.numbers("rope_factors_long.weight")?];
@@ -296,7 +331,11 @@ pub(super) fn graph(d: &Decoder, p: &Params<'_>, mut l: Loader<'_>, options: &Op
     let mut traces = vec![];
     for i in 0..d.layers {
         l.b.set_layer(Some(i as u32));
-        x = attention(d, &rope, &mut l, i, x)?;
+        let normed = norm(d, &mut l, &format!("blk.{i}.attn_norm.weight"), d.hidden, x)?; // [T, H]
+        x = match d.mixer(i) {
+            Mixer::Attention => attention(d, &rope, &mut l, i, x, normed)?,
+            other => recurrent::mixed(d, &mut l, other, i, x, normed)?,
+        };
         let normed = norm(d, &mut l, &format!("blk.{i}.{}.weight", d.ffn_norm), d.hidden, x)?;
         x = match d.is_moe(i) {
             Some(m) => {
@@ -312,7 +351,7 @@ pub(super) fn graph(d: &Decoder, p: &Params<'_>, mut l: Loader<'_>, options: &Op
     }
     l.b.set_layer(None);
     let x = l.b.one(Op::TakeOutputs, &[x])?; // [O, H]
-    let x = norm(d, &mut l, "output_norm.weight", d.hidden, x)?;
+    let x = norm(d, &mut l, &format!("{}.weight", d.output_norm), d.hidden, x)?;
     let head = if d.tied && !l.has("output.weight") { table } else { l.matrix("output.weight", vocab, d.hidden)? };
     let bias = if l.has("output.bias") { Some(l.vector("output.bias", vocab)?) } else { None };
     let mut logits = l.b.one(Op::Linear(Linear { weight: head, bias }), &[x])?; // [O, V]
@@ -326,7 +365,7 @@ pub(super) fn graph(d: &Decoder, p: &Params<'_>, mut l: Loader<'_>, options: &Op
             l.b.output(format!("router_weights_{i}"), weights);
         }
     }
-    l.finish()
+    l.finish(d.layers)
 }
 
 /// The residual and what is added to it.
@@ -337,14 +376,14 @@ fn add(d: &Decoder, l: &mut Loader<'_>, x: ValueId, mut y: ValueId) -> Result<Va
     l.b.one(Op::Add, &[x, y])
 }
 
-fn norm(d: &Decoder, l: &mut Loader<'_>, name: &str, n: usize, x: ValueId) -> Result<ValueId> {
-    let weight = l.vector(name, n)?;
+pub(super) fn norm(d: &Decoder, l: &mut Loader<'_>, name: &str, n: usize, x: ValueId) -> Result<ValueId> {
+    let weight = l.vector_of(name, n, |w| w + d.norm_offset)?;
     let bias = name.replace(".weight", ".bias");
     let bias = if l.has(&bias) { Some(l.vector(&bias, n)?) } else { None };
     l.b.one(Op::RmsNorm(Norm { kind: d.norm, weight, bias, eps: d.eps }), &[x])
 }
 
-fn linear(l: &mut Loader<'_>, name: &str, out: usize, inp: usize, x: ValueId) -> Result<ValueId> {
+pub(super) fn linear(l: &mut Loader<'_>, name: &str, out: usize, inp: usize, x: ValueId) -> Result<ValueId> {
     let weight = l.matrix(name, out, inp)?;
     let bias = name.replace(".weight", ".bias");
     let bias = if l.has(&bias) { Some(l.vector(&bias, out)?) } else { None };
@@ -362,11 +401,15 @@ fn projection(d: &Decoder, l: &mut Loader<'_>, stem: &str, shape: [usize; 2], x:
 }
 
 /// x + W_o · attention(norm(x)).
-fn attention(d: &Decoder, rope: &Rope, l: &mut Loader<'_>, i: usize, x: ValueId) -> Result<ValueId> {
+fn attention(d: &Decoder, rope: &Rope, l: &mut Loader<'_>, i: usize, x: ValueId, normed: ValueId) -> Result<ValueId> {
     let at = |s: &str| format!("blk.{i}.{s}");
     let (q_cols, kv_cols) = (d.heads * d.head_dim, d.kv_heads * d.head_dim);
-    let normed = norm(d, l, &at("attn_norm.weight"), d.hidden, x)?; // [T, H]
-    let q = projection(d, l, &at("attn_q"), [q_cols, d.hidden], normed)?; // [T, heads·D]
+    let (q, gate) = if d.gated_attention {
+        let [q, gate] = gated_query(d, l, i, normed)?;
+        (q, Some(gate))
+    } else {
+        (projection(d, l, &at("attn_q"), [q_cols, d.hidden], normed)?, None) // [T, heads·D]
+    };
     let k = projection(d, l, &at("attn_k"), [kv_cols, d.hidden], normed)?; // [T, kv_heads·D]
     let v = projection(d, l, &at("attn_v"), [kv_cols, d.hidden], normed)?; // [T, kv_heads·D]
     let (q, k) = match d.qk_norm {
@@ -386,9 +429,24 @@ fn attention(d: &Decoder, rope: &Rope, l: &mut Loader<'_>, i: usize, x: ValueId)
     let scale = d.multipliers.attention.unwrap_or(1.0 / (d.head_dim as f32).sqrt());
     let sinks = if d.sinks { Some(l.vector(&at("attn_sinks.weight"), d.heads)?) } else { None };
     let spec = Attention { cache, heads: d.heads, scale, window: d.window(i), sinks };
-    let y = l.b.one(Op::Attend(spec), &[q, stored])?; // [T, heads·D]
+    let mut y = l.b.one(Op::Attend(spec), &[q, stored])?; // [T, heads·D]
+    if let Some(gate) = gate {
+        y = l.b.one(Op::Glu(Activation::Sigmoid), &[gate, y])?;
+    }
     let y = projection(d, l, &at("attn_output"), [d.hidden, q_cols], y)?; // [T, H]
     add(d, l, x, y)
+}
+
+/// Queries and the gate of the attention's output, from one matrix that has the rows of each head's query and then those
+/// of its gate.
+fn gated_query(d: &Decoder, l: &mut Loader<'_>, i: usize, x: ValueId) -> Result<[ValueId; 2]> {
+    let (name, n) = (format!("blk.{i}.attn_q.weight"), d.head_dim);
+    let mut half = |which: usize, part: &str| {
+        let rows = (0..d.heads).map(|h| (2 * h + which) * n..(2 * h + which + 1) * n).collect();
+        let weight = l.rows(&name, [2 * d.heads * n, d.hidden], part, rows)?;
+        l.b.one(Op::Linear(Linear { weight, bias: None }), &[x]) // [T, heads·D]
+    };
+    Ok([half(0, &name)?, half(1, &format!("blk.{i}.attn_q_gate.weight"))?])
 }
 
 /// down(act(gate(x)) · up(x)), or without up, with the matrices `<prefix>gate<suffix>` and so on.

@@ -53,10 +53,10 @@ impl Loader<'_> {
         let whole = Pick { first: 0, step: 1, all: shape[1] };
         let candidates = [Some((name.clone(), whole)), self.merged(prefix, role, shape[1], layout)];
         for (file, pick) in candidates.into_iter().flatten() {
-            if self.in_file(&format!("{file}_blocks")) {
+            if self.holds(&format!("{file}_blocks")) {
                 return self.mxfp4_of(&file, pick, shape);
             }
-            if !self.in_file(&file) {
+            if !self.holds(&file) {
                 continue;
             }
             let t = self.take(&file)?;
@@ -81,16 +81,16 @@ impl Loader<'_> {
         layout: ExpertLayout,
     ) -> Result<Option<Tensor>> {
         let name = self.file_name(&format!("{prefix}{role}_exps.bias"));
-        if self.in_file(&name) {
+        if self.holds(&name) {
             return as_f32(&self.take(&name)?).map(Some);
         }
-        if self.in_file(&name.replace("{}", "0")) {
+        if self.holds(&name.replace("{}", "0")) {
             return as_f32(&self.one_per_expert(&name, &shape)?).map(Some);
         }
         let layout = if self.is_gguf() { ExpertLayout::Rows } else { layout };
         let Some((_, pick)) = self.merged(prefix, role, shape[1], layout) else { return Ok(None) };
         let name = self.file_name(&format!("{prefix}ffn_gate_up_exps.bias"));
-        if !self.in_file(&name) {
+        if !self.holds(&name) {
             return Ok(None);
         }
         let t = self.take(&name)?;

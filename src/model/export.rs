@@ -36,6 +36,7 @@ pub fn to_gguf(ckpt: &Checkpoint) -> Result<Checkpoint> {
     general(&mut meta, arch, ckpt);
     hyperparameters(&mut meta, arch, &d.decoder, &rope)?;
     experts(&mut meta, arch, &d.decoder)?;
+    super::export_recurrent::keys(&mut meta, arch, &d.decoder, rope.dims)?;
     meta.set(format!("{arch}.vocab_size"), u32_of("vocab_size", vocab)?);
     let factors = rotation(&mut meta, arch, &Params::new(ckpt)?, &rope)?;
     match ckpt.tokenizer_json() {
@@ -54,6 +55,7 @@ pub fn to_gguf(ckpt: &Checkpoint) -> Result<Checkpoint> {
         let vector = decl.name.ends_with("ffn_gate_inp_shexp.weight");
         tensors.push((decl.name.clone(), if vector { tensor.reshaped(vec![tensor.cols()])? } else { tensor }));
     }
+    let mut tensors = super::export_recurrent::tensors(arch, &d.decoder, tensors)?;
     if let Some(f) = factors {
         tensors.push(("rope_freqs.weight".into(), Tensor::from_f32(vec![f.len()], f)?));
     }
@@ -153,11 +155,14 @@ fn hyperparameters(meta: &mut Metadata, arch: &str, d: &Decoder, rope: &Rope) ->
     Ok(())
 }
 
-/// The keys of the experts, and refusals where llama.cpp's graph routes otherwise: `llama` and `qwen3moe` renormalise the
-/// chosen experts' weights, `qwen2moe` and `olmoe` do not, and no key changes that. Layers without experts are let
+/// The keys of the experts, and refusals where llama.cpp's graph routes otherwise: `llama`, `qwen3moe` and their
+/// successors renormalise the chosen experts' weights, `qwen2moe` and `olmoe` do not, and no key changes that. Layers without experts are let
 /// through: llama.cpp misses their router and says so.
 fn experts(meta: &mut Metadata, arch: &str, d: &Decoder) -> Result<()> {
     let Some(m) = &d.moe else { return Ok(()) };
+    if arch == "lfm2moe" {
+        return super::export_recurrent::lfm2_experts(meta, m);
+    }
     if !m.dense_layers.is_empty() {
         tracing::warn!(
             "layers {:?} have no experts: the file says so by their tensors, and llama.cpp does not load it",
@@ -172,7 +177,7 @@ fn experts(meta: &mut Metadata, arch: &str, d: &Decoder) -> Result<()> {
         Score::SoftmaxOfSelected => true,
         other => return Err(refused(arch, format!("a router that scores by {other:?}"))),
     };
-    if renormalised != matches!(arch, "llama" | "qwen3moe" | "gpt-oss" | "granitemoe") {
+    if renormalised != matches!(arch, "llama" | "qwen3moe" | "qwen3next" | "qwen35moe" | "gpt-oss" | "granitemoe") {
         let what =
             if renormalised { "weights of the chosen experts that sum to 1" } else { "router weights as they are" };
         return Err(refused(arch, format!("{what} (norm_topk_prob)")));
@@ -180,7 +185,8 @@ fn experts(meta: &mut Metadata, arch: &str, d: &Decoder) -> Result<()> {
     if m.router.scale != 1.0 {
         return Err(refused(arch, format!("router weights times {}", m.router.scale)));
     }
-    let own_width = matches!(arch, "qwen2moe" | "qwen3moe" | "gpt-oss");
+    let own_width = matches!(arch, "qwen2moe" | "qwen3moe" | "qwen3next" | "qwen35moe" | "gpt-oss");
+    let shares = matches!(arch, "qwen2moe" | "qwen3next" | "qwen35moe");
     if !own_width && m.width != d.ffn {
         return Err(refused(arch, format!("experts of width {} beside feed_forward_length {}", m.width, d.ffn)));
     }
@@ -189,9 +195,9 @@ fn experts(meta: &mut Metadata, arch: &str, d: &Decoder) -> Result<()> {
         counts.push(("expert_feed_forward_length", m.width));
     }
     match m.shared {
-        Some(s) if arch == "qwen2moe" && s.gated => counts.push(("expert_shared_feed_forward_length", s.width)),
+        Some(s) if shares && s.gated => counts.push(("expert_shared_feed_forward_length", s.width)),
         Some(s) if arch == "granitemoe" && !s.gated => counts.push(("expert_shared_feed_forward_length", s.width)),
-        None if arch != "qwen2moe" => {}
+        None if !shares => {}
         Some(_) => return Err(refused(arch, "a shared expert of this kind")),
         None => return Err(refused(arch, "layers without a shared expert")),
     }

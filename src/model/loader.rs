@@ -1,6 +1,6 @@
 //! Weights by their canonical (GGUF) names, whatever container and naming they come from.
 
-use super::Names;
+use super::{Names, decoder::Built};
 use crate::{
     error::{Error, Result},
     file::{Bytes, Checkpoint, Format, Tensor},
@@ -8,7 +8,7 @@ use crate::{
     ir::WeightId,
     quant::{self, DType},
 };
-use std::collections::HashSet;
+use std::{collections::HashSet, ops::Range};
 
 /// Declares weights in a graph and finds their tensors. Every tensor of the file must be used by the end: one that is not
 /// would be a part of the model that this architecture does not compute.
@@ -19,12 +19,45 @@ pub struct Loader<'a> {
     names: &'a Names,
     weights: Vec<Tensor>,
     used: HashSet<String>,
+    /// Weights that were left aside, and why.
+    left: Vec<String>,
+    nested: Nested,
+}
+
+/// Where a file with several models has the text model.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Nested {
+    /// There is no other.
+    No,
+    /// `model.layers.` is `model.language_model.layers.`.
+    InModel,
+    /// `model.layers.` is `language_model.model.layers.`.
+    Before,
+}
+
+impl Nested {
+    fn of(ckpt: &Checkpoint) -> Self {
+        let has = |prefix: &str| ckpt.infos().iter().any(|t| t.name.starts_with(prefix));
+        match (has("model.language_model."), has("language_model.model.")) {
+            (true, _) => Nested::InModel,
+            (false, true) => Nested::Before,
+            (false, false) => Nested::No,
+        }
+    }
 }
 
 impl<'a> Loader<'a> {
     /// A loader from `ckpt`, whose tensors are called as `names` says where it is not GGUF.
     pub fn new(ckpt: &'a Checkpoint, names: &'a Names) -> Self {
-        Loader { b: Builder::new(), ckpt, names, weights: vec![], used: HashSet::new() }
+        Loader {
+            b: Builder::new(),
+            ckpt,
+            names,
+            weights: vec![],
+            left: vec![],
+            used: HashSet::new(),
+            nested: Nested::of(ckpt),
+        }
     }
 
     /// The file's name of a canonical weight: `blk.3.attn_q.weight` → `model.layers.3.self_attn.q_proj.weight`.
@@ -37,8 +70,8 @@ impl<'a> Loader<'a> {
             Some((n, rest)) => (Some(n), rest),
             None => (None, canonical),
         };
+        // A name with its ending goes first: not every file's ends alike.
         let name = match self.names.find(rest) {
-            // A name of its own, ending and all: parameters that are no module's `weight` or `bias`.
             Some(name) => name.to_string(),
             None => {
                 let (stem, ending) = rest.rsplit_once('.').unwrap_or((rest, ""));
@@ -53,14 +86,26 @@ impl<'a> Loader<'a> {
                 }
             }
         };
-        layer.map_or(name.clone(), |n| format!("{}{n}.{name}", self.names.layers))
+        self.in_file(match layer {
+            Some(n) => format!("{}{n}.{name}", self.names.layers),
+            None => name,
+        })
     }
 
-    /// Leaves a weight of the file aside, with a notice that says why.
+    /// A name as the file has it: checkpoints of models that also see put the text model's names one level down.
+    fn in_file(&self, name: String) -> String {
+        match (self.nested, name.strip_prefix("model.")) {
+            (Nested::InModel, Some(rest)) => format!("model.language_model.{rest}"),
+            (Nested::Before, _) => format!("language_model.{name}"),
+            _ => name,
+        }
+    }
+
+    /// Leaves a weight of the file aside, and says so among the parts that are left out.
     pub fn leave(&mut self, canonical: &str, why: &str) {
         let name = self.file_name(canonical);
-        if self.in_file(&name) {
-            tracing::info!("{name} is not used: {why}");
+        if self.holds(&name) {
+            self.left.push(format!("{name} ({why})"));
             self.used.insert(name);
         }
     }
@@ -71,16 +116,12 @@ impl<'a> Loader<'a> {
     }
 
     /// Whether the file has a tensor of this name, the file's own.
-    pub(super) fn in_file(&self, name: &str) -> bool {
+    pub(super) fn holds(&self, name: &str) -> bool {
         self.ckpt.info(name).is_some()
     }
 
     pub(super) fn format(&self) -> Format {
         self.ckpt.format()
-    }
-
-    pub(super) fn is_gguf(&self) -> bool {
-        self.format() == Format::Gguf
     }
 
     /// Whether the architecture has a name of its own for this stem.
@@ -133,7 +174,7 @@ impl<'a> Loader<'a> {
             return Ok(None);
         };
         let merged = self.file_name(&canonical.replace(role, "ffn_gate_up"));
-        if self.in_file(&self.file_name(canonical)) || !self.in_file(&merged) {
+        if self.holds(&self.file_name(canonical)) || !self.holds(&merged) {
             return Ok(None);
         }
         let t = self.take(&merged)?;
@@ -179,6 +220,69 @@ impl<'a> Loader<'a> {
         self.declare(canonical, &[n], t)
     }
 
+    /// A vector `[n]` as f32, each number through `f`.
+    ///
+    /// # Errors
+    /// As [`Loader::matrix`].
+    pub fn vector_of(&mut self, canonical: &str, n: usize, f: impl Fn(f32) -> f32) -> Result<WeightId> {
+        let t = self.take(&self.file_name(canonical))?;
+        let numbers = to_numbers(&t)?.into_iter().map(f).collect();
+        self.declare(canonical, &[n], Tensor::from_f32(t.shape().to_vec(), numbers)?)
+    }
+
+    /// The taps of a convolution of each channel by itself, in the file `[channels, taps]` (or `[channels, 1, taps]`), as
+    /// `[taps · channels]` f32, tap by tap.
+    ///
+    /// # Errors
+    /// As [`Loader::matrix`].
+    pub fn conv(&mut self, canonical: &str, channels: usize, taps: usize) -> Result<WeightId> {
+        let name = self.file_name(canonical);
+        let t = self.take(&name)?;
+        if t.shape() != [channels, taps] && t.shape() != [channels, 1, taps] {
+            let shape = t.shape();
+            return Err(Error::Model(format!("tensor `{name}` has shape {shape:?}, expected [{channels}, {taps}]")));
+        }
+        let x = to_numbers(&t)?;
+        let turned = (0..taps * channels).map(|i| x[i % channels * taps + i / channels]).collect();
+        self.declare(canonical, &[taps * channels], Tensor::from_f32(vec![taps * channels], turned)?)
+    }
+
+    /// Some rows of a matrix of shape `shape`, as a matrix of its own with the name `part`; nothing is copied.
+    ///
+    /// # Errors
+    /// As [`Loader::matrix`].
+    pub fn rows(
+        &mut self,
+        canonical: &str,
+        shape: [usize; 2],
+        part: &str,
+        rows: Vec<Range<usize>>,
+    ) -> Result<WeightId> {
+        let name = self.file_name(canonical);
+        let t = self.take(&name)?;
+        if t.shape() != shape {
+            return Err(Error::Model(format!("tensor `{name}` has shape {:?}, expected {shape:?}", t.shape())));
+        }
+        let count = rows.iter().map(|r| r.len()).sum();
+        // The parts of a tensor are of one length.
+        let each = rows.iter().fold(t.rows_per_part(), |g, r| gcd(gcd(g, r.start), gcd(g, r.end))).max(1);
+        let bytes = t.row_bytes();
+        let piece = |r: usize| {
+            let within = r % t.rows_per_part();
+            t.parts().get(r / t.rows_per_part())?.slice(within * bytes..(within + each) * bytes)
+        };
+        let starts = rows.iter().flat_map(|r| r.clone().step_by(each));
+        let parts = starts.map(piece).collect::<Option<Vec<_>>>();
+        let parts = parts.ok_or_else(|| Error::Model(format!("tensor `{name}` has fewer rows than {shape:?}")))?;
+        let tensor = Tensor::new(t.dtype(), vec![count, shape[1]], parts)?;
+        self.declare(part, &[count, shape[1]], tensor)
+    }
+
+    /// Whether the names in the file are GGUF's.
+    pub fn is_gguf(&self) -> bool {
+        self.ckpt.format() == Format::Gguf
+    }
+
     /// The numbers of a small vector, for the builder itself (frequency factors); `None` where there is none.
     ///
     /// # Errors
@@ -191,14 +295,25 @@ impl<'a> Loader<'a> {
         to_numbers(&t).map(Some)
     }
 
-    /// Ends loading: the graph, the weights, and a check that nothing in the file was left aside.
+    /// Ends loading: the graph, the weights, and a check that nothing in the file was left aside but the parts that a text
+    /// model of so many layers does without, which are named.
     ///
     /// # Errors
     /// [`Error::Unsupported`] that names tensors which this architecture does not use.
-    pub fn finish(self) -> Result<(crate::ir::Graph, Vec<Tensor>)> {
+    pub fn finish(self, layers: usize) -> Result<Built> {
         let ignorable = |n: &str| n.ends_with(".inv_freq") || n.ends_with(".masked_bias");
         let unused = |n: &&str| !self.used.contains(*n) && !ignorable(n);
-        let left: Vec<&str> = self.ckpt.infos().iter().map(|t| t.name.as_str()).filter(unused).collect();
+        let before = if self.is_gguf() { "blk.".into() } else { self.in_file(self.names.layers.to_string()) };
+        let mut skipped = vec![];
+        let mut needed = |n: &&str| match super::optional::part(n, &before, layers, |n| self.ckpt.info(n).is_some()) {
+            Some(part) => {
+                skipped.push(part);
+                false
+            }
+            None => true,
+        };
+        let unused = self.ckpt.infos().iter().map(|t| t.name.as_str()).filter(unused);
+        let left: Vec<&str> = unused.filter(|n| needed(n)).collect();
         if let Some(first) = left.first() {
             return Err(Error::Unsupported(format!(
                 "tensor `{first}`{} is not part of this architecture as it is known here: the file holds a variant \
@@ -206,8 +321,14 @@ impl<'a> Loader<'a> {
                 if left.len() > 1 { format!(" (and {} more)", left.len() - 1) } else { String::new() }
             )));
         }
-        Ok((self.b.finish(), self.weights))
+        let mut left = super::optional::words(&skipped);
+        left.extend(self.left);
+        Ok((self.b.finish(), self.weights, left))
     }
+}
+
+fn gcd(a: usize, b: usize) -> usize {
+    if b == 0 { a } else { gcd(b, a % b) }
 }
 
 pub(super) fn to_numbers(t: &Tensor) -> Result<Vec<f32>> {

@@ -34,7 +34,7 @@ fn ropes(g: &Graph) -> Vec<Rope> {
 }
 
 /// Checks that a buffer fits.
-fn fits(caps: &Caps, bytes: u64, what: &str, help: &str) -> Result<u64> {
+pub(super) fn fits(caps: &Caps, bytes: u64, what: &str, help: &str) -> Result<u64> {
     let limit = caps.max_binding.min(caps.max_buffer);
     if bytes > limit {
         return Err(Error::Device(format!("{what} takes {bytes} bytes, the device binds {limit} at a time; {help}")));
@@ -54,7 +54,9 @@ pub(super) fn rope_tables(g: &Graph, caps: &Caps, o: &Options) -> Result<Vec<Rop
 pub(super) fn caches(g: &Graph, caps: &Caps, o: &Options) -> Result<Vec<CacheBytes>> {
     let element = if o.kv == KvType::F16 { 2 } else { 4 };
     let side = |heads: usize, dim: usize, i: usize| {
-        let bytes = [heads, o.ctx, dim, element].iter().try_fold(1u64, |a, b| a.checked_mul(*b as u64));
+        let bytes = [o.sequences.unwrap_or(1), heads, o.ctx, dim, element]
+            .iter()
+            .try_fold(1u64, |a, b| a.checked_mul(*b as u64));
         let help = "ask for a shorter context (--ctx) or an f16 cache";
         fits(caps, bytes.unwrap_or(u64::MAX), &format!("the KV cache of layer {i}"), help)
     };
@@ -224,6 +226,8 @@ impl<'a> Lower<'a> {
             Op::Rope(_) | Op::KvStore { .. } | Op::Attend(_) | Op::RopeStore { .. } => {
                 self.attention_node(&n.op, ins, outs)?;
             }
+            Op::ShortConv(c) => self.short_conv(c, ins[0], outs[0])?,
+            Op::DeltaNet(d) => self.delta_net(d, ins, outs[0])?,
             Op::Router(_)
             | Op::NormRouter { .. }
             | Op::ExpertLinear(_)
@@ -319,6 +323,7 @@ impl<'a> Lower<'a> {
             Buffer::Frame => size_of::<params::Frame>() as u64,
             Buffer::Params => super::PARAMS_STRIDE,
             Buffer::Tokens => 4 * self.tokens as u64,
+            Buffer::Rows => 8 * self.tokens as u64,
             Buffer::Zero => ZERO_BYTES,
             Buffer::Vectors => self.w.vector_bytes,
             Buffer::Matrix { matrix, segment } => self.w.matrices[matrix as usize].segments[segment as usize].bytes,
@@ -326,12 +331,13 @@ impl<'a> Lower<'a> {
             Buffer::Input(i) => (4 * self.tokens * inputs(self.g)[i as usize].stride) as u64,
             Buffer::Keys(c) => cache(c)?.keys,
             Buffer::Values(c) => cache(c)?.values,
+            Buffer::State(s) => super::recurrent::states(self.g, self.caps)?[s as usize],
             Buffer::Scratch(c) => self.contents[c as usize].bytes,
             Buffer::Sampling(part) => return Err(Error::Graph(format!("{part:?} is bound by the model"))),
         })
     }
 
-    fn bind(&self, name: &'static str, buffer: Buffer, access: Access) -> Result<Binding> {
+    pub fn bind(&self, name: &'static str, buffer: Buffer, access: Access) -> Result<Binding> {
         let content = match buffer {
             Buffer::Scratch(c) => Some(c),
             _ => None,
@@ -365,6 +371,16 @@ impl<'a> Lower<'a> {
             Some(w) => self.vector(name, Some(&[VectorPart::Weight(w)])),
             None => self.vector(name, None),
         }
+    }
+
+    /// Where the rows of the step belong: for kernels with `BATCH`.
+    pub fn row_places(&self) -> Result<Binding> {
+        self.read("rows", if self.options.sequences.is_some() { Buffer::Rows } else { Buffer::Zero })
+    }
+
+    /// `BATCH` of those kernels.
+    pub fn batch(&self) -> u32 {
+        u32::from(self.options.sequences.is_some())
     }
 
     pub fn rope(&self, r: &Rope) -> Result<Binding> {

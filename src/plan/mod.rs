@@ -26,6 +26,7 @@ mod lower;
 mod matrix;
 mod memory;
 mod print;
+mod recurrent;
 pub mod sample;
 mod weights;
 
@@ -101,6 +102,9 @@ pub struct Options {
     pub kv: KvType,
     /// The reduction to use; `None`: the one that suits the device.
     pub style: Option<Style>,
+    /// Plan for rows of so many sequences with caches of their own, in any mixture: every row of a step names its sequence
+    /// and its position ([`Buffer::Rows`]). `None`: one sequence, whose rows follow each other.
+    pub sequences: Option<usize>,
     /// Gives every content a buffer of its own and [`GUARD`] bytes behind it inside the binding, which a kernel that
     /// writes too far would hit. For tests.
     pub guard: bool,
@@ -109,7 +113,7 @@ pub struct Options {
 impl Options {
     /// Options without anything special.
     pub fn new(ctx: usize, chunk: usize, kv: KvType) -> Self {
-        Options { ctx, chunk, kv, style: None, guard: false }
+        Options { ctx, chunk, kv, style: None, sequences: None, guard: false }
     }
 }
 
@@ -134,6 +138,8 @@ pub enum Buffer {
     Params,
     /// Token ids of the step, u32 `[T]`.
     Tokens,
+    /// Sequence and position of each row, u32 `[T, 2]`; see [`Options::sequences`].
+    Rows,
     /// Zeros, for operands that a dispatch does not have.
     Zero,
     /// All vectors: [`Weights::vectors`].
@@ -149,10 +155,12 @@ pub enum Buffer {
     Rope(u32),
     /// Numbers that the caller gives: [`Plan::inputs`].
     Input(u32),
-    /// Keys of a cache, `[kv_heads, ctx, k_dim]`.
+    /// Keys of a cache, `[sequences, kv_heads, ctx, k_dim]`.
     Keys(u32),
-    /// Values of a cache, `[kv_heads, ctx, v_dim]`.
+    /// Values of a cache, `[sequences, kv_heads, ctx, v_dim]`.
     Values(u32),
+    /// A recurrent state: [`Plan::states`].
+    State(u32),
     /// Working memory of one schedule: [`Schedule::scratch`].
     Scratch(u32),
     /// What sampling on the device needs: [`Plan::sampling`].
@@ -379,6 +387,8 @@ pub struct Plan {
     pub ropes: Vec<RopeTable>,
     /// Sizes of the caches.
     pub caches: Vec<CacheBytes>,
+    /// Bytes of the recurrent states.
+    pub states: Vec<u64>,
     /// Numbers that the caller gives.
     pub inputs: Vec<InputPlace>,
     /// How tokens are chosen on the device; `None` for graphs without logits.
@@ -410,6 +420,7 @@ pub fn plan(graph: &Graph, weights: &Weights, caps: &Caps, options: &Options) ->
         prefill,
         ropes: lower::rope_tables(graph, caps, options)?,
         caches: lower::caches(graph, caps, options)?,
+        states: recurrent::states(graph, caps)?,
         inputs: lower::inputs(graph),
         layers: graph.nodes.iter().filter_map(|n| n.layer).max().map_or(0, |l| l as usize + 1),
     };

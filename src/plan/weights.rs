@@ -203,6 +203,13 @@ impl Layout<'_> {
             Op::Router(r) => self.selection_bias(r),
             Op::Linear(_) if rides_with_router(self.graph, &self.out, node) => {}
             Op::Linear(l) | Op::LinearAdd { linear: l, .. } | Op::LinearAct { linear: l, .. } => self.stack(&[*l])?,
+            Op::ShortConv(c) => {
+                let weights = std::iter::once(c.weight).chain(c.bias);
+                weights.for_each(|w| self.vector(vec![VectorPart::Weight(w)]));
+            }
+            Op::DeltaNet(d) => {
+                [d.decay, d.dt_bias].map(|w| self.vector(vec![VectorPart::Weight(w)])).into_iter().collect()
+            }
             Op::Attend(a) => a.sinks.into_iter().for_each(|s| self.vector(vec![VectorPart::Weight(s)])),
             Op::ExpertLinear(l) | Op::ExpertAct { linear: l, .. } | Op::ExpertDownAdd { linear: l, .. } => {
                 self.matrix(&[l.weight])?;

@@ -4,6 +4,7 @@ mod attention;
 mod case;
 mod dense;
 mod moe;
+mod recurrent;
 
 use crate::support::Target;
 use case::check_all;
@@ -28,6 +29,9 @@ parity! {
     routers: moe::routers();
     moe_blocks: moe::blocks();
     expert_linear: moe::expert_linear();
+    short_conv: recurrent::short_conv();
+    delta_net: recurrent::delta_net();
+    gates: recurrent::gates();
 }
 
 /// Products with activations of one 8-bit number instead of two.
@@ -36,6 +40,55 @@ fn cpu_int8() {
     check_all(dense::linear(), Target::CpuInt8);
     check_all(dense::linear_fused(), Target::CpuInt8);
     check_all(moe::blocks(), Target::CpuInt8);
+}
+
+/// Shaders run without checks by default: the table above and the whole models of `gpu` and `goldens`, which the tests run
+/// with the checks on, have them all. (The two of sampling are run in `picker`.)
+#[test]
+fn every_kernel_of_the_catalogue_is_run() {
+    use moeray::{
+        kernels::{Style, catalogue},
+        plan,
+    };
+    let all = [
+        dense::embed(),
+        dense::linear(),
+        dense::linear_fused(),
+        dense::elementwise(),
+        dense::rms_norm(),
+        attention::rope(),
+        attention::attend(),
+        attention::rope_store(),
+        moe::routers(),
+        moe::blocks(),
+        moe::expert_linear(),
+        recurrent::short_conv(),
+        recurrent::delta_net(),
+        recurrent::gates(),
+    ];
+    let mut seen = std::collections::BTreeSet::from(["sample_keys", "sample_pick"]);
+    let mut plans = |program: &moeray::backend::Program, ctx: usize, chunk: usize| {
+        let graph = moeray::graph::fuse(&program.graph);
+        let dtypes: Vec<_> = program.weights.iter().map(|t| t.dtype()).collect();
+        for style in [Style::Rows, Style::Lanes] {
+            let caps = plan::Caps::webgpu_defaults();
+            let weights = plan::weights(&graph, &dtypes, &caps).unwrap();
+            let kv = moeray::backend::KvType::F32;
+            let options = plan::Options { style: Some(style), ..plan::Options::new(ctx, chunk, kv) };
+            let plan = plan::plan(&graph, &weights, &caps, &options).unwrap();
+            let prefill = if chunk > 1 { &plan.prefill.steps[..] } else { &[] };
+            seen.extend(plan.decode.steps.iter().chain(prefill).map(|s| s.variant.kernel.name));
+        }
+    };
+    for case in all.into_iter().flatten() {
+        let ctx = case.steps.iter().map(|(s, ..)| s.past + s.tokens).max().unwrap();
+        plans(&case.program, ctx, case.steps.iter().map(|(s, ..)| s.tokens).max().unwrap());
+    }
+    for name in ["llama", "qwen2_moe", "qwen3_moe"] {
+        plans(&crate::goldens::definition(name).program, 24, 24);
+    }
+    let missing: Vec<_> = catalogue::ALL.iter().map(|k| k.name).filter(|k| !seen.contains(k)).collect();
+    assert!(missing.is_empty(), "no case runs {missing:?}");
 }
 
 /// The table contains what it is meant to contain: each fused op comes out of the fusion of some case, and fusing changes

@@ -140,12 +140,13 @@ impl Floats for Glu<'_> {
     unsafe fn run<L: Lanes>(self) {
         let n = self.gate.len().min(self.up.len());
         let one = |g: f32, u: f32| gated(self.act, f64::from(g), f64::from(u)) as f32;
-        let (alpha, limit, whole) = match self.act {
-            Activation::Silu => (1.0, f32::INFINITY, n / N * N),
-            Activation::ClampedSwiglu { alpha, limit } => (alpha, limit, n / N * N),
-            _ => (0.0, 0.0, 0),
+        let (alpha, limit) = match self.act {
+            Activation::ClampedSwiglu { alpha, limit } => (alpha, limit),
+            _ => (1.0, f32::INFINITY),
         };
-        let clamped = self.act != Activation::Silu;
+        let clamped = matches!(self.act, Activation::ClampedSwiglu { .. });
+        let fast = clamped || matches!(self.act, Activation::Silu | Activation::Sigmoid | Activation::Identity);
+        let whole = if fast { n / N * N } else { 0 };
         // SAFETY: vectors lie within the first `whole` numbers of both slices; the features are there.
         unsafe {
             let (zero, unit) = (L::splat(0.0), L::splat(1.0));
@@ -157,8 +158,12 @@ impl Floats for Glu<'_> {
                     g = zero.sub(zero.sub(g).max(least));
                     u = zero.sub(zero.sub(u).max(least)).max(least).add(unit);
                 }
-                let y = g.div(unit.add(zero.sub(g.mul(L::splat(alpha))).exp())).mul(u);
-                y.store(self.gate.as_mut_ptr().add(i));
+                let y = match self.act {
+                    Activation::Identity => g,
+                    Activation::Sigmoid => unit.div(unit.add(zero.sub(g).exp())),
+                    _ => g.div(unit.add(zero.sub(g.mul(L::splat(alpha))).exp())),
+                };
+                y.mul(u).store(self.gate.as_mut_ptr().add(i));
             }
         }
         for i in whole..n {

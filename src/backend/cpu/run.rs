@@ -7,24 +7,35 @@ use super::{
     buffer::{Aligned, Out},
     experts::{self, Groups, Matrices, Reads},
     layout::Place,
-    products::{self, Env, Finish, each_row},
+    products::{self, Env, Finish, each_output, each_row},
+    recurrent,
     route::choose,
     rows::{Act, AddScaled, Glu, LayerNorm, RmsNorm, RopeTable},
     weight::{Input, Scratches, Weight, room},
 };
 use crate::{
-    backend::{KvType, Output, Runner, RunnerOptions, Step, check_cache_memory, check_step},
+    backend::{
+        KvType, Output, Runner, RunnerOptions, Step, check_cache_memory, check_step,
+        state::{Move, Standing},
+    },
     error::{Error, Result},
     ir::{Activation, Linear, Node, Norm, NormKind, Op, Rope, Router, Rows, ValueId, WeightId},
     ops::elementwise::sigmoid,
 };
-use std::{mem::take, sync::Arc};
+use std::{
+    mem::take,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
 
 /// The state of one sequence.
 pub struct CpuRunner {
     model: Arc<Model>,
     options: RunnerOptions,
     state: State,
+    standing: Standing,
 }
 
 /// All memory of a runner.
@@ -32,6 +43,9 @@ struct State {
     numbers: Vec<Aligned<f32>>,
     ids: Vec<Vec<u32>>,
     caches: Vec<Cache>,
+    /// Recurrent states, and the copy that `keep_states` made.
+    states: Vec<Aligned<f32>>,
+    kept: Vec<Aligned<f32>>,
     ropes: Vec<RopeTable>,
     scratch: Scratches,
     every: Vec<u32>,
@@ -96,6 +110,8 @@ impl CpuRunner {
             numbers,
             ids,
             caches,
+            states: states(&model.graph),
+            kept: states(&model.graph),
             ropes,
             scratch: Scratches::new(model.pool.threads()),
             every: (0..chunk as u32).collect(),
@@ -107,7 +123,8 @@ impl CpuRunner {
             partial: vec![],
             taken: vec![],
         };
-        Ok(CpuRunner { model, options, state })
+        let standing = Standing::new(&model.graph);
+        Ok(CpuRunner { model, options, state, standing })
     }
 }
 
@@ -116,6 +133,11 @@ impl Runner for CpuRunner {
         check_step(&step, &self.options)?;
         let model = self.model.clone();
         let frame = Frame { model: &model, step };
+        match self.standing.begin(step.past)? {
+            Move::Stay => {}
+            Move::Clear => self.state.states.iter_mut().for_each(|s| s.fill(0.0)),
+            Move::Restore => copy_states(&self.state.kept, &mut self.state.states),
+        }
         self.state.begin(frame);
         for node in &model.graph.nodes {
             self.state.run(frame, node)?;
@@ -124,13 +146,25 @@ impl Runner for CpuRunner {
         for (o, (_, v)) in out.iter_mut().zip(&model.graph.outputs) {
             self.state.output(frame, *v, o);
         }
+        self.standing.done(step.past + step.tokens.len());
+        Ok(())
+    }
+
+    fn resume_at(&self, past: usize) -> usize {
+        self.standing.resume_at(past)
+    }
+
+    fn keep_states(&mut self) -> Result<()> {
+        if self.standing.keep() {
+            copy_states(&self.state.states, &mut self.state.kept);
+        }
         Ok(())
     }
 
     fn memory_bytes(&self) -> u64 {
         let s = &self.state;
         let caches: u64 = s.caches.iter().map(Cache::bytes).sum();
-        let numbers: u64 = s.numbers.iter().map(Aligned::bytes).sum();
+        let numbers: u64 = s.numbers.iter().chain(&s.states).chain(&s.kept).map(Aligned::bytes).sum();
         let ids: u64 = s.ids.iter().map(|v| 4 * v.capacity() as u64).sum();
         let ropes: u64 = s.ropes.iter().map(RopeTable::bytes).sum();
         let small = 4 * (s.every.capacity() + s.logits.capacity() + s.partial.capacity()) as u64;
@@ -283,56 +317,77 @@ impl State {
                 self.partial = partial;
                 done?;
             }
+            Op::ShortConv(c) => {
+                let mut state = take(&mut self.states[c.state.0 as usize]);
+                let done = recurrent::short_conv(self.env(f), c, self.numbers_of(f, ins[0]), &mut state, &mut outs[0]);
+                self.states[c.state.0 as usize] = state;
+                done?;
+            }
+            Op::DeltaNet(d) => {
+                let mut state = take(&mut self.states[d.state.0 as usize]);
+                let [qkv, a, b] = [0, 1, 2].map(|i| self.numbers_of(f, ins[i]));
+                let done = recurrent::delta_net(self.env(f), d, [qkv, a, b], &mut state, &mut outs[0]);
+                self.states[d.state.0 as usize] = state;
+                done?;
+            }
             Op::Router(r) => self.route(f, node, r, outs, None)?,
             Op::NormRouter { norm, linear, router } => self.route(f, node, router, outs, Some((norm, linear)))?,
             Op::ExpertLinear(_) | Op::ExpertAct { .. } | Op::ExpertGlu { .. } | Op::ExpertDownAdd { .. } => {
                 self.routed(f, node, outs)?;
             }
-            _ => self.simple(f, node, &mut outs[0]),
+            _ => self.simple(f, node, &mut outs[0])?,
         }
         Ok(())
     }
 
-    /// Ops on rows that are cheap: one thread.
-    fn simple(&self, f: Frame<'_>, node: &Node, out: &mut [f32]) {
+    /// Ops on rows that are cheap.
+    fn simple(&self, f: Frame<'_>, node: &Node, out: &mut [f32]) -> Result<()> {
         let a = self.numbers_of(f, node.inputs[0]);
         let b = || self.numbers_of(f, node.inputs[1]);
-        let env = self.env(f);
+        let (env, cols) = (self.env(f), f.place(node.inputs[0]).cols.max(1));
+        let row = |r: usize| r * cols..(r + 1) * cols;
         match &node.op {
-            Op::Add => env.floats(AddScaled { y: &mut out[..a.len()], a, b: b(), factor: 1.0 }),
-            Op::Scale(factor) => out.iter_mut().zip(a).for_each(|(y, x)| *y = x * factor),
+            Op::Add => {
+                let b = b();
+                each_row(env, a, cols, out, &|r, a, y| env.floats(AddScaled { y, a, b: &b[row(r)], factor: 1.0 }))
+            }
+            Op::Scale(factor) => {
+                each_row(env, a, cols, out, &|_, a, y| y.iter_mut().zip(a).for_each(|(y, x)| *y = x * factor))
+            }
             Op::Glu(act) => {
-                out[..a.len()].copy_from_slice(a);
-                env.floats(Glu { gate: &mut out[..a.len()], up: b(), act: *act });
+                let b = b();
+                each_row(env, a, cols, out, &|r, a, y| {
+                    y.copy_from_slice(a);
+                    env.floats(Glu { gate: y, up: &b[row(r)], act: *act });
+                })
             }
-            Op::Act(act) => {
-                out[..a.len()].copy_from_slice(a);
-                env.floats(Act { x: &mut out[..a.len()], act: *act });
-            }
+            Op::Act(act) => each_row(env, a, cols, out, &|_, a, y| {
+                y.copy_from_slice(a);
+                env.floats(Act { x: y, act: *act });
+            }),
             Op::SigmoidGate => {
-                let cols = f.place(node.inputs[0]).cols.max(1);
-                for ((y, x), g) in out.chunks_exact_mut(cols).zip(a.chunks_exact(cols)).zip(b()) {
-                    let s = sigmoid(f64::from(*g)) as f32;
-                    y.iter_mut().zip(x).for_each(|(y, x)| *y = x * s);
-                }
+                let gates = b();
+                each_row(env, a, cols, out, &|r, a, y| {
+                    let s = sigmoid(f64::from(gates[r])) as f32;
+                    y.iter_mut().zip(a).for_each(|(y, x)| *y = x * s);
+                })
             }
             Op::ExpertCombine => {
-                let (w, used) = (b(), f.place(node.inputs[1]).cols);
-                let cols = f.place(node.inputs[0]).cols / used;
-                for ((y, slots), w) in
-                    out.chunks_exact_mut(cols).zip(a.chunks_exact(cols * used)).zip(w.chunks_exact(used))
-                {
+                let (weights, used) = (b(), f.place(node.inputs[1]).cols);
+                let width = cols / used;
+                each_output(env, a.len() / cols, cols, out, width, &|r, y| {
                     y.fill(0.0);
-                    for (slot, w) in slots.chunks_exact(cols).zip(w) {
+                    let slots = a[r * cols..(r + 1) * cols].chunks_exact(width);
+                    for (slot, w) in slots.zip(&weights[r * used..(r + 1) * used]) {
                         y.iter_mut().zip(slot).for_each(|(y, s)| *y += w * s);
                     }
-                }
+                })
             }
             // TakeOutputs.
             _ => {
-                let cols = f.place(node.inputs[0]).cols;
                 let from = (f.step.tokens.len() - f.step.outputs) * cols;
                 out[..a.len() - from].copy_from_slice(&a[from..]);
+                Ok(())
             }
         }
     }
@@ -343,11 +398,16 @@ impl State {
         if let Some(id) = ids.iter().find(|id| **id as usize >= tensor.rows()) {
             return Err(Error::Invalid(format!("token id {id} is not below the vocabulary's {}", tensor.rows())));
         }
-        for (y, id) in out.chunks_exact_mut(tensor.cols()).zip(ids) {
-            crate::quant::dequantize(tensor.dtype(), tensor.row(*id as usize), y)?;
+        let failed = AtomicBool::new(false);
+        each_output(self.env(f), ids.len(), tensor.cols(), out, tensor.cols(), &|r, y| {
+            let row = tensor.row(ids[r] as usize);
+            failed.fetch_or(crate::quant::dequantize(tensor.dtype(), row, y).is_err(), Ordering::Relaxed);
             if scale != 1.0 {
                 y.iter_mut().for_each(|y| *y *= scale);
             }
+        })?;
+        if failed.into_inner() {
+            return Err(Error::Model("a row of the embedding table is no whole number of blocks".into()));
         }
         Ok(())
     }
@@ -514,6 +574,14 @@ impl State {
             }
         }
     }
+}
+
+fn states(graph: &crate::ir::Graph) -> Vec<Aligned<f32>> {
+    graph.states.iter().map(|s| Aligned::zeroed(s.len)).collect()
+}
+
+fn copy_states(from: &[Aligned<f32>], to: &mut [Aligned<f32>]) {
+    from.iter().zip(to).for_each(|(a, b)| b.copy_from_slice(a));
 }
 
 fn env<'a>(f: Frame<'a>, scratch: &'a Scratches, every: &'a [u32]) -> Env<'a> {
