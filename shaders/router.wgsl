@@ -41,7 +41,7 @@ const SPARSE_MIXER: u32 = 4u;
 var<workgroup> keys: array<u32, EXPERTS>;
 var<workgroup> chosen: array<f32, EXPERTS>;  // logits by rank; before that, 1 for every group that takes part
 var<workgroup> group_keys: array<u32, GROUPS>;
-var<workgroup> chosen_ids: array<u32, EXPERTS>;  // by rank; with SPARSE = 1
+var<workgroup> chosen_ids: array<u32, EXPERTS * SPARSE + 1u>;  // by rank; with SPARSE = 1
 
 fn is_nan(v: f32) -> bool {
     return (bitcast<u32>(v) & 0x7fffffffu) > 0x7f800000u;

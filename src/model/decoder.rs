@@ -512,7 +512,8 @@ fn experts(
     let mut x = add(d, l, x, y)?;
     for n in 0..m.shared.map_or(0, |_| d.shared_experts) {
         let Some(s) = m.shared else { break };
-        let suffix = if d.shared_experts > 1 { format!("_shexp.{n}.weight") } else { "_shexp.weight".into() };
+        let numbered = l.file_name(&format!("{blk}ffn_gate_shexp.weight")).contains("{}");
+        let suffix = if numbered { format!("_shexp.{n}.weight") } else { "_shexp.weight".into() };
         let mut y = ffn(d, l, &format!("{blk}ffn_"), &suffix, s.width, normed)?;
         if s.gated {
             let weight = l.matrix_f32(&format!("{blk}ffn_gate_inp_shexp.weight"), 1, d.hidden)?;
