@@ -1,5 +1,6 @@
 
-// expert_down_add: y[t] = start + sum over the k slots of weights[t, j] * W_e h[t, j], e = ids[t, j]; W quantised.
+// expert_down_add: y[t] = start + factor * sum over the k slots of weights[t, j] * (W_e h[t, j] + b_e), e = ids[t, j];
+// W quantised, b may be missing.
 // The start is the residual, what y holds (second and later segments of W), or zero.
 //
 // A workgroup takes WG/LANES * ROWS rows of the matrix and one token; each invocation loops over the k experts in slot
@@ -26,6 +27,7 @@ struct Params {
     ids_stride: u32,
     weights_offset: u32,
     weights_stride: u32,
+    factor: f32,
 }
 @group(0) @binding(1) var<uniform> p: Params;
 @group(0) @binding(2) var<storage, read> x: array<vec4<f32>>;       // h: [T, k*I]
@@ -35,6 +37,9 @@ struct Params {
 @group(0) @binding(6) var<storage, read> weights: array<f32>;       // [T, k]
 @group(0) @binding(7) var<storage, read> residual: array<f32>;      // [T, H]
 
+@group(0) @binding(8) var<storage, read> bias: array<f32>;          // [E, H]
+
+const BIAS: u32 = 1u;
 const RESIDUAL: u32 = 2u;
 const ACCUMULATE: u32 = 8u;
 
@@ -47,7 +52,7 @@ fn store(t: u32, n: u32, sum: f32) {
         return;
     }
     let at = p.y_offset + t * p.y_stride + n;
-    var v = sum;
+    var v = sum * p.factor;
     if ((p.flags & RESIDUAL) != 0u) {
         v += residual[p.residual_offset + t * p.residual_stride + n];
     }
@@ -89,6 +94,11 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) l
         }
         let groups = select(0u, p.groups, wanted);
         var part: array<f32, ROWS>;
+        if ((p.flags & BIAS) != 0u && lane == 0u) {
+            for (var r = 0u; r < ROWS; r++) { // unroll
+                part[r] = bias[expert * p.out + min(first + r * TEAMS, p.out - 1u)];
+            }
+        }
         for (var j = lane; j < groups; j += LANES) {
             let xs = x_group(x_start, j);
             for (var r = 0u; r < ROWS; r++) { // unroll

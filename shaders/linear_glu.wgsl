@@ -1,5 +1,6 @@
 
-// linear_glu: y = act(G x) * (U x), the first half of a gated feed-forward network; G and U quantised, in one pass over x.
+// linear_glu: y = act(G x + b) * (U x + c), the first half of a gated feed-forward network; G and U quantised, in one pass
+// over x. Biases are of experts only.
 //
 // A workgroup takes WG/LANES * ROWS rows of both segments and one tile of up to COLS rows of x (which rows: the linked
 // `rows/*.wgsl`). LANES invocations share a row: lane l takes groups l, l + LANES, ... of it; an invocation works on ROWS
@@ -23,12 +24,17 @@ struct Params {
     x_slots: u32,
     ids_offset: u32,
     ids_stride: u32,
+    flags: u32,
+    bias_up: u32,
 }
 @group(0) @binding(1) var<uniform> p: Params;
 @group(0) @binding(2) var<storage, read> x: array<vec4<f32>>;          // [R, K]
 @group(0) @binding(3) var<storage, read> gate_data: array<vec4<u32>>;  // rows row0 .. row0 + rows of [I, K]
 @group(0) @binding(4) var<storage, read> up_data: array<vec4<u32>>;    // the same rows of [I, K]
 @group(0) @binding(5) var<storage, read_write> y: array<f32>;          // [R, I]
+@group(0) @binding(6) var<storage, read> bias: array<f32>;             // [E, I] of the gate, from bias_up on [E, I] of up
+
+const BIAS: u32 = 1u;
 
 const TEAMS: u32 = WG / LANES;
 // Partial sums, one more a row than needed: lanes that add up neighbouring rows then read different banks.
@@ -39,7 +45,12 @@ fn store(tile: Tile, c: u32, i: u32, sum: vec2<f32>) {
     if (c >= tile.count || segment_row(tile, i) >= p.rows) {
         return;
     }
-    y[y_base(tile_row(tile, c)) + output_column(i)] = activate(sum.x) * sum.y;
+    var v = sum;
+    if ((p.flags & BIAS) != 0u) {
+        let at = bias_index(tile, i);
+        v += vec2<f32>(bias[at], bias[p.bias_up + at]);
+    }
+    y[y_base(tile_row(tile, c)) + output_column(i)] = gated(v.x, v.y);
 }
 
 @compute @workgroup_size(WG)

@@ -10,7 +10,18 @@ use moeray::{
 use safetensors::SafeTensors;
 use std::path::{Path, PathBuf};
 
-const MODELS: [&str; 5] = ["llama", "mixtral", "qwen2_moe", "qwen3_moe", "olmoe"];
+const MODELS: [&str; 10] = [
+    "llama",
+    "mixtral",
+    "qwen2_moe",
+    "qwen3_moe",
+    "olmoe",
+    "qwen3_next",
+    "qwen3_5_moe",
+    "lfm2_moe",
+    "gpt_oss",
+    "granitemoe",
+];
 
 pub fn folder(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/goldens").join(name)
@@ -89,24 +100,39 @@ pub fn forward(loaded: &dyn moeray::backend::Loaded, ids: &[u32], chunks: &[usiz
     all
 }
 
+/// The selection bias of a layer, from the model's own weights.
+fn selection_bias(d: &Definition, layer: &str) -> Option<Vec<f32>> {
+    let name = format!("blk.{layer}.exp_probs_b.bias");
+    let i = d.program.graph.weights.iter().position(|w| w.name == name)?;
+    Some(d.program.weights[i].row(0).chunks(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect())
+}
+
 /// (expert, weight) pairs of every layer against those that follow from the golden's router logits by the family's formula,
 /// written out here once more.
 pub fn check_routing(name: &str, d: &Definition, out: &[Output], g: &Golden) -> Result<(), String> {
     let names = names(d);
     let k = d.decoder.moe.as_ref().map_or(0, |m| m.router.used);
-    let renormalise = matches!(name, "mixtral" | "qwen3_moe");
+    // A softmax over the chosen logits is the renormalised softmax over all.
+    let renormalise = matches!(name, "mixtral" | "qwen3_moe" | "qwen3_next" | "qwen3_5_moe" | "gpt_oss" | "granitemoe");
+    let lfm2 = name == "lfm2_moe";
     let layers: Vec<&str> = names.iter().filter_map(|n| n.strip_prefix("router_ids_")).collect();
     assert_eq!(layers.len(), g.routers.len(), "{name}: MoE layers");
     for (layer, (logits, experts)) in layers.iter().zip(&g.routers) {
         let (mut ids, mut weights) = (vec![], vec![]);
+        let bias = selection_bias(d, layer).filter(|_| lfm2);
         for row in logits.chunks(*experts) {
             let sum: f64 = row.iter().map(|x| f64::from(*x).exp()).sum();
-            let mut p: Vec<(u32, f64)> =
-                row.iter().enumerate().map(|(i, x)| (i as u32, f64::from(*x).exp() / sum)).collect();
-            p.sort_by(|a, b| b.1.total_cmp(&a.1));
-            let total: f64 = if renormalise { p[..k].iter().map(|x| x.1).sum() } else { 1.0 };
+            let exp = |x: &f32| f64::from(*x).exp();
+            let score = |x: &f32| if lfm2 { exp(x) / (1.0 + exp(x)) } else { exp(x) / sum };
+            // Id, score, and what the choice is made by.
+            let mut p: Vec<(u32, f64, f64)> = (row.iter().enumerate())
+                .map(|(i, x)| (i as u32, score(x), score(x) + bias.as_ref().map_or(0.0, |b| f64::from(b[i]))))
+                .collect();
+            p.sort_by(|a, b| b.2.total_cmp(&a.2));
+            let sum: f64 = p[..k].iter().map(|x| x.1).sum();
+            let factor = if lfm2 { 1.5 / (sum + 1e-6) } else { 1.0 / if renormalise { sum } else { 1.0 } };
             ids.extend(p[..k].iter().map(|x| x.0));
-            weights.extend(p[..k].iter().map(|x| (x.1 / total) as f32));
+            weights.extend(p[..k].iter().map(|x| (x.1 * factor) as f32));
         }
         let at = |what: &str| names.iter().position(|n| *n == format!("router_{what}_{layer}")).unwrap();
         let got = (&out[at("ids")].u32[..], &out[at("weights")].f32[..]);

@@ -86,11 +86,25 @@ fn wg_items(v: &Variant) -> [u32; 2] {
     [v.get("WG"), 1]
 }
 
-const MATRIX: &[(&str, u32)] = &[("WG", 64), ("LANES", 16), ("ROWS", 2), ("COLS", 1), ("TAIL", 0)];
-const MATRIX_NORM: &[(&str, u32)] = &[("WG", 64), ("LANES", 16), ("ROWS", 2), ("COLS", 1), ("TAIL", 0), ("NORM", 0)];
-const GLU_MATRIX: &[(&str, u32)] = &[("WG", 64), ("LANES", 16), ("ROWS", 2), ("COLS", 1), ("TAIL", 0), ("ACT", 0)];
-const GLU_MATRIX_NORM: &[(&str, u32)] =
-    &[("WG", 64), ("LANES", 16), ("ROWS", 2), ("COLS", 1), ("TAIL", 0), ("ACT", 0), ("NORM", 0)];
+/// `ACT` of a product that nothing follows.
+const NO_ACT: u32 = 9;
+
+const MATRIX: &[(&str, u32)] = &[("WG", 64), ("LANES", 16), ("ROWS", 2), ("COLS", 1), ("TAIL", 0), ("ACT", NO_ACT)];
+const MATRIX_NORM: &[(&str, u32)] =
+    &[("WG", 64), ("LANES", 16), ("ROWS", 2), ("COLS", 1), ("TAIL", 0), ("ACT", NO_ACT), ("NORM", 0)];
+const GLU_MATRIX: &[(&str, u32)] =
+    &[("WG", 64), ("LANES", 16), ("ROWS", 2), ("COLS", 1), ("TAIL", 0), ("ACT", 0), ("ALPHA", 0), ("LIMIT", 0)];
+const GLU_MATRIX_NORM: &[(&str, u32)] = &[
+    ("WG", 64),
+    ("LANES", 16),
+    ("ROWS", 2),
+    ("COLS", 1),
+    ("TAIL", 0),
+    ("ACT", 0),
+    ("ALPHA", 0),
+    ("LIMIT", 0),
+    ("NORM", 0),
+];
 
 /// Rows of an embedding table. Bindings: `ids` u32 `[T, 1]`, `w_data` segment of `[V, H]`, `y` `[T, H]` (read_write).
 /// Items: groups of a row; rows: T. A token's row is written by the dispatch whose segment holds it.
@@ -116,12 +130,12 @@ pub static RMS_NORM: Kernel = Kernel {
     tile: one_each,
 };
 
-/// `y = [residual +] [sigmoid(g) ·] (W norm(x) + b)`. Bindings: `x`, `w_data`, `bias` f32 `[N]` of the whole matrix,
+/// `y = [residual +] [factor ·] [sigmoid(g) ·] [act] (W norm(x) + b)`. Bindings: `x`, `w_data`, `bias` f32 `[N]` of the whole matrix,
 /// `residual` `[R, N]`, `gate` `[R, 1]`, `norm` f32 `[K]` (read where `NORM` = 1), `y` (read_write).
 /// Items: rows of the segment; rows: T or O.
 pub static LINEAR_KERNEL: Kernel = Kernel {
     name: "linear",
-    parts: &[FRAME, DOT, ROWS_PLAIN, LINEAR],
+    parts: &[FRAME, DOT, ACTIVATION, ROWS_PLAIN, LINEAR],
     slots: &["w"],
     kv: false,
     consts: MATRIX_NORM,
@@ -129,11 +143,11 @@ pub static LINEAR_KERNEL: Kernel = Kernel {
     tile: matrix_tile,
 };
 
-/// `y[t, j] = W_e x`, e the j-th expert of token t. Bindings: `x`, `w_data`, `ids` u32 `[T, k]`, `y` (read_write).
+/// `y[t, j] = [act] (W_e x + b_e)`, e the j-th expert of token t. Bindings: `x`, `w_data`, `bias` f32 `[E, N]`, `ids` u32 `[T, k]`, `y` (read_write).
 /// Items: rows of one expert's matrix; rows: T·k. `COLS` must be 1.
 pub static EXPERT_LINEAR: Kernel = Kernel {
     name: "expert_linear",
-    parts: &[FRAME, DOT, ROWS_SLOTS, LINEAR],
+    parts: &[FRAME, DOT, ACTIVATION, ROWS_SLOTS, LINEAR],
     slots: &["w"],
     kv: false,
     consts: MATRIX,
@@ -145,7 +159,7 @@ pub static EXPERT_LINEAR: Kernel = Kernel {
 /// (read_write). Items: rows of one expert's matrix; rows: tiles (their number is in `args`).
 pub static EXPERT_LINEAR_GROUPED: Kernel = Kernel {
     name: "expert_linear_grouped",
-    parts: &[FRAME, DOT, ROWS_GROUPED, LINEAR],
+    parts: &[FRAME, DOT, ACTIVATION, ROWS_GROUPED, LINEAR],
     slots: &["w"],
     kv: false,
     consts: MATRIX,
@@ -165,7 +179,7 @@ pub static LINEAR_GLU: Kernel = Kernel {
     tile: matrix_tile,
 };
 
-/// `h[t, j] = act(G_e x) · (U_e x)`. Bindings: `x`, `gate_data`, `up_data`, `ids` u32 `[T, k]`, `y` (read_write).
+/// `h[t, j] = act(G_e x + b_e) · (U_e x + c_e)`. Bindings: `x`, `gate_data`, `up_data`, `bias` (b, then c), `ids` u32 `[T, k]`, `y` (read_write).
 /// Items: rows of one expert's matrix; rows: T·k. `COLS` must be 1.
 pub static EXPERT_GLU: Kernel = Kernel {
     name: "expert_glu",
@@ -189,7 +203,7 @@ pub static EXPERT_GLU_GROUPED: Kernel = Kernel {
     tile: matrix_tile,
 };
 
-/// `y = residual + Σ_j weights[t, j] · W_e h[t, j]`. Bindings: `x` (h) `[T, k·I]`, `w_data`, `ids`, `weights` `[T, k]`,
+/// `y = residual + factor · Σ_j weights[t, j] · (W_e h[t, j] + b_e)`. Bindings: `bias` f32 `[E, H]`, `x` (h) `[T, k·I]`, `w_data`, `ids`, `weights` `[T, k]`,
 /// `residual` `[T, H]`, `y` (read_write). Items: rows of one expert's matrix (H); rows: T. With several segments the
 /// first dispatch starts from the residual, later ones `ACCUMULATE`.
 pub static EXPERT_DOWN_ADD: Kernel = Kernel {
@@ -254,6 +268,32 @@ pub static ATTEND: Kernel = Kernel {
     tile: |v| [1, v.get("ROWS")],
 };
 
+/// Causal convolution of each channel. Bindings: `x` `[T, C]`, `w` f32 `[taps, C]`, `bias` f32 `[C]` (read where
+/// `p.bias_on` = 1), `state` `[taps - 1, C]` (read_write), `y` (read_write). `TAPS`: 2 to 16. Items: channels; rows: 1 (an
+/// invocation goes through the tokens in order).
+pub static SHORT_CONV: Kernel = Kernel {
+    name: "short_conv",
+    parts: &[FRAME, ACTIVATION, include_str!("../../shaders/short_conv.wgsl")],
+    slots: &[],
+    kv: false,
+    consts: &[("WG", 64), ("TAPS", 4), ("ACT", 0)],
+    params: params::ShortConvParams::FIELDS,
+    tile: wg_items,
+};
+
+/// The gated delta rule. Bindings: `qkv` `[T, 2·Hk·Dk + Hv·Dv]`, `a` and `b` `[T, Hv]` (which may lie in one buffer), `decay`
+/// and `dt_bias` f32 `[Hv]`, `state` `[Hv, Dk, Dv]` (read_write), `y` `[T, Hv·Dv]` (read_write). Items: Hv·Dv columns of
+/// states; rows: 1 (an invocation goes through the tokens in order).
+pub static DELTA_NET: Kernel = Kernel {
+    name: "delta_net",
+    parts: &[FRAME, include_str!("../../shaders/delta_net.wgsl")],
+    slots: &[],
+    kv: false,
+    consts: &[("WG", 32)],
+    params: params::DeltaNetParams::FIELDS,
+    tile: wg_items,
+};
+
 /// Merges the splits of `attend`. Bindings: `partials` (the `y` of `attend` with `SPLIT` = 1), `sinks`, `y` (read_write)
 /// `[T, heads·Dv]`. Items: heads; rows: T.
 pub static ATTEND_REDUCE: Kernel = Kernel {
@@ -307,14 +347,14 @@ pub static EXPERT_COMBINE: Kernel = Kernel {
 };
 
 /// `y = OP(a, b)` element by element. `OP`: 0 `a + b`, 1 `factor · a`, 2 `act(a) · b`, 3 `a · sigmoid(b[r, 0])`, 4 row
-/// `T - O + r` of a (`take_outputs`, with `p.outputs` = 1). Bindings: `a`, `b` (any buffer for 1 and 4), `y`
+/// `T - O + r` of a (`take_outputs`, with `p.outputs` = 1), 5 `act(a)`. Bindings: `a`, `b` (any buffer for 1, 4 and 5), `y`
 /// (read_write). Items: columns; rows: T or O.
 pub static ELEMENTWISE: Kernel = Kernel {
     name: "elementwise",
     parts: &[FRAME, ACTIVATION, include_str!("../../shaders/elementwise.wgsl")],
     slots: &[],
     kv: false,
-    consts: &[("WG", 64), ("OP", 0), ("ACT", 0)],
+    consts: &[("WG", 64), ("OP", 0), ("ACT", 0), ("ALPHA", 0), ("LIMIT", 0)],
     params: params::ElementwiseParams::FIELDS,
     tile: wg_items,
 };
@@ -356,7 +396,7 @@ pub static COPY: Kernel = Kernel {
 };
 
 /// Every kernel.
-pub static ALL: [&Kernel; 21] = [
+pub static ALL: [&Kernel; 23] = [
     &EMBED,
     &RMS_NORM,
     &LINEAR_KERNEL,
@@ -371,6 +411,8 @@ pub static ALL: [&Kernel; 21] = [
     &ROPE_STORE,
     &ATTEND,
     &ATTEND_REDUCE,
+    &SHORT_CONV,
+    &DELTA_NET,
     &ROUTER,
     &EXPERT_SORT,
     &EXPERT_COMBINE,
@@ -380,14 +422,21 @@ pub static ALL: [&Kernel; 21] = [
     &COPY,
 ];
 
-/// The number of an activation in `ACT`.
-pub fn activation(act: crate::ir::Activation) -> u32 {
-    use crate::ir::Activation::{Gelu, GeluTanh, Relu, Silu};
-    match act {
-        Silu => 0,
-        Gelu => 1,
-        GeluTanh => 2,
-        Relu => 3,
+impl Variant {
+    /// With this activation: its number in `ACT`, and its own numbers as bits.
+    pub fn act(self, act: crate::ir::Activation) -> Variant {
+        use crate::ir::Activation::{ClampedSwiglu, Gelu, GeluTanh, Identity, Relu, Sigmoid, Silu};
+        match act {
+            Silu => self.with("ACT", 0),
+            Gelu => self.with("ACT", 1),
+            GeluTanh => self.with("ACT", 2),
+            Relu => self.with("ACT", 3),
+            Sigmoid => self.with("ACT", 5),
+            Identity => self.with("ACT", 6),
+            ClampedSwiglu { alpha, limit } => {
+                self.with("ACT", 4).with("ALPHA", alpha.to_bits()).with("LIMIT", limit.to_bits())
+            }
+        }
     }
 }
 

@@ -33,6 +33,8 @@ pub const RESIDUAL: u32 = 2;
 pub const GATE: u32 = 4;
 /// Add to what `y` holds: second and later segments of `expert_down_add`.
 pub const ACCUMULATE: u32 = 8;
+/// Multiply by the factor, before the residual.
+pub const FACTOR: u32 = 16;
 
 params! {
     /// Sizes of this step, written once a step.
@@ -117,7 +119,7 @@ params! {
         y_offset: u32,
         /// Of the result, token to token. Experts: slot j of a token is `j * out` further.
         y_stride: u32,
-        /// `BIAS | RESIDUAL | GATE`, plain only.
+        /// `BIAS | RESIDUAL | GATE | FACTOR`; experts: `BIAS` only.
         flags: u32,
         /// Of the residual.
         residual_offset: u32,
@@ -137,6 +139,8 @@ params! {
         ids_offset: u32,
         /// Of the expert ids.
         ids_stride: u32,
+        /// On the product.
+        factor: f32,
     }
 
     /// `linear_glu`, `expert_glu`, `expert_glu_grouped`.
@@ -171,6 +175,10 @@ params! {
         ids_offset: u32,
         /// Of the expert ids.
         ids_stride: u32,
+        /// `BIAS`, experts only.
+        flags: u32,
+        /// Where the biases of up start.
+        bias_up: u32,
     }
 
     /// `expert_down_add`.
@@ -187,7 +195,7 @@ params! {
         out: u32,
         /// Experts used a token (k).
         used: u32,
-        /// `RESIDUAL` (start from the residual) or `ACCUMULATE` (start from y), or neither (start from 0).
+        /// `RESIDUAL` (start from the residual) or `ACCUMULATE` (start from y), or neither (start from 0); and `BIAS`.
         flags: u32,
         /// Of h `[T, k * I]`.
         x_offset: u32,
@@ -209,6 +217,8 @@ params! {
         weights_offset: u32,
         /// Of the expert weights.
         weights_stride: u32,
+        /// On the weighted sum.
+        factor: f32,
     }
 
     /// `rope`.
@@ -335,6 +345,54 @@ params! {
         y_stride: u32,
     }
 
+    /// `short_conv`.
+    ShortConvParams {
+        /// C.
+        channels: u32,
+        /// 1: `bias` is there.
+        bias_on: u32,
+        /// 1: the activation `ACT` follows.
+        act_on: u32,
+        /// Of the input.
+        x_offset: u32,
+        /// Of the input.
+        x_stride: u32,
+        /// Of the result.
+        y_offset: u32,
+        /// Of the result.
+        y_stride: u32,
+    }
+
+    /// `delta_net`.
+    DeltaNetParams {
+        /// Heads of queries and keys.
+        k_heads: u32,
+        /// Heads of values.
+        v_heads: u32,
+        /// Columns of a query and of a key.
+        k_dim: u32,
+        /// Columns of a value.
+        v_dim: u32,
+        /// 1: value head h goes with key head `h % k_heads`; 0: `h / (v_heads / k_heads)`.
+        tiled: u32,
+        /// Of qkv.
+        qkv_offset: u32,
+        /// Of qkv.
+        qkv_stride: u32,
+        /// Of a.
+        a_offset: u32,
+        /// Of a.
+        a_stride: u32,
+        /// Of b.
+        b_offset: u32,
+        /// Of b.
+        b_stride: u32,
+        /// Of the result.
+        y_offset: u32,
+        /// Of the result.
+        y_stride: u32,
+    }
+
     /// `router`.
     RouterParams {
         /// E, at most 1024.
@@ -431,6 +489,8 @@ params! {
         weights_offset: u32,
         /// Of the weights.
         weights_stride: u32,
+        /// On the sum.
+        factor: f32,
     }
 
     /// `add`, `scale`, `glu`, `sigmoid_gate`, `take_outputs`: element by element.

@@ -3,7 +3,7 @@
 //! `norm_eps`, `rope_theta`, `vocab_size`, `max_seq_len`, and `"model_type": "mini_mixtral"`.
 
 use super::{
-    Architecture, Decoder, Names, Params, QkNorm,
+    Architecture, Decoder, ExpertLayout, Multipliers, Names, Params, QkNorm,
     decoder::{Bias, Moe, router},
 };
 use crate::{
@@ -57,7 +57,15 @@ fn decoder(p: &Params<'_>) -> Result<Decoder> {
         qkv_bias: Bias::IfPresent,
         act: Activation::Silu,
         windows: vec![],
+        mixers: vec![],
+        gated_attention: false,
+        norm_offset: 0.0,
+        ffn_norm: "ffn_norm",
+        output_norm: "output_norm",
         moe: Some(Moe { router, selection_bias: false, width: ffn, shared: None, dense_layers: vec![] }),
         tied: false,
+        multipliers: Multipliers::default(),
+        sinks: false,
+        expert_layout: ExpertLayout::Rows,
     })
 }

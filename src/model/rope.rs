@@ -29,7 +29,7 @@ pub fn rope(p: &Params<'_>, head_dim: usize, pairs: RopePairs, factors: Option<&
     }
     let mut inv_freq: Vec<f32> =
         (0..dims / 2).map(|i| (1.0 / f64::from(base).powf(2.0 * i as f64 / dims as f64)) as f32).collect();
-    scale(p, &mut inv_freq)?;
+    let attention_factor = scale(p, &mut inv_freq, base, dims)?;
     if inv_freq.iter().any(|f| !f.is_finite()) {
         return Err(Error::Model(
             "rotary frequencies that are no numbers: the scaling in the file is impossible".into(),
@@ -44,34 +44,137 @@ pub fn rope(p: &Params<'_>, head_dim: usize, pairs: RopePairs, factors: Option<&
     if bf16 {
         inv_freq.iter_mut().for_each(|f| *f = half::bf16::from_f32(*f).to_f32());
     }
-    Ok(Rope { head_dim, dims, pairs, inv_freq: inv_freq.into(), scale: 1.0 })
+    Ok(Rope { head_dim, dims, pairs, inv_freq: inv_freq.into(), scale: attention_factor })
 }
 
-/// Applies the scaling that the file names.
-fn scale(p: &Params<'_>, inv_freq: &mut [f32]) -> Result<()> {
+/// How `config.json` calls the parameters of a scaling, and its kind.
+fn kind(p: &Params<'_>) -> Result<(String, impl Fn(&str) -> String)> {
     let hf = if p.config("rope_parameters").is_some() { "rope_parameters" } else { "rope_scaling" };
-    let path = |key: &str| format!("{hf}.{key}");
+    let path = move |key: &str| format!("{hf}.{key}");
     let kind = match p.opt_str("rope.scaling.type", &path("rope_type"))? {
         Some(kind) => kind,
         None => p.opt_str("", &path("type"))?.unwrap_or_else(|| "none".into()),
     };
+    Ok((kind, path))
+}
+
+/// The YaRN scaling of a file that has one.
+///
+/// # Errors
+/// As [`Yarn::read`].
+pub(super) fn yarn(p: &Params<'_>) -> Result<Option<Yarn>> {
+    let (kind, path) = kind(p)?;
+    if kind == "yarn" { Yarn::read(p, &path).map(Some) } else { Ok(None) }
+}
+
+/// Applies the scaling that the file names; gives the factor on the rotated vectors.
+fn scale(p: &Params<'_>, inv_freq: &mut [f32], base: f32, dims: usize) -> Result<f32> {
+    let (kind, path) = kind(p)?;
     match kind.as_str() {
-        "none" | "default" => Ok(()),
+        "none" | "default" => Ok(1.0),
         "linear" => {
             let factor = p.f32("rope.scaling.factor", &path("factor"))?;
             inv_freq.iter_mut().for_each(|f| *f /= factor);
-            Ok(())
+            Ok(1.0)
         }
         "llama3" if !p.is_gguf() => {
             let number = |key: &str| p.f32("", &path(key));
             let (factor, low, high) = (number("factor")?, number("low_freq_factor")?, number("high_freq_factor")?);
             llama3(inv_freq, factor, low, high, number("original_max_position_embeddings")?);
-            Ok(())
+            Ok(1.0)
+        }
+        "yarn" => {
+            let y = Yarn::read(p, &path)?;
+            y.apply(inv_freq, base, dims)?;
+            Ok(y.attention_factor)
         }
         other => Err(Error::Unsupported(format!(
-            "RoPE scaling `{other}` of architecture {}; known are none, linear and llama3",
+            "RoPE scaling `{other}` of architecture {}; known are none, linear, llama3 and yarn",
             p.arch
         ))),
+    }
+}
+
+/// YaRN (Peng et al. 2023, *YaRN: Efficient Context Window Extension of Large Language Models*; Hugging Face
+/// `_compute_yarn_parameters`; llama.cpp's keys).
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Yarn {
+    /// How much longer the context is than the one of training.
+    pub factor: f32,
+    /// Context of training.
+    pub original: f32,
+    /// Rotations over `original` from which on frequencies are kept.
+    pub beta_fast: f32,
+    /// Rotations below which frequencies are divided by `factor`.
+    pub beta_slow: f32,
+    /// Whether the ends of the blend between the two are rounded to whole pairs.
+    pub truncate: bool,
+    /// Factor on the rotated vectors.
+    pub attention_factor: f32,
+}
+
+impl Yarn {
+    /// Reads it; `path` makes the path of a key in `config.json`.
+    ///
+    /// # Errors
+    /// [`Error::Model`] for missing or impossible values.
+    pub fn read(p: &Params<'_>, path: &dyn Fn(&str) -> String) -> Result<Yarn> {
+        let number = |gguf: &str, hf: &str| p.opt_f32(gguf, &path(hf));
+        let original = p.f32("rope.scaling.original_context_length", &path("original_max_position_embeddings"))?;
+        let factor = match number("rope.scaling.factor", "factor")? {
+            Some(f) => f,
+            None => p.f32("context_length", "max_position_embeddings")? / original,
+        };
+        let beta = |gguf: &str, hf: &str, default: f32| {
+            Ok::<f32, Error>(number(gguf, hf)?.filter(|b| *b != 0.0).unwrap_or(default))
+        };
+        let (beta_fast, beta_slow) = (
+            beta("rope.scaling.yarn_beta_fast", "beta_fast", 32.0)?,
+            beta("rope.scaling.yarn_beta_slow", "beta_slow", 1.0)?,
+        );
+        if !(factor >= 1.0 && original >= 1.0 && beta_fast > 0.0 && beta_slow > 0.0) {
+            return Err(Error::Model(format!("YaRN by {factor} from {original}, betas {beta_fast} and {beta_slow}")));
+        }
+        let mscale = |m: f32| if factor > 1.0 { 0.1 * m * factor.ln() + 1.0 } else { 1.0 };
+        let attention_factor = match number("", "attention_factor")? {
+            Some(f) => f,
+            None => match (number("", "mscale")?, number("", "mscale_all_dim")?) {
+                (Some(m), Some(all)) if m != 0.0 && all != 0.0 => mscale(m) / mscale(all),
+                _ => mscale(1.0),
+            },
+        };
+        // llama.cpp's factor on top of its own, which is the same as mscale(1).
+        let attention_factor = attention_factor * number("rope.scaling.attn_factor", "")?.unwrap_or(1.0);
+        // GPT-OSS was trained without rounding; no key of a GGUF says so.
+        let truncate = p.opt_bool("", &path("truncate"))?.unwrap_or(p.arch != "gpt-oss");
+        Ok(Yarn { factor, original, beta_fast, beta_slow, truncate, attention_factor })
+    }
+
+    /// Blends kept and divided frequencies.
+    fn apply(&self, inv_freq: &mut [f32], base: f32, dims: usize) -> Result<()> {
+        if base <= 1.0 {
+            return Err(Error::Model(format!("YaRN with a rotary base of {base}")));
+        }
+        let (d, base) = (dims as f64, f64::from(base));
+        // The pair that makes this many rotations over the context of training.
+        let pair = |rotations: f32| {
+            d * (f64::from(self.original) / (f64::from(rotations) * 2.0 * std::f64::consts::PI)).ln()
+                / (2.0 * base.ln())
+        };
+        let (mut low, mut high) = (pair(self.beta_fast), pair(self.beta_slow));
+        if self.truncate {
+            (low, high) = (low.floor(), high.ceil());
+        }
+        let (low, mut high) = (low.max(0.0), high.min(d - 1.0));
+        if low == high {
+            high += 0.001;
+        }
+        for (i, f) in inv_freq.iter_mut().enumerate() {
+            let divided = ((i as f64 - low) / (high - low)).clamp(0.0, 1.0);
+            let x = f64::from(*f);
+            *f = (x / f64::from(self.factor) * divided + x * (1.0 - divided)) as f32;
+        }
+        Ok(())
     }
 }
 

@@ -59,21 +59,26 @@ impl Lower<'_> {
                 }
                 self.router(router, logits, outs[1], outs[2])
             }
-            Op::ExpertLinear { weight } => {
+            Op::ExpertLinear(linear) => {
                 let (x, y) = (self.place(ins[0])?, self.fresh(outs[0])?);
-                let x_slots = self.x_slots(ins[0], *weight);
-                self.expert_linear(*weight, Routed { x, x_slots, ids: ins[1], y })
+                let x_slots = self.x_slots(ins[0], linear.weight);
+                self.expert_linear(linear, None, Routed { x, x_slots, ids: ins[1], y })
+            }
+            Op::ExpertAct { linear, act } => {
+                let (x, y) = (self.place(ins[0])?, self.fresh(outs[0])?);
+                let x_slots = self.x_slots(ins[0], linear.weight);
+                self.expert_linear(linear, Some(*act), Routed { x, x_slots, ids: ins[1], y })
             }
             Op::ExpertGlu { gate, up, act } => {
                 let (x, y) = (self.place(ins[0])?, self.fresh(outs[0])?);
-                let x_slots = self.x_slots(ins[0], *gate);
+                let x_slots = self.x_slots(ins[0], gate.weight);
                 self.expert_glu([*gate, *up], *act, Routed { x, x_slots, ids: ins[1], y })
             }
             Op::ExpertCombine => {
                 let (x, y, cols) = (self.place(ins[0])?, self.fresh(outs[0])?, self.g.cols(outs[0]));
                 self.combine(x, ins[1], None, y, cols)
             }
-            Op::ExpertDownAdd { weight } => self.expert_down_add(*weight, ins, outs[0]),
+            Op::ExpertDownAdd { linear, factor } => self.expert_down_add(linear, *factor, ins, outs[0]),
             _ => Ok(()),
         }
     }
@@ -200,9 +205,9 @@ impl Lower<'_> {
         let mut out = Vec::new();
         for n in self.g.nodes.iter().filter(|n| n.inputs.contains(&ids)) {
             let (kernel, w) = match &n.op {
-                Op::ExpertGlu { gate, .. } => (&catalogue::EXPERT_GLU_GROUPED, *gate),
-                Op::ExpertLinear { weight } | Op::ExpertDownAdd { weight } => {
-                    (&catalogue::EXPERT_LINEAR_GROUPED, *weight)
+                Op::ExpertGlu { gate, .. } => (&catalogue::EXPERT_GLU_GROUPED, gate.weight),
+                Op::ExpertLinear(l) | Op::ExpertAct { linear: l, .. } | Op::ExpertDownAdd { linear: l, .. } => {
+                    (&catalogue::EXPERT_LINEAR_GROUPED, l.weight)
                 }
                 _ => continue,
             };
@@ -228,15 +233,16 @@ impl Lower<'_> {
         Cost { expert: k as u64 * bytes / experts, at_most: bytes, ..Cost::default() }
     }
 
-    fn expert_linear(&mut self, weight: WeightId, r: Routed) -> Result<()> {
+    fn expert_linear(&mut self, l: &Linear, act: Option<Activation>, r: Routed) -> Result<()> {
         let k = self.g.cols(r.ids);
-        let out = self.g.weight(weight).shape[1];
-        let m = self.w.matrix(&[weight])?;
+        let out = self.g.weight(l.weight).shape[1];
+        let m = self.w.matrix(&[l.weight])?;
         let matrix = &self.w.matrices[m as usize];
         let ids = self.place(r.ids)?;
         let (variant, via, grid) =
             self.routing(&r, &catalogue::EXPERT_LINEAR, &catalogue::EXPERT_LINEAR_GROUPED, matrix, out)?;
         let variant = variant.formats(&[matrix.dtype]);
+        let variant = if let Some(act) = act { variant.act(act) } else { variant };
         for (i, s) in matrix.segments.iter().enumerate() {
             let p = params::LinearParams {
                 row0: s.row0 as u32,
@@ -252,11 +258,13 @@ impl Lower<'_> {
                 x_slots: u32::from(r.x_slots),
                 ids_offset: ids.offset,
                 ids_stride: ids.stride,
+                flags: if l.bias.is_some() { params::BIAS } else { 0 },
                 ..params::LinearParams::default()
             };
             let data = Buffer::Matrix { matrix: m, segment: i as u32 };
             let mut bindings = vec![self.read("x", r.x.buffer)?, self.read("w_data", data)?];
-            for unused in ["bias", "residual", "gate"] {
+            bindings.push(self.weight_vector("bias", l.bias)?);
+            for unused in ["residual", "gate"] {
                 bindings.push(self.maybe(unused, None)?);
             }
             bindings.extend(via.iter().cloned());
@@ -268,14 +276,15 @@ impl Lower<'_> {
         Ok(())
     }
 
-    fn expert_glu(&mut self, w: [WeightId; 2], act: Activation, r: Routed) -> Result<()> {
+    fn expert_glu(&mut self, l: [Linear; 2], act: Activation, r: Routed) -> Result<()> {
         let k = self.g.cols(r.ids);
-        let out = self.g.weight(w[0]).shape[1];
-        let [gate, up] = [self.w.matrix(&[w[0]])?, self.w.matrix(&[w[1]])?];
+        let out = self.g.weight(l[0].weight).shape[1];
+        let [gate, up] = [self.w.matrix(&[l[0].weight])?, self.w.matrix(&[l[1].weight])?];
+        let bias = weights::both_biases(&l);
         let [g, u] = [&self.w.matrices[gate as usize], &self.w.matrices[up as usize]];
         let ids = self.place(r.ids)?;
         let (variant, via, grid) = self.routing(&r, &catalogue::EXPERT_GLU, &catalogue::EXPERT_GLU_GROUPED, g, out)?;
-        let variant = variant.formats(&[g.dtype, u.dtype]).with("ACT", catalogue::activation(act));
+        let variant = variant.formats(&[g.dtype, u.dtype]).act(act);
         for (i, (s, s_up)) in g.segments.iter().zip(&u.segments).enumerate() {
             let p = params::GluLinearParams {
                 row0: s.row0 as u32,
@@ -291,6 +300,8 @@ impl Lower<'_> {
                 x_slots: u32::from(r.x_slots),
                 ids_offset: ids.offset,
                 ids_stride: ids.stride,
+                flags: if bias.is_some() { params::BIAS } else { 0 },
+                bias_up: g.rows as u32,
                 ..params::GluLinearParams::default()
             };
             let segment = i as u32;
@@ -298,6 +309,7 @@ impl Lower<'_> {
                 self.read("x", r.x.buffer)?,
                 self.read("gate_data", Buffer::Matrix { matrix: gate, segment })?,
                 self.read("up_data", Buffer::Matrix { matrix: up, segment })?,
+                self.vector("bias", bias.as_ref().map(|b| &b[..]))?,
             ];
             bindings.extend(via.iter().cloned());
             bindings.push(self.write("y", r.y.buffer)?);
@@ -308,18 +320,18 @@ impl Lower<'_> {
         Ok(())
     }
 
-    fn expert_down_add(&mut self, weight: WeightId, ins: &[ValueId], out: ValueId) -> Result<()> {
+    fn expert_down_add(&mut self, l: &Linear, factor: f32, ins: &[ValueId], out: ValueId) -> Result<()> {
         let [h, ids, weights, residual] = [ins[0], ins[1], ins[2], ins[3]];
         let (k, cols, x) = (self.g.cols(ids), self.g.cols(out), self.place(h)?);
         let residual = self.place(residual)?;
         if !self.decode {
             let slots = self.content(Count::Tokens, k * cols);
-            self.expert_linear(weight, Routed { x, x_slots: self.x_slots(h, weight), ids, y: slots })?;
+            self.expert_linear(l, None, Routed { x, x_slots: self.x_slots(h, l.weight), ids, y: slots })?;
             let y = self.fresh(out)?;
-            return self.combine(slots, weights, Some(residual), y, cols);
+            return self.combine(slots, weights, Some((residual, factor)), y, cols);
         }
         let y = self.fresh(out)?;
-        let m = self.w.matrix(&[weight])?;
+        let m = self.w.matrix(&[l.weight])?;
         let matrix = &self.w.matrices[m as usize];
         let (ids, weights) = (self.place(ids)?, self.place(weights)?);
         let variant = self.matrix_variant(&catalogue::EXPERT_DOWN_ADD, matrix.cols, false).formats(&[matrix.dtype]);
@@ -331,7 +343,8 @@ impl Lower<'_> {
                 cols: matrix.cols as u32,
                 out: cols as u32,
                 used: k as u32,
-                flags: if i == 0 { params::RESIDUAL } else { params::ACCUMULATE },
+                flags: if i == 0 { params::RESIDUAL } else { params::ACCUMULATE }
+                    | if l.bias.is_some() { params::BIAS } else { 0 },
                 x_offset: x.offset,
                 x_stride: x.stride,
                 y_offset: y.offset,
@@ -342,6 +355,7 @@ impl Lower<'_> {
                 ids_stride: ids.stride,
                 weights_offset: weights.offset,
                 weights_stride: weights.stride,
+                factor,
             };
             let data = Buffer::Matrix { matrix: m, segment: i as u32 };
             let bindings = vec![
@@ -350,6 +364,7 @@ impl Lower<'_> {
                 self.read("ids", ids.buffer)?,
                 self.read("weights", weights.buffer)?,
                 self.maybe("residual", (i == 0).then_some(residual))?,
+                self.weight_vector("bias", l.bias)?,
                 self.write("y", y.buffer)?,
             ];
             let grid = self.grid(&variant, cols, Count::Tokens, 1);
@@ -360,7 +375,16 @@ impl Lower<'_> {
         Ok(())
     }
 
-    fn combine(&mut self, x: Place, weights: ValueId, residual: Option<Place>, y: Place, cols: usize) -> Result<()> {
+    /// The weighted sum, or a residual and a factor times it.
+    fn combine(
+        &mut self,
+        x: Place,
+        weights: ValueId,
+        after: Option<(Place, f32)>,
+        y: Place,
+        cols: usize,
+    ) -> Result<()> {
+        let residual = after.map(|a| a.0);
         let k = self.g.cols(weights);
         let weights = self.place(weights)?;
         let p = params::ExpertCombineParams {
@@ -375,6 +399,7 @@ impl Lower<'_> {
             residual_stride: residual.map_or(0, |r| r.stride),
             weights_offset: weights.offset,
             weights_stride: weights.stride,
+            factor: after.map_or(1.0, |a| a.1),
         };
         let variant = Variant::new(&catalogue::EXPERT_COMBINE);
         let bindings = vec![

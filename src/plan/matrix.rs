@@ -18,6 +18,10 @@ pub(super) struct Extras<'a> {
     pub residual: Option<Place>,
     /// Its sigmoid multiplies.
     pub gate: Option<Place>,
+    /// Multiplies, before the residual.
+    pub factor: Option<f32>,
+    /// Follows the bias.
+    pub act: Option<Activation>,
 }
 
 impl Lower<'_> {
@@ -28,11 +32,16 @@ impl Lower<'_> {
                 let y = self.fresh(outs[0])?;
                 self.stack(&[*l], x, y, rows, Extras::default())
             }
-            Op::LinearAdd { linear, gated } => {
+            Op::LinearAdd { linear, gated, factor } => {
                 let gate = if *gated { Some(self.place(ins[2])?) } else { None };
                 let residual = Some(self.place(ins[1])?);
                 let y = self.fresh(outs[0])?;
-                self.stack(&[*linear], x, y, rows, Extras { residual, gate, ..Extras::default() })
+                let factor = Some(*factor).filter(|f| *f != 1.0);
+                self.stack(&[*linear], x, y, rows, Extras { residual, gate, factor, ..Extras::default() })
+            }
+            Op::LinearAct { linear, act } => {
+                let y = self.fresh(outs[0])?;
+                self.stack(&[*linear], x, y, rows, Extras { act: Some(*act), ..Extras::default() })
             }
             Op::NormLinears { norm, parts } => self.norm_linears(norm.as_ref(), parts, (x, rows), ins[0], outs),
             Op::LinearGlu { gate, up, act } => {
@@ -99,6 +108,7 @@ impl Lower<'_> {
         let variant =
             self.matrix_variant(&catalogue::LINEAR_KERNEL, matrix.cols, !self.decode).formats(&[matrix.dtype]);
         let variant = if extras.norm.is_some() { variant.with("NORM", 1) } else { variant };
+        let variant = if let Some(act) = extras.act { variant.act(act) } else { variant };
         for (i, s) in matrix.segments.iter().enumerate() {
             let flag = |on: bool, bit: u32| if on { bit } else { 0 };
             let p = params::LinearParams {
@@ -114,7 +124,9 @@ impl Lower<'_> {
                 y_stride: y.stride,
                 flags: flag(extras.bias.is_some(), params::BIAS)
                     | flag(extras.residual.is_some(), params::RESIDUAL)
-                    | flag(extras.gate.is_some(), params::GATE),
+                    | flag(extras.gate.is_some(), params::GATE)
+                    | flag(extras.factor.is_some(), params::FACTOR),
+                factor: extras.factor.unwrap_or(1.0),
                 residual_offset: extras.residual.map_or(0, |p| p.offset),
                 residual_stride: extras.residual.map_or(0, |p| p.stride),
                 gate_offset: extras.gate.map_or(0, |p| p.offset),
@@ -150,10 +162,8 @@ impl Lower<'_> {
     ) -> Result<()> {
         let [gate, up] = [self.w.matrix(&[w[0]])?, self.w.matrix(&[w[1]])?];
         let [g, u] = [&self.w.matrices[gate as usize], &self.w.matrices[up as usize]];
-        let variant = self
-            .matrix_variant(&catalogue::LINEAR_GLU, g.cols, !self.decode)
-            .formats(&[g.dtype, u.dtype])
-            .with("ACT", catalogue::activation(act));
+        let variant =
+            self.matrix_variant(&catalogue::LINEAR_GLU, g.cols, !self.decode).formats(&[g.dtype, u.dtype]).act(act);
         let variant = if norm.is_some() { variant.with("NORM", 1) } else { variant };
         for (i, (s, s_up)) in g.segments.iter().zip(&u.segments).enumerate() {
             let p = params::GluLinearParams {
@@ -175,6 +185,7 @@ impl Lower<'_> {
                 self.read("x", x.buffer)?,
                 self.read("gate_data", Buffer::Matrix { matrix: gate, segment })?,
                 self.read("up_data", Buffer::Matrix { matrix: up, segment })?,
+                self.vector("bias", None)?,
                 self.weight_vector("norm", norm.map(|n| n.weight))?,
                 self.write("y", y.buffer)?,
             ];

@@ -6,7 +6,10 @@ use super::{
 };
 use crate::{
     ir::{Activation, Rope, RopePairs},
-    ops::{elementwise::activate, rope::cos_sin},
+    ops::{
+        elementwise::{activate, gated},
+        rope::cos_sin,
+    },
 };
 
 /// The sum of a slice of whole vectors of four: for measuring bandwidth.
@@ -72,7 +75,7 @@ impl Floats for RmsNorm<'_> {
     }
 }
 
-/// `gate = act(gate) · up`, number by number.
+/// `gate = act(gate) · up` (or the clamped form), number by number.
 pub struct Glu<'a> {
     /// Gate, and result.
     pub gate: &'a mut [f32],
@@ -88,19 +91,55 @@ impl Floats for Glu<'_> {
     #[inline(always)]
     unsafe fn run<L: Lanes>(self) {
         let n = self.gate.len().min(self.up.len());
-        let one = |g: f32, u: f32| (activate(self.act, f64::from(g)) * f64::from(u)) as f32;
-        let whole = if self.act == Activation::Silu { n / N * N } else { 0 };
+        let one = |g: f32, u: f32| gated(self.act, f64::from(g), f64::from(u)) as f32;
+        let (alpha, limit) = match self.act {
+            Activation::ClampedSwiglu { alpha, limit } => (alpha, limit),
+            _ => (1.0, f32::INFINITY),
+        };
+        let clamped = matches!(self.act, Activation::ClampedSwiglu { .. });
+        let fast = clamped || matches!(self.act, Activation::Silu | Activation::Sigmoid | Activation::Identity);
+        let whole = if fast { n / N * N } else { 0 };
         // SAFETY: vectors lie within the first `whole` numbers of both slices; the features are there.
         unsafe {
             let (zero, unit) = (L::splat(0.0), L::splat(1.0));
             for i in (0..whole).step_by(N) {
-                let g = L::load(self.gate.as_ptr().add(i));
-                let y = g.div(unit.add(zero.sub(g).exp())).mul(L::load(self.up.as_ptr().add(i)));
-                y.store(self.gate.as_mut_ptr().add(i));
+                let (mut g, mut u) = (L::load(self.gate.as_ptr().add(i)), L::load(self.up.as_ptr().add(i)));
+                if clamped {
+                    // The smaller of a and b is −max(−a, −b).
+                    let least = L::splat(-limit);
+                    g = zero.sub(zero.sub(g).max(least));
+                    u = zero.sub(zero.sub(u).max(least)).max(least).add(unit);
+                }
+                let y = match self.act {
+                    Activation::Identity => g,
+                    Activation::Sigmoid => unit.div(unit.add(zero.sub(g).exp())),
+                    _ => g.div(unit.add(zero.sub(g.mul(L::splat(alpha))).exp())),
+                };
+                y.mul(u).store(self.gate.as_mut_ptr().add(i));
             }
         }
         for i in whole..n {
             self.gate[i] = one(self.gate[i], self.up[i]);
+        }
+    }
+}
+
+/// `x = act(x)`, number by number.
+pub struct Act<'a> {
+    /// Argument, and result.
+    pub x: &'a mut [f32],
+    /// Which.
+    pub act: Activation,
+}
+
+impl Floats for Act<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    unsafe fn run<L: Lanes>(self) {
+        match self.act {
+            Activation::Relu => self.x.iter_mut().for_each(|v| *v = v.max(0.0)),
+            act => self.x.iter_mut().for_each(|v| *v = activate(act, f64::from(*v)) as f32),
         }
     }
 }
