@@ -385,8 +385,19 @@ pub static SAMPLE_PICK: Kernel = Kernel {
     tile: one_each,
 };
 
+/// `y = a`, to measure a device. Bindings: `a` u32 `[4 · groups]`, `y` (read_write). Items: groups; rows: 1.
+pub static COPY: Kernel = Kernel {
+    name: "copy",
+    parts: &[FRAME, include_str!("../../shaders/copy.wgsl")],
+    slots: &[],
+    kv: false,
+    consts: &[("WG", 64), ("EACH", 8)],
+    params: params::CopyParams::FIELDS,
+    tile: |v| [v.get("WG") * v.get("EACH"), 1],
+};
+
 /// Every kernel.
-pub static ALL: [&Kernel; 22] = [
+pub static ALL: [&Kernel; 23] = [
     &EMBED,
     &RMS_NORM,
     &LINEAR_KERNEL,
@@ -409,6 +420,7 @@ pub static ALL: [&Kernel; 22] = [
     &ELEMENTWISE,
     &SAMPLE_KEYS,
     &SAMPLE_PICK,
+    &COPY,
 ];
 
 impl Variant {

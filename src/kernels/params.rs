@@ -425,6 +425,12 @@ params! {
         scale: f32,
     }
 
+    /// `copy`.
+    CopyParams {
+        /// Groups of 4 numbers.
+        groups: u32,
+    }
+
     /// `sample_keys`.
     SampleKeysParams {
         /// Logits, V.

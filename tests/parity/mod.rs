@@ -43,7 +43,7 @@ fn cpu_int8() {
 }
 
 /// Shaders run without checks by default: the table above and the whole models of `gpu` and `goldens`, which the tests run
-/// with the checks on, have them all. (The two of sampling are run in `picker`.)
+/// with the checks on, have them all. (The two of sampling are run in `picker`, the one that measures devices in `gpu`.)
 #[test]
 fn every_kernel_of_the_catalogue_is_run() {
     use moeray::{
@@ -66,7 +66,7 @@ fn every_kernel_of_the_catalogue_is_run() {
         recurrent::delta_net(),
         recurrent::gates(),
     ];
-    let mut seen = std::collections::BTreeSet::from(["sample_keys", "sample_pick"]);
+    let mut seen = std::collections::BTreeSet::from(["sample_keys", "sample_pick", "copy"]);
     let mut plans = |program: &moeray::backend::Program, ctx: usize, chunk: usize| {
         let graph = moeray::graph::fuse(&program.graph);
         let dtypes: Vec<_> = program.weights.iter().map(|t| t.dtype()).collect();
