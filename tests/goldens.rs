@@ -21,6 +21,7 @@ const MODELS: &[&str] = &[
     "lfm2_moe",
     "gpt_oss",
     "granitemoe",
+    "phimoe",
     "deepseek_v2",
     "deepseek_v3",
     "deepseek_v2_groups",
@@ -36,10 +37,10 @@ pub fn folder(name: &str) -> PathBuf {
 }
 
 /// The goldens of transformers were computed by models that had been cast to BF16 as a whole (rotary frequencies included)
-/// and back to float32: the same rounding is asked for here. Without it they agree to 1e-6 only, with it to 1e-12.
+/// and back to float32: the same rounding is asked for here (Phi-3.5-MoE's are computed anew at every call). Without it they agree to 1e-6 only, with it to 1e-12.
 pub fn definition(name: &str) -> Definition {
     let ckpt = file::open(&folder(name)).unwrap();
-    let options = model::Options { trace_router: true, bf16_rope: name != "mini_mixtral" };
+    let options = model::Options { trace_router: true, bf16_rope: !matches!(name, "mini_mixtral" | "phimoe") };
     model::build(&ckpt, &options).unwrap()
 }
 
@@ -106,6 +107,18 @@ pub fn forward(loaded: &dyn moeray::backend::Loaded, ids: &[u32], chunks: &[usiz
         }
     }
     all
+}
+
+/// Phi-3.5-MoE's two experts: each time the best of the rest, weighted by a softmax over those of the rest that are near it.
+fn sparse_mixer(logits: &[f32], jitter: f32) -> [(u32, f32); 2] {
+    let mut rest: Vec<(u32, f32)> = logits.iter().enumerate().map(|(i, x)| (i as u32, *x)).collect();
+    [(); 2].map(|()| {
+        let best = rest.iter().fold(rest[0], |b, x| if x.1 > b.1 { *x } else { b });
+        let near = rest.iter().filter(|x| (best.1 - x.1) / x.1.abs().max(best.1) <= 2.0 * jitter);
+        let sum: f64 = near.map(|x| f64::from(x.1 - best.1).exp()).sum();
+        rest.retain(|x| x.0 != best.0);
+        (best.0, (1.0 / sum) as f32)
+    })
 }
 
 /// What a family makes of its router's logits, written out here once more.
@@ -203,8 +216,13 @@ pub fn check_routing(name: &str, d: &Definition, out: &[Output], g: &Golden) -> 
     assert_eq!(layers.len(), g.routers.len(), "{name}: MoE layers");
     assert!(f.bias.is_none() || biases.len() == layers.len(), "{name}: selection biases");
     for (l, (layer, (logits, experts))) in layers.iter().zip(&g.routers).enumerate() {
-        let pairs: Vec<(u32, f64)> =
-            logits.chunks(*experts).flat_map(|row| routed(&f, row, biases.get(l), k)).collect();
+        let pairs: Vec<(u32, f64)> = logits
+            .chunks(*experts)
+            .flat_map(|row| match name {
+                "phimoe" => sparse_mixer(row, 0.01).map(|(e, w)| (e, f64::from(w))).to_vec(),
+                _ => routed(&f, row, biases.get(l), k),
+            })
+            .collect();
         let (ids, weights): (Vec<u32>, Vec<f32>) = pairs.iter().map(|(e, w)| (*e, *w as f32)).unzip();
         let at = |what: &str| names.iter().position(|n| *n == format!("router_{what}_{layer}")).unwrap();
         let got = (&out[at("ids")].u32[..], &out[at("weights")].f32[..]);
@@ -281,6 +299,34 @@ fn check_mini_mixtral(target: Target) {
 fn mini_mixtral() {
     for target in [Target::Reference, Target::Cpu, Target::Wgpu] {
         check_mini_mixtral(target);
+    }
+}
+
+/// Blocks of the teaching literature against PyTorch modules written from the formulas (`make_mini_moe.py`): logits, and
+/// experts with their weights.
+#[test]
+fn mini_moe() {
+    for name in ["mini_moe_a", "mini_moe_b"] {
+        let bytes = std::fs::read(folder(name).join("expected.safetensors")).unwrap();
+        let t = SafeTensors::deserialize(&bytes).unwrap();
+        let options = model::Options { trace_router: true, ..Default::default() };
+        let d = model::build(&file::open(&folder(name)).unwrap(), &options).unwrap();
+        let (ids, names) = (ints(&t, "input_ids"), names(&d));
+        for target in [Target::Reference, Target::Cpu, Target::Wgpu] {
+            let Some(loaded) = load(target, &d.program) else { continue };
+            for chunks in [vec![ids.len()], vec![7, 1, ids.len() - 8], vec![1; ids.len()]] {
+                let out = forward(&*loaded, &ids, &chunks);
+                let at = |name: String| &out[names.iter().position(|n| *n == name).unwrap()];
+                compare::check(&at("logits".into()).f32, &floats(&t, "logits"), tolerance(target))
+                    .unwrap_or_else(|e| panic!("{name} on {target:?}: {e}"));
+                for l in 0..2 {
+                    let (i, w) = (format!("router_ids_{l}"), format!("router_weights_{l}"));
+                    let want = (ints(&t, &i), floats(&t, &w));
+                    compare::check_routing((&at(i).u32, &at(w).f32), (&want.0, &want.1), 2, 1e-4)
+                        .unwrap_or_else(|e| panic!("{name} on {target:?}, layer {l}: {e}"));
+                }
+            }
+        }
     }
 }
 

@@ -118,6 +118,7 @@ fn other_variants() -> Vec<Variant> {
                 }
             }
             "router" => {
+                list.push(bases[0].clone().with("EXPERTS", 1024).with("SPARSE", 1));
                 for (e, by_score, groups) in [(64, 0, 1), (128, 0, 8), (256, 1, 8), (1024, 1, 1), (1024, 1, 1024)] {
                     let v = bases[0].clone().with("EXPERTS", e);
                     list.push(

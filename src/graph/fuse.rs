@@ -4,7 +4,7 @@
 //! and says which nodes it consumes and what stands for them. Rules run one after the other over the whole graph; the
 //! nodes are then put in order again. Nothing here changes what is computed.
 
-use crate::ir::{Graph, Linear, Node, Norm, Op, Rope, ValueId, WeightId};
+use crate::ir::{Graph, Linear, Node, Norm, NormKind, Op, Rope, ValueId, WeightId};
 
 /// The same computation in fewer, larger ops: see the second half of [`Op`].
 pub fn fuse(graph: &Graph) -> Graph {
@@ -239,6 +239,8 @@ fn rotated(v: &View<'_>, x: ValueId) -> Option<(Rope, Option<Norm>, ValueId, Vec
     let before = v.node(ri).inputs[0];
     if let Some(ni) = v.sole(before)
         && let Op::RmsNorm(n) = v.node(ni).op
+        && n.kind == NormKind::Rms
+        && n.bias.is_none()
     {
         return Some((r.clone(), Some(n), v.node(ni).inputs[0], vec![ri, ni]));
     }

@@ -67,6 +67,32 @@ pub struct Rope {
     pub inv_freq: std::sync::Arc<[f32]>,
     /// Factor on the rotated vector (YaRN's attention factor; 1 without scaling).
     pub scale: f32,
+    /// What takes the place of `inv_freq` and `scale` in long contexts.
+    pub long: Option<LongRope>,
+}
+
+/// The rotation of contexts longer than those that a model was first trained for (LongRoPE, Ding et al. 2024).
+#[derive(Clone, Debug, PartialEq)]
+pub struct LongRope {
+    /// Contexts of more positions than this are long.
+    pub beyond: usize,
+    /// As [`Rope::inv_freq`].
+    pub inv_freq: std::sync::Arc<[f32]>,
+    /// As [`Rope::scale`].
+    pub scale: f32,
+}
+
+impl Rope {
+    /// The rotation of a runner whose context is `ctx`: the choice is made once, because keys in the cache are rotated
+    /// already. (Hugging Face chooses by the length so far, llama.cpp by the context, as here.)
+    pub fn for_context(&self, ctx: usize) -> Rope {
+        match &self.long {
+            Some(l) if ctx > l.beyond => {
+                Rope { inv_freq: l.inv_freq.clone(), scale: l.scale, long: None, ..self.clone() }
+            }
+            _ => Rope { long: None, ..self.clone() },
+        }
+    }
 }
 
 /// Causal attention of grouped query heads (`ops/attend.rs`).

@@ -118,14 +118,15 @@ pub static EMBED: Kernel = Kernel {
     tile: wg_items,
 };
 
-/// Root-mean-square norm of whole rows or of groups (heads). Bindings: `x` `[R, n·g]`, `w` f32 `[n]`, `y` (read_write).
+/// Root-mean-square norm of whole rows or of groups (heads), or with `LAYER` 1 a layer norm. Bindings: `x` `[R, n·g]`, `w`
+/// f32 `[n]`, `b` f32 `[n]` (read where `BIASED` = 1), `y` (read_write).
 /// Items: groups g of a row; rows: T or O.
 pub static RMS_NORM: Kernel = Kernel {
     name: "rms_norm",
     parts: &[FRAME, SUM, include_str!("../../shaders/rms_norm.wgsl")],
     slots: &[],
     kv: false,
-    consts: &[("WG", 64)],
+    consts: &[("WG", 64), ("LAYER", 0), ("BIASED", 0)],
     params: params::RmsNormParams::FIELDS,
     tile: one_each,
 };
@@ -315,7 +316,7 @@ pub static ROUTER: Kernel = Kernel {
     parts: &[FRAME, SUM, include_str!("../../shaders/router.wgsl")],
     slots: &[],
     kv: false,
-    consts: &[("WG", 64), ("EXPERTS", 64), ("BY_SCORE", 0), ("GROUPED", 0), ("GROUPS", 1)],
+    consts: &[("WG", 64), ("EXPERTS", 64), ("BY_SCORE", 0), ("GROUPED", 0), ("GROUPS", 1), ("SPARSE", 0)],
     params: params::RouterParams::FIELDS,
     tile: one_each,
 };
@@ -407,8 +408,19 @@ pub static JOIN_HEADS: Kernel = Kernel {
     tile: wg_items,
 };
 
+/// `y = a`, to measure a device. Bindings: `a` u32 `[4 · groups]`, `y` (read_write). Items: groups; rows: 1.
+pub static COPY: Kernel = Kernel {
+    name: "copy",
+    parts: &[FRAME, include_str!("../../shaders/copy.wgsl")],
+    slots: &[],
+    kv: false,
+    consts: &[("WG", 64), ("EACH", 8)],
+    params: params::CopyParams::FIELDS,
+    tile: |v| [v.get("WG") * v.get("EACH"), 1],
+};
+
 /// Every kernel.
-pub static ALL: [&Kernel; 24] = [
+pub static ALL: [&Kernel; 25] = [
     &HEAD_IDS,
     &JOIN_HEADS,
     &EMBED,
@@ -433,6 +445,7 @@ pub static ALL: [&Kernel; 24] = [
     &ELEMENTWISE,
     &SAMPLE_KEYS,
     &SAMPLE_PICK,
+    &COPY,
 ];
 
 impl Variant {
@@ -455,12 +468,13 @@ impl Variant {
 
 /// The number of a scoring function in `RouterParams::score`.
 pub fn score(s: crate::ir::Score) -> u32 {
-    use crate::ir::Score::{Sigmoid, Softmax, SoftmaxOfSelected, SqrtSoftplus};
+    use crate::ir::Score::{Sigmoid, Softmax, SoftmaxOfSelected, SparseMixer, SqrtSoftplus};
     match s {
         Softmax => 0,
         SoftmaxOfSelected => 1,
         Sigmoid => 2,
         SqrtSoftplus => 3,
+        SparseMixer { .. } => 4,
     }
 }
 
@@ -469,6 +483,7 @@ pub fn router_variant(r: &crate::ir::Router) -> Variant {
     let v = Variant::new(&ROUTER);
     let room = (r.experts as u32).next_multiple_of(v.get("WG").max(1));
     let v = v.with("EXPERTS", room).with("BY_SCORE", u32::from(!r.chooses_by_logits()));
+    let v = v.with("SPARSE", u32::from(matches!(r.score, crate::ir::Score::SparseMixer { .. })));
     let Some(g) = r.groups.filter(|g| g.used < g.count) else { return v };
     v.with("GROUPED", 1).with("GROUPS", g.count as u32)
 }

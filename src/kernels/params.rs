@@ -433,7 +433,7 @@ params! {
         experts: u32,
         /// k, at most E.
         used: u32,
-        /// 0 softmax, 1 softmax of the selected, 2 sigmoid, 3 sqrt-softplus.
+        /// 0 softmax, 1 softmax of the selected, 2 sigmoid, 3 sqrt-softplus, 4 sparsemixer (its threshold in `epsilon`).
         score: u32,
         /// Groups that take part.
         groups_used: u32,
@@ -453,10 +453,16 @@ params! {
         weights_offset: u32,
         /// Of the weights.
         weights_stride: u32,
-        /// See `renormalise`.
+        /// See `renormalise`, which is 4 for a softmax over the chosen scores.
         epsilon: f32,
         /// Factor on the weights.
         scale: f32,
+    }
+
+    /// `copy`.
+    CopyParams {
+        /// Groups of 4 numbers.
+        groups: u32,
     }
 
     /// `sample_keys`.

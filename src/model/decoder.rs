@@ -11,7 +11,8 @@ use crate::{
     error::{Error, Result},
     file::Tensor,
     ir::{
-        Activation, Attention, CacheDecl, Graph, Linear, Norm, Op, Renormalise, Rope, RopePairs, Router, Score, ValueId,
+        Activation, Attention, CacheDecl, Graph, Linear, Norm, NormKind, Op, Renormalise, Rope, RopePairs, Router,
+        Score, ValueId,
     },
 };
 
@@ -97,6 +98,8 @@ pub struct Decoder {
     pub vocab: usize,
     /// Context length that the model was trained for.
     pub context: usize,
+    /// Kind of every norm.
+    pub norm: NormKind,
     /// Epsilon of every norm.
     pub eps: f32,
     /// Which columns rotate together.
@@ -131,6 +134,12 @@ pub struct Decoder {
     pub expert_layout: ExpertLayout,
     /// Latent attention, where the model has it instead of the usual one.
     pub latent: Option<Latent>,
+    /// Whether feed-forward units have a gate: `down(act(gate x) · up x)`, else `down(act(gate x))`.
+    pub gated: bool,
+    /// How many shared experts there are in a layer, summed.
+    pub shared_experts: usize,
+    /// Width and activation of a hidden layer in the routers.
+    pub router_hidden: Option<(usize, Activation)>,
 }
 
 impl Decoder {
@@ -177,6 +186,7 @@ impl Decoder {
             vocab: p.opt_usize("vocab_size", "vocab_size")?.unwrap_or(0),
             context: p.usize("context_length", "max_position_embeddings")?,
             eps,
+            norm: NormKind::Rms,
             pairs: RopePairs::Halves,
             qk_norm: QkNorm::None,
             qkv_bias: Bias::IfPresent,
@@ -194,6 +204,9 @@ impl Decoder {
             sinks: false,
             expert_layout: ExpertLayout::Rows,
             latent: None,
+            gated: true,
+            shared_experts: 1,
+            router_hidden: None,
         })
     }
 
@@ -333,7 +346,9 @@ pub(super) type Built = (Graph, Vec<Tensor>, Vec<String>);
 /// Builds the graph, declaring every weight on the way.
 pub(super) fn graph(d: &Decoder, p: &Params<'_>, mut l: Loader<'_>, options: &Options) -> Result<Built> {
     let factors = l.numbers("rope_freqs.weight")?;
-    let rope = rope::rope(p, d.head_dim, d.pairs, factors.as_deref(), options.bf16_rope)?;
+    let mut rope = rope::rope(p, d.head_dim, d.pairs, factors.as_deref(), options.bf16_rope)?;
+    let two = [l.numbers("rope_factors_short.weight")?, l.numbers("rope_factors_long.weight")?];
+    rope::long(p, &mut rope, two, options.bf16_rope)?;
     let rope = if d.latent.is_some() { mla::rotation(p, rope) } else { rope };
     let table = l.table("token_embd.weight", d.vocab, d.hidden)?;
     let vocab = l.b.graph().weight(table).shape[0];
@@ -394,12 +409,16 @@ fn add(d: &Decoder, l: &mut Loader<'_>, x: ValueId, mut y: ValueId) -> Result<Va
 
 pub(super) fn norm(d: &Decoder, l: &mut Loader<'_>, name: &str, n: usize, x: ValueId) -> Result<ValueId> {
     let weight = l.vector_of(name, n, |w| w + d.norm_offset)?;
-    l.b.one(Op::RmsNorm(Norm::rms(weight, d.eps)), &[x])
+    let bias = name.replace(".weight", ".bias");
+    let bias = if l.has(&bias) { Some(l.vector(&bias, n)?) } else { None };
+    l.b.one(Op::RmsNorm(Norm { kind: d.norm, weight, bias, eps: d.eps }), &[x])
 }
 
 pub(super) fn linear(l: &mut Loader<'_>, name: &str, out: usize, inp: usize, x: ValueId) -> Result<ValueId> {
     let weight = l.matrix(name, out, inp)?;
-    l.b.one(Op::Linear(Linear { weight, bias: None }), &[x])
+    let bias = name.replace(".weight", ".bias");
+    let bias = if l.has(&bias) { Some(l.vector(&bias, out)?) } else { None };
+    l.b.one(Op::Linear(Linear { weight, bias }), &[x])
 }
 
 /// A projection of the attention, with its bias.
@@ -461,13 +480,25 @@ fn gated_query(d: &Decoder, l: &mut Loader<'_>, i: usize, x: ValueId) -> Result<
     Ok([half(0, &name)?, half(1, &format!("blk.{i}.attn_q_gate.weight"))?])
 }
 
-/// down(act(gate(x)) · up(x)) with the matrices `<prefix>gate<suffix>` and so on.
+/// down(act(gate(x)) · up(x)), or without up, with the matrices `<prefix>gate<suffix>` and so on.
 fn ffn(d: &Decoder, l: &mut Loader<'_>, prefix: &str, suffix: &str, width: usize, x: ValueId) -> Result<ValueId> {
     let name = |role: &str| format!("{prefix}{role}{suffix}");
     let g = linear(l, &name("gate"), width, d.hidden, x)?; // [T, I]
-    let u = linear(l, &name("up"), width, d.hidden, x)?; // [T, I]
-    let h = l.b.one(Op::Glu(d.act), &[g, u])?; // [T, I]
+    let h = if d.gated {
+        let u = linear(l, &name("up"), width, d.hidden, x)?; // [T, I]
+        l.b.one(Op::Glu(d.act), &[g, u])? // [T, I]
+    } else {
+        l.b.one(Op::Act(d.act), &[g])? // [T, I]
+    };
     linear(l, &name("down"), d.hidden, width, h) // [T, H]
+}
+
+/// A matrix of a router, in f32 whatever the file's type, with its bias where there is one.
+fn router_linear(l: &mut Loader<'_>, stem: &str, [out, inp]: [usize; 2], x: ValueId) -> Result<ValueId> {
+    let weight = l.matrix_f32(&format!("{stem}.weight"), out, inp)?;
+    let bias = format!("{stem}.bias");
+    let bias = if l.has(&bias) { Some(l.vector(&bias, out)?) } else { None };
+    l.b.one(Op::Linear(Linear { weight, bias }), &[x])
 }
 
 /// x + routed experts (+ shared expert) of `normed`; also the chosen ids and weights.
@@ -481,27 +512,40 @@ fn experts(
 ) -> Result<(ValueId, ValueId, ValueId)> {
     let blk = format!("blk.{i}.");
     let (e, width) = (m.router.experts, m.width);
-    let weight = l.matrix_f32(&format!("{blk}ffn_gate_inp.weight"), e, d.hidden)?;
-    let bias = format!("{blk}ffn_gate_inp.bias");
-    let bias = if l.has(&bias) { Some(l.vector(&bias, e)?) } else { None };
-    let logits = l.b.one(Op::Linear(Linear { weight, bias }), &[normed])?; // [T, E]
+    let logits = match d.router_hidden {
+        Some((n, act)) => {
+            let h = router_linear(l, &format!("{blk}ffn_gate_inp_hidden"), [n, d.hidden], normed)?; // [T, n]
+            let h = l.b.one(Op::Act(act), &[h])?;
+            router_linear(l, &format!("{blk}ffn_gate_inp"), [e, n], h)? // [T, E]
+        }
+        None => router_linear(l, &format!("{blk}ffn_gate_inp"), [e, d.hidden], normed)?, // [T, E]
+    };
     let mut router = m.router;
     if m.selection_bias {
         router.selection_bias = Some(l.vector(&format!("{blk}exp_probs_b.bias"), e)?);
     }
+    l.leave(&format!("{blk}ffn_noise_inp.weight"), "a noisy router has noise in training only");
+    l.leave(&format!("{blk}ffn_noise_inp.bias"), "a noisy router has noise in training only");
     let routed = l.b.add(Op::Router(router), &[logits])?;
     let (ids, weights) = (routed[0], routed[1]); // [T, k]
     let gate = l.experts(&blk, "ffn_gate", [e, width, d.hidden], d.expert_layout)?;
-    let up = l.experts(&blk, "ffn_up", [e, width, d.hidden], d.expert_layout)?;
     let down = l.experts(&blk, "ffn_down", [e, d.hidden, width], d.expert_layout)?;
     let g = l.b.one(Op::ExpertLinear(gate), &[normed, ids])?; // [T, k·I]
-    let u = l.b.one(Op::ExpertLinear(up), &[normed, ids])?; // [T, k·I]
-    let h = l.b.one(Op::Glu(d.act), &[g, u])?; // [T, k·I]
+    let h = if d.gated {
+        let up = l.experts(&blk, "ffn_up", [e, width, d.hidden], d.expert_layout)?;
+        let u = l.b.one(Op::ExpertLinear(up), &[normed, ids])?; // [T, k·I]
+        l.b.one(Op::Glu(d.act), &[g, u])? // [T, k·I]
+    } else {
+        l.b.one(Op::Act(d.act), &[g])? // [T, k·I]
+    };
     let y = l.b.one(Op::ExpertLinear(down), &[h, ids])?; // [T, k·H]
     let y = l.b.one(Op::ExpertCombine, &[y, weights])?; // [T, H]
     let mut x = add(d, l, x, y)?;
-    if let Some(s) = m.shared {
-        let mut y = ffn(d, l, &format!("{blk}ffn_"), "_shexp.weight", s.width, normed)?;
+    for n in 0..m.shared.map_or(0, |_| d.shared_experts) {
+        let Some(s) = m.shared else { break };
+        let numbered = l.file_name(&format!("{blk}ffn_gate_shexp.weight")).contains("{}");
+        let suffix = if numbered { format!("_shexp.{n}.weight") } else { "_shexp.weight".into() };
+        let mut y = ffn(d, l, &format!("{blk}ffn_"), &suffix, s.width, normed)?;
         if s.gated {
             let weight = l.matrix_f32(&format!("{blk}ffn_gate_inp_shexp.weight"), 1, d.hidden)?;
             let gate = l.b.one(Op::Linear(Linear { weight, bias: None }), &[normed])?; // [T, 1]

@@ -13,7 +13,7 @@ use super::{Decoder, Definition, Multipliers, Options, params::Params};
 use crate::{
     error::{Error, Result},
     file::{Bytes, Checkpoint, Format, Metadata, Tensor, Value},
-    ir::{Activation, Op, Renormalise, Rope, RopePairs, Score},
+    ir::{Activation, NormKind, Op, Renormalise, Rope, RopePairs, Score},
     tokenizer::GgufVocab,
 };
 
@@ -108,6 +108,12 @@ fn hyperparameters(meta: &mut Metadata, arch: &str, d: &Decoder, rope: &Rope) ->
     if d.act != if arch == "gpt-oss" { clamped } else { Activation::Silu } {
         return Err(refused(arch, format!("the activation {:?}", d.act)));
     }
+    if d.norm != NormKind::Rms && arch != "phimoe" {
+        return Err(refused(arch, "layer norms"));
+    }
+    if !d.gated || d.router_hidden.is_some() || d.shared_experts > 1 {
+        return Err(refused(arch, "experts without gate, routers of several layers or several shared experts"));
+    }
     if arch == "llama" && rope.dims != d.head_dim {
         return Err(refused(arch, format!("rotation of {} of {} columns of a head", rope.dims, d.head_dim)));
     }
@@ -167,6 +173,9 @@ fn experts(meta: &mut Metadata, arch: &str, d: &Decoder) -> Result<()> {
         );
     }
     let renormalised = match m.router.score {
+        Score::Softmax if m.router.renormalise == Renormalise::Softmax => {
+            return Err(refused(arch, "a second softmax over the chosen scores"));
+        }
         Score::Softmax => m.router.renormalise != Renormalise::No,
         Score::SoftmaxOfSelected => true,
         other => return Err(refused(arch, format!("a router that scores by {other:?}"))),

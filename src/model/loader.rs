@@ -19,6 +19,8 @@ pub struct Loader<'a> {
     names: &'a Names,
     weights: Vec<Tensor>,
     used: HashSet<String>,
+    /// Weights that were left aside, and why.
+    left: Vec<String>,
     nested: Nested,
 }
 
@@ -47,7 +49,15 @@ impl Nested {
 impl<'a> Loader<'a> {
     /// A loader from `ckpt`, whose tensors are called as `names` says where it is not GGUF.
     pub fn new(ckpt: &'a Checkpoint, names: &'a Names) -> Self {
-        Loader { b: Builder::new(), ckpt, names, weights: vec![], used: HashSet::new(), nested: Nested::of(ckpt) }
+        Loader {
+            b: Builder::new(),
+            ckpt,
+            names,
+            weights: vec![],
+            left: vec![],
+            used: HashSet::new(),
+            nested: Nested::of(ckpt),
+        }
     }
 
     /// The file's name of a canonical weight: `blk.3.attn_q.weight` → `model.layers.3.self_attn.q_proj.weight`.
@@ -61,10 +71,20 @@ impl<'a> Loader<'a> {
             None => (None, canonical),
         };
         // A name with its ending goes first: not every file's ends alike.
-        let name = match (self.names.find(rest), rest.rsplit_once('.')) {
-            (Some(whole), _) => whole.to_string(),
-            (None, Some((stem, ending))) => format!("{}.{ending}", self.names.find(stem).unwrap_or(stem)),
-            (None, None) => rest.to_string(),
+        let name = match self.names.find(rest) {
+            Some(name) => name.to_string(),
+            None => {
+                let (stem, ending) = rest.rsplit_once('.').unwrap_or((rest, ""));
+                match (self.names.find(stem), stem.rsplit_once('.')) {
+                    (Some(name), _) => format!("{name}.{ending}"),
+                    // One of several: its number takes the place of the braces.
+                    (None, Some((base, n))) => match self.names.find(base) {
+                        Some(name) => format!("{}.{ending}", name.replace("{}", n)),
+                        None => rest.to_string(),
+                    },
+                    (None, None) => rest.to_string(),
+                }
+            }
         };
         self.in_file(match layer {
             Some(n) => format!("{}{n}.{name}", self.names.layers),
@@ -78,6 +98,15 @@ impl<'a> Loader<'a> {
             (Nested::InModel, Some(rest)) => format!("model.language_model.{rest}"),
             (Nested::Before, _) => format!("language_model.{name}"),
             _ => name,
+        }
+    }
+
+    /// Leaves a weight of the file aside, and says so among the parts that are left out.
+    pub fn leave(&mut self, canonical: &str, why: &str) {
+        let name = self.file_name(canonical);
+        if self.holds(&name) {
+            self.left.push(format!("{name} ({why})"));
+            self.used.insert(name);
         }
     }
 
@@ -295,7 +324,9 @@ impl<'a> Loader<'a> {
                 if left.len() > 1 { format!(" (and {} more)", left.len() - 1) } else { String::new() }
             )));
         }
-        Ok((self.b.finish(), self.weights, super::optional::words(&skipped)))
+        let mut left = super::optional::words(&skipped);
+        left.extend(self.left);
+        Ok((self.b.finish(), self.weights, left))
     }
 }
 

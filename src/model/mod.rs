@@ -25,6 +25,7 @@ mod mini_mixtral;
 mod olmoe;
 mod optional;
 mod params;
+mod phi_moe;
 mod qwen2_moe;
 mod qwen3_moe;
 mod qwen3_next;
@@ -88,6 +89,7 @@ pub static REGISTRY: &[&Architecture] = &[
     &lfm2_moe::LFM2_MOE,
     &olmoe::OLMOE,
     &gpt_oss::GPT_OSS,
+    &phi_moe::PHI_MOE,
     &granite_moe::GRANITE_MOE,
     &granite_moe::GRANITE_MOE_SHARED,
     &deepseek::DEEPSEEK_V2,

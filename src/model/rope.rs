@@ -3,7 +3,7 @@
 use super::params::Params;
 use crate::{
     error::{Error, Result},
-    ir::{Rope, RopePairs},
+    ir::{LongRope, Rope, RopePairs},
 };
 
 /// Makes a model's rotation. `factors` are the divisors of a GGUF's `rope_freqs.weight` (Llama 3's scaling, precomputed);
@@ -20,15 +20,8 @@ pub fn rope(p: &Params<'_>, head_dim: usize, pairs: RopePairs, factors: Option<&
     if dims % 2 != 0 || dims > head_dim || dims == 0 {
         return Err(Error::Model(format!("{dims} rotary columns in heads of {head_dim}")));
     }
-    let base = match p.opt_f32("rope.freq_base", "rope_parameters.rope_theta")? {
-        Some(b) => b,
-        None => p.opt_f32("", "rope_theta")?.unwrap_or(10_000.0),
-    };
-    if base <= 0.0 {
-        return Err(Error::Model(format!("a rotary base of {base}")));
-    }
-    let mut inv_freq: Vec<f32> =
-        (0..dims / 2).map(|i| (1.0 / f64::from(base).powf(2.0 * i as f64 / dims as f64)) as f32).collect();
+    let base = base(p)?;
+    let mut inv_freq = plain(base, dims);
     let attention_factor = scale(p, &mut inv_freq, base, dims)?;
     if inv_freq.iter().any(|f| !f.is_finite()) {
         return Err(Error::Model(
@@ -44,7 +37,75 @@ pub fn rope(p: &Params<'_>, head_dim: usize, pairs: RopePairs, factors: Option<&
     if bf16 {
         inv_freq.iter_mut().for_each(|f| *f = half::bf16::from_f32(*f).to_f32());
     }
-    Ok(Rope { head_dim, dims, pairs, inv_freq: inv_freq.into(), scale: attention_factor })
+    Ok(Rope { head_dim, dims, pairs, inv_freq: inv_freq.into(), scale: attention_factor, long: None })
+}
+
+fn base(p: &Params<'_>) -> Result<f32> {
+    let base = match p.opt_f32("rope.freq_base", "rope_parameters.rope_theta")? {
+        Some(b) => b,
+        None => p.opt_f32("", "rope_theta")?.unwrap_or(10_000.0),
+    };
+    if base > 0.0 { Ok(base) } else { Err(Error::Model(format!("a rotary base of {base}"))) }
+}
+
+/// Frequencies without scaling.
+fn plain(base: f32, dims: usize) -> Vec<f32> {
+    (0..dims / 2).map(|i| (1.0 / f64::from(base).powf(2.0 * i as f64 / dims as f64)) as f32).collect()
+}
+
+/// Gives a rotation the two sets of frequencies of LongRoPE, where the file has them: each is the plain one divided by
+/// factors, `gguf` being those of a GGUF's `rope_factors_short.weight` and `rope_factors_long.weight`.
+///
+/// Source: Ding et al. 2024, *LongRoPE*; Hugging Face `_compute_longrope_parameters`, and `modeling_phimoe` for the factors
+/// `short_mscale` and `long_mscale` (its frequencies follow the length as Microsoft's code for Phi-3.5-MoE does; in
+/// transformers 5 they stay the short ones at any length, only the factor follows).
+///
+/// # Errors
+/// [`Error::Model`] for missing or impossible values.
+pub(super) fn long(p: &Params<'_>, rope: &mut Rope, gguf: [Option<Vec<f32>>; 2], bf16: bool) -> Result<()> {
+    let (kind, path) = kind(p)?;
+    let list = |key: &str| {
+        let list = p.config(&path(key)).and_then(|v| v.as_array());
+        list.map(|l| l.iter().map(|v| v.as_f64().unwrap_or(f64::NAN) as f32).collect::<Vec<f32>>())
+    };
+    let [short, long] = match kind.as_str() {
+        _ if p.is_gguf() => gguf,
+        "longrope" | "su" => [list("short_factor"), list("long_factor")],
+        _ => return Ok(()),
+    };
+    let (short, long) = match (short, long) {
+        (Some(s), Some(l)) => (s, l),
+        (None, None) if p.is_gguf() => return Ok(()),
+        _ => return Err(Error::Model("LongRoPE without its short or its long factors".into())),
+    };
+    let fits = |f: &[f32]| f.len() == rope.dims / 2 && f.iter().all(|f| f.is_finite() && *f > 0.0);
+    if !fits(&short) || !fits(&long) {
+        let (s, l) = (short.len(), long.len());
+        return Err(Error::Model(format!("LongRoPE with {s} and {l} factors for {} columns", rope.dims)));
+    }
+    let context = p.usize("context_length", "max_position_embeddings")?;
+    let original =
+        match p.opt_usize("rope.scaling.original_context_length", &path("original_max_position_embeddings"))? {
+            Some(n) => n,
+            None => p.opt_usize("", "original_max_position_embeddings")?.unwrap_or(context),
+        };
+    let own = match p.opt_f32("rope.scaling.attn_factor", &path("attention_factor"))? {
+        Some(f) => f,
+        None if p.is_gguf() => 1.0,
+        None => {
+            let factor = p.opt_f32("", &path("factor"))?.unwrap_or(context as f32 / original.max(1) as f32);
+            if factor > 1.0 { (1.0 + factor.ln() / (original.max(2) as f32).ln()).sqrt() } else { 1.0 }
+        }
+    };
+    let scale = |key: &str| p.opt_f32("", &path(key)).map(|f| f.unwrap_or(own));
+    let plain = plain(base(p)?, rope.dims);
+    let divided = |by: &[f32]| {
+        let one = |(f, d): (&f32, &f32)| if bf16 { half::bf16::from_f32(f / d).to_f32() } else { f / d };
+        plain.iter().zip(by).map(one).collect::<std::sync::Arc<[f32]>>()
+    };
+    (rope.inv_freq, rope.scale) = (divided(&short), scale("short_mscale")?);
+    rope.long = Some(LongRope { beyond: original, inv_freq: divided(&long), scale: scale("long_mscale")? });
+    Ok(())
 }
 
 /// How `config.json` calls the parameters of a scaling, and its kind.
@@ -71,7 +132,8 @@ pub(super) fn yarn(p: &Params<'_>) -> Result<Option<Yarn>> {
 fn scale(p: &Params<'_>, inv_freq: &mut [f32], base: f32, dims: usize) -> Result<f32> {
     let (kind, path) = kind(p)?;
     match kind.as_str() {
-        "none" | "default" => Ok(1.0),
+        // LongRoPE has two sets of frequencies: see `long`.
+        "none" | "default" | "longrope" | "su" => Ok(1.0),
         "linear" => {
             let factor = p.f32("rope.scaling.factor", &path("factor"))?;
             inv_freq.iter_mut().for_each(|f| *f /= factor);
@@ -89,7 +151,7 @@ fn scale(p: &Params<'_>, inv_freq: &mut [f32], base: f32, dims: usize) -> Result
             Ok(y.attention_factor)
         }
         other => Err(Error::Unsupported(format!(
-            "RoPE scaling `{other}` of architecture {}; known are none, linear, llama3 and yarn",
+            "RoPE scaling `{other}` of architecture {}; known are none, linear, llama3, yarn and longrope",
             p.arch
         ))),
     }

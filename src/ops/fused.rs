@@ -16,7 +16,7 @@
 //! Tolerances are those of the primitives.
 
 use super::{Phrase, arity, attend, elementwise, experts, f32_of, linear, rms_norm, rope, router};
-use crate::ir::{Graph, Linear, Op, Type, WeightId};
+use crate::ir::{Graph, Linear, NormKind, Op, Type, WeightId};
 
 /// Shape rule.
 ///
@@ -39,6 +39,9 @@ pub fn infer(op: &Op, inputs: &[Type], g: &Graph) -> Result<Vec<Type>, Phrase> {
             let [q, k, v] = arity(inputs)?;
             for (norm, x) in [(q_norm, q), (k_norm, k)] {
                 if let Some(n) = norm {
+                    if n.kind != NormKind::Rms || n.bias.is_some() {
+                        return Err("a layer norm of queries or keys".into());
+                    }
                     rms_norm::infer(n, &[x], g)?;
                 }
                 rope::infer(r, &[x])?;

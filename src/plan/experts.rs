@@ -7,7 +7,7 @@
 use super::{Binding, Buffer, Cost, Count, Grid, Matrix, Place, lower::Lower, weights};
 use crate::{
     error::{Error, Result},
-    ir::{Activation, GroupScore, Linear, Node, Op, Renormalise, Router, ValueId, WeightId},
+    ir::{Activation, GroupScore, Linear, Node, Op, Renormalise, Router, Score, ValueId, WeightId},
     kernels::{Kernel, Variant, catalogue, params},
 };
 
@@ -98,7 +98,9 @@ impl Lower<'_> {
             Renormalise::Sum => (1, 0.0),
             Renormalise::SumPlus(e) => (2, e),
             Renormalise::SumAtLeast(e) => (3, e),
+            Renormalise::Softmax => (4, 0.0),
         };
+        let epsilon = if let Score::SparseMixer { threshold } = r.score { threshold } else { epsilon };
         let p = params::RouterParams {
             experts: r.experts as u32,
             used: r.used as u32,

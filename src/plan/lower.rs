@@ -8,7 +8,7 @@ use super::{
 use crate::{
     backend::KvType,
     error::{Error, Result},
-    ir::{Activation, CacheId, Graph, Norm, Op, Rope, Rows, Type, ValueId, WeightId},
+    ir::{Activation, CacheId, Graph, Norm, NormKind, Op, Rope, Rows, Type, ValueId, WeightId},
     kernels::{Kernel, Kv, Style, Variant, catalogue, params},
 };
 
@@ -46,7 +46,7 @@ pub(super) fn rope_tables(g: &Graph, caps: &Caps, o: &Options) -> Result<Vec<Rop
     let table = |rope: Rope| {
         let bytes = (o.ctx * rope.dims / 2 * 8) as u64;
         let bytes = fits(caps, bytes, "the table of rotations", "ask for a shorter context (--ctx)")?;
-        Ok(RopeTable { rope, bytes })
+        Ok(RopeTable { rope: rope.for_context(o.ctx), bytes })
     };
     ropes(g).into_iter().map(table).collect()
 }
@@ -246,7 +246,7 @@ impl<'a> Lower<'a> {
         let mut users = self.g.nodes.iter().filter(|n| n.inputs.contains(&v)).peekable();
         let whole_row = self.g.weight(norm.weight).shape.first() == Some(&self.g.cols(v));
         let is_output = self.g.outputs.iter().any(|(_, o)| *o == v);
-        self.folds_norm()
+        self.folds_norm(norm)
             && whole_row
             && !is_output
             && users.peek().is_some()
@@ -476,9 +476,15 @@ impl<'a> Lower<'a> {
             y_stride: y.stride,
             eps: norm.eps,
         };
-        let variant = Variant::new(&catalogue::RMS_NORM);
-        let bindings =
-            vec![self.read("x", x.buffer)?, self.weight_vector("w", Some(norm.weight))?, self.write("y", y.buffer)?];
+        let variant = Variant::new(&catalogue::RMS_NORM)
+            .with("LAYER", u32::from(norm.kind == NormKind::Layer))
+            .with("BIASED", u32::from(norm.bias.is_some()));
+        let bindings = vec![
+            self.read("x", x.buffer)?,
+            self.weight_vector("w", Some(norm.weight))?,
+            self.weight_vector("b", norm.bias)?,
+            self.write("y", y.buffer)?,
+        ];
         let grid = self.grid(&variant, cols / n, rows.into(), 1);
         let cost = self.row_cost(rows.into(), cols);
         self.push(variant, &p, bindings, grid, cost.and(self.row_cost(Count::One, n)), cost);

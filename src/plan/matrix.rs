@@ -3,7 +3,7 @@
 use super::{Buffer, Cost, Place, VectorPart, lower::Lower, weights};
 use crate::{
     error::Result,
-    ir::{Activation, Linear, Norm, Op, Rows, ValueId, WeightId},
+    ir::{Activation, Linear, Norm, NormKind, Op, Rows, ValueId, WeightId},
     kernels::{Style, catalogue, params},
 };
 
@@ -55,8 +55,9 @@ impl Lower<'_> {
 
     /// Whether a norm is computed inside the product that follows it: each workgroup of a GPU sums the squares of the
     /// one row anew, which costs less than a dispatch. A processor has no use for that.
-    pub fn folds_norm(&self) -> bool {
-        self.decode && self.style == Style::Lanes
+    /// The weight of a root-mean-square norm goes with x and its factor with the sum; a layer norm's mean and bias do not.
+    pub fn folds_norm(&self, norm: &Norm) -> bool {
+        self.decode && self.style == Style::Lanes && norm.kind == NormKind::Rms && norm.bias.is_none()
     }
 
     /// All parts lie side by side in one row, those of one matrix together.
@@ -82,7 +83,7 @@ impl Lower<'_> {
         for (v, offset) in outs.iter().zip(&offsets) {
             self.set(*v, Place { offset: *offset as u32, ..y });
         }
-        let folded = norm.filter(|_| self.folds_norm());
+        let folded = norm.filter(|n| self.folds_norm(n));
         let mut x = x;
         if let (Some(n), None) = (norm, folded) {
             let cols = self.g.cols(x_value);

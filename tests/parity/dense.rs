@@ -2,7 +2,7 @@
 
 use super::case::{Case, Maker};
 use moeray::{
-    ir::{Activation, Linear, Norm, Op},
+    ir::{Activation, Linear, Norm, NormKind, Op},
     quant::DType,
 };
 
@@ -130,5 +130,24 @@ pub fn rms_norm() -> Vec<Case> {
         // A second user keeps the norm from vanishing into a fused op.
         m.finish(format!("rms_norm/{cols} in groups of {n}"), &[("y0", y)], &STEPS)
     };
-    sizes.into_iter().map(case).collect()
+    let mut cases: Vec<Case> = sizes.into_iter().map(case).collect();
+    // Layer norms, with bias and without, alone and before matrices; a root-mean-square norm with a bias.
+    for (cols, kind, biased) in [
+        (4, NormKind::Layer, true),
+        (260, NormKind::Layer, false),
+        (96, NormKind::Rms, true),
+        (2048, NormKind::Layer, true),
+    ] {
+        let mut m = Maker::new(cols as u64 + 1);
+        let x = m.input(cols);
+        let weight = m.near_one(cols);
+        let bias = biased.then(|| m.weight(&[cols], DType::F32));
+        let y = m.one(Op::RmsNorm(Norm { kind, weight, bias, eps: 1e-5 }), &[x]);
+        let x = m.input(cols);
+        let normed = m.one(Op::RmsNorm(Norm { kind, weight, bias, eps: 1e-5 }), &[x]);
+        let weight = m.weight(&[20, cols], DType::F32);
+        let z = m.one(Op::Linear(Linear { weight, bias: None }), &[normed]);
+        cases.push(m.finish(format!("layer_norm/{cols}, {kind:?}, bias {biased}"), &[("y0", y), ("y1", z)], &STEPS));
+    }
+    cases
 }

@@ -44,7 +44,7 @@ fn cpu_int8() {
 }
 
 /// Shaders run without checks by default: the table above and the whole models of `gpu` and `goldens`, which the tests run
-/// with the checks on, have them all. (The two of sampling are run in `picker`.)
+/// with the checks on, have them all. (The two of sampling are run in `picker`, the one that measures devices in `gpu`.)
 #[test]
 fn every_kernel_of_the_catalogue_is_run() {
     use moeray::{
@@ -60,6 +60,7 @@ fn every_kernel_of_the_catalogue_is_run() {
         attention::rope(),
         attention::attend(),
         attention::rope_store(),
+        attention::latent(),
         moe::routers(),
         moe::blocks(),
         moe::expert_linear(),
@@ -67,7 +68,7 @@ fn every_kernel_of_the_catalogue_is_run() {
         recurrent::delta_net(),
         recurrent::gates(),
     ];
-    let mut seen = std::collections::BTreeSet::from(["sample_keys", "sample_pick"]);
+    let mut seen = std::collections::BTreeSet::from(["sample_keys", "sample_pick", "copy"]);
     let mut plans = |program: &moeray::backend::Program, ctx: usize, chunk: usize| {
         let graph = moeray::graph::fuse(&program.graph);
         let dtypes: Vec<_> = program.weights.iter().map(|t| t.dtype()).collect();
@@ -99,6 +100,7 @@ fn fusions() {
     let all = [
         dense::linear_fused(),
         attention::rope_store(),
+        attention::latent(),
         moe::blocks().into_iter().take(12).collect(),
         dense::rms_norm().into_iter().take(2).collect(),
     ];

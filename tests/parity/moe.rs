@@ -69,6 +69,13 @@ pub fn routers() -> Vec<Case> {
             cases.push(routing("groups".into(), r, biased));
         }
     }
+    for (experts, used, score) in [(16, 4, Score::Softmax), (5, 5, Score::Sigmoid), (100, 8, Score::SqrtSoftplus)] {
+        let r = Router { renormalise: Renormalise::Softmax, scale: 1.5, ..Router::new(experts, used, score) };
+        cases.push(routing("second softmax".into(), r, false));
+    }
+    for (experts, used, threshold) in [(16, 2, 0.02), (8, 2, 0.5), (9, 9, 0.3), (100, 3, 1.5), (1, 1, 0.02)] {
+        cases.push(routing("sparsemixer".into(), Router::new(experts, used, Score::SparseMixer { threshold }), false));
+    }
     cases.extend(special_logits());
     cases
 }

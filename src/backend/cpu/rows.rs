@@ -75,6 +75,54 @@ impl Floats for RmsNorm<'_> {
     }
 }
 
+/// `y = w · (x − mean) / sqrt(var + eps) + b` as [`RmsNorm`] takes its groups; also the root-mean-square norm with a bias.
+pub struct LayerNorm<'a> {
+    /// Input.
+    pub x: &'a [f32],
+    /// Output.
+    pub y: &'a mut [f32],
+    /// Weight.
+    pub w: &'a [f32],
+    /// As long as the weight, where there is one.
+    pub b: Option<&'a [f32]>,
+    /// Whether the mean is taken off.
+    pub centred: bool,
+    /// Added to the variance.
+    pub eps: f32,
+}
+
+impl Floats for LayerNorm<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    unsafe fn run<L: Lanes>(self) {
+        let n = self.w.len();
+        for (x, y) in self.x.chunks_exact(n).zip(self.y.chunks_exact_mut(n)) {
+            let mean = if self.centred { by_lanes(x, |v| v) / n as f32 } else { 0.0 };
+            let variance = by_lanes(x, |v| (v - mean) * (v - mean)) / n as f32;
+            let r = 1.0 / (variance + self.eps).sqrt();
+            for ((y, x), w) in y.iter_mut().zip(x).zip(self.w) {
+                *y = (x - mean) * r * w;
+            }
+            if let Some(b) = self.b {
+                y.iter_mut().zip(b).for_each(|(y, b)| *y += b);
+            }
+        }
+    }
+}
+
+/// The sum of `f` of all numbers, in 16 partial sums that the compiler keeps in vectors.
+#[inline(always)]
+fn by_lanes(x: &[f32], f: impl Fn(f32) -> f32) -> f32 {
+    let mut sums = [0f32; 16];
+    let chunks = x.chunks_exact(16);
+    let rest: f32 = chunks.remainder().iter().map(|v| f(*v)).sum();
+    for c in chunks {
+        sums.iter_mut().zip(c).for_each(|(s, v)| *s += f(*v));
+    }
+    sums.iter().sum::<f32>() + rest
+}
+
 /// `gate = act(gate) · up` (or the clamped form), number by number.
 pub struct Glu<'a> {
     /// Gate, and result.
@@ -170,6 +218,8 @@ impl Floats for AddScaled<'_> {
 /// Cosines and sines of a rope at the positions of a step.
 pub struct RopeTable {
     rope: Rope,
+    /// The rope as it is in this context.
+    here: Rope,
     /// `[T, dims / 2]` of (cosine, sine).
     table: Vec<(f32, f32)>,
     /// What the table was made for: P, T.
@@ -177,10 +227,10 @@ pub struct RopeTable {
 }
 
 impl RopeTable {
-    /// A table for up to `chunk` rows.
-    pub fn new(rope: &Rope, chunk: usize) -> Self {
+    /// A table for up to `chunk` rows of a context of `ctx` positions.
+    pub fn new(rope: &Rope, chunk: usize, ctx: usize) -> Self {
         let table = Vec::with_capacity(chunk.saturating_mul(rope.dims / 2));
-        RopeTable { rope: rope.clone(), table, made: (0, 0) }
+        RopeTable { rope: rope.clone(), here: rope.for_context(ctx), table, made: (0, 0) }
     }
 
     /// Whether it is of this rope.
@@ -195,7 +245,7 @@ impl RopeTable {
         }
         self.table.clear();
         let pairs = self.rope.dims / 2;
-        let rope = &self.rope;
+        let rope = &self.here;
         self.table.extend((0..t).flat_map(|r| (0..pairs).map(move |i| cos_sin(rope, past + r, i))));
         self.made = (past, t);
     }

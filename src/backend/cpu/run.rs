@@ -10,7 +10,7 @@ use super::{
     products::{self, Env, Finish, each_output, each_row},
     recurrent,
     route::choose,
-    rows::{Act, AddScaled, Glu, RmsNorm, RopeTable},
+    rows::{Act, AddScaled, Glu, LayerNorm, RmsNorm, RopeTable},
     weight::{Input, Scratches, Weight, room},
 };
 use crate::{
@@ -19,7 +19,7 @@ use crate::{
         state::{Move, Standing},
     },
     error::{Error, Result},
-    ir::{Activation, Linear, Node, Norm, Op, Rope, Router, Rows, ValueId, WeightId},
+    ir::{Activation, Linear, Node, Norm, NormKind, Op, Rope, Router, Rows, ValueId, WeightId},
     ops::elementwise::sigmoid,
 };
 use std::{
@@ -103,7 +103,7 @@ impl CpuRunner {
             if let Op::Rope(r) | Op::RopeStore { rope: r, .. } = &node.op
                 && !ropes.iter().any(|t| t.is_of(r))
             {
-                ropes.push(RopeTable::new(r, chunk));
+                ropes.push(RopeTable::new(r, chunk, options.ctx));
             }
         }
         let state = State {
@@ -633,5 +633,9 @@ fn rope_table<'a>(tables: &'a mut [RopeTable], rope: &Rope, f: Frame<'_>) -> Res
 
 fn norm_rows(env: Env<'_>, f: Frame<'_>, x: &[f32], n: &Norm, cols: usize, out: &mut [f32]) -> Result<()> {
     let w = f.vector(n.weight);
-    each_row(env, x, cols, out, &|_, x, y| env.floats(RmsNorm { x, y, w, eps: n.eps }))
+    if n.kind == NormKind::Rms && n.bias.is_none() {
+        return each_row(env, x, cols, out, &|_, x, y| env.floats(RmsNorm { x, y, w, eps: n.eps }));
+    }
+    let (b, centred) = (n.bias.map(|b| f.vector(b)), n.kind == NormKind::Layer);
+    each_row(env, x, cols, out, &|_, x, y| env.floats(LayerNorm { x, y, w, b, centred, eps: n.eps }))
 }

@@ -159,7 +159,7 @@ impl Walker {
             }
             Op::RmsNorm(n) => rms_norm::eval(nums(0), n, w),
             Op::Linear(l) => linear::eval(nums(0), l, w),
-            Op::Rope(r) => rope::eval(nums(0), r, step.past),
+            Op::Rope(r) => rope::eval(nums(0), &r.for_context(self.options.ctx), step.past),
             Op::HeadIds { heads: n } => return Ok(vec![Value::Ids(heads::eval_ids(step.tokens.len(), *n))]),
             Op::JoinHeads { heads: n } => heads::eval_join(nums(0), nums(1), *n),
             Op::KvStore { cache } => {
@@ -187,7 +187,8 @@ impl Walker {
                 return Ok(parts.iter().map(|l| Value::Numbers(linear::eval(&x, l, w))).collect());
             }
             Op::RopeStore { q_norm, k_norm, rope, cache } => {
-                let turned = |x: &Array, n: &Option<Norm>| turn(x, n.as_ref(), rope, step.past, w);
+                let rope = rope.for_context(self.options.ctx);
+                let turned = |x: &Array, n: &Option<Norm>| turn(x, n.as_ref(), &rope, step.past, w);
                 let (q, k) = (turned(nums(0), q_norm), turned(nums(1), k_norm));
                 self.store(&k, Some(nums(2)), cache.0, step);
                 return Ok(vec![Value::Numbers(q), Value::Nothing]);
