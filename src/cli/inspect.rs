@@ -81,7 +81,7 @@ fn planned(args: &InspectArgs, d: &Definition) -> Outcome<(String, Plan)> {
     let dtypes: Vec<_> = d.program.weights.iter().map(|t| t.dtype()).collect();
     let weights = plan::weights(&graph, &dtypes, &caps)?;
     let ctx = ctx(args, d);
-    let options = plan::Options::new(ctx, (args.context.chunk as usize).min(ctx), load::kv(args.context.kv));
+    let options = plan::Options::new(ctx, (args.context.chunk as usize).min(ctx), load::kv(&args.context));
     Ok((name, plan::plan(&graph, &weights, &caps, &options)?))
 }
 
@@ -144,7 +144,7 @@ fn hyperparameters(d: &Definition) -> Vec<(&'static str, Json)> {
 
 /// Bytes: weights, keys and values for `ctx` positions, recurrent states.
 fn memory(d: &Definition, ctx: usize, args: &InspectArgs) -> [u64; 3] {
-    let kv = facts::kv_bytes(&d.program, load::kv(args.context.kv)) * ctx as u64;
+    let kv = facts::kv_bytes(&d.program, load::kv(&args.context)) * ctx as u64;
     [facts::weight_bytes(&d.program), kv, facts::state_bytes(&d.program)]
 }
 
