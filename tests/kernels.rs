@@ -258,6 +258,8 @@ fn no_directive_is_left() {
         let text = link(&any_variant(k)).unwrap();
         assert!(!text.contains("// unroll") && !text.contains("// static"), "{}", k.name);
         assert!(!text.contains("W_dequant") && !text.contains("W_data"), "{}", k.name);
+        assert!(!["A_", "B_"].iter().any(|p| text.contains(&format!("{p}products"))), "{}", k.name);
+        assert!(!["COUNT", "HALF", "_to_COLS"].iter().any(|p| text.contains(p)), "{}", k.name);
     }
 }
 

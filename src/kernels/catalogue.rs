@@ -10,6 +10,9 @@ pub struct Kernel {
     pub parts: &'static [&'static str],
     /// Weight slots: prefixes of `*_data` and `*_dequant`.
     pub slots: &'static [&'static str],
+    /// Parts that are linked once for each list of slots, whose names replace their prefixes `A_` and `B_`, and for each
+    /// number of rows of x at a time up to `COLS`.
+    pub products: &'static [(&'static str, &'static [&'static str])],
     /// Whether it reads or writes a KV cache.
     pub kv: bool,
     /// Numbers that shape the code, and their defaults.
@@ -45,7 +48,7 @@ impl Style {
     /// 4 x 4 13.9-15.8 GFLOP/s; each doubling of the tile doubles the time of the first dispatch (4 x 4: 0.4 s).
     pub fn matrix(self, kernel: &'static Kernel, cols: usize, many: bool) -> Variant {
         // Two matrices in one pass: half the rows for the same registers.
-        let rows = if kernel.slots.len() > 1 { 2 } else { 4 };
+        let rows = if kernel.products.iter().any(|p| p.1.len() > 1) { 2 } else { 4 };
         let many = many && kernel.consts.iter().any(|c| c.0 == "COLS");
         let [wg, lanes, rows, columns] = match (self, many) {
             (Style::Lanes, false) if cols <= 512 => [64, 8, 1, 1],
@@ -70,6 +73,17 @@ const DOT: &str = include_str!("../../shaders/common/dot.wgsl");
 const ROWS_PLAIN: &str = include_str!("../../shaders/rows/plain.wgsl");
 const ROWS_SLOTS: &str = include_str!("../../shaders/rows/slots.wgsl");
 const ROWS_GROUPED: &str = include_str!("../../shaders/rows/grouped.wgsl");
+const EXPERT_IDS: &str = include_str!("../../shaders/experts/ids.wgsl");
+const ONE_MATRIX: &str = include_str!("../../shaders/matrix/one.wgsl");
+const TWO_MATRICES: &str = include_str!("../../shaders/matrix/two.wgsl");
+const ONE_UNIT: &str = include_str!("../../shaders/glu/one.wgsl");
+const AND_SHARED_UNIT: &str = include_str!("../../shaders/glu/shared.wgsl");
+const EXPERT_DOWN: &str = include_str!("../../shaders/expert_down_add.wgsl");
+const AND_SHARED_DOWN: &str = include_str!("../../shaders/down/shared.wgsl");
+const PRODUCTS: &str = include_str!("../../shaders/common/products.wgsl");
+const PAIR_PRODUCTS: &str = include_str!("../../shaders/common/glu_products.wgsl");
+const W_PRODUCTS: &[(&str, &[&str])] = &[(PRODUCTS, &["w"])];
+const GLU_PRODUCTS: &[(&str, &[&str])] = &[(PAIR_PRODUCTS, &["gate", "up"])];
 
 /// Rows of the weight and rows of x that a workgroup of a matrix kernel takes.
 fn matrix_tile(v: &Variant) -> [u32; 2] {
@@ -86,9 +100,17 @@ fn wg_items(v: &Variant) -> [u32; 2] {
 
 const MATRIX: &[(&str, u32)] = &[("WG", 64), ("LANES", 16), ("ROWS", 2), ("COLS", 1), ("TAIL", 0)];
 const MATRIX_NORM: &[(&str, u32)] = &[("WG", 64), ("LANES", 16), ("ROWS", 2), ("COLS", 1), ("TAIL", 0), ("NORM", 0)];
+const MATRIX_NORMED: &[(&str, u32)] =
+    &[("WG", 64), ("LANES", 16), ("ROWS", 2), ("COLS", 1), ("TAIL", 0), ("NORM", 0), ("NORMED", 0)];
 const GLU_MATRIX: &[(&str, u32)] = &[("WG", 64), ("LANES", 16), ("ROWS", 2), ("COLS", 1), ("TAIL", 0), ("ACT", 0)];
+const GLU_MATRIX_SHARED: &[(&str, u32)] =
+    &[("WG", 64), ("LANES", 16), ("ROWS", 2), ("COLS", 1), ("TAIL", 0), ("ACT", 0), ("SHARED", 1)];
 const GLU_MATRIX_NORM: &[(&str, u32)] =
     &[("WG", 64), ("LANES", 16), ("ROWS", 2), ("COLS", 1), ("TAIL", 0), ("ACT", 0), ("NORM", 0)];
+
+const DOWN_MATRIX: &[(&str, u32)] = &[("WG", 64), ("LANES", 16), ("ROWS", 2), ("COLS", 1), ("TAIL", 0), ("SHARED", 0)];
+const DOWN_SHARED_MATRIX: &[(&str, u32)] =
+    &[("WG", 64), ("LANES", 16), ("ROWS", 2), ("COLS", 1), ("TAIL", 0), ("SHARED", 1)];
 
 /// Rows of an embedding table. Bindings: `ids` u32 `[T, 1]`, `w_data` segment of `[V, H]`, `y` `[T, H]` (read_write).
 /// Items: groups of a row; rows: T. A token's row is written by the dispatch whose segment holds it.
@@ -96,6 +118,7 @@ pub static EMBED: Kernel = Kernel {
     name: "embed",
     parts: &[FRAME, include_str!("../../shaders/embed.wgsl")],
     slots: &["w"],
+    products: &[],
     kv: false,
     consts: &[("WG", 32), ("TAIL", 0)],
     params: params::EmbedParams::FIELDS,
@@ -108,6 +131,7 @@ pub static RMS_NORM: Kernel = Kernel {
     name: "rms_norm",
     parts: &[FRAME, SUM, include_str!("../../shaders/rms_norm.wgsl")],
     slots: &[],
+    products: &[],
     kv: false,
     consts: &[("WG", 64)],
     params: params::RmsNormParams::FIELDS,
@@ -116,11 +140,27 @@ pub static RMS_NORM: Kernel = Kernel {
 
 /// `y = [residual +] [sigmoid(g) ·] (W norm(x) + b)`. Bindings: `x`, `w_data`, `bias` f32 `[N]` of the whole matrix,
 /// `residual` `[R, N]`, `gate` `[R, 1]`, `norm` f32 `[K]` (read where `NORM` = 1), `y` (read_write).
+/// With `NORMED` = 1 (and `NORM`) the first row of norm(x) goes to column `normed_offset` of y.
 /// Items: rows of the segment; rows: T or O.
 pub static LINEAR_KERNEL: Kernel = Kernel {
     name: "linear",
-    parts: &[FRAME, DOT, ROWS_PLAIN, LINEAR],
+    parts: &[FRAME, DOT, ROWS_PLAIN, ONE_MATRIX, LINEAR],
     slots: &["w"],
+    products: W_PRODUCTS,
+    kv: false,
+    consts: MATRIX_NORMED,
+    params: params::LinearParams::FIELDS,
+    tile: matrix_tile,
+};
+
+/// As `linear`, two matrices of any two formats on the same x. Bindings: `x`, `w_data`, `second_data`, `bias` f32 (by column
+/// of the result), `residual`, `gate`, `norm`, `y` (read_write). Items: `blocks` times a workgroup's rows for the first
+/// matrix, then the rows of the second; rows: T or O.
+pub static LINEAR_TWO: Kernel = Kernel {
+    name: "linear_two",
+    parts: &[FRAME, DOT, ROWS_PLAIN, TWO_MATRICES, LINEAR],
+    slots: &["w", "second"],
+    products: &[(PRODUCTS, &["w"]), (PRODUCTS, &["second"])],
     kv: false,
     consts: MATRIX_NORM,
     params: params::LinearParams::FIELDS,
@@ -131,8 +171,9 @@ pub static LINEAR_KERNEL: Kernel = Kernel {
 /// Items: rows of one expert's matrix; rows: T·k. `COLS` must be 1.
 pub static EXPERT_LINEAR: Kernel = Kernel {
     name: "expert_linear",
-    parts: &[FRAME, DOT, ROWS_SLOTS, LINEAR],
+    parts: &[FRAME, DOT, ROWS_SLOTS, EXPERT_IDS, ONE_MATRIX, LINEAR],
     slots: &["w"],
+    products: W_PRODUCTS,
     kv: false,
     consts: MATRIX,
     params: params::LinearParams::FIELDS,
@@ -143,8 +184,9 @@ pub static EXPERT_LINEAR: Kernel = Kernel {
 /// (read_write). Items: rows of one expert's matrix; rows: tiles (their number is in `args`).
 pub static EXPERT_LINEAR_GROUPED: Kernel = Kernel {
     name: "expert_linear_grouped",
-    parts: &[FRAME, DOT, ROWS_GROUPED, LINEAR],
+    parts: &[FRAME, DOT, ROWS_GROUPED, ONE_MATRIX, LINEAR],
     slots: &["w"],
+    products: W_PRODUCTS,
     kv: false,
     consts: MATRIX,
     params: params::LinearParams::FIELDS,
@@ -155,8 +197,9 @@ pub static EXPERT_LINEAR_GROUPED: Kernel = Kernel {
 /// `y` (read_write). Both matrices are cut into segments at the same rows. Items: rows of the segment; rows: T or O.
 pub static LINEAR_GLU: Kernel = Kernel {
     name: "linear_glu",
-    parts: &[FRAME, DOT, ACTIVATION, ROWS_PLAIN, GLU_LINEAR],
+    parts: &[FRAME, DOT, ACTIVATION, ROWS_PLAIN, ONE_UNIT, GLU_LINEAR],
     slots: &["gate", "up"],
+    products: GLU_PRODUCTS,
     kv: false,
     consts: GLU_MATRIX_NORM,
     params: params::GluLinearParams::FIELDS,
@@ -167,10 +210,25 @@ pub static LINEAR_GLU: Kernel = Kernel {
 /// Items: rows of one expert's matrix; rows: T·k. `COLS` must be 1.
 pub static EXPERT_GLU: Kernel = Kernel {
     name: "expert_glu",
-    parts: &[FRAME, DOT, ACTIVATION, ROWS_SLOTS, GLU_LINEAR],
+    parts: &[FRAME, DOT, ACTIVATION, ROWS_SLOTS, EXPERT_IDS, ONE_UNIT, GLU_LINEAR],
     slots: &["gate", "up"],
+    products: GLU_PRODUCTS,
     kv: false,
     consts: GLU_MATRIX,
+    params: params::GluLinearParams::FIELDS,
+    tile: matrix_tile,
+};
+
+/// As `expert_glu`, with a shared expert: its h follows those of the k slots. Bindings: `x`, `gate_data`, `up_data`,
+/// `shared_gate_data`, `shared_up_data`, `ids` u32 `[T, k]`, `y` (read_write). Items: rows of one expert's matrix; rows:
+/// T·(k + `shared_parts`). `COLS` must be 1.
+pub static EXPERT_GLU_SHARED: Kernel = Kernel {
+    name: "expert_glu_shared",
+    parts: &[FRAME, DOT, ACTIVATION, ROWS_SLOTS, EXPERT_IDS, AND_SHARED_UNIT, GLU_LINEAR],
+    slots: &["gate", "up", "shared_gate", "shared_up"],
+    products: &[(PAIR_PRODUCTS, &["gate", "up"]), (PAIR_PRODUCTS, &["shared_gate", "shared_up"])],
+    kv: false,
+    consts: GLU_MATRIX_SHARED,
     params: params::GluLinearParams::FIELDS,
     tile: matrix_tile,
 };
@@ -179,8 +237,9 @@ pub static EXPERT_GLU: Kernel = Kernel {
 /// `tiles`, `y` (read_write). Items: rows of one expert's matrix; rows: tiles (their number is in `args`).
 pub static EXPERT_GLU_GROUPED: Kernel = Kernel {
     name: "expert_glu_grouped",
-    parts: &[FRAME, DOT, ACTIVATION, ROWS_GROUPED, GLU_LINEAR],
+    parts: &[FRAME, DOT, ACTIVATION, ROWS_GROUPED, ONE_UNIT, GLU_LINEAR],
     slots: &["gate", "up"],
+    products: GLU_PRODUCTS,
     kv: false,
     consts: GLU_MATRIX,
     params: params::GluLinearParams::FIELDS,
@@ -192,12 +251,26 @@ pub static EXPERT_GLU_GROUPED: Kernel = Kernel {
 /// first dispatch starts from the residual, later ones `ACCUMULATE`.
 pub static EXPERT_DOWN_ADD: Kernel = Kernel {
     name: "expert_down_add",
-    parts: &[FRAME, DOT, include_str!("../../shaders/expert_down_add.wgsl")],
+    parts: &[FRAME, DOT, EXPERT_DOWN],
     slots: &["w"],
+    products: W_PRODUCTS,
     kv: false,
-    consts: &[("WG", 64), ("LANES", 16), ("ROWS", 2), ("TAIL", 0)],
+    consts: DOWN_MATRIX,
     params: params::ExpertDownAddParams::FIELDS,
-    tile: |v| [v.get("WG") / v.get("LANES").max(1) * v.get("ROWS"), 1],
+    tile: matrix_tile,
+};
+
+/// As `expert_down_add`, with a shared expert whose h `[T, Is]` follows those of the slots in `x`. Bindings: `x`, `w_data`,
+/// `shared_data` `[H, Is]`, `ids`, `weights`, `residual`, `gate` `[T, 1]` (read where `GATE` is set), `y` (read_write).
+pub static EXPERT_DOWN_SHARED_ADD: Kernel = Kernel {
+    name: "expert_down_shared_add",
+    parts: &[FRAME, DOT, AND_SHARED_DOWN, EXPERT_DOWN],
+    slots: &["w", "shared"],
+    products: &[(PRODUCTS, &["w"]), (PRODUCTS, &["shared"])],
+    kv: false,
+    consts: DOWN_SHARED_MATRIX,
+    params: params::ExpertDownAddParams::FIELDS,
+    tile: matrix_tile,
 };
 
 /// Rotation by position. Bindings: `x` `[T, heads·D]`, `rope_table` `vec2<f32>`
@@ -207,6 +280,7 @@ pub static ROPE: Kernel = Kernel {
     name: "rope",
     parts: &[FRAME, ROTATE, include_str!("../../shaders/rope.wgsl")],
     slots: &[],
+    products: &[],
     kv: false,
     consts: &[("WG", 64)],
     params: params::RopeParams::FIELDS,
@@ -219,6 +293,7 @@ pub static KV_STORE: Kernel = Kernel {
     name: "kv_store",
     parts: &[FRAME, include_str!("../../shaders/kv_store.wgsl")],
     slots: &[],
+    products: &[],
     kv: true,
     consts: &[("WG", 64)],
     params: params::KvStoreParams::FIELDS,
@@ -231,6 +306,7 @@ pub static ROPE_STORE: Kernel = Kernel {
     name: "rope_store",
     parts: &[FRAME, SUM, ROTATE, include_str!("../../shaders/rope_store.wgsl")],
     slots: &[],
+    products: &[],
     kv: true,
     consts: &[("WG", 32)],
     params: params::RopeStoreParams::FIELDS,
@@ -246,6 +322,7 @@ pub static ATTEND: Kernel = Kernel {
     name: "attend",
     parts: &[FRAME, include_str!("../../shaders/attend.wgsl")],
     slots: &[],
+    products: &[],
     kv: true,
     consts: &[("WG", 64), ("K_DIM", 64), ("V_DIM", 64), ("ROWS", 4), ("SPLIT", 0)],
     params: params::AttendParams::FIELDS,
@@ -258,6 +335,7 @@ pub static ATTEND_REDUCE: Kernel = Kernel {
     name: "attend_reduce",
     parts: &[FRAME, include_str!("../../shaders/attend_reduce.wgsl")],
     slots: &[],
+    products: &[],
     kv: false,
     consts: &[("WG", 32)],
     params: params::AttendReduceParams::FIELDS,
@@ -270,6 +348,7 @@ pub static ROUTER: Kernel = Kernel {
     name: "router",
     parts: &[FRAME, SUM, include_str!("../../shaders/router.wgsl")],
     slots: &[],
+    products: &[],
     kv: false,
     consts: &[("WG", 64), ("EXPERTS", 64)],
     params: params::RouterParams::FIELDS,
@@ -284,6 +363,7 @@ pub static EXPERT_SORT: Kernel = Kernel {
     name: "expert_sort",
     parts: &[FRAME, include_str!("../../shaders/expert_sort.wgsl")],
     slots: &[],
+    products: &[],
     kv: false,
     consts: &[("WG", 64), ("EXPERTS", 64)],
     params: params::ExpertSortParams::FIELDS,
@@ -296,6 +376,7 @@ pub static EXPERT_COMBINE: Kernel = Kernel {
     name: "expert_combine",
     parts: &[FRAME, include_str!("../../shaders/expert_combine.wgsl")],
     slots: &[],
+    products: &[],
     kv: false,
     consts: &[("WG", 64)],
     params: params::ExpertCombineParams::FIELDS,
@@ -309,6 +390,7 @@ pub static ELEMENTWISE: Kernel = Kernel {
     name: "elementwise",
     parts: &[FRAME, ACTIVATION, include_str!("../../shaders/elementwise.wgsl")],
     slots: &[],
+    products: &[],
     kv: false,
     consts: &[("WG", 64), ("OP", 0), ("ACT", 0)],
     params: params::ElementwiseParams::FIELDS,
@@ -316,16 +398,19 @@ pub static ELEMENTWISE: Kernel = Kernel {
 };
 
 /// Every kernel.
-pub static ALL: [&Kernel; 18] = [
+pub static ALL: [&Kernel; 21] = [
     &EMBED,
     &RMS_NORM,
     &LINEAR_KERNEL,
+    &LINEAR_TWO,
     &EXPERT_LINEAR,
     &EXPERT_LINEAR_GROUPED,
     &LINEAR_GLU,
     &EXPERT_GLU,
+    &EXPERT_GLU_SHARED,
     &EXPERT_GLU_GROUPED,
     &EXPERT_DOWN_ADD,
+    &EXPERT_DOWN_SHARED_ADD,
     &ROPE,
     &KV_STORE,
     &ROPE_STORE,

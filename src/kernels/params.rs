@@ -95,7 +95,7 @@ params! {
         eps: f32,
     }
 
-    /// `linear`, `expert_linear`, `expert_linear_grouped`.
+    /// `linear`, `linear_two`, `expert_linear`, `expert_linear_grouped`.
     LinearParams {
         /// 1: the rows are the O outputs, 0: the T tokens. (Experts: 0.)
         outputs: u32,
@@ -137,9 +137,17 @@ params! {
         ids_offset: u32,
         /// Of the expert ids.
         ids_stride: u32,
+        /// `linear_two`: workgroups in x that take the first matrix.
+        blocks: u32,
+        /// `linear_two`: rows of the second matrix.
+        rows_1: u32,
+        /// `linear_two`: output column of its first row.
+        column_1: u32,
+        /// Of the normalised x in a row of `y` (`NORMED`), from the row's start.
+        normed_offset: u32,
     }
 
-    /// `linear_glu`, `expert_glu`, `expert_glu_grouped`.
+    /// `linear_glu`, `expert_glu`, `expert_glu_shared`, `expert_glu_grouped`.
     GluLinearParams {
         /// 1: the rows are the O outputs, 0: the T tokens. (Experts: 0.)
         outputs: u32,
@@ -171,9 +179,13 @@ params! {
         ids_offset: u32,
         /// Of the expert ids.
         ids_stride: u32,
+        /// Rows of the shared expert's matrices (Is).
+        shared_rows: u32,
+        /// Slots that it takes, of `out` rows each.
+        shared_parts: u32,
     }
 
-    /// `expert_down_add`.
+    /// `expert_down_add`, `expert_down_shared_add`.
     ExpertDownAddParams {
         /// First row of the segment, of the flattened `[E * out]` rows.
         row0: u32,
@@ -187,7 +199,7 @@ params! {
         out: u32,
         /// Experts used a token (k).
         used: u32,
-        /// `RESIDUAL` (start from the residual) or `ACCUMULATE` (start from y), or neither (start from 0).
+        /// `RESIDUAL` (start from the residual) or `ACCUMULATE` (start from y), or neither (start from 0); `GATE`.
         flags: u32,
         /// Of h `[T, k * I]`.
         x_offset: u32,
@@ -209,6 +221,14 @@ params! {
         weights_offset: u32,
         /// Of the expert weights.
         weights_stride: u32,
+        /// Columns of the shared expert's matrix (Is), a multiple of 4.
+        shared_cols: u32,
+        /// Groups of a row of it.
+        shared_groups: u32,
+        /// Of the shared expert's gate `[T, 1]` (`GATE`).
+        gate_offset: u32,
+        /// Of the gate.
+        gate_stride: u32,
     }
 
     /// `rope`.

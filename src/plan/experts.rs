@@ -4,7 +4,7 @@
 //! that a workgroup reads an expert's rows once for a tile of tokens; how many workgroups that takes is known to the
 //! device only, which reads it from a buffer.
 
-use super::{Binding, Buffer, Cost, Count, Grid, Matrix, Place, lower::Lower, weights};
+use super::{Binding, Buffer, Cost, Count, Grid, Matrix, Place, lower::Lower, shared::Shared, weights};
 use crate::{
     error::{Error, Result},
     ir::{Activation, Linear, Node, Op, Router, ValueId, WeightId},
@@ -36,7 +36,7 @@ struct Routed {
 }
 
 impl Lower<'_> {
-    pub fn expert_node(&mut self, node: &Node) -> Result<()> {
+    pub fn expert_node(&mut self, node: &Node, at: usize) -> Result<()> {
         let (op, ins, outs) = (&node.op, &node.inputs[..], &node.outputs[..]);
         self.tokens_only(ins[0])?;
         match op {
@@ -65,15 +65,19 @@ impl Lower<'_> {
                 self.expert_linear(*weight, Routed { x, x_slots, ids: ins[1], y })
             }
             Op::ExpertGlu { gate, up, act } => {
-                let (x, y) = (self.place(ins[0])?, self.fresh(outs[0])?);
+                let shared = self.shared.iter().find(|s| s.nodes[0] == at).copied();
+                let (x, y) = (self.place(ins[0])?, self.unit_rows(outs[0], shared)?);
                 let x_slots = self.x_slots(ins[0], *gate);
-                self.expert_glu([*gate, *up], *act, Routed { x, x_slots, ids: ins[1], y })
+                self.expert_glu([*gate, *up], *act, Routed { x, x_slots, ids: ins[1], y }, shared)
             }
             Op::ExpertCombine => {
                 let (x, y, cols) = (self.place(ins[0])?, self.fresh(outs[0])?, self.g.cols(outs[0]));
                 self.combine(x, ins[1], None, y, cols)
             }
-            Op::ExpertDownAdd { weight } => self.expert_down_add(*weight, ins, outs[0]),
+            Op::ExpertDownAdd { weight } => {
+                let shared = self.shared.iter().find(|s| s.nodes[1] == at).copied();
+                self.expert_down_add(*weight, ins, outs[0], shared)
+            }
             _ => Ok(()),
         }
     }
@@ -262,7 +266,17 @@ impl Lower<'_> {
         Ok(())
     }
 
-    fn expert_glu(&mut self, w: [WeightId; 2], act: Activation, r: Routed) -> Result<()> {
+    /// Room for the rows between an expert's matrices; those of a shared expert that rides follow the k slots.
+    fn unit_rows(&mut self, h: ValueId, shared: Option<Shared>) -> Result<Place> {
+        let Some(s) = shared else { return self.fresh(h) };
+        let routed = self.g.cols(h);
+        let y = self.content(self.rows(h)?.into(), routed + self.g.cols(s.h));
+        self.set(h, y);
+        self.set(s.h, Place { offset: y.offset + routed as u32, ..y });
+        Ok(y)
+    }
+
+    fn expert_glu(&mut self, w: [WeightId; 2], act: Activation, r: Routed, shared: Option<Shared>) -> Result<()> {
         let k = self.g.cols(r.ids);
         let out = self.g.weight(w[0]).shape[1];
         let [gate, up] = [self.w.matrix(&[w[0]])?, self.w.matrix(&[w[1]])?];
@@ -271,7 +285,7 @@ impl Lower<'_> {
         let (variant, via, grid) = self.routing(&r, &catalogue::EXPERT_GLU, &catalogue::EXPERT_GLU_GROUPED, g, out)?;
         let variant = variant.formats(&[g.dtype, u.dtype]).with("ACT", catalogue::activation(act));
         for (i, (s, s_up)) in g.segments.iter().zip(&u.segments).enumerate() {
-            let p = params::GluLinearParams {
+            let mut p = params::GluLinearParams {
                 row0: s.row0 as u32,
                 rows: s.rows as u32,
                 groups: g.groups(),
@@ -296,14 +310,40 @@ impl Lower<'_> {
             bindings.extend(via.iter().cloned());
             bindings.push(self.write("y", r.y.buffer)?);
             let x_cols = if r.x_slots { k * g.cols } else { g.cols };
-            let reads = self.expert_cost(g, s.bytes + s_up.bytes, k, out).and(self.row_cost(Count::Tokens, x_cols));
-            self.push(variant.clone(), &p, bindings, grid, reads, self.row_cost(Count::Tokens, k * out));
+            let mut reads = self.expert_cost(g, s.bytes + s_up.bytes, k, out).and(self.row_cost(Count::Tokens, x_cols));
+            let mut writes = self.row_cost(Count::Tokens, k * out);
+            let (mut variant, mut grid) = (variant.clone(), grid);
+            // The first segment takes the shared expert along.
+            if let Some(shared) = shared.filter(|_| i == 0) {
+                let rows = self.g.cols(shared.h);
+                let parts = rows.div_ceil(out.max(1));
+                (p.shared_rows, p.shared_parts) = (rows as u32, parts as u32);
+                let mut bytes = 0;
+                for (name, w) in ["shared_gate_data", "shared_up_data"].into_iter().zip(shared.unit) {
+                    let matrix = self.w.matrix(&[w])?;
+                    variant.formats.push(self.w.matrices[matrix as usize].dtype);
+                    bytes += self.w.matrices[matrix as usize].bytes();
+                    bindings.push(self.read(name, Buffer::Matrix { matrix, segment: 0 })?);
+                }
+                variant.kernel = &catalogue::EXPERT_GLU_SHARED;
+                grid = self.grid(&variant, out, Count::Tokens, k + parts);
+                reads = reads.and(Cost { fixed: bytes, ..Cost::default() });
+                writes = writes.and(self.row_cost(Count::Tokens, rows));
+            }
+            self.push(variant, &p, bindings, grid, reads, writes);
         }
         Ok(())
     }
 
-    fn expert_down_add(&mut self, weight: WeightId, ins: &[ValueId], out: ValueId) -> Result<()> {
+    fn expert_down_add(
+        &mut self,
+        weight: WeightId,
+        ins: &[ValueId],
+        out: ValueId,
+        shared: Option<Shared>,
+    ) -> Result<()> {
         let [h, ids, weights, residual] = [ins[0], ins[1], ins[2], ins[3]];
+        let out = shared.map_or(out, |s| s.out);
         let (k, cols, x) = (self.g.cols(ids), self.g.cols(out), self.place(h)?);
         let residual = self.place(residual)?;
         if !self.decode {
@@ -318,7 +358,7 @@ impl Lower<'_> {
         let (ids, weights) = (self.place(ids)?, self.place(weights)?);
         let variant = self.matrix_variant(&catalogue::EXPERT_DOWN_ADD, matrix.cols, false).formats(&[matrix.dtype]);
         for (i, s) in matrix.segments.iter().enumerate() {
-            let p = params::ExpertDownAddParams {
+            let mut p = params::ExpertDownAddParams {
                 row0: s.row0 as u32,
                 rows: s.rows as u32,
                 groups: matrix.groups(),
@@ -336,9 +376,10 @@ impl Lower<'_> {
                 ids_stride: ids.stride,
                 weights_offset: weights.offset,
                 weights_stride: weights.stride,
+                ..params::ExpertDownAddParams::default()
             };
             let data = Buffer::Matrix { matrix: m, segment: i as u32 };
-            let bindings = vec![
+            let mut bindings = vec![
                 self.read("x", x.buffer)?,
                 self.read("w_data", data)?,
                 self.read("ids", ids.buffer)?,
@@ -348,8 +389,28 @@ impl Lower<'_> {
             ];
             let grid = self.grid(&variant, cols, Count::Tokens, 1);
             let operands = k * matrix.cols + cols;
-            let reads = self.expert_cost(matrix, s.bytes, k, cols).and(self.row_cost(Count::Tokens, operands));
-            self.push(variant.clone(), &p, bindings, grid, reads, self.row_cost(Count::Tokens, cols));
+            let mut reads = self.expert_cost(matrix, s.bytes, k, cols).and(self.row_cost(Count::Tokens, operands));
+            let mut variant = variant.clone();
+            // The first segment takes the shared expert along.
+            if let Some(shared) = shared.filter(|_| i == 0) {
+                let matrix = self.w.matrix(&[shared.down])?;
+                let own = &self.w.matrices[matrix as usize];
+                let gate = shared.gate.map(|g| self.place(g)).transpose()?;
+                (p.shared_cols, p.shared_groups) = (own.cols as u32, own.groups());
+                if let Some(gate) = gate {
+                    (p.gate_offset, p.gate_stride) = (gate.offset, gate.stride);
+                    p.flags |= params::GATE;
+                }
+                variant.kernel = &catalogue::EXPERT_DOWN_SHARED_ADD;
+                variant.formats.push(own.dtype);
+                let tail = u32::from(variant.get("TAIL") == 1 || !own.cols.is_multiple_of(32));
+                variant = variant.with("TAIL", tail);
+                bindings.push(self.read("shared_data", Buffer::Matrix { matrix, segment: 0 })?);
+                bindings.push(self.maybe("gate", gate)?);
+                let more = Cost { fixed: own.bytes(), ..Cost::default() };
+                reads = reads.and(more).and(self.row_cost(Count::Tokens, own.cols));
+            }
+            self.push(variant, &p, bindings, grid, reads, self.row_cost(Count::Tokens, cols));
         }
         Ok(())
     }

@@ -118,6 +118,8 @@ pub(super) struct Lower<'a> {
     steps: Vec<Step>,
     ropes: Vec<Rope>,
     pub sorts: Vec<super::experts::Sort>,
+    /// Shared experts that ride with the routed ones.
+    pub shared: Vec<super::shared::Shared>,
     /// Norms that are computed inside the products that use them; their values' places are those of the norms' inputs.
     pub folded: Vec<(ValueId, Norm)>,
     op: &'static str,
@@ -152,6 +154,7 @@ impl<'a> Lower<'a> {
             steps: vec![],
             ropes: ropes(g),
             sorts: vec![],
+            shared: if decode { super::shared::find(g, w) } else { vec![] },
             folded: vec![],
             op: "",
             layer: None,
@@ -213,6 +216,8 @@ impl<'a> Lower<'a> {
             Op::TakeOutputs => self.elementwise(4, 0, ins, outs[0], 0.0)?,
             // Its place was set by the router that it rides with, which makes its input.
             Op::Linear(_) if super::weights::rides_with_router(self.g, self.w, n) => {}
+            // Done with the routed experts.
+            Op::LinearGlu { .. } | Op::LinearAdd { .. } if self.shared.iter().any(|s| s.nodes[2..].contains(&i)) => {}
             Op::Linear(_) | Op::LinearAdd { .. } | Op::NormLinears { .. } | Op::LinearGlu { .. } => {
                 self.matrix_node(&n.op, ins, outs)?;
             }
@@ -224,7 +229,7 @@ impl<'a> Lower<'a> {
             | Op::ExpertLinear { .. }
             | Op::ExpertCombine
             | Op::ExpertGlu { .. }
-            | Op::ExpertDownAdd { .. } => self.expert_node(n)?,
+            | Op::ExpertDownAdd { .. } => self.expert_node(n, i)?,
         }
         Ok(())
     }

@@ -81,11 +81,84 @@ impl Lower<'_> {
             self.rms_norm(n, x, normed, rows, cols)?;
             x = normed;
         }
-        for stack in stacks {
+        let mut rest = &stacks[..];
+        if let [first, second, others @ ..] = rest
+            && let Some([a, b]) = self.two_matrices(parts, [first, second])?
+        {
+            let places = [first, second].map(|s| Place { offset: offsets[s[0]] as u32, ..y });
+            let bias = weights::bias_of_two(self.g, parts, [first, second]);
+            self.linear_two(
+                [a, b],
+                x,
+                places,
+                rows,
+                Extras { norm: folded, bias: bias.as_deref(), ..Extras::default() },
+            )?;
+            rest = others;
+        }
+        for stack in rest {
             let list: Vec<Linear> = stack.iter().map(|i| parts[*i]).collect();
             let y = Place { offset: offsets[stack[0]] as u32, ..y };
             self.stack(&list, x, y, rows, Extras { norm: folded, ..Extras::default() })?;
         }
+        Ok(())
+    }
+
+    /// The matrices of two stacks, where one dispatch takes both: each is one segment.
+    fn two_matrices(&self, parts: &[Linear], stacks: [&Vec<usize>; 2]) -> Result<Option<[u32; 2]>> {
+        let find = |s: &[usize]| self.w.matrix(&s.iter().map(|i| parts[*i].weight).collect::<Vec<_>>());
+        let [a, b] = [find(stacks[0])?, find(stacks[1])?];
+        let whole = |m: u32| self.w.matrices[m as usize].segments.len() == 1;
+        Ok((whole(a) && whole(b)).then_some([a, b]))
+    }
+
+    /// Two matrices of any formats on one x, in one dispatch.
+    fn linear_two(
+        &mut self,
+        matrices: [u32; 2],
+        x: Place,
+        places: [Place; 2],
+        rows: Rows,
+        extras: Extras<'_>,
+    ) -> Result<()> {
+        let [a, b] = matrices.map(|m| &self.w.matrices[m as usize]);
+        let variant = self.matrix_variant(&catalogue::LINEAR_TWO, a.cols, !self.decode).formats(&[a.dtype, b.dtype]);
+        let variant = if extras.norm.is_some() { variant.with("NORM", 1) } else { variant };
+        let blocks = (a.rows as u32).div_ceil(variant.tile()[0].max(1));
+        let y = places[0];
+        let p = params::LinearParams {
+            outputs: u32::from(rows == Rows::Outputs),
+            rows: a.rows as u32,
+            groups: a.groups(),
+            cols: a.cols as u32,
+            out: a.rows as u32,
+            x_offset: x.offset,
+            x_stride: x.stride,
+            y_offset: y.offset,
+            y_stride: y.stride,
+            flags: if extras.bias.is_some() { params::BIAS } else { 0 },
+            eps: extras.norm.map_or(0.0, |n| n.eps),
+            blocks,
+            rows_1: b.rows as u32,
+            column_1: places[1].offset - y.offset,
+            ..params::LinearParams::default()
+        };
+        let data = |matrix: u32| Buffer::Matrix { matrix, segment: 0 };
+        let bindings = vec![
+            self.read("x", x.buffer)?,
+            self.read("w_data", data(matrices[0]))?,
+            self.read("second_data", data(matrices[1]))?,
+            self.vector("bias", extras.bias)?,
+            self.maybe("residual", None)?,
+            self.maybe("gate", None)?,
+            self.weight_vector("norm", extras.norm.map(|n| n.weight))?,
+            self.write("y", y.buffer)?,
+        ];
+        let items = blocks as usize * variant.tile()[0] as usize + b.rows;
+        let grid = self.grid(&variant, items, rows.into(), 1);
+        let reads = Cost { fixed: a.bytes() + b.bytes(), ..Cost::default() }.and(self.row_cost(rows.into(), a.cols));
+        let writes = self.row_cost(rows.into(), a.rows + b.rows);
+        self.push(variant, &p, bindings, grid, reads, writes);
         Ok(())
     }
 

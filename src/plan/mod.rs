@@ -26,6 +26,7 @@ mod lower;
 mod matrix;
 mod memory;
 mod print;
+mod shared;
 mod weights;
 
 pub use check::{check, check_shaders, check_step_shader};

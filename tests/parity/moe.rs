@@ -47,7 +47,8 @@ struct Block {
     router: Router,
     types: [DType; 3],
     bias: Option<Vec<f32>>,
-    shared: bool,
+    /// Width of a shared expert.
+    shared: Option<usize>,
 }
 
 fn block(b: Block) -> Case {
@@ -68,14 +69,14 @@ fn block(b: Block) -> Case {
     let y = m.one(down, &[a, made[0]]);
     let y = m.one(Op::ExpertCombine, &[y, made[1]]);
     let mut y = m.one(Op::Add, &[x, y]);
-    if b.shared {
+    if let Some(s) = b.shared {
         let lin = |m: &mut Maker, n: usize, k: usize, d: DType, x| {
             let weight = m.weight(&[n, k], d);
             m.one(Op::Linear(Linear { weight, bias: None }), &[x])
         };
-        let (g, u) = (lin(&mut m, i, h, b.types[0], normed), lin(&mut m, i, h, b.types[1], normed));
+        let (g, u) = (lin(&mut m, s, h, b.types[0], normed), lin(&mut m, s, h, b.types[1], normed));
         let a = m.one(Op::Glu(Activation::Silu), &[g, u]);
-        let s = lin(&mut m, h, i, b.types[2], a);
+        let s = lin(&mut m, h, s, b.types[2], a);
         let gate = lin(&mut m, 1, h, DType::F32, normed);
         let s = m.one(Op::SigmoidGate, &[s, gate]);
         y = m.one(Op::Add, &[y, s]);
@@ -92,14 +93,16 @@ pub fn blocks() -> Vec<Case> {
         router: router(8, 2),
         types: [DType::F32; 3],
         bias: None,
-        shared: false,
+        shared: None,
     };
     let mut one_expert = vec![0.0; 8];
     one_expert[5] = 1e4;
     one_expert[2] = 5e3;
     let mut cases = vec![
         block(base("plain")),
-        block(Block { shared: true, ..base("shared expert") }),
+        block(Block { shared: Some(48), ..base("shared expert") }),
+        block(Block { shared: Some(112), router: router(6, 3), ..base("wide shared expert") }),
+        block(Block { shared: Some(20), router: router(9, 2), ..base("narrow shared expert") }),
         block(Block { router: router(8, 8), ..base("all experts") }),
         block(Block { router: router(8, 1), ..base("top 1") }),
         block(Block { router: router(1, 1), ..base("one expert") }),
@@ -112,7 +115,7 @@ pub fn blocks() -> Vec<Case> {
             hidden: 256,
             width: 256,
             types,
-            shared: dtype == DType::Q4K,
+            shared: (dtype == DType::Q4K).then_some(512),
             ..base(&types.map(|t| t.to_string()).join(" "))
         })
     };
