@@ -24,6 +24,13 @@ struct Params {
     ids_stride: u32,
     shared_rows: u32,
     shared_parts: u32,
+    experts: u32,
+    score: u32,
+    renormalise: u32,
+    router_scale: f32,
+    logits_offset: u32,
+    weights_offset: u32,
+    weights_stride: u32,
 }
 @group(0) @binding(1) var<uniform> p: Params;
 @group(0) @binding(2) var<storage, read> x: array<vec4<f32>>;          // [R, K]
@@ -48,6 +55,13 @@ fn store(tile: Tile, c: u32, i: u32, sum: vec2<f32>) {
 
 @compute @workgroup_size(WG)
 fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) lid: u32) {
+    if (CHOOSE == 1u) { // static
+        let t = min(wg.y / slots(), frame.tokens - 1u);
+        choose(t, lid);
+        if (wg.x == 0u && wg.y % slots() == 0u) {
+            write_choice(t, lid);
+        }
+    }
     let tile = tile_at(wg.y);
     var lane = lid % LANES;
     if (LANES == 1u) { // static

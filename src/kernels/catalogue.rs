@@ -73,6 +73,7 @@ const DOT: &str = include_str!("../../shaders/common/dot.wgsl");
 const ROWS_PLAIN: &str = include_str!("../../shaders/rows/plain.wgsl");
 const ROWS_SLOTS: &str = include_str!("../../shaders/rows/slots.wgsl");
 const ROWS_GROUPED: &str = include_str!("../../shaders/rows/grouped.wgsl");
+const EXPERT_CHOOSE: &str = include_str!("../../shaders/experts/choose.wgsl");
 const EXPERT_IDS: &str = include_str!("../../shaders/experts/ids.wgsl");
 const ONE_MATRIX: &str = include_str!("../../shaders/matrix/one.wgsl");
 const TWO_MATRICES: &str = include_str!("../../shaders/matrix/two.wgsl");
@@ -103,6 +104,27 @@ const MATRIX_NORM: &[(&str, u32)] = &[("WG", 64), ("LANES", 16), ("ROWS", 2), ("
 const MATRIX_NORMED: &[(&str, u32)] =
     &[("WG", 64), ("LANES", 16), ("ROWS", 2), ("COLS", 1), ("TAIL", 0), ("NORM", 0), ("NORMED", 0)];
 const GLU_MATRIX: &[(&str, u32)] = &[("WG", 64), ("LANES", 16), ("ROWS", 2), ("COLS", 1), ("TAIL", 0), ("ACT", 0)];
+const GLU_MATRIX_CHOOSE: &[(&str, u32)] = &[
+    ("WG", 64),
+    ("LANES", 16),
+    ("ROWS", 2),
+    ("COLS", 1),
+    ("TAIL", 0),
+    ("ACT", 0),
+    ("CHOOSE", 1),
+    ("EXPERTS", 64),
+];
+const GLU_MATRIX_SHARED_CHOOSE: &[(&str, u32)] = &[
+    ("WG", 64),
+    ("LANES", 16),
+    ("ROWS", 2),
+    ("COLS", 1),
+    ("TAIL", 0),
+    ("ACT", 0),
+    ("SHARED", 1),
+    ("CHOOSE", 1),
+    ("EXPERTS", 64),
+];
 const GLU_MATRIX_SHARED: &[(&str, u32)] =
     &[("WG", 64), ("LANES", 16), ("ROWS", 2), ("COLS", 1), ("TAIL", 0), ("ACT", 0), ("SHARED", 1)];
 const GLU_MATRIX_NORM: &[(&str, u32)] =
@@ -231,6 +253,24 @@ pub static EXPERT_GLU_SHARED: Kernel = Kernel {
     consts: GLU_MATRIX_SHARED,
     params: params::GluLinearParams::FIELDS,
     tile: matrix_tile,
+};
+
+/// As `expert_glu`, the experts chosen by the kernel itself from the router's logits, which lie in the rows of `x` at
+/// `logits_offset`. Bindings: `x`, `gate_data`, `up_data`, `y` (read_write), `ids` u32 `[T, k]` (read_write), `weights` `[T, k]`
+/// (read_write). `EXPERTS`: at least E.
+pub static EXPERT_GLU_CHOOSE: Kernel = Kernel {
+    name: "expert_glu_choose",
+    parts: &[FRAME, SUM, DOT, ACTIVATION, ROWS_SLOTS, EXPERT_CHOOSE, ONE_UNIT, GLU_LINEAR],
+    consts: GLU_MATRIX_CHOOSE,
+    ..EXPERT_GLU
+};
+
+/// As `expert_glu_shared`, the experts chosen as in `expert_glu_choose`.
+pub static EXPERT_GLU_SHARED_CHOOSE: Kernel = Kernel {
+    name: "expert_glu_shared_choose",
+    parts: &[FRAME, SUM, DOT, ACTIVATION, ROWS_SLOTS, EXPERT_CHOOSE, AND_SHARED_UNIT, GLU_LINEAR],
+    consts: GLU_MATRIX_SHARED_CHOOSE,
+    ..EXPERT_GLU_SHARED
 };
 
 /// The same from the tables of `expert_sort`, dispatched indirectly. Bindings: `x`, `gate_data`, `up_data`, `pairs`,
@@ -408,6 +448,8 @@ pub static ALL: [&Kernel; 21] = [
     &LINEAR_GLU,
     &EXPERT_GLU,
     &EXPERT_GLU_SHARED,
+    &EXPERT_GLU_CHOOSE,
+    &EXPERT_GLU_SHARED_CHOOSE,
     &EXPERT_GLU_GROUPED,
     &EXPERT_DOWN_ADD,
     &EXPERT_DOWN_SHARED_ADD,

@@ -147,7 +147,8 @@ params! {
         normed_offset: u32,
     }
 
-    /// `linear_glu`, `expert_glu`, `expert_glu_shared`, `expert_glu_grouped`.
+    /// `linear_glu`, `expert_glu`, `expert_glu_shared`, `expert_glu_choose`, `expert_glu_shared_choose`,
+    /// `expert_glu_grouped`.
     GluLinearParams {
         /// 1: the rows are the O outputs, 0: the T tokens. (Experts: 0.)
         outputs: u32,
@@ -183,6 +184,20 @@ params! {
         shared_rows: u32,
         /// Slots that it takes, of `out` rows each.
         shared_parts: u32,
+        /// The router's, where the kernel chooses (`CHOOSE`): E.
+        experts: u32,
+        /// 0 softmax, 1 softmax of the selected, 2 sigmoid.
+        score: u32,
+        /// 1: divide by the sum of the selected.
+        renormalise: u32,
+        /// Factor on the weights.
+        router_scale: f32,
+        /// Of the logits, which lie in the rows of x.
+        logits_offset: u32,
+        /// Of the expert weights.
+        weights_offset: u32,
+        /// Of the expert weights.
+        weights_stride: u32,
     }
 
     /// `expert_down_add`, `expert_down_shared_add`.

@@ -4,7 +4,7 @@
 //! that a workgroup reads an expert's rows once for a tile of tokens; how many workgroups that takes is known to the
 //! device only, which reads it from a buffer.
 
-use super::{Binding, Buffer, Cost, Count, Grid, Matrix, Place, lower::Lower, shared::Shared, weights};
+use super::{Binding, Buffer, Cost, Count, Grid, Matrix, Place, lower::Lower, matrix::Extras, shared::Shared, weights};
 use crate::{
     error::{Error, Result},
     ir::{Activation, Linear, Node, Op, Router, ValueId, WeightId},
@@ -13,6 +13,18 @@ use crate::{
 
 /// Most experts that the kernels take.
 const MOST_EXPERTS: usize = 1024;
+
+/// Most experts among which every workgroup chooses anew.
+const MOST_CHOSEN_LATER: usize = 512;
+
+/// A choice of experts that the first product with them makes.
+#[derive(Clone, Copy)]
+pub(super) struct Choice {
+    router: Router,
+    ids: ValueId,
+    weights: ValueId,
+    logits: Place,
+}
 
 /// The tables of one `expert_sort`.
 pub(super) struct Sort {
@@ -44,21 +56,7 @@ impl Lower<'_> {
                 let x = self.place(ins[0])?;
                 self.router(r, x, outs[0], outs[1])
             }
-            Op::NormRouter { norm, linear, router } => {
-                let (x, normed) = (self.place(ins[0])?, self.fresh(outs[0])?);
-                let rows = self.rows(ins[0])?;
-                self.rms_norm(norm, x, normed, rows, self.g.cols(ins[0]))?;
-                let rider = weights::router_rider(self.g, self.w, node);
-                let riding = rider.map_or(0, |n| self.g.cols(n.outputs[0]));
-                let logits = self.content(Count::Tokens, router.experts + riding);
-                let parts = [Some(*linear), rider.and_then(weights::linear_of)];
-                let parts: Vec<Linear> = parts.into_iter().flatten().collect();
-                self.stack(&parts, normed, logits, rows, super::matrix::Extras::default())?;
-                if let Some(n) = rider {
-                    self.set(n.outputs[0], Place { offset: router.experts as u32, ..logits });
-                }
-                self.router(router, logits, outs[1], outs[2])
-            }
+            Op::NormRouter { .. } => self.norm_router(node),
             Op::ExpertLinear { weight } => {
                 let (x, y) = (self.place(ins[0])?, self.fresh(outs[0])?);
                 let x_slots = self.x_slots(ins[0], *weight);
@@ -80,6 +78,49 @@ impl Lower<'_> {
             }
             _ => Ok(()),
         }
+    }
+
+    fn norm_router(&mut self, node: &Node) -> Result<()> {
+        let Op::NormRouter { norm, linear, router } = &node.op else { return Ok(()) };
+        let (x_value, outs, rows) = (node.inputs[0], &node.outputs[..], self.rows(node.inputs[0])?);
+        let (x, hidden) = (self.place(x_value)?, self.g.cols(x_value));
+        let rider = weights::router_rider(self.g, self.w, node);
+        let logits = router.experts + rider.map_or(0, |n| self.g.cols(n.outputs[0]));
+        let parts = [Some(*linear), rider.and_then(weights::linear_of)];
+        let parts: Vec<Linear> = parts.into_iter().flatten().collect();
+        // The product can normalise x itself and leave it behind the logits.
+        let folds = self.folds_norm() && self.g.weight(norm.weight).shape.first() == Some(&hidden);
+        let y = if folds {
+            let at = super::lower::padded(logits);
+            let y = self.content(Count::Tokens, at + hidden);
+            self.set(outs[0], Place { offset: at as u32, ..y });
+            let extras = Extras { norm: Some(norm), normed: Some(at as u32), ..Extras::default() };
+            self.stack(&parts, x, y, rows, extras)?;
+            y
+        } else {
+            let normed = self.fresh(outs[0])?;
+            self.rms_norm(norm, x, normed, rows, hidden)?;
+            let y = self.content(Count::Tokens, logits);
+            self.stack(&parts, normed, y, rows, Extras::default())?;
+            y
+        };
+        if let Some(n) = rider {
+            self.set(n.outputs[0], Place { offset: router.experts as u32, ..y });
+        }
+        if folds && self.can_choose_later(router, outs) {
+            self.fresh(outs[1])?;
+            self.fresh(outs[2])?;
+            self.choices.push(Choice { router: *router, ids: outs[1], weights: outs[2], logits: y });
+            return Ok(());
+        }
+        self.router(router, y, outs[1], outs[2])
+    }
+
+    /// Whether the experts' gated unit, the first to use the router's results, can make them itself.
+    fn can_choose_later(&self, router: &Router, outs: &[ValueId]) -> bool {
+        let first = self.g.nodes.iter().find(|n| n.inputs.iter().any(|v| outs[1..].contains(v)));
+        let fits = |n: &Node| matches!(n.op, Op::ExpertGlu { .. }) && n.inputs == [outs[0], outs[1]];
+        router.experts <= MOST_CHOSEN_LATER && chooses_simply(router) && first.is_some_and(fits)
     }
 
     fn x_slots(&self, x: ValueId, w: WeightId) -> bool {
@@ -278,6 +319,7 @@ impl Lower<'_> {
 
     fn expert_glu(&mut self, w: [WeightId; 2], act: Activation, r: Routed, shared: Option<Shared>) -> Result<()> {
         let k = self.g.cols(r.ids);
+        let choice = self.choices.iter().find(|c| c.ids == r.ids).copied().filter(|_| self.decode);
         let out = self.g.weight(w[0]).shape[1];
         let [gate, up] = [self.w.matrix(&[w[0]])?, self.w.matrix(&[w[1]])?];
         let [g, u] = [&self.w.matrices[gate as usize], &self.w.matrices[up as usize]];
@@ -330,9 +372,50 @@ impl Lower<'_> {
                 reads = reads.and(Cost { fixed: bytes, ..Cost::default() });
                 writes = writes.and(self.row_cost(Count::Tokens, rows));
             }
+            if let Some(c) = choice {
+                let parts = p.shared_parts as usize;
+                (variant, p) = self.choosing(&c, variant, p, &mut bindings)?;
+                grid = self.grid(&variant, out, Count::Tokens, k + parts);
+            }
             self.push(variant, &p, bindings, grid, reads, writes);
         }
         Ok(())
+    }
+
+    /// Makes the kernel choose the experts itself.
+    fn choosing(
+        &self,
+        c: &Choice,
+        mut variant: Variant,
+        p: params::GluLinearParams,
+        bindings: &mut Vec<Binding>,
+    ) -> Result<(Variant, params::GluLinearParams)> {
+        use crate::ir::Score::{Sigmoid, Softmax, SoftmaxOfSelected};
+        let shared = p.shared_parts > 0;
+        variant.kernel = if shared { &catalogue::EXPERT_GLU_SHARED_CHOOSE } else { &catalogue::EXPERT_GLU_CHOOSE };
+        let room = (c.router.experts as u32).next_multiple_of(64);
+        // Wide workgroups: each chooses once.
+        let wide = if self.caps.max_invocations >= 256 && p.out >= 256 { 256 } else { 64 };
+        let variant = variant.with("EXPERTS", room).with("WG", wide);
+        bindings.retain(|b| b.name != "ids");
+        let (ids, weights) = (self.place(c.ids)?, self.place(c.weights)?);
+        bindings.push(self.write("ids", ids.buffer)?);
+        bindings.push(self.write("weights", weights.buffer)?);
+        let p = params::GluLinearParams {
+            experts: c.router.experts as u32,
+            score: match c.router.score {
+                Softmax => 0,
+                SoftmaxOfSelected => 1,
+                Sigmoid => 2,
+            },
+            renormalise: u32::from(c.router.renormalise),
+            router_scale: c.router.scale,
+            logits_offset: c.logits.offset,
+            weights_offset: weights.offset,
+            weights_stride: weights.stride,
+            ..p
+        };
+        Ok((variant, p))
     }
 
     fn expert_down_add(
@@ -443,6 +526,11 @@ impl Lower<'_> {
         self.push(variant, &p, bindings, grid, reads, self.row_cost(Count::Tokens, cols));
         Ok(())
     }
+}
+
+/// Whether a router chooses as the kernels that choose later do.
+fn chooses_simply(_: &Router) -> bool {
+    true
 }
 
 /// Where the newest sort keeps the arguments of `blocks`.

@@ -118,6 +118,8 @@ pub(super) struct Lower<'a> {
     steps: Vec<Step>,
     ropes: Vec<Rope>,
     pub sorts: Vec<super::experts::Sort>,
+    /// Choices of experts that the first products with them make.
+    pub choices: Vec<super::experts::Choice>,
     /// Shared experts that ride with the routed ones.
     pub shared: Vec<super::shared::Shared>,
     /// Norms that are computed inside the products that use them; their values' places are those of the norms' inputs.
@@ -154,6 +156,7 @@ impl<'a> Lower<'a> {
             steps: vec![],
             ropes: ropes(g),
             sorts: vec![],
+            choices: vec![],
             shared: if decode { super::shared::find(g, w) } else { vec![] },
             folded: vec![],
             op: "",

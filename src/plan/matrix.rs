@@ -4,7 +4,7 @@ use super::{Buffer, Cost, Place, VectorPart, lower::Lower, weights};
 use crate::{
     error::Result,
     ir::{Activation, Linear, Norm, Op, Rows, ValueId, WeightId},
-    kernels::{Style, catalogue, params},
+    kernels::{Style, Variant, catalogue, params},
 };
 
 /// What a product is given besides its matrix.
@@ -18,6 +18,8 @@ pub(super) struct Extras<'a> {
     pub residual: Option<Place>,
     /// Its sigmoid multiplies.
     pub gate: Option<Place>,
+    /// Column of y where the normalised x goes as well; one row only.
+    pub normed: Option<u32>,
 }
 
 impl Lower<'_> {
@@ -172,7 +174,12 @@ impl Lower<'_> {
         let variant =
             self.matrix_variant(&catalogue::LINEAR_KERNEL, matrix.cols, !self.decode).formats(&[matrix.dtype]);
         let variant = if extras.norm.is_some() { variant.with("NORM", 1) } else { variant };
+        // A router's matrix has few rows: more lanes for each.
+        let few = |v: Variant| v.with("WG", 64).with("LANES", 32).with("ROWS", 1);
+        let variant = if extras.normed.is_some() { few(variant) } else { variant };
         for (i, s) in matrix.segments.iter().enumerate() {
+            let normed = extras.normed.filter(|_| i == 0);
+            let variant = if normed.is_some() { variant.clone().with("NORMED", 1) } else { variant.clone() };
             let flag = |on: bool, bit: u32| if on { bit } else { 0 };
             let p = params::LinearParams {
                 outputs: u32::from(rows == Rows::Outputs),
@@ -193,6 +200,7 @@ impl Lower<'_> {
                 gate_offset: extras.gate.map_or(0, |p| p.offset),
                 gate_stride: extras.gate.map_or(0, |p| p.stride),
                 eps: extras.norm.map_or(0.0, |n| n.eps),
+                normed_offset: normed.unwrap_or(0),
                 ..params::LinearParams::default()
             };
             let data = Buffer::Matrix { matrix: m, segment: i as u32 };
@@ -208,7 +216,8 @@ impl Lower<'_> {
             let grid = self.grid(&variant, s.rows, rows.into(), 1);
             let operands = matrix.cols + usize::from(extras.residual.is_some()) * s.rows;
             let reads = Cost { fixed: s.bytes, ..Cost::default() }.and(self.row_cost(rows.into(), operands));
-            self.push(variant.clone(), &p, bindings, grid, reads, self.row_cost(rows.into(), s.rows));
+            let written = s.rows + normed.map_or(0, |_| matrix.cols);
+            self.push(variant, &p, bindings, grid, reads, self.row_cost(rows.into(), written));
         }
         Ok(())
     }
