@@ -49,7 +49,8 @@ fn dispatches_of_a_token() {
         let p = planned(name, DType::F32, &Caps::webgpu_defaults(), &options()).2;
         let json = p.to_json();
         let d = &json["decode"];
-        assert_eq!(d["host_waits_per_token"], 1);
+        assert_eq!(d["host_waits_per_token"], 0);
+        assert_eq!(d["sampling_dispatches"], 2);
         assert_eq!(d["dispatches"], p.decode.steps.len());
         assert!(d["barriers"].as_u64().unwrap() <= d["dispatches"].as_u64().unwrap());
         assert!(d["bytes_per_token"].as_u64().unwrap() > 0 && d["bytes_per_position"].as_u64().unwrap() > 0);

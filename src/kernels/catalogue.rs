@@ -69,6 +69,7 @@ const ACTIVATION: &str = include_str!("../../shaders/common/activation.wgsl");
 const ROTATE: &str = include_str!("../../shaders/common/rotate.wgsl");
 const LINEAR: &str = include_str!("../../shaders/linear.wgsl");
 const GLU_LINEAR: &str = include_str!("../../shaders/linear_glu.wgsl");
+const SAMPLING: &str = include_str!("../../shaders/common/sampling.wgsl");
 const DOT: &str = include_str!("../../shaders/common/dot.wgsl");
 const ROWS_PLAIN: &str = include_str!("../../shaders/rows/plain.wgsl");
 const ROWS_SLOTS: &str = include_str!("../../shaders/rows/slots.wgsl");
@@ -437,8 +438,35 @@ pub static ELEMENTWISE: Kernel = Kernel {
     tile: wg_items,
 };
 
+/// Logits to keys, penalty and bans applied. Bindings: `settings` and `state` as `plan::sample` lays them out, `x` logits
+/// `[1, V]`, `keys` u32 `[V]` (read_write), `maxima` u32 `[ceil(V / 64)]` (read_write). Items: V; rows: 1.
+pub static SAMPLE_KEYS: Kernel = Kernel {
+    name: "sample_keys",
+    parts: &[FRAME, SAMPLING, include_str!("../../shaders/sample_keys.wgsl")],
+    slots: &[],
+    products: &[],
+    kv: false,
+    consts: &[("WG", 64)],
+    params: params::SampleKeysParams::FIELDS,
+    tile: |_| [1024, 1],
+};
+
+/// The next token from what `sample_keys` left. Bindings: `settings`, `keys`, `maxima`, `state` (read_write), `tokens`
+/// (read_write: the ids of the next step). Items: 1; rows: 1 (one workgroup in all). `WG` is the most that top-k may be
+/// for its short way; it must be 256, the number of bins.
+pub static SAMPLE_PICK: Kernel = Kernel {
+    name: "sample_pick",
+    parts: &[FRAME, SAMPLING, include_str!("../../shaders/sample_pick.wgsl")],
+    slots: &[],
+    products: &[],
+    kv: false,
+    consts: &[("WG", 256)],
+    params: params::SamplePickParams::FIELDS,
+    tile: one_each,
+};
+
 /// Every kernel.
-pub static ALL: [&Kernel; 21] = [
+pub static ALL: [&Kernel; 23] = [
     &EMBED,
     &RMS_NORM,
     &LINEAR_KERNEL,
@@ -462,6 +490,8 @@ pub static ALL: [&Kernel; 21] = [
     &EXPERT_SORT,
     &EXPERT_COMBINE,
     &ELEMENTWISE,
+    &SAMPLE_KEYS,
+    &SAMPLE_PICK,
 ];
 
 /// The number of an activation in `ACT`.

@@ -45,8 +45,8 @@ params! {
         outputs: u32,
         /// T - O: the first row whose output is wanted.
         first_output: u32,
-        /// Room.
-        reserved_0: u32,
+        /// Where in [0, 2^32) the draw of this step's token falls.
+        draw: u32,
         /// Room.
         reserved_1: u32,
         /// Room.
@@ -394,6 +394,22 @@ params! {
         weights_stride: u32,
         /// Factor on the weights.
         scale: f32,
+    }
+
+    /// `sample_keys`.
+    SampleKeysParams {
+        /// Logits, V.
+        vocab: u32,
+        /// Of the logits.
+        x_offset: u32,
+    }
+
+    /// `sample_pick`.
+    SamplePickParams {
+        /// Logits, V.
+        vocab: u32,
+        /// Groups of 64 of them, rounded up.
+        groups: u32,
     }
 
     /// `expert_sort`.

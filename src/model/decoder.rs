@@ -143,6 +143,16 @@ impl Decoder {
         Ok(())
     }
 
+    /// GGUF has no key for dense layers between layers with experts: further layers are dense where the file has no router
+    /// for them but the matrices of a dense network.
+    pub(super) fn find_dense_layers(&mut self, has: impl Fn(&str) -> bool) {
+        let Some(moe) = &mut self.moe else { return };
+        let dense =
+            |i: &usize| !has(&format!("blk.{i}.ffn_gate_inp.weight")) && has(&format!("blk.{i}.ffn_gate.weight"));
+        let found = (0..self.layers).filter(dense);
+        moe.dense_layers.extend(found);
+    }
+
     fn is_moe(&self, layer: usize) -> Option<&Moe> {
         self.moe.as_ref().filter(|m| !m.dense_layers.contains(&layer))
     }
