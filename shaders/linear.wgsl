@@ -153,12 +153,12 @@ fn main(
                 squares += partial_squares[l];
             }
             let factor = norm_factor(squares);
-            let from = x_base(tile.first);
+            let begin = x_base(tile.first);
             let to = y_base(tile.first) + p.normed_offset;
             // One row a tile (COLS = 1), of which each workgroup writes its share.
             let end = select(0u, p.cols, tile.count > 0u);
             for (var i = wg.x * WG + lid; i < end; i += wgs.x * WG) {
-                y[to + i] = x[(from + i) / 4u][i % 4u] * norm[i / 4u][i % 4u] * factor;
+                y[to + i] = x[(begin + i) / 4u][i % 4u] * norm[i / 4u][i % 4u] * factor;
             }
         }
     }

@@ -105,16 +105,8 @@ const MATRIX_NORM: &[(&str, u32)] = &[("WG", 64), ("LANES", 16), ("ROWS", 2), ("
 const MATRIX_NORMED: &[(&str, u32)] =
     &[("WG", 64), ("LANES", 16), ("ROWS", 2), ("COLS", 1), ("TAIL", 0), ("NORM", 0), ("NORMED", 0)];
 const GLU_MATRIX: &[(&str, u32)] = &[("WG", 64), ("LANES", 16), ("ROWS", 2), ("COLS", 1), ("TAIL", 0), ("ACT", 0)];
-const GLU_MATRIX_CHOOSE: &[(&str, u32)] = &[
-    ("WG", 64),
-    ("LANES", 16),
-    ("ROWS", 2),
-    ("COLS", 1),
-    ("TAIL", 0),
-    ("ACT", 0),
-    ("CHOOSE", 1),
-    ("EXPERTS", 64),
-];
+const GLU_MATRIX_CHOOSE: &[(&str, u32)] =
+    &[("WG", 64), ("LANES", 16), ("ROWS", 2), ("COLS", 1), ("TAIL", 0), ("ACT", 0), ("CHOOSE", 1), ("EXPERTS", 64)];
 const GLU_MATRIX_SHARED_CHOOSE: &[(&str, u32)] = &[
     ("WG", 64),
     ("LANES", 16),
@@ -466,7 +458,7 @@ pub static SAMPLE_PICK: Kernel = Kernel {
 };
 
 /// Every kernel.
-pub static ALL: [&Kernel; 23] = [
+pub static ALL: [&Kernel; 25] = [
     &EMBED,
     &RMS_NORM,
     &LINEAR_KERNEL,
