@@ -9,7 +9,7 @@ use moeray::{
     },
     file::{Bytes, Tensor},
     graph::Builder,
-    ir::{Activation, Attention, CacheDecl, Linear, Norm, Op, Rope, RopePairs, Router, Score},
+    ir::{Activation, Attention, CacheDecl, Linear, Norm, Op, Renormalise, Rope, RopePairs, Router, Score},
     ops::linear::Activations,
     quant::DType,
 };
@@ -310,7 +310,7 @@ fn model(experts: DType, rest: DType) -> Program {
     let rope = Rope { head_dim: d, dims: d, pairs: RopePairs::Halves, inv_freq: inv_freq.into(), scale: 1.0 };
     for layer in 0..2 {
         let cache = b.cache(CacheDecl { kv_heads: kv, k_dim: d, v_dim: d });
-        let norm = Norm { weight: add(&mut b, &[h], DType::F32), eps: 1e-5 };
+        let norm = Norm::rms(add(&mut b, &[h], DType::F32), 1e-5);
         let n = b.one(Op::RmsNorm(norm), &[x]).unwrap();
         let [q, key, v] = [heads, kv, kv].map(|n| add(&mut b, &[n * d, h], rest));
         let [q, key, v] = [q, key, v].map(|w| b.one(linear(w), &[n]).unwrap());
@@ -322,12 +322,12 @@ fn model(experts: DType, rest: DType) -> Program {
         let wo = add(&mut b, &[h, heads * d], rest);
         let y = b.one(linear(wo), &[a]).unwrap();
         x = b.one(Op::Add, &[x, y]).unwrap();
-        let norm = Norm { weight: add(&mut b, &[h], DType::F32), eps: 1e-5 };
+        let norm = Norm::rms(add(&mut b, &[h], DType::F32), 1e-5);
         let n = b.one(Op::RmsNorm(norm), &[x]).unwrap();
         let y = if layer == 0 {
             let r = add(&mut b, &[e, h], DType::F32);
             let logits = b.one(linear(r), &[n]).unwrap();
-            let r = Router { experts: e, used: k, score: Score::Softmax, renormalise: true, scale: 1.0 };
+            let r = Router { renormalise: Renormalise::Sum, ..Router::new(e, k, Score::Softmax) };
             let routed = b.add(Op::Router(r), &[logits]).unwrap();
             let [g, u, dn] = [[e, i, h], [e, i, h], [e, h, i]].map(|s| add(&mut b, &s, experts));
             let g = b.one(Op::ExpertLinear { weight: g }, &[n, routed[0]]).unwrap();
@@ -344,7 +344,7 @@ fn model(experts: DType, rest: DType) -> Program {
         x = b.one(Op::Add, &[x, y]).unwrap();
     }
     let x = b.one(Op::TakeOutputs, &[x]).unwrap();
-    let norm = Norm { weight: add(&mut b, &[h], DType::F32), eps: 1e-5 };
+    let norm = Norm::rms(add(&mut b, &[h], DType::F32), 1e-5);
     let n = b.one(Op::RmsNorm(norm), &[x]).unwrap();
     let head = add(&mut b, &[vocab, h], rest);
     let logits = b.one(linear(head), &[n]).unwrap();

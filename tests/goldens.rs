@@ -206,7 +206,7 @@ fn goldens_reject_a_wrong_model() {
     };
     assert!(!spoiled(&|_| {}), "unspoiled, it passes");
     assert!(spoiled(&|d| edit(d, &|op| if let Op::Router(r) = op {
-        r.renormalise = false
+        r.renormalise = moeray::ir::Renormalise::No
     })));
     assert!(spoiled(&|d| edit(d, &|op| if let Op::Router(r) = op {
         r.scale = 1.01

@@ -135,7 +135,7 @@ fn random_graph(seed: u64) -> Graph {
             2 => b.one(Op::Glu(Activation::Silu), &[x, y]),
             3 => {
                 let weight = b.weight(format!("n{i}"), &[32]);
-                b.one(Op::RmsNorm(Norm { weight, eps: 1e-6 }), &[x])
+                b.one(Op::RmsNorm(Norm::rms(weight, 1e-6)), &[x])
             }
             4 => {
                 let part =

@@ -134,9 +134,7 @@ fn hyperparameters(d: &Definition) -> Vec<(&'static str, Json)> {
             ("experts", json!(m.router.experts)),
             ("experts_used", json!(m.router.used)),
             ("expert_width", json!(m.width)),
-            ("router_score", json!(format!("{:?}", m.router.score))),
-            ("router_renormalise", json!(m.router.renormalise)),
-            ("router_scale", json!(m.router.scale)),
+            ("router", json!(m.router.to_string())),
             ("shared_expert_width", json!(m.shared.map(|s| s.width))),
             ("dense_layers", json!(m.dense_layers)),
         ]);

@@ -375,15 +375,17 @@ pub static ATTEND_REDUCE: Kernel = Kernel {
     tile: one_each,
 };
 
-/// Scores, top-k and weights. Bindings: `x` logits `[T, E]`, `ids` u32 `[T, k]` (read_write), `weights` `[T, k]`
-/// (read_write). Items: 1; rows: T. `EXPERTS`: at least E; loops run to it.
+/// Scores, top-k and weights. Bindings: `x` logits `[T, E]`, `selection_bias` `[E]` (any buffer of zeros where there is
+/// none), `ids` u32 `[T, k]` (read_write), `weights` `[T, k]` (read_write). Items: 1; rows: T. `EXPERTS`: at least E; loops
+/// run to it. `BY_SCORE` 1: the choice is made on scores, not on logits. `GROUPED` 1: only
+/// some of `GROUPS` groups of experts take part.
 pub static ROUTER: Kernel = Kernel {
     name: "router",
     parts: &[FRAME, SUM, include_str!("../../shaders/router.wgsl")],
     slots: &[],
     products: &[],
     kv: false,
-    consts: &[("WG", 64), ("EXPERTS", 64)],
+    consts: &[("WG", 64), ("EXPERTS", 64), ("BY_SCORE", 0), ("GROUPED", 0), ("GROUPS", 1)],
     params: params::RouterParams::FIELDS,
     tile: one_each,
 };
@@ -495,6 +497,26 @@ pub fn activation(act: crate::ir::Activation) -> u32 {
         GeluTanh => 2,
         Relu => 3,
     }
+}
+
+/// The number of a scoring function in `RouterParams::score`.
+pub fn score(s: crate::ir::Score) -> u32 {
+    use crate::ir::Score::{Sigmoid, Softmax, SoftmaxOfSelected, SqrtSoftplus};
+    match s {
+        Softmax => 0,
+        SoftmaxOfSelected => 1,
+        Sigmoid => 2,
+        SqrtSoftplus => 3,
+    }
+}
+
+/// `router` for this selection.
+pub fn router_variant(r: &crate::ir::Router) -> Variant {
+    let v = Variant::new(&ROUTER);
+    let room = (r.experts as u32).next_multiple_of(v.get("WG").max(1));
+    let v = v.with("EXPERTS", room).with("BY_SCORE", u32::from(!r.chooses_by_logits()));
+    let Some(g) = r.groups.filter(|g| g.used < g.count) else { return v };
+    v.with("GROUPED", 1).with("GROUPS", g.count as u32)
 }
 
 /// `attend` for heads of this size, `group` query heads to a kv head. `SPLIT` is left to the caller.

@@ -13,7 +13,7 @@ use super::{Decoder, Definition, Options, params::Params};
 use crate::{
     error::{Error, Result},
     file::{Bytes, Checkpoint, Format, Metadata, Tensor, Value},
-    ir::{Activation, Op, Rope, RopePairs, Score},
+    ir::{Activation, Op, Renormalise, Rope, RopePairs, Score},
     tokenizer::GgufVocab,
 };
 
@@ -144,9 +144,9 @@ fn experts(meta: &mut Metadata, arch: &str, d: &Decoder) -> Result<()> {
         );
     }
     let renormalised = match m.router.score {
-        Score::Softmax => m.router.renormalise,
+        Score::Softmax => m.router.renormalise != Renormalise::No,
         Score::SoftmaxOfSelected => true,
-        Score::Sigmoid => return Err(refused(arch, "a router that scores by sigmoid")),
+        other => return Err(refused(arch, format!("a router that scores by {other:?}"))),
     };
     if renormalised != matches!(arch, "llama" | "qwen3moe") {
         let what =

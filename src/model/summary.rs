@@ -11,7 +11,7 @@ pub struct LayerSummary {
     pub mixer: String,
     /// Width of a dense feed-forward network, or of an expert.
     pub width: usize,
-    /// The router, where the layer has experts.
+    /// The router, where the layer has experts, without its selection bias.
     pub router: Option<Router>,
     /// What the router does, in words.
     pub variant: Option<String>,
@@ -42,8 +42,9 @@ fn layer(graph: &Graph, layer: usize) -> LayerSummary {
         layer,
         mixer: mixer(graph, &nodes),
         width: width(role).unwrap_or(0),
-        router,
-        variant: router.as_ref().map(variant),
+        // Its weight is another in every layer; `variant` says that it is there.
+        router: router.map(|r| Router { selection_bias: None, ..r }),
+        variant: router.as_ref().map(Router::variant),
         shared_width: width(".ffn_down_shexp."),
     }
 }
@@ -65,14 +66,6 @@ fn mixer(graph: &Graph, nodes: &[&Node]) -> String {
         }
     }
     "none".into()
-}
-
-/// What a router does, in words: score, renormalisation, scale.
-fn variant(r: &Router) -> String {
-    let mut words = vec![format!("{:?}", r.score).to_lowercase()];
-    words.extend(r.renormalise.then(|| "renormalised".to_string()));
-    words.extend((r.scale != 1.0).then(|| format!("times {}", r.scale)));
-    words.join(", ")
 }
 
 impl LayerSummary {

@@ -7,7 +7,7 @@
 use super::{Binding, Buffer, Cost, Count, Grid, Matrix, Place, lower::Lower, matrix::Extras, shared::Shared, weights};
 use crate::{
     error::{Error, Result},
-    ir::{Activation, Linear, Node, Op, Router, ValueId, WeightId},
+    ir::{Activation, GroupScore, Linear, Node, Norm, Op, Renormalise, Router, Score, ValueId, WeightId},
     kernels::{Kernel, Variant, catalogue, params},
 };
 
@@ -89,7 +89,8 @@ impl Lower<'_> {
         let parts = [Some(*linear), rider.and_then(weights::linear_of)];
         let parts: Vec<Linear> = parts.into_iter().flatten().collect();
         // The product can normalise x itself and leave it behind the logits.
-        let folds = self.folds_norm() && self.g.weight(norm.weight).shape.first() == Some(&hidden);
+        let folds = self.folds_norm() && *norm == Norm::rms(norm.weight, norm.eps);
+        let folds = folds && self.g.weight(norm.weight).shape.first() == Some(&hidden);
         let y = if folds {
             let at = super::lower::padded(logits);
             let y = self.content(Count::Tokens, at + hidden);
@@ -128,34 +129,40 @@ impl Lower<'_> {
     }
 
     fn router(&mut self, r: &Router, x: Place, ids: ValueId, weights: ValueId) -> Result<()> {
-        use crate::ir::Score::{Sigmoid, Softmax, SoftmaxOfSelected};
         if r.experts > MOST_EXPERTS || r.used > r.experts {
             let (e, k) = (r.experts, r.used);
             return Err(Error::Unsupported(format!("{k} of {e} experts on the GPU; at most {MOST_EXPERTS} work")));
         }
         let (ids, weights) = (self.fresh(ids)?, self.fresh(weights)?);
+        let (renormalise, epsilon) = match r.renormalise {
+            Renormalise::No => (0, 0.0),
+            Renormalise::Sum => (1, 0.0),
+            Renormalise::SumPlus(e) => (2, e),
+            Renormalise::SumAtLeast(e) => (3, e),
+        };
         let p = params::RouterParams {
             experts: r.experts as u32,
             used: r.used as u32,
-            score: match r.score {
-                Softmax => 0,
-                SoftmaxOfSelected => 1,
-                Sigmoid => 2,
-            },
-            renormalise: u32::from(r.renormalise),
+            score: catalogue::score(r.score),
+            groups_used: r.groups.map_or(1, |g| g.used as u32),
+            top_two: u32::from(r.groups.is_some_and(|g| g.score == GroupScore::TopTwo)),
+            renormalise,
             x_offset: x.offset,
             x_stride: x.stride,
             ids_offset: ids.offset,
             ids_stride: ids.stride,
             weights_offset: weights.offset,
             weights_stride: weights.stride,
+            epsilon,
             scale: r.scale,
         };
-        let variant = Variant::new(&catalogue::ROUTER);
-        let room = (r.experts as u32).next_multiple_of(variant.get("WG").max(1));
-        let variant = variant.with("EXPERTS", room);
-        let bindings =
-            vec![self.read("x", x.buffer)?, self.write("ids", ids.buffer)?, self.write("weights", weights.buffer)?];
+        let variant = catalogue::router_variant(r);
+        let bindings = vec![
+            self.read("x", x.buffer)?,
+            self.weight_vector("selection_bias", r.selection_bias)?,
+            self.write("ids", ids.buffer)?,
+            self.write("weights", weights.buffer)?,
+        ];
         let grid = self.grid(&variant, 1, Count::Tokens, 1);
         let writes = self.row_cost(Count::Tokens, 2 * r.used);
         self.push(variant, &p, bindings, grid, self.row_cost(Count::Tokens, r.experts), writes);
@@ -390,7 +397,6 @@ impl Lower<'_> {
         p: params::GluLinearParams,
         bindings: &mut Vec<Binding>,
     ) -> Result<(Variant, params::GluLinearParams)> {
-        use crate::ir::Score::{Sigmoid, Softmax, SoftmaxOfSelected};
         let shared = p.shared_parts > 0;
         variant.kernel = if shared { &catalogue::EXPERT_GLU_SHARED_CHOOSE } else { &catalogue::EXPERT_GLU_CHOOSE };
         let room = (c.router.experts as u32).next_multiple_of(64);
@@ -403,12 +409,8 @@ impl Lower<'_> {
         bindings.push(self.write("weights", weights.buffer)?);
         let p = params::GluLinearParams {
             experts: c.router.experts as u32,
-            score: match c.router.score {
-                Softmax => 0,
-                SoftmaxOfSelected => 1,
-                Sigmoid => 2,
-            },
-            renormalise: u32::from(c.router.renormalise),
+            score: catalogue::score(c.router.score),
+            renormalise: u32::from(c.router.renormalise == Renormalise::Sum),
             router_scale: c.router.scale,
             logits_offset: c.logits.offset,
             weights_offset: weights.offset,
@@ -529,8 +531,11 @@ impl Lower<'_> {
 }
 
 /// Whether a router chooses as the kernels that choose later do.
-fn chooses_simply(_: &Router) -> bool {
-    true
+fn chooses_simply(r: &Router) -> bool {
+    r.chooses_by_logits()
+        && r.groups.is_none_or(|g| g.used == g.count)
+        && r.score != Score::SqrtSoftplus
+        && matches!(r.renormalise, Renormalise::No | Renormalise::Sum)
 }
 
 /// Where the newest sort keeps the arguments of `blocks`.

@@ -1,7 +1,7 @@
 //! The CPU backend: a graph, fused and laid out once, run by threads with SIMD kernels.
 //!
 //! Reading order: [`pool`] (threads), `tier` and `lanes` (instructions), `act` (activations in 8 bits), `kernel` (dot
-//! products by format), `weight` (a weight and its kernels), `rows`, `products`, `experts`, `attend` (the ops), `layout`
+//! products by format), `weight` (a weight and its kernels), `rows`, `products`, `route`, `experts`, `attend` (the ops), `layout`
 //! (values to buffers), `run` (a step).
 //!
 //! Weights stay in the memory map in the file's form, and only routed experts are touched. Quantised weights are multiplied
@@ -22,6 +22,7 @@ mod lanes;
 mod layout;
 pub mod pool;
 mod products;
+mod route;
 mod rows;
 mod run;
 mod tier;
