@@ -1,5 +1,6 @@
 
-// expert_down_add: y[t] = start + sum over the k slots of weights[t, j] * W_e h[t, j], e = ids[t, j]; W quantised.
+// expert_down_add: y[t] = start + factor * sum over the k slots of weights[t, j] * (W_e h[t, j] + b_e), e = ids[t, j];
+// W quantised, b may be missing.
 // The start is the residual, what y holds (second and later segments of W), or zero.
 //
 // With a shared expert (the linked `down/*.wgsl`), its product with the end of the row of h comes last, times sigmoid(g).
@@ -32,6 +33,7 @@ struct Params {
     shared_groups: u32,
     gate_offset: u32,
     gate_stride: u32,
+    factor: f32,
 }
 @group(0) @binding(1) var<uniform> p: Params;
 @group(0) @binding(2) var<storage, read> x: array<vec4<f32>>;       // h: [T, k*I]
@@ -41,6 +43,7 @@ struct Params {
 @group(0) @binding(6) var<storage, read> weights: array<f32>;       // [T, k]
 @group(0) @binding(7) var<storage, read> residual: array<f32>;      // [T, H]
 
+const BIAS: u32 = 1u;
 const RESIDUAL: u32 = 2u;
 const GATE: u32 = 4u;
 const ACCUMULATE: u32 = 8u;
@@ -59,7 +62,7 @@ fn store(t: u32, n: u32, sum: f32) {
         return;
     }
     let at = p.y_offset + t * p.y_stride + n;
-    var v = sum;
+    var v = sum * p.factor;
     if ((p.flags & RESIDUAL) != 0u) {
         v += residual[p.residual_offset + t * p.residual_stride + n];
     }
@@ -101,6 +104,11 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) l
             w_base[r] = min(row, p.rows - 1u) * p.groups;
         }
         let found = w_products_to_COLS(1u, w_base, x_start, select(0u, p.cols, wanted), lane, n);
+        if (lane == 0u) {
+            for (var r = 0u; r < ROWS; r++) { // unroll
+                acc[r] += factor[r] * slot_bias(expert, first + r * TEAMS);
+            }
+        }
         for (var r = 0u; r < ROWS; r++) { // unroll
             acc[r] += factor[r] * found.sums[r];
         }

@@ -1,5 +1,5 @@
 
-// linear: y = [residual +] [sigmoid(g) *] (W x + b), W quantised.
+// linear: y = [residual +] [factor *] [sigmoid(g) *] [act] (W x + b), W quantised.
 //
 // A workgroup takes WG/LANES * ROWS rows of a matrix (which: the linked `matrix/*.wgsl`) and one tile of up to COLS rows of x
 // (which: the linked `rows/*.wgsl`). LANES invocations share a row; an invocation works on ROWS rows at once, so that each
@@ -35,17 +35,19 @@ struct Params {
     rows_1: u32,
     column_1: u32,
     normed_offset: u32,
+    factor: f32,
 }
 @group(0) @binding(1) var<uniform> p: Params;
 @group(0) @binding(2) var<storage, read> x: array<vec4<f32>>;       // [R, K]
 @group(0) @binding(4) var<storage, read_write> y: array<f32>;       // [R, N]
-@group(0) @binding(5) var<storage, read> bias: array<f32>;          // [N]
+@group(0) @binding(5) var<storage, read> bias: array<f32>;          // [N]; of experts [E, N]
 @group(0) @binding(6) var<storage, read> residual: array<f32>;      // [R, N]
 @group(0) @binding(7) var<storage, read> gate: array<f32>;          // [R, 1]
 
 const BIAS: u32 = 1u;
 const RESIDUAL: u32 = 2u;
 const GATE: u32 = 4u;
+const FACTOR: u32 = 16u;
 
 const TEAMS: u32 = WG / LANES;
 // Partial sums, one more a row than needed: lanes that add up neighbouring rows then read different banks.
@@ -65,10 +67,17 @@ fn store(m: Matrix, tile: Tile, c: u32, i: u32, sum: f32) {
     let n = m.column + output_column(i);
     var v = sum;
     if ((p.flags & BIAS) != 0u) {
-        v += bias[n];
+        v += bias[m.column + bias_index(tile, i)];
+    }
+    if (ACT == 9u) { // static
+    } else {
+        v = activate(v);
     }
     if ((p.flags & GATE) != 0u) {
         v = v / (1.0 + exp(min(-gate[p.gate_offset + row * p.gate_stride], 80.0)));
+    }
+    if ((p.flags & FACTOR) != 0u) {
+        v *= p.factor;
     }
     if ((p.flags & RESIDUAL) != 0u) {
         v += residual[p.residual_offset + row * p.residual_stride + n];

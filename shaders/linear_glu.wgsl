@@ -1,8 +1,10 @@
 
-// linear_glu: y = act(G x) * (U x), the first half of a gated feed-forward network; G and U quantised, in one pass over x.
+// linear_glu: y = act(G x + b) * (U x + c), the first half of a gated feed-forward network; G and U quantised, in one pass
+// over x. Biases are of experts only.
 //
 // A workgroup takes WG/LANES * ROWS rows of both matrices (which: the linked `glu/*.wgsl`) and one tile of up to COLS rows of
-// x (which: the linked `rows/*.wgsl`). LANES invocations share a row; an invocation works on ROWS rows at once. With LANES = 1 there is no barrier. Products and sums are in f32; weights are expanded to f32 in registers.
+// x (which: the linked `rows/*.wgsl`). LANES invocations share a row; an invocation works on ROWS rows at once. With
+// LANES = 1 there is no barrier. Products and sums are in f32; weights are expanded to f32 in registers.
 //
 // Grid: x = ceil(rows of the segment (experts: of one expert's matrix) / (WG/LANES * ROWS)), y = tiles.
 
@@ -31,10 +33,14 @@ struct Params {
     logits_offset: u32,
     weights_offset: u32,
     weights_stride: u32,
+    flags: u32,
+    bias_up: u32,
 }
 @group(0) @binding(1) var<uniform> p: Params;
 @group(0) @binding(2) var<storage, read> x: array<vec4<f32>>;          // [R, K]
 @group(0) @binding(5) var<storage, read_write> y: array<f32>;          // [R, I]
+
+const BIAS: u32 = 1u;
 
 const TEAMS: u32 = WG / LANES;
 // Partial sums, one more a row than needed: lanes that add up neighbouring rows then read different banks.
@@ -50,7 +56,8 @@ fn store(tile: Tile, c: u32, i: u32, sum: vec2<f32>) {
     if (c >= tile.count || segment_row(tile, i) >= matrix_rows(tile)) {
         return;
     }
-    y[y_base(tile_row(tile, c)) + output_column(i)] = activate(sum.x) * sum.y;
+    let v = sum + biases(tile, i);
+    y[y_base(tile_row(tile, c)) + output_column(i)] = gated(v.x, v.y);
 }
 
 @compute @workgroup_size(WG)

@@ -128,7 +128,7 @@ fn check_product(tier: Tier, dtype: DType, rows: usize, cols: usize, tokens: usi
     Ok(())
 }
 
-/// Every format × tier × shape × number of tokens (1, 2, 3, 4: rows kernels; 5 to 21: panels with every remainder).
+/// Every format × tier × shape × number of tokens (1, 2, 3, 4: rows kernels; 5 to 29: panels with every remainder).
 #[test]
 fn products() {
     let pool = Pool::new(2).unwrap();
@@ -142,7 +142,7 @@ fn products() {
                     continue;
                 }
                 for (rows, tokens) in
-                    [(1, 1), (2, 1), (3, 2), (5, 3), (17, 4), (5, 5), (35, 6), (1, 7), (16, 21), (33, 15)]
+                    [(1, 1), (2, 1), (3, 2), (5, 3), (17, 4), (5, 5), (35, 6), (1, 7), (16, 21), (33, 15), (18, 29)]
                 {
                     check_product(tier, dtype, rows, cols, tokens, &pool).unwrap();
                     ran += 1;
@@ -151,7 +151,7 @@ fn products() {
         }
     }
     // 10 formats take all seven widths, 6 only the two multiples of 256.
-    assert_eq!(ran, tiers.len() * 10 * (10 * 7 + 6 * 2));
+    assert_eq!(ran, tiers.len() * 11 * (10 * 7 + 6 * 2));
 }
 
 /// Float rows need not be whole vectors.
@@ -160,8 +160,8 @@ fn float_rows_of_any_length() {
     let pool = Pool::new(1).unwrap();
     for dtype in [DType::F32, DType::F16, DType::BF16] {
         for tier in cpu::tiers() {
-            for cols in [1, 3, 15, 17, 63, 65, 100] {
-                for tokens in [1, 2, 5] {
+            for cols in [1, 3, 15, 17, 63, 65, 100, 300] {
+                for tokens in [1, 2, 5, 16, 29] {
                     check_product(tier, dtype, 6, cols, tokens, &pool).unwrap();
                 }
             }
@@ -307,7 +307,8 @@ fn model(experts: DType, rest: DType) -> Program {
     let table = add(&mut b, &[vocab, h], rest);
     let mut x = b.one(Op::Embed { table, scale: 1.0 }, &[ids]).unwrap();
     let inv_freq: Vec<f32> = (0..d / 2).map(|i| 10000f32.powf(-2.0 * i as f32 / d as f32)).collect();
-    let rope = Rope { head_dim: d, dims: d, pairs: RopePairs::Halves, inv_freq: inv_freq.into(), scale: 1.0 };
+    let rope =
+        Rope { head_dim: d, dims: d, pairs: RopePairs::Halves, inv_freq: inv_freq.into(), scale: 1.0, long: None };
     for layer in 0..2 {
         let cache = b.cache(CacheDecl { kv_heads: kv, k_dim: d, v_dim: d });
         let norm = Norm::rms(add(&mut b, &[h], DType::F32), 1e-5);
@@ -330,10 +331,10 @@ fn model(experts: DType, rest: DType) -> Program {
             let r = Router { renormalise: Renormalise::Sum, ..Router::new(e, k, Score::Softmax) };
             let routed = b.add(Op::Router(r), &[logits]).unwrap();
             let [g, u, dn] = [[e, i, h], [e, i, h], [e, h, i]].map(|s| add(&mut b, &s, experts));
-            let g = b.one(Op::ExpertLinear { weight: g }, &[n, routed[0]]).unwrap();
-            let u = b.one(Op::ExpertLinear { weight: u }, &[n, routed[0]]).unwrap();
+            let g = b.one(Op::ExpertLinear(Linear { weight: g, bias: None }), &[n, routed[0]]).unwrap();
+            let u = b.one(Op::ExpertLinear(Linear { weight: u, bias: None }), &[n, routed[0]]).unwrap();
             let m = b.one(Op::Glu(Activation::Silu), &[g, u]).unwrap();
-            let y = b.one(Op::ExpertLinear { weight: dn }, &[m, routed[0]]).unwrap();
+            let y = b.one(Op::ExpertLinear(Linear { weight: dn, bias: None }), &[m, routed[0]]).unwrap();
             b.one(Op::ExpertCombine, &[y, routed[1]]).unwrap()
         } else {
             let [g, u, dn] = [[i, h], [i, h], [h, i]].map(|s| add(&mut b, &s, rest));
@@ -380,7 +381,7 @@ fn threads_do_not_change_bits() {
     for (experts, rest) in [(DType::Q4K, DType::Q8_0), (DType::F16, DType::F32)] {
         let program = model(experts, rest);
         let want = logits(&*load(&program, 1, None));
-        for threads in [2, 3, 7] {
+        for threads in [2, 3, 5, 7] {
             let got = logits(&*load(&program, threads, None));
             assert!(want.iter().zip(&got).all(|(a, b)| a.to_bits() == b.to_bits()), "{threads} threads");
         }

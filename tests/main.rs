@@ -24,6 +24,7 @@ mod quant_gpu;
 mod quant_mix;
 mod quantize;
 mod readme;
+mod recurrent;
 mod routing;
 mod sampler;
 mod support;

@@ -147,7 +147,7 @@ fn random_graph(seed: u64) -> Graph {
             }
             _ => {
                 let weight = b.weight(format!("w{i}"), &[32, 32]);
-                b.one(Op::LinearAdd { linear: Linear { weight, bias: None }, gated: false }, &[x, y])
+                b.one(Op::LinearAdd { linear: Linear { weight, bias: None }, gated: false, factor: 1.0 }, &[x, y])
             }
         };
         values.push(made.unwrap());

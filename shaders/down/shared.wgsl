@@ -9,3 +9,8 @@ fn shared_factor(t: u32) -> f32 {
     }
     return 1.0 / (1.0 + exp(min(-gate[p.gate_offset + t * p.gate_stride], 80.0)));
 }
+
+// With a shared expert, the routed ones have no biases.
+fn slot_bias(expert: u32, row: u32) -> f32 {
+    return 0.0;
+}

@@ -16,3 +16,8 @@ fn glu_products(tile: Tile, rows: array<u32, ROWS>, xs: array<u32, COLS>, cols: 
     }
     return gate_products_to_COLS(tile.count, rows, xs, cols, lane, n);
 }
+
+// With a shared expert, the routed ones have no biases.
+fn biases(tile: Tile, i: u32) -> vec2<f32> {
+    return vec2<f32>(0.0);
+}

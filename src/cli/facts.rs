@@ -55,6 +55,11 @@ pub fn kv_bytes(program: &Program, kv: KvType) -> u64 {
     program.graph.caches.iter().map(|c| (c.kv_heads * (c.k_dim + c.v_dim) * size) as u64).sum()
 }
 
+/// Bytes of recurrent states of a sequence: as they stand, and as they were kept.
+pub fn state_bytes(program: &Program) -> u64 {
+    program.graph.states.iter().map(|s| 8 * s.len as u64).sum()
+}
+
 /// The mix that the file names, or else the type of most of its bytes.
 pub fn weight_type(checkpoint: &Checkpoint) -> String {
     let named = checkpoint.meta().u64("general.file_type");

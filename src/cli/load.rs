@@ -2,7 +2,7 @@
 
 use super::{
     args::{ActivationsName, BackendName, ContextArgs, DeviceArgs, KvName, PlaceArgs, SampleArgs, StopArgs},
-    failure::{Failure, Outcome},
+    failure::{Failure, Outcome, say},
     shaders,
 };
 use crate::{
@@ -58,6 +58,9 @@ pub fn load_checkpoint(
     let options = LoadOptions { backend: choice(backend, device)?, model: build };
     let model = Model::from_checkpoint(checkpoint, &options, &mut |p| bar.show(p))?;
     tracing::info!("loaded on {}", model.describe());
+    for part in model.definition().skipped.iter().filter(|_| !quiet) {
+        say(format_args!("left out: {part}"));
+    }
     Ok(model)
 }
 

@@ -29,6 +29,10 @@ pub struct WeightId(pub u32);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct CacheId(pub u32);
 
+/// A recurrent state. Index into [`Graph::states`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct StateId(pub u32);
+
 /// A symbolic number of rows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Rows {
@@ -92,6 +96,14 @@ pub struct CacheDecl {
     pub v_dim: usize,
 }
 
+/// A recurrent state that the graph uses: f32 numbers of a sequence that one node reads and overwrites in every step, zeros
+/// before the first token. Its size does not grow with the context; going back means knowing an earlier one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StateDecl {
+    /// Numbers.
+    pub len: usize,
+}
+
 /// A program: nodes in execution order, and everything they refer to.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Graph {
@@ -103,6 +115,8 @@ pub struct Graph {
     pub weights: Vec<WeightDecl>,
     /// Caches, indexed by [`CacheId`].
     pub caches: Vec<CacheDecl>,
+    /// Recurrent states, indexed by [`StateId`].
+    pub states: Vec<StateDecl>,
     /// What the caller reads, by name: `logits`, and when asked for `router_ids_<layer>`, `router_weights_<layer>`.
     pub outputs: Vec<(String, ValueId)>,
 }

@@ -82,6 +82,7 @@ const TWO_MATRICES: &str = include_str!("../../shaders/matrix/two.wgsl");
 const ONE_UNIT: &str = include_str!("../../shaders/glu/one.wgsl");
 const AND_SHARED_UNIT: &str = include_str!("../../shaders/glu/shared.wgsl");
 const EXPERT_DOWN: &str = include_str!("../../shaders/expert_down_add.wgsl");
+const DOWN_ALONE: &str = include_str!("../../shaders/down/alone.wgsl");
 const AND_SHARED_DOWN: &str = include_str!("../../shaders/down/shared.wgsl");
 const PRODUCTS: &str = include_str!("../../shaders/common/products.wgsl");
 const PAIR_PRODUCTS: &str = include_str!("../../shaders/common/glu_products.wgsl");
@@ -101,13 +102,28 @@ fn wg_items(v: &Variant) -> [u32; 2] {
     [v.get("WG"), 1]
 }
 
-const MATRIX: &[(&str, u32)] = &[("WG", 64), ("LANES", 16), ("ROWS", 2), ("COLS", 1), ("TAIL", 0)];
-const MATRIX_NORM: &[(&str, u32)] = &[("WG", 64), ("LANES", 16), ("ROWS", 2), ("COLS", 1), ("TAIL", 0), ("NORM", 0)];
+/// `ACT` of a product that nothing follows.
+const NO_ACT: u32 = 9;
+
+const MATRIX: &[(&str, u32)] = &[("WG", 64), ("LANES", 16), ("ROWS", 2), ("COLS", 1), ("TAIL", 0), ("ACT", NO_ACT)];
+const MATRIX_NORM: &[(&str, u32)] =
+    &[("WG", 64), ("LANES", 16), ("ROWS", 2), ("COLS", 1), ("TAIL", 0), ("ACT", NO_ACT), ("NORM", 0)];
 const MATRIX_NORMED: &[(&str, u32)] =
-    &[("WG", 64), ("LANES", 16), ("ROWS", 2), ("COLS", 1), ("TAIL", 0), ("NORM", 0), ("NORMED", 0)];
-const GLU_MATRIX: &[(&str, u32)] = &[("WG", 64), ("LANES", 16), ("ROWS", 2), ("COLS", 1), ("TAIL", 0), ("ACT", 0)];
-const GLU_MATRIX_CHOOSE: &[(&str, u32)] =
-    &[("WG", 64), ("LANES", 16), ("ROWS", 2), ("COLS", 1), ("TAIL", 0), ("ACT", 0), ("CHOOSE", 1), ("EXPERTS", 64)];
+    &[("WG", 64), ("LANES", 16), ("ROWS", 2), ("COLS", 1), ("TAIL", 0), ("ACT", NO_ACT), ("NORM", 0), ("NORMED", 0)];
+const GLU_MATRIX: &[(&str, u32)] =
+    &[("WG", 64), ("LANES", 16), ("ROWS", 2), ("COLS", 1), ("TAIL", 0), ("ACT", 0), ("ALPHA", 0), ("LIMIT", 0)];
+const GLU_MATRIX_CHOOSE: &[(&str, u32)] = &[
+    ("WG", 64),
+    ("LANES", 16),
+    ("ROWS", 2),
+    ("COLS", 1),
+    ("TAIL", 0),
+    ("ACT", 0),
+    ("ALPHA", 0),
+    ("LIMIT", 0),
+    ("CHOOSE", 1),
+    ("EXPERTS", 64),
+];
 const GLU_MATRIX_SHARED_CHOOSE: &[(&str, u32)] = &[
     ("WG", 64),
     ("LANES", 16),
@@ -115,14 +131,34 @@ const GLU_MATRIX_SHARED_CHOOSE: &[(&str, u32)] = &[
     ("COLS", 1),
     ("TAIL", 0),
     ("ACT", 0),
+    ("ALPHA", 0),
+    ("LIMIT", 0),
     ("SHARED", 1),
     ("CHOOSE", 1),
     ("EXPERTS", 64),
 ];
-const GLU_MATRIX_SHARED: &[(&str, u32)] =
-    &[("WG", 64), ("LANES", 16), ("ROWS", 2), ("COLS", 1), ("TAIL", 0), ("ACT", 0), ("SHARED", 1)];
-const GLU_MATRIX_NORM: &[(&str, u32)] =
-    &[("WG", 64), ("LANES", 16), ("ROWS", 2), ("COLS", 1), ("TAIL", 0), ("ACT", 0), ("NORM", 0)];
+const GLU_MATRIX_SHARED: &[(&str, u32)] = &[
+    ("WG", 64),
+    ("LANES", 16),
+    ("ROWS", 2),
+    ("COLS", 1),
+    ("TAIL", 0),
+    ("ACT", 0),
+    ("ALPHA", 0),
+    ("LIMIT", 0),
+    ("SHARED", 1),
+];
+const GLU_MATRIX_NORM: &[(&str, u32)] = &[
+    ("WG", 64),
+    ("LANES", 16),
+    ("ROWS", 2),
+    ("COLS", 1),
+    ("TAIL", 0),
+    ("ACT", 0),
+    ("ALPHA", 0),
+    ("LIMIT", 0),
+    ("NORM", 0),
+];
 
 const DOWN_MATRIX: &[(&str, u32)] = &[("WG", 64), ("LANES", 16), ("ROWS", 2), ("COLS", 1), ("TAIL", 0), ("SHARED", 0)];
 const DOWN_SHARED_MATRIX: &[(&str, u32)] =
@@ -141,7 +177,8 @@ pub static EMBED: Kernel = Kernel {
     tile: wg_items,
 };
 
-/// Root-mean-square norm of whole rows or of groups (heads). Bindings: `x` `[R, n·g]`, `w` f32 `[n]`, `y` (read_write).
+/// Root-mean-square norm of whole rows or of groups (heads), or with `LAYER` 1 a layer norm. Bindings: `x` `[R, n·g]`, `w`
+/// f32 `[n]`, `b` f32 `[n]` (read where `BIASED` = 1), `y` (read_write).
 /// Items: groups g of a row; rows: T or O.
 pub static RMS_NORM: Kernel = Kernel {
     name: "rms_norm",
@@ -149,18 +186,18 @@ pub static RMS_NORM: Kernel = Kernel {
     slots: &[],
     products: &[],
     kv: false,
-    consts: &[("WG", 64)],
+    consts: &[("WG", 64), ("LAYER", 0), ("BIASED", 0)],
     params: params::RmsNormParams::FIELDS,
     tile: one_each,
 };
 
-/// `y = [residual +] [sigmoid(g) ·] (W norm(x) + b)`. Bindings: `x`, `w_data`, `bias` f32 `[N]` of the whole matrix,
+/// `y = [residual +] [factor ·] [sigmoid(g) ·] [act] (W norm(x) + b)`. Bindings: `x`, `w_data`, `bias` f32 `[N]` of the whole matrix,
 /// `residual` `[R, N]`, `gate` `[R, 1]`, `norm` f32 `[K]` (read where `NORM` = 1), `y` (read_write).
 /// With `NORMED` = 1 (and `NORM`) the first row of norm(x) goes to column `normed_offset` of y.
 /// Items: rows of the segment; rows: T or O.
 pub static LINEAR_KERNEL: Kernel = Kernel {
     name: "linear",
-    parts: &[FRAME, DOT, ROWS_PLAIN, ONE_MATRIX, LINEAR],
+    parts: &[FRAME, DOT, ACTIVATION, ROWS_PLAIN, ONE_MATRIX, LINEAR],
     slots: &["w"],
     products: W_PRODUCTS,
     kv: false,
@@ -174,7 +211,7 @@ pub static LINEAR_KERNEL: Kernel = Kernel {
 /// matrix, then the rows of the second; rows: T or O.
 pub static LINEAR_TWO: Kernel = Kernel {
     name: "linear_two",
-    parts: &[FRAME, DOT, ROWS_PLAIN, TWO_MATRICES, LINEAR],
+    parts: &[FRAME, DOT, ACTIVATION, ROWS_PLAIN, TWO_MATRICES, LINEAR],
     slots: &["w", "second"],
     products: &[(PRODUCTS, &["w"]), (PRODUCTS, &["second"])],
     kv: false,
@@ -183,11 +220,11 @@ pub static LINEAR_TWO: Kernel = Kernel {
     tile: matrix_tile,
 };
 
-/// `y[t, j] = W_e x`, e the j-th expert of token t. Bindings: `x`, `w_data`, `ids` u32 `[T, k]`, `y` (read_write).
+/// `y[t, j] = [act] (W_e x + b_e)`, e the j-th expert of token t. Bindings: `x`, `w_data`, `bias` f32 `[E, N]`, `ids` u32 `[T, k]`, `y` (read_write).
 /// Items: rows of one expert's matrix; rows: T·k. `COLS` must be 1.
 pub static EXPERT_LINEAR: Kernel = Kernel {
     name: "expert_linear",
-    parts: &[FRAME, DOT, ROWS_SLOTS, EXPERT_IDS, ONE_MATRIX, LINEAR],
+    parts: &[FRAME, DOT, ACTIVATION, ROWS_SLOTS, EXPERT_IDS, ONE_MATRIX, LINEAR],
     slots: &["w"],
     products: W_PRODUCTS,
     kv: false,
@@ -200,7 +237,7 @@ pub static EXPERT_LINEAR: Kernel = Kernel {
 /// (read_write). Items: rows of one expert's matrix; rows: tiles (their number is in `args`).
 pub static EXPERT_LINEAR_GROUPED: Kernel = Kernel {
     name: "expert_linear_grouped",
-    parts: &[FRAME, DOT, ROWS_GROUPED, ONE_MATRIX, LINEAR],
+    parts: &[FRAME, DOT, ACTIVATION, ROWS_GROUPED, ONE_MATRIX, LINEAR],
     slots: &["w"],
     products: W_PRODUCTS,
     kv: false,
@@ -222,7 +259,7 @@ pub static LINEAR_GLU: Kernel = Kernel {
     tile: matrix_tile,
 };
 
-/// `h[t, j] = act(G_e x) · (U_e x)`. Bindings: `x`, `gate_data`, `up_data`, `ids` u32 `[T, k]`, `y` (read_write).
+/// `h[t, j] = act(G_e x + b_e) · (U_e x + c_e)`. Bindings: `x`, `gate_data`, `up_data`, `bias` (b, then c), `ids` u32 `[T, k]`, `y` (read_write).
 /// Items: rows of one expert's matrix; rows: T·k. `COLS` must be 1.
 pub static EXPERT_GLU: Kernel = Kernel {
     name: "expert_glu",
@@ -280,12 +317,12 @@ pub static EXPERT_GLU_GROUPED: Kernel = Kernel {
     tile: matrix_tile,
 };
 
-/// `y = residual + Σ_j weights[t, j] · W_e h[t, j]`. Bindings: `x` (h) `[T, k·I]`, `w_data`, `ids`, `weights` `[T, k]`,
+/// `y = residual + factor · Σ_j weights[t, j] · (W_e h[t, j] + b_e)`. Bindings: `bias` f32 `[E, H]`, `x` (h) `[T, k·I]`, `w_data`, `ids`, `weights` `[T, k]`,
 /// `residual` `[T, H]`, `y` (read_write). Items: rows of one expert's matrix (H); rows: T. With several segments the
 /// first dispatch starts from the residual, later ones `ACCUMULATE`.
 pub static EXPERT_DOWN_ADD: Kernel = Kernel {
     name: "expert_down_add",
-    parts: &[FRAME, DOT, EXPERT_DOWN],
+    parts: &[FRAME, DOT, DOWN_ALONE, EXPERT_DOWN],
     slots: &["w"],
     products: W_PRODUCTS,
     kv: false,
@@ -363,6 +400,34 @@ pub static ATTEND: Kernel = Kernel {
     tile: |v| [1, v.get("ROWS")],
 };
 
+/// Causal convolution of each channel. Bindings: `x` `[T, C]`, `w` f32 `[taps, C]`, `bias` f32 `[C]` (read where
+/// `p.bias_on` = 1), `state` `[taps - 1, C]` (read_write), `y` (read_write). `TAPS`: 2 to 16. Items: channels; rows: 1 (an
+/// invocation goes through the tokens in order).
+pub static SHORT_CONV: Kernel = Kernel {
+    name: "short_conv",
+    parts: &[FRAME, ACTIVATION, include_str!("../../shaders/short_conv.wgsl")],
+    slots: &[],
+    products: &[],
+    kv: false,
+    consts: &[("WG", 64), ("TAPS", 4), ("ACT", 0)],
+    params: params::ShortConvParams::FIELDS,
+    tile: wg_items,
+};
+
+/// The gated delta rule. Bindings: `qkv` `[T, 2·Hk·Dk + Hv·Dv]`, `a` and `b` `[T, Hv]` (which may lie in one buffer), `decay`
+/// and `dt_bias` f32 `[Hv]`, `state` `[Hv, Dk, Dv]` (read_write), `y` `[T, Hv·Dv]` (read_write). Items: Hv·Dv columns of
+/// states; rows: 1 (an invocation goes through the tokens in order).
+pub static DELTA_NET: Kernel = Kernel {
+    name: "delta_net",
+    parts: &[FRAME, include_str!("../../shaders/delta_net.wgsl")],
+    slots: &[],
+    products: &[],
+    kv: false,
+    consts: &[("WG", 32)],
+    params: params::DeltaNetParams::FIELDS,
+    tile: wg_items,
+};
+
 /// Merges the splits of `attend`. Bindings: `partials` (the `y` of `attend` with `SPLIT` = 1), `sinks`, `y` (read_write)
 /// `[T, heads·Dv]`. Items: heads; rows: T.
 pub static ATTEND_REDUCE: Kernel = Kernel {
@@ -386,7 +451,7 @@ pub static ROUTER: Kernel = Kernel {
     slots: &[],
     products: &[],
     kv: false,
-    consts: &[("WG", 64), ("EXPERTS", 64), ("BY_SCORE", 0), ("GROUPED", 0), ("GROUPS", 1)],
+    consts: &[("WG", 64), ("EXPERTS", 64), ("BY_SCORE", 0), ("GROUPED", 0), ("GROUPS", 1), ("SPARSE", 0)],
     params: params::RouterParams::FIELDS,
     tile: one_each,
 };
@@ -420,7 +485,7 @@ pub static EXPERT_COMBINE: Kernel = Kernel {
 };
 
 /// `y = OP(a, b)` element by element. `OP`: 0 `a + b`, 1 `factor · a`, 2 `act(a) · b`, 3 `a · sigmoid(b[r, 0])`, 4 row
-/// `T - O + r` of a (`take_outputs`, with `p.outputs` = 1). Bindings: `a`, `b` (any buffer for 1 and 4), `y`
+/// `T - O + r` of a (`take_outputs`, with `p.outputs` = 1), 5 `act(a)`. Bindings: `a`, `b` (any buffer for 1, 4 and 5), `y`
 /// (read_write). Items: columns; rows: T or O.
 pub static ELEMENTWISE: Kernel = Kernel {
     name: "elementwise",
@@ -428,7 +493,7 @@ pub static ELEMENTWISE: Kernel = Kernel {
     slots: &[],
     products: &[],
     kv: false,
-    consts: &[("WG", 64), ("OP", 0), ("ACT", 0)],
+    consts: &[("WG", 64), ("OP", 0), ("ACT", 0), ("ALPHA", 0), ("LIMIT", 0)],
     params: params::ElementwiseParams::FIELDS,
     tile: wg_items,
 };
@@ -460,8 +525,20 @@ pub static SAMPLE_PICK: Kernel = Kernel {
     tile: one_each,
 };
 
+/// `y = a`, to measure a device. Bindings: `a` u32 `[4 · groups]`, `y` (read_write). Items: groups; rows: 1.
+pub static COPY: Kernel = Kernel {
+    name: "copy",
+    parts: &[FRAME, include_str!("../../shaders/copy.wgsl")],
+    slots: &[],
+    products: &[],
+    kv: false,
+    consts: &[("WG", 64), ("EACH", 8)],
+    params: params::CopyParams::FIELDS,
+    tile: |v| [v.get("WG") * v.get("EACH"), 1],
+};
+
 /// Every kernel.
-pub static ALL: [&Kernel; 25] = [
+pub static ALL: [&Kernel; 28] = [
     &EMBED,
     &RMS_NORM,
     &LINEAR_KERNEL,
@@ -481,33 +558,44 @@ pub static ALL: [&Kernel; 25] = [
     &ROPE_STORE,
     &ATTEND,
     &ATTEND_REDUCE,
+    &SHORT_CONV,
+    &DELTA_NET,
     &ROUTER,
     &EXPERT_SORT,
     &EXPERT_COMBINE,
     &ELEMENTWISE,
     &SAMPLE_KEYS,
     &SAMPLE_PICK,
+    &COPY,
 ];
 
-/// The number of an activation in `ACT`.
-pub fn activation(act: crate::ir::Activation) -> u32 {
-    use crate::ir::Activation::{Gelu, GeluTanh, Relu, Silu};
-    match act {
-        Silu => 0,
-        Gelu => 1,
-        GeluTanh => 2,
-        Relu => 3,
+impl Variant {
+    /// With this activation: its number in `ACT`, and its own numbers as bits.
+    pub fn act(self, act: crate::ir::Activation) -> Variant {
+        use crate::ir::Activation::{ClampedSwiglu, Gelu, GeluTanh, Identity, Relu, Sigmoid, Silu};
+        match act {
+            Silu => self.with("ACT", 0),
+            Gelu => self.with("ACT", 1),
+            GeluTanh => self.with("ACT", 2),
+            Relu => self.with("ACT", 3),
+            Sigmoid => self.with("ACT", 5),
+            Identity => self.with("ACT", 6),
+            ClampedSwiglu { alpha, limit } => {
+                self.with("ACT", 4).with("ALPHA", alpha.to_bits()).with("LIMIT", limit.to_bits())
+            }
+        }
     }
 }
 
 /// The number of a scoring function in `RouterParams::score`.
 pub fn score(s: crate::ir::Score) -> u32 {
-    use crate::ir::Score::{Sigmoid, Softmax, SoftmaxOfSelected, SqrtSoftplus};
+    use crate::ir::Score::{Sigmoid, Softmax, SoftmaxOfSelected, SparseMixer, SqrtSoftplus};
     match s {
         Softmax => 0,
         SoftmaxOfSelected => 1,
         Sigmoid => 2,
         SqrtSoftplus => 3,
+        SparseMixer { .. } => 4,
     }
 }
 
@@ -516,6 +604,7 @@ pub fn router_variant(r: &crate::ir::Router) -> Variant {
     let v = Variant::new(&ROUTER);
     let room = (r.experts as u32).next_multiple_of(v.get("WG").max(1));
     let v = v.with("EXPERTS", room).with("BY_SCORE", u32::from(!r.chooses_by_logits()));
+    let v = v.with("SPARSE", u32::from(matches!(r.score, crate::ir::Score::SparseMixer { .. })));
     let Some(g) = r.groups.filter(|g| g.used < g.count) else { return v };
     v.with("GROUPED", 1).with("GROUPS", g.count as u32)
 }

@@ -33,6 +33,8 @@ pub const RESIDUAL: u32 = 2;
 pub const GATE: u32 = 4;
 /// Add to what `y` holds: second and later segments of `expert_down_add`.
 pub const ACCUMULATE: u32 = 8;
+/// Multiply by the factor, before the residual.
+pub const FACTOR: u32 = 16;
 
 params! {
     /// Sizes of this step, written once a step.
@@ -117,7 +119,7 @@ params! {
         y_offset: u32,
         /// Of the result, token to token. Experts: slot j of a token is `j * out` further.
         y_stride: u32,
-        /// `BIAS | RESIDUAL | GATE`, plain only.
+        /// `BIAS | RESIDUAL | GATE | FACTOR`; experts: `BIAS` only.
         flags: u32,
         /// Of the residual.
         residual_offset: u32,
@@ -145,6 +147,8 @@ params! {
         column_1: u32,
         /// Of the normalised x in a row of `y` (`NORMED`), from the row's start.
         normed_offset: u32,
+        /// On the product.
+        factor: f32,
     }
 
     /// `linear_glu`, `expert_glu`, `expert_glu_shared`, `expert_glu_choose`, `expert_glu_shared_choose`,
@@ -198,6 +202,10 @@ params! {
         weights_offset: u32,
         /// Of the expert weights.
         weights_stride: u32,
+        /// `BIAS`, experts only.
+        flags: u32,
+        /// Where the biases of up start.
+        bias_up: u32,
     }
 
     /// `expert_down_add`, `expert_down_shared_add`.
@@ -214,7 +222,7 @@ params! {
         out: u32,
         /// Experts used a token (k).
         used: u32,
-        /// `RESIDUAL` (start from the residual) or `ACCUMULATE` (start from y), or neither (start from 0); `GATE`.
+        /// `RESIDUAL` (start from the residual) or `ACCUMULATE` (start from y), or neither (start from 0); and `BIAS`, `GATE`.
         flags: u32,
         /// Of h `[T, k * I]`.
         x_offset: u32,
@@ -244,6 +252,8 @@ params! {
         gate_offset: u32,
         /// Of the gate.
         gate_stride: u32,
+        /// On the weighted sum.
+        factor: f32,
     }
 
     /// `rope`.
@@ -370,13 +380,61 @@ params! {
         y_stride: u32,
     }
 
+    /// `short_conv`.
+    ShortConvParams {
+        /// C.
+        channels: u32,
+        /// 1: `bias` is there.
+        bias_on: u32,
+        /// 1: the activation `ACT` follows.
+        act_on: u32,
+        /// Of the input.
+        x_offset: u32,
+        /// Of the input.
+        x_stride: u32,
+        /// Of the result.
+        y_offset: u32,
+        /// Of the result.
+        y_stride: u32,
+    }
+
+    /// `delta_net`.
+    DeltaNetParams {
+        /// Heads of queries and keys.
+        k_heads: u32,
+        /// Heads of values.
+        v_heads: u32,
+        /// Columns of a query and of a key.
+        k_dim: u32,
+        /// Columns of a value.
+        v_dim: u32,
+        /// 1: value head h goes with key head `h % k_heads`; 0: `h / (v_heads / k_heads)`.
+        tiled: u32,
+        /// Of qkv.
+        qkv_offset: u32,
+        /// Of qkv.
+        qkv_stride: u32,
+        /// Of a.
+        a_offset: u32,
+        /// Of a.
+        a_stride: u32,
+        /// Of b.
+        b_offset: u32,
+        /// Of b.
+        b_stride: u32,
+        /// Of the result.
+        y_offset: u32,
+        /// Of the result.
+        y_stride: u32,
+    }
+
     /// `router`.
     RouterParams {
         /// E, at most 1024.
         experts: u32,
         /// k, at most E.
         used: u32,
-        /// 0 softmax, 1 softmax of the selected, 2 sigmoid, 3 sqrt-softplus.
+        /// 0 softmax, 1 softmax of the selected, 2 sigmoid, 3 sqrt-softplus, 4 sparsemixer (its threshold in `epsilon`).
         score: u32,
         /// Groups that take part.
         groups_used: u32,
@@ -396,10 +454,16 @@ params! {
         weights_offset: u32,
         /// Of the weights.
         weights_stride: u32,
-        /// See `renormalise`.
+        /// See `renormalise`, which is 4 for a softmax over the chosen scores.
         epsilon: f32,
         /// Factor on the weights.
         scale: f32,
+    }
+
+    /// `copy`.
+    CopyParams {
+        /// Groups of 4 numbers.
+        groups: u32,
     }
 
     /// `sample_keys`.
@@ -460,6 +524,8 @@ params! {
         weights_offset: u32,
         /// Of the weights.
         weights_stride: u32,
+        /// On the sum.
+        factor: f32,
     }
 
     /// `add`, `scale`, `glu`, `sigmoid_gate`, `take_outputs`: element by element.

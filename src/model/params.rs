@@ -34,8 +34,10 @@ impl<'a> Params<'a> {
             }
             Format::SafeTensors => {
                 let config = ckpt.config().ok_or_else(|| Error::Model("config.json is missing".into()))?;
-                let arch = config.get("model_type").and_then(Json::as_str).ok_or_else(|| missing("model_type"))?;
-                Ok(Params { source: Source::Hf(config), arch: arch.to_string() })
+                // Models that also see have the text model's sizes one level down.
+                let text = config.get("text_config").filter(|c| c.get("model_type").is_some()).unwrap_or(config);
+                let arch = text.get("model_type").and_then(Json::as_str).ok_or_else(|| missing("model_type"))?;
+                Ok(Params { source: Source::Hf(text), arch: arch.to_string() })
             }
         }
     }
@@ -136,6 +138,16 @@ impl<'a> Params<'a> {
             Source::Gguf(_) => None,
             Source::Hf(c) => Self::hf(c, path),
         }
+    }
+
+    /// A list of counts in GGUF's metadata, one a layer; `None` where there is none, or a single count.
+    pub fn list(&self, gguf: &str) -> Option<Vec<usize>> {
+        let Source::Gguf(m) = self.source else { return None };
+        let a = m.get(&self.gguf_key(gguf))?.as_array()?;
+        (0..a.len())
+            .map(|i| a.get(i)?.as_u64().or_else(|| a.get(i)?.as_i64()?.try_into().ok()))
+            .map(|n| n.map(|n| n as usize))
+            .collect()
     }
 
     /// A list of counts in `config.json`.

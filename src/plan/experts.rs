@@ -7,7 +7,7 @@
 use super::{Binding, Buffer, Cost, Count, Grid, Matrix, Place, lower::Lower, matrix::Extras, shared::Shared, weights};
 use crate::{
     error::{Error, Result},
-    ir::{Activation, GroupScore, Linear, Node, Norm, Op, Renormalise, Router, Score, ValueId, WeightId},
+    ir::{Activation, GroupScore, Linear, Node, Op, Renormalise, Router, Score, ValueId, WeightId},
     kernels::{Kernel, Variant, catalogue, params},
 };
 
@@ -57,24 +57,29 @@ impl Lower<'_> {
                 self.router(r, x, outs[0], outs[1])
             }
             Op::NormRouter { .. } => self.norm_router(node),
-            Op::ExpertLinear { weight } => {
+            Op::ExpertLinear(linear) => {
                 let (x, y) = (self.place(ins[0])?, self.fresh(outs[0])?);
-                let x_slots = self.x_slots(ins[0], *weight);
-                self.expert_linear(*weight, Routed { x, x_slots, ids: ins[1], y })
+                let x_slots = self.x_slots(ins[0], linear.weight);
+                self.expert_linear(linear, None, Routed { x, x_slots, ids: ins[1], y })
+            }
+            Op::ExpertAct { linear, act } => {
+                let (x, y) = (self.place(ins[0])?, self.fresh(outs[0])?);
+                let x_slots = self.x_slots(ins[0], linear.weight);
+                self.expert_linear(linear, Some(*act), Routed { x, x_slots, ids: ins[1], y })
             }
             Op::ExpertGlu { gate, up, act } => {
                 let shared = self.shared.iter().find(|s| s.nodes[0] == at).copied();
                 let (x, y) = (self.place(ins[0])?, self.unit_rows(outs[0], shared)?);
-                let x_slots = self.x_slots(ins[0], *gate);
+                let x_slots = self.x_slots(ins[0], gate.weight);
                 self.expert_glu([*gate, *up], *act, Routed { x, x_slots, ids: ins[1], y }, shared)
             }
             Op::ExpertCombine => {
                 let (x, y, cols) = (self.place(ins[0])?, self.fresh(outs[0])?, self.g.cols(outs[0]));
                 self.combine(x, ins[1], None, y, cols)
             }
-            Op::ExpertDownAdd { weight } => {
+            Op::ExpertDownAdd { linear, factor } => {
                 let shared = self.shared.iter().find(|s| s.nodes[1] == at).copied();
-                self.expert_down_add(*weight, ins, outs[0], shared)
+                self.expert_down_add(linear, *factor, ins, outs[0], shared)
             }
             _ => Ok(()),
         }
@@ -89,8 +94,7 @@ impl Lower<'_> {
         let parts = [Some(*linear), rider.and_then(weights::linear_of)];
         let parts: Vec<Linear> = parts.into_iter().flatten().collect();
         // The product can normalise x itself and leave it behind the logits.
-        let folds = self.folds_norm() && *norm == Norm::rms(norm.weight, norm.eps);
-        let folds = folds && self.g.weight(norm.weight).shape.first() == Some(&hidden);
+        let folds = self.folds_norm(norm) && self.g.weight(norm.weight).shape.first() == Some(&hidden);
         let y = if folds {
             let at = super::lower::padded(logits);
             let y = self.content(Count::Tokens, at + hidden);
@@ -139,7 +143,9 @@ impl Lower<'_> {
             Renormalise::Sum => (1, 0.0),
             Renormalise::SumPlus(e) => (2, e),
             Renormalise::SumAtLeast(e) => (3, e),
+            Renormalise::Softmax => (4, 0.0),
         };
+        let epsilon = if let Score::SparseMixer { threshold } = r.score { threshold } else { epsilon };
         let p = params::RouterParams {
             experts: r.experts as u32,
             used: r.used as u32,
@@ -246,9 +252,9 @@ impl Lower<'_> {
         let mut out = Vec::new();
         for n in self.g.nodes.iter().filter(|n| n.inputs.contains(&ids)) {
             let (kernel, w) = match &n.op {
-                Op::ExpertGlu { gate, .. } => (&catalogue::EXPERT_GLU_GROUPED, *gate),
-                Op::ExpertLinear { weight } | Op::ExpertDownAdd { weight } => {
-                    (&catalogue::EXPERT_LINEAR_GROUPED, *weight)
+                Op::ExpertGlu { gate, .. } => (&catalogue::EXPERT_GLU_GROUPED, gate.weight),
+                Op::ExpertLinear(l) | Op::ExpertAct { linear: l, .. } | Op::ExpertDownAdd { linear: l, .. } => {
+                    (&catalogue::EXPERT_LINEAR_GROUPED, l.weight)
                 }
                 _ => continue,
             };
@@ -274,15 +280,16 @@ impl Lower<'_> {
         Cost { expert: k as u64 * bytes / experts, at_most: bytes, ..Cost::default() }
     }
 
-    fn expert_linear(&mut self, weight: WeightId, r: Routed) -> Result<()> {
+    fn expert_linear(&mut self, l: &Linear, act: Option<Activation>, r: Routed) -> Result<()> {
         let k = self.g.cols(r.ids);
-        let out = self.g.weight(weight).shape[1];
-        let m = self.w.matrix(&[weight])?;
+        let out = self.g.weight(l.weight).shape[1];
+        let m = self.w.matrix(&[l.weight])?;
         let matrix = &self.w.matrices[m as usize];
         let ids = self.place(r.ids)?;
         let (variant, via, grid) =
             self.routing(&r, &catalogue::EXPERT_LINEAR, &catalogue::EXPERT_LINEAR_GROUPED, matrix, out)?;
         let variant = variant.formats(&[matrix.dtype]);
+        let variant = if let Some(act) = act { variant.act(act) } else { variant };
         for (i, s) in matrix.segments.iter().enumerate() {
             let p = params::LinearParams {
                 row0: s.row0 as u32,
@@ -298,11 +305,13 @@ impl Lower<'_> {
                 x_slots: u32::from(r.x_slots),
                 ids_offset: ids.offset,
                 ids_stride: ids.stride,
+                flags: if l.bias.is_some() { params::BIAS } else { 0 },
                 ..params::LinearParams::default()
             };
             let data = Buffer::Matrix { matrix: m, segment: i as u32 };
             let mut bindings = vec![self.read("x", r.x.buffer)?, self.read("w_data", data)?];
-            for unused in ["bias", "residual", "gate"] {
+            bindings.push(self.weight_vector("bias", l.bias)?);
+            for unused in ["residual", "gate"] {
                 bindings.push(self.maybe(unused, None)?);
             }
             bindings.extend(via.iter().cloned());
@@ -324,15 +333,16 @@ impl Lower<'_> {
         Ok(y)
     }
 
-    fn expert_glu(&mut self, w: [WeightId; 2], act: Activation, r: Routed, shared: Option<Shared>) -> Result<()> {
+    fn expert_glu(&mut self, l: [Linear; 2], act: Activation, r: Routed, shared: Option<Shared>) -> Result<()> {
         let k = self.g.cols(r.ids);
         let choice = self.choices.iter().find(|c| c.ids == r.ids).copied().filter(|_| self.decode);
-        let out = self.g.weight(w[0]).shape[1];
-        let [gate, up] = [self.w.matrix(&[w[0]])?, self.w.matrix(&[w[1]])?];
+        let out = self.g.weight(l[0].weight).shape[1];
+        let [gate, up] = [self.w.matrix(&[l[0].weight])?, self.w.matrix(&[l[1].weight])?];
+        let bias = weights::both_biases(&l);
         let [g, u] = [&self.w.matrices[gate as usize], &self.w.matrices[up as usize]];
         let ids = self.place(r.ids)?;
         let (variant, via, grid) = self.routing(&r, &catalogue::EXPERT_GLU, &catalogue::EXPERT_GLU_GROUPED, g, out)?;
-        let variant = variant.formats(&[g.dtype, u.dtype]).with("ACT", catalogue::activation(act));
+        let variant = variant.formats(&[g.dtype, u.dtype]).act(act);
         for (i, (s, s_up)) in g.segments.iter().zip(&u.segments).enumerate() {
             let mut p = params::GluLinearParams {
                 row0: s.row0 as u32,
@@ -348,6 +358,8 @@ impl Lower<'_> {
                 x_slots: u32::from(r.x_slots),
                 ids_offset: ids.offset,
                 ids_stride: ids.stride,
+                flags: if bias.is_some() { params::BIAS } else { 0 },
+                bias_up: g.rows as u32,
                 ..params::GluLinearParams::default()
             };
             let segment = i as u32;
@@ -355,6 +367,7 @@ impl Lower<'_> {
                 self.read("x", r.x.buffer)?,
                 self.read("gate_data", Buffer::Matrix { matrix: gate, segment })?,
                 self.read("up_data", Buffer::Matrix { matrix: up, segment })?,
+                self.vector("bias", bias.as_ref().map(|b| &b[..]))?,
             ];
             bindings.extend(via.iter().cloned());
             bindings.push(self.write("y", r.y.buffer)?);
@@ -375,6 +388,7 @@ impl Lower<'_> {
                     bindings.push(self.read(name, Buffer::Matrix { matrix, segment: 0 })?);
                 }
                 variant.kernel = &catalogue::EXPERT_GLU_SHARED;
+                bindings.retain(|b| b.name != "bias");
                 grid = self.grid(&variant, out, Count::Tokens, k + parts);
                 reads = reads.and(Cost { fixed: bytes, ..Cost::default() });
                 writes = writes.and(self.row_cost(Count::Tokens, rows));
@@ -422,7 +436,8 @@ impl Lower<'_> {
 
     fn expert_down_add(
         &mut self,
-        weight: WeightId,
+        l: &Linear,
+        factor: f32,
         ins: &[ValueId],
         out: ValueId,
         shared: Option<Shared>,
@@ -433,12 +448,12 @@ impl Lower<'_> {
         let residual = self.place(residual)?;
         if !self.decode {
             let slots = self.content(Count::Tokens, k * cols);
-            self.expert_linear(weight, Routed { x, x_slots: self.x_slots(h, weight), ids, y: slots })?;
+            self.expert_linear(l, None, Routed { x, x_slots: self.x_slots(h, l.weight), ids, y: slots })?;
             let y = self.fresh(out)?;
-            return self.combine(slots, weights, Some(residual), y, cols);
+            return self.combine(slots, weights, Some((residual, factor)), y, cols);
         }
         let y = self.fresh(out)?;
-        let m = self.w.matrix(&[weight])?;
+        let m = self.w.matrix(&[l.weight])?;
         let matrix = &self.w.matrices[m as usize];
         let (ids, weights) = (self.place(ids)?, self.place(weights)?);
         let variant = self.matrix_variant(&catalogue::EXPERT_DOWN_ADD, matrix.cols, false).formats(&[matrix.dtype]);
@@ -450,7 +465,8 @@ impl Lower<'_> {
                 cols: matrix.cols as u32,
                 out: cols as u32,
                 used: k as u32,
-                flags: if i == 0 { params::RESIDUAL } else { params::ACCUMULATE },
+                flags: if i == 0 { params::RESIDUAL } else { params::ACCUMULATE }
+                    | if l.bias.is_some() { params::BIAS } else { 0 },
                 x_offset: x.offset,
                 x_stride: x.stride,
                 y_offset: y.offset,
@@ -461,6 +477,7 @@ impl Lower<'_> {
                 ids_stride: ids.stride,
                 weights_offset: weights.offset,
                 weights_stride: weights.stride,
+                factor,
                 ..params::ExpertDownAddParams::default()
             };
             let data = Buffer::Matrix { matrix: m, segment: i as u32 };
@@ -470,6 +487,7 @@ impl Lower<'_> {
                 self.read("ids", ids.buffer)?,
                 self.read("weights", weights.buffer)?,
                 self.maybe("residual", (i == 0).then_some(residual))?,
+                self.weight_vector("bias", l.bias)?,
                 self.write("y", y.buffer)?,
             ];
             let grid = self.grid(&variant, cols, Count::Tokens, 1);
@@ -487,6 +505,7 @@ impl Lower<'_> {
                     p.flags |= params::GATE;
                 }
                 variant.kernel = &catalogue::EXPERT_DOWN_SHARED_ADD;
+                bindings.retain(|b| b.name != "bias");
                 variant.formats.push(own.dtype);
                 let tail = u32::from(variant.get("TAIL") == 1 || !own.cols.is_multiple_of(32));
                 variant = variant.with("TAIL", tail);
@@ -500,7 +519,16 @@ impl Lower<'_> {
         Ok(())
     }
 
-    fn combine(&mut self, x: Place, weights: ValueId, residual: Option<Place>, y: Place, cols: usize) -> Result<()> {
+    /// The weighted sum, or a residual and a factor times it.
+    fn combine(
+        &mut self,
+        x: Place,
+        weights: ValueId,
+        after: Option<(Place, f32)>,
+        y: Place,
+        cols: usize,
+    ) -> Result<()> {
+        let residual = after.map(|a| a.0);
         let k = self.g.cols(weights);
         let weights = self.place(weights)?;
         let p = params::ExpertCombineParams {
@@ -515,6 +543,7 @@ impl Lower<'_> {
             residual_stride: residual.map_or(0, |r| r.stride),
             weights_offset: weights.offset,
             weights_stride: weights.stride,
+            factor: after.map_or(1.0, |a| a.1),
         };
         let variant = Variant::new(&catalogue::EXPERT_COMBINE);
         let bindings = vec![
@@ -534,7 +563,7 @@ impl Lower<'_> {
 fn chooses_simply(r: &Router) -> bool {
     r.chooses_by_logits()
         && r.groups.is_none_or(|g| g.used == g.count)
-        && r.score != Score::SqrtSoftplus
+        && matches!(r.score, Score::Softmax | Score::SoftmaxOfSelected | Score::Sigmoid)
         && matches!(r.renormalise, Renormalise::No | Renormalise::Sum)
 }
 

@@ -3,7 +3,7 @@
 use super::{Buffer, Cost, Place, VectorPart, lower::Lower, weights};
 use crate::{
     error::Result,
-    ir::{Activation, Linear, Norm, Op, Rows, ValueId, WeightId},
+    ir::{Activation, Linear, Norm, NormKind, Op, Rows, ValueId, WeightId},
     kernels::{Style, Variant, catalogue, params},
 };
 
@@ -20,6 +20,10 @@ pub(super) struct Extras<'a> {
     pub gate: Option<Place>,
     /// Column of y where the normalised x goes as well; one row only.
     pub normed: Option<u32>,
+    /// Multiplies, before the residual.
+    pub factor: Option<f32>,
+    /// Follows the bias.
+    pub act: Option<Activation>,
 }
 
 impl Lower<'_> {
@@ -30,11 +34,16 @@ impl Lower<'_> {
                 let y = self.fresh(outs[0])?;
                 self.stack(&[*l], x, y, rows, Extras::default())
             }
-            Op::LinearAdd { linear, gated } => {
+            Op::LinearAdd { linear, gated, factor } => {
                 let gate = if *gated { Some(self.place(ins[2])?) } else { None };
                 let residual = Some(self.place(ins[1])?);
                 let y = self.fresh(outs[0])?;
-                self.stack(&[*linear], x, y, rows, Extras { residual, gate, ..Extras::default() })
+                let factor = Some(*factor).filter(|f| *f != 1.0);
+                self.stack(&[*linear], x, y, rows, Extras { residual, gate, factor, ..Extras::default() })
+            }
+            Op::LinearAct { linear, act } => {
+                let y = self.fresh(outs[0])?;
+                self.stack(&[*linear], x, y, rows, Extras { act: Some(*act), ..Extras::default() })
             }
             Op::NormLinears { norm, parts } => self.norm_linears(norm.as_ref(), parts, (x, rows), ins[0], outs),
             Op::LinearGlu { gate, up, act } => {
@@ -48,8 +57,9 @@ impl Lower<'_> {
 
     /// Whether a norm is computed inside the product that follows it: each workgroup of a GPU sums the squares of the
     /// one row anew, which costs less than a dispatch. A processor has no use for that.
-    pub fn folds_norm(&self) -> bool {
-        self.decode && self.style == Style::Lanes
+    /// The weight of a root-mean-square norm goes with x and its factor with the sum; a layer norm's mean and bias do not.
+    pub fn folds_norm(&self, norm: &Norm) -> bool {
+        self.decode && self.style == Style::Lanes && norm.kind == NormKind::Rms && norm.bias.is_none()
     }
 
     /// All parts lie side by side in one row, those of one matrix together.
@@ -75,7 +85,7 @@ impl Lower<'_> {
         for (v, offset) in outs.iter().zip(&offsets) {
             self.set(*v, Place { offset: *offset as u32, ..y });
         }
-        let folded = norm.filter(|_| self.folds_norm());
+        let folded = norm.filter(|n| self.folds_norm(n));
         let mut x = x;
         if let (Some(n), None) = (norm, folded) {
             let cols = self.g.cols(x_value);
@@ -177,6 +187,7 @@ impl Lower<'_> {
         // A router's matrix has few rows: more lanes for each.
         let few = |v: Variant| v.with("WG", 64).with("LANES", 32).with("ROWS", 1);
         let variant = if extras.normed.is_some() { few(variant) } else { variant };
+        let variant = if let Some(act) = extras.act { variant.act(act) } else { variant };
         for (i, s) in matrix.segments.iter().enumerate() {
             let normed = extras.normed.filter(|_| i == 0);
             let variant = if normed.is_some() { variant.clone().with("NORMED", 1) } else { variant.clone() };
@@ -194,7 +205,9 @@ impl Lower<'_> {
                 y_stride: y.stride,
                 flags: flag(extras.bias.is_some(), params::BIAS)
                     | flag(extras.residual.is_some(), params::RESIDUAL)
-                    | flag(extras.gate.is_some(), params::GATE),
+                    | flag(extras.gate.is_some(), params::GATE)
+                    | flag(extras.factor.is_some(), params::FACTOR),
+                factor: extras.factor.unwrap_or(1.0),
                 residual_offset: extras.residual.map_or(0, |p| p.offset),
                 residual_stride: extras.residual.map_or(0, |p| p.stride),
                 gate_offset: extras.gate.map_or(0, |p| p.offset),
@@ -232,10 +245,8 @@ impl Lower<'_> {
     ) -> Result<()> {
         let [gate, up] = [self.w.matrix(&[w[0]])?, self.w.matrix(&[w[1]])?];
         let [g, u] = [&self.w.matrices[gate as usize], &self.w.matrices[up as usize]];
-        let variant = self
-            .matrix_variant(&catalogue::LINEAR_GLU, g.cols, !self.decode)
-            .formats(&[g.dtype, u.dtype])
-            .with("ACT", catalogue::activation(act));
+        let variant =
+            self.matrix_variant(&catalogue::LINEAR_GLU, g.cols, !self.decode).formats(&[g.dtype, u.dtype]).act(act);
         let variant = if norm.is_some() { variant.with("NORM", 1) } else { variant };
         for (i, (s, s_up)) in g.segments.iter().zip(&u.segments).enumerate() {
             let p = params::GluLinearParams {
@@ -257,6 +268,7 @@ impl Lower<'_> {
                 self.read("x", x.buffer)?,
                 self.read("gate_data", Buffer::Matrix { matrix: gate, segment })?,
                 self.read("up_data", Buffer::Matrix { matrix: up, segment })?,
+                self.vector("bias", None)?,
                 self.weight_vector("norm", norm.map(|n| n.weight))?,
                 self.write("y", y.buffer)?,
             ];

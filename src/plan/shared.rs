@@ -46,14 +46,14 @@ fn unit(n: &Node) -> Option<([WeightId; 2], Activation, ValueId)> {
 
 /// The shared expert of the routed experts whose last product is node `down`.
 fn at(g: &Graph, w: &Weights, down: usize) -> Option<Shared> {
-    let Op::ExpertDownAdd { .. } = g.nodes[down].op else { return None };
+    let Op::ExpertDownAdd { linear: Linear { bias: None, .. }, factor: 1.0 } = g.nodes[down].op else { return None };
     let h = g.nodes[down].inputs[0];
     let glu = maker(g, h).filter(|_| only_user(g, h) == Some(down))?;
-    let Op::ExpertGlu { act, gate, .. } = g.nodes[glu].op else { return None };
+    let Op::ExpertGlu { act, gate: Linear { weight: gate, bias: None }, .. } = g.nodes[glu].op else { return None };
     let x = g.nodes[glu].inputs[0];
     let sum = g.nodes[down].outputs[0];
     let add = only_user(g, sum)?;
-    let (Op::LinearAdd { linear: Linear { weight, bias: None }, .. }, [hs, residual, rest @ ..]) =
+    let (Op::LinearAdd { linear: Linear { weight, bias: None }, factor: 1.0, .. }, [hs, residual, rest @ ..]) =
         (&g.nodes[add].op, &g.nodes[add].inputs[..])
     else {
         return None;

@@ -185,6 +185,11 @@ pub(super) fn bias_of_two(graph: &Graph, parts: &[Linear], stacks: [&[usize]; 2]
     some.then(|| [all(&first), vec![gap], all(&second)].concat())
 }
 
+/// The biases of an `expert_glu`, those of the gates first: one vector.
+pub(super) fn both_biases(both: &[Linear; 2]) -> Option<[VectorPart; 2]> {
+    Some([VectorPart::Weight(both[0].bias?), VectorPart::Weight(both[1].bias?)])
+}
+
 pub(super) fn layout(graph: &Graph, dtypes: &[DType], caps: &Caps) -> Result<Weights> {
     if dtypes.len() != graph.weights.len() {
         return Err(Error::Graph(format!("{} formats of {} weights", dtypes.len(), graph.weights.len())));
@@ -213,9 +218,19 @@ impl Layout<'_> {
             Op::RmsNorm(n) => self.norm(n),
             Op::Router(r) => self.selection_bias(r),
             Op::Linear(_) if rides_with_router(self.graph, &self.out, node) => {}
-            Op::Linear(l) | Op::LinearAdd { linear: l, .. } => self.stack(&[*l])?,
+            Op::Linear(l) | Op::LinearAdd { linear: l, .. } | Op::LinearAct { linear: l, .. } => self.stack(&[*l])?,
+            Op::ShortConv(c) => {
+                let weights = std::iter::once(c.weight).chain(c.bias);
+                weights.for_each(|w| self.vector(vec![VectorPart::Weight(w)]));
+            }
+            Op::DeltaNet(d) => {
+                [d.decay, d.dt_bias].map(|w| self.vector(vec![VectorPart::Weight(w)])).into_iter().collect()
+            }
             Op::Attend(a) => a.sinks.into_iter().for_each(|s| self.vector(vec![VectorPart::Weight(s)])),
-            Op::ExpertLinear { weight } | Op::ExpertDownAdd { weight } => drop(self.matrix(&[*weight])?),
+            Op::ExpertLinear(l) | Op::ExpertAct { linear: l, .. } | Op::ExpertDownAdd { linear: l, .. } => {
+                self.matrix(&[l.weight])?;
+                l.bias.into_iter().for_each(|b| self.vector(vec![VectorPart::Weight(b)]));
+            }
             Op::NormLinears { norm, parts } => {
                 norm.iter().for_each(|n| self.norm(n));
                 let stacks = stacks(self.graph, &self.out, parts);
@@ -231,9 +246,14 @@ impl Layout<'_> {
             Op::RopeStore { q_norm, k_norm, .. } => {
                 [q_norm, k_norm].into_iter().flatten().for_each(|n| self.norm(n));
             }
-            Op::LinearGlu { gate, up, .. } | Op::ExpertGlu { gate, up, .. } => {
+            Op::LinearGlu { gate, up, .. } => {
                 let pair = (self.matrix(&[*gate])?, self.matrix(&[*up])?);
                 self.pairs.push(pair);
+            }
+            Op::ExpertGlu { gate, up, .. } => {
+                let pair = (self.matrix(&[gate.weight])?, self.matrix(&[up.weight])?);
+                self.pairs.push(pair);
+                both_biases(&[*gate, *up]).into_iter().for_each(|b| self.vector(b.to_vec()));
             }
             Op::NormRouter { norm, linear, router } => {
                 self.norm(norm);
@@ -248,6 +268,7 @@ impl Layout<'_> {
             | Op::Add
             | Op::Scale(_)
             | Op::Glu(_)
+            | Op::Act(_)
             | Op::SigmoidGate
             | Op::ExpertCombine
             | Op::TakeOutputs => {}

@@ -5,7 +5,7 @@ use moeray::ir::{Attention, CacheDecl, Norm, Op, Rope, RopePairs, ValueId};
 
 fn rope_of(head_dim: usize, dims: usize, pairs: RopePairs) -> Rope {
     let inv_freq = (0..dims / 2).map(|i| 10000f32.powf(-2.0 * i as f32 / dims as f32)).collect();
-    Rope { head_dim, dims, pairs, inv_freq, scale: 1.0 }
+    Rope { head_dim, dims, pairs, inv_freq, scale: 1.0, long: None }
 }
 
 /// A prompt, one more token twice, a few, and then a step back to position 3.

@@ -69,6 +69,13 @@ pub fn routers() -> Vec<Case> {
             cases.push(routing("groups".into(), r, biased));
         }
     }
+    for (experts, used, score) in [(16, 4, Score::Softmax), (5, 5, Score::Sigmoid), (100, 8, Score::SqrtSoftplus)] {
+        let r = Router { renormalise: Renormalise::Softmax, scale: 1.5, ..Router::new(experts, used, score) };
+        cases.push(routing("second softmax".into(), r, false));
+    }
+    for (experts, used, threshold) in [(16, 2, 0.02), (8, 2, 0.5), (9, 9, 0.3), (100, 3, 1.5), (1, 1, 0.02)] {
+        cases.push(routing("sparsemixer".into(), Router::new(experts, used, Score::SparseMixer { threshold }), false));
+    }
     cases.extend(special_logits());
     cases
 }
@@ -191,6 +198,13 @@ struct Block {
     bias: Option<Vec<f32>>,
     /// Width of a shared expert.
     shared: Option<usize>,
+    /// Whether the experts have biases.
+    expert_bias: bool,
+    act: Activation,
+    /// Whether experts are gated units.
+    gated: bool,
+    /// Factor on what is added to the residual.
+    factor: f32,
 }
 
 fn block(b: Block) -> Case {
@@ -208,13 +222,25 @@ fn block(b: Block) -> Case {
         router.selection_bias = Some(m.weight(&[e], DType::F32));
     }
     let made = m.b.add(Op::Router(router), &[logits]).unwrap();
-    let expert = |m: &mut Maker, shape: [usize; 3], d: DType| Op::ExpertLinear { weight: m.weight(&shape, d) };
+    let expert = |m: &mut Maker, shape: [usize; 3], d: DType| {
+        let weight = m.weight(&shape, d);
+        let bias = b.expert_bias.then(|| m.weight(&shape[..2], DType::F32));
+        Op::ExpertLinear(Linear { weight, bias })
+    };
     let (gate, up) = (expert(&mut m, [e, i, h], b.types[0]), expert(&mut m, [e, i, h], b.types[1]));
     let down = expert(&mut m, [e, h, i], b.types[2]);
-    let (g, u) = (m.one(gate, &[normed, made[0]]), m.one(up, &[normed, made[0]]));
-    let a = m.one(Op::Glu(Activation::Silu), &[g, u]);
+    let g = m.one(gate, &[normed, made[0]]);
+    let a = if b.gated {
+        let u = m.one(up, &[normed, made[0]]);
+        m.one(Op::Glu(b.act), &[g, u])
+    } else {
+        m.one(Op::Act(b.act), &[g])
+    };
     let y = m.one(down, &[a, made[0]]);
-    let y = m.one(Op::ExpertCombine, &[y, made[1]]);
+    let mut y = m.one(Op::ExpertCombine, &[y, made[1]]);
+    if b.factor != 1.0 {
+        y = m.one(Op::Scale(b.factor), &[y]);
+    }
     let mut y = m.one(Op::Add, &[x, y]);
     if let Some(s) = b.shared {
         let lin = |m: &mut Maker, n: usize, k: usize, d: DType, x| {
@@ -241,6 +267,10 @@ pub fn blocks() -> Vec<Case> {
         types: [DType::F32; 3],
         bias: None,
         shared: None,
+        expert_bias: false,
+        act: Activation::Silu,
+        gated: true,
+        factor: 1.0,
     };
     let mut one_expert = vec![0.0; 8];
     one_expert[5] = 1e4;
@@ -276,6 +306,22 @@ pub fn blocks() -> Vec<Case> {
         block(Block { bias: Some(one_expert), ..base("all tokens to two experts") }),
         block(Block { types: [DType::F32, DType::BF16, DType::F16], ..base("mixed floats") }),
     ];
+    // Experts as other families have them: biases, GPT-OSS's unit, a factor before the residual, no gate.
+    let clamped = Activation::ClampedSwiglu { alpha: 1.702, limit: 7.0 };
+    cases.extend([
+        block(Block { expert_bias: true, act: clamped, router: router(20, 3), ..base("biases, clamped") }),
+        block(Block { factor: 0.22, ..base("factor") }),
+        block(Block { expert_bias: true, gated: false, act: Activation::Gelu, ..base("no gate, GELU, biases") }),
+        block(Block { gated: false, act: Activation::Relu, factor: 0.5, ..base("no gate, ReLU") }),
+        block(Block {
+            hidden: 256,
+            width: 256,
+            types: [DType::MXFP4; 3],
+            expert_bias: true,
+            act: clamped,
+            ..base("mxfp4, biases, clamped")
+        }),
+    ]);
     let quantised = |dtype: DType, types: [DType; 3]| {
         block(Block {
             hidden: 256,
@@ -300,7 +346,8 @@ pub fn expert_linear() -> Vec<Case> {
         let made = m.b.add(Op::Router(router(6, 3)), &[logits]).unwrap();
         let x = m.input(if per_slot { 3 * 256 } else { 256 });
         let weight = m.weight(&[6, 34, 256], dtype);
-        let y = m.one(Op::ExpertLinear { weight }, &[x, made[0]]);
+        let bias = per_slot.then(|| m.weight(&[6, 34], DType::F32));
+        let y = m.one(Op::ExpertLinear(Linear { weight, bias }), &[x, made[0]]);
         let z = m.one(Op::ExpertCombine, &[y, made[1]]);
         cases.push(m.finish(format!("expert_linear/{dtype} per slot {per_slot}"), &[("y0", y), ("y1", z)], &STEPS));
     }

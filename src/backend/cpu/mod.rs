@@ -22,6 +22,7 @@ mod lanes;
 mod layout;
 pub mod pool;
 mod products;
+mod recurrent;
 mod route;
 mod rows;
 mod run;
@@ -46,7 +47,9 @@ use weight::Weight;
 /// How to load.
 #[derive(Clone, Copy, Debug)]
 pub struct Options {
-    /// Threads that compute; all physical cores where not given.
+    /// Threads that compute, the caller's included; all physical cores where not given. Workers spin for some 60 µs after a
+    /// job and then sleep. With 1 there are no workers: everything runs on the thread that calls, for hosts that share the
+    /// processor out themselves. Results do not depend on it.
     pub threads: Option<usize>,
     /// Instructions to use; the fastest that the processor has where not given.
     pub tier: Option<Tier>,
@@ -69,7 +72,7 @@ struct Model {
     graph: Graph,
     layout: Layout,
     weights: Vec<Weight>,
-    /// One-dimensional weights as numbers; empty for others.
+    /// One-dimensional weights and the biases of experts as numbers; empty for others.
     vectors: Vec<Vec<f32>>,
 }
 
@@ -84,13 +87,14 @@ pub fn load(program: Program, options: &Options, progress: &mut dyn FnMut(Progre
     let pool = Pool::new(options.threads.unwrap_or_else(pool::default_threads))?;
     let graph = graph::fuse(&program.graph);
     let routers = router_weights(&graph);
+    let is_vector = vectors_of(&graph);
     let total = program.weights.len() as u64;
     let (mut weights, mut vectors) = (vec![], vec![]);
     for (i, (decl, tensor)) in graph.weights.iter().zip(program.weights.iter()).enumerate() {
         if tensor.rows() == 0 || tensor.cols() == 0 {
             return Err(Error::Model(format!("{} has no elements", decl.name)));
         }
-        vectors.push(if tensor.shape().len() == 1 { numbers(tensor)? } else { vec![] });
+        vectors.push(if is_vector[i] { numbers(tensor)? } else { vec![] });
         // Experts are chosen by router logits, so these are computed from f32 activations, whatever the router's format.
         let exact = if routers.contains(&i) && !tensor.dtype().is_float() { Some(expanded(tensor)?) } else { None };
         weights.push(Weight::new(exact.unwrap_or_else(|| tensor.clone()), tier));
@@ -128,6 +132,22 @@ fn numbers(tensor: &Tensor) -> Result<Vec<f32>> {
 
 fn expanded(tensor: &Tensor) -> Result<Tensor> {
     Tensor::from_f32(tensor.shape().to_vec(), numbers(tensor)?)
+}
+
+/// For each weight, whether ops read it as plain numbers: all of one dimension, and the biases of experts.
+fn vectors_of(graph: &Graph) -> Vec<bool> {
+    let mut found: Vec<bool> = graph.weights.iter().map(|w| w.shape.len() == 1).collect();
+    for node in &graph.nodes {
+        let biases = match &node.op {
+            Op::ExpertLinear(l) | Op::ExpertAct { linear: l, .. } | Op::ExpertDownAdd { linear: l, .. } => {
+                [l.bias, None]
+            }
+            Op::ExpertGlu { gate, up, .. } => [gate.bias, up.bias],
+            _ => [None, None],
+        };
+        biases.into_iter().flatten().for_each(|b| found[b.0 as usize] = true);
+    }
+    found
 }
 
 /// The weights whose products choose experts.
