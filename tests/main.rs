@@ -29,3 +29,4 @@ mod routing;
 mod sampler;
 mod support;
 mod tokenizer;
+mod variants;
