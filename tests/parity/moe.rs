@@ -278,8 +278,6 @@ pub fn blocks() -> Vec<Case> {
     let mut cases = vec![
         block(base("plain")),
         block(Block { shared: Some(48), ..base("shared expert") }),
-        block(Block { shared: Some(112), router: router(6, 3), ..base("wide shared expert") }),
-        block(Block { shared: Some(20), router: router(9, 2), ..base("narrow shared expert") }),
         block(Block { router: router(8, 8), ..base("all experts") }),
         block(Block { router: router(8, 1), ..base("top 1") }),
         block(Block { router: router(1, 1), ..base("one expert") }),
@@ -293,15 +291,6 @@ pub fn blocks() -> Vec<Case> {
                 ..Router::new(16, 4, Score::Sigmoid)
             },
             ..base("groups and selection bias")
-        }),
-        block(Block {
-            router: Router { renormalise: Renormalise::Sum, scale: 2.5, ..Router::new(130, 5, Score::Sigmoid) },
-            ..base("sigmoid")
-        }),
-        block(Block {
-            shared: Some(48),
-            router: Router::new(12, 5, Score::SoftmaxOfSelected),
-            ..base("softmax of the selected")
         }),
         block(Block { bias: Some(one_expert), ..base("all tokens to two experts") }),
         block(Block { types: [DType::F32, DType::BF16, DType::F16], ..base("mixed floats") }),
@@ -334,6 +323,17 @@ pub fn blocks() -> Vec<Case> {
     cases.extend(DType::ALL.into_iter().filter(|d| !d.is_float()).map(|d| quantised(d, [d; 3])));
     cases.push(quantised(DType::Q4K, [DType::Q4K, DType::Q4K, DType::Q6K]));
     cases.push(quantised(DType::Q4_0, [DType::Q4_0, DType::Q4_1, DType::Q8_0]));
+    // Choices that the first product with the experts makes, and shared experts that ride with the routed ones or may not.
+    let sigmoid = Router { renormalise: Renormalise::Sum, scale: 2.5, ..Router::new(130, 5, Score::Sigmoid) };
+    let selected = Router::new(12, 5, Score::SoftmaxOfSelected);
+    cases.extend([
+        block(Block { router: sigmoid, ..base("sigmoid") }),
+        block(Block { shared: Some(48), router: selected, ..base("softmax of the selected") }),
+        block(Block { shared: Some(112), router: router(6, 3), ..base("wide shared expert") }),
+        block(Block { shared: Some(20), router: router(9, 2), ..base("narrow shared expert") }),
+        block(Block { shared: Some(48), factor: 0.5, ..base("shared expert, factor") }),
+        block(Block { shared: Some(48), expert_bias: true, ..base("shared expert, biases") }),
+    ]);
     cases
 }
 
