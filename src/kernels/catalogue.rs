@@ -10,6 +10,9 @@ pub struct Kernel {
     pub parts: &'static [&'static str],
     /// Weight slots: prefixes of `*_data` and `*_dequant`.
     pub slots: &'static [&'static str],
+    /// Parts that are linked once for each list of slots, whose names replace their prefixes `A_` and `B_`, and for each
+    /// number of rows of x at a time up to `COLS`.
+    pub products: &'static [(&'static str, &'static [&'static str])],
     /// Whether it reads or writes a KV cache.
     pub kv: bool,
     /// Numbers that shape the code, and their defaults.
@@ -45,7 +48,7 @@ impl Style {
     /// 4 x 4 13.9-15.8 GFLOP/s; each doubling of the tile doubles the time of the first dispatch (4 x 4: 0.4 s).
     pub fn matrix(self, kernel: &'static Kernel, cols: usize, many: bool) -> Variant {
         // Two matrices in one pass: half the rows for the same registers.
-        let rows = if kernel.slots.len() > 1 { 2 } else { 4 };
+        let rows = if kernel.products.iter().any(|p| p.1.len() > 1) { 2 } else { 4 };
         let many = many && kernel.consts.iter().any(|c| c.0 == "COLS");
         let [wg, lanes, rows, columns] = match (self, many) {
             (Style::Lanes, false) if cols <= 512 => [64, 8, 1, 1],
@@ -72,6 +75,19 @@ const DOT: &str = include_str!("../../shaders/common/dot.wgsl");
 const ROWS_PLAIN: &str = include_str!("../../shaders/rows/plain.wgsl");
 const ROWS_SLOTS: &str = include_str!("../../shaders/rows/slots.wgsl");
 const ROWS_GROUPED: &str = include_str!("../../shaders/rows/grouped.wgsl");
+const EXPERT_CHOOSE: &str = include_str!("../../shaders/experts/choose.wgsl");
+const EXPERT_IDS: &str = include_str!("../../shaders/experts/ids.wgsl");
+const ONE_MATRIX: &str = include_str!("../../shaders/matrix/one.wgsl");
+const TWO_MATRICES: &str = include_str!("../../shaders/matrix/two.wgsl");
+const ONE_UNIT: &str = include_str!("../../shaders/glu/one.wgsl");
+const AND_SHARED_UNIT: &str = include_str!("../../shaders/glu/shared.wgsl");
+const EXPERT_DOWN: &str = include_str!("../../shaders/expert_down_add.wgsl");
+const DOWN_ALONE: &str = include_str!("../../shaders/down/alone.wgsl");
+const AND_SHARED_DOWN: &str = include_str!("../../shaders/down/shared.wgsl");
+const PRODUCTS: &str = include_str!("../../shaders/common/products.wgsl");
+const PAIR_PRODUCTS: &str = include_str!("../../shaders/common/glu_products.wgsl");
+const W_PRODUCTS: &[(&str, &[&str])] = &[(PRODUCTS, &["w"])];
+const GLU_PRODUCTS: &[(&str, &[&str])] = &[(PAIR_PRODUCTS, &["gate", "up"])];
 
 /// Rows of the weight and rows of x that a workgroup of a matrix kernel takes.
 fn matrix_tile(v: &Variant) -> [u32; 2] {
@@ -92,8 +108,46 @@ const NO_ACT: u32 = 9;
 const MATRIX: &[(&str, u32)] = &[("WG", 64), ("LANES", 16), ("ROWS", 2), ("COLS", 1), ("TAIL", 0), ("ACT", NO_ACT)];
 const MATRIX_NORM: &[(&str, u32)] =
     &[("WG", 64), ("LANES", 16), ("ROWS", 2), ("COLS", 1), ("TAIL", 0), ("ACT", NO_ACT), ("NORM", 0)];
+const MATRIX_NORMED: &[(&str, u32)] =
+    &[("WG", 64), ("LANES", 16), ("ROWS", 2), ("COLS", 1), ("TAIL", 0), ("ACT", NO_ACT), ("NORM", 0), ("NORMED", 0)];
 const GLU_MATRIX: &[(&str, u32)] =
     &[("WG", 64), ("LANES", 16), ("ROWS", 2), ("COLS", 1), ("TAIL", 0), ("ACT", 0), ("ALPHA", 0), ("LIMIT", 0)];
+const GLU_MATRIX_CHOOSE: &[(&str, u32)] = &[
+    ("WG", 64),
+    ("LANES", 16),
+    ("ROWS", 2),
+    ("COLS", 1),
+    ("TAIL", 0),
+    ("ACT", 0),
+    ("ALPHA", 0),
+    ("LIMIT", 0),
+    ("CHOOSE", 1),
+    ("EXPERTS", 64),
+];
+const GLU_MATRIX_SHARED_CHOOSE: &[(&str, u32)] = &[
+    ("WG", 64),
+    ("LANES", 16),
+    ("ROWS", 2),
+    ("COLS", 1),
+    ("TAIL", 0),
+    ("ACT", 0),
+    ("ALPHA", 0),
+    ("LIMIT", 0),
+    ("SHARED", 1),
+    ("CHOOSE", 1),
+    ("EXPERTS", 64),
+];
+const GLU_MATRIX_SHARED: &[(&str, u32)] = &[
+    ("WG", 64),
+    ("LANES", 16),
+    ("ROWS", 2),
+    ("COLS", 1),
+    ("TAIL", 0),
+    ("ACT", 0),
+    ("ALPHA", 0),
+    ("LIMIT", 0),
+    ("SHARED", 1),
+];
 const GLU_MATRIX_NORM: &[(&str, u32)] = &[
     ("WG", 64),
     ("LANES", 16),
@@ -106,12 +160,17 @@ const GLU_MATRIX_NORM: &[(&str, u32)] = &[
     ("NORM", 0),
 ];
 
+const DOWN_MATRIX: &[(&str, u32)] = &[("WG", 64), ("LANES", 16), ("ROWS", 2), ("COLS", 1), ("TAIL", 0), ("SHARED", 0)];
+const DOWN_SHARED_MATRIX: &[(&str, u32)] =
+    &[("WG", 64), ("LANES", 16), ("ROWS", 2), ("COLS", 1), ("TAIL", 0), ("SHARED", 1)];
+
 /// Rows of an embedding table. Bindings: `ids` u32 `[T, 1]`, `w_data` segment of `[V, H]`, `y` `[T, H]` (read_write).
 /// Items: groups of a row; rows: T. A token's row is written by the dispatch whose segment holds it.
 pub static EMBED: Kernel = Kernel {
     name: "embed",
     parts: &[FRAME, include_str!("../../shaders/embed.wgsl")],
     slots: &["w"],
+    products: &[],
     kv: false,
     consts: &[("WG", 32), ("TAIL", 0)],
     params: params::EmbedParams::FIELDS,
@@ -125,6 +184,7 @@ pub static RMS_NORM: Kernel = Kernel {
     name: "rms_norm",
     parts: &[FRAME, SUM, include_str!("../../shaders/rms_norm.wgsl")],
     slots: &[],
+    products: &[],
     kv: false,
     consts: &[("WG", 64), ("LAYER", 0), ("BIASED", 0)],
     params: params::RmsNormParams::FIELDS,
@@ -133,11 +193,27 @@ pub static RMS_NORM: Kernel = Kernel {
 
 /// `y = [residual +] [factor ·] [sigmoid(g) ·] [act] (W norm(x) + b)`. Bindings: `x`, `w_data`, `bias` f32 `[N]` of the whole matrix,
 /// `residual` `[R, N]`, `gate` `[R, 1]`, `norm` f32 `[K]` (read where `NORM` = 1), `y` (read_write).
+/// With `NORMED` = 1 (and `NORM`) the first row of norm(x) goes to column `normed_offset` of y.
 /// Items: rows of the segment; rows: T or O.
 pub static LINEAR_KERNEL: Kernel = Kernel {
     name: "linear",
-    parts: &[FRAME, DOT, ACTIVATION, ROWS_PLAIN, LINEAR],
+    parts: &[FRAME, DOT, ACTIVATION, ROWS_PLAIN, ONE_MATRIX, LINEAR],
     slots: &["w"],
+    products: W_PRODUCTS,
+    kv: false,
+    consts: MATRIX_NORMED,
+    params: params::LinearParams::FIELDS,
+    tile: matrix_tile,
+};
+
+/// As `linear`, two matrices of any two formats on the same x. Bindings: `x`, `w_data`, `second_data`, `bias` f32 (by column
+/// of the result), `residual`, `gate`, `norm`, `y` (read_write). Items: `blocks` times a workgroup's rows for the first
+/// matrix, then the rows of the second; rows: T or O.
+pub static LINEAR_TWO: Kernel = Kernel {
+    name: "linear_two",
+    parts: &[FRAME, DOT, ACTIVATION, ROWS_PLAIN, TWO_MATRICES, LINEAR],
+    slots: &["w", "second"],
+    products: &[(PRODUCTS, &["w"]), (PRODUCTS, &["second"])],
     kv: false,
     consts: MATRIX_NORM,
     params: params::LinearParams::FIELDS,
@@ -148,8 +224,9 @@ pub static LINEAR_KERNEL: Kernel = Kernel {
 /// Items: rows of one expert's matrix; rows: T·k. `COLS` must be 1.
 pub static EXPERT_LINEAR: Kernel = Kernel {
     name: "expert_linear",
-    parts: &[FRAME, DOT, ACTIVATION, ROWS_SLOTS, LINEAR],
+    parts: &[FRAME, DOT, ACTIVATION, ROWS_SLOTS, EXPERT_IDS, ONE_MATRIX, LINEAR],
     slots: &["w"],
+    products: W_PRODUCTS,
     kv: false,
     consts: MATRIX,
     params: params::LinearParams::FIELDS,
@@ -160,8 +237,9 @@ pub static EXPERT_LINEAR: Kernel = Kernel {
 /// (read_write). Items: rows of one expert's matrix; rows: tiles (their number is in `args`).
 pub static EXPERT_LINEAR_GROUPED: Kernel = Kernel {
     name: "expert_linear_grouped",
-    parts: &[FRAME, DOT, ACTIVATION, ROWS_GROUPED, LINEAR],
+    parts: &[FRAME, DOT, ACTIVATION, ROWS_GROUPED, ONE_MATRIX, LINEAR],
     slots: &["w"],
+    products: W_PRODUCTS,
     kv: false,
     consts: MATRIX,
     params: params::LinearParams::FIELDS,
@@ -172,8 +250,9 @@ pub static EXPERT_LINEAR_GROUPED: Kernel = Kernel {
 /// `y` (read_write). Both matrices are cut into segments at the same rows. Items: rows of the segment; rows: T or O.
 pub static LINEAR_GLU: Kernel = Kernel {
     name: "linear_glu",
-    parts: &[FRAME, DOT, ACTIVATION, ROWS_PLAIN, GLU_LINEAR],
+    parts: &[FRAME, DOT, ACTIVATION, ROWS_PLAIN, ONE_UNIT, GLU_LINEAR],
     slots: &["gate", "up"],
+    products: GLU_PRODUCTS,
     kv: false,
     consts: GLU_MATRIX_NORM,
     params: params::GluLinearParams::FIELDS,
@@ -184,20 +263,54 @@ pub static LINEAR_GLU: Kernel = Kernel {
 /// Items: rows of one expert's matrix; rows: T·k. `COLS` must be 1.
 pub static EXPERT_GLU: Kernel = Kernel {
     name: "expert_glu",
-    parts: &[FRAME, DOT, ACTIVATION, ROWS_SLOTS, GLU_LINEAR],
+    parts: &[FRAME, DOT, ACTIVATION, ROWS_SLOTS, EXPERT_IDS, ONE_UNIT, GLU_LINEAR],
     slots: &["gate", "up"],
+    products: GLU_PRODUCTS,
     kv: false,
     consts: GLU_MATRIX,
     params: params::GluLinearParams::FIELDS,
     tile: matrix_tile,
 };
 
+/// As `expert_glu`, with a shared expert: its h follows those of the k slots. Bindings: `x`, `gate_data`, `up_data`,
+/// `shared_gate_data`, `shared_up_data`, `ids` u32 `[T, k]`, `y` (read_write). Items: rows of one expert's matrix; rows:
+/// T·(k + `shared_parts`). `COLS` must be 1.
+pub static EXPERT_GLU_SHARED: Kernel = Kernel {
+    name: "expert_glu_shared",
+    parts: &[FRAME, DOT, ACTIVATION, ROWS_SLOTS, EXPERT_IDS, AND_SHARED_UNIT, GLU_LINEAR],
+    slots: &["gate", "up", "shared_gate", "shared_up"],
+    products: &[(PAIR_PRODUCTS, &["gate", "up"]), (PAIR_PRODUCTS, &["shared_gate", "shared_up"])],
+    kv: false,
+    consts: GLU_MATRIX_SHARED,
+    params: params::GluLinearParams::FIELDS,
+    tile: matrix_tile,
+};
+
+/// As `expert_glu`, the experts chosen by the kernel itself from the router's logits, which lie in the rows of `x` at
+/// `logits_offset`. Bindings: `x`, `gate_data`, `up_data`, `y` (read_write), `ids` u32 `[T, k]` (read_write), `weights` `[T, k]`
+/// (read_write). `EXPERTS`: at least E.
+pub static EXPERT_GLU_CHOOSE: Kernel = Kernel {
+    name: "expert_glu_choose",
+    parts: &[FRAME, SUM, DOT, ACTIVATION, ROWS_SLOTS, EXPERT_CHOOSE, ONE_UNIT, GLU_LINEAR],
+    consts: GLU_MATRIX_CHOOSE,
+    ..EXPERT_GLU
+};
+
+/// As `expert_glu_shared`, the experts chosen as in `expert_glu_choose`.
+pub static EXPERT_GLU_SHARED_CHOOSE: Kernel = Kernel {
+    name: "expert_glu_shared_choose",
+    parts: &[FRAME, SUM, DOT, ACTIVATION, ROWS_SLOTS, EXPERT_CHOOSE, AND_SHARED_UNIT, GLU_LINEAR],
+    consts: GLU_MATRIX_SHARED_CHOOSE,
+    ..EXPERT_GLU_SHARED
+};
+
 /// The same from the tables of `expert_sort`, dispatched indirectly. Bindings: `x`, `gate_data`, `up_data`, `pairs`,
 /// `tiles`, `y` (read_write). Items: rows of one expert's matrix; rows: tiles (their number is in `args`).
 pub static EXPERT_GLU_GROUPED: Kernel = Kernel {
     name: "expert_glu_grouped",
-    parts: &[FRAME, DOT, ACTIVATION, ROWS_GROUPED, GLU_LINEAR],
+    parts: &[FRAME, DOT, ACTIVATION, ROWS_GROUPED, ONE_UNIT, GLU_LINEAR],
     slots: &["gate", "up"],
+    products: GLU_PRODUCTS,
     kv: false,
     consts: GLU_MATRIX,
     params: params::GluLinearParams::FIELDS,
@@ -209,12 +322,26 @@ pub static EXPERT_GLU_GROUPED: Kernel = Kernel {
 /// first dispatch starts from the residual, later ones `ACCUMULATE`.
 pub static EXPERT_DOWN_ADD: Kernel = Kernel {
     name: "expert_down_add",
-    parts: &[FRAME, DOT, include_str!("../../shaders/expert_down_add.wgsl")],
+    parts: &[FRAME, DOT, DOWN_ALONE, EXPERT_DOWN],
     slots: &["w"],
+    products: W_PRODUCTS,
     kv: false,
-    consts: &[("WG", 64), ("LANES", 16), ("ROWS", 2), ("TAIL", 0)],
+    consts: DOWN_MATRIX,
     params: params::ExpertDownAddParams::FIELDS,
-    tile: |v| [v.get("WG") / v.get("LANES").max(1) * v.get("ROWS"), 1],
+    tile: matrix_tile,
+};
+
+/// As `expert_down_add`, with a shared expert whose h `[T, Is]` follows those of the slots in `x`. Bindings: `x`, `w_data`,
+/// `shared_data` `[H, Is]`, `ids`, `weights`, `residual`, `gate` `[T, 1]` (read where `GATE` is set), `y` (read_write).
+pub static EXPERT_DOWN_SHARED_ADD: Kernel = Kernel {
+    name: "expert_down_shared_add",
+    parts: &[FRAME, DOT, AND_SHARED_DOWN, EXPERT_DOWN],
+    slots: &["w", "shared"],
+    products: &[(PRODUCTS, &["w"]), (PRODUCTS, &["shared"])],
+    kv: false,
+    consts: DOWN_SHARED_MATRIX,
+    params: params::ExpertDownAddParams::FIELDS,
+    tile: matrix_tile,
 };
 
 /// Rotation by position. Bindings: `rows` (as in `common/sequence.wgsl`), `x` `[T, heads·D]`, `rope_table` `vec2<f32>`
@@ -224,6 +351,7 @@ pub static ROPE: Kernel = Kernel {
     name: "rope",
     parts: &[FRAME, SEQUENCE, ROTATE, include_str!("../../shaders/rope.wgsl")],
     slots: &[],
+    products: &[],
     kv: false,
     consts: &[("WG", 64), ("BATCH", 0)],
     params: params::RopeParams::FIELDS,
@@ -236,6 +364,7 @@ pub static KV_STORE: Kernel = Kernel {
     name: "kv_store",
     parts: &[FRAME, SEQUENCE, include_str!("../../shaders/kv_store.wgsl")],
     slots: &[],
+    products: &[],
     kv: true,
     consts: &[("WG", 64), ("BATCH", 0)],
     params: params::KvStoreParams::FIELDS,
@@ -248,6 +377,7 @@ pub static ROPE_STORE: Kernel = Kernel {
     name: "rope_store",
     parts: &[FRAME, SEQUENCE, SUM, ROTATE, include_str!("../../shaders/rope_store.wgsl")],
     slots: &[],
+    products: &[],
     kv: true,
     consts: &[("WG", 32), ("BATCH", 0)],
     params: params::RopeStoreParams::FIELDS,
@@ -263,6 +393,7 @@ pub static ATTEND: Kernel = Kernel {
     name: "attend",
     parts: &[FRAME, SEQUENCE, include_str!("../../shaders/attend.wgsl")],
     slots: &[],
+    products: &[],
     kv: true,
     consts: &[("WG", 64), ("K_DIM", 64), ("V_DIM", 64), ("ROWS", 4), ("SPLIT", 0), ("BATCH", 0), ("V_IN_K", 0)],
     params: params::AttendParams::FIELDS,
@@ -276,6 +407,7 @@ pub static SHORT_CONV: Kernel = Kernel {
     name: "short_conv",
     parts: &[FRAME, ACTIVATION, include_str!("../../shaders/short_conv.wgsl")],
     slots: &[],
+    products: &[],
     kv: false,
     consts: &[("WG", 64), ("TAPS", 4), ("ACT", 0)],
     params: params::ShortConvParams::FIELDS,
@@ -289,6 +421,7 @@ pub static DELTA_NET: Kernel = Kernel {
     name: "delta_net",
     parts: &[FRAME, include_str!("../../shaders/delta_net.wgsl")],
     slots: &[],
+    products: &[],
     kv: false,
     consts: &[("WG", 32)],
     params: params::DeltaNetParams::FIELDS,
@@ -301,6 +434,7 @@ pub static ATTEND_REDUCE: Kernel = Kernel {
     name: "attend_reduce",
     parts: &[FRAME, include_str!("../../shaders/attend_reduce.wgsl")],
     slots: &[],
+    products: &[],
     kv: false,
     consts: &[("WG", 32)],
     params: params::AttendReduceParams::FIELDS,
@@ -315,6 +449,7 @@ pub static ROUTER: Kernel = Kernel {
     name: "router",
     parts: &[FRAME, SUM, include_str!("../../shaders/router.wgsl")],
     slots: &[],
+    products: &[],
     kv: false,
     consts: &[("WG", 64), ("EXPERTS", 64), ("BY_SCORE", 0), ("GROUPED", 0), ("GROUPS", 1), ("SPARSE", 0)],
     params: params::RouterParams::FIELDS,
@@ -329,6 +464,7 @@ pub static EXPERT_SORT: Kernel = Kernel {
     name: "expert_sort",
     parts: &[FRAME, include_str!("../../shaders/expert_sort.wgsl")],
     slots: &[],
+    products: &[],
     kv: false,
     consts: &[("WG", 64), ("EXPERTS", 64)],
     params: params::ExpertSortParams::FIELDS,
@@ -341,6 +477,7 @@ pub static EXPERT_COMBINE: Kernel = Kernel {
     name: "expert_combine",
     parts: &[FRAME, include_str!("../../shaders/expert_combine.wgsl")],
     slots: &[],
+    products: &[],
     kv: false,
     consts: &[("WG", 64)],
     params: params::ExpertCombineParams::FIELDS,
@@ -354,6 +491,7 @@ pub static ELEMENTWISE: Kernel = Kernel {
     name: "elementwise",
     parts: &[FRAME, ACTIVATION, include_str!("../../shaders/elementwise.wgsl")],
     slots: &[],
+    products: &[],
     kv: false,
     consts: &[("WG", 64), ("OP", 0), ("ACT", 0), ("ALPHA", 0), ("LIMIT", 0)],
     params: params::ElementwiseParams::FIELDS,
@@ -366,6 +504,7 @@ pub static SAMPLE_KEYS: Kernel = Kernel {
     name: "sample_keys",
     parts: &[FRAME, SAMPLING, include_str!("../../shaders/sample_keys.wgsl")],
     slots: &[],
+    products: &[],
     kv: false,
     consts: &[("WG", 64)],
     params: params::SampleKeysParams::FIELDS,
@@ -379,6 +518,7 @@ pub static SAMPLE_PICK: Kernel = Kernel {
     name: "sample_pick",
     parts: &[FRAME, SAMPLING, include_str!("../../shaders/sample_pick.wgsl")],
     slots: &[],
+    products: &[],
     kv: false,
     consts: &[("WG", 256)],
     params: params::SamplePickParams::FIELDS,
@@ -390,6 +530,7 @@ pub static HEAD_IDS: Kernel = Kernel {
     name: "head_ids",
     parts: &[FRAME, include_str!("../../shaders/head_ids.wgsl")],
     slots: &[],
+    products: &[],
     kv: false,
     consts: &[("WG", 64)],
     params: params::HeadIdsParams::FIELDS,
@@ -402,6 +543,7 @@ pub static JOIN_HEADS: Kernel = Kernel {
     name: "join_heads",
     parts: &[FRAME, include_str!("../../shaders/join_heads.wgsl")],
     slots: &[],
+    products: &[],
     kv: false,
     consts: &[("WG", 64)],
     params: params::JoinHeadsParams::FIELDS,
@@ -413,6 +555,7 @@ pub static COPY: Kernel = Kernel {
     name: "copy",
     parts: &[FRAME, include_str!("../../shaders/copy.wgsl")],
     slots: &[],
+    products: &[],
     kv: false,
     consts: &[("WG", 64), ("EACH", 8)],
     params: params::CopyParams::FIELDS,
@@ -420,18 +563,23 @@ pub static COPY: Kernel = Kernel {
 };
 
 /// Every kernel.
-pub static ALL: [&Kernel; 25] = [
+pub static ALL: [&Kernel; 30] = [
     &HEAD_IDS,
     &JOIN_HEADS,
     &EMBED,
     &RMS_NORM,
     &LINEAR_KERNEL,
+    &LINEAR_TWO,
     &EXPERT_LINEAR,
     &EXPERT_LINEAR_GROUPED,
     &LINEAR_GLU,
     &EXPERT_GLU,
+    &EXPERT_GLU_SHARED,
+    &EXPERT_GLU_CHOOSE,
+    &EXPERT_GLU_SHARED_CHOOSE,
     &EXPERT_GLU_GROUPED,
     &EXPERT_DOWN_ADD,
+    &EXPERT_DOWN_SHARED_ADD,
     &ROPE,
     &KV_STORE,
     &ROPE_STORE,

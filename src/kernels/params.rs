@@ -97,7 +97,7 @@ params! {
         eps: f32,
     }
 
-    /// `linear`, `expert_linear`, `expert_linear_grouped`.
+    /// `linear`, `linear_two`, `expert_linear`, `expert_linear_grouped`.
     LinearParams {
         /// 1: the rows are the O outputs, 0: the T tokens. (Experts: 0.)
         outputs: u32,
@@ -139,11 +139,20 @@ params! {
         ids_offset: u32,
         /// Of the expert ids.
         ids_stride: u32,
+        /// `linear_two`: workgroups in x that take the first matrix.
+        blocks: u32,
+        /// `linear_two`: rows of the second matrix.
+        rows_1: u32,
+        /// `linear_two`: output column of its first row.
+        column_1: u32,
+        /// Of the normalised x in a row of `y` (`NORMED`), from the row's start.
+        normed_offset: u32,
         /// On the product.
         factor: f32,
     }
 
-    /// `linear_glu`, `expert_glu`, `expert_glu_grouped`.
+    /// `linear_glu`, `expert_glu`, `expert_glu_shared`, `expert_glu_choose`, `expert_glu_shared_choose`,
+    /// `expert_glu_grouped`.
     GluLinearParams {
         /// 1: the rows are the O outputs, 0: the T tokens. (Experts: 0.)
         outputs: u32,
@@ -175,13 +184,31 @@ params! {
         ids_offset: u32,
         /// Of the expert ids.
         ids_stride: u32,
+        /// Rows of the shared expert's matrices (Is).
+        shared_rows: u32,
+        /// Slots that it takes, of `out` rows each.
+        shared_parts: u32,
+        /// The router's, where the kernel chooses (`CHOOSE`): E.
+        experts: u32,
+        /// 0 softmax, 1 softmax of the selected, 2 sigmoid.
+        score: u32,
+        /// 1: divide by the sum of the selected.
+        renormalise: u32,
+        /// Factor on the weights.
+        router_scale: f32,
+        /// Of the logits, which lie in the rows of x.
+        logits_offset: u32,
+        /// Of the expert weights.
+        weights_offset: u32,
+        /// Of the expert weights.
+        weights_stride: u32,
         /// `BIAS`, experts only.
         flags: u32,
         /// Where the biases of up start.
         bias_up: u32,
     }
 
-    /// `expert_down_add`.
+    /// `expert_down_add`, `expert_down_shared_add`.
     ExpertDownAddParams {
         /// First row of the segment, of the flattened `[E * out]` rows.
         row0: u32,
@@ -195,7 +222,7 @@ params! {
         out: u32,
         /// Experts used a token (k).
         used: u32,
-        /// `RESIDUAL` (start from the residual) or `ACCUMULATE` (start from y), or neither (start from 0); and `BIAS`.
+        /// `RESIDUAL` (start from the residual) or `ACCUMULATE` (start from y), or neither (start from 0); and `BIAS`, `GATE`.
         flags: u32,
         /// Of h `[T, k * I]`.
         x_offset: u32,
@@ -217,6 +244,14 @@ params! {
         weights_offset: u32,
         /// Of the expert weights.
         weights_stride: u32,
+        /// Columns of the shared expert's matrix (Is), a multiple of 4.
+        shared_cols: u32,
+        /// Groups of a row of it.
+        shared_groups: u32,
+        /// Of the shared expert's gate `[T, 1]` (`GATE`).
+        gate_offset: u32,
+        /// Of the gate.
+        gate_stride: u32,
         /// On the weighted sum.
         factor: f32,
     }

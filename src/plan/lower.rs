@@ -120,6 +120,10 @@ pub(super) struct Lower<'a> {
     steps: Vec<Step>,
     ropes: Vec<Rope>,
     pub sorts: Vec<super::experts::Sort>,
+    /// Choices of experts that the first products with them make.
+    pub choices: Vec<super::experts::Choice>,
+    /// Shared experts that ride with the routed ones.
+    pub shared: Vec<super::shared::Shared>,
     /// Norms that are computed inside the products that use them; their values' places are those of the norms' inputs.
     pub folded: Vec<(ValueId, Norm)>,
     op: &'static str,
@@ -154,6 +158,8 @@ impl<'a> Lower<'a> {
             steps: vec![],
             ropes: ropes(g),
             sorts: vec![],
+            choices: vec![],
+            shared: if decode { super::shared::find(g, w) } else { vec![] },
             folded: vec![],
             op: "",
             layer: None,
@@ -218,6 +224,8 @@ impl<'a> Lower<'a> {
             Op::Act(act) => self.elementwise(5, Some(*act), ins, outs[0], 0.0)?,
             // Its place was set by the router that it rides with, which makes its input.
             Op::Linear(_) if super::weights::rides_with_router(self.g, self.w, n) => {}
+            // Done with the routed experts.
+            Op::LinearGlu { .. } | Op::LinearAdd { .. } if self.shared.iter().any(|s| s.nodes[2..].contains(&i)) => {}
             Op::Linear(_)
             | Op::LinearAdd { .. }
             | Op::LinearAct { .. }
@@ -236,7 +244,7 @@ impl<'a> Lower<'a> {
             | Op::ExpertAct { .. }
             | Op::ExpertCombine
             | Op::ExpertGlu { .. }
-            | Op::ExpertDownAdd { .. } => self.expert_node(n)?,
+            | Op::ExpertDownAdd { .. } => self.expert_node(n, i)?,
         }
         Ok(())
     }

@@ -28,6 +28,7 @@ mod memory;
 mod print;
 mod recurrent;
 pub mod sample;
+mod shared;
 mod weights;
 
 pub use check::{check, check_shaders, check_step_shader};

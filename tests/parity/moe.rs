@@ -196,7 +196,8 @@ struct Block {
     router: Router,
     types: [DType; 3],
     bias: Option<Vec<f32>>,
-    shared: bool,
+    /// Width of a shared expert.
+    shared: Option<usize>,
     /// Whether the experts have biases.
     expert_bias: bool,
     act: Activation,
@@ -241,14 +242,14 @@ fn block(b: Block) -> Case {
         y = m.one(Op::Scale(b.factor), &[y]);
     }
     let mut y = m.one(Op::Add, &[x, y]);
-    if b.shared {
+    if let Some(s) = b.shared {
         let lin = |m: &mut Maker, n: usize, k: usize, d: DType, x| {
             let weight = m.weight(&[n, k], d);
             m.one(Op::Linear(Linear { weight, bias: None }), &[x])
         };
-        let (g, u) = (lin(&mut m, i, h, b.types[0], normed), lin(&mut m, i, h, b.types[1], normed));
+        let (g, u) = (lin(&mut m, s, h, b.types[0], normed), lin(&mut m, s, h, b.types[1], normed));
         let a = m.one(Op::Glu(Activation::Silu), &[g, u]);
-        let s = lin(&mut m, h, i, b.types[2], a);
+        let s = lin(&mut m, h, s, b.types[2], a);
         let gate = lin(&mut m, 1, h, DType::F32, normed);
         let s = m.one(Op::SigmoidGate, &[s, gate]);
         y = m.one(Op::Add, &[y, s]);
@@ -265,7 +266,7 @@ pub fn blocks() -> Vec<Case> {
         router: router(8, 2),
         types: [DType::F32; 3],
         bias: None,
-        shared: false,
+        shared: None,
         expert_bias: false,
         act: Activation::Silu,
         gated: true,
@@ -276,13 +277,13 @@ pub fn blocks() -> Vec<Case> {
     one_expert[2] = 5e3;
     let mut cases = vec![
         block(base("plain")),
-        block(Block { shared: true, ..base("shared expert") }),
+        block(Block { shared: Some(48), ..base("shared expert") }),
         block(Block { router: router(8, 8), ..base("all experts") }),
         block(Block { router: router(8, 1), ..base("top 1") }),
         block(Block { router: router(1, 1), ..base("one expert") }),
         block(Block { router: Router { renormalise: Renormalise::Sum, ..router(100, 6) }, ..base("100 experts") }),
         block(Block {
-            shared: true,
+            shared: Some(48),
             router: Router {
                 groups: groups(4, 2, GroupScore::TopTwo),
                 renormalise: Renormalise::SumPlus(1e-20),
@@ -315,13 +316,24 @@ pub fn blocks() -> Vec<Case> {
             hidden: 256,
             width: 256,
             types,
-            shared: dtype == DType::Q4K,
+            shared: (dtype == DType::Q4K).then_some(512),
             ..base(&types.map(|t| t.to_string()).join(" "))
         })
     };
     cases.extend(DType::ALL.into_iter().filter(|d| !d.is_float()).map(|d| quantised(d, [d; 3])));
     cases.push(quantised(DType::Q4K, [DType::Q4K, DType::Q4K, DType::Q6K]));
     cases.push(quantised(DType::Q4_0, [DType::Q4_0, DType::Q4_1, DType::Q8_0]));
+    // Choices that the first product with the experts makes, and shared experts that ride with the routed ones or may not.
+    let sigmoid = Router { renormalise: Renormalise::Sum, scale: 2.5, ..Router::new(130, 5, Score::Sigmoid) };
+    let selected = Router::new(12, 5, Score::SoftmaxOfSelected);
+    cases.extend([
+        block(Block { router: sigmoid, ..base("sigmoid") }),
+        block(Block { shared: Some(48), router: selected, ..base("softmax of the selected") }),
+        block(Block { shared: Some(112), router: router(6, 3), ..base("wide shared expert") }),
+        block(Block { shared: Some(20), router: router(9, 2), ..base("narrow shared expert") }),
+        block(Block { shared: Some(48), factor: 0.5, ..base("shared expert, factor") }),
+        block(Block { shared: Some(48), expert_bias: true, ..base("shared expert, biases") }),
+    ]);
     cases
 }
 
