@@ -15,7 +15,7 @@ use serde_json::{Value as Json, json};
 use std::{collections::BTreeMap, path::Path};
 
 /// A GGUF file's bytes of tensors as they are.
-fn bytes_of(meta: &Metadata, tensors: &[(String, Tensor)]) -> Vec<u8> {
+pub fn bytes_of(meta: &Metadata, tensors: &[(String, Tensor)]) -> Vec<u8> {
     let spec =
         |(name, t): &(String, Tensor)| TensorSpec { name: name.clone(), dtype: t.dtype(), shape: t.shape().to_vec() };
     let specs: Vec<TensorSpec> = tensors.iter().map(spec).collect();
@@ -27,25 +27,25 @@ fn bytes_of(meta: &Metadata, tensors: &[(String, Tensor)]) -> Vec<u8> {
     out
 }
 
-fn tensors(ckpt: &Checkpoint) -> Vec<(String, Tensor)> {
+pub fn tensors(ckpt: &Checkpoint) -> Vec<(String, Tensor)> {
     ckpt.tensors().map(|(n, t)| (n.to_string(), t.clone())).collect()
 }
 
 /// Written and read again.
-fn through_bytes(ckpt: &Checkpoint) -> Checkpoint {
+pub fn through_bytes(ckpt: &Checkpoint) -> Checkpoint {
     file::open_bytes(Bytes::from_vec(bytes_of(ckpt.meta(), &tensors(ckpt)))).unwrap()
 }
 
-fn options(bf16_rope: bool) -> model::Options {
+pub fn options(bf16_rope: bool) -> model::Options {
     model::Options { trace_router: true, bf16_rope }
 }
 
-fn exported(name: &str) -> Checkpoint {
+pub fn exported(name: &str) -> Checkpoint {
     model::to_gguf(&file::open(&folder(name)).unwrap()).unwrap()
 }
 
 #[allow(clippy::print_stdout)]
-fn check_golden(name: &str, d: &Definition, g: &Golden, target: Target) {
+pub fn check_golden(name: &str, d: &Definition, g: &Golden, target: Target) {
     let Some(loaded) = load(target, &d.program) else { return };
     let logits = names(d).iter().position(|n| n == "logits").unwrap();
     // The mini-Mixtral's golden is two sequences of 16 tokens.
@@ -114,7 +114,7 @@ fn alarm_unpermuted_queries_are_noticed() {
 }
 
 /// A golden's folder with another config and other tensors.
-fn edited(
+pub fn edited(
     name: &str,
     edit: impl FnOnce(&mut Json),
     keep: impl Fn(&str) -> bool,
@@ -139,14 +139,14 @@ fn edited(
     (dir, ckpt)
 }
 
-fn logits(ckpt: &Checkpoint, ids: &[u32]) -> Vec<f32> {
+pub fn logits(ckpt: &Checkpoint, ids: &[u32]) -> Vec<f32> {
     let d = model::build(ckpt, &options(false)).unwrap();
     let loaded = load(Target::Reference, &d.program).unwrap();
     forward(&*loaded, ids, &[ids.len()]).swap_remove(0).f32
 }
 
 /// Both forms give the same logits, and they are not those of the golden (the edit has done something).
-fn check_forms(name: &str, what: &str, ckpt: &Checkpoint) -> Checkpoint {
+pub fn check_forms(name: &str, what: &str, ckpt: &Checkpoint) -> Checkpoint {
     let ids = golden(name).ids;
     let gguf = through_bytes(&model::to_gguf(ckpt).unwrap());
     let want = logits(ckpt, &ids);

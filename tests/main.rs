@@ -11,6 +11,7 @@ mod batch;
 mod cli;
 mod cpu;
 mod export;
+mod export_families;
 mod files;
 mod generate;
 mod goldens;

@@ -349,7 +349,7 @@ pub(super) fn graph(d: &Decoder, p: &Params<'_>, mut l: Loader<'_>, options: &Op
     let mut rope = rope::rope(p, d.head_dim, d.pairs, factors.as_deref(), options.bf16_rope)?;
     let two = [l.numbers("rope_factors_short.weight")?, l.numbers("rope_factors_long.weight")?];
     rope::long(p, &mut rope, two, options.bf16_rope)?;
-    let rope = if d.latent.is_some() { mla::rotation(p, rope) } else { rope };
+    let rope = if d.latent.is_some() { mla::rotation(p, rope)? } else { rope };
     let table = l.table("token_embd.weight", d.vocab, d.hidden)?;
     let vocab = l.b.graph().weight(table).shape[0];
     let ids = l.b.one(Op::Tokens, &[])?;

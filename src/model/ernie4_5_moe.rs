@@ -55,7 +55,10 @@ fn decoder(p: &Params<'_>) -> Result<Decoder> {
     let family = Router { renormalise: Renormalise::SumAtLeast(least), ..Router::new(experts, used, Score::Softmax) };
     let router = router(p, family)?;
     let selection_bias = !p.is_gguf() || p.any_tensor(|n| n.ends_with(".exp_probs_b.bias"));
-    let shared = p.opt_usize("expert_shared_count", "moe_num_shared_experts")?.unwrap_or(0) * width;
+    let shared = match p.opt_usize("expert_shared_feed_forward_length", "")? {
+        Some(n) => n,
+        None => p.opt_usize("expert_shared_count", "moe_num_shared_experts")?.unwrap_or(0) * width,
+    };
     let shared = Some(Shared { width: shared, gated: false }).filter(|s| s.width > 0);
     let start = p.opt_usize("leading_dense_block_count", "moe_layer_start_index")?.unwrap_or(0);
     // The config counts from 0 and includes the last; -1 is the last layer, as in the released ones' text part.

@@ -12,6 +12,7 @@ mod dots1;
 mod ernie4_5_moe;
 mod expert_weights;
 mod export;
+mod export_deepseek;
 mod export_recurrent;
 mod glm4_moe;
 mod gpt_oss;
