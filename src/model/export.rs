@@ -5,9 +5,11 @@
 //! and routers are F32 in it, matrices are as they were.
 //!
 //! What llama.cpp's graph of an architecture would compute otherwise than the model does is refused by name: the file
-//! would load there and give wrong numbers. One thing is let through: a sliding window is written
-//! (`<arch>.attention.sliding_window`) though llama.cpp ignores it in these architectures. Up to the window's length the
-//! results are the same.
+//! would load there and give wrong numbers. These are let through, because this engine reads back what was meant:
+//! - A sliding window is written (`<arch>.attention.sliding_window`) though llama.cpp ignores it in these architectures. Up
+//!   to the window's length the results are the same.
+//! - DeepSeek-V2's groups, which llama.cpp scores by two experts instead of one, and Phi-3.5-MoE, whose routing and norms
+//!   it simplifies. llama.cpp's own converter writes the same files; a warning says what differs.
 
 use super::{Decoder, Definition, Multipliers, Options, params::Params};
 use crate::{

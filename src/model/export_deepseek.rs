@@ -183,7 +183,8 @@ pub(super) fn latent_keys(meta: &mut Metadata, arch: &str, p: &Params<'_>, m: &L
     if let Some(y) = rope::yarn(p)? {
         // Of DeepSeek's two factors one is that of the dot products, and the other must cancel against it.
         if y.attention_factor != 1.0 {
-            let what = format!("YaRN with an attention factor of {} (mscale beside mscale_all_dim)", y.attention_factor);
+            let what =
+                format!("YaRN with an attention factor of {} (mscale beside mscale_all_dim)", y.attention_factor);
             return Err(refused(arch, what));
         }
         let all = super::mla::mscale_all(p)?;
