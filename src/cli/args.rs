@@ -110,6 +110,10 @@ pub struct DeviceArgs {
     /// How the cpu backend rounds activations that meet quantised weights
     #[arg(long, value_name = "TYPE", default_value = "int16")]
     pub activations: ActivationsName,
+    /// Let the cpu backend read weights from the file's memory map, without a packed copy: slower, but loads at once and
+    /// lets several programs share the memory
+    #[arg(long)]
+    pub no_repack: bool,
 }
 
 /// Where to run, for verbs that run in one place.

@@ -52,11 +52,14 @@ pub struct Options {
     /// How activations meet quantised weights. The default keeps results within 1e-7 of f32 arithmetic;
     /// [`Activations::Int8`] is what llama.cpp does: less arithmetic, which shows in prefill, and an error of some 1e-3.
     pub activations: Activations,
+    /// Copy quantised weights at load to a form that products read faster, where the tier has one: takes a second a
+    /// gigabyte or less, and memory of the size of the file, whose own pages are released. Otherwise weights are read from the map.
+    pub repack: bool,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Options { threads: None, tier: None, activations: Activations::Int16 }
+        Options { threads: None, tier: None, activations: Activations::Int16, repack: true }
     }
 }
 
@@ -83,7 +86,9 @@ pub fn load(program: Program, options: &Options, progress: &mut dyn FnMut(Progre
     let pool = Pool::new(options.threads.unwrap_or_else(pool::default_threads))?;
     let graph = graph::fuse(&program.graph);
     let routers = router_weights(&graph);
-    let total = program.weights.len() as u64;
+    let multiplied = multiplied(&graph);
+    let total: u64 = program.weights.iter().map(|t| t.byte_len() as u64).sum();
+    let mut done = 0;
     let (mut weights, mut vectors) = (vec![], vec![]);
     for (i, (decl, tensor)) in graph.weights.iter().zip(program.weights.iter()).enumerate() {
         if tensor.rows() == 0 || tensor.cols() == 0 {
@@ -92,8 +97,14 @@ pub fn load(program: Program, options: &Options, progress: &mut dyn FnMut(Progre
         vectors.push(if tensor.shape().len() == 1 { numbers(tensor)? } else { vec![] });
         // Experts are chosen by router logits, so these are computed from f32 activations, whatever the router's format.
         let exact = if routers.contains(&i) && !tensor.dtype().is_float() { Some(expanded(tensor)?) } else { None };
-        weights.push(Weight::new(exact.unwrap_or_else(|| tensor.clone()), tier));
-        progress(Progress { phase: "weights", done: i as u64 + 1, total });
+        let mut weight = Weight::new(exact.unwrap_or_else(|| tensor.clone()), tier);
+        if options.repack && multiplied[i] {
+            weight
+                .pack(tier, &pool, &mut |n| progress(Progress { phase: "packing weights", done: done + n, total }))?;
+        }
+        weights.push(weight);
+        done += tensor.byte_len() as u64;
+        progress(Progress { phase: "packing weights", done, total });
     }
     let layout = Layout::new(&graph);
     tracing::debug!(threads = pool.threads(), tier = tier.name(), nodes = graph.nodes.len(), "cpu backend loaded");
@@ -129,6 +140,18 @@ fn expanded(tensor: &Tensor) -> Result<Tensor> {
     Tensor::from_f32(tensor.shape().to_vec(), numbers(tensor)?)
 }
 
+/// Which weights are matrices of products, not only tables and vectors.
+fn multiplied(graph: &Graph) -> Vec<bool> {
+    let mut found = vec![false; graph.weights.len()];
+    for node in graph.nodes.iter().filter(|n| !matches!(n.op, Op::Embed { .. })) {
+        node.op.weights().iter().for_each(|w| found[w.0 as usize] = true);
+    }
+    for (found, decl) in found.iter_mut().zip(&graph.weights) {
+        *found &= decl.shape.len() > 1;
+    }
+    found
+}
+
 /// The weights whose products choose experts.
 fn router_weights(graph: &Graph) -> Vec<usize> {
     let mut found = vec![];
@@ -160,22 +183,32 @@ impl Loaded for Handle {
     }
 
     fn weight_bytes(&self) -> u64 {
-        0
+        self.0.weights.iter().map(Weight::packed_bytes).sum()
     }
 }
 
 /// A matrix times rows of activations, `x [T, cols]` → `[T, rows]`, with the instructions of `tier`: what the products of
-/// every op are made of, by itself.
+/// every op are made of, by itself. With `repack` from a packed copy, where the tier has such (see [`Options::repack`]).
 ///
 /// # Errors
 /// [`Error::Unsupported`] for a tier that the processor lacks; [`Error::Invalid`] where `x` is no whole number of rows.
-pub fn multiply(weight: &Tensor, x: &[f32], tier: Tier, activations: Activations, pool: &Pool) -> Result<Vec<f32>> {
+pub fn multiply(
+    weight: &Tensor,
+    x: &[f32],
+    tier: Tier,
+    activations: Activations,
+    repack: bool,
+    pool: &Pool,
+) -> Result<Vec<f32>> {
     check_tier(tier)?;
     if weight.cols() == 0 || x.len() % weight.cols() != 0 {
         return Err(Error::Invalid(format!("{} numbers for rows of {}", x.len(), weight.cols())));
     }
     let tokens = x.len() / weight.cols();
-    let weights = [Weight::new(weight.clone(), tier)];
+    let mut weights = [Weight::new(weight.clone(), tier)];
+    if repack {
+        weights[0].pack(tier, pool, &mut |_| {})?;
+    }
     let every: Vec<u32> = (0..tokens as u32).collect();
     let scratch = weight::Scratches::new(pool.threads());
     let env = products::Env { pool, tier, scratch: &scratch, weights: &weights, vectors: &[], every: &every };

@@ -438,7 +438,7 @@ impl State {
         let p = f.place(node.outputs[ids_at]);
         let mut ids = take(&mut self.ids[p.buffer]);
         let (to_ids, to_weights) = (Out::new(&mut ids), Out::new(&mut outs[weights_at]));
-        let per = (8192 / r.experts).max(1);
+        let per = (1024 / r.experts).max(1);
         let done = f.model.pool.run(t.div_ceil(per), &|_, item| {
             for i in item * per..t.min((item + 1) * per) {
                 let l = &logits[i * r.experts..(i + 1) * r.experts];
