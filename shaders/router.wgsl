@@ -1,9 +1,11 @@
 
 // router: from logits to the k chosen experts and their weights; see `ops/router.rs` for the variants.
 //
-// One workgroup a token. The choice is by rank: an expert's rank is the number of experts with a larger logit, or an equal
-// one and a lower id; ranks below k are chosen. That costs E^2 comparisons of integers, spread over WG invocations, and
-// needs no round of reductions; ranks are distinct whatever the logits, so every slot is filled. Scores in f32.
+// One workgroup a token. The choice is by rank: an expert's rank is the number of experts with a larger choice value, or an
+// equal one and a lower id; ranks below k are chosen. That costs E^2 comparisons of integers, spread over WG invocations,
+// and needs no round of reductions; ranks are distinct whatever the logits, so every slot is filled. The choice value is
+// the logit, or with BY_SCORE = 1 the score plus the selection bias. With GROUPS > 1 the groups are ranked in the same way
+// first, and experts of others come after all that take part. Scores in f32.
 //
 // Grid: x = 1, y = T.
 
@@ -11,6 +13,8 @@ struct Params {
     experts: u32,
     used: u32,
     score: u32,
+    groups_used: u32,
+    top_two: u32,
     renormalise: u32,
     x_offset: u32,
     x_stride: u32,
@@ -18,26 +22,77 @@ struct Params {
     ids_stride: u32,
     weights_offset: u32,
     weights_stride: u32,
+    epsilon: f32,
     scale: f32,
 }
 @group(0) @binding(1) var<uniform> p: Params;
-@group(0) @binding(2) var<storage, read> x: array<f32>;              // logits: [T, E]
-@group(0) @binding(3) var<storage, read_write> ids: array<u32>;      // [T, k]
-@group(0) @binding(4) var<storage, read_write> weights: array<f32>;  // [T, k]
+@group(0) @binding(2) var<storage, read> x: array<f32>;               // logits: [T, E]
+@group(0) @binding(3) var<storage, read> selection_bias: array<f32>;  // [E]; read with BY_SCORE = 1, zeros where there is none
+@group(0) @binding(4) var<storage, read_write> ids: array<u32>;       // [T, k]
+@group(0) @binding(5) var<storage, read_write> weights: array<f32>;   // [T, k]
 
 const SOFTMAX: u32 = 0u;
+const SOFTMAX_OF_SELECTED: u32 = 1u;
 const SIGMOID: u32 = 2u;
 
+// Loops run to the constants EXPERTS and GROUPS, not to a uniform: lavapipe makes a new shader for each value of a uniform
+// that bounds a loop, at every dispatch.
 var<workgroup> keys: array<u32, EXPERTS>;
-var<workgroup> chosen: array<f32, EXPERTS>;  // logits by rank
+var<workgroup> chosen: array<f32, EXPERTS>;  // logits by rank; before that, 1 for every group that takes part
+var<workgroup> group_keys: array<u32, GROUPS>;
 
-// An integer that orders like the number; not-a-number like minus infinity.
+fn is_nan(v: f32) -> bool {
+    return (bitcast<u32>(v) & 0x7fffffffu) > 0x7f800000u;
+}
+
+// An integer that orders like the number, both zeros alike; not-a-number like minus infinity.
 fn order(v: f32) -> u32 {
-    let bits = bitcast<u32>(v);
-    if ((bits & 0x7fffffffu) > 0x7f800000u) {
+    if (is_nan(v)) {
         return 0x007fffffu;
     }
+    let bits = bitcast<u32>(select(v, 0.0, v == 0.0));
     return select(bits | 0x80000000u, ~bits, (bits & 0x80000000u) != 0u);
+}
+
+// The number that `order` made this of.
+fn number(key: u32) -> f32 {
+    return bitcast<f32>(select(~key, key & 0x7fffffffu, (key & 0x80000000u) != 0u));
+}
+
+// Maximum over the workgroup; not-a-number is passed over. As `workgroup_sum`.
+fn workgroup_max(lane: u32, value: f32) -> f32 {
+    sum_lane[lane] = value;
+    workgroupBarrier();
+    for (var reach = WG / 2u; reach > 0u; reach = reach / 2u) {
+        if (lane < reach && order(sum_lane[lane + reach]) > order(sum_lane[lane])) {
+            sum_lane[lane] = sum_lane[lane + reach];
+        }
+        workgroupBarrier();
+    }
+    let top = sum_lane[0];
+    workgroupBarrier();
+    return top;
+}
+
+// ln(1 + e) for e in 0..1: a GPU's own logarithm is not exact near 1. Series of 2 atanh(z), z = e / (2 + e) <= 1/3.
+fn log_1p(e: f32) -> f32 {
+    let z = e / (2.0 + e);
+    let s = z * z;
+    let poly = 1.0 + s * (0.33333333 + s * (0.2 + s * (0.14285714 + s * (0.11111111 + s * (0.09090909 + s * 0.07692308)))));
+    return 2.0 * z * poly;
+}
+
+// The score of a logit before any division; softmaxes relative to `top`.
+fn score_of(logit: f32, top: f32) -> f32 {
+    if (p.score <= SOFTMAX_OF_SELECTED) {
+        return exp(logit - top);
+    }
+    if (p.score == SIGMOID) {
+        // No infinity on the way, and not-a-number stays.
+        let e = exp(-abs(logit));
+        return select(e, 1.0, logit >= 0.0) / (1.0 + e);
+    }
+    return sqrt(max(logit, 0.0) + log_1p(exp(-abs(logit))));
 }
 
 @compute @workgroup_size(WG)
@@ -47,12 +102,31 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) l
         return;
     }
     let start = p.x_offset + t * p.x_stride;
-    // Experts that are not there come after all others. Loops run to the constant EXPERTS, not to the uniform: lavapipe
-    // makes a new shader for each value of a uniform that bounds a loop, at every dispatch.
+
+    var top = 0.0;  // what the logits of a softmax are relative to
+    var all = 1.0;  // what its scores are divided by
+    if (BY_SCORE == 1u && p.score == SOFTMAX) {
+        var m = x[start];
+        for (var e = lid; e < EXPERTS; e += WG) {
+            let v = x[start + min(e, p.experts - 1u)];
+            m = select(m, v, order(v) > order(m));
+        }
+        top = workgroup_max(lid, m);
+        all = workgroup_sum(lid, sum_of_all(lid, start, top));
+    }
     for (var e = lid; e < EXPERTS; e += WG) {
-        keys[e] = select(0u, order(x[start + min(e, p.experts - 1u)]), e < p.experts);
+        let at = min(e, p.experts - 1u);
+        var value = x[start + at];
+        if (BY_SCORE == 1u) { // static
+            value = score_of(value, top) / all + selection_bias[at];
+        }
+        // Experts that are not there come after all others.
+        keys[e] = select(0u, order(value), e < p.experts);
     }
     workgroupBarrier();
+    if (GROUPED == 1u) { // static
+        limit_to_groups(lid);
+    }
     for (var e = lid; e < EXPERTS; e += WG) {
         let key = keys[e];
         var rank = 0u;
@@ -68,21 +142,86 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) l
     workgroupBarrier();
 
     // What the weights are divided by.
-    let top = chosen[0];
+    if (BY_SCORE == 0u && p.score <= SOFTMAX_OF_SELECTED) {
+        top = chosen[0];
+        // A plain division by the sum of the chosen cancels the sum of all.
+        if (p.score == SOFTMAX && p.renormalise != 1u) {
+            // With groups the chosen one need not be the largest of all.
+            var m = top;
+            if (GROUPED == 1u) { // static
+                for (var e = lid; e < EXPERTS; e += WG) {
+                    let v = x[start + min(e, p.experts - 1u)];
+                    m = select(m, v, order(v) > order(m));
+                }
+                m = workgroup_max(lid, m);
+            }
+            top = m;
+            all = workgroup_sum(lid, sum_of_all(lid, start, top));
+        }
+    }
     var part = 0.0;
-    if (p.score == SOFTMAX && p.renormalise == 0u) {
-        for (var e = lid; e < p.experts; e += WG) {
-            part += exp(x[start + e] - top);
-        }
-    } else {
-        for (var j = lid; j < p.used; j += WG) {
-            part += select(exp(chosen[j] - top), 1.0 / (1.0 + exp(min(-chosen[j], 80.0))), p.score == SIGMOID);
-        }
+    for (var j = lid; j < p.used; j += WG) {
+        part += score_of(chosen[j], top);
     }
     let sum = workgroup_sum(lid, part);
-    let divisor = select(sum, 1.0, p.score == SIGMOID && p.renormalise == 0u);
-    for (var j = lid; j < p.used; j += WG) {
-        let score = select(exp(chosen[j] - top), 1.0 / (1.0 + exp(min(-chosen[j], 80.0))), p.score == SIGMOID);
-        weights[p.weights_offset + t * p.weights_stride + j] = score / divisor * p.scale;
+    if (p.score == SOFTMAX_OF_SELECTED) {
+        all = sum;
     }
+    var divisor = 1.0;
+    switch p.renormalise {
+        case 1u: {
+            divisor = sum / all;
+        }
+        case 2u: {
+            divisor = sum / all + p.epsilon;
+        }
+        case 3u: {
+            divisor = select(sum / all, p.epsilon, sum / all < p.epsilon);
+        }
+        default: {
+        }
+    }
+    for (var j = lid; j < p.used; j += WG) {
+        weights[p.weights_offset + t * p.weights_stride + j] = score_of(chosen[j], top) / all / divisor * p.scale;
+    }
+}
+
+// This invocation's part of the sum of a softmax.
+fn sum_of_all(lid: u32, start: u32, top: f32) -> f32 {
+    var part = 0.0;
+    for (var e = lid; e < EXPERTS; e += WG) {
+        part += select(0.0, exp(x[start + min(e, p.experts - 1u)] - top), e < p.experts);
+    }
+    return part;
+}
+
+// Takes the experts of all but the best groups out of the choice.
+fn limit_to_groups(lid: u32) {
+    let size = p.experts / GROUPS;
+    for (var g = lid; g < GROUPS; g += WG) {
+        var best = -3.4028234e38;
+        var second = best;
+        for (var i = 0u; i < EXPERTS / GROUPS; i++) {
+            let at = g * size + min(i, size - 1u);
+            // Not-a-number and minus infinity are the smallest number here.
+            let v = select(max(number(keys[at]), -3.4028234e38), -3.4028234e38, i >= size);
+            second = max(second, min(best, v));
+            best = max(best, v);
+        }
+        group_keys[g] = order(select(best, best + second, p.top_two == 1u));
+    }
+    workgroupBarrier();
+    for (var g = lid; g < GROUPS; g += WG) {
+        var rank = 0u;
+        for (var other = 0u; other < GROUPS; other++) {
+            let before = group_keys[other] > group_keys[g] || (group_keys[other] == group_keys[g] && other < g);
+            rank += select(0u, 1u, before);
+        }
+        chosen[g] = select(0.0, 1.0, rank < p.groups_used);
+    }
+    workgroupBarrier();
+    for (var e = lid; e < EXPERTS; e += WG) {
+        keys[e] = select(0u, keys[e], chosen[min(e / size, GROUPS - 1u)] == 1.0);
+    }
+    workgroupBarrier();
 }

@@ -10,7 +10,7 @@
 use crate::{
     error::{Error, Result},
     sampler::{Sampler, SamplerOptions},
-    session::Session,
+    session::{Sampling, Session},
     tokenizer::{DecodeStream, Tokenizer},
 };
 use std::{
@@ -75,6 +75,11 @@ pub trait Decoder {
 
     /// Tokens that the context holds at most.
     fn capacity(&self) -> usize;
+
+    /// The session, where the tokens may be chosen by its backend.
+    fn session(&mut self) -> Option<&mut Session> {
+        None
+    }
 }
 
 /// Incremental detokenisation: what generation needs of a tokenizer.
@@ -109,6 +114,10 @@ impl Decoder for Session {
 
     fn capacity(&self) -> usize {
         self.ctx()
+    }
+
+    fn session(&mut self) -> Option<&mut Session> {
+        Some(self)
     }
 }
 
@@ -234,7 +243,12 @@ pub struct Generation<'a, D: Decoder + ?Sized> {
     held: StopFilter,
     finish: Option<FinishReason>,
     stats: Stats,
+    /// Whether the backend chooses the tokens; known after the first.
+    ahead: bool,
 }
+
+/// Steps that are queued while the host waits for the oldest of them: the device always has the next one at hand.
+const QUEUED: usize = 2;
 
 /// Starts a generation that appends `prompt` to what the session holds. Without a tokenizer the pieces carry ids only and
 /// nothing but their number ends it.
@@ -291,7 +305,20 @@ pub fn generate_with<'a, D: Decoder + ?Sized>(
     };
     let held = StopFilter::new(options.stop.clone());
     let stats = Stats::default();
-    Ok(Generation { decoder, text, eos, options, sampler, cancel, tokens, prompt, held, finish: None, stats })
+    Ok(Generation {
+        decoder,
+        text,
+        eos,
+        options,
+        sampler,
+        cancel,
+        tokens,
+        prompt,
+        held,
+        finish: None,
+        stats,
+        ahead: false,
+    })
 }
 
 impl<D: Decoder + ?Sized> Generation<'_, D> {
@@ -315,6 +342,12 @@ impl<D: Decoder + ?Sized> Generation<'_, D> {
     fn step(&mut self) -> Result<u32> {
         let start = Instant::now();
         if self.stats.prompt_tokens == 0 {
+            self.ahead = self.begin_ahead()?;
+        }
+        if self.ahead {
+            return self.step_ahead(start);
+        }
+        if self.stats.prompt_tokens == 0 {
             let prompt = &self.tokens[self.prompt.clone()];
             let logits = self.decoder.prefill(prompt, &self.cancel)?;
             self.stats.prompt_time = start.elapsed();
@@ -330,6 +363,51 @@ impl<D: Decoder + ?Sized> Generation<'_, D> {
             self.stats.generation_time += start.elapsed();
             Ok(id)
         }
+    }
+
+    /// Asks the backend to choose the tokens; `false` where it does not.
+    fn begin_ahead(&mut self) -> Result<bool> {
+        let Some(session) = self.decoder.session() else { return Ok(false) };
+        let o = self.sampler.options();
+        let sampling = Sampling {
+            temperature: o.temperature,
+            top_k: o.top_k,
+            top_p: o.top_p,
+            min_p: o.min_p,
+            repeat_penalty: o.repeat_penalty,
+            repeat_last_n: o.repeat_last_n,
+            forbidden: self.sampler.forbidden(),
+        };
+        session.pick_begin(&sampling, &self.tokens)
+    }
+
+    /// The next token as the backend chose it: queues the prompt, then steps on tokens that the host does not know yet, and
+    /// takes the oldest. No more steps are queued than can be wanted.
+    fn step_ahead(&mut self, start: Instant) -> Result<u32> {
+        let first = self.stats.prompt_tokens == 0;
+        let (capacity, generated) = (self.decoder.capacity(), self.stats.generated_tokens);
+        let prompt = self.tokens[self.prompt.clone()].len();
+        let Some(session) = self.decoder.session() else { return Err(Error::Invalid("the session went away".into())) };
+        if first {
+            let draw = self.sampler.next_draw();
+            session.pick_feed(&self.tokens[self.prompt.clone()], draw, || self.cancel.check())?;
+        }
+        while session.pick_pending() < QUEUED
+            && generated + session.pick_pending() < self.options.max_tokens
+            && session.pick_queued() < capacity
+        {
+            session.pick_advance(self.sampler.next_draw())?;
+        }
+        let id = session.pick_take()?;
+        if first {
+            self.stats.prompt_tokens = prompt;
+            self.stats.prompt_time = start.elapsed();
+            self.stats.time_to_first_token = start.elapsed();
+        } else {
+            self.stats.decode_steps += 1;
+            self.stats.generation_time += start.elapsed();
+        }
+        Ok(id)
     }
 
     /// Samples one token into the filter, or ends.
@@ -356,12 +434,21 @@ impl<D: Decoder + ?Sized> Generation<'_, D> {
         let text = self.text.as_mut().map_or_else(String::new, |t| t.push(id));
         if let Some(stop) = self.held.push(Piece { id, text }) {
             self.finish = Some(FinishReason::StopString(stop));
+            self.stop_ahead();
         }
         Ok(())
     }
 
+    /// Forgets the steps that were queued beyond the end.
+    fn stop_ahead(&mut self) {
+        if let Some(session) = self.decoder.session().filter(|_| self.ahead) {
+            session.pick_discard();
+        }
+    }
+
     fn end(&mut self, reason: FinishReason) -> Result<()> {
         self.finish = Some(reason);
+        self.stop_ahead();
         self.held.release();
         Ok(())
     }

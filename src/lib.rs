@@ -61,6 +61,7 @@ pub mod model;
 pub mod kernels;
 pub mod plan;
 pub mod backend;
+pub mod routing;
 pub mod session;
 pub mod sampler;
 pub mod generate;

@@ -128,6 +128,20 @@ impl Sampler {
         self.forbidden.extend_from_slice(ids);
     }
 
+    /// Tokens that are never chosen.
+    pub fn forbidden(&self) -> &[u32] {
+        &self.forbidden
+    }
+
+    /// The next draw, for a backend that chooses tokens itself: where in [0, 2^32) it falls. One is used up a token,
+    /// none at temperature 0.
+    pub fn next_draw(&mut self) -> u32 {
+        if self.options.temperature == 0.0 {
+            return 0;
+        }
+        (self.rng.unit() * 4_294_967_296.0) as u32
+    }
+
     /// The options it was made with.
     pub fn options(&self) -> &SamplerOptions {
         &self.options

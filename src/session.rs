@@ -10,9 +10,12 @@ use crate::{
     error::{Error, Result},
     file::{self, Checkpoint},
     model::{self, Decoder, Definition},
+    routing::Trace,
     tokenizer::Tokenizer,
 };
 use std::{path::Path, sync::Arc};
+
+pub use backend::Sampling;
 
 /// Where a model runs.
 #[derive(Clone, Debug, Default)]
@@ -173,6 +176,9 @@ pub struct Session {
     position: usize,
     out: Vec<Output>,
     logits: usize,
+    /// Tokens in the cache once all queued steps are done, where the backend chooses tokens.
+    queued: usize,
+    routing: Option<Trace>,
 }
 
 impl Session {
@@ -186,7 +192,8 @@ impl Session {
         let runner = model.inner.loaded.runner(runner_options)?;
         let outputs = &model.inner.definition.program.graph.outputs;
         let logits = outputs.iter().position(|(n, _)| n == "logits").unwrap_or(0);
-        Ok(Session { model: model.clone(), runner, options, position: 0, out: vec![], logits })
+        let model = model.clone();
+        Ok(Session { model, runner, options, position: 0, out: vec![], logits, queued: 0, routing: None })
     }
 
     /// The model.
@@ -217,6 +224,33 @@ impl Session {
     /// Forgets all but the first `n` tokens.
     pub fn truncate(&mut self, n: usize) {
         self.position = self.position.min(n);
+        if let Some(trace) = &mut self.routing {
+            trace.truncate(n);
+        }
+    }
+
+    /// From here on keeps which experts every fed token takes, with which weights: `8 · k` bytes a token and layer, read
+    /// back with each step. Starts over where it was on.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] where tokens were fed already; [`Error::Unsupported`] for a model without experts, or one that was
+    /// loaded without [`model::Options::trace_router`].
+    pub fn record_routing(&mut self) -> Result<()> {
+        if self.position > 0 {
+            return Err(Error::Invalid("routing is recorded from the first token on: the session holds tokens".into()));
+        }
+        let trace = Trace::new(&self.model.inner.definition.program.graph);
+        self.routing = Some(trace.ok_or_else(|| {
+            let what =
+                if self.model.hyper().moe.is_none() { "the model has no experts" } else { "not asked for at load" };
+            Error::Unsupported(format!("no routing to record: {what} (trace_router)"))
+        })?);
+        Ok(())
+    }
+
+    /// What [`Session::record_routing`] has kept: one entry for each token in the cache.
+    pub fn routing(&self) -> Option<&Trace> {
+        self.routing.as_ref()
     }
 
     /// Feeds tokens, in chunks; gives the logits of the last one, `[V]`.
@@ -264,14 +298,92 @@ impl Session {
         self.model.inner.definition.program.graph.outputs.iter().map(|(n, _)| n.as_str())
     }
 
-    /// Runs `tokens` in chunks. `outputs` is how many positions' logits the last chunk gives; `usize::MAX` stands for all
-    /// positions of every chunk.
-    fn feed(
-        &mut self,
-        tokens: &[u32],
-        outputs: usize,
-        mut each: impl FnMut(usize, &[Output]) -> Result<()>,
-    ) -> Result<()> {
+    /// Begins to let the backend choose tokens, see [`backend::Picker`]: `false` where it cannot, or not with these options.
+    /// `recent` are the tokens so far, for the repetition penalty.
+    ///
+    /// # Errors
+    /// [`Error::Device`].
+    pub fn pick_begin(&mut self, sampling: &Sampling<'_>, recent: &[u32]) -> Result<bool> {
+        self.queued = self.position;
+        if self.routing.is_some() {
+            // What is recorded has to be read back from every step.
+            return Ok(false);
+        }
+        self.runner.picker().map_or(Ok(false), |p| p.begin(sampling, recent))
+    }
+
+    /// Feeds tokens in chunks; after the last the backend chooses one, which [`Session::pick_take`] gives. `draw` is where in
+    /// [0, 2^32) the draw falls. `go_on` is asked before every chunk.
+    ///
+    /// # Errors
+    /// As [`Session::prefill`], and what `go_on` returns. Where the backend chooses no tokens, [`Error::Invalid`].
+    pub fn pick_feed(&mut self, tokens: &[u32], draw: u32, mut go_on: impl FnMut() -> Result<()>) -> Result<()> {
+        self.check(tokens)?;
+        let last = (tokens.len() - 1) / self.options.chunk * self.options.chunk;
+        let mut at = 0;
+        while at < tokens.len() {
+            go_on()?;
+            let chunk = &tokens[at..(at + self.options.chunk).min(tokens.len())];
+            let step = Step { tokens: chunk, past: self.position, outputs: usize::from(at == last), inputs: &[] };
+            match self.runner.picker() {
+                None => return Err(Error::Invalid("this backend leaves the choice of tokens to the caller".into())),
+                Some(p) if at == last => p.feed(step, draw)?,
+                Some(_) => self.runner.step(step, &mut self.out)?,
+            }
+            at += chunk.len();
+            self.position += chunk.len();
+            self.queued = self.position;
+        }
+        Ok(())
+    }
+
+    /// Queues a step of the token that was chosen last. [`Session::position`] moves when its own choice is taken.
+    ///
+    /// # Errors
+    /// [`Error::ContextFull`], [`Error::Device`].
+    pub fn pick_advance(&mut self, draw: u32) -> Result<()> {
+        let queued = self.queued;
+        match self.runner.picker() {
+            None => Err(Error::Invalid("this backend leaves the choice of tokens to the caller".into())),
+            Some(p) => p.advance(queued, draw),
+        }?;
+        self.queued += 1;
+        Ok(())
+    }
+
+    /// Steps that were queued and whose choice was not taken.
+    pub fn pick_pending(&mut self) -> usize {
+        self.runner.picker().map_or(0, |p| p.pending())
+    }
+
+    /// Positions that are taken once all queued steps are done.
+    pub fn pick_queued(&self) -> usize {
+        self.queued
+    }
+
+    /// Waits for the oldest queued step and gives the token that it chose. The token is not in the context yet.
+    ///
+    /// # Errors
+    /// As [`backend::Picker::take`].
+    pub fn pick_take(&mut self) -> Result<u32> {
+        let Some(p) = self.runner.picker() else {
+            return Err(Error::Invalid("this backend leaves the choice of tokens to the caller".into()));
+        };
+        let id = p.take()?;
+        self.position = self.queued - p.pending();
+        Ok(id)
+    }
+
+    /// Forgets queued steps whose choice was not taken.
+    pub fn pick_discard(&mut self) {
+        if let Some(p) = self.runner.picker() {
+            p.discard();
+        }
+        self.queued = self.position;
+    }
+
+    /// What can be said of tokens before anything runs.
+    fn check(&self, tokens: &[u32]) -> Result<()> {
         if tokens.is_empty() {
             return Err(Error::Invalid("no tokens to feed: the prompt is empty".into()));
         }
@@ -283,6 +395,18 @@ impl Session {
             let vocab = self.model.inner.vocab;
             return Err(Error::Invalid(format!("token id {id} is not below the vocabulary's {vocab}")));
         }
+        Ok(())
+    }
+
+    /// Runs `tokens` in chunks. `outputs` is how many positions' logits the last chunk gives; `usize::MAX` stands for all
+    /// positions of every chunk.
+    fn feed(
+        &mut self,
+        tokens: &[u32],
+        outputs: usize,
+        mut each: impl FnMut(usize, &[Output]) -> Result<()>,
+    ) -> Result<()> {
+        self.check(tokens)?;
         let chunks = tokens.len().div_ceil(self.options.chunk);
         for (i, chunk) in tokens.chunks(self.options.chunk).enumerate() {
             let last = i + 1 == chunks;
@@ -296,6 +420,9 @@ impl Session {
             let step = Step { tokens: chunk, past: self.position, outputs, inputs: &[] };
             self.runner.step(step, &mut self.out)?;
             self.position += chunk.len();
+            if let Some(trace) = &mut self.routing {
+                trace.push(&self.out)?;
+            }
             // Damaged block scales and overflows end up here: better an error than a wrong number.
             if self.out[self.logits].f32.iter().any(|x| !x.is_finite()) {
                 let at = self.position;

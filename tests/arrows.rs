@@ -19,7 +19,8 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("backend/cpu", &["error", "ir", "ops", "graph", "file", "quant"]),
     ("backend/wgpu", &["error", "ir", "ops", "graph", "kernels", "plan", "file", "quant"]),
     ("backend/mod", &["error", "graph", "ir"]),
-    ("session", &["error", "backend", "model", "file", "tokenizer"]),
+    ("routing", &["error", "ir", "backend::Output"]),
+    ("session", &["error", "backend", "model", "file", "tokenizer", "routing"]),
     ("sampler", &["error"]),
     ("generate", &["error", "session", "sampler", "tokenizer"]),
 ];

@@ -235,6 +235,19 @@ fn bench_makes_models_that_are_not_there() {
     fails(&["bench", "--synthetic", "olmoe-1b-7b", "--type", "Q9_X"], 1, &["Q9_X", "Q4_K_M"]);
 }
 
+/// Arguments that are no text are bad input, as files are.
+#[cfg(unix)]
+#[test]
+fn arguments_that_are_no_text_are_refused() {
+    use std::os::unix::ffi::OsStrExt;
+    let mut c = command(&["run", "-p"]);
+    c.arg(std::ffi::OsStr::from_bytes(b"caf\xe9"));
+    let o = c.output().unwrap();
+    let said = String::from_utf8(o.stderr).unwrap();
+    assert_eq!(o.status.code(), Some(1), "{said}");
+    assert!(o.stdout.is_empty() && said.starts_with("error: ") && said.contains("UTF-8"), "{said}");
+}
+
 const TEXT: &str = "\
 First Citizen:\nBefore we proceed any further, hear me speak.\n\nAll:\nSpeak, speak.\n\nFirst Citizen:\nYou are all \
 resolved rather to die than to famish?\n\nAll:\nResolved. resolved.\n\nFirst Citizen:\nFirst, you know Caius Marcius is \
@@ -429,4 +442,51 @@ fn help_is_for_people() {
         assert!(help.lines().all(|l| l.chars().count() <= 120), "{help}");
     }
     assert!(ok(&["--version"]).starts_with("moeray "));
+}
+
+/// `--show-routing`: on the screen, in the JSON object, in files; and `inspect` says what each layer is.
+#[test]
+fn routing_is_shown() {
+    let text = ok(&run(&["-p", "ROMEO:", "--seed", "1", "--show-routing"]));
+    assert!(
+        text.contains("load of the experts") && text.contains("  layer  0 ") && text.contains("evenness"),
+        "{text}"
+    );
+    let dir = tempfile::tempdir().unwrap();
+    let (svg, file) = (dir.path().join("load.svg"), dir.path().join("routing.json"));
+    let (svg_arg, file_arg) = (svg.to_str().unwrap(), file.to_str().unwrap());
+    let call = [
+        "-p",
+        "ROMEO:",
+        "--seed",
+        "1",
+        "--json",
+        "--show-routing",
+        "--routing-svg",
+        svg_arg,
+        "--routing-json",
+        file_arg,
+    ];
+    let object = json(&run(&call));
+    let fed = object["prompt_ids"].as_array().unwrap().len() + object["ids"].as_array().unwrap().len() - 1;
+    let routing = &object["routing"];
+    assert_eq!(routing["tokens"], fed, "the last token was not fed");
+    let layer = &routing["layers"][0];
+    let (experts, used) = (layer["experts"].as_u64().unwrap(), layer["used"].as_u64().unwrap() as usize);
+    let ids = layer["ids"].as_array().unwrap();
+    assert_eq!(ids.len(), fed);
+    assert!(ids.iter().all(|t| t.as_array().unwrap().len() == used));
+    assert!(ids.iter().flat_map(|t| t.as_array().unwrap()).all(|id| id.as_u64().unwrap() < experts));
+    let counts = layer["load"]["counts"].as_array().unwrap();
+    assert_eq!(counts.iter().map(|c| c.as_u64().unwrap() as usize).sum::<usize>(), fed * used);
+    let saved: Json = serde_json::from_str(&std::fs::read_to_string(&file).unwrap()).unwrap();
+    assert_eq!(saved["prompts"][0]["layers"], routing["layers"]);
+    assert_eq!(saved["prompts"][0]["ids"].as_array().unwrap().len(), fed);
+    assert!(std::fs::read_to_string(&svg).unwrap().starts_with("<svg "));
+
+    let model = &json(&["inspect", "--json"])["model"];
+    let layers = model["layer_list"].as_array().unwrap();
+    assert_eq!(layers.len(), model["layers"].as_u64().unwrap() as usize);
+    assert_eq!(layers[0]["router"]["experts"], model["experts"]);
+    assert!(ok(&["inspect"]).contains("attention ("));
 }

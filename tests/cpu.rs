@@ -9,7 +9,7 @@ use moeray::{
     },
     file::{Bytes, Tensor},
     graph::Builder,
-    ir::{Activation, Attention, CacheDecl, Linear, Norm, Op, Rope, RopePairs, Router, Score},
+    ir::{Activation, Attention, CacheDecl, Linear, Norm, Op, Renormalise, Rope, RopePairs, Router, Score},
     ops::linear::Activations,
     quant::DType,
 };
@@ -324,7 +324,7 @@ fn model(experts: DType, rest: DType) -> Program {
     let rope = Rope { head_dim: d, dims: d, pairs: RopePairs::Halves, inv_freq: inv_freq.into(), scale: 1.0 };
     for layer in 0..2 {
         let cache = b.cache(CacheDecl { kv_heads: kv, k_dim: d, v_dim: d });
-        let norm = Norm { weight: add(&mut b, &[h], DType::F32), eps: 1e-5 };
+        let norm = Norm::rms(add(&mut b, &[h], DType::F32), 1e-5);
         let n = b.one(Op::RmsNorm(norm), &[x]).unwrap();
         let [q, key, v] = [heads, kv, kv].map(|n| add(&mut b, &[n * d, h], rest));
         let [q, key, v] = [q, key, v].map(|w| b.one(linear(w), &[n]).unwrap());
@@ -336,12 +336,12 @@ fn model(experts: DType, rest: DType) -> Program {
         let wo = add(&mut b, &[h, heads * d], rest);
         let y = b.one(linear(wo), &[a]).unwrap();
         x = b.one(Op::Add, &[x, y]).unwrap();
-        let norm = Norm { weight: add(&mut b, &[h], DType::F32), eps: 1e-5 };
+        let norm = Norm::rms(add(&mut b, &[h], DType::F32), 1e-5);
         let n = b.one(Op::RmsNorm(norm), &[x]).unwrap();
         let y = if layer == 0 {
             let r = add(&mut b, &[e, h], DType::F32);
             let logits = b.one(linear(r), &[n]).unwrap();
-            let r = Router { experts: e, used: k, score: Score::Softmax, renormalise: true, scale: 1.0 };
+            let r = Router { renormalise: Renormalise::Sum, ..Router::new(e, k, Score::Softmax) };
             let routed = b.add(Op::Router(r), &[logits]).unwrap();
             let [g, u, dn] = [[e, i, h], [e, i, h], [e, h, i]].map(|s| add(&mut b, &s, experts));
             let g = b.one(Op::ExpertLinear { weight: g }, &[n, routed[0]]).unwrap();
@@ -358,7 +358,7 @@ fn model(experts: DType, rest: DType) -> Program {
         x = b.one(Op::Add, &[x, y]).unwrap();
     }
     let x = b.one(Op::TakeOutputs, &[x]).unwrap();
-    let norm = Norm { weight: add(&mut b, &[h], DType::F32), eps: 1e-5 };
+    let norm = Norm::rms(add(&mut b, &[h], DType::F32), 1e-5);
     let n = b.one(Op::RmsNorm(norm), &[x]).unwrap();
     let head = add(&mut b, &[vocab, h], rest);
     let logits = b.one(linear(head), &[n]).unwrap();
@@ -493,6 +493,28 @@ proptest! {
         let pool = Pool::new(2).unwrap();
         for tier in cpu::tiers() {
             check_product(tier, dtype, rows, cols.min(2048), tokens, &pool).map_err(TestCaseError::fail)?;
+        }
+    }
+}
+
+/// Weights are packed where the tier has packed kernels and it is not forbidden: memory says so, and the results are those of
+/// the map up to the order of sums.
+#[test]
+fn packed_and_mapped_agree() {
+    for (experts, rest) in [(DType::Q4K, DType::Q6K), (DType::Q8_0, DType::Q5_0)] {
+        let program = model(experts, rest);
+        for tier in cpu::tiers() {
+            let with = |repack: bool| {
+                let options = Options { threads: Some(2), tier: Some(tier), repack, ..Options::default() };
+                cpu::load(program.clone(), &options, &mut |_| {}).unwrap()
+            };
+            let (mapped, packed) = (with(false), with(true));
+            assert_eq!(mapped.weight_bytes(), 0);
+            assert_eq!(packed.weight_bytes() > 0, tier == Tier::Avx512Vnni, "{}", tier.name());
+            let (want, got) = (logits(&*mapped), logits(&*packed));
+            let energy: f64 = want.iter().map(|x| f64::from(*x).powi(2)).sum();
+            let error: f64 = want.iter().zip(&got).map(|(a, b)| f64::from(a - b).powi(2)).sum();
+            assert!(error / energy < 1e-4, "{}: {:e}", tier.name(), error / energy);
         }
     }
 }

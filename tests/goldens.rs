@@ -40,6 +40,13 @@ fn ints(t: &SafeTensors<'_>, name: &str) -> Vec<u32> {
     data.data().chunks(8).map(|b| i64::from_le_bytes(b.try_into().unwrap()) as u32).collect()
 }
 
+impl Golden {
+    /// Of each layer with experts: router logits, row-major, and the number of experts.
+    pub fn routers(&self) -> &[(Vec<f32>, usize)] {
+        &self.routers
+    }
+}
+
 pub fn golden(name: &str) -> Golden {
     let bytes = std::fs::read(folder(name).join("expected.safetensors")).unwrap();
     let t = SafeTensors::deserialize(&bytes).unwrap();
@@ -199,7 +206,7 @@ fn goldens_reject_a_wrong_model() {
     };
     assert!(!spoiled(&|_| {}), "unspoiled, it passes");
     assert!(spoiled(&|d| edit(d, &|op| if let Op::Router(r) = op {
-        r.renormalise = false
+        r.renormalise = moeray::ir::Renormalise::No
     })));
     assert!(spoiled(&|d| edit(d, &|op| if let Op::Router(r) = op {
         r.scale = 1.01

@@ -106,7 +106,15 @@ fn other_variants() -> Vec<Variant> {
                     }
                 }
             }
-            "router" | "expert_sort" => {
+            "router" => {
+                for (e, by_score, groups) in [(64, 0, 1), (128, 0, 8), (256, 1, 8), (1024, 1, 1), (1024, 1, 1024)] {
+                    let v = bases[0].clone().with("EXPERTS", e);
+                    list.push(
+                        v.with("BY_SCORE", by_score).with("GROUPED", u32::from(groups > 1)).with("GROUPS", groups),
+                    );
+                }
+            }
+            "expert_sort" => {
                 list.extend([64, 128, 1024].map(|e| bases[0].clone().with("EXPERTS", e).with("WG", 64.min(e))));
             }
             "elementwise" => {

@@ -44,7 +44,8 @@ fn dispatches_of_a_token() {
         let p = planned(name, DType::F32, &Caps::webgpu_defaults(), &options()).2;
         let json = p.to_json();
         let d = &json["decode"];
-        assert_eq!(d["host_waits_per_token"], 1);
+        assert_eq!(d["host_waits_per_token"], 0);
+        assert_eq!(d["sampling_dispatches"], 2);
         assert_eq!(d["dispatches"], p.decode.steps.len());
         assert!(d["barriers"].as_u64().unwrap() <= d["dispatches"].as_u64().unwrap());
         assert!(d["bytes_per_token"].as_u64().unwrap() > 0 && d["bytes_per_position"].as_u64().unwrap() > 0);
@@ -112,7 +113,7 @@ fn random_graph(seed: u64) -> Graph {
             2 => b.one(Op::Glu(Activation::Silu), &[x, y]),
             3 => {
                 let weight = b.weight(format!("n{i}"), &[32]);
-                b.one(Op::RmsNorm(Norm { weight, eps: 1e-6 }), &[x])
+                b.one(Op::RmsNorm(Norm::rms(weight, 1e-6)), &[x])
             }
             4 => {
                 let part =

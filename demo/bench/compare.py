@@ -83,7 +83,7 @@ def main():
     ap.add_argument("--threads", type=int, default=2)
     ap.add_argument("--backend", default="cpu")
     ap.add_argument("--device")
-    ap.add_argument("--activations", default="int16", choices=["int8", "int16"])
+    ap.add_argument("--activations", default="int8", choices=["int8", "int16"])
     ap.add_argument("--llama-gpu", action="store_true", help="offload llama.cpp to its GPU backend")
     ap.add_argument("--binary", default=str(ROOT / "target/release/moeray"))
     ap.add_argument("--out")

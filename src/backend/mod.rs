@@ -99,6 +99,66 @@ pub trait Runner: Send {
 
     /// Bytes of KV cache and scratch.
     fn memory_bytes(&self) -> u64;
+
+    /// Choosing tokens without the host, where this runner can.
+    fn picker(&mut self) -> Option<&mut dyn Picker> {
+        None
+    }
+}
+
+/// How tokens are chosen, as [`crate::sampler`] means it.
+#[derive(Clone, Copy, Debug)]
+pub struct Sampling<'a> {
+    /// 0: the best token.
+    pub temperature: f32,
+    /// 0: all.
+    pub top_k: usize,
+    /// 1: all.
+    pub top_p: f32,
+    /// 0: all.
+    pub min_p: f32,
+    /// 1: none.
+    pub repeat_penalty: f32,
+    /// How many of the last tokens the penalty looks at.
+    pub repeat_last_n: usize,
+    /// Never chosen.
+    pub forbidden: &'a [u32],
+}
+
+/// A runner that chooses tokens where the logits are, and feeds them without the host in between: token t + 1 is queued
+/// while t is computed. The host learns the tokens in order through [`Picker::take`], one or more steps later.
+pub trait Picker {
+    /// Begins a generation: drops what is on its way. `recent` are the tokens so far, for the repetition penalty. `false`
+    /// where these options are beyond what the device does: the caller then chooses tokens from logits itself.
+    ///
+    /// # Errors
+    /// [`Error::Device`].
+    fn begin(&mut self, sampling: &Sampling<'_>, recent: &[u32]) -> Result<bool>;
+
+    /// Queues a step whose `outputs` are 1 and chooses a token after it. `draw` is where in [0, 2^32) the draw falls.
+    ///
+    /// # Errors
+    /// As [`Runner::step`].
+    fn feed(&mut self, step: Step<'_>, draw: u32) -> Result<()>;
+
+    /// Queues a step of the token that was chosen last, `past` being the positions before it, and chooses another.
+    ///
+    /// # Errors
+    /// As [`Runner::step`].
+    fn advance(&mut self, past: usize, draw: u32) -> Result<()>;
+
+    /// Steps whose token was not taken.
+    fn pending(&self) -> usize;
+
+    /// Waits for the oldest of them and gives its token.
+    ///
+    /// # Errors
+    /// [`Error::Device`]; [`Error::Invalid`] where no step is on its way or no token can be chosen, [`Error::Model`]
+    /// where the logits are no finite numbers.
+    fn take(&mut self) -> Result<u32>;
+
+    /// Forgets what was not taken. The cache keeps what was written; the next step says where it begins.
+    fn discard(&mut self);
 }
 
 /// Checks that every backend makes before a step.

@@ -16,7 +16,7 @@ use crate::{
     model,
     quant::mix::{self, Mix},
     sampler::Rng,
-    session::{Model, Session},
+    session::{Model, Sampling, Session},
 };
 use std::{
     io::{self, Write},
@@ -193,12 +193,38 @@ fn repetition(session: &mut Session, test: &Test, random: &mut Rng) -> Outcome<D
     let start = Instant::now();
     if test.prompt > 0 {
         session.prefill(&tokens)?;
-    } else {
+    } else if !ahead(session, &tokens, random)? {
         for t in tokens {
             session.decode(t)?;
         }
     }
     Ok(start.elapsed())
+}
+
+/// Generates where the backend chooses the tokens, as `run` does: at such a temperature that they are random too. `false`
+/// where it does not.
+fn ahead(session: &mut Session, tokens: &[u32], random: &mut Rng) -> Outcome<bool> {
+    let sampling = Sampling {
+        temperature: 1e6,
+        top_k: 0,
+        top_p: 1.0,
+        min_p: 0.0,
+        repeat_penalty: 1.0,
+        repeat_last_n: 0,
+        forbidden: &[],
+    };
+    if !session.pick_begin(&sampling, &[])? {
+        return Ok(false);
+    }
+    let mut draw = || (random.next_u64() >> 32) as u32;
+    session.pick_feed(&tokens[..1], draw(), || Ok(()))?;
+    for queued in 1..=tokens.len() {
+        if queued < tokens.len() {
+            session.pick_advance(draw())?;
+        }
+        session.pick_take()?;
+    }
+    Ok(true)
 }
 
 /// The floor, in words.

@@ -19,7 +19,7 @@ use std::io::{self, BufRead, IsTerminal, Write};
 pub fn chat(args: &ChatArgs, quiet: bool) -> Outcome {
     let model = load::load(args.model.path(), &args.place, model::Options::default(), quiet)?;
     let tokenizer = load::tokenizer(&model)?;
-    let template = tokenizer.chat_template().ok_or_else(|| {
+    let template = tokenizer.chat_template()?.ok_or_else(|| {
         Failure::new("this model has no chat template")
             .hint("it was not made for conversations; `moeray run` continues a text")
     })?;

@@ -5,7 +5,7 @@ use crate::{
     backend::wgpu,
     file::{Array, Checkpoint, TensorInfo, Value},
     graph,
-    model::{self, Definition},
+    model::{self, Definition, LayerSummary},
     plan::{self, Caps, Plan},
 };
 use serde_json::{Map, Value as Json, json};
@@ -134,9 +134,7 @@ fn hyperparameters(d: &Definition) -> Vec<(&'static str, Json)> {
             ("experts", json!(m.router.experts)),
             ("experts_used", json!(m.router.used)),
             ("expert_width", json!(m.width)),
-            ("router_score", json!(format!("{:?}", m.router.score))),
-            ("router_renormalise", json!(m.router.renormalise)),
-            ("router_scale", json!(m.router.scale)),
+            ("router", json!(m.router.to_string())),
             ("shared_expert_width", json!(m.shared.map(|s| s.width))),
             ("dense_layers", json!(m.dense_layers)),
         ]);
@@ -154,6 +152,11 @@ fn summary(out: &mut dyn Write, d: &Definition, ctx: usize, args: &InspectArgs) 
     for (name, value) in hyperparameters(d) {
         writeln!(out, "  {name:<20} {}", value.as_str().map_or_else(|| value.to_string(), str::to_owned))?;
     }
+    writeln!(out, "\nlayers")?;
+    for (range, l) in grouped(&model::layers(&d.program.graph)) {
+        writeln!(out, "  {range:<8} {} | {}", l.mixer, l.feed_forward())?;
+    }
+    writeln!(out)?;
     let (weights, kv) = memory(d, ctx, args);
     writeln!(out, "  {:<20} {}", "parameters", facts::parameters(&d.program))?;
     writeln!(out, "  {:<20} {}", "read a token", load::bytes(facts::bytes_per_token(&d.program)))?;
@@ -162,6 +165,23 @@ fn summary(out: &mut dyn Write, d: &Definition, ctx: usize, args: &InspectArgs) 
         writeln!(out, "  {name:<20} {}", load::bytes(n))?;
     }
     Ok(())
+}
+
+/// Neighbours that are alike, as one line: `1-47`.
+fn grouped(layers: &[LayerSummary]) -> Vec<(String, &LayerSummary)> {
+    let alike = |a: &LayerSummary, b: &LayerSummary| LayerSummary { layer: b.layer, ..a.clone() } == *b;
+    let name = |g: &[LayerSummary]| match g {
+        [one] => one.layer.to_string(),
+        [first, .., last] => format!("{}-{}", first.layer, last.layer),
+        [] => String::new(),
+    };
+    layers.chunk_by(alike).filter_map(|g| Some((name(g), g.first()?))).collect()
+}
+
+fn layer_json(l: &LayerSummary) -> Json {
+    let router = l.router.as_ref().map(|r| json!({"experts": r.experts, "used": r.used, "variant": l.variant}));
+    json!({"layer": l.layer, "mixer": l.mixer, "kind": if router.is_some() { "moe" } else { "dense" },
+        "width": l.width, "router": router, "shared_width": l.shared_width})
 }
 
 fn as_json(ckpt: &Checkpoint) -> Map<String, Json> {
@@ -184,6 +204,7 @@ fn model_json(d: &Definition, ctx: usize, args: &InspectArgs) -> Json {
     let (weights, kv) = memory(d, ctx, args);
     let mut m: Map<String, Json> = hyperparameters(d).into_iter().map(|(k, v)| (k.to_string(), v)).collect();
     m.insert("title".into(), d.title.into());
+    m.insert("layer_list".into(), model::layers(&d.program.graph).iter().map(layer_json).collect());
     m.insert("parameters".into(), facts::parameters(&d.program).into());
     m.insert("bytes_per_token".into(), facts::bytes_per_token(&d.program).into());
     m.insert("memory".into(), json!({"ctx": ctx, "weights": weights, "kv": kv, "total": weights + kv}));

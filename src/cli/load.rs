@@ -99,6 +99,12 @@ pub fn kv(name: KvName) -> KvType {
 
 /// A session of `ctx` positions.
 pub fn session(model: &Model, ctx: usize, args: &ContextArgs) -> Outcome<Session> {
+    let trained = model.hyper().context;
+    if trained > 0 && ctx > trained {
+        tracing::warn!(
+            "a context of {ctx} tokens: the model was made for {trained}, and what it writes beyond is guesswork"
+        );
+    }
     let options = SessionOptions { ctx, chunk: (args.chunk as usize).min(ctx), kv: kv(args.kv) };
     Ok(Session::new(model, options)?)
 }

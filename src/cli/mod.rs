@@ -18,6 +18,7 @@ mod output;
 mod perplexity;
 mod quantize;
 mod report;
+mod routing;
 mod run;
 mod score;
 mod stream;
@@ -25,11 +26,19 @@ mod tensors;
 
 use args::{Cli, Verb};
 use clap::Parser;
+use failure::Failure;
 use std::process::ExitCode;
 
 /// Runs the program on the process's arguments.
 pub fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        // Text that is no text is bad input, as it is in a file; what a person typed wrongly is clap's to explain.
+        Err(e) if e.kind() == clap::error::ErrorKind::InvalidUtf8 => {
+            return Failure::new("an argument is not valid UTF-8").hint("give the text in a file: -f FILE").report();
+        }
+        Err(e) => e.exit(),
+    };
     quiet_drivers();
     messages(cli.verbose);
     let quiet = cli.quiet;

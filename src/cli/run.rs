@@ -5,6 +5,7 @@ use super::{
     failure::{Failure, Outcome},
     load,
     output::read_text,
+    routing::Collected,
     stream::{self, Answer},
 };
 use crate::generate::{FinishReason, GenerateOptions};
@@ -18,7 +19,8 @@ use std::{
 /// Runs the verb.
 pub fn run(args: &RunArgs, quiet: bool) -> Outcome {
     let prompts = prompts(args)?;
-    let model = load::load(args.model.path(), &args.place, model::Options::default(), quiet)?;
+    let options = model::Options { trace_router: args.routing.wanted(), ..Default::default() };
+    let model = load::load(args.model.path(), &args.place, options, quiet)?;
     let tokenizer = load::tokenizer(&model)?;
     let ids = prompts.iter().map(|p| load::encode(tokenizer, p, args.raw)).collect::<Outcome<Vec<_>>>()?;
     let needed = ids.iter().map(Vec::len).max().unwrap_or(0).saturating_add(args.tokens);
@@ -28,6 +30,7 @@ pub fn run(args: &RunArgs, quiet: bool) -> Outcome {
         check(prompt, ids.len(), ctx)?;
     }
     let mut session = load::session(&model, ctx, &args.context)?;
+    let mut collected = Collected::start(&args.routing, &mut session)?;
     let sampler = load::sampler(&args.sample);
     let note = format!(" | seed {}", sampler.seed);
     let mut out = io::stdout().lock();
@@ -44,10 +47,15 @@ pub fn run(args: &RunArgs, quiet: bool) -> Outcome {
         let shown: Option<&mut dyn Write> = if args.json { None } else { Some(&mut out) };
         let answer = stream::stream(&mut session, Some(tokenizer), ids, echo, options, shown)?;
         if args.json {
-            writeln!(out, "{}", as_json(prompt, ids, &answer, &model.describe(), sampler.seed))?;
+            let mut object = as_json(prompt, ids, &answer, &model.describe(), sampler.seed);
+            if let Some(trace) = session.routing().filter(|_| args.routing.show_routing) {
+                object["routing"] = trace.to_json();
+            }
+            writeln!(out, "{object}")?;
         } else if !answer.text.ends_with('\n') {
             writeln!(out)?;
         }
+        collected.add(&session, tokenizer, &[ids, &answer.sampled[..]].concat(), (!args.json).then_some(&mut out))?;
         out.flush()?;
         if !quiet {
             stream::closing(&answer, &model, &session, &note);
@@ -56,7 +64,7 @@ pub fn run(args: &RunArgs, quiet: bool) -> Outcome {
             return Err(Failure::Interrupted);
         }
     }
-    Ok(())
+    collected.write(model.definition().title)
 }
 
 fn check(prompt: &str, tokens: usize, ctx: usize) -> Outcome {

@@ -12,8 +12,10 @@
 
 mod op;
 mod print;
+mod router;
 
 pub use op::*;
+pub use router::*;
 
 /// A value: what a node makes. Index into [`Graph::values`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]

@@ -1,14 +1,39 @@
 //! The ops. Their meaning (formula, shapes, reference code, tolerance) is on their page in [`crate::ops`].
 
-use super::{CacheId, WeightId};
+use super::{CacheId, Router, WeightId};
 
-/// Root-mean-square normalisation with its weight (`ops/rms_norm.rs`).
+/// What a norm makes of a row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum NormKind {
+    /// Root mean square 1 (`ops/rms_norm.rs`).
+    Rms,
+    /// Mean 0 and variance 1.
+    Layer,
+}
+
+/// Normalisation with its weight (`ops/rms_norm.rs`).
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Norm {
+    /// Of which kind.
+    pub kind: NormKind,
     /// `[n]`: where n is smaller than the columns, every group of n columns (a head) is normalised by itself.
     pub weight: WeightId,
-    /// Added to the mean square.
+    /// As long as the weight: added last.
+    pub bias: Option<WeightId>,
+    /// Added to the mean square (the variance).
     pub eps: f32,
+}
+
+impl Norm {
+    /// A root-mean-square norm.
+    pub fn rms(weight: WeightId, eps: f32) -> Norm {
+        Norm { kind: NormKind::Rms, weight, bias: None, eps }
+    }
+
+    /// Weight and bias.
+    pub fn weights(&self) -> impl Iterator<Item = WeightId> {
+        std::iter::once(self.weight).chain(self.bias)
+    }
 }
 
 /// A matrix with an optional bias (`ops/linear.rs`).
@@ -70,33 +95,6 @@ pub enum Activation {
     GeluTanh,
     /// `max(x, 0)`.
     Relu,
-}
-
-/// How router logits become scores.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Score {
-    /// Softmax over all experts, then the k largest.
-    Softmax,
-    /// The k largest logits, then softmax over these.
-    SoftmaxOfSelected,
-    /// Sigmoid of each logit, then the k largest.
-    Sigmoid,
-}
-
-/// Which experts a token takes and with which weights (`ops/router.rs`). Ties go to the lower id; the ids come in
-/// descending order of score.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Router {
-    /// Experts, E.
-    pub experts: usize,
-    /// Experts used a token, k.
-    pub used: usize,
-    /// From logits to scores.
-    pub score: Score,
-    /// Divide the k weights by their sum.
-    pub renormalise: bool,
-    /// Factor on the weights, last of all.
-    pub scale: f32,
 }
 
 /// An op, with everything about it that is fixed when the graph is made.
@@ -244,18 +242,20 @@ impl Op {
     /// The weights that the op reads.
     pub fn weights(&self) -> Vec<WeightId> {
         let lin = |l: &Linear| [Some(l.weight), l.bias];
+        let norm = |n: &Norm| [Some(n.weight), n.bias];
         let list: Vec<Option<WeightId>> = match self {
             Op::Embed { table, .. } => vec![Some(*table)],
-            Op::RmsNorm(n) => vec![Some(n.weight)],
+            Op::RmsNorm(n) => norm(n).to_vec(),
             Op::Linear(l) | Op::LinearAdd { linear: l, .. } => lin(l).to_vec(),
             Op::Attend(a) => vec![a.sinks],
+            Op::Router(r) => vec![r.selection_bias],
             Op::ExpertLinear { weight } | Op::ExpertDownAdd { weight } => vec![Some(*weight)],
-            Op::NormLinears { norm, parts } => {
-                std::iter::once(norm.map(|n| n.weight)).chain(parts.iter().flat_map(lin)).collect()
-            }
-            Op::RopeStore { q_norm, k_norm, .. } => vec![q_norm.map(|n| n.weight), k_norm.map(|n| n.weight)],
+            Op::NormLinears { norm: n, parts } => n.iter().flat_map(norm).chain(parts.iter().flat_map(lin)).collect(),
+            Op::RopeStore { q_norm, k_norm, .. } => [q_norm, k_norm].into_iter().flatten().flat_map(norm).collect(),
             Op::LinearGlu { gate, up, .. } | Op::ExpertGlu { gate, up, .. } => vec![Some(*gate), Some(*up)],
-            Op::NormRouter { norm, linear, .. } => vec![Some(norm.weight), Some(linear.weight), linear.bias],
+            Op::NormRouter { norm: n, linear, router } => {
+                [norm(n), lin(linear), [router.selection_bias, None]].concat()
+            }
             Op::Tokens
             | Op::Input { .. }
             | Op::Rope(_)
@@ -264,7 +264,6 @@ impl Op {
             | Op::Scale(_)
             | Op::Glu(_)
             | Op::SigmoidGate
-            | Op::Router(_)
             | Op::ExpertCombine
             | Op::TakeOutputs => vec![],
         };

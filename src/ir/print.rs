@@ -1,6 +1,6 @@
 //! A graph as text: one line a node, as `moeray inspect --graph` shows it.
 
-use super::{Graph, Op, Rows, Type, ValueId};
+use super::{Graph, Op, Router, Rows, Type, ValueId};
 use std::fmt;
 
 fn value(v: ValueId) -> String {
@@ -21,6 +21,12 @@ impl fmt::Display for Type {
     }
 }
 
+impl fmt::Display for Router {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "top {} of {}, {}", self.used, self.experts, self.variant())
+    }
+}
+
 impl fmt::Display for Graph {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for node in &self.nodes {
@@ -33,7 +39,7 @@ impl fmt::Display for Graph {
             }
             match &node.op {
                 Op::Router(r) | Op::NormRouter { router: r, .. } => {
-                    write!(f, " [top {} of {}, {:?}, renormalise {}]", r.used, r.experts, r.score, r.renormalise)?;
+                    write!(f, " [{r}]")?;
                 }
                 Op::Attend(a) => write!(f, " [{} heads, window {:?}]", a.heads, a.window)?,
                 Op::Glu(a) | Op::LinearGlu { act: a, .. } | Op::ExpertGlu { act: a, .. } => write!(f, " [{a:?}]")?,

@@ -66,6 +66,7 @@ const ACTIVATION: &str = include_str!("../../shaders/common/activation.wgsl");
 const ROTATE: &str = include_str!("../../shaders/common/rotate.wgsl");
 const LINEAR: &str = include_str!("../../shaders/linear.wgsl");
 const GLU_LINEAR: &str = include_str!("../../shaders/linear_glu.wgsl");
+const SAMPLING: &str = include_str!("../../shaders/common/sampling.wgsl");
 const DOT: &str = include_str!("../../shaders/common/dot.wgsl");
 const ROWS_PLAIN: &str = include_str!("../../shaders/rows/plain.wgsl");
 const ROWS_SLOTS: &str = include_str!("../../shaders/rows/slots.wgsl");
@@ -264,14 +265,16 @@ pub static ATTEND_REDUCE: Kernel = Kernel {
     tile: one_each,
 };
 
-/// Scores, top-k and weights. Bindings: `x` logits `[T, E]`, `ids` u32 `[T, k]` (read_write), `weights` `[T, k]`
-/// (read_write). Items: 1; rows: T. `EXPERTS`: at least E; loops run to it.
+/// Scores, top-k and weights. Bindings: `x` logits `[T, E]`, `selection_bias` `[E]` (any buffer of zeros where there is
+/// none), `ids` u32 `[T, k]` (read_write), `weights` `[T, k]` (read_write). Items: 1; rows: T. `EXPERTS`: at least E; loops
+/// run to it. `BY_SCORE` 1: the choice is made on scores, not on logits. `GROUPED` 1: only
+/// some of `GROUPS` groups of experts take part.
 pub static ROUTER: Kernel = Kernel {
     name: "router",
     parts: &[FRAME, SUM, include_str!("../../shaders/router.wgsl")],
     slots: &[],
     kv: false,
-    consts: &[("WG", 64), ("EXPERTS", 64)],
+    consts: &[("WG", 64), ("EXPERTS", 64), ("BY_SCORE", 0), ("GROUPED", 0), ("GROUPS", 1)],
     params: params::RouterParams::FIELDS,
     tile: one_each,
 };
@@ -315,8 +318,33 @@ pub static ELEMENTWISE: Kernel = Kernel {
     tile: wg_items,
 };
 
+/// Logits to keys, penalty and bans applied. Bindings: `settings` and `state` as `plan::sample` lays them out, `x` logits
+/// `[1, V]`, `keys` u32 `[V]` (read_write), `maxima` u32 `[ceil(V / 64)]` (read_write). Items: V; rows: 1.
+pub static SAMPLE_KEYS: Kernel = Kernel {
+    name: "sample_keys",
+    parts: &[FRAME, SAMPLING, include_str!("../../shaders/sample_keys.wgsl")],
+    slots: &[],
+    kv: false,
+    consts: &[("WG", 64)],
+    params: params::SampleKeysParams::FIELDS,
+    tile: |_| [1024, 1],
+};
+
+/// The next token from what `sample_keys` left. Bindings: `settings`, `keys`, `maxima`, `state` (read_write), `tokens`
+/// (read_write: the ids of the next step). Items: 1; rows: 1 (one workgroup in all). `WG` is the most that top-k may be
+/// for its short way; it must be 256, the number of bins.
+pub static SAMPLE_PICK: Kernel = Kernel {
+    name: "sample_pick",
+    parts: &[FRAME, SAMPLING, include_str!("../../shaders/sample_pick.wgsl")],
+    slots: &[],
+    kv: false,
+    consts: &[("WG", 256)],
+    params: params::SamplePickParams::FIELDS,
+    tile: one_each,
+};
+
 /// Every kernel.
-pub static ALL: [&Kernel; 18] = [
+pub static ALL: [&Kernel; 20] = [
     &EMBED,
     &RMS_NORM,
     &LINEAR_KERNEL,
@@ -335,6 +363,8 @@ pub static ALL: [&Kernel; 18] = [
     &EXPERT_SORT,
     &EXPERT_COMBINE,
     &ELEMENTWISE,
+    &SAMPLE_KEYS,
+    &SAMPLE_PICK,
 ];
 
 /// The number of an activation in `ACT`.
@@ -346,6 +376,26 @@ pub fn activation(act: crate::ir::Activation) -> u32 {
         GeluTanh => 2,
         Relu => 3,
     }
+}
+
+/// The number of a scoring function in `RouterParams::score`.
+pub fn score(s: crate::ir::Score) -> u32 {
+    use crate::ir::Score::{Sigmoid, Softmax, SoftmaxOfSelected, SqrtSoftplus};
+    match s {
+        Softmax => 0,
+        SoftmaxOfSelected => 1,
+        Sigmoid => 2,
+        SqrtSoftplus => 3,
+    }
+}
+
+/// `router` for this selection.
+pub fn router_variant(r: &crate::ir::Router) -> Variant {
+    let v = Variant::new(&ROUTER);
+    let room = (r.experts as u32).next_multiple_of(v.get("WG").max(1));
+    let v = v.with("EXPERTS", room).with("BY_SCORE", u32::from(!r.chooses_by_logits()));
+    let Some(g) = r.groups.filter(|g| g.used < g.count) else { return v };
+    v.with("GROUPED", 1).with("GROUPS", g.count as u32)
 }
 
 /// `attend` for heads of this size, `group` query heads to a kv head. `SPLIT` is left to the caller.

@@ -45,8 +45,8 @@ params! {
         outputs: u32,
         /// T - O: the first row whose output is wanted.
         first_output: u32,
-        /// Room.
-        reserved_0: u32,
+        /// Where in [0, 2^32) the draw of this step's token falls.
+        draw: u32,
         /// Room.
         reserved_1: u32,
         /// Room.
@@ -341,9 +341,13 @@ params! {
         experts: u32,
         /// k, at most E.
         used: u32,
-        /// 0 softmax, 1 softmax of the selected, 2 sigmoid.
+        /// 0 softmax, 1 softmax of the selected, 2 sigmoid, 3 sqrt-softplus.
         score: u32,
-        /// 1: divide by the sum of the selected.
+        /// Groups that take part.
+        groups_used: u32,
+        /// 1: a group is scored by its two best experts, 0: by its best.
+        top_two: u32,
+        /// 1: divide by the sum of the chosen scores; 2: by the sum plus `epsilon`; 3: by at least `epsilon`; 0: by nothing.
         renormalise: u32,
         /// Of the logits.
         x_offset: u32,
@@ -357,8 +361,26 @@ params! {
         weights_offset: u32,
         /// Of the weights.
         weights_stride: u32,
+        /// See `renormalise`.
+        epsilon: f32,
         /// Factor on the weights.
         scale: f32,
+    }
+
+    /// `sample_keys`.
+    SampleKeysParams {
+        /// Logits, V.
+        vocab: u32,
+        /// Of the logits.
+        x_offset: u32,
+    }
+
+    /// `sample_pick`.
+    SamplePickParams {
+        /// Logits, V.
+        vocab: u32,
+        /// Groups of 64 of them, rounded up.
+        groups: u32,
     }
 
     /// `expert_sort`.

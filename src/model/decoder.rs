@@ -4,7 +4,9 @@ use super::{Options, Params, loader::Loader, rope};
 use crate::{
     error::{Error, Result},
     file::Tensor,
-    ir::{Activation, Attention, CacheDecl, Graph, Linear, Norm, Op, Rope, RopePairs, Router, Score, ValueId},
+    ir::{
+        Activation, Attention, CacheDecl, Graph, Linear, Norm, Op, Renormalise, Rope, RopePairs, Router, Score, ValueId,
+    },
 };
 
 /// Normalisation of queries and keys before rotation.
@@ -39,8 +41,10 @@ pub struct Shared {
 /// The Mixture-of-Experts part of a layer.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Moe {
-    /// The selection.
+    /// The selection; the weight of its selection bias is found while the graph is built.
     pub router: Router,
+    /// Whether there is a selection bias.
+    pub selection_bias: bool,
     /// Width of an expert, I.
     pub width: usize,
     /// A shared expert.
@@ -143,6 +147,16 @@ impl Decoder {
         Ok(())
     }
 
+    /// GGUF has no key for dense layers between layers with experts: further layers are dense where the file has no router
+    /// for them but the matrices of a dense network.
+    pub(super) fn find_dense_layers(&mut self, has: impl Fn(&str) -> bool) {
+        let Some(moe) = &mut self.moe else { return };
+        let dense =
+            |i: &usize| !has(&format!("blk.{i}.ffn_gate_inp.weight")) && has(&format!("blk.{i}.ffn_gate.weight"));
+        let found = (0..self.layers).filter(dense);
+        moe.dense_layers.extend(found);
+    }
+
     fn is_moe(&self, layer: usize) -> Option<&Moe> {
         self.moe.as_ref().filter(|m| !m.dense_layers.contains(&layer))
     }
@@ -152,24 +166,46 @@ impl Decoder {
     }
 }
 
-/// A router of the usual kind, with what a GGUF may say about it: an explicit scoring function (llama.cpp's
-/// `expert_gating_func`: 1 softmax, 2 sigmoid, 3 softmax of the selected) and a scale override the family's.
+/// A family's router with what a GGUF may say about it: a scoring function, a factor on the weights and groups override
+/// the family's.
 ///
 /// # Errors
-/// [`Error::Unsupported`] for a scoring function that is not known here; [`Error::Model`] for impossible counts.
-pub(super) fn router(p: &Params<'_>, experts: usize, used: usize, score: Score, renormalise: bool) -> Result<Router> {
-    let score = match p.opt_usize("expert_gating_func", "")? {
-        None | Some(0) => score,
-        Some(1) => Score::Softmax,
-        Some(2) => Score::Sigmoid,
-        Some(3) => Score::SoftmaxOfSelected,
-        Some(n) => return Err(Error::Unsupported(format!("router scoring function {n} in {}", p.arch))),
-    };
-    if experts > 4096 || used > experts {
-        return Err(Error::Model(format!("top {used} of {experts} experts")));
+/// [`Error::Unsupported`] for a scoring function that is not known here, or for groups in a family that has none;
+/// [`Error::Model`] for impossible counts.
+pub(super) fn router(p: &Params<'_>, family: Router) -> Result<Router> {
+    let mut r = family;
+    r.score = scoring(p)?.unwrap_or(r.score);
+    if r.experts > 4096 {
+        return Err(Error::Model(format!("{} experts", r.experts)));
     }
-    let scale = p.opt_f32("expert_weights_scale", "")?.filter(|s| *s != 0.0).unwrap_or(1.0);
-    Ok(Router { experts, used, score, renormalise, scale })
+    if r.groups.is_none() && p.opt_usize("expert_group_count", "")?.is_some_and(|n| n > 1) {
+        return Err(Error::Unsupported(format!("groups of experts in {}", p.arch)));
+    }
+    if let Some(scale) = p.opt_f32("expert_weights_scale", "")?.filter(|s| *s != 0.0) {
+        r.scale = scale;
+    }
+    r.check().map_err(Error::Model)?;
+    Ok(r)
+}
+
+/// The scoring function that a GGUF names (llama.cpp's `expert_gating_func`); `None` where it names none.
+///
+/// # Errors
+/// [`Error::Unsupported`] for one that is not known here.
+pub(super) fn scoring(p: &Params<'_>) -> Result<Option<Score>> {
+    Ok(match p.opt_usize("expert_gating_func", "")? {
+        None | Some(0) => None,
+        Some(1) => Some(Score::Softmax),
+        Some(2) => Some(Score::Sigmoid),
+        Some(3) => Some(Score::SoftmaxOfSelected),
+        Some(4) => Some(Score::SqrtSoftplus),
+        Some(n) => return Err(Error::Unsupported(format!("router scoring function {n} in {}", p.arch))),
+    })
+}
+
+/// Division by the sum of the chosen weights, or none.
+pub(super) fn by_sum(yes: bool) -> Renormalise {
+    if yes { Renormalise::Sum } else { Renormalise::No }
 }
 
 fn activation(p: &Params<'_>) -> Result<Activation> {
@@ -241,7 +277,7 @@ pub(super) fn graph(d: &Decoder, p: &Params<'_>, mut l: Loader<'_>, options: &Op
 
 fn norm(d: &Decoder, l: &mut Loader<'_>, name: &str, n: usize, x: ValueId) -> Result<ValueId> {
     let weight = l.vector(name, n)?;
-    l.b.one(Op::RmsNorm(Norm { weight, eps: d.eps }), &[x])
+    l.b.one(Op::RmsNorm(Norm::rms(weight, d.eps)), &[x])
 }
 
 fn linear(l: &mut Loader<'_>, name: &str, out: usize, inp: usize, x: ValueId) -> Result<ValueId> {
@@ -309,8 +345,14 @@ fn experts(
     let blk = format!("blk.{i}.");
     let (e, width) = (m.router.experts, m.width);
     let weight = l.matrix_f32(&format!("{blk}ffn_gate_inp.weight"), e, d.hidden)?;
-    let logits = l.b.one(Op::Linear(Linear { weight, bias: None }), &[normed])?; // [T, E]
-    let routed = l.b.add(Op::Router(m.router), &[logits])?;
+    let bias = format!("{blk}ffn_gate_inp.bias");
+    let bias = if l.has(&bias) { Some(l.vector(&bias, e)?) } else { None };
+    let logits = l.b.one(Op::Linear(Linear { weight, bias }), &[normed])?; // [T, E]
+    let mut router = m.router;
+    if m.selection_bias {
+        router.selection_bias = Some(l.vector(&format!("{blk}exp_probs_b.bias"), e)?);
+    }
+    let routed = l.b.add(Op::Router(router), &[logits])?;
     let (ids, weights) = (routed[0], routed[1]); // [T, k]
     let gate = l.experts(&blk, "ffn_gate", [e, width, d.hidden])?;
     let up = l.experts(&blk, "ffn_up", [e, width, d.hidden])?;

@@ -13,7 +13,7 @@ use super::{Decoder, Definition, Options, params::Params};
 use crate::{
     error::{Error, Result},
     file::{Bytes, Checkpoint, Format, Metadata, Tensor, Value},
-    ir::{Activation, Op, Rope, RopePairs, Score},
+    ir::{Activation, Op, Renormalise, Rope, RopePairs, Score},
     tokenizer::GgufVocab,
 };
 
@@ -133,16 +133,20 @@ fn hyperparameters(meta: &mut Metadata, arch: &str, d: &Decoder, rope: &Rope) ->
 }
 
 /// The keys of the experts, and refusals where llama.cpp's graph routes otherwise: `llama` and `qwen3moe` renormalise the
-/// chosen experts' weights, `qwen2moe` and `olmoe` do not, and no key changes that; all layers have experts.
+/// chosen experts' weights, `qwen2moe` and `olmoe` do not, and no key changes that. Layers without experts are let
+/// through: llama.cpp misses their router and says so.
 fn experts(meta: &mut Metadata, arch: &str, d: &Decoder) -> Result<()> {
     let Some(m) = &d.moe else { return Ok(()) };
     if !m.dense_layers.is_empty() {
-        return Err(refused(arch, format!("dense layers ({:?}) between layers with experts", m.dense_layers)));
+        tracing::warn!(
+            "layers {:?} have no experts: the file says so by their tensors, and llama.cpp does not load it",
+            m.dense_layers
+        );
     }
     let renormalised = match m.router.score {
-        Score::Softmax => m.router.renormalise,
+        Score::Softmax => m.router.renormalise != Renormalise::No,
         Score::SoftmaxOfSelected => true,
-        Score::Sigmoid => return Err(refused(arch, "a router that scores by sigmoid")),
+        other => return Err(refused(arch, format!("a router that scores by {other:?}"))),
     };
     if renormalised != matches!(arch, "llama" | "qwen3moe") {
         let what =

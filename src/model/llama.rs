@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     error::Result,
-    ir::{RopePairs, Score},
+    ir::{Renormalise, RopePairs, Router, Score},
 };
 
 /// Names that Llama brought and most others keep.
@@ -91,8 +91,8 @@ fn decoder(p: &Params<'_>) -> Result<Decoder> {
     if let Some(experts) = p.opt_usize("expert_count", "num_local_experts")?.filter(|n| *n > 0) {
         let used = p.usize("expert_used_count", "num_experts_per_tok")?;
         let width = p.opt_usize("expert_feed_forward_length", "")?.unwrap_or(d.ffn);
-        let router = router(p, experts, used, Score::Softmax, true)?;
-        d.moe = Some(Moe { router, width, shared: None, dense_layers: vec![] });
+        let router = router(p, Router { renormalise: Renormalise::Sum, ..Router::new(experts, used, Score::Softmax) })?;
+        d.moe = Some(Moe { router, selection_bias: false, width, shared: None, dense_layers: vec![] });
     }
     Ok(d)
 }

@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     error::Result,
-    ir::{Activation, RopePairs, Score},
+    ir::{Activation, RopePairs, Router, Score},
 };
 
 /// The tutorials' mini-Mixtral.
@@ -40,7 +40,8 @@ pub static MINI_MIXTRAL: Architecture = Architecture {
 fn decoder(p: &Params<'_>) -> Result<Decoder> {
     let (hidden, heads) = (p.usize("", "dim")?, p.usize("", "n_heads")?);
     let ffn = p.usize("", "hidden_dim")?;
-    let router = router(p, p.usize("", "num_experts")?, p.usize("", "top_k")?, Score::SoftmaxOfSelected, false)?;
+    let plain = Router::new(p.usize("", "num_experts")?, p.usize("", "top_k")?, Score::SoftmaxOfSelected);
+    let router = router(p, plain)?;
     Ok(Decoder {
         layers: p.usize("", "n_layers")?,
         hidden,
@@ -56,7 +57,7 @@ fn decoder(p: &Params<'_>) -> Result<Decoder> {
         qkv_bias: Bias::IfPresent,
         act: Activation::Silu,
         windows: vec![],
-        moe: Some(Moe { router, width: ffn, shared: None, dense_layers: vec![] }),
+        moe: Some(Moe { router, selection_bias: false, width: ffn, shared: None, dense_layers: vec![] }),
         tied: false,
     })
 }

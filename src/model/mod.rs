@@ -15,10 +15,12 @@ mod params;
 mod qwen2_moe;
 mod qwen3_moe;
 mod rope;
+mod summary;
 
 pub use decoder::{Decoder, QkNorm, Shared};
 pub use export::to_gguf;
 pub use params::Params;
+pub use summary::{LayerSummary, layers};
 
 use crate::{
     error::{Error, Result},
@@ -98,7 +100,10 @@ pub struct Definition {
 pub fn build(ckpt: &Checkpoint, options: &Options) -> Result<Definition> {
     let params = Params::new(ckpt)?;
     let arch = find(&params)?;
-    let decoder = (arch.decoder)(&params)?;
+    let mut decoder = (arch.decoder)(&params)?;
+    if params.is_gguf() {
+        decoder.find_dense_layers(|name| ckpt.info(name).is_some());
+    }
     decoder.check()?;
     let loader = loader::Loader::new(ckpt, &arch.names);
     let (graph, weights) = decoder::graph(&decoder, &params, loader, options)?;

@@ -3,12 +3,12 @@
 
 use super::{
     Architecture, Decoder, Names, Params, QkNorm,
-    decoder::{Moe, router},
+    decoder::{Moe, by_sum, router},
     llama,
 };
 use crate::{
     error::{Error, Result},
-    ir::Score,
+    ir::{Router, Score},
 };
 
 /// OLMoE.
@@ -30,7 +30,7 @@ fn decoder(p: &Params<'_>) -> Result<Decoder> {
     let used = p.usize("expert_used_count", "num_experts_per_tok")?;
     let renormalise = p.opt_bool("expert_weights_norm", "norm_topk_prob")?.unwrap_or(false);
     let width = p.opt_usize("expert_feed_forward_length", "")?.unwrap_or(d.ffn);
-    let router = router(p, experts, used, Score::Softmax, renormalise)?;
-    d.moe = Some(Moe { router, width, shared: None, dense_layers: vec![] });
+    let router = router(p, Router { renormalise: by_sum(renormalise), ..Router::new(experts, used, Score::Softmax) })?;
+    d.moe = Some(Moe { router, selection_bias: false, width, shared: None, dense_layers: vec![] });
     Ok(d)
 }

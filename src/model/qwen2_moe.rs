@@ -3,10 +3,13 @@
 
 use super::{
     Architecture, Decoder, Names, Params, Shared,
-    decoder::{Bias, Moe, router},
+    decoder::{Bias, Moe, by_sum, router},
     llama,
 };
-use crate::{error::Result, ir::Score};
+use crate::{
+    error::Result,
+    ir::{Router, Score},
+};
 
 /// Qwen2-MoE.
 pub static QWEN2_MOE: Architecture = Architecture {
@@ -31,8 +34,8 @@ fn decoder(p: &Params<'_>) -> Result<Decoder> {
     // Files of the first converters have no key for the shared expert's width: it is the dense one's.
     let shared = p.opt_usize("expert_shared_feed_forward_length", "shared_expert_intermediate_size")?;
     let shared = Some(Shared { width: shared.unwrap_or(d.ffn), gated: true }).filter(|s| s.width > 0);
-    let router = router(p, experts, used, Score::Softmax, renormalise)?;
-    d.moe = Some(Moe { router, width, shared, dense_layers: dense_layers(p, d.layers)? });
+    let router = router(p, Router { renormalise: by_sum(renormalise), ..Router::new(experts, used, Score::Softmax) })?;
+    d.moe = Some(Moe { router, selection_bias: false, width, shared, dense_layers: dense_layers(p, d.layers)? });
     Ok(d)
 }
 

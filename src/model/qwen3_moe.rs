@@ -3,10 +3,13 @@
 
 use super::{
     Architecture, Decoder, Names, Params, QkNorm,
-    decoder::{Moe, router},
+    decoder::{Moe, by_sum, router},
     llama, qwen2_moe,
 };
-use crate::{error::Result, ir::Score};
+use crate::{
+    error::Result,
+    ir::{Router, Score},
+};
 
 /// Qwen3-MoE.
 pub static QWEN3_MOE: Architecture = Architecture {
@@ -28,7 +31,13 @@ fn decoder(p: &Params<'_>) -> Result<Decoder> {
     let width = p.usize("expert_feed_forward_length", "moe_intermediate_size")?;
     // Hugging Face's default is false, though every released config sets it; llama.cpp's graph renormalises always.
     let renormalise = p.opt_bool("expert_weights_norm", "norm_topk_prob")?.unwrap_or(p.is_gguf());
-    let router = router(p, experts, used, Score::Softmax, renormalise)?;
-    d.moe = Some(Moe { router, width, shared: None, dense_layers: qwen2_moe::dense_layers(p, d.layers)? });
+    let router = router(p, Router { renormalise: by_sum(renormalise), ..Router::new(experts, used, Score::Softmax) })?;
+    d.moe = Some(Moe {
+        router,
+        selection_bias: false,
+        width,
+        shared: None,
+        dense_layers: qwen2_moe::dense_layers(p, d.layers)?,
+    });
     Ok(d)
 }

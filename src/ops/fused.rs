@@ -63,7 +63,7 @@ pub fn infer(op: &Op, inputs: &[Type], g: &Graph) -> Result<Vec<Type>, Phrase> {
         Op::NormRouter { norm, linear: l, router: r } => {
             let normed = rms_norm::infer(norm, inputs, g)?;
             let logits = linear::infer(l, &normed, g)?;
-            let made = router::infer(r, &logits)?;
+            let made = router::infer(r, &logits, g)?;
             Ok(vec![normed[0], made[0], made[1]])
         }
         Op::ExpertGlu { gate, up, .. } => {

@@ -138,7 +138,7 @@ pub fn infer(op: &Op, inputs: &[Type], graph: &Graph) -> Result<Vec<Type>, Phras
         Op::KvStore { cache } => attend::infer_store(*cache, inputs, graph),
         Op::Attend(a) => attend::infer(a, inputs, graph),
         Op::Add | Op::Scale(_) | Op::Glu(_) | Op::SigmoidGate | Op::TakeOutputs => elementwise::infer(op, inputs),
-        Op::Router(r) => router::infer(r, inputs),
+        Op::Router(r) => router::infer(r, inputs, graph),
         Op::ExpertLinear { weight } => experts::infer_linear(*weight, inputs, graph),
         Op::ExpertCombine => experts::infer_combine(inputs),
         _ => fused::infer(op, inputs, graph),

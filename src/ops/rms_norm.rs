@@ -5,7 +5,7 @@
 //! Tolerance 1e-10: an f32 sum of squares of up to some ten thousand numbers.
 
 use super::{Array, Phrase, Weights, arity, f32_of};
-use crate::ir::{Graph, Norm, Type};
+use crate::ir::{Graph, Norm, NormKind, Type};
 
 /// Shape rule.
 ///
@@ -14,6 +14,9 @@ use crate::ir::{Graph, Norm, Type};
 pub fn infer(n: &Norm, inputs: &[Type], g: &Graph) -> Result<Vec<Type>, Phrase> {
     let [x] = arity(inputs)?;
     let (_, cols) = f32_of(&x)?;
+    if n.kind != NormKind::Rms || n.bias.is_some() {
+        return Err("a norm that is not the root-mean-square one".into());
+    }
     let shape = &g.weights.get(n.weight.0 as usize).ok_or("an undeclared weight")?.shape;
     match shape.as_slice() {
         [len] if *len > 0 && cols % len == 0 => Ok(vec![x]),

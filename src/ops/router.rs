@@ -1,31 +1,55 @@
 //! `router`: which experts a token takes, and with which weights.
 //!
-//! From logits `[T, E]`: scores (by [`Score`]); the k largest scores, in descending order, ties to the lower id; their
-//! weights are their scores, divided by their sum where `renormalise`, times `scale`.
+//! From logits `[T, E]`, row by row:
 //!
-//! | family | score | renormalise | scale | source |
-//! |---|---|---|---|---|
-//! | Mixtral | softmax | yes | 1 | Jiang et al. 2024 (softmax of the selected: the same numbers) |
-//! | Qwen2-MoE | softmax | as `norm_topk_prob` (no) | 1 | Hugging Face `modeling_qwen2_moe` |
-//! | Qwen3-MoE | softmax | as `norm_topk_prob` (yes) | 1 | Hugging Face `modeling_qwen3_moe` |
-//! | OLMoE | softmax | as `norm_topk_prob` (no) | 1 | Muennighoff et al. 2024 |
+//! 1. scores s, by [`Score`] (`softmax of the selected`: after step 4, over the chosen logits);
+//! 2. choice values c = s + selection bias;
+//! 3. with [`Groups`], E / groups neighbours are a group, which is scored by its largest c or the sum of its two largest;
+//!    the best groups take part, ties to the lower one;
+//! 4. the k experts with the largest c among those that take part, in descending order, ties to the lower id;
+//! 5. their weights are their s (without the bias), divided as [`Renormalise`] says, times `scale`.
+//!
+//! | family | score | selection bias | groups | divided by | scale | source |
+//! |---|---|---|---|---|---|---|
+//! | Mixtral | softmax | | | sum | 1 | Jiang et al. 2024 (softmax of the selected: the same numbers) |
+//! | Qwen2-MoE | softmax | | | sum as `norm_topk_prob` (no) | 1 | `modeling_qwen2_moe` |
+//! | Qwen3-MoE | softmax | | | sum as `norm_topk_prob` (yes) | 1 | `modeling_qwen3_moe` |
+//! | OLMoE | softmax | | | sum as `norm_topk_prob` (no) | 1 | Muennighoff et al. 2024, `modeling_olmoe` |
+//! | DeepSeek-V2 | softmax | | best expert (`group_limited_greedy`), or none | no | `routed_scaling_factor` | DeepSeek-AI 2024, `modeling_deepseek_v2` |
+//! | DeepSeek-V3, R1, Kimi-K2 | sigmoid | yes | sum of top two | sum + 1e-20 | `routed_scaling_factor` | DeepSeek-AI 2024, `modeling_deepseek_v3` |
+//! | GLM-4.5 | sigmoid | yes | sum of top two | sum + 1e-20 | `routed_scaling_factor` | `modeling_glm4_moe` |
+//! | dots.llm1 | sigmoid | yes | sum of top two | sum + 1e-20 | `routed_scaling_factor` | `modeling_dots1` |
+//! | ERNIE-4.5 | softmax | yes | | max(sum, `moe_norm_min`) | 1 | `modeling_ernie4_5_moe` |
+//! | MiniMax-M2 | sigmoid | yes | | sum | 1 | `modeling_minimax_m2` |
+//! | DeepSeek-V4 (`noaux_tc`) | sqrt-softplus | yes | | sum + 1e-20 | `routed_scaling_factor` | `modeling_deepseek_v4` |
+//!
+//! Sources in `typewriter` are files of Hugging Face transformers. A router's own bias is the bias of the `linear` that makes
+//! the logits. llama.cpp divides by `max(sum, 2⁻¹⁴)` in every family; the two differ only where the chosen scores sum to less.
+//!
+//! The choice is made on the logits where every score grows with its logit and nothing is added
+//! ([`Router::chooses_by_logits`]); else on c in f32, as the sources do. Not-a-number counts as the smallest number in
+//! the choice, and its weight is not-a-number.
 //!
 //! Shapes: logits `[T, E]` → ids u32 `[T, k]`, weights `[T, k]`. Tolerance: ids identical as (expert, weight) pairs
-//! wherever the reference's scores of the last chosen and the first left-out expert differ by more than 1e-5 of their
-//! size; weights 1e-10.
+//! wherever the reference's choice values of the last chosen and the first left-out expert (or group) differ by more than 1e-5
+//! of their size; weights 1e-10.
 
-use super::{Array, Phrase, arity, elementwise::sigmoid, f32_of};
-use crate::ir::{Router, Score, Type};
+use super::{Array, Phrase, Weights, arity, elementwise::sigmoid, f32_of, weight_shape};
+use crate::ir::{Graph, GroupScore, Groups, Renormalise, Router, Score, Type};
 
 /// Shape rule.
 ///
 /// # Errors
 /// What does not fit.
-pub fn infer(r: &Router, inputs: &[Type]) -> Result<Vec<Type>, Phrase> {
+pub fn infer(r: &Router, inputs: &[Type], g: &Graph) -> Result<Vec<Type>, Phrase> {
     let [logits] = arity(inputs)?;
     let (rows, cols) = f32_of(&logits)?;
-    if cols != r.experts || r.used == 0 || r.used > r.experts {
-        return Err(format!("top {} of {} experts on {cols} logits", r.used, r.experts));
+    if cols != r.experts {
+        return Err(format!("{} experts on {cols} logits", r.experts));
+    }
+    r.check()?;
+    if let Some(b) = r.selection_bias {
+        weight_shape(g, b, &[r.experts])?;
     }
     Ok(vec![Type::U32(rows, r.used), Type::F32(rows, r.used)])
 }
@@ -37,38 +61,88 @@ fn softmax(x: &[f64]) -> Vec<f64> {
     e.into_iter().map(|v| v / sum).collect()
 }
 
+/// `sqrt(ln(1 + exp(x)))`.
+pub fn sqrt_softplus(x: f64) -> f64 {
+    // Written so that no exponential overflows.
+    (x.max(0.0) + (-x.abs()).exp().ln_1p()).sqrt()
+}
+
 /// The `k` largest of `x`, in descending order, ties to the lower index; not-a-number counts as the smallest.
-pub fn top_k(x: &[f64], k: usize) -> Vec<usize> {
-    let key = |i: usize| if x[i].is_nan() { f64::NEG_INFINITY } else { x[i] };
+pub fn top_k(x: &[f32], k: usize) -> Vec<usize> {
+    let key = |i: usize| if x[i].is_nan() { f32::NEG_INFINITY } else { x[i] };
     let mut order: Vec<usize> = (0..x.len()).collect();
-    order.sort_by(|a, b| key(*b).total_cmp(&key(*a)).then(a.cmp(b)));
+    // Not `total_cmp`: the two zeros are equal.
+    order.sort_by(|a, b| key(*b).partial_cmp(&key(*a)).unwrap_or(std::cmp::Ordering::Equal).then(a.cmp(b)));
     order.truncate(k);
     order
 }
 
+/// The experts that take part: those of the best groups.
+fn in_best_groups(c: &[f32], g: &Groups) -> Vec<usize> {
+    let size = c.len() / g.count;
+    let scores: Vec<f32> = (c.chunks(size).map(|group| {
+        let best: Vec<f32> = top_k(group, 2).iter().map(|i| in_group(group[*i])).collect();
+        match g.score {
+            GroupScore::Max => best[0],
+            GroupScore::TopTwo => best[0] + best[1],
+        }
+    }))
+    .collect();
+    let mut groups = top_k(&scores, g.used);
+    groups.sort_unstable();
+    groups.iter().flat_map(|g| g * size..(g + 1) * size).collect()
+}
+
+/// A choice value as a group's score counts it: not-a-number and minus infinity as the smallest number.
+pub fn in_group(x: f32) -> f32 {
+    // The maximum with not-a-number is the other one.
+    x.max(f32::MIN)
+}
+
 /// Reference code: ids `[T · k]` and weights `[T, k]`.
-pub fn eval(logits: &Array, r: &Router) -> (Vec<u32>, Array) {
+pub fn eval(logits: &Array, r: &Router, w: Weights<'_>) -> (Vec<u32>, Array) {
     let mut ids = Vec::with_capacity(logits.rows * r.used);
     let mut weights = Array::zeros(logits.rows, r.used);
+    let bias = r.selection_bias.map(|b| w.vector(b));
     for t in 0..logits.rows {
         let raw: Vec<f64> = logits.row(t).iter().map(|v| f64::from(*v)).collect();
         let scores = match r.score {
             Score::Softmax => softmax(&raw),
             Score::Sigmoid => raw.iter().map(|v| sigmoid(*v)).collect(),
+            Score::SqrtSoftplus => raw.iter().map(|v| sqrt_softplus(*v)).collect(),
             Score::SoftmaxOfSelected => raw.clone(),
         };
-        // The choice is made on the logits: every score grows with its logit, and scores of far-apart logits round to
-        // the same number before the logits do.
-        let chosen = top_k(&raw, r.used);
-        let mut w: Vec<f64> = chosen.iter().map(|e| scores[*e]).collect();
-        if r.score == Score::SoftmaxOfSelected {
-            w = softmax(&w);
+        let mut by: Vec<f32> = scores.iter().map(|s| *s as f32).collect();
+        if r.chooses_by_logits() {
+            by = logits.row(t).to_vec();
         }
-        let sum = if r.renormalise { w.iter().sum::<f64>() } else { 1.0 };
-        for (o, w) in weights.row_mut(t).iter_mut().zip(&w) {
-            *o = (w / sum * f64::from(r.scale)) as f32;
+        if let Some(b) = &bias {
+            by.iter_mut().zip(b).for_each(|(c, b)| *c += b);
+        }
+        let among = r.groups.as_ref().map_or_else(|| (0..r.experts).collect(), |g| in_best_groups(&by, g));
+        let values: Vec<f32> = among.iter().map(|e| by[*e]).collect();
+        let chosen: Vec<usize> = top_k(&values, r.used).iter().map(|i| among[*i]).collect();
+        let mut s: Vec<f64> = chosen.iter().map(|e| scores[*e]).collect();
+        if r.score == Score::SoftmaxOfSelected {
+            s = softmax(&s);
+        }
+        let divisor = divisor(r.renormalise, s.iter().sum());
+        for (o, s) in weights.row_mut(t).iter_mut().zip(&s) {
+            *o = (s / divisor * f64::from(r.scale)) as f32;
         }
         ids.extend(chosen.iter().map(|e| *e as u32));
     }
     (ids, weights)
+}
+
+/// What the weights are divided by, from the sum of the chosen scores.
+pub fn divisor(r: Renormalise, sum: f64) -> f64 {
+    match r {
+        Renormalise::No => 1.0,
+        Renormalise::Sum => sum,
+        Renormalise::SumPlus(e) => sum + f64::from(e),
+        // Written so that not-a-number stays.
+        Renormalise::SumAtLeast(e) if sum < f64::from(e) => f64::from(e),
+        Renormalise::SumAtLeast(_) => sum,
+    }
 }

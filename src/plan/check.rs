@@ -21,7 +21,8 @@ fn refuse<T>(what: String) -> Result<T> {
 pub fn check(plan: &Plan, weights: &Weights, caps: &Caps) -> Result<()> {
     for (name, s) in [("decode", &plan.decode), ("prefill", &plan.prefill)] {
         let c = Checker { plan, weights, caps, s };
-        c.run().map_err(|e| match e {
+        let picks = plan.sampling.as_ref().map_or(&[][..], |p| if name == "decode" { &p.decode } else { &p.prefill });
+        c.run(picks).map_err(|e| match e {
             Error::Device(what) => Error::Device(format!("{name}: {what}")),
             other => other,
         })?;
@@ -36,7 +37,8 @@ pub fn check(plan: &Plan, weights: &Weights, caps: &Caps) -> Result<()> {
 /// [`Error::Device`] with the step and the binding.
 pub fn check_shaders(plan: &Plan) -> Result<()> {
     let mut seen: BTreeMap<String, Reflection> = BTreeMap::new();
-    for step in plan.decode.steps.iter().chain(&plan.prefill.steps) {
+    let picks = plan.sampling.iter().flat_map(|s| s.decode.iter().chain(&s.prefill));
+    for step in plan.decode.steps.iter().chain(&plan.prefill.steps).chain(picks) {
         let label = step.variant.label();
         if !seen.contains_key(&label) {
             let reflection = kernels::reflect(&kernels::link(&step.variant)?)?;
@@ -80,9 +82,10 @@ struct Checker<'a> {
 }
 
 impl Checker<'_> {
-    fn run(&self) -> Result<()> {
+    /// The steps of the schedule, then those that pick a token.
+    fn run(&self, picks: &[Step]) -> Result<()> {
         let mut holds: BTreeMap<u32, u32> = BTreeMap::new();
-        for (i, step) in self.s.steps.iter().enumerate() {
+        for (i, step) in self.s.steps.iter().chain(picks).enumerate() {
             let wrong = |what: String| refuse(format!("step {i} ({}): {what}", step.variant.label()));
             if step.params.len() as u64 > PARAMS_STRIDE {
                 return wrong(format!("{} bytes of uniforms", step.params.len()));
@@ -91,7 +94,7 @@ impl Checker<'_> {
                 return wrong(format!("{} storage bindings", step.bindings.len()));
             }
             for b in &step.bindings {
-                self.binding(b).or_else(|what| wrong(format!("{}: {what}", b.name)))?;
+                self.binding(b, step.op).or_else(|what| wrong(format!("{}: {what}", b.name)))?;
             }
             self.one_use(step).or_else(wrong)?;
             self.grid(step).or_else(wrong)?;
@@ -123,10 +126,11 @@ impl Checker<'_> {
             Buffer::Keys(c) => self.plan.caches.get(c as usize)?.keys,
             Buffer::Values(c) => self.plan.caches.get(c as usize)?.values,
             Buffer::Scratch(i) => self.s.scratch.get(i as usize)?.bytes,
+            Buffer::Sampling(part) => self.plan.sampling.as_ref()?.bytes(part),
         })
     }
 
-    fn binding(&self, b: &Binding) -> Result<(), String> {
+    fn binding(&self, b: &Binding, op: &str) -> Result<(), String> {
         let Some(bytes) = self.bytes(b.buffer) else { return Err(format!("{:?} does not exist", b.buffer)) };
         if b.size == 0 || b.offset.checked_add(b.size).is_none_or(|end| end > bytes) {
             return Err(format!("bytes {} + {} of a buffer of {bytes}", b.offset, b.size));
@@ -137,7 +141,12 @@ impl Checker<'_> {
         if b.offset % self.caps.alignment.max(1) != 0 || b.size % 4 != 0 {
             return Err(format!("bytes {} + {} are not aligned", b.offset, b.size));
         }
-        let read_only = !matches!(b.buffer, Buffer::Keys(_) | Buffer::Values(_) | Buffer::Scratch(_));
+        let read_only = match b.buffer {
+            Buffer::Keys(_) | Buffer::Values(_) | Buffer::Scratch(_) => false,
+            // What is picked is the next step's input.
+            Buffer::Tokens | Buffer::Sampling(_) => op != "sample",
+            _ => true,
+        };
         if read_only && b.access == Access::ReadWrite {
             return Err(format!("{:?} is written", b.buffer));
         }

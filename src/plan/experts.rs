@@ -7,7 +7,7 @@
 use super::{Binding, Buffer, Cost, Count, Grid, Matrix, Place, lower::Lower, weights};
 use crate::{
     error::{Error, Result},
-    ir::{Activation, Linear, Node, Op, Router, ValueId, WeightId},
+    ir::{Activation, GroupScore, Linear, Node, Op, Renormalise, Router, ValueId, WeightId},
     kernels::{Kernel, Variant, catalogue, params},
 };
 
@@ -83,34 +83,40 @@ impl Lower<'_> {
     }
 
     fn router(&mut self, r: &Router, x: Place, ids: ValueId, weights: ValueId) -> Result<()> {
-        use crate::ir::Score::{Sigmoid, Softmax, SoftmaxOfSelected};
         if r.experts > MOST_EXPERTS || r.used > r.experts {
             let (e, k) = (r.experts, r.used);
             return Err(Error::Unsupported(format!("{k} of {e} experts on the GPU; at most {MOST_EXPERTS} work")));
         }
         let (ids, weights) = (self.fresh(ids)?, self.fresh(weights)?);
+        let (renormalise, epsilon) = match r.renormalise {
+            Renormalise::No => (0, 0.0),
+            Renormalise::Sum => (1, 0.0),
+            Renormalise::SumPlus(e) => (2, e),
+            Renormalise::SumAtLeast(e) => (3, e),
+        };
         let p = params::RouterParams {
             experts: r.experts as u32,
             used: r.used as u32,
-            score: match r.score {
-                Softmax => 0,
-                SoftmaxOfSelected => 1,
-                Sigmoid => 2,
-            },
-            renormalise: u32::from(r.renormalise),
+            score: catalogue::score(r.score),
+            groups_used: r.groups.map_or(1, |g| g.used as u32),
+            top_two: u32::from(r.groups.is_some_and(|g| g.score == GroupScore::TopTwo)),
+            renormalise,
             x_offset: x.offset,
             x_stride: x.stride,
             ids_offset: ids.offset,
             ids_stride: ids.stride,
             weights_offset: weights.offset,
             weights_stride: weights.stride,
+            epsilon,
             scale: r.scale,
         };
-        let variant = Variant::new(&catalogue::ROUTER);
-        let room = (r.experts as u32).next_multiple_of(variant.get("WG").max(1));
-        let variant = variant.with("EXPERTS", room);
-        let bindings =
-            vec![self.read("x", x.buffer)?, self.write("ids", ids.buffer)?, self.write("weights", weights.buffer)?];
+        let variant = catalogue::router_variant(r);
+        let bindings = vec![
+            self.read("x", x.buffer)?,
+            self.weight_vector("selection_bias", r.selection_bias)?,
+            self.write("ids", ids.buffer)?,
+            self.write("weights", weights.buffer)?,
+        ];
         let grid = self.grid(&variant, 1, Count::Tokens, 1);
         let writes = self.row_cost(Count::Tokens, 2 * r.used);
         self.push(variant, &p, bindings, grid, self.row_cost(Count::Tokens, r.experts), writes);

@@ -321,6 +321,7 @@ impl<'a> Lower<'a> {
             Buffer::Keys(c) => cache(c)?.keys,
             Buffer::Values(c) => cache(c)?.values,
             Buffer::Scratch(c) => self.contents[c as usize].bytes,
+            Buffer::Sampling(part) => return Err(Error::Graph(format!("{part:?} is bound by the model"))),
         })
     }
 

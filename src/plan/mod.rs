@@ -26,6 +26,7 @@ mod lower;
 mod matrix;
 mod memory;
 mod print;
+pub mod sample;
 mod weights;
 
 pub use check::{check, check_shaders, check_step_shader};
@@ -154,6 +155,8 @@ pub enum Buffer {
     Values(u32),
     /// Working memory of one schedule: [`Schedule::scratch`].
     Scratch(u32),
+    /// What sampling on the device needs: [`Plan::sampling`].
+    Sampling(sample::Part),
 }
 
 /// Where a value lies: a column range of a buffer of rows. In elements (of 4 bytes).
@@ -378,6 +381,8 @@ pub struct Plan {
     pub caches: Vec<CacheBytes>,
     /// Numbers that the caller gives.
     pub inputs: Vec<InputPlace>,
+    /// How tokens are chosen on the device; `None` for graphs without logits.
+    pub sampling: Option<sample::Sampling>,
     /// Transformer layers, for averages.
     pub layers: usize,
 }
@@ -400,6 +405,7 @@ pub fn plan(graph: &Graph, weights: &Weights, caps: &Caps, options: &Options) ->
     let decode = lower::schedule(graph, weights, caps, &Options { chunk: 1, ..*options }, true)?;
     let prefill = lower::schedule(graph, weights, caps, options, false)?;
     let plan = Plan {
+        sampling: sample::sampling(graph, &decode, &prefill, caps),
         decode,
         prefill,
         ropes: lower::rope_tables(graph, caps, options)?,

@@ -80,7 +80,14 @@ fn schedule(f: &mut fmt::Formatter<'_>, name: &str, s: &Schedule) -> fmt::Result
 impl fmt::Display for Plan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         schedule(f, "decode", &self.decode)?;
-        writeln!(f, "{:.2} dispatches a layer, 1 wait of the host a token", self.dispatches_per_layer())?;
+        let waits = self.host_waits_per_token();
+        writeln!(f, "{:.2} dispatches a layer, {waits} waits of the host a token", self.dispatches_per_layer())?;
+        if let Some(s) = &self.sampling {
+            writeln!(f, "then, where tokens are chosen on the device:")?;
+            for (i, step) in s.decode.iter().enumerate() {
+                line(f, self.decode.steps.len() + i, step, true, ONE_TOKEN)?;
+            }
+        }
         writeln!(f)?;
         schedule(f, "prefill", &self.prefill)
     }
@@ -121,20 +128,22 @@ impl Plan {
         self.decode.totals(ONE_TOKEN).layer_dispatches as f64 / self.layers.max(1) as f64
     }
 
-    /// Waits of the host for the device, a decoded token: the results of a step are read back once.
+    /// Waits of the device for the host, a decoded token: none where tokens are chosen on the device, because the next
+    /// step is queued before the host learns of them; else one, for the logits.
     pub fn host_waits_per_token(&self) -> usize {
-        1
+        usize::from(self.sampling.is_none())
     }
 
     /// The plan as JSON: `decode` and `prefill` with their steps; the figures of a decoded token (at P = 0) are
     /// `decode.dispatches_per_layer`, `decode.dispatches`, `decode.barriers`, `decode.bytes_per_token`,
-    /// `decode.host_waits_per_token`, and `decode.bytes_per_position` grows with the context.
+    /// `decode.host_waits_per_token`, `decode.sampling_dispatches` (of the choice of a token), and `decode.bytes_per_position` grows with the context.
     pub fn to_json(&self) -> Value {
         let mut decode = schedule_json(&self.decode);
         let (here, next) = (self.decode.totals(ONE_TOKEN), self.decode.totals(Sizes { past: 1, ..ONE_TOKEN }));
         decode["dispatches_per_layer"] = json!(self.dispatches_per_layer());
         decode["bytes_per_token"] = json!(here.read + here.written);
         decode["bytes_per_position"] = json!(next.read - here.read);
+        decode["sampling_dispatches"] = json!(self.sampling.as_ref().map_or(0, |s| s.decode.len()));
         decode["host_waits_per_token"] = json!(self.host_waits_per_token());
         json!({ "decode": decode, "prefill": schedule_json(&self.prefill) })
     }

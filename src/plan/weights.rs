@@ -3,7 +3,7 @@
 use super::Caps;
 use crate::{
     error::{Error, Result},
-    ir::{Graph, Linear, Node, Op, WeightId},
+    ir::{Graph, Linear, Node, Norm, Op, Router, WeightId},
     quant::{DType, gpu},
 };
 use std::collections::BTreeMap;
@@ -194,26 +194,28 @@ impl Layout<'_> {
     fn node(&mut self, node: &Node) -> Result<()> {
         match &node.op {
             Op::Embed { table, .. } => drop(self.matrix(&[*table])?),
-            Op::RmsNorm(n) => self.vector(vec![VectorPart::Weight(n.weight)]),
+            Op::RmsNorm(n) => self.norm(n),
+            Op::Router(r) => self.selection_bias(r),
             Op::Linear(_) if rides_with_router(self.graph, &self.out, node) => {}
             Op::Linear(l) | Op::LinearAdd { linear: l, .. } => self.stack(&[*l])?,
             Op::Attend(a) => a.sinks.into_iter().for_each(|s| self.vector(vec![VectorPart::Weight(s)])),
             Op::ExpertLinear { weight } | Op::ExpertDownAdd { weight } => drop(self.matrix(&[*weight])?),
             Op::NormLinears { norm, parts } => {
-                norm.iter().for_each(|n| self.vector(vec![VectorPart::Weight(n.weight)]));
+                norm.iter().for_each(|n| self.norm(n));
                 for stack in stacks(self.graph, &self.out, parts) {
                     self.stack(&stack.iter().map(|i| parts[*i]).collect::<Vec<_>>())?;
                 }
             }
             Op::RopeStore { q_norm, k_norm, .. } => {
-                [q_norm, k_norm].into_iter().flatten().for_each(|n| self.vector(vec![VectorPart::Weight(n.weight)]));
+                [q_norm, k_norm].into_iter().flatten().for_each(|n| self.norm(n));
             }
             Op::LinearGlu { gate, up, .. } | Op::ExpertGlu { gate, up, .. } => {
                 let pair = (self.matrix(&[*gate])?, self.matrix(&[*up])?);
                 self.pairs.push(pair);
             }
-            Op::NormRouter { norm, linear, .. } => {
-                self.vector(vec![VectorPart::Weight(norm.weight)]);
+            Op::NormRouter { norm, linear, router } => {
+                self.norm(norm);
+                self.selection_bias(router);
                 let rider = router_rider(self.graph, &self.out, node).and_then(linear_of);
                 self.stack(&[Some(*linear), rider].into_iter().flatten().collect::<Vec<_>>())?;
             }
@@ -225,11 +227,18 @@ impl Layout<'_> {
             | Op::Scale(_)
             | Op::Glu(_)
             | Op::SigmoidGate
-            | Op::Router(_)
             | Op::ExpertCombine
             | Op::TakeOutputs => {}
         }
         Ok(())
+    }
+
+    fn norm(&mut self, n: &Norm) {
+        n.weights().for_each(|w| self.vector(vec![VectorPart::Weight(w)]));
+    }
+
+    fn selection_bias(&mut self, r: &Router) {
+        r.selection_bias.into_iter().for_each(|b| self.vector(vec![VectorPart::Weight(b)]));
     }
 
     fn stack(&mut self, parts: &[Linear]) -> Result<()> {

@@ -25,7 +25,7 @@ impl Tokenizer {
         })?;
         let mut tokenizer = Self::from_json(json, ckpt.tokenizer_config())?;
         if let Some(template) = ckpt.chat_template() {
-            tokenizer = tokenizer.with_chat_template(template)?;
+            tokenizer = tokenizer.with_chat_template(template);
         }
         let configs = [ckpt.generation_config(), ckpt.config()];
         let ends: Vec<u32> = configs.into_iter().flatten().flat_map(|c| ids(&c["eos_token_id"])).collect();

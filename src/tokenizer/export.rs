@@ -37,7 +37,7 @@ impl GgufVocab {
     pub fn from_checkpoint(ckpt: &Checkpoint, rows: usize) -> Result<Self> {
         let original = Tokenizer::from_checkpoint(ckpt)?;
         let mut v = Self::from_json(ckpt.tokenizer_json().unwrap_or_default(), ckpt.tokenizer_config(), rows)?;
-        v.chat_template = original.chat_template().map(|t| t.source().to_owned());
+        v.chat_template = original.chat_template_source().map(str::to_owned);
         let config = |key: &str| {
             let id = ckpt.config()?.get(key)?;
             let id = id.as_array().and_then(|list| list.first()).unwrap_or(id);

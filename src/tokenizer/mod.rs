@@ -57,7 +57,14 @@ enum Engine {
 pub struct Tokenizer {
     engine: Arc<Engine>,
     ends: Vec<u32>,
-    chat_template: Option<ChatTemplate>,
+    chat_template: Option<Template>,
+}
+
+/// What a model brings as its chat template. Only conversations need it, so one that does not parse is no error before.
+#[derive(Clone)]
+enum Template {
+    Good(ChatTemplate),
+    Broken { source: String, reason: String },
 }
 
 impl std::fmt::Debug for Tokenizer {
@@ -85,7 +92,7 @@ impl Tokenizer {
     /// # Errors
     /// [`Error::Unsupported`] for another model than `gpt2` and `llama`, or a pre-tokenizer that is not known (which lists
     /// the known); [`Error::Tokenizer`] for a vocabulary that contradicts itself: merges of unknown tokens, ids out of
-    /// range, fewer kinds or scores than tokens, a chat template that does not parse.
+    /// range, fewer kinds or scores than tokens.
     pub fn from_vocab(mut v: GgufVocab) -> Result<Self> {
         let template = v.chat_template.take();
         let name = v.name.take().unwrap_or_default();
@@ -127,7 +134,7 @@ impl Tokenizer {
                 }
             }
         }
-        Self::finish(engine, template)
+        Ok(Self::finish(engine, template))
     }
 
     /// A tokenizer from the bytes of `tokenizer.json`; `config` is `tokenizer_config.json`, which names the special
@@ -137,10 +144,10 @@ impl Tokenizer {
     /// [`Error::Tokenizer`] where either does not parse or they contradict each other.
     pub fn from_json(bytes: &[u8], config: Option<&serde_json::Value>) -> Result<Self> {
         let engine = Engine::Hf(Box::new(hf::Hf::new(bytes, config)?));
-        Self::finish(engine, config.and_then(hf::chat_template).map(str::to_owned))
+        Ok(Self::finish(engine, config.and_then(hf::chat_template).map(str::to_owned)))
     }
 
-    fn finish(engine: Engine, template: Option<String>) -> Result<Self> {
+    fn finish(engine: Engine, template: Option<String>) -> Self {
         let ends = match &engine {
             Engine::Bpe { vocab, .. } | Engine::Spm { vocab, .. } => vocab.ends.clone(),
             Engine::Hf(hf) => hf.ends.clone(),
@@ -148,18 +155,20 @@ impl Tokenizer {
         let tokenizer = Tokenizer { engine: Arc::new(engine), ends, chat_template: None };
         match template {
             Some(source) => tokenizer.with_chat_template(source),
-            None => Ok(tokenizer),
+            None => tokenizer,
         }
     }
 
     /// The same tokenizer with this chat template (`chat_template.jinja` of a Hugging Face folder).
-    ///
-    /// # Errors
-    /// As [`ChatTemplate::new`].
-    pub fn with_chat_template(mut self, source: impl Into<String>) -> Result<Self> {
+    /// One that does not parse makes no error here: only [`Tokenizer::chat_template`] needs it.
+    pub fn with_chat_template(mut self, source: impl Into<String>) -> Self {
         let text = |id: Option<u32>| id.and_then(|id| self.token_text(id)).unwrap_or_default();
-        self.chat_template = Some(ChatTemplate::new(source, text(self.bos()), text(self.eos()))?);
-        Ok(self)
+        let source = source.into();
+        self.chat_template = Some(match ChatTemplate::new(&*source, text(self.bos()), text(self.eos())) {
+            Ok(template) => Template::Good(template),
+            Err(e) => Template::Broken { source, reason: e.to_string() },
+        });
+        self
     }
 
     /// The same tokenizer with further end-of-generation ids (`eos_token_id` of `generation_config.json`).
@@ -277,9 +286,24 @@ impl Tokenizer {
         }
     }
 
-    /// The model's chat template.
-    pub fn chat_template(&self) -> Option<&ChatTemplate> {
-        self.chat_template.as_ref()
+    /// The model's chat template, where it has one.
+    ///
+    /// # Errors
+    /// [`Error::Tokenizer`] where it does not parse, as [`ChatTemplate::new`] said.
+    pub fn chat_template(&self) -> Result<Option<&ChatTemplate>> {
+        match &self.chat_template {
+            None => Ok(None),
+            Some(Template::Good(template)) => Ok(Some(template)),
+            Some(Template::Broken { reason, .. }) => Err(Error::Tokenizer(reason.clone())),
+        }
+    }
+
+    /// The chat template's text as the model has it, whether it parses or not.
+    pub fn chat_template_source(&self) -> Option<&str> {
+        self.chat_template.as_ref().map(|t| match t {
+            Template::Good(template) => template.source(),
+            Template::Broken { source, .. } => source,
+        })
     }
 
     /// The pre-tokenizers of byte-level BPE that are known by name (`tokenizer.ggml.pre`).

@@ -100,7 +100,7 @@ fn block(m: &mut Maker, s: Shape, qk_norm: u64, pairs: RopePairs, [q, k, v]: [Va
         let n = [0, s.k_dim, heads * s.k_dim][qk_norm as usize];
         let x = if n > 0 {
             let weight = m.near_one(n);
-            m.one(Op::RmsNorm(Norm { weight, eps: 1e-6 }), &[x])
+            m.one(Op::RmsNorm(Norm::rms(weight, 1e-6)), &[x])
         } else {
             x
         };

@@ -57,7 +57,7 @@ pub fn linear_fused() -> Vec<Case> {
     {
         let mut m = Maker::new(7);
         let x = m.input(256);
-        let norm = Norm { weight: m.near_one(256), eps: 1e-5 };
+        let norm = Norm::rms(m.near_one(256), 1e-5);
         let normed = m.one(Op::RmsNorm(norm), &[x]);
         let mut outputs = vec![];
         for (n, dtype, biased) in [(96, q, true), (33, q, false), (40, v, true)] {
@@ -113,7 +113,7 @@ pub fn rms_norm() -> Vec<Case> {
     let case = |(cols, n): (usize, usize)| {
         let mut m = Maker::new(cols as u64);
         let x = m.input(cols);
-        let norm = Norm { weight: m.near_one(n), eps: 1e-6 };
+        let norm = Norm::rms(m.near_one(n), 1e-6);
         let y = m.one(Op::RmsNorm(norm), &[x]);
         // A second user keeps the norm from vanishing into a fused op.
         m.finish(format!("rms_norm/{cols} in groups of {n}"), &[("y0", y)], &STEPS)

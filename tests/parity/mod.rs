@@ -65,3 +65,17 @@ fn fusions() {
         assert!(seen.contains(op), "no case fuses to {op}: {seen:?}");
     }
 }
+
+#[test]
+fn routers_take_not_a_number() {
+    for target in [Target::Cpu, Target::Wgpu, Target::WgpuLanes] {
+        moe::not_a_number(target);
+    }
+}
+
+/// The reference against the formulas of two families, computed by hand: group choice, a bias that changes the choice and not
+/// the weights, and the place of the epsilon.
+#[test]
+fn routers_by_hand() {
+    moe::by_hand();
+}

@@ -1,42 +1,184 @@
 //! Cases of routing and experts: ties, k = all experts, one expert for all tokens, experts without a token.
 
 use super::case::{Case, Maker};
+use crate::support::{Target, load, run};
 use moeray::{
-    ir::{Activation, Linear, Norm, Op, Router, Score},
+    ir::{Activation, GroupScore, Groups, Linear, Norm, Op, Renormalise, Router, Score},
     quant::DType,
 };
 
 const STEPS: [(usize, usize, usize); 6] = [(1, 0, 1), (2, 0, 1), (3, 0, 0), (8, 0, 8), (9, 0, 1), (65, 0, 1)];
 
 fn router(experts: usize, used: usize) -> Router {
-    Router { experts, used, score: Score::Softmax, renormalise: false, scale: 1.0 }
+    Router::new(experts, used, Score::Softmax)
+}
+
+/// A router by itself: its case, with a random selection bias where there is one.
+fn routing(name: String, mut r: Router, biased: bool) -> Case {
+    let mut m = Maker::new(r.experts as u64);
+    if biased {
+        r.selection_bias = Some(m.weight(&[r.experts], DType::F32));
+    }
+    let logits = m.input(r.experts);
+    let made = m.b.add(Op::Router(r), &[logits]).unwrap();
+    let named = [("router_ids_0", made[0]), ("router_weights_0", made[1])];
+    m.finish(format!("router/{name}: {r}"), &named, &STEPS)
+}
+
+fn groups(count: usize, used: usize, score: GroupScore) -> Option<Groups> {
+    Some(Groups { count, used, score })
 }
 
 pub fn routers() -> Vec<Case> {
+    use Renormalise::{No, Sum, SumAtLeast, SumPlus};
+    const SCORES: [Score; 4] = [Score::Softmax, Score::SoftmaxOfSelected, Score::Sigmoid, Score::SqrtSoftplus];
     let mut cases = vec![];
-    for (experts, used) in [(1, 1), (4, 2), (8, 8), (60, 4), (128, 8), (512, 10)] {
-        for score in [Score::Softmax, Score::SoftmaxOfSelected, Score::Sigmoid] {
-            let mut m = Maker::new(experts as u64);
-            let logits = m.input(experts);
-            let r = Router { score, renormalise: used % 4 == 0, scale: 1.5, ..router(experts, used) };
-            let made = m.b.add(Op::Router(r), &[logits]).unwrap();
-            let named = [("router_ids_0", made[0]), ("router_weights_0", made[1])];
-            cases.push(m.finish(format!("router/top {used} of {experts}, {score:?}"), &named, &STEPS));
+    for (i, (experts, used)) in [(1, 1), (4, 2), (8, 8), (60, 4), (128, 8), (512, 10)].into_iter().enumerate() {
+        for (j, score) in SCORES.into_iter().enumerate() {
+            let renormalise = [No, Sum, SumPlus(0.25), SumAtLeast(0.9)][(i + j) % 4];
+            cases.push(routing(
+                "plain".into(),
+                Router { renormalise, scale: 1.5, ..Router::new(experts, used, score) },
+                false,
+            ));
         }
     }
-    // Ties: logits that are all equal, and equal in groups. The lower id wins.
-    for groups in [1, 3] {
-        let mut m = Maker::new(groups);
-        let logits = m.input(12);
-        let made = m.b.add(Op::Router(router(12, 5)), &[logits]).unwrap();
-        let named = [("router_ids_0", made[0]), ("router_weights_0", made[1])];
-        let mut case = m.finish(format!("router/ties in {groups} groups"), &named, &STEPS);
-        for (_, _, inputs) in &mut case.steps {
-            inputs[0].1.iter_mut().enumerate().for_each(|(i, x)| *x = (i as u64 % groups) as f32);
+    // A selection bias, k = all experts among them.
+    for (experts, used, score) in
+        [(4, 4, Score::Softmax), (60, 4, Score::Softmax), (60, 6, Score::Sigmoid), (160, 6, Score::SqrtSoftplus)]
+    {
+        for renormalise in [No, SumAtLeast(1e-12), SumPlus(1e-20)] {
+            let r = Router { renormalise, scale: 2.5, ..Router::new(experts, used, score) };
+            cases.push(routing("biased".into(), r, true));
         }
-        cases.push(case);
+    }
+    // Groups: by the best expert and by the top two, groups of one expert, all groups, exactly as many experts as wanted.
+    for (experts, used, g, score, biased) in [
+        (64, 6, groups(8, 3, GroupScore::Max), Score::Softmax, false),
+        (64, 6, groups(8, 3, GroupScore::Max), Score::SoftmaxOfSelected, false),
+        (12, 4, groups(12, 5, GroupScore::Max), Score::Softmax, false),
+        (256, 8, groups(8, 4, GroupScore::TopTwo), Score::Sigmoid, true),
+        (60, 5, groups(4, 4, GroupScore::TopTwo), Score::Sigmoid, true),
+        (12, 4, groups(6, 2, GroupScore::TopTwo), Score::Sigmoid, true),
+        (12, 4, groups(6, 2, GroupScore::TopTwo), Score::Softmax, false),
+        (12, 3, groups(1, 1, GroupScore::TopTwo), Score::Sigmoid, true),
+        (96, 4, groups(4, 2, GroupScore::Max), Score::SqrtSoftplus, true),
+    ] {
+        for renormalise in [No, SumPlus(1e-20)] {
+            let r = Router { groups: g, renormalise, scale: 2.5, ..Router::new(experts, used, score) };
+            cases.push(routing("groups".into(), r, biased));
+        }
+    }
+    cases.extend(special_logits());
+    cases
+}
+
+/// Ties (the lower id wins, the lower group wins), both zeros, and logits far beyond what an exponential takes.
+fn special_logits() -> Vec<Case> {
+    let plain = router(12, 5);
+    let grouped = Router { groups: groups(4, 2, GroupScore::TopTwo), ..Router::new(12, 5, Score::Sigmoid) };
+    let best = Router { groups: groups(4, 2, GroupScore::Max), ..plain };
+    type Logit = fn(usize, f32) -> f32;
+    let logits: [(&str, Logit); 5] = [
+        ("all equal", |_, _| 0.0),
+        ("equal in threes", |i, _| (i % 3) as f32),
+        ("zeros of both signs", |i, _| if i % 2 == 0 { -0.0 } else { 0.0 }),
+        ("huge", |i, x| 1e30 * (x + i as f32)),
+        ("far apart", |i, _| 300.0 * (i as f32 - 6.0)),
+    ];
+    let mut cases = vec![];
+    for (name, logit) in logits {
+        for r in [plain, grouped, best, Router { score: Score::SqrtSoftplus, renormalise: Renormalise::Sum, ..plain }] {
+            let mut case = routing(name.into(), r, false);
+            for (_, _, inputs) in &mut case.steps {
+                inputs[0].1.iter_mut().enumerate().for_each(|(i, x)| *x = logit(i % 12, *x));
+            }
+            cases.push(case);
+        }
     }
     cases
+}
+
+/// Not-a-number among the logits: every backend still chooses k different experts, and the same ones.
+pub fn not_a_number(target: Target) {
+    let base = router(12, 5);
+    let of_groups = Router { groups: groups(4, 2, GroupScore::TopTwo), ..Router::new(12, 5, Score::Sigmoid) };
+    for (r, biased) in
+        [(base, false), (Router { score: Score::Sigmoid, ..base }, true), (base, true), (of_groups, true)]
+    {
+        let mut case = routing("not-a-number".into(), r, biased);
+        for (t, (_, _, inputs)) in case.steps.iter_mut().enumerate() {
+            let bad = |(i, x): (usize, &mut f32)| {
+                if (i / 12 + t) % 4 != 0 && (i * 7 + t) % 3 == 0 {
+                    *x = f32::NAN
+                }
+            };
+            inputs[0].1.iter_mut().enumerate().for_each(bad);
+        }
+        let Some(loaded) = load(target, &case.program) else { return };
+        let want = run(&*load(Target::Reference, &case.program).unwrap(), case.kv, &case.steps);
+        let got = run(&*loaded, case.kv, &case.steps);
+        for (got, want) in got.iter().zip(&want) {
+            assert_eq!(got[0].u32, want[0].u32, "{} on {target:?}", case.name);
+            for ids in got[0].u32.chunks(5) {
+                assert!(
+                    ids.iter().enumerate().all(|(i, e)| *e < 12 && !ids[..i].contains(e)),
+                    "{}: {ids:?}",
+                    case.name
+                );
+            }
+        }
+    }
+}
+
+/// One token with these logits through the reference.
+fn route(logits: &[f32], r: Router, bias: Option<&[f32]>) -> (Vec<u32>, Vec<f32>) {
+    let mut m = Maker::new(1);
+    let selection_bias = bias.map(|b| m.given(&[b.len()], DType::F32, b));
+    let x = m.input(logits.len());
+    let made = m.b.add(Op::Router(Router { selection_bias, ..r }), &[x]).unwrap();
+    let mut case = m.finish("by hand", &[("router_ids_0", made[0]), ("router_weights_0", made[1])], &[(1, 0, 1)]);
+    case.steps[0].2[0].1 = logits.to_vec();
+    let mut out = run(&*load(Target::Reference, &case.program).unwrap(), case.kv, &case.steps).remove(0);
+    (std::mem::take(&mut out[0].u32), std::mem::take(&mut out[1].f32))
+}
+
+pub fn by_hand() {
+    let close = |got: &[f32], want: &[f64]| {
+        assert_eq!(got.len(), want.len());
+        got.iter()
+            .zip(want)
+            .for_each(|(g, w)| assert!((f64::from(*g) - w).abs() < 1e-6 * w.abs(), "{got:?}, {want:?}"));
+    };
+    let s = |x: f64| 1.0 / (1.0 + (-x).exp());
+    // Three groups of two. By top two: 3+0, 2+2, -1-1; by best: the first.
+    let logits = [3.0, 0.0, 2.0, 2.0, -1.0, -1.0];
+    let deepseek = |used_groups, score| Router {
+        groups: groups(3, used_groups, score),
+        renormalise: Renormalise::SumPlus(0.5),
+        scale: 2.0,
+        ..Router::new(6, 2, Score::Sigmoid)
+    };
+    let (ids, weights) = route(&logits, deepseek(1, GroupScore::TopTwo), None);
+    assert_eq!(ids, [2, 3]);
+    close(&weights, &[2.0 * s(2.0) / (2.0 * s(2.0) + 0.5); 2]);
+    let (ids, _) = route(&logits, deepseek(1, GroupScore::Max), None);
+    assert_eq!(ids, [0, 1]);
+    // A bias lifts the last group and within it the second expert; the weights do not see it.
+    let bias = [0.0, 0.0, 0.0, 0.0, 1.0, 2.0];
+    let (ids, weights) = route(&logits, deepseek(1, GroupScore::TopTwo), Some(&bias));
+    assert_eq!(ids, [5, 4]);
+    close(&weights, &[2.0 * s(-1.0) / (2.0 * s(-1.0) + 0.5); 2]);
+    // A softmax with a floor under the sum: the two worst experts are chosen.
+    let ernie = Router { renormalise: Renormalise::SumAtLeast(0.5), ..Router::new(6, 2, Score::Softmax) };
+    let (ids, weights) = route(&logits, ernie, Some(&bias));
+    assert_eq!(ids, [5, 4]);
+    let all: f64 = logits.iter().map(|x| f64::from(*x).exp()).sum();
+    close(&weights, &[(-1f64).exp() / all / 0.5; 2]);
+    let plain = Router { renormalise: Renormalise::No, ..Router::new(6, 2, Score::SqrtSoftplus) };
+    let (ids, weights) = route(&logits, plain, None);
+    assert_eq!(ids, [0, 2]);
+    close(&weights, &[(3f64.exp() + 1.0).ln().sqrt(), (2f64.exp() + 1.0).ln().sqrt()]);
 }
 
 /// A whole Mixture-of-Experts block. `bias` is added to the router's logits: a large one sends all tokens to few experts.
@@ -54,12 +196,17 @@ fn block(b: Block) -> Case {
     let (h, i, e) = (b.hidden, b.width, b.router.experts);
     let mut m = Maker::new(e as u64 * 7 + i as u64);
     let x = m.input(h);
-    let norm = Norm { weight: m.near_one(h), eps: 1e-6 };
+    let norm = Norm::rms(m.near_one(h), 1e-6);
     let normed = m.one(Op::RmsNorm(norm), &[x]);
     let weight = m.weight(&[e, h], DType::F32);
     let bias = b.bias.as_ref().map(|v| m.given(&[e], DType::F32, v));
     let logits = m.one(Op::Linear(Linear { weight, bias }), &[normed]);
-    let made = m.b.add(Op::Router(b.router), &[logits]).unwrap();
+    let mut router = b.router;
+    // In the blocks, a router with groups has a selection bias too.
+    if router.groups.is_some() {
+        router.selection_bias = Some(m.weight(&[e], DType::F32));
+    }
+    let made = m.b.add(Op::Router(router), &[logits]).unwrap();
     let expert = |m: &mut Maker, shape: [usize; 3], d: DType| Op::ExpertLinear { weight: m.weight(&shape, d) };
     let (gate, up) = (expert(&mut m, [e, i, h], b.types[0]), expert(&mut m, [e, i, h], b.types[1]));
     let down = expert(&mut m, [e, h, i], b.types[2]);
@@ -103,7 +250,17 @@ pub fn blocks() -> Vec<Case> {
         block(Block { router: router(8, 8), ..base("all experts") }),
         block(Block { router: router(8, 1), ..base("top 1") }),
         block(Block { router: router(1, 1), ..base("one expert") }),
-        block(Block { router: Router { renormalise: true, ..router(100, 6) }, ..base("100 experts") }),
+        block(Block { router: Router { renormalise: Renormalise::Sum, ..router(100, 6) }, ..base("100 experts") }),
+        block(Block {
+            shared: true,
+            router: Router {
+                groups: groups(4, 2, GroupScore::TopTwo),
+                renormalise: Renormalise::SumPlus(1e-20),
+                scale: 2.5,
+                ..Router::new(16, 4, Score::Sigmoid)
+            },
+            ..base("groups and selection bias")
+        }),
         block(Block { bias: Some(one_expert), ..base("all tokens to two experts") }),
         block(Block { types: [DType::F32, DType::BF16, DType::F16], ..base("mixed floats") }),
     ];

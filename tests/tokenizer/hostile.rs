@@ -44,7 +44,6 @@ fn contradictory_vocabularies_are_refused_by_name() {
         ("comes twice", |v| v.tokens[9] = "a".into()),
         ("no bos_token_id", |v| (v.bos, v.add_bos) = (None, Some(true))),
         ("no eos_token_id", |v| (v.eos, v.add_eos) = (None, Some(true))),
-        ("chat template, line 1", |v| v.chat_template = Some("{% if".into())),
         ("scores", |v| v.model = "llama".into()),
         ("3 scores", |v| (v.model, v.scores) = ("llama".into(), Some(vec![0.0; 3]))),
         ("score of token 7", |v| {

@@ -320,7 +320,7 @@ fn bos_is_added_where_the_vocabulary_wants_it() {
         "add_bos_token": true, "chat_template": [{"name": "default", "template": "{{ bos_token }}!"}]});
     let json = Tokenizer::from_json(BARD, Some(&config)).unwrap();
     assert_eq!((json.bos(), json.eos(), json.eos_ids(), encode(&json, ALL)[0]), (Some(0), Some(0), &[0][..], 0));
-    assert_eq!(json.chat_template().unwrap().render(&[], false).unwrap(), "<|endoftext|>!");
+    assert_eq!(json.chat_template().unwrap().unwrap().render(&[], false).unwrap(), "<|endoftext|>!");
     assert_eq!(json.with_eos_ids(&[7, 3]).eos_ids(), [0, 3, 7]);
 }
 

@@ -3,7 +3,7 @@
 use super::{bpe_meta, metadata};
 use moeray::{
     Error,
-    tokenizer::{ChatTemplate, DateTime, Message, RenderOptions, Tokenizer},
+    tokenizer::{ChatTemplate, DateTime, EncodeOptions, Message, RenderOptions, Tokenizer},
 };
 use serde::Deserialize;
 use std::collections::BTreeMap;
@@ -66,7 +66,7 @@ fn templates_render_as_in_jinja2() {
 #[test]
 fn a_gguf_file_brings_its_template() {
     let tokenizer = Tokenizer::from_gguf(&bpe_meta()).unwrap();
-    let template = tokenizer.chat_template().unwrap();
+    let template = tokenizer.chat_template().unwrap().unwrap();
     let text = template.render(&[Message::new("user", "Hi")], true).unwrap();
     assert_eq!(
         text,
@@ -79,8 +79,18 @@ fn a_gguf_file_brings_its_template() {
         Tokenizer::from_gguf(&metadata(include_bytes!("../data/tokenizer/spm.gguf")))
             .unwrap()
             .chat_template()
+            .unwrap()
             .is_none()
     );
+}
+
+#[test]
+fn a_broken_template_leaves_the_text_alone() {
+    let tokenizer = Tokenizer::from_gguf(&bpe_meta()).unwrap().with_chat_template("{% for %}");
+    assert!(!tokenizer.encode("Hi", EncodeOptions::default()).unwrap().is_empty());
+    let Err(Error::Tokenizer(reason)) = tokenizer.chat_template() else { panic!("accepted") };
+    assert!(reason.contains("chat template, line 1"), "{reason}");
+    assert_eq!(tokenizer.chat_template_source(), Some("{% for %}"));
 }
 
 fn failure(source: &str) -> String {

@@ -1,11 +1,11 @@
-//! The ops that look at one row at a time: norms, rotation, activations, sums of two rows, the choice of experts.
+//! The ops that look at one row at a time: norms, rotation, activations, sums of two rows.
 
 use super::{
     lanes::{Lanes, N},
     tier::Floats,
 };
 use crate::{
-    ir::{Activation, Rope, RopePairs, Router, Score},
+    ir::{Activation, Rope, RopePairs},
     ops::{elementwise::activate, rope::cos_sin},
 };
 
@@ -185,40 +185,5 @@ impl RopeTable {
     /// Bytes held.
     pub fn bytes(&self) -> u64 {
         (self.table.capacity() * size_of::<(f32, f32)>()) as u64
-    }
-}
-
-/// Chooses the experts of one token from its logits, as [`crate::ops::router`] says, without allocating: E·k steps. The
-/// scores are in f64, like the reference's.
-pub fn choose(logits: &[f32], r: &Router, ids: &mut [u32], weights: &mut [f32]) {
-    let key = |i: usize| if logits[i].is_nan() { f32::NEG_INFINITY } else { logits[i] };
-    for j in 0..r.used {
-        let (chosen, rest) = ids.split_at_mut(j);
-        let free = (0..logits.len()).filter(|i| !chosen.contains(&(*i as u32)));
-        // The first of the largest: ties go to the lower id.
-        let best = free.reduce(|a, b| if key(b).total_cmp(&key(a)).is_gt() { b } else { a });
-        rest[0] = best.unwrap_or(0) as u32;
-    }
-    let of = |i: usize| f64::from(logits[i]);
-    let exp_sum = |max: f64, among: &mut dyn Iterator<Item = usize>| among.map(|i| (of(i) - max).exp()).sum::<f64>();
-    let all_max = || (0..logits.len()).map(of).fold(f64::NEG_INFINITY, f64::max);
-    let (max, total) = match r.score {
-        Score::Softmax => {
-            let max = all_max();
-            (max, exp_sum(max, &mut (0..logits.len())))
-        }
-        Score::SoftmaxOfSelected => {
-            let max = ids.iter().map(|i| of(*i as usize)).fold(f64::NEG_INFINITY, f64::max);
-            (max, exp_sum(max, &mut ids.iter().map(|i| *i as usize)))
-        }
-        Score::Sigmoid => (0.0, 1.0),
-    };
-    let score = |i: u32| match r.score {
-        Score::Sigmoid => crate::ops::elementwise::sigmoid(of(i as usize)),
-        _ => (of(i as usize) - max).exp() / total,
-    };
-    let sum = if r.renormalise { ids.iter().map(|i| score(*i)).sum::<f64>() } else { 1.0 };
-    for (w, i) in weights.iter_mut().zip(&*ids) {
-        *w = (score(*i) / sum * f64::from(r.scale)) as f32;
     }
 }

@@ -8,8 +8,9 @@ use super::{
     experts::{self, Groups, Reads},
     layout::Place,
     products::{self, Env, Finish, each_row},
-    rows::{AddScaled, Glu, RmsNorm, RopeTable, choose},
-    weight::{Input, Scratches, Weight},
+    route::choose,
+    rows::{AddScaled, Glu, RmsNorm, RopeTable},
+    weight::{Input, Scratches, Weight, room},
 };
 use crate::{
     backend::{KvType, Output, Runner, RunnerOptions, Step, check_cache_memory, check_step},
@@ -439,12 +440,15 @@ impl State {
         let mut ids = take(&mut self.ids[p.buffer]);
         let (to_ids, to_weights) = (Out::new(&mut ids), Out::new(&mut outs[weights_at]));
         let per = (1024 / r.experts).max(1);
-        let done = f.model.pool.run(t.div_ceil(per), &|_, item| {
+        let bias = r.selection_bias.map(|b| f.vector(b));
+        let done = f.model.pool.run(t.div_ceil(per), &|worker, item| {
+            let mut scratch = self.scratch.of(worker);
+            let scratch = room(&mut scratch.other, 2 * r.experts);
             for i in item * per..t.min((item + 1) * per) {
                 let l = &logits[i * r.experts..(i + 1) * r.experts];
                 // SAFETY: every token belongs to one item.
                 let (ids, w) = unsafe { (to_ids.slice(i * r.used, r.used), to_weights.slice(i * r.used, r.used)) };
-                choose(l, r, ids, w);
+                choose(l, r, bias, scratch, ids, w);
             }
         });
         self.ids[p.buffer] = ids;

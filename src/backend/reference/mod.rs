@@ -143,7 +143,7 @@ impl Walker {
             Op::Scale(f) => elementwise::scale(nums(0), *f),
             Op::Glu(act) => elementwise::glu(nums(0), nums(1), *act),
             Op::SigmoidGate => elementwise::sigmoid_gate(nums(0), nums(1)),
-            Op::Router(r) => return Ok(routed(nums(0), r).to_vec()),
+            Op::Router(r) => return Ok(routed(nums(0), r, w).to_vec()),
             Op::ExpertLinear { weight } => experts::eval_linear(nums(0), ids(1), *weight, w),
             Op::ExpertCombine => experts::eval_combine(nums(0), nums(1)),
             Op::TakeOutputs => elementwise::take_outputs(nums(0), step.outputs),
@@ -165,7 +165,7 @@ impl Walker {
             Op::LinearGlu { gate, up, act } => elementwise::glu(&plain(nums(0), *gate), &plain(nums(0), *up), *act),
             Op::NormRouter { norm, linear: l, router } => {
                 let x = rms_norm::eval(nums(0), norm, w);
-                let [ids, weights] = routed(&linear::eval(&x, l, w), router);
+                let [ids, weights] = routed(&linear::eval(&x, l, w), router, w);
                 return Ok(vec![Value::Numbers(x), ids, weights]);
             }
             Op::ExpertGlu { gate, up, act } => {
@@ -189,8 +189,8 @@ impl Walker {
     }
 }
 
-fn routed(logits: &Array, r: &crate::ir::Router) -> [Value; 2] {
-    let (ids, weights) = router::eval(logits, r);
+fn routed(logits: &Array, r: &crate::ir::Router, w: Weights<'_>) -> [Value; 2] {
+    let (ids, weights) = router::eval(logits, r, w);
     [Value::Ids(ids), Value::Numbers(weights)]
 }
 

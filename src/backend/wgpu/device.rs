@@ -378,10 +378,22 @@ impl Gpu {
         signal: &Signal,
         submission: Option<wgpu::SubmissionIndex>,
     ) -> Result<wgpu::BufferView> {
-        self.try_map(buffer, range, signal, submission).inspect_err(|_| buffer.unmap())
+        self.map_later(buffer, range.clone(), signal);
+        self.mapped(buffer, range, signal, submission).inspect_err(|_| buffer.unmap())
     }
 
-    fn try_map(
+    /// Asks for a part of a buffer to be mapped for reading once all that was submitted with it is done.
+    pub(super) fn map_later(&self, buffer: &wgpu::Buffer, range: Range<u64>, signal: &Signal) {
+        *lock(&signal.0.0) = None;
+        let answer = signal.clone();
+        buffer.map_async(wgpu::MapMode::Read, range, move |r| {
+            *lock(&answer.0.0) = Some(r);
+            answer.0.1.notify_all();
+        });
+    }
+
+    /// Waits for a submission and for a mapping that was asked for.
+    pub(super) fn mapped(
         &self,
         buffer: &wgpu::Buffer,
         range: Range<u64>,
@@ -389,12 +401,6 @@ impl Gpu {
         submission: Option<wgpu::SubmissionIndex>,
     ) -> Result<wgpu::BufferView> {
         let failed = |e: String| Error::Device(format!("reading results of {}: {e}", self.name));
-        *lock(&signal.0.0) = None;
-        let answer = signal.clone();
-        buffer.map_async(wgpu::MapMode::Read, range.clone(), move |r| {
-            *lock(&answer.0.0) = Some(r);
-            answer.0.1.notify_all();
-        });
         self.wait(submission)?;
         // A poll on another thread may have taken the callback and not yet run it.
         let since = Instant::now();

@@ -2,6 +2,7 @@
 //!
 //! - `device`: adapters, the choice among them, the opened device with its pipelines and its errors;
 //! - `upload`: weights, packed and streamed to buffers made once;
+//! - `picker`: tokens chosen on the device, and their way back to the host;
 //! - `runner`: caches, scratch, bind groups, and the encode loop: one encoder, one compute pass, one submit a step.
 //!
 //! A step writes token ids and a 32-byte uniform, submits, and reads the results back through one mapped buffer. Nothing
@@ -14,6 +15,7 @@
 
 mod device;
 mod guard;
+mod picker;
 mod pipeline;
 mod runner;
 mod upload;

@@ -3,11 +3,12 @@
 use super::{
     device::{Gpu, Signal},
     guard,
+    picker::Picks,
     pipeline::Pipeline,
     upload::Placed,
 };
 use crate::{
-    backend::{Output, Runner, RunnerOptions, Step, check_step},
+    backend::{Output, Picker, Runner, RunnerOptions, Sampling, Step, check_step},
     error::{Error, Result},
     ir::{Graph, Op, Rows},
     kernels::params::Frame,
@@ -32,9 +33,12 @@ struct Shared {
 /// A schedule with everything made that encoding it needs.
 struct Ready {
     scratch: Vec<wgpu::Buffer>,
-    steps: Vec<(Arc<Pipeline>, wgpu::BindGroup)>,
+    steps: Vec<Made>,
     bytes: u64,
 }
+
+/// What a step needs to be encoded.
+pub(super) type Made = (Arc<Pipeline>, wgpu::BindGroup);
 
 /// See [`crate::backend::Runner`].
 pub(super) struct GpuRunner {
@@ -51,6 +55,8 @@ pub(super) struct GpuRunner {
     last: Option<wgpu::SubmissionIndex>,
     /// Inputs of the caller with padded rows.
     padded: Vec<f32>,
+    /// Sampling, made when it is first asked for.
+    picks: Option<Picks>,
 }
 
 /// A part of a step that the schedule takes at once.
@@ -95,6 +101,7 @@ impl GpuRunner {
             vocab,
             last: None,
             padded: vec![],
+            picks: None,
             placed,
         })
     }
@@ -111,17 +118,22 @@ impl GpuRunner {
         Piece { at, tokens, outputs: wanted(tokens) }
     }
 
-    /// Ids and numbers of a piece to the device.
-    fn write(&mut self, piece: Piece, step: &Step<'_>, sources: &[&[f32]]) {
-        let queue = &self.placed.gpu.queue;
+    fn write_frame(&self, piece: Piece, past: usize, draw: u32) {
         let frame = Frame {
             tokens: piece.tokens as u32,
-            past: (step.past + piece.at) as u32,
+            past: (past + piece.at) as u32,
             outputs: piece.outputs as u32,
             first_output: (piece.tokens - piece.outputs) as u32,
+            draw,
             ..Frame::default()
         };
-        queue.write_buffer(&self.shared.frame, 0, bytemuck::bytes_of(&frame));
+        self.placed.gpu.queue.write_buffer(&self.shared.frame, 0, bytemuck::bytes_of(&frame));
+    }
+
+    /// Ids and numbers of a piece to the device.
+    fn write(&mut self, piece: Piece, step: &Step<'_>, sources: &[&[f32]], draw: u32) {
+        self.write_frame(piece, step.past, draw);
+        let queue = &self.placed.gpu.queue;
         let tokens = &step.tokens[piece.at..piece.at + piece.tokens];
         queue.write_buffer(&self.shared.tokens, 0, bytemuck::cast_slice(tokens));
         for ((place, data), buffer) in self.plan.inputs.iter().zip(sources).zip(&self.shared.inputs) {
@@ -135,8 +147,8 @@ impl GpuRunner {
         }
     }
 
-    /// Encodes and submits a piece. With results, their copies to the staging buffer come last.
-    fn submit(&mut self, piece: Piece, past: usize) -> Result<()> {
+    /// Encodes and submits a piece. Last come the copies of its results to the staging buffer, or the choice of a token.
+    fn submit(&mut self, piece: Piece, past: usize, pick: bool) -> Result<()> {
         let gpu = &self.placed.gpu;
         let (schedule, ready) = self.ready(piece);
         if self.placed.run.poison {
@@ -150,24 +162,38 @@ impl GpuRunner {
         let sizes =
             Sizes { tokens: piece.tokens as u32, outputs: piece.outputs as u32, past: (past + piece.at) as u32 };
         let most = self.placed.run.max_dispatches.unwrap_or(usize::MAX).max(1);
-        let mut last = None;
+        let picking = if pick { self.picks.as_ref().zip(self.plan.sampling.as_ref()) } else { None };
+        let picking = picking.map(|(p, plan)| match piece.tokens {
+            1 => (&plan.decode[..], &p.decode[..]),
+            _ => (&plan.prefill[..], &p.prefill[..]),
+        });
         let mut from = 0usize;
         loop {
             let to = from.saturating_add(most).min(schedule.steps.len());
             let mut encoder = gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
-            ready.encode(&mut encoder, schedule, from..to, sizes);
-            from = to;
             let done = to == schedule.steps.len();
-            if done {
+            let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
+            encode(&mut pass, &schedule.steps[from..to], &ready.steps[from..to], &ready.scratch, sizes);
+            if let Some((steps, made)) = picking.filter(|_| done) {
+                encode(&mut pass, steps, made, &ready.scratch, sizes);
+            }
+            drop(pass);
+            from = to;
+            if !done {
+                gpu.queue.submit([encoder.finish()]);
+                continue;
+            }
+            if !pick {
                 self.copy_results(&mut encoder, schedule, ready, piece);
+                self.last = Some(gpu.queue.submit([encoder.finish()]));
+            } else if let Some(picks) = &mut self.picks {
+                let slot = picks.copy(&mut encoder)?;
+                let submission = gpu.queue.submit([encoder.finish()]);
+                picks.submitted(gpu, slot, submission.clone());
+                self.last = Some(submission);
             }
-            last = Some(gpu.queue.submit([encoder.finish()])).or(last);
-            if done {
-                break;
-            }
+            return Ok(());
         }
-        self.last = last;
-        Ok(())
     }
 
     fn ready(&self, piece: Piece) -> (&Schedule, &Ready) {
@@ -227,14 +253,98 @@ impl GpuRunner {
     }
 }
 
-impl Runner for GpuRunner {
-    fn step(&mut self, step: Step<'_>, out: &mut Vec<Output>) -> Result<()> {
-        check_step(&step, &self.options)?;
+impl GpuRunner {
+    /// What every step begins with.
+    fn check(&self, step: &Step<'_>) -> Result<()> {
+        check_step(step, &self.options)?;
         if let Some(id) = step.tokens.iter().find(|id| **id as usize >= self.vocab) {
             return Err(Error::Invalid(format!("token id {id} is not below the vocabulary's {}", self.vocab)));
         }
-        let sources = self.inputs(&step)?;
+        self.placed.gpu.errors.take()
+    }
+
+    /// Without results nothing waits: at most two pieces are on their way.
+    fn hold_back(&self, before: Option<wgpu::SubmissionIndex>) -> Result<()> {
+        before.map_or(Ok(()), |b| self.placed.gpu.wait(Some(b)))
+    }
+
+    /// The picks, made when they are first asked for.
+    fn make_picks(&mut self) -> Result<()> {
+        let (None, Some(plan)) = (&self.picks, &self.plan.sampling) else { return Ok(()) };
+        let gpu = &self.placed.gpu;
+        let params = [params_buffer(gpu, &plan.decode)?, params_buffer(gpu, &plan.prefill)?];
+        let decode = |b: Buffer| find(&self.placed, &self.shared, &self.decode.scratch, b);
+        let prefill = |b: Buffer| find(&self.placed, &self.shared, &self.prefill.scratch, b);
+        let picks = Picks::new(gpu, plan, &params, [&decode, &prefill])?;
+        self.picks = Some(picks);
+        Ok(())
+    }
+}
+
+impl Picker for GpuRunner {
+    fn begin(&mut self, sampling: &Sampling<'_>, recent: &[u32]) -> Result<bool> {
         self.placed.gpu.errors.take()?;
+        self.make_picks()?;
+        let (Some(picks), Some(plan)) = (&mut self.picks, &self.plan.sampling) else { return Ok(false) };
+        Ok(picks.begin(&self.placed.gpu, plan.vocab, sampling, recent))
+    }
+
+    fn feed(&mut self, step: Step<'_>, draw: u32) -> Result<()> {
+        self.check(&step)?;
+        if step.outputs != 1 || self.picks.is_none() {
+            return Err(Error::Invalid("a token is chosen after one output, and after sampling was begun".into()));
+        }
+        let sources = self.inputs(&step)?;
+        let (t, mut at) = (step.tokens.len(), 0);
+        while at < t {
+            let piece = self.piece(at, t, 1);
+            let before = self.last.take();
+            self.write(piece, &step, &sources, draw);
+            at += piece.tokens;
+            self.submit(piece, step.past, at == t)?;
+            if at < t {
+                self.hold_back(before)?;
+            }
+        }
+        self.placed.gpu.errors.take()
+    }
+
+    fn advance(&mut self, past: usize, draw: u32) -> Result<()> {
+        if past >= self.options.ctx {
+            return Err(Error::ContextFull { needed: past.saturating_add(1), capacity: self.options.ctx });
+        }
+        if self.picks.is_none() || !self.plan.inputs.is_empty() {
+            return Err(Error::Invalid("no token was chosen that could be fed, or the graph wants other input".into()));
+        }
+        let piece = Piece { at: 0, tokens: 1, outputs: 1 };
+        self.write_frame(piece, past, draw);
+        self.submit(piece, past, true)?;
+        self.placed.gpu.errors.take()
+    }
+
+    fn pending(&self) -> usize {
+        self.picks.as_ref().map_or(0, Picks::pending)
+    }
+
+    fn take(&mut self) -> Result<u32> {
+        match &mut self.picks {
+            Some(picks) => picks.take(&self.placed.gpu),
+            None => Err(Error::Invalid("no token is on its way".into())),
+        }
+    }
+
+    fn discard(&mut self) {
+        if let Some(picks) = &mut self.picks {
+            picks.discard();
+        }
+    }
+}
+
+impl Runner for GpuRunner {
+    fn step(&mut self, step: Step<'_>, out: &mut Vec<Output>) -> Result<()> {
+        self.check(&step)?;
+        self.discard();
+        let sources = self.inputs(&step)?;
         out.resize_with(self.plan.decode.outputs.len(), Output::default);
         for (o, place) in out.iter_mut().zip(&self.plan.decode.outputs) {
             (o.rows, o.cols) = (0, place.cols);
@@ -245,20 +355,25 @@ impl Runner for GpuRunner {
         while at < t {
             let piece = self.piece(at, t, step.outputs);
             let before = self.last.take();
-            self.write(piece, &step, &sources);
-            self.submit(piece, step.past)?;
+            self.write(piece, &step, &sources, 0);
+            self.submit(piece, step.past, false)?;
             self.collect(piece, out)?;
             at += piece.tokens;
-            // Without results nothing waits: at most two pieces are on their way.
-            if at < t && before.is_some() {
-                self.placed.gpu.wait(before)?;
+            if at < t || step.outputs == 0 {
+                self.hold_back(before)?;
             }
         }
         self.placed.gpu.errors.take()
     }
 
     fn memory_bytes(&self) -> u64 {
-        self.shared.bytes + self.decode.bytes + self.prefill.bytes + self.staging.size()
+        let picks = self.picks.as_ref().map_or(0, |p| p.bytes);
+        self.shared.bytes + self.decode.bytes + self.prefill.bytes + self.staging.size() + picks
+    }
+
+    fn picker(&mut self) -> Option<&mut dyn Picker> {
+        // Guards are looked at when results are read back: tests that set them want logits.
+        (self.plan.sampling.is_some() && !self.placed.run.guard).then_some(self)
     }
 }
 
@@ -334,59 +449,87 @@ impl Ready {
             gpu.buffer("scratch", x.bytes, usage)
         };
         let scratch: Vec<wgpu::Buffer> = s.scratch.iter().map(scratch).collect::<Result<_>>()?;
-        let mut uniforms = vec![0u8; s.steps.len().max(1) * PARAMS_STRIDE as usize];
-        for (step, to) in s.steps.iter().zip(uniforms.chunks_mut(PARAMS_STRIDE as usize)) {
-            to[..step.params.len()].copy_from_slice(&step.params);
-        }
-        let params = gpu.buffer("parameters", uniforms.len() as u64, U::UNIFORM | U::COPY_DST)?;
-        gpu.queue.write_buffer(&params, 0, &uniforms);
+        let params = params_buffer(gpu, &s.steps)?;
         let find = |b: Buffer| match b {
-            Buffer::Frame => &shared.frame,
             Buffer::Params => &params,
-            Buffer::Tokens => &shared.tokens,
-            Buffer::Zero => &placed.zero,
-            Buffer::Vectors => &placed.vectors,
-            Buffer::Matrix { matrix, segment } => &placed.matrices[matrix as usize][segment as usize],
-            Buffer::Rope(i) => &shared.ropes[i as usize],
-            Buffer::Input(i) => &shared.inputs[i as usize],
-            Buffer::Keys(c) => &shared.caches[c as usize][0],
-            Buffer::Values(c) => &shared.caches[c as usize][1],
-            Buffer::Scratch(i) => &scratch[i as usize],
+            other => find(placed, shared, &scratch, other),
         };
-        let mut steps = Vec::with_capacity(s.steps.len());
-        for (i, step) in s.steps.iter().enumerate() {
-            let pipeline = gpu.pipelines.get(gpu, &step.variant)?;
-            check_step_shader(step, &pipeline.reflection)?;
-            let group = bind_group(gpu, step, i, &pipeline, &find)?;
-            steps.push((pipeline, group));
-        }
-        let bytes = s.scratch.iter().map(|s| s.bytes).sum::<u64>() + uniforms.len() as u64;
+        let steps = make_steps(gpu, &s.steps, &find)?;
+        let bytes = s.scratch.iter().map(|s| s.bytes).sum::<u64>() + params.size();
         tracing::debug!("{} steps of {} tokens, plan of {} layers", steps.len(), s.max_tokens, plan.layers);
         Ok(Ready { scratch, steps, bytes })
     }
+}
 
-    /// One compute pass over some of the steps.
-    fn encode(&self, encoder: &mut wgpu::CommandEncoder, s: &Schedule, range: std::ops::Range<usize>, sizes: Sizes) {
-        let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
-        let mut current: Option<&Arc<Pipeline>> = None;
-        for (step, (pipeline, group)) in s.steps[range.clone()].iter().zip(&self.steps[range]) {
-            let grid = step.grid.eval(sizes);
-            if grid.is_some_and(|g| g.contains(&0)) {
-                continue;
-            }
-            if !current.is_some_and(|c| Arc::ptr_eq(c, pipeline)) {
-                pass.set_pipeline(&pipeline.pipeline);
-                current = Some(pipeline);
-            }
-            pass.set_bind_group(0, group, &[]);
-            match (grid, step.grid) {
-                (Some([x, y, z]), _) => pass.dispatch_workgroups(x, y, z),
-                (None, Grid::Indirect { buffer: Buffer::Scratch(i), offset, .. }) => {
-                    pass.dispatch_workgroups_indirect(&self.scratch[i as usize], offset);
-                }
-                (None, _) => {}
-            }
+/// Encodes steps into a compute pass. `scratch` is that of their schedule, for indirect dispatches.
+fn encode(
+    pass: &mut wgpu::ComputePass<'_>,
+    steps: &[plan::Step],
+    made: &[Made],
+    scratch: &[wgpu::Buffer],
+    sizes: Sizes,
+) {
+    let mut current: Option<&Arc<Pipeline>> = None;
+    for (step, (pipeline, group)) in steps.iter().zip(made) {
+        let grid = step.grid.eval(sizes);
+        if grid.is_some_and(|g| g.contains(&0)) {
+            continue;
         }
+        if !current.is_some_and(|c| Arc::ptr_eq(c, pipeline)) {
+            pass.set_pipeline(&pipeline.pipeline);
+            current = Some(pipeline);
+        }
+        pass.set_bind_group(0, group, &[]);
+        match (grid, step.grid) {
+            (Some([x, y, z]), _) => pass.dispatch_workgroups(x, y, z),
+            (None, Grid::Indirect { buffer: Buffer::Scratch(i), offset, .. }) => {
+                pass.dispatch_workgroups_indirect(&scratch[i as usize], offset);
+            }
+            (None, _) => {}
+        }
+    }
+}
+
+/// The uniforms of steps, one after the other.
+fn params_buffer(gpu: &Gpu, steps: &[plan::Step]) -> Result<wgpu::Buffer> {
+    let mut uniforms = vec![0u8; steps.len().max(1) * PARAMS_STRIDE as usize];
+    for (step, to) in steps.iter().zip(uniforms.chunks_mut(PARAMS_STRIDE as usize)) {
+        to[..step.params.len()].copy_from_slice(&step.params);
+    }
+    let usage = wgpu::BufferUsages::UNIFORM | wgpu::BufferUsages::COPY_DST;
+    let params = gpu.buffer("parameters", uniforms.len() as u64, usage)?;
+    gpu.queue.write_buffer(&params, 0, &uniforms);
+    Ok(params)
+}
+
+/// Pipelines and bind groups of steps.
+pub(super) fn make_steps<'a>(
+    gpu: &Gpu,
+    steps: &[plan::Step],
+    find: &dyn Fn(Buffer) -> &'a wgpu::Buffer,
+) -> Result<Vec<Made>> {
+    let make = |(i, step): (usize, &plan::Step)| {
+        let pipeline = gpu.pipelines.get(gpu, &step.variant)?;
+        check_step_shader(step, &pipeline.reflection)?;
+        let group = bind_group(gpu, step, i, &pipeline, find)?;
+        Ok((pipeline, group))
+    };
+    steps.iter().enumerate().map(make).collect()
+}
+
+/// A buffer of the plan that is neither the parameters nor sampling's.
+fn find<'a>(placed: &'a Placed, shared: &'a Shared, scratch: &'a [wgpu::Buffer], b: Buffer) -> &'a wgpu::Buffer {
+    match b {
+        Buffer::Frame => &shared.frame,
+        Buffer::Tokens => &shared.tokens,
+        Buffer::Vectors => &placed.vectors,
+        Buffer::Matrix { matrix, segment } => &placed.matrices[matrix as usize][segment as usize],
+        Buffer::Rope(i) => &shared.ropes[i as usize],
+        Buffer::Input(i) => &shared.inputs[i as usize],
+        Buffer::Keys(c) => &shared.caches[c as usize][0],
+        Buffer::Values(c) => &shared.caches[c as usize][1],
+        Buffer::Scratch(i) => &scratch[i as usize],
+        Buffer::Zero | Buffer::Params | Buffer::Sampling(_) => &placed.zero,
     }
 }
 

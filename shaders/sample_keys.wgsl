@@ -1,0 +1,86 @@
+
+// sample_keys: logits after the repetition penalty and the ban on some tokens, as keys that order like them, and the
+// largest key of every group of 64 tokens.
+//
+// A workgroup takes 1024 tokens. Which of them are recent or forbidden is marked in bit maps in workgroup memory: the lists
+// are gone through once a workgroup, and a token that stands in them twice is penalised once. f32.
+//
+// Grid: x = ceil(V / 1024).
+
+struct Params {
+    vocab: u32,
+    x_offset: u32,
+}
+@group(0) @binding(1) var<uniform> p: Params;
+@group(0) @binding(3) var<storage, read> x: array<f32>;             // logits: [1, V]
+@group(0) @binding(4) var<storage, read> state: array<u32>;         // tokens so far, the last pick, the ring of recent tokens
+@group(0) @binding(5) var<storage, read_write> keys: array<u32>;    // [V]
+@group(0) @binding(6) var<storage, read_write> maxima: array<u32>;  // [ceil(V / 64)]
+
+const BLOCK: u32 = 1024u;
+const GROUPS: u32 = BLOCK / GROUP;
+const SHARES: u32 = WG / GROUPS;  // invocations that look for the maximum of a group
+const LARGEST: f32 = 3.4028234e38;
+const RING: u32 = 4u;  // where the ring begins in `state`
+
+var<workgroup> recent: array<atomic<u32>, BLOCK / 32u>;
+var<workgroup> forbidden: array<atomic<u32>, BLOCK / 32u>;
+var<workgroup> block: array<u32, BLOCK>;
+var<workgroup> shares: array<u32, WG>;
+
+@compute @workgroup_size(WG)
+fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) lid: u32) {
+    let first = wg.x * BLOCK;
+    if (lid < BLOCK / 32u) {
+        atomicStore(&recent[lid], 0u);
+        atomicStore(&forbidden[lid], 0u);
+    }
+    workgroupBarrier();
+    let window = select(min(state[0], settings.window), 0u, settings.penalty == 1.0);
+    for (var i = lid; i < window; i += WG) {
+        let at = state[RING + i] - first;
+        if (at < BLOCK) {
+            atomicOr(&recent[at / 32u], 1u << (at % 32u));
+        }
+    }
+    for (var i = lid; i < settings.forbidden; i += WG) {
+        let at = settings.forbidden_ids[i] - first;
+        if (at < BLOCK) {
+            atomicOr(&forbidden[at / 32u], 1u << (at % 32u));
+        }
+    }
+    workgroupBarrier();
+    for (var i = lid; i < BLOCK; i += WG) {
+        var key = 0u;
+        let id = first + i;
+        if (id < p.vocab) {
+            let logit = x[p.x_offset + id];
+            if ((bitcast<u32>(logit) & 0x7f800000u) == 0x7f800000u) {
+                key = BROKEN;
+            } else {
+                let penalised = clamp(select(logit * settings.penalty, logit / settings.penalty, logit > 0.0), -LARGEST, LARGEST);
+                let is_recent = (atomicLoad(&recent[i / 32u]) >> (i % 32u) & 1u) == 1u;
+                let is_forbidden = (atomicLoad(&forbidden[i / 32u]) >> (i % 32u) & 1u) == 1u;
+                key = select(key_of(select(logit, penalised, is_recent)), 0u, is_forbidden);
+            }
+            keys[id] = key;
+        }
+        block[i] = key;
+    }
+    workgroupBarrier();
+    // The maxima of groups: SHARES invocations each.
+    var most = 0u;
+    for (var i = lid % SHARES; i < GROUP; i += SHARES) {
+        most = max(most, block[lid / SHARES * GROUP + i]);
+    }
+    shares[lid] = most;
+    workgroupBarrier();
+    let group = first / GROUP + lid;
+    if (lid < GROUPS && group * GROUP < p.vocab) {
+        var largest = 0u;
+        for (var i = 0u; i < SHARES; i++) {
+            largest = max(largest, shares[lid * SHARES + i]);
+        }
+        maxima[group] = largest;
+    }
+}

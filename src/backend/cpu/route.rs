@@ -1,0 +1,92 @@
+//! The choice of a token's experts, as [`crate::ops::router`] says, without allocating.
+
+use crate::{
+    ir::{GroupScore, Groups, Router, Score},
+    ops::{
+        elementwise::sigmoid,
+        router::{divisor, in_group, sqrt_softplus},
+    },
+};
+
+/// Marks what takes no part in a choice, or no longer does: not-a-number, which no choice value is here.
+const OUT: f32 = f32::NAN;
+
+/// Ids and weights of one token from its logits; `scratch` has room for two numbers an expert. E·k steps. Scores are
+/// computed in f64, like the reference's.
+pub fn choose(
+    logits: &[f32],
+    r: &Router,
+    bias: Option<&[f32]>,
+    scratch: &mut [f32],
+    ids: &mut [u32],
+    weights: &mut [f32],
+) {
+    let of = |i: usize| f64::from(logits[i]);
+    let (values, groups) = scratch.split_at_mut(logits.len());
+    let mut softmax = (0.0, 1.0);
+    if r.score == Score::Softmax {
+        softmax = top_and_sum(logits.iter().map(|l| f64::from(*l)));
+    }
+    let score = |i: usize, (top, sum): (f64, f64)| match r.score {
+        Score::Softmax | Score::SoftmaxOfSelected => (of(i) - top).exp() / sum,
+        Score::Sigmoid => sigmoid(of(i)),
+        Score::SqrtSoftplus => sqrt_softplus(of(i)),
+    };
+    if r.chooses_by_logits() {
+        values.copy_from_slice(logits);
+    } else {
+        for (i, v) in values.iter_mut().enumerate() {
+            *v = score(i, softmax) as f32 + bias.map_or(0.0, |b| b[i]);
+        }
+    }
+    values.iter_mut().filter(|v| v.is_nan()).for_each(|v| *v = f32::NEG_INFINITY);
+    if let Some(g) = &r.groups {
+        limit_to_groups(values, g, &mut groups[..g.count]);
+    }
+    for id in ids.iter_mut() {
+        *id = take_best(values) as u32;
+    }
+    if r.score == Score::SoftmaxOfSelected {
+        softmax = top_and_sum(ids.iter().map(|i| of(*i as usize)));
+    }
+    let sum = ids.iter().map(|i| score(*i as usize, softmax)).sum();
+    let divisor = divisor(r.renormalise, sum);
+    for (w, i) in weights.iter_mut().zip(&*ids) {
+        *w = (score(*i as usize, softmax) / divisor * f64::from(r.scale)) as f32;
+    }
+}
+
+/// The largest number, and the sum of the exponentials relative to it.
+fn top_and_sum(x: impl Iterator<Item = f64> + Clone) -> (f64, f64) {
+    let top = x.clone().fold(f64::NEG_INFINITY, f64::max);
+    (top, x.map(|v| (v - top).exp()).sum())
+}
+
+/// The first of the largest values that take part; it takes no part from now on.
+fn take_best(values: &mut [f32]) -> usize {
+    let free = (0..values.len()).filter(|i| !values[*i].is_nan());
+    let best = free.reduce(|a, b| if values[b] > values[a] { b } else { a }).unwrap_or(0);
+    values[best] = OUT;
+    best
+}
+
+/// Takes the experts of all but the best groups out of the choice. `scores` has room for a number a group.
+fn limit_to_groups(values: &mut [f32], g: &Groups, scores: &mut [f32]) {
+    let size = values.len() / g.count;
+    for (s, group) in scores.iter_mut().zip(values.chunks_exact(size)) {
+        let (mut best, mut second) = (f32::NEG_INFINITY, f32::NEG_INFINITY);
+        for v in group.iter().map(|v| in_group(*v)) {
+            second = second.max(best.min(v));
+            best = best.max(v);
+        }
+        *s = if g.score == GroupScore::TopTwo { best + second } else { best };
+    }
+    for _ in 0..g.used {
+        take_best(scores);
+    }
+    for (s, group) in scores.iter().zip(values.chunks_exact_mut(size)) {
+        if !s.is_nan() {
+            group.fill(OUT);
+        }
+    }
+}

@@ -1,0 +1,115 @@
+//! `--show-routing` and its files: which experts the tokens took.
+
+use super::{args::RoutingArgs, failure::Outcome, output::NewFile};
+use crate::{
+    routing::{Load, Trace, heat_map},
+    session::Session,
+    tokenizer::Tokenizer,
+};
+use serde_json::{Value as Json, json};
+use std::{
+    io::{self, Write},
+    path::Path,
+};
+
+/// What the prompts of one call did.
+pub struct Collected<'a> {
+    args: &'a RoutingArgs,
+    /// One object a prompt, for the JSON file.
+    prompts: Vec<Json>,
+    /// Of all prompts together, for the picture.
+    loads: Vec<Load>,
+    tokens: usize,
+}
+
+impl<'a> Collected<'a> {
+    /// Asks the session to record where anything was asked for.
+    pub fn start(args: &'a RoutingArgs, session: &mut Session) -> Outcome<Self> {
+        if args.wanted() {
+            session.record_routing()?;
+        }
+        Ok(Collected { args, prompts: vec![], loads: vec![], tokens: 0 })
+    }
+
+    /// Takes over what the session recorded for a prompt and its answer; `ids` are their tokens. The last generated token
+    /// was not fed, so it has no routing.
+    pub fn add(
+        &mut self,
+        session: &Session,
+        tokenizer: &Tokenizer,
+        ids: &[u32],
+        out: Option<&mut impl Write>,
+    ) -> Outcome {
+        let Some(trace) = session.routing() else { return Ok(()) };
+        let loads = trace.loads();
+        if let Some(out) = out.filter(|_| self.args.show_routing) {
+            tokens(out, trace, tokenizer, ids)?;
+            summary(out, &loads)?;
+        }
+        if self.args.routing_json.is_some() {
+            let mut object = trace.to_json();
+            let text = |id: &u32| json!({ "id": id, "text": tokenizer.token_text(*id) });
+            object["ids"] = ids.iter().take(trace.tokens()).map(text).collect();
+            self.prompts.push(object);
+        }
+        self.tokens += trace.tokens();
+        if self.loads.is_empty() {
+            self.loads = loads;
+        } else {
+            self.loads.iter_mut().zip(&loads).for_each(|(a, b)| a.merge(b));
+        }
+        Ok(())
+    }
+
+    /// Writes the files.
+    pub fn write(&self, model: &str) -> Outcome {
+        if let Some(path) = &self.args.routing_json {
+            save(path, &format!("{}\n", json!({ "prompts": self.prompts })))?;
+        }
+        if let Some(path) = &self.args.routing_svg {
+            save(path, &heat_map(&self.loads, &format!("{model}: experts\u{2019} load over {} tokens", self.tokens)))?;
+        }
+        Ok(())
+    }
+}
+
+fn save(path: &Path, text: &str) -> Outcome {
+    let mut file = NewFile::create(path)?;
+    file.write_all(text.as_bytes()).map_err(|e| file.failure(&e))?;
+    file.finish()
+}
+
+fn tokens(out: &mut impl Write, trace: &Trace, tokenizer: &Tokenizer, ids: &[u32]) -> io::Result<()> {
+    writeln!(out, "\nrouting: expert weight, by token and layer")?;
+    for (t, id) in ids.iter().enumerate().take(trace.tokens()) {
+        writeln!(out, "token {t} {:?} ({id})", tokenizer.token_text(*id).unwrap_or_default())?;
+        for layer in trace.layers() {
+            write!(out, "  layer {:>2} ", layer.layer)?;
+            for (expert, weight) in layer.token(t) {
+                write!(out, " {expert:>4} {weight:.3}")?;
+            }
+            writeln!(out)?;
+        }
+    }
+    Ok(())
+}
+
+fn summary(out: &mut impl Write, loads: &[Load]) -> io::Result<()> {
+    writeln!(out, "\nload of the experts (entropy of their shares in bits, and as a part of the greatest possible)")?;
+    writeln!(out, "  layer  experts  entropy  evenness  max/mean  unused  busiest")?;
+    for l in loads {
+        let busiest = (0..l.counts.len()).max_by_key(|i| (l.counts[*i], std::cmp::Reverse(*i))).unwrap_or(0);
+        writeln!(
+            out,
+            "  {:>5}  {:>7}  {:>7.2}  {:>7.0}%  {:>8.2}  {:>6}  {:>7}",
+            l.layer,
+            l.counts.len(),
+            l.entropy(),
+            100.0 * l.evenness(),
+            l.max_over_mean(),
+            l.unused(),
+            busiest,
+        )?;
+    }
+    Ok(())
+}

@@ -1,0 +1,138 @@
+//! The router's variants as data. What they mean is on the op's page, [`crate::ops::router`].
+
+use super::WeightId;
+
+/// How router logits become scores.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Score {
+    /// Softmax over all experts.
+    Softmax,
+    /// The k largest logits, then softmax over these.
+    SoftmaxOfSelected,
+    /// Sigmoid of each logit.
+    Sigmoid,
+    /// `sqrt(ln(1 + exp(logit)))`.
+    SqrtSoftplus,
+}
+
+/// What the weights of the chosen experts are divided by. The s below is their sum.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Renormalise {
+    /// Nothing: they are the scores.
+    No,
+    /// `s`.
+    Sum,
+    /// `s + e`, with this e.
+    SumPlus(f32),
+    /// `max(s, e)`, with this e.
+    SumAtLeast(f32),
+}
+
+/// How a group of experts is scored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum GroupScore {
+    /// By its best expert.
+    Max,
+    /// By the sum of its two best experts.
+    TopTwo,
+}
+
+/// Groups of neighbouring experts, of which only the best ones take part in the choice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Groups {
+    /// How many groups the experts are in: a divisor of their number.
+    pub count: usize,
+    /// How many groups take part.
+    pub used: usize,
+    /// How groups are compared.
+    pub score: GroupScore,
+}
+
+/// Which experts a token takes and with which weights (`ops/router.rs`). Ties go to the lower id; the ids come in
+/// descending order of what they were chosen by.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Router {
+    /// Experts, E.
+    pub experts: usize,
+    /// Experts used a token, k.
+    pub used: usize,
+    /// From logits to scores.
+    pub score: Score,
+    /// `[E]`: added to the scores for the choice only; the weights are made of the scores without it. Also called
+    /// `e_score_correction_bias` and `exp_probs_b`.
+    pub selection_bias: Option<WeightId>,
+    /// Groups, where the choice is limited to some of them.
+    pub groups: Option<Groups>,
+    /// What the k weights are divided by.
+    pub renormalise: Renormalise,
+    /// Factor on the weights, last of all.
+    pub scale: f32,
+}
+
+impl Router {
+    /// The `used` best of `experts`, weighted by their scores as they are.
+    pub fn new(experts: usize, used: usize, score: Score) -> Router {
+        let renormalise = Renormalise::No;
+        Router { experts, used, score, selection_bias: None, groups: None, renormalise, scale: 1.0 }
+    }
+
+    /// Whether the choice can be made on the logits themselves: every score grows with its logit, so the order is the same,
+    /// and scores of far-apart logits round to the same number before the logits do.
+    pub fn chooses_by_logits(&self) -> bool {
+        self.selection_bias.is_none() && self.groups.is_none_or(|g| g.score == GroupScore::Max)
+    }
+
+    /// What it does, in words: `sigmoid, selection bias, best 4 of 8 groups (sum of top two), renormalised (sum + 1e-20),
+    /// times 2.5`.
+    pub fn variant(&self) -> String {
+        let mut words = vec![
+            match self.score {
+                Score::Softmax => "softmax",
+                Score::SoftmaxOfSelected => "softmax of the selected",
+                Score::Sigmoid => "sigmoid",
+                Score::SqrtSoftplus => "sqrt-softplus",
+            }
+            .to_string(),
+        ];
+        words.extend(self.selection_bias.map(|_| "selection bias".to_string()));
+        if let Some(g) = self.groups {
+            let by = match g.score {
+                GroupScore::Max => "best expert",
+                GroupScore::TopTwo => "sum of top two",
+            };
+            words.push(format!("best {} of {} groups ({by})", g.used, g.count));
+        }
+        match self.renormalise {
+            Renormalise::No => {}
+            Renormalise::Sum => words.push("renormalised".to_string()),
+            Renormalise::SumPlus(e) => words.push(format!("renormalised (sum + {e:e})")),
+            Renormalise::SumAtLeast(e) => words.push(format!("renormalised (sum at least {e:e})")),
+        }
+        words.extend((self.scale != 1.0).then(|| format!("times {}", self.scale)));
+        words.join(", ")
+    }
+
+    /// Whether the numbers fit each otheself.
+    ///
+    /// # Errors
+    /// What does not fit.
+    pub fn check(&self) -> Result<(), String> {
+        if self.used == 0 || self.used > self.experts {
+            return Err(format!("top {} of {} experts", self.used, self.experts));
+        }
+        if self.score == Score::SoftmaxOfSelected && !self.chooses_by_logits() {
+            return Err("a softmax of the selected with a selection bias: there are no scores to add it to".into());
+        }
+        let Some(Groups { count, used, score }) = self.groups else { return Ok(()) };
+        if count == 0 || self.experts % count != 0 || used == 0 || used > count {
+            return Err(format!("{used} of {count} groups of {} experts", self.experts));
+        }
+        if score == GroupScore::TopTwo && self.experts / count < 2 {
+            return Err(format!("the two best of groups of {} expert", self.experts / count));
+        }
+        if self.used > used * (self.experts / count) {
+            return Err(format!("{} experts from {used} of {count} groups of {}", self.used, self.experts / count));
+        }
+        Ok(())
+    }
+}

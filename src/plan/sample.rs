@@ -1,0 +1,166 @@
+//! Sampling on the device: two dispatches behind a step that leaves the logits of one position. The first makes keys of
+//! the logits, the second picks a token, appends it to the recent tokens and writes it where the next step reads its id.
+//!
+//! The layouts of the buffers that the host writes are here; what they mean is in [`crate::kernels::catalogue`] and in
+//! `shaders/common/sampling.wgsl`.
+
+use super::{Access, Binding, Buffer, Caps, Cost, Count, Grid, Schedule, Step};
+use crate::{
+    ir::{Graph, Rows, Type},
+    kernels::{Variant, catalogue, params},
+};
+
+/// The buffers of sampling.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Part {
+    /// What the generation wants: [`Settings`], then [`FORBIDDEN`] ids.
+    Settings,
+    /// u32: how many tokens so far, the last pick, two words of room, then the ring of [`RING`] recent tokens.
+    State,
+    /// Keys of the logits, u32 `[V]`.
+    Keys,
+    /// The largest key of each 64, u32 `[ceil(V / 64)]`.
+    Maxima,
+}
+
+/// Most ids that can be forbidden.
+pub const FORBIDDEN: usize = 1024;
+
+/// Most tokens that the repetition penalty can look at.
+pub const RING: usize = 16_384;
+
+/// Words of `State` before the ring.
+pub const RING_AT: usize = 4;
+
+/// A pick that stands for logits that are no finite numbers.
+pub const BROKEN: u32 = u32::MAX;
+
+/// A pick that says that no token can be chosen.
+pub const NOTHING: u32 = u32::MAX - 1;
+
+/// Tokens of a group, whose largest key stands for it.
+const GROUP: usize = 64;
+
+/// Vocabularies are below this: ids are found in at most three steps of 8 bits.
+const MOST_TOKENS: usize = 1 << 24;
+
+/// The twin of `Settings` in `shaders/common/sampling.wgsl`, but for the list at its end.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, bytemuck::Pod, bytemuck::Zeroable)]
+pub struct Settings {
+    /// 0: the best token is taken.
+    pub inverse_temperature: f32,
+    /// Natural logarithm of min-p.
+    pub log_min_p: f32,
+    /// 1: none.
+    pub penalty: f32,
+    /// 0: all.
+    pub top_k: u32,
+    /// Times 2^32; 0: all.
+    pub top_p: u32,
+    /// Tokens that the penalty looks at, at most [`RING`].
+    pub window: u32,
+    /// 1: the draw goes through the tokens by id, 0: from the best down.
+    pub by_id: u32,
+    /// Length of the list that follows.
+    pub forbidden: u32,
+}
+
+/// The steps and buffers of sampling.
+#[derive(Clone, Debug)]
+pub struct Sampling {
+    /// Logits, V.
+    pub vocab: usize,
+    /// Behind the decode schedule.
+    pub decode: Vec<Step>,
+    /// Behind the prefill schedule, where O is 1.
+    pub prefill: Vec<Step>,
+}
+
+impl Sampling {
+    /// Bytes of a buffer.
+    pub fn bytes(&self, part: Part) -> u64 {
+        let words = match part {
+            Part::Settings => size_of::<Settings>() / 4 + FORBIDDEN,
+            Part::State => RING_AT + RING,
+            Part::Keys => self.vocab,
+            Part::Maxima => self.vocab.div_ceil(GROUP),
+        };
+        4 * (words.max(4) as u64)
+    }
+}
+
+/// The steps behind these schedules; `None` where the graph has no logits of output rows, or the device binds too little.
+pub(super) fn sampling(graph: &Graph, decode: &Schedule, prefill: &Schedule, caps: &Caps) -> Option<Sampling> {
+    let (_, value) = graph.outputs.iter().find(|(name, _)| name == "logits")?;
+    let Type::F32(Rows::Outputs, vocab) = graph.ty(*value) else { return None };
+    if vocab == 0 || vocab >= MOST_TOKENS {
+        return None;
+    }
+    let mut s = Sampling { vocab, decode: vec![], prefill: vec![] };
+    let fits = |part: Part| s.bytes(part) <= caps.max_binding.min(caps.max_buffer);
+    if ![Part::Settings, Part::State, Part::Keys, Part::Maxima].into_iter().all(fits) {
+        return None;
+    }
+    (s.decode, s.prefill) = (s.steps(decode)?, s.steps(prefill)?);
+    Some(s)
+}
+
+impl Sampling {
+    fn bind(&self, name: &'static str, part: Part, access: Access) -> Binding {
+        let size = self.bytes(part);
+        Binding { name, buffer: Buffer::Sampling(part), offset: 0, size, access, content: None }
+    }
+
+    fn steps(&self, s: &Schedule) -> Option<Vec<Step>> {
+        let logits = s.outputs.iter().find(|o| o.name == "logits")?;
+        let Buffer::Scratch(scratch) = logits.place.buffer else { return None };
+        let size = s.scratch.get(scratch as usize)?.bytes;
+        let x = Binding {
+            name: "x",
+            buffer: logits.place.buffer,
+            offset: 0,
+            size,
+            access: Access::Read,
+            content: logits.content,
+        };
+        let groups = self.vocab.div_ceil(GROUP);
+        let p = params::SampleKeysParams { vocab: self.vocab as u32, x_offset: logits.place.offset };
+        let keys = vec![
+            self.bind("settings", Part::Settings, Access::Read),
+            x,
+            self.bind("state", Part::State, Access::Read),
+            self.bind("keys", Part::Keys, Access::ReadWrite),
+            self.bind("maxima", Part::Maxima, Access::ReadWrite),
+        ];
+        let bytes = 4 * self.vocab as u64;
+        let cost = (Cost { fixed: bytes, ..Cost::default() }, Cost { fixed: bytes, ..Cost::default() });
+        let keys = step(Variant::new(&catalogue::SAMPLE_KEYS), self.vocab, bytemuck::bytes_of(&p), keys, cost);
+        let p = params::SamplePickParams { vocab: self.vocab as u32, groups: groups as u32 };
+        let pick = vec![
+            self.bind("settings", Part::Settings, Access::Read),
+            self.bind("keys", Part::Keys, Access::Read),
+            self.bind("maxima", Part::Maxima, Access::Read),
+            self.bind("state", Part::State, Access::ReadWrite),
+            Binding {
+                name: "tokens",
+                buffer: Buffer::Tokens,
+                offset: 0,
+                size: 4 * s.max_tokens as u64,
+                access: Access::ReadWrite,
+                content: None,
+            },
+        ];
+        // What it reads at least: the maxima, and the keys of one group.
+        let cost =
+            (Cost { fixed: 4 * (groups + GROUP) as u64, ..Cost::default() }, Cost { fixed: 8, ..Cost::default() });
+        let pick = step(Variant::new(&catalogue::SAMPLE_PICK), 1, bytemuck::bytes_of(&p), pick, cost);
+        Some(vec![keys, pick])
+    }
+}
+
+fn step(variant: Variant, items: usize, params: &[u8], bindings: Vec<Binding>, (reads, writes): (Cost, Cost)) -> Step {
+    let x = (items as u64).div_ceil(u64::from(variant.tile()[0].max(1))) as u32;
+    let grid = Grid::Direct { x, count: Count::One, per: 1, tile: 1, split: 0 };
+    Step { op: "sample", layer: None, variant, bindings, params: params.to_vec(), grid, reads, writes }
+}

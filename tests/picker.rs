@@ -1,0 +1,352 @@
+//! Tokens chosen on the device, held to the sampler of the host: the same logits, options and seed give the same token;
+//! and a generation that runs ahead of the host ends exactly where one step by step does.
+
+use crate::{
+    alloc,
+    goldens::folder,
+    support::{gpu, rng::Rng},
+};
+use moeray::{
+    Error, Result,
+    backend::{KvType, Loaded, Program, Runner, RunnerOptions, Sampling, Step, wgpu},
+    generate::{CancelToken, Decoder, FinishReason, GenerateOptions, TextStream, generate_with},
+    graph::Builder,
+    ir::Op,
+    sampler::{Sampler, SamplerOptions},
+    session::{BackendChoice, LoadOptions, Model, Session, SessionOptions},
+};
+use std::path::Path;
+
+/// A graph whose logits are what the test gives; `None` where there is no GPU.
+fn logits_graph(vocab: usize) -> Option<Box<dyn Loaded>> {
+    let mut b = Builder::new();
+    let x = b.one(Op::Input { name: "x".into(), cols: vocab }, &[]).unwrap();
+    let y = b.one(Op::TakeOutputs, &[x]).unwrap();
+    b.output("logits", y);
+    Some(gpu()?.load(Program::new(b.finish(), vec![]).unwrap(), &mut |_| {}).unwrap())
+}
+
+fn runner(loaded: &dyn Loaded) -> Box<dyn Runner> {
+    loaded.runner(RunnerOptions { ctx: 8, chunk: 1, kv: KvType::F32 }).unwrap()
+}
+
+fn sampling<'a>(o: &SamplerOptions, forbidden: &'a [u32]) -> Sampling<'a> {
+    Sampling {
+        temperature: o.temperature,
+        top_k: o.top_k,
+        top_p: o.top_p,
+        min_p: o.min_p,
+        repeat_penalty: o.repeat_penalty,
+        repeat_last_n: o.repeat_last_n,
+        forbidden,
+    }
+}
+
+/// Everything off but the temperature.
+fn plain() -> SamplerOptions {
+    SamplerOptions { temperature: 1.0, top_k: 0, top_p: 1.0, min_p: 0.0, repeat_penalty: 1.0, ..Default::default() }
+}
+
+/// Picks of the device and of the host, one for each of `draws` draws from the same logits.
+fn both(
+    r: &mut dyn Runner,
+    o: &SamplerOptions,
+    logits: &[f32],
+    recent: &[u32],
+    forbidden: &[u32],
+    draws: usize,
+) -> (Vec<u32>, Vec<u32>) {
+    let mut host = Sampler::new(o.clone()).unwrap();
+    host.forbid(forbidden);
+    let mut source = host.clone();
+    let picker = r.picker().unwrap();
+    let mut device = vec![];
+    // Recent tokens grow by every pick, on both sides.
+    let (mut tokens, mut want) = (recent.to_vec(), vec![]);
+    for _ in 0..draws {
+        want.push(host.sample(logits, &tokens).unwrap());
+        tokens.push(want[want.len() - 1]);
+    }
+    assert!(picker.begin(&sampling(o, forbidden), recent).unwrap());
+    let inputs = [("x", logits)];
+    for _ in 0..draws {
+        picker.feed(Step { tokens: &[0], past: 0, outputs: 1, inputs: &inputs }, source.next_draw()).unwrap();
+        device.push(picker.take().unwrap());
+    }
+    (device, want)
+}
+
+/// Logits as models have them: a few tokens lead.
+fn peaked(rng: &mut Rng, vocab: usize) -> Vec<f32> {
+    (0..vocab).map(|i| 2.5 * rng.normal() + if i % 97 == 3 { 4.0 } else { 0.0 }).collect()
+}
+
+/// All ways through the kernels: top-k in the list and beyond it, top-p with and without, by rank and by id, greedy.
+fn ways() -> Vec<(&'static str, SamplerOptions)> {
+    vec![
+        ("greedy", SamplerOptions::greedy()),
+        ("defaults", SamplerOptions::default()),
+        ("by id", plain()),
+        ("by id, min-p", SamplerOptions { min_p: 0.05, temperature: 1.7, ..plain() }),
+        ("top-k 1", SamplerOptions { top_k: 1, ..plain() }),
+        ("top-k 5", SamplerOptions { top_k: 5, temperature: 3.0, ..plain() }),
+        ("top-k 256, top-p", SamplerOptions { top_k: 256, top_p: 0.8, temperature: 2.0, ..plain() }),
+        ("top-k 257", SamplerOptions { top_k: 257, temperature: 2.0, ..plain() }),
+        ("top-k 290, all filters", SamplerOptions { top_k: 290, top_p: 0.9, min_p: 0.01, temperature: 1.5, ..plain() }),
+        ("top-k beyond the vocabulary", SamplerOptions { top_k: 1 << 20, ..plain() }),
+        ("top-p", SamplerOptions { top_p: 0.9, temperature: 1.3, ..plain() }),
+        ("top-p of almost nothing", SamplerOptions { top_p: 1e-9, ..plain() }),
+        ("top-p of almost all", SamplerOptions { top_p: 0.999_999, temperature: 4.0, ..plain() }),
+        ("min-p 1", SamplerOptions { min_p: 1.0, ..plain() }),
+        ("tiny temperature", SamplerOptions { temperature: 1e-30, ..plain() }),
+        ("penalty", SamplerOptions { repeat_penalty: 1.4, repeat_last_n: 7, ..SamplerOptions::default() }),
+        (
+            "penalty below one",
+            SamplerOptions { repeat_penalty: 0.7, repeat_last_n: 3, top_k: 0, ..SamplerOptions::default() },
+        ),
+        (
+            "greedy with penalty",
+            SamplerOptions { repeat_penalty: 1.3, repeat_last_n: 1000, ..SamplerOptions::greedy() },
+        ),
+    ]
+}
+
+/// Draws fall next to a boundary of two tokens with a probability of some 1e-6 (exponentials in f32): none of these seeds does.
+#[test]
+fn the_device_picks_the_hosts_tokens() {
+    for vocab in [300, 5000] {
+        let Some(loaded) = logits_graph(vocab) else { return };
+        let mut r = runner(&*loaded);
+        let mut rng = Rng(11);
+        for (name, o) in ways() {
+            for seed in 0..3 {
+                let o = SamplerOptions { seed, ..o.clone() };
+                let logits = peaked(&mut rng, vocab);
+                let recent: Vec<u32> = (0..rng.below(30)).map(|_| rng.below(vocab) as u32).collect();
+                let forbidden: Vec<u32> = (0..rng.below(3)).map(|_| rng.below(vocab) as u32).collect();
+                let (got, want) = both(&mut *r, &o, &logits, &recent, &forbidden, 12);
+                assert_eq!(got, want, "{name}, {vocab} tokens, seed {seed}");
+            }
+        }
+    }
+}
+
+/// A vocabulary as large as any: more groups than invocations, three steps of 8 bits for an id.
+#[test]
+fn a_vocabulary_of_262144() {
+    let vocab = 262_144;
+    let Some(loaded) = logits_graph(vocab) else { return };
+    let mut r = runner(&*loaded);
+    let mut rng = Rng(5);
+    let logits = peaked(&mut rng, vocab);
+    for (name, o) in ways().into_iter().filter(|w| ["greedy", "defaults", "by id", "top-p", "top-k 257"].contains(&w.0))
+    {
+        let (got, want) = both(&mut *r, &o, &logits, &[1, 2], &[3], 3);
+        assert_eq!(got, want, "{name}");
+    }
+}
+
+/// Ties go to the lower id in every way, whole groups and vocabularies of equals included.
+#[test]
+fn ties() {
+    let vocab = 300;
+    let Some(loaded) = logits_graph(vocab) else { return };
+    let mut r = runner(&*loaded);
+    let mut rng = Rng(3);
+    let flat = vec![1.5; vocab];
+    let two: Vec<f32> = (0..vocab).map(|_| if rng.below(2) == 0 { -0.0 } else { 0.0 }).collect();
+    let few: Vec<f32> = (0..vocab).map(|_| rng.below(4) as f32 - 2.0).collect();
+    let extremes: Vec<f32> = (0..vocab).map(|i| if i % 50 == 7 { 3e38 } else { -3e38 }).collect();
+    for (what, logits) in [("flat", &flat), ("zeros", &two), ("four values", &few), ("extremes", &extremes)] {
+        for (name, o) in ways() {
+            // Which tokens stay is exact; of equal ones the draw is far from any boundary.
+            let (got, want) = both(&mut *r, &SamplerOptions { seed: 9, ..o }, logits, &[4, 4, 5], &[0], 6);
+            assert_eq!(got, want, "{what}, {name}");
+        }
+    }
+}
+
+/// The device's own distribution against the softmax, without the host's sampler: Pearson's chi-square.
+#[test]
+fn the_distribution_is_the_softmax() {
+    let vocab = 8;
+    let Some(loaded) = logits_graph(vocab) else { return };
+    let mut r = runner(&*loaded);
+    let logits = [1.0f32, 0.5, 2.0, -1.0, 0.0, 1.5, -0.5, 0.8];
+    let mut draws = Sampler::new(SamplerOptions { seed: 4, ..plain() }).unwrap();
+    let picker = r.picker().unwrap();
+    for (t, top_k) in [(1.0, 0), (0.5, 7)] {
+        assert!(picker.begin(&sampling(&SamplerOptions { temperature: t, top_k, ..plain() }, &[]), &[]).unwrap());
+        let mut counts = [0usize; 8];
+        let (n, inputs) = (2000, [("x", &logits[..])]);
+        for _ in 0..n {
+            picker.feed(Step { tokens: &[0], past: 0, outputs: 1, inputs: &inputs }, draws.next_draw()).unwrap();
+            counts[picker.take().unwrap() as usize] += 1;
+        }
+        // The least likely is cut by a top-k of 7.
+        let e = logits.map(|l| if top_k == 7 && l == -1.0 { 0.0 } else { (f64::from(l) / f64::from(t)).exp() });
+        let total: f64 = e.iter().sum();
+        let square = |(c, e): (&usize, &f64)| {
+            let want = e / total * f64::from(n);
+            if want == 0.0 { if *c == 0 { 0.0 } else { f64::INFINITY } } else { (*c as f64 - want).powi(2) / want }
+        };
+        let chi: f64 = counts.iter().zip(&e).map(square).sum();
+        // 99.9 % quantile with 7 degrees of freedom.
+        assert!(chi < 24.32, "temperature {t}: {chi}, {counts:?}");
+    }
+}
+
+#[test]
+fn what_cannot_be_chosen_is_an_error() {
+    let vocab = 300;
+    let Some(loaded) = logits_graph(vocab) else { return };
+    let mut r = runner(&*loaded);
+    let picker = r.picker().unwrap();
+    assert!(matches!(picker.take(), Err(Error::Invalid(_))), "nothing was begun");
+    assert!(picker.advance(0, 0).is_err());
+    let mut pick = |o: SamplerOptions, logits: &[f32], forbidden: &[u32]| {
+        assert!(picker.begin(&sampling(&o, forbidden), &[]).unwrap());
+        picker.feed(Step { tokens: &[0], past: 0, outputs: 1, inputs: &[("x", logits)] }, 7).unwrap();
+        picker.take()
+    };
+    for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+        for at in [0, 77, 299] {
+            let mut logits = vec![1.0; vocab];
+            logits[at] = bad;
+            for o in [SamplerOptions::greedy(), SamplerOptions::default()] {
+                assert!(
+                    matches!(pick(o, &logits, &[at as u32]), Err(Error::Model(w)) if w.contains("NaN")),
+                    "{bad} at {at}"
+                );
+            }
+        }
+    }
+    let all: Vec<u32> = (0..vocab as u32).collect();
+    assert!(matches!(pick(SamplerOptions::default(), &vec![1.0; vocab], &all), Err(Error::Invalid(_))));
+    assert_eq!(pick(SamplerOptions::default(), &vec![1.0; vocab], &all[..299]).unwrap(), 299);
+    // More than the device has room for: the caller chooses for itself.
+    let many = vec![0u32; 5000];
+    assert!(!picker.begin(&sampling(&plain(), &many), &[]).unwrap());
+    let far = SamplerOptions { repeat_penalty: 1.1, repeat_last_n: usize::MAX, ..plain() };
+    assert!(!picker.begin(&sampling(&far, &[]), &[]).unwrap());
+    assert!(picker.begin(&sampling(&SamplerOptions { repeat_penalty: 1.0, ..far }, &[]), &[]).unwrap());
+    // More steps than can be on their way are refused, not lost.
+    let logits = vec![0.5; vocab];
+    let step = Step { tokens: &[0], past: 0, outputs: 1, inputs: &[("x", &logits)] };
+    let queued = (0..10).take_while(|_| picker.feed(step, 0).is_ok()).count();
+    assert!(queued >= 2 && picker.pending() == queued && picker.take().is_ok());
+    picker.discard();
+    assert_eq!(picker.pending(), 0);
+}
+
+/// A session that keeps quiet about its backend's choices.
+struct StepByStep(Session);
+
+impl Decoder for StepByStep {
+    fn prefill(&mut self, ids: &[u32], cancel: &CancelToken) -> Result<&[f32]> {
+        Decoder::prefill(&mut self.0, ids, cancel)
+    }
+    fn decode(&mut self, id: u32) -> Result<&[f32]> {
+        Decoder::decode(&mut self.0, id)
+    }
+    fn position(&self) -> usize {
+        self.0.position()
+    }
+    fn capacity(&self) -> usize {
+        self.0.ctx()
+    }
+}
+
+/// A letter a token.
+struct Letters;
+
+impl TextStream for Letters {
+    fn push(&mut self, id: u32) -> String {
+        char::from(b'a' + (id % 26) as u8).to_string()
+    }
+}
+
+fn model(path: &Path) -> Option<Model> {
+    let name = gpu()?.name().split(" (").next().unwrap().to_string();
+    let backend = BackendChoice::Wgpu(wgpu::Options { device: Some(name), ..Default::default() });
+    Some(Model::load(path, &LoadOptions { backend, ..Default::default() }, &mut |_| {}).unwrap())
+}
+
+/// Everything that a caller sees of a generation, and the position after it.
+type Seen = (Vec<u32>, String, FinishReason, Vec<u32>, usize);
+
+fn see<D: Decoder>(d: &mut D, eos: &[u32], prompt: &[u32], o: &GenerateOptions, most: usize) -> Seen {
+    let mut g = generate_with(d, Some(Box::new(Letters)), eos, prompt, o.clone(), CancelToken::new()).unwrap();
+    let pieces: Vec<_> = g.by_ref().take(most).map(|p| p.unwrap()).collect();
+    let reason = g.finish_reason().unwrap_or(FinishReason::Cancelled);
+    let tokens = g.tokens().to_vec();
+    drop(g);
+    let text = pieces.iter().map(|p| p.text.as_str()).collect();
+    (pieces.iter().map(|p| p.id).collect(), text, reason, tokens, d.position())
+}
+
+#[test]
+fn a_generation_that_runs_ahead_ends_where_it_should() {
+    let Some(model) = model(&folder("qwen3_moe")) else { return };
+    let size = SessionOptions { ctx: 40, chunk: 5, kv: KvType::F32 };
+    let mut ahead = Session::new(&model, size).unwrap();
+    let mut slow = StepByStep(Session::new(&model, size).unwrap());
+    let prompt: Vec<u32> = (1..13).collect();
+    let base = |seed| GenerateOptions {
+        max_tokens: 12,
+        sampler: SamplerOptions { seed, temperature: 1.0, repeat_penalty: 1.2, ..Default::default() },
+        history: vec![9, 9, 8],
+        ..Default::default()
+    };
+    let mut compare = |eos: &[u32], o: &GenerateOptions, most: usize| {
+        ahead.truncate(0);
+        slow.0.truncate(0);
+        let (a, s) = (see(&mut ahead, eos, &prompt, o, most), see(&mut slow, eos, &prompt, o, most));
+        assert_eq!(a, s, "{o:?}");
+        ahead.truncate(25);
+        slow.0.truncate(25);
+        // What was fed beyond the end does not show in what follows.
+        let (a2, s2) = (see(&mut ahead, &[], &[3, 4], &base(77), 4), see(&mut slow, &[], &[3, 4], &base(77), 4));
+        assert_eq!(a2, s2, "after {o:?}");
+        a
+    };
+    let all = compare(&[], &base(1), 99);
+    assert_eq!((all.2, all.4), (FinishReason::MaxTokens, 12 + 11));
+    compare(&[], &GenerateOptions { sampler: SamplerOptions::greedy(), ..base(1) }, 99);
+    // Each token in turn as the end of the text, and its letter and the next as a stop string.
+    for i in 0..5 {
+        let end = compare(&[all.0[i]], &base(1), 99);
+        assert_eq!(end.2, FinishReason::EndOfText(all.0[i]));
+        let stop = all.1[i..i + 2].to_string();
+        let end = compare(&[], &GenerateOptions { stop: vec![stop], ..base(1) }, 99);
+        assert_eq!(end.2, FinishReason::StopString(0));
+    }
+    compare(&[all.0[0]], &GenerateOptions { ignore_eos: true, ..base(1) }, 99);
+    assert_eq!(compare(&[], &GenerateOptions { max_tokens: 0, ..base(1) }, 99).4, 0);
+    assert_eq!(compare(&[], &GenerateOptions { max_tokens: 1, ..base(1) }, 99).4, 12);
+    assert_eq!(compare(&[], &GenerateOptions { max_tokens: 99, ..base(2) }, 99).2, FinishReason::ContextFull);
+    // A caller that loses interest.
+    compare(&[], &base(3), 5);
+}
+
+#[test]
+fn running_ahead_needs_no_growing_memory() {
+    let Some(model) = model(&folder("qwen3_moe")) else { return };
+    let mut s = Session::new(&model, SessionOptions { ctx: 200, chunk: 8, kv: KvType::F16 }).unwrap();
+    let o = sampling(&SamplerOptions::default(), &[]);
+    assert!(s.pick_begin(&o, &[1]).unwrap());
+    s.pick_feed(&[1, 2, 3], 1 << 31, || Ok(())).unwrap();
+    let mut run = |n: usize| {
+        for i in 0..n {
+            while s.pick_pending() < 2 {
+                s.pick_advance((i as u32) << 24).unwrap();
+            }
+            s.pick_take().unwrap();
+        }
+    };
+    run(20);
+    let ((), few) = alloc::peak(|| run(10));
+    let ((), many) = alloc::peak(|| run(100));
+    // wgpu allocates while it encodes, and gives back; nothing adds up.
+    assert!(many <= few + few / 2, "{few} bytes at most in 10 tokens, {many} in 100");
+}

@@ -1,0 +1,122 @@
+//! Looking at routing: what a session records, how load is counted, what the picture and the program show.
+
+use crate::{
+    goldens::{folder, golden},
+    support::{Target, gpu},
+};
+use moeray::{
+    backend, model,
+    routing::{LayerTrace, Load, heat_map},
+    session::{BackendChoice, LoadOptions, Model, Session, SessionOptions},
+};
+
+fn choice(target: Target) -> Option<BackendChoice> {
+    Some(match target {
+        Target::Reference => BackendChoice::Reference,
+        Target::Cpu => BackendChoice::Cpu(backend::cpu::Options {
+            activations: moeray::ops::linear::Activations::Int16,
+            ..Default::default()
+        }),
+        _ => {
+            gpu()?;
+            let device = backend::wgpu::devices().into_iter().find(|d| d.name.to_lowercase().contains("llvmpipe"));
+            BackendChoice::Wgpu(backend::wgpu::Options { device: device.map(|d| d.name), ..Default::default() })
+        }
+    })
+}
+
+fn load(name: &str, target: Target) -> Option<Model> {
+    let model = model::Options { trace_router: true, bf16_rope: true };
+    let options = LoadOptions { backend: choice(target)?, model };
+    Some(Model::load(&folder(name), &options, &mut |_| {}).unwrap())
+}
+
+/// The recorded experts are the k largest of the golden's router logits, for prompt and decoded tokens, in any chunks, on
+/// every backend; a session that goes back forgets them.
+#[test]
+fn sessions_record_what_the_router_chose() {
+    for target in [Target::Reference, Target::Cpu, Target::Wgpu] {
+        let Some(model) = load("qwen2_moe", target) else { continue };
+        let g = golden("qwen2_moe");
+        let mut s = Session::new(&model, SessionOptions { ctx: 64, chunk: 7, ..Default::default() }).unwrap();
+        s.record_routing().unwrap();
+        let (prompt, rest) = g.ids.split_at(20);
+        s.prefill(prompt).unwrap();
+        rest.iter().for_each(|id| _ = s.decode(*id).unwrap());
+        let trace = s.routing().unwrap();
+        assert_eq!(trace.tokens(), g.ids.len());
+        assert_eq!(trace.layers().iter().map(|l| l.layer).collect::<Vec<_>>(), [0, 2], "layer 1 is dense");
+        for (l, (logits, experts)) in trace.layers().iter().zip(g.routers()) {
+            assert_eq!((l.experts, l.used), (*experts, 3));
+            for (t, row) in logits.chunks(*experts).enumerate() {
+                let mut order: Vec<u32> = (0..*experts as u32).collect();
+                order.sort_by(|a, b| row[*b as usize].total_cmp(&row[*a as usize]));
+                let got: Vec<(u32, f32)> = l.token(t).collect();
+                assert_eq!(got.iter().map(|g| g.0).collect::<Vec<_>>(), order[..3], "{target:?}, token {t}");
+                assert!(got.windows(2).all(|w| w[0].1 >= w[1].1) && got.iter().all(|g| g.1 > 0.0));
+            }
+        }
+        s.truncate(5);
+        assert_eq!(s.routing().unwrap().tokens(), 5);
+        assert_eq!(s.routing().unwrap().loads()[0].total(), 15);
+    }
+}
+
+#[test]
+fn recording_is_refused_where_there_is_nothing_to_record() {
+    let refused = |name: &str, trace_router: bool| {
+        let options =
+            LoadOptions { backend: BackendChoice::Reference, model: model::Options { trace_router, bf16_rope: false } };
+        let model = Model::load(&folder(name), &options, &mut |_| {}).unwrap();
+        Session::new(&model, Default::default()).unwrap().record_routing().unwrap_err().to_string()
+    };
+    assert!(refused("llama", true).contains("no experts"));
+    assert!(refused("mixtral", false).contains("trace_router"));
+    let model = load("mixtral", Target::Reference).unwrap();
+    let mut s = Session::new(&model, Default::default()).unwrap();
+    s.prefill(&[3]).unwrap();
+    assert!(s.record_routing().is_err());
+}
+
+fn of(experts: usize, ids: &[u32]) -> Load {
+    let mut l = LayerTrace::default();
+    (l.experts, l.used, l.ids, l.weights) = (experts, 1, ids.to_vec(), vec![0.5; ids.len()]);
+    Load::of(&l)
+}
+
+#[test]
+fn load_is_counted() {
+    let even = of(4, &[0, 1, 2, 3, 0, 1, 2, 3]);
+    assert_eq!((even.entropy(), even.evenness(), even.max_over_mean(), even.unused()), (2.0, 1.0, 1.0, 0));
+    let one = of(4, &[2; 6]);
+    assert_eq!((one.entropy(), one.evenness(), one.max_over_mean(), one.unused()), (0.0, 0.0, 4.0, 3));
+    assert_eq!((one.weight_sums[2], one.relative()), (3.0, vec![0.0, 0.0, 4.0, 0.0]));
+    let none = of(4, &[]);
+    assert_eq!((none.entropy(), none.max_over_mean(), none.unused()), (0.0, 0.0, 4));
+    assert_eq!(of(1, &[0]).evenness(), 1.0);
+    let mut both = even;
+    both.merge(&one);
+    assert_eq!(both.counts, [2, 2, 8, 2]);
+}
+
+/// Every cell is drawn once, in the colour of its load; the document is well formed as far as tags go.
+#[test]
+fn the_picture_shows_every_cell() {
+    let loads = [of(6, &[0, 0, 0, 1, 2, 5]), of(6, &[3, 3, 3, 3, 3, 3])];
+    let svg = heat_map(&loads, "a < b & \"c\"");
+    assert!(svg.starts_with("<svg ") && svg.trim_end().ends_with("</svg>"));
+    assert!(svg.contains("a &lt; b &amp; &quot;c&quot;"));
+    let cells: Vec<(&str, usize)> = svg
+        .lines()
+        .filter_map(|l| l.strip_prefix("<path fill=\"")?.split_once('"'))
+        .map(|(colour, d)| (colour, d.matches('M').count()))
+        .collect();
+    assert_eq!(cells.iter().map(|c| c.1).sum::<usize>(), 12);
+    assert_eq!(cells.iter().find(|c| c.0 == "#d9d9d9").unwrap().1, 7, "two and five unused experts");
+    // 1/6, 3/6 and 6/6 of the choices are 1, 3 and 6 times the mean: three colours, and the unused one.
+    assert_eq!(cells.len(), 4);
+    // A large model's picture stays small.
+    let big: Vec<Load> = (0..48).map(|_| of(512, &(0..5120).map(|i| i * i % 512).collect::<Vec<_>>())).collect();
+    assert!(heat_map(&big, "").len() < 1 << 20);
+    assert!(heat_map(&[], "").contains("</svg>"));
+}
