@@ -9,7 +9,7 @@
 // there are fewer columns than invocations. With SPLIT = 1 a workgroup sees only positions z*chunk .. (z+1)*chunk and
 // leaves sums, maximum and denominator to `attend_reduce`. f32 throughout; keys and values as the cache stores them.
 //
-// Grid: x = kv_heads, y = ceil(T*G / ROWS), z = 1 or splits.
+// Grid: x = kv_heads, y = ceil(T*G / ROWS) (BATCH = 1: T * ceil(G / ROWS)), z = 1 or splits.
 
 struct Params {
     heads: u32,
@@ -27,8 +27,8 @@ struct Params {
 }
 @group(0) @binding(1) var<uniform> p: Params;
 @group(0) @binding(2) var<storage, read> q: array<vec4<f32>>;        // [T, heads*Dk]
-@group(0) @binding(3) var<storage, read> k_cache: array<KvWord>;     // [kv_heads, ctx, Dk/4]
-@group(0) @binding(4) var<storage, read> v_cache: array<KvWord>;     // [kv_heads, ctx, Dv/4]
+@group(0) @binding(3) var<storage, read> k_cache: array<KvWord>;     // [sequences, kv_heads, ctx, Dk/4]
+@group(0) @binding(4) var<storage, read> v_cache: array<KvWord>;     // [sequences, kv_heads, ctx, Dv/4]
 @group(0) @binding(5) var<storage, read> sinks: array<f32>;          // [heads]
 @group(0) @binding(6) var<storage, read_write> y: array<vec4<f32>>;  // [T, heads*Dv], or [T, heads, splits, Dv + 4]
 
@@ -52,18 +52,27 @@ var<workgroup> merge_sum: array<f32, PARTS * ROWS>;
 fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) lid: u32) {
     let kv_head = wg.x;
     let group = p.heads / p.kv_heads;
-    let all_rows = frame.tokens * group;
-    let first = wg.y * ROWS;
+    var all_rows = frame.tokens * group;
+    var first = wg.y * ROWS;
+    if (BATCH == 1u) { // static
+        // Only rows of one token: the next may belong to another sequence.
+        let each = (group + ROWS - 1u) / ROWS;
+        first = wg.y / each * group + wg.y % each * ROWS;
+        all_rows = min(all_rows, (wg.y / each + 1u) * group);
+    }
     if (first >= all_rows) {
         return;
     }
     let last_token = (min(first + ROWS, all_rows) - 1u) / group;
+    // Token t of this workgroup stands at `past` + t, also where that wraps round.
+    let past = position_of(last_token) - last_token;
+    let cache_row = (sequence_of(last_token) * p.kv_heads + kv_head) * p.ctx;
 
     // Positions that any row of this workgroup sees.
     var begin = 0u;
-    var end = min(frame.past + last_token + 1u, p.ctx);
+    var end = min(past + last_token + 1u, p.ctx);
     if (p.window != 0u) {
-        let seen = frame.past + first / group + 1u;
+        let seen = past + first / group + 1u;
         begin = seen - min(seen, p.window);
     }
     if (SPLIT == 1u) { // static
@@ -88,7 +97,7 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) l
     for (var start = begin; start < end; start += WG) {
         let count = min(end - start, WG);
         // Scores of one position.
-        let at = (kv_head * p.ctx + start + min(lid, count - 1u)) * K4;
+        let at = (cache_row + start + min(lid, count - 1u)) * K4;
         var score: array<f32, ROWS>;
         for (var d = 0u; d < K4; d++) {
             let key = kv_load(k_cache[at + d]);
@@ -97,7 +106,7 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) l
             }
         }
         for (var i = 0u; i < ROWS; i++) { // unroll
-            let position = frame.past + (first + i) / group;
+            let position = past + (first + i) / group;
             let here = start + lid;
             let seen = lid < count && here <= position && (p.window == 0u || here + p.window > position);
             score[i] = select(NONE, score[i], seen);
@@ -137,7 +146,7 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) l
                 }
                 for (var o = 0u; o < OWN; o++) {
                     let column = min(lid % V4 + o * WG, V4 - 1u);
-                    let value = kv_load(v_cache[(kv_head * p.ctx + start + s) * V4 + column]);
+                    let value = kv_load(v_cache[(cache_row + start + s) * V4 + column]);
                     for (var i = 0u; i < ROWS; i++) { // unroll
                         acc[i * OWN + o] = fma(vec4<f32>(scores[i * WG + s]), value, acc[i * OWN + o]);
                     }

@@ -16,8 +16,8 @@ struct Params {
 @group(0) @binding(1) var<uniform> p: Params;
 @group(0) @binding(2) var<storage, read> k: array<vec4<f32>>;            // [T, kv_heads*Dk]
 @group(0) @binding(3) var<storage, read> v: array<vec4<f32>>;            // [T, kv_heads*Dv]
-@group(0) @binding(4) var<storage, read_write> k_cache: array<KvWord>;   // [kv_heads, ctx, Dk/4]
-@group(0) @binding(5) var<storage, read_write> v_cache: array<KvWord>;   // [kv_heads, ctx, Dv/4]
+@group(0) @binding(4) var<storage, read_write> k_cache: array<KvWord>;   // [sequences, kv_heads, ctx, Dk/4]
+@group(0) @binding(5) var<storage, read_write> v_cache: array<KvWord>;   // [sequences, kv_heads, ctx, Dv/4]
 
 @compute @workgroup_size(WG)
 fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) lid: u32) {
@@ -25,16 +25,20 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) l
     let k4 = p.k_dim / 4u;
     let v4 = p.v_dim / 4u;
     let i = wg.x * WG + lid;
-    let position = frame.past + t;
-    if (t >= frame.tokens || position >= p.ctx) {
+    if (t >= frame.tokens) {
         return;
     }
+    let position = position_of(t);
+    if (position >= p.ctx) {
+        return;
+    }
+    let first = sequence_of(t) * p.kv_heads;
     if (i < p.kv_heads * k4) {
         let word = kv_pack(k[(p.k_offset + t * p.k_stride) / 4u + i]);
-        k_cache[(i / k4 * p.ctx + position) * k4 + i % k4] = word;
+        k_cache[((first + i / k4) * p.ctx + position) * k4 + i % k4] = word;
     } else if (i < p.kv_heads * (k4 + v4)) {
         let j = i - p.kv_heads * k4;
         let word = kv_pack(v[(p.v_offset + t * p.v_stride) / 4u + j]);
-        v_cache[(j / v4 * p.ctx + position) * v4 + j % v4] = word;
+        v_cache[((first + j / v4) * p.ctx + position) * v4 + j % v4] = word;
     }
 }

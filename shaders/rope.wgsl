@@ -27,5 +27,5 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) l
     let c = i % p.head_dim;
     let start = p.x_offset + t * p.x_stride + i - c;
     let other = x[start + partner(c, p.dims, p.halves)];
-    y[p.y_offset + t * p.y_stride + i] = rotate(x[start + c], other, c, p.dims, p.halves, frame.past + t);
+    y[p.y_offset + t * p.y_stride + i] = rotate(x[start + c], other, c, p.dims, p.halves, position_of(t));
 }

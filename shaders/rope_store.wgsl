@@ -28,8 +28,8 @@ struct Params {
 @group(0) @binding(4) var<storage, read> q_norm: array<f32>;             // [D] or [heads*D]
 @group(0) @binding(5) var<storage, read> k_norm: array<f32>;             // [D] or [kv_heads*D]
 @group(0) @binding(6) var<storage, read_write> y: array<vec4<f32>>;      // [T, heads*D]
-@group(0) @binding(7) var<storage, read_write> k_cache: array<KvWord>;   // [kv_heads, ctx, D/4]
-@group(0) @binding(8) var<storage, read_write> v_cache: array<KvWord>;   // [kv_heads, ctx, Dv/4]
+@group(0) @binding(7) var<storage, read_write> k_cache: array<KvWord>;   // [sequences, kv_heads, ctx, D/4]
+@group(0) @binding(8) var<storage, read_write> v_cache: array<KvWord>;   // [sequences, kv_heads, ctx, Dv/4]
 
 const EACH_HEAD: u32 = 1u;
 const WHOLE_ROW: u32 = 2u;
@@ -62,8 +62,11 @@ fn rotated(s: Source, c: u32, position: u32) -> f32 {
 @compute @workgroup_size(WG)
 fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) lid: u32) {
     let t = wg.y;
-    let position = frame.past + t;
-    if (t >= frame.tokens || position >= p.ctx) {
+    if (t >= frame.tokens) {
+        return;
+    }
+    let position = position_of(t);
+    if (position >= p.ctx) {
         return;
     }
     let row = t * p.stride;
@@ -89,7 +92,7 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) l
         for (var i = lid; i < p.v_dim / 4u; i += WG) {
             let at = row + p.v_offset + head * p.v_dim + i * 4u;
             let v = vec4<f32>(qkv[at], qkv[at + 1u], qkv[at + 2u], qkv[at + 3u]);
-            v_cache[(head * p.ctx + position) * (p.v_dim / 4u) + i] = kv_pack(v);
+            v_cache[((sequence_of(t) * p.kv_heads + head) * p.ctx + position) * (p.v_dim / 4u) + i] = kv_pack(v);
         }
         return;
     }
@@ -107,7 +110,7 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) l
         if (is_q) {
             y[(p.y_offset + t * p.y_stride) / 4u + head * d4 + i] = v;
         } else {
-            k_cache[(head * p.ctx + position) * d4 + i] = kv_pack(v);
+            k_cache[((sequence_of(t) * p.kv_heads + head) * p.ctx + position) * d4 + i] = kv_pack(v);
         }
     }
 }

@@ -63,6 +63,7 @@ pub mod plan;
 pub mod backend;
 pub mod routing;
 pub mod session;
+pub mod batch;
 pub mod sampler;
 pub mod generate;
 #[cfg(feature = "cli")]

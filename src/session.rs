@@ -15,7 +15,7 @@ use crate::{
 };
 use std::{path::Path, sync::Arc};
 
-pub use backend::Sampling;
+pub use backend::{Floor, KernelTime, Sampling};
 
 /// Where a model runs.
 #[derive(Clone, Debug, Default)]
@@ -24,6 +24,8 @@ pub enum BackendChoice {
     /// never chosen.
     #[default]
     Auto,
+    /// The same with these options for the GPU.
+    Prefer(backend::wgpu::Options),
     /// A GPU through wgpu.
     Wgpu(backend::wgpu::Options),
     /// The CPU.
@@ -121,6 +123,19 @@ impl Model {
         self.inner.loaded.weight_bytes()
     }
 
+    /// Measures what the device could do at best; `None` for backends without a device.
+    ///
+    /// # Errors
+    /// [`Error::Device`].
+    pub fn floor(&self) -> Result<Option<Floor>> {
+        self.inner.loaded.floor()
+    }
+
+    /// What the backend made of it.
+    pub(crate) fn loaded(&self) -> &dyn Loaded {
+        &*self.inner.loaded
+    }
+
     /// Logits a position, V.
     pub fn vocab(&self) -> usize {
         self.inner.vocab
@@ -140,8 +155,9 @@ fn place(d: &Definition, choice: &BackendChoice, progress: &mut dyn FnMut(Progre
         BackendChoice::Reference => backend::reference::load(program),
         BackendChoice::Cpu(o) => backend::cpu::load(program, o, progress),
         BackendChoice::Wgpu(o) => backend::wgpu::load(program, o, progress),
-        BackendChoice::Auto => {
-            match backend::wgpu::load(program.clone(), &backend::wgpu::Options::default(), progress) {
+        BackendChoice::Auto => place(d, &BackendChoice::Prefer(backend::wgpu::Options::default()), progress),
+        BackendChoice::Prefer(o) => {
+            match backend::wgpu::load(program.clone(), o, progress) {
                 Ok(loaded) => return Ok(loaded),
                 Err(e @ (Error::Device(_) | Error::Unsupported(_))) => tracing::info!("using the CPU: {e}"),
                 Err(e) => return Err(e),
@@ -296,6 +312,16 @@ impl Session {
     /// Names of the graph's outputs: `logits`, and `router_ids_<layer>`, `router_weights_<layer>` where they are traced.
     pub fn output_names(&self) -> impl Iterator<Item = &str> {
         self.model.inner.definition.program.graph.outputs.iter().map(|(n, _)| n.as_str())
+    }
+
+    /// Time of each kernel in a step of these tokens (a chunk at most) at this position, which stays where it is; `None` for
+    /// backends without such a clock.
+    ///
+    /// # Errors
+    /// As [`Session::prefill`]; [`Error::Unsupported`] where the device cannot.
+    pub fn profile(&mut self, tokens: &[u32]) -> Result<Option<Vec<KernelTime>>> {
+        self.check(tokens)?;
+        self.runner.profile(Step { tokens, past: self.position, outputs: 1, inputs: &[] })
     }
 
     /// Begins to let the backend choose tokens, see [`backend::Picker`]: `false` where it cannot, or not with these options.

@@ -21,6 +21,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("backend/mod", &["error", "graph", "ir"]),
     ("routing", &["error", "ir", "backend::Output"]),
     ("session", &["error", "backend", "model", "file", "tokenizer", "routing"]),
+    ("batch", &["error", "backend", "session"]),
     ("sampler", &["error"]),
     ("generate", &["error", "session", "sampler", "tokenizer"]),
 ];

@@ -18,7 +18,7 @@ use moeray::{
 fn open(change: impl FnOnce(&mut Options)) -> Option<Gpu> {
     let under_test = gpu()?;
     let name = under_test.name().split(" (").next().unwrap().to_string();
-    let mut options = Options { device: Some(name), ..Options::default() };
+    let mut options = Options { device: Some(name), checked: true, ..Options::default() };
     change(&mut options);
     Some(Gpu::open(&options).unwrap())
 }

@@ -6,6 +6,7 @@
 mod alarms;
 mod alloc;
 mod arrows;
+mod batch;
 #[cfg(all(feature = "cli", feature = "demo-model"))]
 mod cli;
 mod cpu;

@@ -6,11 +6,13 @@
 //!
 //! Deliberately absent: model architectures, tokens' text, sampling.
 
+mod batch;
 pub mod cpu;
 pub mod reference;
 pub mod wgpu;
 
 pub use crate::graph::Program;
+pub use batch::{BatchOptions, BatchRow, BatchRunner, OneByOne, check_batch};
 
 use crate::error::{Error, Result};
 
@@ -85,6 +87,24 @@ pub trait Loaded: Send + Sync {
 
     /// Bytes that the weights occupy where the backend keeps them (0 for weights read from the memory map).
     fn weight_bytes(&self) -> u64;
+
+    /// Makes a runner of several sequences. Backends that have no kernels for it run them one after the other.
+    ///
+    /// # Errors
+    /// As [`Loaded::runner`]; [`Error::Unsupported`] where the graph has ops that are not made for it.
+    fn batch(&self, options: BatchOptions) -> Result<Box<dyn BatchRunner>> {
+        let one = RunnerOptions { ctx: options.ctx, chunk: options.rows, kv: options.kv };
+        let runners = (0..options.sequences).map(|_| self.runner(one)).collect::<Result<_>>()?;
+        Ok(Box::new(OneByOne::new(runners, options)?))
+    }
+
+    /// Measures what the device could do at best; `None` where the backend has no device of its own.
+    ///
+    /// # Errors
+    /// [`Error::Device`].
+    fn floor(&self) -> Result<Option<Floor>> {
+        Ok(None)
+    }
 }
 
 /// The state of one sequence.
@@ -100,10 +120,43 @@ pub trait Runner: Send {
     /// Bytes of KV cache and scratch.
     fn memory_bytes(&self) -> u64;
 
+    /// Runs a step with a clock around every kernel, slower than [`Runner::step`] and without its results; `None` where the
+    /// backend has no such clock.
+    ///
+    /// # Errors
+    /// As [`Runner::step`]; [`Error::Unsupported`] where the device cannot.
+    fn profile(&mut self, _step: Step<'_>) -> Result<Option<Vec<KernelTime>>> {
+        Ok(None)
+    }
+
     /// Choosing tokens without the host, where this runner can.
     fn picker(&mut self) -> Option<&mut dyn Picker> {
         None
     }
+}
+
+/// What a device could do at best.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Floor {
+    /// Bytes a second, read and written, of a kernel that copies.
+    pub bandwidth: f64,
+    /// Seconds of a dispatch that does next to nothing and waits for the one before it.
+    pub dispatch: f64,
+}
+
+/// Time of a kernel in a profiled step.
+#[derive(Clone, Debug, PartialEq)]
+pub struct KernelTime {
+    /// Its variant.
+    pub kernel: String,
+    /// The op that it computes or is part of.
+    pub op: &'static str,
+    /// How many.
+    pub dispatches: usize,
+    /// All of them together.
+    pub seconds: f64,
+    /// Bytes that they have to move at least.
+    pub bytes: u64,
 }
 
 /// How tokens are chosen, as [`crate::sampler`] means it.

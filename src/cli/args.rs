@@ -104,6 +104,9 @@ pub struct DeviceArgs {
     /// Number or part of the name of a GPU, as `moeray devices` lists them
     #[arg(long, value_name = "N|NAME")]
     pub device: Option<String>,
+    /// Run shaders with bounds checks, bounded loops and checked indirect dispatches: slower, for finding faults
+    #[arg(long)]
+    pub checked: bool,
     /// Threads of the cpu backend, which this chooses [default: one for each core]
     #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=4096))]
     pub threads: Option<u32>,
@@ -355,6 +358,9 @@ pub struct BenchArgs {
     /// No run before the measured ones
     #[arg(long)]
     pub no_warmup: bool,
+    /// Time, bytes and bandwidth of every GPU kernel too, from a run of its own
+    #[arg(long)]
+    pub profile: bool,
     /// Backends to measure, in this order [default: the one that run would take]
     #[arg(long, value_name = "NAME,...", value_delimiter = ',', help_heading = "Where to run")]
     pub backend: Vec<BackendName>,

@@ -3,9 +3,9 @@
 use super::{
     args::{BackendName, BenchArgs, Format},
     facts,
-    failure::{Failure, Outcome},
+    failure::{Failure, Outcome, say},
     load::{self, Bar},
-    report::{self, Row},
+    report::{self, Kernel, Row},
 };
 use crate::{
     backend::{Progress, cpu},
@@ -16,7 +16,7 @@ use crate::{
     model,
     quant::mix::{self, Mix},
     sampler::Rng,
-    session::{Model, Sampling, Session},
+    session::{KernelTime, Model, Sampling, Session},
 };
 use std::{
     io::{self, Write},
@@ -44,6 +44,8 @@ pub fn bench(args: &BenchArgs, quiet: bool) -> Outcome {
                 None => *floor.insert(cpu::measure_bandwidth(row.n_threads)?),
             };
             row.read_bandwidth = Some(measured);
+        } else if let Some(f) = model.floor()? {
+            (row.read_bandwidth, row.dispatch_seconds) = (Some(f.bandwidth), Some(f.dispatch));
         }
         measure(args, &model, &tests, &row, &mut rows, quiet)?;
     }
@@ -51,6 +53,7 @@ pub fn bench(args: &BenchArgs, quiet: bool) -> Outcome {
     report::write(&mut out, args.output, &rows)?;
     if matches!(args.output, Format::Table | Format::Md) {
         explain(&mut out, &rows)?;
+        report::kernels(&mut out, &rows)?;
     }
     Ok(out.flush()?)
 }
@@ -177,9 +180,31 @@ fn measure(args: &BenchArgs, model: &Model, tests: &[Test], row: &Row, rows: &mu
         row.set_samples(&times);
         let reachable = row.read_bandwidth.map(|b| b / row.bytes_per_token.max(1) as f64);
         row.floor_percent = reachable.filter(|_| test.prompt == 0).map(|r| 100.0 * row.avg_ts / r);
+        if args.profile {
+            row.kernels = profile(&mut session, test, &mut random)?;
+        }
         rows.push(row);
     }
     Ok(())
+}
+
+/// The kernels of one step of a test, timed after a run that compiles and warms them.
+fn profile(session: &mut Session, test: &Test, random: &mut Rng) -> Outcome<Vec<Kernel>> {
+    session.truncate(test.depth);
+    let tokens = ids(random, test.prompt.clamp(1, session.chunk()), session.model().vocab());
+    session.profile(&tokens)?;
+    let Some(times) = session.profile(&tokens)? else {
+        say(format_args!("--profile: {} has no clock for its kernels", session.model().describe()));
+        return Ok(vec![]);
+    };
+    let kernel = |k: KernelTime| Kernel {
+        ns: (1e9 * k.seconds) as u64,
+        kernel: k.kernel,
+        op: k.op,
+        dispatches: k.dispatches,
+        bytes: k.bytes,
+    };
+    Ok(times.into_iter().map(kernel).collect())
 }
 
 /// Random tokens: they spread over the experts as text does, and need no tokenizer.
@@ -234,12 +259,15 @@ fn explain(out: &mut dyn Write, rows: &[Row]) -> io::Result<()> {
     if let Some(bandwidth) = rows.iter().find_map(|r| r.read_bandwidth) {
         writeln!(
             out,
-            "this memory is read at {:.1} GB/s: a floor of {:.3} ms a token, {:.0} tokens/s (models below the size of the \
+            "this memory moves {:.1} GB/s: a floor of {:.3} ms a token, {:.0} tokens/s (models below the size of the \
              cache can beat it)",
             bandwidth / 1e9,
             1e3 * row.bytes_per_token as f64 / bandwidth,
             bandwidth / row.bytes_per_token.max(1) as f64
         )?;
+    }
+    if let Some(seconds) = rows.iter().find_map(|r| r.dispatch_seconds) {
+        writeln!(out, "an empty dispatch that waits for the one before it takes {:.1} µs", 1e6 * seconds)?;
     }
     Ok(())
 }

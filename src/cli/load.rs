@@ -3,6 +3,7 @@
 use super::{
     args::{ActivationsName, BackendName, ContextArgs, DeviceArgs, KvName, PlaceArgs, SampleArgs, StopArgs},
     failure::{Failure, Outcome},
+    shaders,
 };
 use crate::{
     backend::{self, KvType, Progress},
@@ -63,20 +64,25 @@ pub fn load_checkpoint(
 /// The library's word for a backend. Naming a device is naming the GPU backend, and threads are the CPU's.
 fn choice(name: Option<BackendName>, device: &DeviceArgs) -> Outcome<BackendChoice> {
     let threads = device.threads.map(|t| t as usize);
-    let named = match (name, &device.device, threads) {
-        (None, None, None) => return Ok(BackendChoice::Auto),
+    let named = match (name, device.device.is_some() || device.checked, threads) {
+        (None, false, None) => {
+            let shaders = shaders::cache();
+            return Ok(BackendChoice::Prefer(backend::wgpu::Options { shaders, ..Default::default() }));
+        }
         (Some(name), ..) => name,
-        (None, Some(_), _) => BackendName::Wgpu,
-        (None, None, Some(_)) => BackendName::Cpu,
+        (None, true, _) => BackendName::Wgpu,
+        (None, false, Some(_)) => BackendName::Cpu,
     };
     if let (BackendName::Cpu | BackendName::Reference, Some(d)) = (named, &device.device) {
         return Err(Failure::new(format!("--device {d} names a GPU, which this --backend does not use")));
     }
     Ok(match named {
-        BackendName::Wgpu => {
-            let device = device.device.clone();
-            BackendChoice::Wgpu(backend::wgpu::Options { device, ..backend::wgpu::Options::default() })
-        }
+        BackendName::Wgpu => BackendChoice::Wgpu(backend::wgpu::Options {
+            device: device.device.clone(),
+            checked: device.checked,
+            shaders: shaders::cache(),
+            ..backend::wgpu::Options::default()
+        }),
         BackendName::Cpu => {
             let activations = match device.activations {
                 ActivationsName::Int8 => Activations::Int8,

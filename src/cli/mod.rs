@@ -21,6 +21,7 @@ mod report;
 mod routing;
 mod run;
 mod score;
+mod shaders;
 mod stream;
 mod tensors;
 
@@ -52,6 +53,7 @@ pub fn main() -> ExitCode {
         Verb::Devices(a) => devices::devices(&a),
         Verb::Quantize(a) => quantize::quantize(&a, quiet),
     };
+    shaders::save();
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => failure.report(),

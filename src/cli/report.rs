@@ -59,10 +59,30 @@ pub struct Row {
     pub samples_ts: Vec<f64>,
     /// Bytes of weights that one generated token reads.
     pub bytes_per_token: u64,
-    /// Read bandwidth of memory, bytes a second, measured in this run; only for the cpu backend.
+    /// Bandwidth of memory, bytes a second, measured in this run: of reading on the cpu backend, of copying on a GPU.
     pub read_bandwidth: Option<f64>,
     /// Speed of generation in percent of what that bandwidth allows.
     pub floor_percent: Option<f64>,
+    /// Seconds of an empty dispatch that waits for the one before it; only on a GPU.
+    pub dispatch_seconds: Option<f64>,
+    /// Time of every kernel in one step, with `--profile` on a GPU.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub kernels: Vec<Kernel>,
+}
+
+/// A kernel of a profiled step.
+#[derive(Clone, Debug, Serialize)]
+pub struct Kernel {
+    /// Its variant.
+    pub kernel: String,
+    /// The op.
+    pub op: &'static str,
+    /// How many.
+    pub dispatches: usize,
+    /// Time of all of them.
+    pub ns: u64,
+    /// Bytes that they have to move at least.
+    pub bytes: u64,
 }
 
 /// Mean and sample standard deviation.
@@ -175,6 +195,36 @@ fn csv(out: &mut dyn Write, rows: &[Row]) -> io::Result<()> {
             other => other.to_string(),
         });
         writeln!(out, "{}", values.collect::<Vec<_>>().join(","))?;
+    }
+    Ok(())
+}
+
+/// The kernels of each row that has them: share of the time, bandwidth, and that in percent of the floor.
+pub fn kernels(out: &mut dyn Write, rows: &[Row]) -> io::Result<()> {
+    for row in rows.iter().filter(|r| !r.kernels.is_empty()) {
+        let total: u64 = row.kernels.iter().map(|k| k.ns).sum();
+        writeln!(out, "\n{} kernel by kernel, {:.3} ms in one step:", row.test(), total as f64 / 1e6)?;
+        writeln!(
+            out,
+            "{:>9}  {:>5}  {:>4}  {:>9}  {:>7}  {:>8}  kernel",
+            "ms", "share", "n", "MB", "GB/s", "of floor"
+        )?;
+        let mut sorted: Vec<&Kernel> = row.kernels.iter().collect();
+        sorted.sort_by_key(|k| std::cmp::Reverse(k.ns));
+        for k in sorted {
+            let speed = k.bytes as f64 / k.ns.max(1) as f64;
+            let floor = row.read_bandwidth.map_or("-".into(), |b| format!("{:.0} %", 100.0 * speed * 1e9 / b));
+            writeln!(
+                out,
+                "{:>9.3}  {:>4.0}%  {:>4}  {:>9.2}  {speed:>7.1}  {floor:>8}  {} ({})",
+                k.ns as f64 / 1e6,
+                100.0 * k.ns as f64 / total.max(1) as f64,
+                k.dispatches,
+                k.bytes as f64 / 1e6,
+                k.kernel,
+                k.op
+            )?;
+        }
     }
     Ok(())
 }

@@ -66,6 +66,7 @@ const ACTIVATION: &str = include_str!("../../shaders/common/activation.wgsl");
 const ROTATE: &str = include_str!("../../shaders/common/rotate.wgsl");
 const LINEAR: &str = include_str!("../../shaders/linear.wgsl");
 const GLU_LINEAR: &str = include_str!("../../shaders/linear_glu.wgsl");
+const SEQUENCE: &str = include_str!("../../shaders/common/sequence.wgsl");
 const SAMPLING: &str = include_str!("../../shaders/common/sampling.wgsl");
 const DOT: &str = include_str!("../../shaders/common/dot.wgsl");
 const ROWS_PLAIN: &str = include_str!("../../shaders/rows/plain.wgsl");
@@ -201,54 +202,54 @@ pub static EXPERT_DOWN_ADD: Kernel = Kernel {
     tile: |v| [v.get("WG") / v.get("LANES").max(1) * v.get("ROWS"), 1],
 };
 
-/// Rotation by position. Bindings: `x` `[T, heads·D]`, `rope_table` `vec2<f32>`
+/// Rotation by position. Bindings: `rows` (as in `common/sequence.wgsl`), `x` `[T, heads·D]`, `rope_table` `vec2<f32>`
 /// `[ctx, dims / 2]` of cosines and sines by position, `y` (read_write).
 /// Items: heads·D columns; rows: T.
 pub static ROPE: Kernel = Kernel {
     name: "rope",
-    parts: &[FRAME, ROTATE, include_str!("../../shaders/rope.wgsl")],
+    parts: &[FRAME, SEQUENCE, ROTATE, include_str!("../../shaders/rope.wgsl")],
     slots: &[],
     kv: false,
-    consts: &[("WG", 64)],
+    consts: &[("WG", 64), ("BATCH", 0)],
     params: params::RopeParams::FIELDS,
     tile: wg_items,
 };
 
-/// Keys and values to the cache, layout `[kv_heads, ctx, dim]`. Bindings: `k`, `v`, `k_cache`, `v_cache` (read_write).
+/// Keys and values to the cache, layout `[sequences, kv_heads, ctx, dim]`. Bindings: `rows`, `k`, `v`, `k_cache`, `v_cache` (read_write).
 /// Items: kv_heads·(Dk + Dv)/4; rows: T.
 pub static KV_STORE: Kernel = Kernel {
     name: "kv_store",
-    parts: &[FRAME, include_str!("../../shaders/kv_store.wgsl")],
+    parts: &[FRAME, SEQUENCE, include_str!("../../shaders/kv_store.wgsl")],
     slots: &[],
     kv: true,
-    consts: &[("WG", 64)],
+    consts: &[("WG", 64), ("BATCH", 0)],
     params: params::KvStoreParams::FIELDS,
     tile: wg_items,
 };
 
-/// Norms and rotation of q and k, k and v to the cache. Bindings: `qkv` (q, k and v side by side), `q_norm`, `k_norm`,
+/// Norms and rotation of q and k, k and v to the cache. Bindings: `rows`, `qkv` (q, k and v side by side), `q_norm`, `k_norm`,
 /// `rope_table` (as `rope`), `y` (q') (read_write), `k_cache`, `v_cache` (read_write). Items: heads + 2·kv_heads; rows: T.
 pub static ROPE_STORE: Kernel = Kernel {
     name: "rope_store",
-    parts: &[FRAME, SUM, ROTATE, include_str!("../../shaders/rope_store.wgsl")],
+    parts: &[FRAME, SEQUENCE, SUM, ROTATE, include_str!("../../shaders/rope_store.wgsl")],
     slots: &[],
     kv: true,
-    consts: &[("WG", 32)],
+    consts: &[("WG", 32), ("BATCH", 0)],
     params: params::RopeStoreParams::FIELDS,
     tile: one_each,
 };
 
-/// Causal grouped-query attention with an online softmax. Bindings: `q` `[T, heads·Dk]`, `k_cache`, `v_cache`, `sinks`
+/// Causal grouped-query attention with an online softmax. Bindings: `rows`, `q` `[T, heads·Dk]`, `k_cache`, `v_cache`, `sinks`
 /// f32 `[heads]`, `y` (read_write; with `SPLIT` = 1 the `partials` of `attend_reduce`, f32
 /// `[T, heads, splits, Dv + 4]`). Consts: `K_DIM`, `V_DIM` (both multiples of 4), `ROWS` (query rows a workgroup: the
 /// heads/kv_heads query heads of one kv head, token after token), `SPLIT`. Items: kv_heads; rows: T·heads/kv_heads;
 /// z with `SPLIT` = 1: ceil((P + T) / chunk), else 1.
 pub static ATTEND: Kernel = Kernel {
     name: "attend",
-    parts: &[FRAME, include_str!("../../shaders/attend.wgsl")],
+    parts: &[FRAME, SEQUENCE, include_str!("../../shaders/attend.wgsl")],
     slots: &[],
     kv: true,
-    consts: &[("WG", 64), ("K_DIM", 64), ("V_DIM", 64), ("ROWS", 4), ("SPLIT", 0)],
+    consts: &[("WG", 64), ("K_DIM", 64), ("V_DIM", 64), ("ROWS", 4), ("SPLIT", 0), ("BATCH", 0)],
     params: params::AttendParams::FIELDS,
     tile: |v| [1, v.get("ROWS")],
 };

@@ -79,8 +79,8 @@ impl Lower<'_> {
         if !r.head_dim.is_multiple_of(2) {
             return Err(Error::Unsupported(format!("heads of {} columns on the GPU", r.head_dim)));
         }
-        let variant = Variant::new(&catalogue::ROPE);
-        let bindings = vec![self.read("x", x.buffer)?, self.rope(r)?, self.write("y", y.buffer)?];
+        let variant = Variant::new(&catalogue::ROPE).with("BATCH", self.batch());
+        let bindings = vec![self.row_places()?, self.read("x", x.buffer)?, self.rope(r)?, self.write("y", y.buffer)?];
         let grid = self.grid(&variant, cols, Count::Tokens, 1);
         let cost = self.row_cost(Count::Tokens, cols);
         self.push(variant, &p, bindings, grid, cost.and(self.row_cost(Count::Tokens, r.dims)), cost);
@@ -99,9 +99,9 @@ impl Lower<'_> {
             v_offset: v.offset,
             v_stride: v.stride,
         };
-        let variant = Variant::new(&catalogue::KV_STORE).kv(self.kv());
+        let variant = Variant::new(&catalogue::KV_STORE).kv(self.kv()).with("BATCH", self.batch());
         let [keys, values] = self.cache(cache, true)?;
-        let bindings = vec![self.read("k", k.buffer)?, self.read("v", v.buffer)?, keys, values];
+        let bindings = vec![self.row_places()?, self.read("k", k.buffer)?, self.read("v", v.buffer)?, keys, values];
         let cols = d.kv_heads * (d.k_dim + d.v_dim);
         let grid = self.grid(&variant, cols / 4, Count::Tokens, 1);
         let reads = self.row_cost(Count::Tokens, cols);
@@ -152,9 +152,10 @@ impl Lower<'_> {
             q_eps: norms[0].map_or(0.0, |n| n.eps),
             k_eps: norms[1].map_or(0.0, |n| n.eps),
         };
-        let variant = Variant::new(&catalogue::ROPE_STORE).kv(self.kv());
+        let variant = Variant::new(&catalogue::ROPE_STORE).kv(self.kv()).with("BATCH", self.batch());
         let [keys, values] = self.cache(cache, true)?;
         let bindings = vec![
+            self.row_places()?,
             self.read("qkv", q.buffer)?,
             self.weight_vector("q_norm", norms[0].map(|n| n.weight))?,
             self.weight_vector("k_norm", norms[1].map(|n| n.weight))?,
@@ -204,7 +205,7 @@ impl Lower<'_> {
         let group = (a.heads / d.kv_heads.max(1)).max(1);
         let variant = catalogue::attend_variant(d.k_dim, d.v_dim, group, self.kv());
         let keys = variant.get("WG").max(1) as usize;
-        let split = self.decode && self.style == Style::Lanes && self.options.ctx > SPLIT_FROM;
+        let split = self.decode && self.batch() == 0 && self.style == Style::Lanes && self.options.ctx > SPLIT_FROM;
         let chunk = self.options.ctx.div_ceil(MOST_SPLITS).max(128).next_multiple_of(keys);
         let splits = if split { self.options.ctx.div_ceil(chunk) } else { 0 };
         let target = if split { self.content(Count::Tokens, a.heads * splits * (d.v_dim + 4)) } else { y };
@@ -222,11 +223,22 @@ impl Lower<'_> {
             y_stride: target.stride,
             scale: a.scale,
         };
-        let variant = variant.with("SPLIT", u32::from(split));
+        let variant = variant.with("SPLIT", u32::from(split)).with("BATCH", self.batch());
         let [k, v] = self.cache(a.cache, false)?;
         let sinks = self.weight_vector("sinks", a.sinks)?;
-        let bindings = vec![self.read("q", q_place.buffer)?, k, v, sinks.clone(), self.write("y", target.buffer)?];
+        let bindings = vec![
+            self.row_places()?,
+            self.read("q", q_place.buffer)?,
+            k,
+            v,
+            sinks.clone(),
+            self.write("y", target.buffer)?,
+        ];
         let mut grid = self.grid(&variant, d.kv_heads, Count::Tokens, group);
+        if let (1, Grid::Direct { per, tile, .. }) = (self.batch(), &mut grid) {
+            // No workgroup takes rows of two tokens.
+            (*per, *tile) = (per.div_ceil((*tile).max(1)), 1);
+        }
         if let (true, Grid::Direct { split, .. }) = (split, &mut grid) {
             *split = chunk as u32;
         }

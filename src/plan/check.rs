@@ -116,6 +116,7 @@ impl Checker<'_> {
         Some(match b {
             Buffer::Frame | Buffer::Params => PARAMS_STRIDE,
             Buffer::Tokens => 4 * most,
+            Buffer::Rows => 8 * most,
             Buffer::Zero => ZERO_BYTES,
             Buffer::Vectors => self.weights.vector_bytes,
             Buffer::Matrix { matrix, segment } => {

@@ -28,6 +28,13 @@ impl Cost {
         self.fixed + t * self.token + o * self.output + n * self.position + (t * self.expert).min(self.at_most)
     }
 
+    /// Bytes of weights, keys and values times the tokens that meet them: a measure of time where these are many.
+    pub fn work(&self, s: Sizes) -> u64 {
+        let (t, n) = (u64::from(s.tokens), u64::from(s.past) + u64::from(s.tokens));
+        let met = self.fixed.saturating_add(self.expert).saturating_add(n.saturating_mul(self.position));
+        met.saturating_mul(t)
+    }
+
     /// The sum of both, piece by piece.
     #[must_use]
     pub fn and(self, o: Cost) -> Cost {

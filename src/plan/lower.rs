@@ -54,7 +54,9 @@ pub(super) fn rope_tables(g: &Graph, caps: &Caps, o: &Options) -> Result<Vec<Rop
 pub(super) fn caches(g: &Graph, caps: &Caps, o: &Options) -> Result<Vec<CacheBytes>> {
     let element = if o.kv == KvType::F16 { 2 } else { 4 };
     let side = |heads: usize, dim: usize, i: usize| {
-        let bytes = [heads, o.ctx, dim, element].iter().try_fold(1u64, |a, b| a.checked_mul(*b as u64));
+        let bytes = [o.sequences.unwrap_or(1), heads, o.ctx, dim, element]
+            .iter()
+            .try_fold(1u64, |a, b| a.checked_mul(*b as u64));
         let help = "ask for a shorter context (--ctx) or an f16 cache";
         fits(caps, bytes.unwrap_or(u64::MAX), &format!("the KV cache of layer {i}"), help)
     };
@@ -313,6 +315,7 @@ impl<'a> Lower<'a> {
             Buffer::Frame => size_of::<params::Frame>() as u64,
             Buffer::Params => super::PARAMS_STRIDE,
             Buffer::Tokens => 4 * self.tokens as u64,
+            Buffer::Rows => 8 * self.tokens as u64,
             Buffer::Zero => ZERO_BYTES,
             Buffer::Vectors => self.w.vector_bytes,
             Buffer::Matrix { matrix, segment } => self.w.matrices[matrix as usize].segments[segment as usize].bytes,
@@ -359,6 +362,16 @@ impl<'a> Lower<'a> {
             Some(w) => self.vector(name, Some(&[VectorPart::Weight(w)])),
             None => self.vector(name, None),
         }
+    }
+
+    /// Where the rows of the step belong: for kernels with `BATCH`.
+    pub fn row_places(&self) -> Result<Binding> {
+        self.read("rows", if self.options.sequences.is_some() { Buffer::Rows } else { Buffer::Zero })
+    }
+
+    /// `BATCH` of those kernels.
+    pub fn batch(&self) -> u32 {
+        u32::from(self.options.sequences.is_some())
     }
 
     pub fn rope(&self, r: &Rope) -> Result<Binding> {

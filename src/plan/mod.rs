@@ -101,6 +101,9 @@ pub struct Options {
     pub kv: KvType,
     /// The reduction to use; `None`: the one that suits the device.
     pub style: Option<Style>,
+    /// Plan for rows of so many sequences with caches of their own, in any mixture: every row of a step names its sequence
+    /// and its position ([`Buffer::Rows`]). `None`: one sequence, whose rows follow each other.
+    pub sequences: Option<usize>,
     /// Gives every content a buffer of its own and [`GUARD`] bytes behind it inside the binding, which a kernel that
     /// writes too far would hit. For tests.
     pub guard: bool,
@@ -109,7 +112,7 @@ pub struct Options {
 impl Options {
     /// Options without anything special.
     pub fn new(ctx: usize, chunk: usize, kv: KvType) -> Self {
-        Options { ctx, chunk, kv, style: None, guard: false }
+        Options { ctx, chunk, kv, style: None, sequences: None, guard: false }
     }
 }
 
@@ -134,6 +137,8 @@ pub enum Buffer {
     Params,
     /// Token ids of the step, u32 `[T]`.
     Tokens,
+    /// Sequence and position of each row, u32 `[T, 2]`; see [`Options::sequences`].
+    Rows,
     /// Zeros, for operands that a dispatch does not have.
     Zero,
     /// All vectors: [`Weights::vectors`].
@@ -149,9 +154,9 @@ pub enum Buffer {
     Rope(u32),
     /// Numbers that the caller gives: [`Plan::inputs`].
     Input(u32),
-    /// Keys of a cache, `[kv_heads, ctx, k_dim]`.
+    /// Keys of a cache, `[sequences, kv_heads, ctx, k_dim]`.
     Keys(u32),
-    /// Values of a cache, `[kv_heads, ctx, v_dim]`.
+    /// Values of a cache, `[sequences, kv_heads, ctx, v_dim]`.
     Values(u32),
     /// Working memory of one schedule: [`Schedule::scratch`].
     Scratch(u32),

@@ -79,6 +79,22 @@ fn plane_bytes(dtype: DType, rows: usize, cols: usize) -> Option<[usize; 4]> {
     Some(out)
 }
 
+/// Where the planes of a segment lie, in bytes, padding included; a plane that the format does not have is empty. `None`
+/// where the size overflows or a row is no whole number of blocks.
+pub fn plane_ranges(dtype: DType, rows: usize, cols: usize) -> Option<[std::ops::Range<usize>; 4]> {
+    let mut at = 0;
+    Some(plane_bytes(dtype, rows, cols)?.map(|bytes| {
+        at += bytes;
+        at - bytes..at
+    }))
+}
+
+/// Bytes of a row in each plane.
+pub fn row_planes(dtype: DType, cols: usize) -> [usize; 4] {
+    let blocks = groups_per_row(cols) / dtype.layout().block.div_ceil(GROUP);
+    planes(dtype).map(|bytes| bytes * blocks)
+}
+
 /// Words (u32) of a segment of `rows` rows of `cols` weights; a multiple of 4. Zero where the size overflows or a row
 /// is no whole number of blocks, which [`pack`] reports.
 pub fn words(dtype: DType, rows: usize, cols: usize) -> usize {

@@ -38,6 +38,52 @@ fn cpu_int8() {
     check_all(moe::blocks(), Target::CpuInt8);
 }
 
+/// Shaders run without checks by default: the table above and the whole models of `gpu` and `goldens`, which the tests run
+/// with the checks on, have them all. (The two of sampling are run in `picker`.)
+#[test]
+fn every_kernel_of_the_catalogue_is_run() {
+    use moeray::{
+        kernels::{Style, catalogue},
+        plan,
+    };
+    let all = [
+        dense::embed(),
+        dense::linear(),
+        dense::linear_fused(),
+        dense::elementwise(),
+        dense::rms_norm(),
+        attention::rope(),
+        attention::attend(),
+        attention::rope_store(),
+        moe::routers(),
+        moe::blocks(),
+        moe::expert_linear(),
+    ];
+    let mut seen = std::collections::BTreeSet::from(["sample_keys", "sample_pick"]);
+    let mut plans = |program: &moeray::backend::Program, ctx: usize, chunk: usize| {
+        let graph = moeray::graph::fuse(&program.graph);
+        let dtypes: Vec<_> = program.weights.iter().map(|t| t.dtype()).collect();
+        for style in [Style::Rows, Style::Lanes] {
+            let caps = plan::Caps::webgpu_defaults();
+            let weights = plan::weights(&graph, &dtypes, &caps).unwrap();
+            let kv = moeray::backend::KvType::F32;
+            let options = plan::Options { style: Some(style), ..plan::Options::new(ctx, chunk, kv) };
+            let plan = plan::plan(&graph, &weights, &caps, &options).unwrap();
+            let prefill = if chunk > 1 { &plan.prefill.steps[..] } else { &[] };
+            seen.extend(plan.decode.steps.iter().chain(prefill).map(|s| s.variant.kernel.name));
+        }
+    };
+    for case in all.into_iter().flatten() {
+        let ctx = case.steps.iter().map(|(s, ..)| s.past + s.tokens).max().unwrap();
+        plans(&case.program, ctx, case.steps.iter().map(|(s, ..)| s.tokens).max().unwrap());
+    }
+    for name in ["llama", "qwen2_moe", "qwen3_moe"] {
+        plans(&crate::goldens::definition(name).program, 24, 24);
+    }
+    let missing: Vec<_> = catalogue::ALL.iter().map(|k| k.name).filter(|k| !seen.contains(k)).collect();
+    assert!(missing.is_empty(), "no case runs {missing:?}");
+}
+
 /// The table contains what it is meant to contain: each fused op comes out of the fusion of some case, and fusing changes
 /// nothing that the reference computes.
 #[test]

@@ -58,7 +58,8 @@ pub fn gpu() -> Option<backend::wgpu::Gpu> {
         let devices = backend::wgpu::devices();
         let software = devices.iter().find(|d| d.name.to_lowercase().contains("llvmpipe"));
         let device = named.or_else(|| software.or(devices.first()).map(|d| d.name.clone()));
-        let options = backend::wgpu::Options { device, ..Default::default() };
+        // What the default trusts is what passes here with the checks on.
+        let options = backend::wgpu::Options { device, checked: true, ..Default::default() };
         match backend::wgpu::Gpu::open(&options) {
             Ok(gpu) => {
                 println!("GPU under test: {}", gpu.describe());

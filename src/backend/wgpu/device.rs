@@ -203,6 +203,9 @@ impl Errors {
     }
 }
 
+/// What is used where a device has it and no kernel depends on.
+const WANTED: wgpu::Features = wgpu::Features::PIPELINE_CACHE.union(wgpu::Features::TIMESTAMP_QUERY);
+
 /// How long a mapping may take after the device is done: the callback may be in the hands of another thread.
 const MAPPING: Duration = Duration::from_secs(10);
 
@@ -253,6 +256,7 @@ impl Gpu {
         }
         let descriptor = wgpu::DeviceDescriptor {
             label: Some("moeray"),
+            required_features: adapter.features() & WANTED,
             required_limits: limits.clone(),
             memory_hints: wgpu::MemoryHints::Performance,
             ..Default::default()
@@ -267,9 +271,10 @@ impl Gpu {
         device.on_uncaptured_error(Arc::new(move |e: wgpu::Error| {
             lock(&other.other).get_or_insert_with(|| e.to_string());
         }));
+        let cache = options.shaders.open(&device, &info);
         Ok(Gpu {
             caps: Arc::new(caps(&limits, adapter)),
-            pipelines: Arc::new(Pipelines::new(options.checked)),
+            pipelines: Arc::new(Pipelines::new(options.checked, cache)),
             name: format!("{} ({:?})", info.name, info.backend).into(),
             run: options.run,
             device,

@@ -3,6 +3,7 @@
 //! - `device`: adapters, the choice among them, the opened device with its pipelines and its errors;
 //! - `upload`: weights, packed and streamed to buffers made once;
 //! - `picker`: tokens chosen on the device, and their way back to the host;
+//! - `profile`: time of each kernel, and the device's floor;
 //! - `runner`: caches, scratch, bind groups, and the encode loop: one encoder, one compute pass, one submit a step.
 //!
 //! A step writes token ids and a 32-byte uniform, submits, and reads the results back through one mapped buffer. Nothing
@@ -13,14 +14,18 @@
 //!
 //! Deliberately absent: shape rules, models, decisions (the plan makes them).
 
+mod batch;
 mod device;
 mod guard;
 mod picker;
 mod pipeline;
+mod profile;
 mod runner;
+mod shaders;
 mod upload;
 
 pub use device::{DeviceInfo, Gpu, devices};
+pub use shaders::ShaderCache;
 
 use super::{Loaded, Program, Progress};
 use crate::{error::Result, kernels::Style};
@@ -34,15 +39,18 @@ pub struct Options {
     /// Limits to stay below, for tests and for plans that must fit other devices.
     pub limits: ForcedLimits,
     /// Run shaders with bounds checks and bounded loops, and let wgpu validate indirect dispatches. Without it, shaders are
-    /// trusted: they are this crate's own, and pass its tests with the checks on.
+    /// trusted: they are this crate's own, and its tests run every kernel of the catalogue with the checks on.
     pub checked: bool,
     /// How programs are run.
     pub run: RunOptions,
+    /// Compiled shaders of earlier runs, and where those of this run can be asked for.
+    pub shaders: ShaderCache,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Options { device: None, limits: ForcedLimits::default(), checked: true, run: RunOptions::default() }
+        let (limits, run) = Default::default();
+        Options { device: None, limits, checked: false, run, shaders: ShaderCache::default() }
     }
 }
 
@@ -66,13 +74,26 @@ pub struct RunOptions {
     pub poison: bool,
     /// Put guard bytes behind every buffer of scratch and check them after every step: what writes too far shows.
     pub guard: bool,
-    /// Most dispatches of one submission, so that no single one runs into a watchdog; `None`: no limit.
+    /// Most dispatches of one submission, for hosts that draw pictures in between; `None`: no limit.
     pub max_dispatches: Option<usize>,
+    /// Most work of one submission in bytes of weights (and of keys and values) times the tokens that meet them, so that no
+    /// submission of a long prompt runs into a driver's watchdog; `None`: no limit. A single dispatch is never cut.
+    pub max_work: Option<u64>,
 }
+
+/// Some 10^11 operations: half a second on a GPU of 200 GFLOP/s, a tenth of what watchdogs allow.
+const MAX_WORK: u64 = 1 << 35;
 
 impl Default for RunOptions {
     fn default() -> Self {
-        RunOptions { fuse: true, style: None, poison: false, guard: false, max_dispatches: None }
+        RunOptions {
+            fuse: true,
+            style: None,
+            poison: false,
+            guard: false,
+            max_dispatches: None,
+            max_work: Some(MAX_WORK),
+        }
     }
 }
 

@@ -7,7 +7,10 @@ use crate::{
 };
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
 };
 
 /// A compiled kernel.
@@ -21,11 +24,12 @@ pub(super) struct Pipeline {
 pub(super) struct Pipelines {
     made: Mutex<HashMap<String, Arc<Pipeline>>>,
     checked: bool,
+    cache: Option<wgpu::PipelineCache>,
 }
 
 impl Pipelines {
-    pub fn new(checked: bool) -> Self {
-        Pipelines { made: Mutex::default(), checked }
+    pub fn new(checked: bool, cache: Option<wgpu::PipelineCache>) -> Self {
+        Pipelines { made: Mutex::default(), checked, cache }
     }
 
     pub fn len(&self) -> usize {
@@ -35,13 +39,38 @@ impl Pipelines {
     /// The pipeline of a variant.
     pub fn get(&self, gpu: &Gpu, variant: &Variant) -> Result<Arc<Pipeline>> {
         let label = variant.label();
-        let mut made = lock(&self.made);
-        if let Some(p) = made.get(&label) {
+        if let Some(p) = lock(&self.made).get(&label) {
             return Ok(p.clone());
         }
         let p = Arc::new(self.make(gpu, variant, &label)?);
-        made.insert(label, p.clone());
-        Ok(p)
+        Ok(lock(&self.made).entry(label).or_insert(p).clone())
+    }
+
+    /// Makes the pipelines of these variants that are not there yet, on several threads: drivers compile here. Errors come
+    /// again when the pipeline is asked for.
+    pub fn prepare<'a>(&self, gpu: &Gpu, variants: impl Iterator<Item = &'a Variant>) {
+        let mut missing: HashMap<String, &Variant> = HashMap::new();
+        {
+            let made = lock(&self.made);
+            missing.extend(variants.map(|v| (v.label(), v)).filter(|(label, _)| !made.contains_key(label)));
+        }
+        let list: Vec<&Variant> = missing.into_values().collect();
+        let threads = std::thread::available_parallelism().map_or(1, usize::from).min(list.len());
+        let next = AtomicUsize::new(0);
+        let work = || {
+            while let Some(v) = list.get(next.fetch_add(1, Ordering::Relaxed)) {
+                if let Err(e) = self.get(gpu, v) {
+                    tracing::debug!("{e}");
+                }
+            }
+        };
+        std::thread::scope(|s| {
+            for _ in 1..threads {
+                // A thread that the system does not give is done without.
+                drop(std::thread::Builder::new().spawn_scoped(s, work));
+            }
+            work();
+        });
     }
 
     fn make(&self, gpu: &Gpu, variant: &Variant, label: &str) -> Result<Pipeline> {
@@ -83,7 +112,7 @@ impl Pipelines {
                     zero_initialize_workgroup_memory: self.checked,
                     ..Default::default()
                 },
-                cache: None,
+                cache: self.cache.as_ref(),
             });
             (pipeline, layout)
         });

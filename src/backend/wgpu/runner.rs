@@ -8,7 +8,7 @@ use super::{
     upload::Placed,
 };
 use crate::{
-    backend::{Output, Picker, Runner, RunnerOptions, Sampling, Step, check_step},
+    backend::{KernelTime, Output, Picker, Runner, RunnerOptions, Sampling, Step, check_step},
     error::{Error, Result},
     ir::{Graph, Op, Rows},
     kernels::params::Frame,
@@ -24,6 +24,8 @@ const POISON: u32 = 0x7E00_7E00 | 0x7FC0_0000;
 struct Shared {
     frame: wgpu::Buffer,
     tokens: wgpu::Buffer,
+    /// Sequence and position of each row, where there are several sequences.
+    rows: wgpu::Buffer,
     inputs: Vec<wgpu::Buffer>,
     ropes: Vec<wgpu::Buffer>,
     caches: Vec<[wgpu::Buffer; 2]>,
@@ -31,9 +33,9 @@ struct Shared {
 }
 
 /// A schedule with everything made that encoding it needs.
-struct Ready {
-    scratch: Vec<wgpu::Buffer>,
-    steps: Vec<Made>,
+pub(super) struct Ready {
+    pub scratch: Vec<wgpu::Buffer>,
+    pub steps: Vec<Made>,
     bytes: u64,
 }
 
@@ -61,20 +63,22 @@ pub(super) struct GpuRunner {
 
 /// A part of a step that the schedule takes at once.
 #[derive(Clone, Copy)]
-struct Piece {
+pub(super) struct Piece {
     /// First token.
     at: usize,
-    tokens: usize,
+    pub tokens: usize,
     outputs: usize,
 }
 
 impl GpuRunner {
-    pub fn new(placed: Arc<Placed>, options: RunnerOptions) -> Result<Self> {
+    /// A runner of one sequence, or of rows of several: then `options.chunk` is the most rows of a step.
+    pub fn new(placed: Arc<Placed>, options: RunnerOptions, sequences: Option<usize>) -> Result<Self> {
         let gpu = &placed.gpu;
         gpu.errors.take()?;
         let wanted = plan::Options {
             style: placed.run.style,
             guard: placed.run.guard,
+            sequences,
             ..plan::Options::new(options.ctx, options.chunk, options.kv)
         };
         let plan = plan::plan(&placed.graph, &placed.weights, &gpu.caps, &wanted)?;
@@ -107,7 +111,7 @@ impl GpuRunner {
     }
 
     /// The piece that starts at token `at`.
-    fn piece(&self, at: usize, t: usize, o: usize) -> Piece {
+    pub fn piece(&self, at: usize, t: usize, o: usize) -> Piece {
         let s = &self.plan.prefill;
         let first_output = (t - o).max(at);
         let mut tokens = (t - at).min(s.max_tokens);
@@ -161,7 +165,6 @@ impl GpuRunner {
         }
         let sizes =
             Sizes { tokens: piece.tokens as u32, outputs: piece.outputs as u32, past: (past + piece.at) as u32 };
-        let most = self.placed.run.max_dispatches.unwrap_or(usize::MAX).max(1);
         let picking = if pick { self.picks.as_ref().zip(self.plan.sampling.as_ref()) } else { None };
         let picking = picking.map(|(p, plan)| match piece.tokens {
             1 => (&plan.decode[..], &p.decode[..]),
@@ -169,7 +172,7 @@ impl GpuRunner {
         });
         let mut from = 0usize;
         loop {
-            let to = from.saturating_add(most).min(schedule.steps.len());
+            let to = from + self.submission(&schedule.steps[from..], sizes);
             let mut encoder = gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
             let done = to == schedule.steps.len();
             let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
@@ -196,7 +199,20 @@ impl GpuRunner {
         }
     }
 
-    fn ready(&self, piece: Piece) -> (&Schedule, &Ready) {
+    /// How many of these steps one submission takes.
+    fn submission(&self, steps: &[plan::Step], sizes: Sizes) -> usize {
+        let run = &self.placed.run;
+        let most = run.max_dispatches.unwrap_or(usize::MAX).max(1).min(steps.len());
+        let Some(limit) = run.max_work else { return most };
+        let mut work = 0u64;
+        let fits = |step: &&plan::Step| {
+            work = work.saturating_add(step.reads.work(sizes));
+            work <= limit
+        };
+        steps[..most].iter().take_while(fits).count().max(1.min(steps.len()))
+    }
+
+    pub fn ready(&self, piece: Piece) -> (&Schedule, &Ready) {
         if piece.tokens == 1 { (&self.plan.decode, &self.decode) } else { (&self.plan.prefill, &self.prefill) }
     }
 
@@ -257,8 +273,59 @@ impl GpuRunner {
     /// What every step begins with.
     fn check(&self, step: &Step<'_>) -> Result<()> {
         check_step(step, &self.options)?;
-        if let Some(id) = step.tokens.iter().find(|id| **id as usize >= self.vocab) {
+        self.check_ids(step.tokens)
+    }
+
+    /// Ids are below the vocabulary's size, and the device is there.
+    fn check_ids(&self, tokens: &[u32]) -> Result<()> {
+        if let Some(id) = tokens.iter().find(|id| **id as usize >= self.vocab) {
             return Err(Error::Invalid(format!("token id {id} is not below the vocabulary's {}", self.vocab)));
+        }
+        self.placed.gpu.errors.take()
+    }
+
+    /// Bytes of caches and scratch.
+    pub fn bytes(&self) -> u64 {
+        let picks = self.picks.as_ref().map_or(0, |p| p.bytes);
+        self.shared.bytes + self.decode.bytes + self.prefill.bytes + self.staging.size() + picks
+    }
+
+    pub fn gpu(&self) -> &Gpu {
+        &self.placed.gpu
+    }
+
+    /// Everything that a piece reads, to the device.
+    pub fn upload(&mut self, piece: Piece, step: &Step<'_>) -> Result<()> {
+        let sources = self.inputs(step)?;
+        self.write(piece, step, &sources, 0);
+        Ok(())
+    }
+
+    /// Runs a checked step. `places` are sequence and position of every row where the plan is for several sequences.
+    pub fn run(&mut self, step: Step<'_>, places: &[[u32; 2]], out: &mut Vec<Output>) -> Result<()> {
+        self.check_ids(step.tokens)?;
+        self.discard();
+        let sources = self.inputs(&step)?;
+        out.resize_with(self.plan.decode.outputs.len(), Output::default);
+        for (o, place) in out.iter_mut().zip(&self.plan.decode.outputs) {
+            (o.rows, o.cols) = (0, place.cols);
+            o.f32.clear();
+            o.u32.clear();
+        }
+        let (t, mut at) = (step.tokens.len(), 0);
+        while at < t {
+            let piece = self.piece(at, t, step.outputs);
+            let before = self.last.take();
+            if let Some(places) = places.get(piece.at..piece.at + piece.tokens) {
+                self.placed.gpu.queue.write_buffer(&self.shared.rows, 0, bytemuck::cast_slice(places));
+            }
+            self.write(piece, &step, &sources, 0);
+            self.submit(piece, step.past, false)?;
+            self.collect(piece, out)?;
+            at += piece.tokens;
+            if at < t || step.outputs == 0 {
+                self.hold_back(before)?;
+            }
         }
         self.placed.gpu.errors.take()
     }
@@ -343,32 +410,17 @@ impl Picker for GpuRunner {
 impl Runner for GpuRunner {
     fn step(&mut self, step: Step<'_>, out: &mut Vec<Output>) -> Result<()> {
         self.check(&step)?;
-        self.discard();
-        let sources = self.inputs(&step)?;
-        out.resize_with(self.plan.decode.outputs.len(), Output::default);
-        for (o, place) in out.iter_mut().zip(&self.plan.decode.outputs) {
-            (o.rows, o.cols) = (0, place.cols);
-            o.f32.clear();
-            o.u32.clear();
-        }
-        let (t, mut at) = (step.tokens.len(), 0);
-        while at < t {
-            let piece = self.piece(at, t, step.outputs);
-            let before = self.last.take();
-            self.write(piece, &step, &sources, 0);
-            self.submit(piece, step.past, false)?;
-            self.collect(piece, out)?;
-            at += piece.tokens;
-            if at < t || step.outputs == 0 {
-                self.hold_back(before)?;
-            }
-        }
-        self.placed.gpu.errors.take()
+        self.run(step, &[], out)
     }
 
     fn memory_bytes(&self) -> u64 {
-        let picks = self.picks.as_ref().map_or(0, |p| p.bytes);
-        self.shared.bytes + self.decode.bytes + self.prefill.bytes + self.staging.size() + picks
+        self.bytes()
+    }
+
+    fn profile(&mut self, step: Step<'_>) -> Result<Option<Vec<KernelTime>>> {
+        self.check(&step)?;
+        self.discard();
+        self.profile_step(&step).map(Some)
     }
 
     fn picker(&mut self) -> Option<&mut dyn Picker> {
@@ -416,6 +468,7 @@ impl Shared {
         };
         let frame = make("frame", size_of::<Frame>() as u64, U::UNIFORM | U::COPY_DST)?;
         let tokens = make("tokens", 4 * most as u64, data)?;
+        let rows = make("rows", 8 * most as u64, data)?;
         let input = |p: &plan::InputPlace| make(&p.name, (4 * most * p.stride) as u64, data);
         let inputs = plan.inputs.iter().map(input).collect::<Result<_>>()?;
         let rope = |t: &RopeTable| make("rotations", t.bytes, U::STORAGE | U::COPY_DST);
@@ -428,7 +481,7 @@ impl Shared {
         if poison {
             caches.iter().flatten().for_each(|b| guard::fill(gpu, b, 0, b.size(), POISON));
         }
-        Ok(Shared { frame, tokens, inputs, ropes, caches, bytes })
+        Ok(Shared { frame, tokens, rows, inputs, ropes, caches, bytes })
     }
 }
 
@@ -462,7 +515,7 @@ impl Ready {
 }
 
 /// Encodes steps into a compute pass. `scratch` is that of their schedule, for indirect dispatches.
-fn encode(
+pub(super) fn encode(
     pass: &mut wgpu::ComputePass<'_>,
     steps: &[plan::Step],
     made: &[Made],
@@ -508,6 +561,7 @@ pub(super) fn make_steps<'a>(
     steps: &[plan::Step],
     find: &dyn Fn(Buffer) -> &'a wgpu::Buffer,
 ) -> Result<Vec<Made>> {
+    gpu.pipelines.prepare(gpu, steps.iter().map(|s| &s.variant));
     let make = |(i, step): (usize, &plan::Step)| {
         let pipeline = gpu.pipelines.get(gpu, &step.variant)?;
         check_step_shader(step, &pipeline.reflection)?;
@@ -522,6 +576,7 @@ fn find<'a>(placed: &'a Placed, shared: &'a Shared, scratch: &'a [wgpu::Buffer],
     match b {
         Buffer::Frame => &shared.frame,
         Buffer::Tokens => &shared.tokens,
+        Buffer::Rows => &shared.rows,
         Buffer::Vectors => &placed.vectors,
         Buffer::Matrix { matrix, segment } => &placed.matrices[matrix as usize][segment as usize],
         Buffer::Rope(i) => &shared.ropes[i as usize],

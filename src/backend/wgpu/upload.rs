@@ -1,21 +1,36 @@
 //! Weights to the device, and the loaded model.
 
-use super::{RunOptions, device::Gpu, runner::GpuRunner};
+use super::{RunOptions, batch::GpuBatch, device::Gpu, profile, runner::GpuRunner};
 use crate::{
-    backend::{Loaded, Program, Progress, Runner, RunnerOptions},
+    backend::{BatchOptions, BatchRunner, Floor, Loaded, Program, Progress, Runner, RunnerOptions},
     error::{Error, Result},
     graph,
     ir::Graph,
     plan::{self, Matrix, Segment, VectorPart, Weights},
     quant::{self, gpu},
 };
-use std::sync::Arc;
+use std::{
+    ops::Range,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
 
-/// Bytes handed to the queue at once; it copies them.
-const PIECE: usize = 16 << 20;
+/// Bytes that a thread packs into one piece of staging memory.
+const PIECE: usize = 4 << 20;
 
-/// Bytes after which the queue is waited for, so that its copies stay bounded.
-const IN_FLIGHT: usize = 64 << 20;
+/// Bytes of a batch of pieces: two batches of staging memory are on their way at most.
+const BATCH: usize = 32 << 20;
+
+/// Bytes of a file that are packed at once: what stays in a core's cache.
+const STRIDE: usize = 128 << 10;
+
+/// Pieces begin at a multiple of so many rows: at a multiple of 4 bytes in every plane of every format.
+const ALIGN_ROWS: usize = 32;
+
+/// Most threads that pack.
+const MOST_THREADS: usize = 16;
 
 /// Weights on a device. Shared by runners.
 pub(super) struct Placed {
@@ -41,7 +56,9 @@ impl Model {
         let weights = plan::weights(&graph, &dtypes, &gpu.caps)?;
         // What no runner could run is refused before anything is sent: the smallest plan must work.
         plan::plan(&graph, &weights, &gpu.caps, &plan::Options { style: run.style, ..smallest() })?;
-        let mut up = Uploader { gpu: &gpu, total: weights.bytes(), done: 0, in_flight: 0, words: vec![], progress };
+        let threads = std::thread::available_parallelism().map_or(1, usize::from).min(MOST_THREADS);
+        let total = weights.bytes();
+        let mut up = Uploader { gpu: &gpu, total, done: 0, threads, batch: 0, last: None, progress };
         up.report();
         let mut matrices = Vec::with_capacity(weights.matrices.len());
         for m in &weights.matrices {
@@ -50,7 +67,7 @@ impl Model {
         }
         let vectors = up.vectors(program, &weights)?;
         let zero = gpu.buffer("zeros", plan::ZERO_BYTES, wgpu::BufferUsages::STORAGE)?;
-        up.wait()?;
+        up.finish()?;
         Ok(Model { placed: Arc::new(Placed { graph, weights, run, matrices, vectors, zero, gpu }) })
     }
 }
@@ -68,11 +85,22 @@ impl Loaded for Model {
         if options.ctx == 0 || options.chunk == 0 {
             return Err(Error::Invalid("a context and a chunk have at least one token".into()));
         }
-        Ok(Box::new(GpuRunner::new(self.placed.clone(), options)?))
+        Ok(Box::new(GpuRunner::new(self.placed.clone(), options, None)?))
     }
 
     fn weight_bytes(&self) -> u64 {
         self.placed.weights.bytes()
+    }
+
+    fn batch(&self, options: BatchOptions) -> Result<Box<dyn BatchRunner>> {
+        if options.ctx == 0 || options.rows == 0 {
+            return Err(Error::Invalid("a context and a step have at least one token".into()));
+        }
+        Ok(Box::new(GpuBatch::new(self.placed.clone(), options)?))
+    }
+
+    fn floor(&self) -> Result<Option<Floor>> {
+        profile::floor(&self.placed.gpu).map(Some)
     }
 }
 
@@ -80,10 +108,23 @@ struct Uploader<'a> {
     gpu: &'a Gpu,
     total: u64,
     done: u64,
-    in_flight: usize,
-    /// The segment that is being packed: the only copy of weights in host memory, one segment at most.
-    words: Vec<u32>,
+    threads: usize,
+    /// Bytes written since the last submission.
+    batch: usize,
+    last: Option<wgpu::SubmissionIndex>,
     progress: &'a mut dyn FnMut(Progress),
+}
+
+/// A segment on its way, with its planes.
+struct Target<'a> {
+    gpu: &'a Gpu,
+    program: &'a Program,
+    matrix: &'a Matrix,
+    segment: &'a Segment,
+    buffer: &'a wgpu::Buffer,
+    planes: [Range<usize>; 4],
+    /// Bytes of a row in each plane.
+    row: [usize; 4],
 }
 
 impl Uploader<'_> {
@@ -92,21 +133,20 @@ impl Uploader<'_> {
     }
 
     fn segment(&mut self, program: &Program, m: &Matrix, s: &Segment) -> Result<wgpu::Buffer> {
-        let words = gpu::words(m.dtype, s.rows, m.cols);
-        self.words.clear();
-        self.words.resize(words, 0);
-        // Rows of the segment lie in several tensors, and in several parts of these.
-        let mut row = s.row0;
-        while row < s.row0 + s.rows {
-            let bytes = run_of_rows(program, m, row, s.row0 + s.rows - row)?;
-            gpu::pack_rows(m.dtype, s.rows, m.cols, row - s.row0, bytes.0, &mut self.words)?;
-            row += bytes.1;
-        }
         let usage = wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_DST;
         let buffer = self.gpu.buffer(&m.name, s.bytes, usage)?;
-        let words = std::mem::take(&mut self.words);
-        self.send(&buffer, bytemuck::cast_slice(&words))?;
-        self.words = words;
+        let planes = gpu::plane_ranges(m.dtype, s.rows, m.cols);
+        let planes = planes.ok_or_else(|| Error::Model(format!("{} is too large", m.name)))?;
+        let row = gpu::row_planes(m.dtype, m.cols);
+        let row_bytes = row.iter().sum::<usize>().max(1);
+        let target = Target { gpu: self.gpu, program, matrix: m, segment: s, buffer: &buffer, planes, row };
+        let piece = (PIECE / row_bytes).max(1).next_multiple_of(ALIGN_ROWS);
+        let pieces: Vec<Range<usize>> = (0..s.rows).step_by(piece).map(|r| r..(r + piece).min(s.rows)).collect();
+        for batch in pieces.chunks((BATCH / (piece * row_bytes).max(1)).max(self.threads)) {
+            target.pieces(batch, self.threads)?;
+            let rows = batch.iter().map(Range::len).sum::<usize>();
+            self.sent(rows * row_bytes)?;
+        }
         Ok(buffer)
     }
 
@@ -130,28 +170,96 @@ impl Uploader<'_> {
         }
         let usage = wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_DST;
         let buffer = self.gpu.buffer("norms and biases", weights.vector_bytes, usage)?;
-        self.send(&buffer, bytemuck::cast_slice(&all))?;
+        self.gpu.queue.write_buffer(&buffer, 0, bytemuck::cast_slice(&all));
+        self.sent(4 * all.len())?;
         Ok(buffer)
     }
 
-    fn send(&mut self, buffer: &wgpu::Buffer, bytes: &[u8]) -> Result<()> {
-        for (i, piece) in bytes.chunks(PIECE).enumerate() {
-            self.gpu.queue.write_buffer(buffer, (i * PIECE) as u64, piece);
-            self.in_flight += piece.len();
-            self.done += piece.len() as u64;
-            if self.in_flight >= IN_FLIGHT {
-                self.wait()?;
-                self.report();
-            }
+    /// Counts what was handed to the queue; lets at most two batches be on their way.
+    fn sent(&mut self, bytes: usize) -> Result<()> {
+        self.done += bytes as u64;
+        self.batch += bytes;
+        if self.batch >= BATCH {
+            self.batch = 0;
+            let before = self.last.replace(self.gpu.queue.submit([]));
+            before.map_or(Ok(()), |b| self.gpu.wait(Some(b)))?;
+            self.report();
         }
-        self.report();
         Ok(())
     }
 
-    fn wait(&mut self) -> Result<()> {
-        let submission = self.gpu.queue.submit([]);
-        self.in_flight = 0;
-        self.gpu.wait(Some(submission))
+    fn finish(&mut self) -> Result<()> {
+        self.gpu.wait(Some(self.gpu.queue.submit([])))?;
+        self.done = self.total;
+        self.report();
+        Ok(())
+    }
+}
+
+impl Target<'_> {
+    /// Packs pieces of rows, several threads taking them in turn.
+    fn pieces(&self, pieces: &[Range<usize>], threads: usize) -> Result<()> {
+        if pieces.len() < 2 || threads < 2 {
+            return pieces.iter().try_for_each(|p| self.piece(p.clone(), &mut Vec::new()));
+        }
+        let next = AtomicUsize::new(0);
+        let work = || {
+            let mut packed = Vec::new();
+            while let Some(p) = pieces.get(next.fetch_add(1, Ordering::Relaxed)) {
+                self.piece(p.clone(), &mut packed)?;
+            }
+            Ok(())
+        };
+        std::thread::scope(|s| {
+            // A thread that the system does not give is done without.
+            let spawn = |_| std::thread::Builder::new().spawn_scoped(s, work).ok();
+            let others: Vec<_> = (1..threads.min(pieces.len())).map_while(spawn).collect();
+            let mine = work();
+            let panicked = || Err(Error::Device(format!("packing {} failed", self.matrix.name)));
+            others.into_iter().map(|t| t.join().unwrap_or_else(|_| panicked())).fold(mine, Result::and)
+        })
+    }
+
+    /// Packs rows of the segment into staging memory, a plane at a time. The last rows bring the planes' padding.
+    fn piece(&self, rows: Range<usize>, packed: &mut Vec<u32>) -> Result<()> {
+        let (dtype, cols) = (self.matrix.dtype, self.matrix.cols);
+        let last = rows.end == self.segment.rows;
+        let mut views = Vec::with_capacity(4);
+        for (plane, row) in self.planes.iter().zip(self.row) {
+            let start = plane.start + rows.start * row;
+            let end = if last { plane.end } else { plane.start + rows.end * row };
+            let size = wgpu::BufferSize::new((end - start) as u64);
+            let view = size.map(|size| {
+                let view = self.gpu.queue.write_buffer_with(self.buffer, start as u64, size);
+                view.ok_or_else(|| Error::Device(format!("no staging memory for {}", self.matrix.name)))
+            });
+            views.push(view.transpose()?);
+        }
+        let stride = (STRIDE / self.row.iter().sum::<usize>().max(1)).max(1);
+        let mut done = 0;
+        while done < rows.len() {
+            let most = stride.min(rows.len() - done);
+            let at = self.segment.row0 + rows.start + done;
+            let (bytes, n) = run_of_rows(self.program, self.matrix, at, most)?;
+            let ranges = gpu::plane_ranges(dtype, n, cols).unwrap_or_default();
+            packed.clear();
+            packed.resize(gpu::words(dtype, n, cols), 0);
+            gpu::pack(dtype, n, cols, bytes, packed)?;
+            let packed: &[u8] = bytemuck::cast_slice(packed);
+            for ((view, row), range) in views.iter_mut().zip(self.row).zip(&ranges) {
+                if let Some(view) = view {
+                    let from = &packed[range.start..range.start + n * row];
+                    view.slice(done * row..(done + n) * row).copy_from_slice(from);
+                }
+            }
+            done += n;
+        }
+        for (view, row) in views.iter_mut().zip(self.row) {
+            if let Some(view) = view {
+                view.slice(rows.len() * row..).fill(0);
+            }
+        }
+        Ok(())
     }
 }
 

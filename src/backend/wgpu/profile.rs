@@ -1,0 +1,176 @@
+//! Where the time goes: each dispatch of a step between two timestamps, and the floor that it is compared with: how fast
+//! this device copies, and what a dispatch costs that does nothing.
+//!
+//! A profiled step has a pass a dispatch, so it is slower than a real one; the figures of the kernels are those of the device.
+
+use super::{
+    device::{Gpu, Signal},
+    runner::{GpuRunner, encode},
+};
+use crate::{
+    backend::{Floor, KernelTime, Step},
+    error::{Error, Result},
+    kernels::{
+        Variant, catalogue,
+        params::{ElementwiseParams, Frame},
+    },
+    plan::{self, Schedule, Sizes},
+};
+use std::time::{Duration, Instant};
+
+/// Dispatches between two reads of the timestamps; wgpu allows 4096 queries in a set.
+const AT_ONCE: usize = 2048;
+
+impl GpuRunner {
+    /// See [`crate::backend::Runner::profile`].
+    pub(super) fn profile_step(&mut self, step: &Step<'_>) -> Result<Vec<KernelTime>> {
+        let t = step.tokens.len();
+        let piece = self.piece(0, t, step.outputs);
+        if piece.tokens != t {
+            return Err(Error::Invalid(format!("{t} tokens are run in pieces: profile {} at most", piece.tokens)));
+        }
+        self.upload(piece, step)?;
+        let sizes = Sizes { tokens: t as u32, outputs: step.outputs as u32, past: step.past as u32 };
+        let (schedule, ready) = self.ready(piece);
+        let gpu = self.gpu();
+        let mut times = vec![];
+        for from in (0..schedule.steps.len()).step_by(AT_ONCE) {
+            let range = from..(from + AT_ONCE).min(schedule.steps.len());
+            let one = |pass: &mut wgpu::ComputePass<'_>, i: usize| {
+                encode(pass, &schedule.steps[i..=i], &ready.steps[i..=i], &ready.scratch, sizes);
+            };
+            times.extend(timed(gpu, range, &one)?);
+        }
+        Ok(by_kernel(schedule, sizes, &times))
+    }
+}
+
+/// Seconds of each of some dispatches.
+fn timed(
+    gpu: &Gpu,
+    range: std::ops::Range<usize>,
+    encode_one: &dyn Fn(&mut wgpu::ComputePass<'_>, usize),
+) -> Result<Vec<f64>> {
+    use wgpu::BufferUsages as U;
+    if !gpu.device.features().contains(wgpu::Features::TIMESTAMP_QUERY) {
+        return Err(Error::Unsupported(format!("{} has no timestamp queries: no profile on this device", gpu.name())));
+    }
+    let count = 2 * range.len() as u32;
+    let bytes = 8 * u64::from(count);
+    let queries = gpu.device.create_query_set(&wgpu::QuerySetDescriptor {
+        label: Some("times"),
+        ty: wgpu::QueryType::Timestamp,
+        count,
+    });
+    let resolved = gpu.buffer("times", bytes, U::QUERY_RESOLVE | U::COPY_SRC)?;
+    let staging = gpu.buffer("times", bytes, U::MAP_READ | U::COPY_DST)?;
+    let mut encoder = gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
+    for (n, i) in range.enumerate() {
+        let at = 2 * n as u32;
+        let writes = wgpu::ComputePassTimestampWrites {
+            query_set: &queries,
+            beginning_of_pass_write_index: Some(at),
+            end_of_pass_write_index: Some(at + 1),
+        };
+        let descriptor = wgpu::ComputePassDescriptor { label: None, timestamp_writes: Some(writes) };
+        encode_one(&mut encoder.begin_compute_pass(&descriptor), i);
+    }
+    encoder.resolve_query_set(&queries, 0..count, &resolved, 0);
+    encoder.copy_buffer_to_buffer(&resolved, 0, &staging, 0, bytes);
+    let submission = gpu.queue.submit([encoder.finish()]);
+    let view = gpu.map_read(&staging, 0..bytes, &Signal::default(), Some(submission))?;
+    let tick = 1e-9 * f64::from(gpu.queue.get_timestamp_period());
+    let stamps: &[u64] = bytemuck::cast_slice(&view);
+    Ok(stamps.chunks_exact(2).map(|s| s[1].saturating_sub(s[0]) as f64 * tick).collect())
+}
+
+/// Sums by kernel, in the order in which they first appear.
+fn by_kernel(s: &Schedule, sizes: Sizes, times: &[f64]) -> Vec<KernelTime> {
+    let mut all: Vec<KernelTime> = vec![];
+    for (step, seconds) in s.steps.iter().zip(times) {
+        let kernel = step.variant.label();
+        let at = all.iter().position(|k| k.kernel == kernel && k.op == step.op).unwrap_or_else(|| {
+            all.push(KernelTime { kernel, op: step.op, dispatches: 0, seconds: 0.0, bytes: 0 });
+            all.len() - 1
+        });
+        let k = &mut all[at];
+        k.dispatches += 1;
+        k.seconds += seconds;
+        k.bytes += step.reads.eval(sizes) + step.writes.eval(sizes);
+    }
+    all
+}
+
+/// Columns and rows of the numbers that are copied: 64 MiB.
+const COPY: [u32; 2] = [1 << 16, 256];
+/// Those of a dispatch that does next to nothing.
+const EMPTY: [u32; 2] = [64, 1];
+
+/// See [`crate::backend::Loaded::floor`]. Takes some tenths of a second on a software device, less on others.
+pub(super) fn floor(gpu: &Gpu) -> Result<Floor> {
+    let limit = gpu.caps.max_binding.min(gpu.caps.max_buffer);
+    let [cols, rows] = COPY;
+    let rows = rows.min((limit / (4 * u64::from(cols))).max(1) as u32);
+    let copies = time_of(gpu, [cols, rows], 2, 8)?;
+    let bandwidth = 2.0 * 4.0 * f64::from(cols) * f64::from(rows) / copies.as_secs_f64().max(1e-9);
+    let dispatch = time_of(gpu, EMPTY, 64, 576)?;
+    Ok(Floor { bandwidth, dispatch: dispatch.as_secs_f64() })
+}
+
+/// Time of one of a chain of copies of `cols · rows` numbers: the difference of a long and a short chain, best of a few.
+fn time_of(gpu: &Gpu, [cols, rows]: [u32; 2], short: usize, long: usize) -> Result<Duration> {
+    use wgpu::BufferUsages as U;
+    let bytes = 4 * u64::from(cols) * u64::from(rows);
+    let make = |usage| gpu.buffer("copy", bytes, usage);
+    let buffers = [make(U::STORAGE | U::COPY_DST)?, make(U::STORAGE | U::COPY_DST)?];
+    let small = |bytes: &[u8]| {
+        let b = gpu.buffer("copy", plan::PARAMS_STRIDE, U::UNIFORM | U::COPY_DST)?;
+        gpu.queue.write_buffer(&b, 0, bytes);
+        Ok(b)
+    };
+    let p = ElementwiseParams { cols, a_stride: cols, y_stride: cols, factor: 1.0, ..Default::default() };
+    let frame = small(bytemuck::bytes_of(&Frame { tokens: rows, ..Frame::default() }))?;
+    let params = small(bytemuck::bytes_of(&p))?;
+    // `y = factor · a`.
+    let variant = Variant::new(&catalogue::ELEMENTWISE).with("OP", 1);
+    let pipeline = gpu.pipelines.get(gpu, &variant)?;
+    let group = |from: usize| {
+        let entry = |b: &crate::kernels::Binding| {
+            let buffer = match b.name.as_str() {
+                "frame" => &frame,
+                "p" => &params,
+                "y" => &buffers[1 - from],
+                _ => &buffers[from],
+            };
+            wgpu::BindGroupEntry { binding: b.index, resource: buffer.as_entire_binding() }
+        };
+        let entries: Vec<_> = pipeline.reflection.bindings.iter().map(entry).collect();
+        let descriptor = wgpu::BindGroupDescriptor { label: Some("copy"), layout: &pipeline.layout, entries: &entries };
+        gpu.scoped(|d| d.create_bind_group(&descriptor)).map_err(|e| Error::Device(format!("copying: {e}")))
+    };
+    let groups = [group(0)?, group(1)?];
+    let tile = variant.tile();
+    let chain = |n: usize| -> Result<Duration> {
+        let mut encoder = gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
+        let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
+        pass.set_pipeline(&pipeline.pipeline);
+        for i in 0..n {
+            pass.set_bind_group(0, &groups[i % 2], &[]);
+            pass.dispatch_workgroups(cols.div_ceil(tile[0].max(1)), rows.div_ceil(tile[1].max(1)), 1);
+        }
+        drop(pass);
+        let start = Instant::now();
+        gpu.wait(Some(gpu.queue.submit([encoder.finish()])))?;
+        Ok(start.elapsed())
+    };
+    chain(short)?;
+    let mut best = [Duration::MAX; 2];
+    for _ in 0..3 {
+        for (best, n) in best.iter_mut().zip([short, long]) {
+            *best = (*best).min(chain(n)?);
+        }
+    }
+    let difference = best[1].saturating_sub(best[0]) / (long - short) as u32;
+    // Where the noise is larger than the difference, the mean of the long chain.
+    Ok(if difference.is_zero() { best[1] / long as u32 } else { difference })
+}

@@ -1,0 +1,197 @@
+//! Several sequences in one step, on every backend: each equals its own single run, whatever runs beside it.
+
+use crate::{
+    goldens::definition,
+    support::{Target, compare, load},
+};
+use moeray::{
+    Error,
+    backend::{BatchOptions, BatchRow, KvType, Loaded, Output, RunnerOptions, Step},
+    batch::Batch,
+    session::{BackendChoice, LoadOptions, Model, Session, SessionOptions},
+};
+
+/// Logits of every position of a sequence that runs alone.
+fn alone(loaded: &dyn Loaded, ids: &[u32], logits: usize) -> Vec<f32> {
+    let mut runner = loaded.runner(RunnerOptions { ctx: 40, chunk: 40, kv: KvType::F32 }).unwrap();
+    let mut out = vec![];
+    runner.step(Step { tokens: ids, past: 0, outputs: ids.len(), inputs: &[] }, &mut out).unwrap();
+    out.swap_remove(logits).f32
+}
+
+/// Rows of steps: (sequence, how many of its tokens come), in this order. Prompts of different lengths, sequences that join
+/// and pause, one that is fed two at a time, rows of one sequence apart from each other.
+const STEPS: [&[(usize, usize)]; 7] = [
+    &[(0, 5), (2, 3)],
+    &[(0, 1), (1, 7), (2, 1)],
+    &[(2, 1), (1, 1), (0, 1)],
+    &[(1, 1)],
+    &[(0, 1), (1, 2), (0, 1), (2, 1), (1, 1)],
+    &[(2, 6), (0, 1), (1, 1), (2, 1)],
+    &[(0, 1), (1, 1), (2, 1)],
+];
+
+fn ids(sequence: usize) -> Vec<u32> {
+    (0..16).map(|i| ((7 + 31 * sequence + 13 * i * (sequence + 1)) % 300) as u32).collect()
+}
+
+fn check(target: Target, name: &str, most_rows: usize) {
+    let d = definition(name);
+    let Some(loaded) = load(target, &d.program) else { return };
+    let logits = d.program.graph.outputs.iter().position(|o| o.0 == "logits").unwrap();
+    let want: Vec<Vec<f32>> = (0..3).map(|s| alone(&*loaded, &ids(s), logits)).collect();
+    let options = BatchOptions { ctx: 40, sequences: 3, rows: most_rows, kv: KvType::F32 };
+    let mut batch = loaded.batch(options).unwrap();
+    assert!(batch.memory_bytes() > 0);
+    let (mut at, mut out): ([usize; 3], Vec<Output>) = ([0; 3], vec![]);
+    for step in STEPS {
+        let mut rows = vec![];
+        for &(sequence, n) in step {
+            for _ in 0..n {
+                let position = at[sequence];
+                rows.push(BatchRow { token: ids(sequence)[position], sequence, position });
+                at[sequence] += 1;
+            }
+        }
+        // All rows but the first give logits.
+        batch.step(&rows, rows.len() - 1, &mut out).unwrap();
+        let cols = out[logits].cols;
+        assert_eq!(out[logits].rows, rows.len() - 1);
+        for (got, r) in out[logits].f32.chunks(cols).zip(&rows[1..]) {
+            let want = &want[r.sequence][r.position * cols..(r.position + 1) * cols];
+            compare::check(got, want, 1e-8).unwrap_or_else(|e| panic!("{target:?}, {name}, {step:?}, {r:?}: {e}"));
+        }
+    }
+}
+
+#[test]
+fn each_sequence_as_if_alone_on_the_reference() {
+    check(Target::Reference, "qwen3_moe", 40);
+}
+
+#[test]
+fn each_sequence_as_if_alone_on_the_cpu() {
+    check(Target::Cpu, "qwen3_moe", 40);
+    check(Target::Cpu, "mixtral", 12);
+}
+
+#[test]
+fn each_sequence_as_if_alone_on_the_gpu() {
+    // Norms of heads and several query heads a kv head; a shared expert; rotation in another form.
+    for name in ["qwen3_moe", "qwen2_moe", "llama"] {
+        check(Target::Wgpu, name, 40);
+    }
+    check(Target::WgpuLanes, "mixtral", 12);
+}
+
+/// Two sequences that hold each other's tokens in the wrong slots would show: the comparator above must see it.
+#[test]
+fn alarm_swapped_sequences_are_noticed() {
+    let d = definition("qwen3_moe");
+    let loaded = load(Target::Reference, &d.program).unwrap();
+    let logits = d.program.graph.outputs.iter().position(|o| o.0 == "logits").unwrap();
+    let (a, b) = (alone(&*loaded, &ids(0), logits), alone(&*loaded, &ids(1), logits));
+    assert!(compare::check(&a, &b, 1e-8).is_err());
+}
+
+fn bad_steps(loaded: &dyn Loaded) {
+    let options = BatchOptions { ctx: 8, sequences: 2, rows: 4, kv: KvType::F16 };
+    for size in [
+        BatchOptions { ctx: 0, ..options },
+        BatchOptions { rows: 0, ..options },
+        BatchOptions { sequences: 0, ..options },
+    ] {
+        assert!(loaded.batch(size).is_err(), "{size:?}");
+    }
+    let mut batch = loaded.batch(options).unwrap();
+    let mut out = vec![];
+    let row = |sequence, position| BatchRow { token: 1, sequence, position };
+    let mut step = |rows: &[BatchRow], outputs| batch.step(rows, outputs, &mut out);
+    assert!(matches!(step(&[], 0), Err(Error::Invalid(_))));
+    assert!(matches!(step(&[row(0, 0), row(1, 0), row(0, 1), row(1, 1), row(0, 2)], 0), Err(Error::Invalid(_))));
+    assert!(matches!(step(&[row(2, 0)], 1), Err(Error::Invalid(_))));
+    assert!(matches!(step(&[row(0, 0)], 2), Err(Error::Invalid(_))));
+    assert!(matches!(step(&[row(0, 8)], 1), Err(Error::ContextFull { .. })));
+    assert!(matches!(step(&[row(0, 0), row(0, 2)], 1), Err(Error::Invalid(_))));
+    let wrong = BatchRow { token: u32::MAX, ..row(0, 0) };
+    assert!(matches!(step(&[wrong], 1), Err(Error::Invalid(_))));
+    assert!(step(&[row(0, 0), row(1, 0), row(0, 1)], 1).is_ok());
+}
+
+#[test]
+fn bad_steps_are_errors() {
+    let d = definition("llama");
+    for target in [Target::Reference, Target::Cpu, Target::Wgpu] {
+        if let Some(loaded) = load(target, &d.program) {
+            bad_steps(&*loaded);
+        }
+    }
+}
+
+/// The type that a server uses, against sessions: greedy continuations of three prompts that start at different times.
+#[test]
+fn a_batch_continues_like_sessions() {
+    let path = crate::goldens::folder("qwen3_moe");
+    let mut backends = vec![BackendChoice::Reference];
+    if let Some(gpu) = crate::support::gpu() {
+        let device = gpu.name().split(" (").next().map(String::from);
+        backends.push(BackendChoice::Wgpu(moeray::backend::wgpu::Options {
+            device,
+            checked: true,
+            ..Default::default()
+        }));
+    }
+    for backend in backends {
+        let model = Model::load(&path, &LoadOptions { backend, ..Default::default() }, &mut |_| {}).unwrap();
+        let best = |l: &[f32]| (0..l.len()).max_by(|a, b| l[*a].total_cmp(&l[*b])).unwrap() as u32;
+        let continued = |prompt: &[u32]| {
+            let mut s = Session::new(&model, SessionOptions { ctx: 40, chunk: 16, kv: KvType::F32 }).unwrap();
+            let mut all = vec![best(s.prefill(prompt).unwrap())];
+            while all.len() < 6 {
+                all.push(best(s.decode(all[all.len() - 1]).unwrap()));
+            }
+            all
+        };
+        let prompts: Vec<Vec<u32>> = (0..3).map(|s| ids(s)[..4 + 3 * s].to_vec()).collect();
+        let options = BatchOptions { ctx: 40, sequences: 2, rows: 24, kv: KvType::F32 };
+        let mut batch = Batch::new(&model, options).unwrap();
+        let (vocab, mut got) = (model.vocab(), vec![vec![]; 3]);
+        // Prompt 1 joins a step later; prompt 2 takes over the place of prompt 0.
+        let mut place = [Some(0), None];
+        for step in 0.. {
+            if step == 1 {
+                place[1] = Some(1);
+            }
+            let feed: Vec<(usize, Vec<u32>)> = (0..2)
+                .filter_map(|s| {
+                    let text = place[s]?;
+                    let next = got[text].last().map_or(prompts[text].clone(), |id| vec![*id]);
+                    Some((s, next))
+                })
+                .collect();
+            if feed.is_empty() {
+                break;
+            }
+            let borrowed: Vec<(usize, &[u32])> = feed.iter().map(|(s, t)| (*s, &t[..])).collect();
+            let logits = batch.step(&borrowed).unwrap().to_vec();
+            for ((s, _), l) in feed.iter().zip(logits.chunks(vocab)) {
+                let text = place[*s].unwrap();
+                got[text].push(best(l));
+                if got[text].len() == 6 {
+                    batch.truncate(*s, 0);
+                    place[*s] = if text == 0 { Some(2) } else { None };
+                }
+            }
+        }
+        for (text, prompt) in prompts.iter().enumerate() {
+            assert_eq!(got[text], continued(prompt), "prompt {text} on {}", model.describe());
+        }
+        assert!(matches!(batch.step(&[(0, &[1]), (0, &[2])]), Err(Error::Invalid(_))));
+        assert!(matches!(batch.step(&[(5, &[1])]), Err(Error::Invalid(_))));
+        assert!(matches!(batch.step(&[(0, &[])]), Err(Error::Invalid(_))));
+        assert_eq!(
+            (batch.position(0), batch.position(9), batch.sequences(), batch.rows(), batch.ctx()),
+            (0, 0, 2, 24, 40)
+        );
+    }
+}
