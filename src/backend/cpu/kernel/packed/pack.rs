@@ -135,11 +135,13 @@ fn planes(form: Form, codes: &[[u8; GROUP * SUPER]; ROWS], g: usize, to: &mut [u
         let at = GROUP * g + 4 * k;
         u32::from_le_bytes([codes[r][at], codes[r][at + 1], codes[r][at + 2], codes[r][at + 3]])
     };
+    // The lowest bits of each of four bytes.
+    let mask = |bits: usize| 0x0101_0101 * ((1u32 << bits) - 1);
     let (bits, more) = form.bits;
     let (low, high) = to.split_at_mut(64 * bits);
-    plane(low, bits, |r, k| word(r, k) & 0x0101_0101 * ((1u32 << bits) - 1));
+    plane(low, bits, |r, k| word(r, k) & mask(bits));
     if more > 0 {
-        plane(high, more, |r, k| word(r, k) >> bits & 0x0101_0101 * ((1u32 << more) - 1));
+        plane(high, more, |r, k| (word(r, k) >> bits) & mask(more));
     }
 }
 
