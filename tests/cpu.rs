@@ -142,7 +142,7 @@ fn check_form(
     Ok(())
 }
 
-/// Every format × tier × shape × number of tokens (1, 2, 3, 4: rows kernels; 5 to 21: panels with every remainder).
+/// Every format × tier × shape × number of tokens (1, 2, 3, 4: rows kernels; 5 to 29: panels with every remainder).
 #[test]
 fn products() {
     let pool = Pool::new(2).unwrap();
@@ -156,7 +156,7 @@ fn products() {
                     continue;
                 }
                 for (rows, tokens) in
-                    [(1, 1), (2, 1), (3, 2), (5, 3), (17, 4), (5, 5), (35, 6), (1, 7), (16, 21), (33, 15)]
+                    [(1, 1), (2, 1), (3, 2), (5, 3), (17, 4), (5, 5), (35, 6), (1, 7), (16, 21), (33, 15), (18, 29)]
                 {
                     check_product(tier, dtype, rows, cols, tokens, &pool).unwrap();
                     ran += 1;
@@ -165,7 +165,7 @@ fn products() {
         }
     }
     // 10 formats take all seven widths, 6 only the two multiples of 256.
-    assert_eq!(ran, tiers.len() * 10 * (10 * 7 + 6 * 2));
+    assert_eq!(ran, tiers.len() * 11 * (10 * 7 + 6 * 2));
 }
 
 /// Float rows need not be whole vectors.
@@ -174,8 +174,8 @@ fn float_rows_of_any_length() {
     let pool = Pool::new(1).unwrap();
     for dtype in [DType::F32, DType::F16, DType::BF16] {
         for tier in cpu::tiers() {
-            for cols in [1, 3, 15, 17, 63, 65, 100] {
-                for tokens in [1, 2, 5] {
+            for cols in [1, 3, 15, 17, 63, 65, 100, 300] {
+                for tokens in [1, 2, 5, 16, 29] {
                     check_product(tier, dtype, 6, cols, tokens, &pool).unwrap();
                 }
             }
@@ -399,7 +399,7 @@ fn threads_do_not_change_bits() {
     for (experts, rest) in [(DType::Q4K, DType::Q8_0), (DType::F16, DType::F32)] {
         let program = model(experts, rest);
         let want = logits(&*load(&program, 1, None));
-        for threads in [2, 3, 7] {
+        for threads in [2, 3, 5, 7] {
             let got = logits(&*load(&program, threads, None));
             assert!(want.iter().zip(&got).all(|(a, b)| a.to_bits() == b.to_bits()), "{threads} threads");
         }

@@ -9,7 +9,7 @@
 //! split into fixed pieces for more threads, whose partial results are put together in order.
 
 use super::{
-    buffer::{Aligned, Out},
+    buffer::{Out, Pages},
     lanes::{Half, Lanes, N, Single, Store},
     products::Env,
     tier::Floats,
@@ -32,16 +32,16 @@ const ROWS: usize = 32;
 const WIDE: usize = 4;
 
 enum Memory {
-    F16(Aligned<u16>),
-    F32(Aligned<f32>),
+    F16(Pages<u16>),
+    F32(Pages<f32>),
 }
 
 impl Memory {
-    fn new(kind: KvType, len: usize) -> Self {
-        match kind {
-            KvType::F16 => Memory::F16(Aligned::zeroed(len)),
-            KvType::F32 => Memory::F32(Aligned::zeroed(len)),
-        }
+    fn new(kind: KvType, len: usize) -> Option<Self> {
+        Some(match kind {
+            KvType::F16 => Memory::F16(Pages::zeroed(len)?),
+            KvType::F32 => Memory::F32(Pages::zeroed(len)?),
+        })
     }
 
     fn bytes(&self) -> u64 {
@@ -64,12 +64,12 @@ pub struct Cache {
 }
 
 impl Cache {
-    /// Room for `ctx` positions; `None` where that overflows.
+    /// Room for `ctx` positions; `None` where that overflows or the system does not give it.
     pub fn new(decl: &CacheDecl, ctx: usize, kind: KvType) -> Option<Self> {
         let ctx = ctx.checked_next_multiple_of(N)?;
         let v_stride = decl.v_dim.next_multiple_of(N);
         let size = |cols: usize| ctx.checked_mul(decl.kv_heads)?.checked_mul(cols).filter(|n| *n < usize::MAX / 8);
-        let (k, v) = (Memory::new(kind, size(decl.k_dim)?), Memory::new(kind, size(v_stride)?));
+        let (k, v) = (Memory::new(kind, size(decl.k_dim)?)?, Memory::new(kind, size(v_stride)?)?);
         Some(Cache { k, v, decl: decl.clone(), ctx, v_stride })
     }
 
@@ -308,21 +308,27 @@ unsafe fn rows<S: Store, L: Lanes, const R: usize, const W: usize>(
     }
     // SAFETY: by the contract; blocks of 16 positions are whole because the cache's length is.
     unsafe {
-        score::<S, L, R>(tile, keys, scores, i, from, to);
+        let value = values.add((tile.kv * cache.ctx + from) * cache.v_stride * S::BYTES);
+        let next = keys.wrapping_add((tile.kv * cache.ctx + to) * cache.decl.k_dim * S::BYTES);
+        // The first rows of a tile fetch what comes next: values while they compute scores, keys while they sum values.
+        let ahead = i == 0;
+        score::<S, L, R>(tile, keys, ahead.then_some(value), scores, i, from, to);
         let mut factors = [1f32; R];
         for r in 0..R {
             let s = &mut scores[r * CHUNK..(r + 1) * CHUNK];
             let row = &mut state[r * stride + cache.v_stride..][..2];
             factors[r] = weigh::<L>(s, &seen[r], from, to, row);
         }
-        let value = values.add((tile.kv * cache.ctx + from) * cache.v_stride * S::BYTES);
+        let next = ahead.then_some((next, cache.decl.k_dim * S::BYTES));
         let mut c = 0;
         while c < cache.v_stride {
             if c + W * N <= cache.v_stride {
-                sum_values::<S, L, R, W>(value, cache.v_stride, c, to - from, scores, &factors, state, stride);
+                let next = next.filter(|_| c == 0);
+                sum_values::<S, L, R, W>(value, next, cache.v_stride, c, to - from, scores, &factors, state, stride);
                 c += W * N;
             } else {
-                sum_values::<S, L, R, 1>(value, cache.v_stride, c, to - from, scores, &factors, state, stride);
+                let next = next.filter(|_| c == 0);
+                sum_values::<S, L, R, 1>(value, next, cache.v_stride, c, to - from, scores, &factors, state, stride);
                 c += N;
             }
         }
@@ -330,11 +336,12 @@ unsafe fn rows<S: Store, L: Lanes, const R: usize, const W: usize>(
     R
 }
 
-/// Scores of `R` rows: two blocks of 16 positions at a time.
+/// Scores of `R` rows: two blocks of 16 positions at a time. Fetches the values of the same positions.
 #[inline(always)]
 unsafe fn score<S: Store, L: Lanes, const R: usize>(
     tile: &Tile<'_>,
     keys: *const u8,
+    values: Option<*const u8>,
     scores: &mut [f32],
     i: usize,
     from: usize,
@@ -352,6 +359,12 @@ unsafe fn score<S: Store, L: Lanes, const R: usize>(
         while b < blocks {
             let block = |b: usize| keys.add((tile.kv * cache.ctx / N + from / N + b) * d * N * S::BYTES);
             let two = b + 1 < blocks;
+            if let Some(values) = values {
+                let bytes = N * cache.v_stride * S::BYTES;
+                for line in (b * bytes..(b + 2) * bytes).step_by(64) {
+                    L::prefetch(values.wrapping_add(line));
+                }
+            }
             let (k0, k1) = (block(b), block(if two { b + 1 } else { b }));
             let mut sums = [[L::splat(0.0); 2]; R];
             for c in 0..d {
@@ -416,10 +429,12 @@ unsafe fn weigh<L: Lanes>(
     }
 }
 
-/// `state = factor · state + Σ weight · value` for `R` rows and `W` vectors of columns from `c` on, over `n` positions.
+/// `state = factor · state + Σ weight · value` for `R` rows and `W` vectors of columns from `c` on, over `n` positions. `next` is what
+/// is needed next, and how many bytes of it to fetch a position.
 #[inline(always)]
 unsafe fn sum_values<S: Store, L: Lanes, const R: usize, const W: usize>(
     values: *const u8,
+    next: Option<(*const u8, usize)>,
     v_stride: usize,
     c: usize,
     n: usize,
@@ -436,6 +451,11 @@ unsafe fn sum_values<S: Store, L: Lanes, const R: usize, const W: usize>(
         });
         for p in 0..n {
             let row = values.add((p * v_stride + c) * S::BYTES);
+            if let Some((next, bytes)) = next {
+                for line in (p * bytes..(p + 1) * bytes).step_by(64) {
+                    L::prefetch(next.wrapping_add(line));
+                }
+            }
             for w in 0..W {
                 let v = S::load::<L>(row.add(w * N * S::BYTES));
                 for r in 0..R {

@@ -49,6 +49,43 @@ impl<T: bytemuck::Pod> std::ops::DerefMut for Aligned<T> {
     }
 }
 
+/// Zeros that the system hands out page by page as they are touched, on large pages where it has them: for what is large and
+/// filled over time.
+pub struct Pages<T> {
+    map: memmap2::MmapMut,
+    kind: PhantomData<T>,
+}
+
+impl<T: bytemuck::Pod> Pages<T> {
+    /// `len` zeros; `None` where the system has no room for them.
+    pub fn zeroed(len: usize) -> Option<Self> {
+        let map = memmap2::MmapMut::map_anon(len.checked_mul(size_of::<T>())?.max(64)).ok()?;
+        #[cfg(target_os = "linux")]
+        if let Err(e) = map.advise(memmap2::Advice::HugePage) {
+            tracing::debug!("no huge pages: {e}");
+        }
+        Some(Pages { map, kind: PhantomData })
+    }
+
+    /// Bytes held.
+    pub fn bytes(&self) -> u64 {
+        self.map.len() as u64
+    }
+}
+
+impl<T: bytemuck::Pod> std::ops::Deref for Pages<T> {
+    type Target = [T];
+    fn deref(&self) -> &[T] {
+        bytemuck::cast_slice(&self.map)
+    }
+}
+
+impl<T: bytemuck::Pod> std::ops::DerefMut for Pages<T> {
+    fn deref_mut(&mut self) -> &mut [T] {
+        bytemuck::cast_slice_mut(&mut self.map)
+    }
+}
+
 /// A slice that the items of one job write, each its own elements.
 #[derive(Clone, Copy)]
 pub struct Out<'a, T> {

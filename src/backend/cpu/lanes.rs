@@ -81,6 +81,8 @@ impl Store for Brain {
 /// alignment and must be valid for sixteen numbers.
 #[allow(clippy::missing_safety_doc, missing_docs)]
 pub trait Lanes: Copy {
+    /// Registers that a vector takes.
+    const REGISTERS: usize;
     unsafe fn splat(x: f32) -> Self;
     unsafe fn load(p: *const f32) -> Self;
     unsafe fn load_f16(p: *const u16) -> Self;
@@ -102,6 +104,9 @@ pub trait Lanes: Copy {
     unsafe fn scale2(self, n: Self) -> Self;
     unsafe fn sum(self) -> f32;
     unsafe fn largest(self) -> f32;
+    /// Asks for the cache line at `p`, which may be any address; does nothing where there is no such instruction.
+    #[inline(always)]
+    unsafe fn prefetch(_p: *const u8) {}
 
     /// `e^self` with a relative error of about 1e-7: range reduction by ln 2 in two parts (Cody and Waite) and the minimax
     /// polynomial of degree 6 of Cephes' `expf`. Clamped to -87.33 ..= 88; not-a-number stays.
@@ -138,6 +143,7 @@ macro_rules! each {
 }
 
 impl Lanes for Portable {
+    const REGISTERS: usize = 4;
     #[inline(always)]
     unsafe fn splat(x: f32) -> Self {
         Portable([x; N])
@@ -217,8 +223,14 @@ impl Lanes for Portable {
     }
 }
 
+#[cfg(target_arch = "aarch64")]
+pub use neon::{Neon, half_neon};
 #[cfg(target_arch = "x86_64")]
 pub use x86::{Avx2, Avx512};
+
+#[cfg(target_arch = "aarch64")]
+#[path = "lanes_neon.rs"]
+mod neon;
 
 #[cfg(target_arch = "x86_64")]
 mod x86 {
@@ -263,6 +275,12 @@ mod x86 {
     }
 
     impl Lanes for Avx2 {
+        const REGISTERS: usize = 2;
+        #[inline(always)]
+        unsafe fn prefetch(p: *const u8) {
+            // SAFETY: a prefetch reads nothing that the program sees.
+            unsafe { _mm_prefetch::<_MM_HINT_T0>(p.cast()) }
+        }
         methods! {
             fn splat(x: f32) -> Self { Avx2(_mm256_set1_ps(x), _mm256_set1_ps(x)) }
             fn load(p: *const f32) -> Self { Avx2(_mm256_loadu_ps(p), _mm256_loadu_ps(p.add(8))) }
@@ -312,6 +330,12 @@ mod x86 {
     }
 
     impl Lanes for Avx512 {
+        const REGISTERS: usize = 1;
+        #[inline(always)]
+        unsafe fn prefetch(p: *const u8) {
+            // SAFETY: a prefetch reads nothing that the program sees.
+            unsafe { _mm_prefetch::<_MM_HINT_T0>(p.cast()) }
+        }
         methods! {
             fn splat(x: f32) -> Self { Avx512(_mm512_set1_ps(x)) }
             fn load(p: *const f32) -> Self { Avx512(_mm512_loadu_ps(p)) }

@@ -47,7 +47,9 @@ use weight::Weight;
 /// How to load.
 #[derive(Clone, Copy, Debug)]
 pub struct Options {
-    /// Threads that compute; all physical cores where not given.
+    /// Threads that compute, the caller's included; all physical cores where not given. Workers spin for some 60 µs after a
+    /// job and then sleep. With 1 there are no workers: everything runs on the thread that calls, for hosts that share the
+    /// processor out themselves. Results do not depend on it.
     pub threads: Option<usize>,
     /// Instructions to use; the fastest that the processor has where not given.
     pub tier: Option<Tier>,

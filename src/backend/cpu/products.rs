@@ -52,18 +52,40 @@ impl Env<'_> {
 /// What is done with a row: its number, its input, its output.
 pub type RowFn<'a> = &'a (dyn Fn(usize, &[f32], &mut [f32]) + Sync);
 
+/// What is done with a row: its number, its output.
+pub type OutputFn<'a> = &'a (dyn Fn(usize, &mut [f32]) + Sync);
+
+/// Numbers that are worth a thread's attention.
+const PIECE: usize = 16384;
+
 /// Calls `f` with the number, input and output of every row; by several threads where there are many numbers.
 ///
 /// # Errors
 /// As [`Pool::run`].
 pub fn each_row(env: Env<'_>, x: &[f32], cols: usize, out: &mut [f32], f: RowFn<'_>) -> Result<()> {
-    let rows = x.len() / cols.max(1);
-    let per = (16384 / cols.max(1)).max(1);
+    let cols = cols.max(1);
+    each_output(env, x.len() / cols, cols, out, cols, &|r, y| f(r, &x[r * cols..(r + 1) * cols], y))
+}
+
+/// Calls `f` with the number and output of every row, `[rows, cols]`; by several threads where rows of `cost` numbers are
+/// many.
+///
+/// # Errors
+/// As [`Pool::run`].
+pub fn each_output(
+    env: Env<'_>,
+    rows: usize,
+    cost: usize,
+    out: &mut [f32],
+    cols: usize,
+    f: OutputFn<'_>,
+) -> Result<()> {
+    let per = (PIECE / cost.max(1)).max(1);
     let out = Out::new(out);
     env.pool.run(rows.div_ceil(per), &|_, item| {
         for r in item * per..rows.min((item + 1) * per) {
             // SAFETY: every row belongs to one item.
-            f(r, &x[r * cols..(r + 1) * cols], unsafe { out.slice(r * cols, cols) });
+            f(r, unsafe { out.slice(r * cols, cols) });
         }
     })
 }

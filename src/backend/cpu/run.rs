@@ -7,7 +7,7 @@ use super::{
     buffer::{Aligned, Out},
     experts::{self, Groups, Reads},
     layout::Place,
-    products::{self, Env, Finish, each_row},
+    products::{self, Env, Finish, each_output, each_row},
     route::choose,
     rows::{AddScaled, Glu, RmsNorm, RopeTable},
     weight::{Input, Scratches, Weight, room},
@@ -18,7 +18,13 @@ use crate::{
     ir::{Linear, Node, Norm, Op, Rope, Router, Rows, ValueId, WeightId},
     ops::elementwise::sigmoid,
 };
-use std::{mem::take, sync::Arc};
+use std::{
+    mem::take,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
 
 /// The state of one sequence.
 pub struct CpuRunner {
@@ -270,47 +276,55 @@ impl State {
             Op::Router(r) => self.route(f, node, r, outs, None)?,
             Op::NormRouter { norm, linear, router } => self.route(f, node, router, outs, Some((norm, linear)))?,
             Op::ExpertLinear { .. } | Op::ExpertGlu { .. } | Op::ExpertDownAdd { .. } => self.routed(f, node, outs)?,
-            _ => self.simple(f, node, &mut outs[0]),
+            _ => self.simple(f, node, &mut outs[0])?,
         }
         Ok(())
     }
 
-    /// Ops on rows that are cheap: one thread.
-    fn simple(&self, f: Frame<'_>, node: &Node, out: &mut [f32]) {
+    /// Ops on rows that are cheap.
+    fn simple(&self, f: Frame<'_>, node: &Node, out: &mut [f32]) -> Result<()> {
         let a = self.numbers_of(f, node.inputs[0]);
         let b = || self.numbers_of(f, node.inputs[1]);
-        let env = self.env(f);
+        let (env, cols) = (self.env(f), f.place(node.inputs[0]).cols.max(1));
+        let row = |r: usize| r * cols..(r + 1) * cols;
         match &node.op {
-            Op::Add => env.floats(AddScaled { y: &mut out[..a.len()], a, b: b(), factor: 1.0 }),
-            Op::Scale(factor) => out.iter_mut().zip(a).for_each(|(y, x)| *y = x * factor),
+            Op::Add => {
+                let b = b();
+                each_row(env, a, cols, out, &|r, a, y| env.floats(AddScaled { y, a, b: &b[row(r)], factor: 1.0 }))
+            }
+            Op::Scale(factor) => {
+                each_row(env, a, cols, out, &|_, a, y| y.iter_mut().zip(a).for_each(|(y, x)| *y = x * factor))
+            }
             Op::Glu(act) => {
-                out[..a.len()].copy_from_slice(a);
-                env.floats(Glu { gate: &mut out[..a.len()], up: b(), act: *act });
+                let b = b();
+                each_row(env, a, cols, out, &|r, a, y| {
+                    y.copy_from_slice(a);
+                    env.floats(Glu { gate: y, up: &b[row(r)], act: *act });
+                })
             }
             Op::SigmoidGate => {
-                let cols = f.place(node.inputs[0]).cols.max(1);
-                for ((y, x), g) in out.chunks_exact_mut(cols).zip(a.chunks_exact(cols)).zip(b()) {
-                    let s = sigmoid(f64::from(*g)) as f32;
-                    y.iter_mut().zip(x).for_each(|(y, x)| *y = x * s);
-                }
+                let gates = b();
+                each_row(env, a, cols, out, &|r, a, y| {
+                    let s = sigmoid(f64::from(gates[r])) as f32;
+                    y.iter_mut().zip(a).for_each(|(y, x)| *y = x * s);
+                })
             }
             Op::ExpertCombine => {
-                let (w, used) = (b(), f.place(node.inputs[1]).cols);
-                let cols = f.place(node.inputs[0]).cols / used;
-                for ((y, slots), w) in
-                    out.chunks_exact_mut(cols).zip(a.chunks_exact(cols * used)).zip(w.chunks_exact(used))
-                {
+                let (weights, used) = (b(), f.place(node.inputs[1]).cols);
+                let width = cols / used;
+                each_output(env, a.len() / cols, cols, out, width, &|r, y| {
                     y.fill(0.0);
-                    for (slot, w) in slots.chunks_exact(cols).zip(w) {
+                    let slots = a[r * cols..(r + 1) * cols].chunks_exact(width);
+                    for (slot, w) in slots.zip(&weights[r * used..(r + 1) * used]) {
                         y.iter_mut().zip(slot).for_each(|(y, s)| *y += w * s);
                     }
-                }
+                })
             }
             // TakeOutputs.
             _ => {
-                let cols = f.place(node.inputs[0]).cols;
                 let from = (f.step.tokens.len() - f.step.outputs) * cols;
                 out[..a.len() - from].copy_from_slice(&a[from..]);
+                Ok(())
             }
         }
     }
@@ -321,11 +335,16 @@ impl State {
         if let Some(id) = ids.iter().find(|id| **id as usize >= tensor.rows()) {
             return Err(Error::Invalid(format!("token id {id} is not below the vocabulary's {}", tensor.rows())));
         }
-        for (y, id) in out.chunks_exact_mut(tensor.cols()).zip(ids) {
-            crate::quant::dequantize(tensor.dtype(), tensor.row(*id as usize), y)?;
+        let failed = AtomicBool::new(false);
+        each_output(self.env(f), ids.len(), tensor.cols(), out, tensor.cols(), &|r, y| {
+            let row = tensor.row(ids[r] as usize);
+            failed.fetch_or(crate::quant::dequantize(tensor.dtype(), row, y).is_err(), Ordering::Relaxed);
             if scale != 1.0 {
                 y.iter_mut().for_each(|y| *y *= scale);
             }
+        })?;
+        if failed.into_inner() {
+            return Err(Error::Model("a row of the embedding table is no whole number of blocks".into()));
         }
         Ok(())
     }

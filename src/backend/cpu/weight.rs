@@ -2,7 +2,8 @@
 
 use super::{
     act::{ActRow, Acts},
-    kernel::{Kernels, RowsJob, kernels, packed::Packed, panel},
+    buffer::Aligned,
+    kernel::{Kernels, RowsJob, float_panel, kernels, packed::Packed, panel},
     pool::{Pool, relock},
     tier::Tier,
 };
@@ -13,6 +14,7 @@ use std::sync::{Mutex, MutexGuard};
 pub struct Weight {
     tensor: Tensor,
     kernels: Kernels,
+    tier: Tier,
     packed: Option<Packed>,
 }
 
@@ -41,17 +43,23 @@ pub struct Scratch {
 pub struct Work {
     panel: panel::Panel,
     acts: Vec<ActRow>,
+    /// Sixteen rows of a float weight.
+    floats: Aligned<f32>,
+    /// The tokens' rows of activations in f32.
+    rows: Vec<*const f32>,
     /// Products with both planes of the activations, before they are added.
     pair: Vec<f32>,
 }
 
-// SAFETY: `acts` holds pointers only while a product runs, on one thread.
+// SAFETY: `acts` and `rows` hold pointers only while a product runs, on one thread.
 unsafe impl Send for Work {}
 
 impl Work {
     /// Bytes held.
     pub fn bytes(&self) -> u64 {
-        self.panel.bytes() + (self.acts.capacity() * size_of::<ActRow>() + 4 * self.pair.capacity()) as u64
+        self.panel.bytes()
+            + self.floats.bytes()
+            + (8 * self.rows.capacity() + self.acts.capacity() * size_of::<ActRow>() + 4 * self.pair.capacity()) as u64
     }
 }
 
@@ -88,7 +96,7 @@ impl Weight {
     /// Prepares a tensor for `tier`.
     pub fn new(tensor: Tensor, tier: Tier) -> Self {
         let kernels = kernels(tensor.dtype(), tier);
-        Weight { tensor, kernels, packed: None }
+        Weight { tensor, kernels, tier, packed: None }
     }
 
     /// Makes a packed copy for products, where the tier has kernels for that; `progress` gets the bytes done.
@@ -176,12 +184,38 @@ impl Weight {
     ) {
         if !self.is_quantised() {
             let floats = |t: &u32| x.floats[*t as usize * self.cols()..][..self.cols()].as_ptr();
+            if tokens.len() >= float_panel::WORTH {
+                work.rows.clear();
+                work.rows.extend(tokens.iter().map(floats));
+                self.by_columns(bytes, n, work, out, stride);
+                return;
+            }
             self.by_rows(bytes, n, tokens.len(), |i| (ActRow::NONE, floats(&tokens[i])), out, stride);
             return;
         }
         with_planes(x.acts, tokens, work, out, (n, stride), |acts, panel, out, stride| {
             self.by_codes(bytes, n, acts, panel, out, stride);
         });
+    }
+
+    /// Products of float weights with the rows of activations of `work`.
+    fn by_columns(&self, bytes: &[u8], n: usize, work: &mut Work, out: &mut [f32], stride: usize) {
+        assert!(out.len() >= (work.rows.len() - 1) * stride + n && bytes.len() == n * self.row_bytes());
+        for r in (0..n).step_by(panel::ROWS) {
+            let rows = panel::ROWS.min(n - r);
+            let job = float_panel::Job {
+                weights: bytes[r * self.row_bytes()..].as_ptr(),
+                row_bytes: self.row_bytes(),
+                rows,
+                cols: self.cols(),
+                tokens: &work.rows,
+                out: out[r..].as_mut_ptr(),
+                stride,
+            };
+            // SAFETY: the weight was made for a tier that the processor has; rows, activations and `out` have the sizes that
+            // the job states, as asserted here and where `rows` was made.
+            unsafe { float_panel::product(self.tier, self.tensor.dtype(), &mut work.floats, job) }
+        }
     }
 
     /// Products with activations in 8 bits; the i-th of `acts` to `out[i * stride ..]`.
@@ -206,7 +240,7 @@ impl Weight {
             // them; `Acts` gives rows of as many activations as the weight has columns.
             unsafe {
                 panel.fill(fill, from.as_ptr(), self.row_bytes(), rows, self.cols());
-                panel.multiply(fill.fine, self.cols(), rows, acts, &mut out[r..], stride);
+                panel.multiply(fill, self.cols(), rows, acts, &mut out[r..], stride);
             }
         }
     }
@@ -270,7 +304,7 @@ fn with_planes(
     (n, stride): (usize, usize),
     product: impl FnOnce(&[ActRow], &mut panel::Panel, &mut [f32], usize),
 ) {
-    let Work { panel, acts, pair } = work;
+    let Work { panel, acts, pair, .. } = work;
     x.gather(tokens, acts);
     if acts.len() == tokens.len() {
         return product(acts, panel, out, stride);

@@ -14,12 +14,9 @@ pub fn kernels(dtype: DType) -> Kernels {
 }
 
 fn of<F: Codes>() -> Kernels {
-    Kernels {
-        one: rows::<F, 1>,
-        two: rows::<F, 2>,
-        four: rows::<F, 4>,
-        panel: Some(super::panel::Fill { fill: super::panel::fill::<F>, fine: F::FINE }),
-    }
+    let multiply = if F::FINE { super::panel::multiply::<true> } else { super::panel::multiply::<false> };
+    let panel = Some(super::panel::Fill { fill: super::panel::fill::<F>, multiply, fine: F::FINE });
+    Kernels { one: rows::<F, 1>, two: rows::<F, 2>, four: rows::<F, 4>, panel }
 }
 
 /// A format's codes and scales in registers. All functions need AVX-512 F, BW, VL and AVX2, F16C, and a pointer to as many

@@ -27,8 +27,10 @@ fn at<S: Store>(tier: Tier) -> Kernels {
     }
     match tier {
         Tier::Scalar => all!(0),
-        Tier::Avx2 => all!(1),
-        Tier::Avx512Vnni => all!(2),
+        Tier::NeonDotprod => all!(1),
+        // AVX-VNNI is about integers.
+        Tier::Avx2 | Tier::AvxVnni => all!(2),
+        Tier::Avx512Vnni => all!(4),
     }
 }
 

@@ -8,14 +8,14 @@
 //! every 16 or 32 weights. Float weights meet f32 activations. Each result is summed by one thread in a fixed order.
 
 #[cfg(target_arch = "x86_64")]
-mod avx2;
-#[cfg(target_arch = "x86_64")]
 mod avx512;
 pub mod float;
+pub mod float_panel;
 pub mod formats;
 pub mod packed;
 pub mod panel;
 mod scalar;
+mod wide;
 
 use super::{act::ActRow, tier::Tier};
 use crate::quant::DType;
@@ -68,7 +68,11 @@ pub fn kernels(dtype: DType, tier: Tier) -> Kernels {
         #[cfg(target_arch = "x86_64")]
         Tier::Avx512Vnni => avx512::kernels(dtype),
         #[cfg(target_arch = "x86_64")]
-        Tier::Avx2 => avx2::kernels(dtype),
+        Tier::AvxVnni => wide::avx_vnni::kernels(dtype),
+        #[cfg(target_arch = "x86_64")]
+        Tier::Avx2 => wide::avx2::kernels(dtype),
+        #[cfg(target_arch = "aarch64")]
+        Tier::NeonDotprod => wide::dotprod::kernels(dtype),
         _ => scalar::kernels(dtype),
     }
 }

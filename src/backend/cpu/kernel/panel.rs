@@ -18,8 +18,10 @@ pub const WORTH_FINE: usize = 9;
 /// How a format fills panels.
 #[derive(Clone, Copy)]
 pub struct Fill {
-    /// Unpacks the rows. Safety: AVX-512 VNNI, and a valid job.
+    /// Unpacks the rows. Safety: the processor has the tier, and a valid job.
     pub fill: unsafe fn(&FillJob),
+    /// Multiplies what this fill made. Safety: the processor has the tier, and a valid job.
+    pub multiply: unsafe fn(&MultiplyJob<'_>),
     /// Scales are per 16 weights, not 32.
     pub fine: bool,
 }
@@ -41,7 +43,28 @@ pub struct FillJob {
     /// As scales.
     pub mins: *mut f32,
     /// Room for the codes of 16 rows, `[16][cols rounded up to whole 64s]`.
+    #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "only the AVX-512 fill turns whole rows"))]
     pub rows_codes: *mut u8,
+}
+
+/// What a multiplication works on: a filled panel and rows of activations.
+pub struct MultiplyJob<'a> {
+    /// As [`FillJob::codes`].
+    pub codes: *const u8,
+    /// As [`FillJob::scales`].
+    pub scales: *const f32,
+    /// As scales.
+    pub mins: *const f32,
+    /// Weights of a row by 32.
+    pub groups: usize,
+    /// Rows that are wanted, 1 to 16.
+    pub rows: usize,
+    /// The tokens' activations.
+    pub acts: &'a [ActRow],
+    /// Row r of token t goes to `out[t * stride + r]`.
+    pub out: *mut f32,
+    /// See `out`.
+    pub stride: usize,
 }
 
 /// A panel's memory.
@@ -71,7 +94,7 @@ impl Panel {
     /// Unpacks `rows` rows of `cols` weights.
     ///
     /// # Safety
-    /// The processor has AVX-512 VNNI; the rows lie one behind the other from `weights` on, of the fill's format.
+    /// The processor has the fill's tier; the rows lie one behind the other from `weights` on, of the fill's format.
     pub unsafe fn fill(&mut self, fill: Fill, weights: *const u8, row_bytes: usize, rows: usize, cols: usize) {
         self.reserve(cols);
         let job = FillJob {
@@ -91,11 +114,11 @@ impl Panel {
     /// Multiplies the panel with tokens: row r of token t goes to `out[t * stride + r]`, for `rows` rows.
     ///
     /// # Safety
-    /// The panel was filled with rows of `cols` weights by a fill of the same `fine`; the processor has AVX-512 VNNI; `acts`
-    /// are rows of `cols` activations.
+    /// The panel was filled with rows of `cols` weights by `fill`; the processor has its tier; `acts` are rows of `cols`
+    /// activations.
     pub unsafe fn multiply(
         &self,
-        fine: bool,
+        fill: Fill,
         cols: usize,
         rows: usize,
         acts: &[ActRow],
@@ -103,66 +126,67 @@ impl Panel {
         stride: usize,
     ) {
         assert!(rows <= ROWS && (acts.is_empty() || out.len() >= (acts.len() - 1) * stride + rows));
-        #[cfg(target_arch = "x86_64")]
-        {
-            let mut done = 0;
-            while done < acts.len() {
-                let n = match acts.len() - done {
-                    8.. => 8,
-                    4.. => 4,
-                    2.. => 2,
-                    _ => 1,
-                };
-                // SAFETY: the panel holds what the caller says; `out` has the room, as asserted.
-                unsafe {
-                    let p = x86::Multiply {
-                        codes: self.codes.as_ptr(),
-                        scales: self.scales.as_ptr(),
-                        mins: self.mins.as_ptr(),
-                        groups: cols / 32,
-                        mask: (0xffffu32 >> (16 - rows)) as u16,
-                        stride,
-                    };
-                    let (a, o) = (acts.as_ptr().add(done), out.as_mut_ptr().add(done * stride));
-                    match (n, fine) {
-                        (8, false) => x86::multiply::<8, false>(&p, a, o),
-                        (4, false) => x86::multiply::<4, false>(&p, a, o),
-                        (2, false) => x86::multiply::<2, false>(&p, a, o),
-                        (_, false) => x86::multiply::<1, false>(&p, a, o),
-                        (8, true) => x86::multiply::<8, true>(&p, a, o),
-                        (4, true) => x86::multiply::<4, true>(&p, a, o),
-                        (2, true) => x86::multiply::<2, true>(&p, a, o),
-                        (_, true) => x86::multiply::<1, true>(&p, a, o),
-                    }
-                }
-                done += n;
-            }
-        }
-        #[cfg(not(target_arch = "x86_64"))]
-        let _ = (fine, cols, stride, out);
+        let job = MultiplyJob {
+            codes: self.codes.as_ptr(),
+            scales: self.scales.as_ptr(),
+            mins: self.mins.as_ptr(),
+            groups: cols / 32,
+            rows,
+            acts,
+            out: out.as_mut_ptr(),
+            stride,
+        };
+        // SAFETY: the panel holds what the caller says; `out` has the room, as asserted.
+        unsafe { (fill.multiply)(&job) }
     }
 }
 
 #[cfg(target_arch = "x86_64")]
-pub(super) use x86::fill;
+pub(super) use x86::{fill, multiply};
 
 #[cfg(target_arch = "x86_64")]
 mod x86 {
-    use super::{super::avx512::Codes, ActRow, FillJob, ROWS};
+    use super::{super::avx512::Codes, ActRow, FillJob, MultiplyJob, ROWS};
     use std::arch::x86_64::*;
 
-    pub struct Multiply {
-        pub codes: *const u8,
-        pub scales: *const f32,
-        pub mins: *const f32,
-        pub groups: usize,
-        pub mask: u16,
-        pub stride: usize,
+    struct Multiply {
+        codes: *const u8,
+        scales: *const f32,
+        mins: *const f32,
+        groups: usize,
+        mask: u16,
+        stride: usize,
     }
 
-    /// Safety: AVX-512 VNNI; `T` activation rows at `acts`, room for `T` rows at `out`, pointers of `p` valid.
+    /// Multiplies a panel. Safety: AVX-512 VNNI, and a valid job.
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c")]
-    pub unsafe fn multiply<const T: usize, const FINE: bool>(p: &Multiply, acts: *const ActRow, out: *mut f32) {
+    pub unsafe fn multiply<const FINE: bool>(job: &MultiplyJob<'_>) {
+        let p = Multiply {
+            codes: job.codes,
+            scales: job.scales,
+            mins: job.mins,
+            groups: job.groups,
+            mask: (0xffffu32 >> (16 - job.rows)) as u16,
+            stride: job.stride,
+        };
+        let mut done = 0;
+        while done < job.acts.len() {
+            // SAFETY: the panel and the activations are what the job says, `out` has room for every token.
+            unsafe {
+                let (a, o) = (job.acts.as_ptr().add(done), job.out.add(done * p.stride));
+                done += match job.acts.len() - done {
+                    8.. => tokens::<8, FINE>(&p, a, o),
+                    4.. => tokens::<4, FINE>(&p, a, o),
+                    2.. => tokens::<2, FINE>(&p, a, o),
+                    _ => tokens::<1, FINE>(&p, a, o),
+                };
+            }
+        }
+    }
+
+    /// Gives `T`. Safety: AVX-512 VNNI; `T` activation rows at `acts`, room for `T` rows at `out`, pointers of `p` valid.
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c")]
+    unsafe fn tokens<const T: usize, const FINE: bool>(p: &Multiply, acts: *const ActRow, out: *mut f32) -> usize {
         // SAFETY: every read is within the panel or an activation row, by the contract.
         unsafe {
             let act: [ActRow; T] = std::array::from_fn(|t| *acts.add(t));
@@ -200,6 +224,7 @@ mod x86 {
                 _mm512_mask_storeu_ps(out.add(t * p.stride), p.mask, sums[t]);
             }
         }
+        T
     }
 
     /// Sums over `4 * STEPS` weights for 16 rows and `T` tokens.
