@@ -321,9 +321,10 @@ fn model(experts: DType, rest: DType) -> Program {
     let table = add(&mut b, &[vocab, h], rest);
     let mut x = b.one(Op::Embed { table, scale: 1.0 }, &[ids]).unwrap();
     let inv_freq: Vec<f32> = (0..d / 2).map(|i| 10000f32.powf(-2.0 * i as f32 / d as f32)).collect();
-    let rope = Rope { head_dim: d, dims: d, pairs: RopePairs::Halves, inv_freq: inv_freq.into(), scale: 1.0 };
+    let rope =
+        Rope { head_dim: d, dims: d, pairs: RopePairs::Halves, inv_freq: inv_freq.into(), scale: 1.0, long: None };
     for layer in 0..2 {
-        let cache = b.cache(CacheDecl { kv_heads: kv, k_dim: d, v_dim: d });
+        let cache = b.cache(CacheDecl::new(kv, d, d));
         let norm = Norm::rms(add(&mut b, &[h], DType::F32), 1e-5);
         let n = b.one(Op::RmsNorm(norm), &[x]).unwrap();
         let [q, key, v] = [heads, kv, kv].map(|n| add(&mut b, &[n * d, h], rest));
@@ -344,10 +345,10 @@ fn model(experts: DType, rest: DType) -> Program {
             let r = Router { renormalise: Renormalise::Sum, ..Router::new(e, k, Score::Softmax) };
             let routed = b.add(Op::Router(r), &[logits]).unwrap();
             let [g, u, dn] = [[e, i, h], [e, i, h], [e, h, i]].map(|s| add(&mut b, &s, experts));
-            let g = b.one(Op::ExpertLinear { weight: g }, &[n, routed[0]]).unwrap();
-            let u = b.one(Op::ExpertLinear { weight: u }, &[n, routed[0]]).unwrap();
+            let g = b.one(Op::ExpertLinear(Linear { weight: g, bias: None }), &[n, routed[0]]).unwrap();
+            let u = b.one(Op::ExpertLinear(Linear { weight: u, bias: None }), &[n, routed[0]]).unwrap();
             let m = b.one(Op::Glu(Activation::Silu), &[g, u]).unwrap();
-            let y = b.one(Op::ExpertLinear { weight: dn }, &[m, routed[0]]).unwrap();
+            let y = b.one(Op::ExpertLinear(Linear { weight: dn, bias: None }), &[m, routed[0]]).unwrap();
             b.one(Op::ExpertCombine, &[y, routed[1]]).unwrap()
         } else {
             let [g, u, dn] = [[i, h], [i, h], [h, i]].map(|s| add(&mut b, &s, rest));
@@ -441,7 +442,7 @@ fn two_runners_at_once() {
 fn split_attention_is_attention() {
     let (heads, kv, d, n) = (4, 2, 32, 1300);
     let mut b = Builder::new();
-    let cache = b.cache(CacheDecl { kv_heads: kv, k_dim: d, v_dim: d });
+    let cache = b.cache(CacheDecl::new(kv, d, d));
     let [q, k, v] = [("q", heads * d), ("k", kv * d), ("v", kv * d)]
         .map(|(name, cols)| b.one(Op::Input { name: name.into(), cols }, &[]).unwrap());
     let stored = b.one(Op::KvStore { cache }, &[k, v]).unwrap();

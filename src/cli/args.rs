@@ -138,9 +138,9 @@ pub struct ContextArgs {
     /// Most tokens of a prompt that are computed at once
     #[arg(long, value_name = "N", default_value_t = 512, value_parser = clap::value_parser!(u32).range(1..))]
     pub chunk: u32,
-    /// How keys and values are stored
-    #[arg(long, value_name = "TYPE", default_value = "f16")]
-    pub kv: KvName,
+    /// How keys and values are stored [default: f16; f32 for logits]
+    #[arg(long, value_name = "TYPE")]
+    pub kv: Option<KvName>,
 }
 
 /// How tokens are chosen.
@@ -420,7 +420,7 @@ pub struct PerplexityArgs {
 const LOGITS_EXAMPLES: &str = "\
 Examples:
   moeray logits model.gguf -p \"ROMEO:\" -o romeo.safetensors
-  moeray logits model/ --ids 5,6,7 --router --kv f32 --backend reference -o out.safetensors
+  moeray logits model/ --ids 5,6,7 --router --backend reference -o out.safetensors
 
 The file holds `logits` f32 [T, V] and `ids` u32 [T], and with --router for every MoE layer `router_ids_<layer>` u32 [T, k]
 and `router_weights_<layer>` f32 [T, k].";

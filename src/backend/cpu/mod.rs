@@ -23,6 +23,7 @@ mod lanes;
 mod layout;
 pub mod pool;
 mod products;
+mod recurrent;
 mod route;
 mod rows;
 mod run;
@@ -78,7 +79,7 @@ struct Model {
     graph: Graph,
     layout: Layout,
     weights: Vec<Weight>,
-    /// One-dimensional weights as numbers; empty for others.
+    /// One-dimensional weights and the biases of experts as numbers; empty for others.
     vectors: Vec<Vec<f32>>,
 }
 
@@ -93,7 +94,8 @@ pub fn load(program: Program, options: &Options, progress: &mut dyn FnMut(Progre
     let pool = Pool::new(options.threads.unwrap_or_else(pool::default_threads))?;
     let graph = graph::fuse(&program.graph);
     let routers = router_weights(&graph);
-    let multiplied = multiplied(&graph);
+    let is_vector = vectors_of(&graph);
+    let multiplied = multiplied(&graph, &is_vector);
     let total: u64 = program.weights.iter().map(|t| t.byte_len() as u64).sum();
     let mut done = 0;
     let (mut weights, mut vectors) = (vec![], vec![]);
@@ -101,7 +103,7 @@ pub fn load(program: Program, options: &Options, progress: &mut dyn FnMut(Progre
         if tensor.rows() == 0 || tensor.cols() == 0 {
             return Err(Error::Model(format!("{} has no elements", decl.name)));
         }
-        vectors.push(if tensor.shape().len() == 1 { numbers(tensor)? } else { vec![] });
+        vectors.push(if is_vector[i] { numbers(tensor)? } else { vec![] });
         // Experts are chosen by router logits, so these are computed from f32 activations, whatever the router's format.
         let exact = if routers.contains(&i) && !tensor.dtype().is_float() { Some(expanded(tensor)?) } else { None };
         let mut weight = Weight::new(exact.unwrap_or_else(|| tensor.clone()), tier);
@@ -148,13 +150,29 @@ fn expanded(tensor: &Tensor) -> Result<Tensor> {
 }
 
 /// Which weights are matrices of products, not only tables and vectors.
-fn multiplied(graph: &Graph) -> Vec<bool> {
+fn multiplied(graph: &Graph, is_vector: &[bool]) -> Vec<bool> {
     let mut found = vec![false; graph.weights.len()];
     for node in graph.nodes.iter().filter(|n| !matches!(n.op, Op::Embed { .. })) {
         node.op.weights().iter().for_each(|w| found[w.0 as usize] = true);
     }
-    for (found, decl) in found.iter_mut().zip(&graph.weights) {
-        *found &= decl.shape.len() > 1;
+    for (found, is_vector) in found.iter_mut().zip(is_vector) {
+        *found &= !is_vector;
+    }
+    found
+}
+
+/// For each weight, whether ops read it as plain numbers: all of one dimension, and the biases of experts.
+fn vectors_of(graph: &Graph) -> Vec<bool> {
+    let mut found: Vec<bool> = graph.weights.iter().map(|w| w.shape.len() == 1).collect();
+    for node in &graph.nodes {
+        let biases = match &node.op {
+            Op::ExpertLinear(l) | Op::ExpertAct { linear: l, .. } | Op::ExpertDownAdd { linear: l, .. } => {
+                [l.bias, None]
+            }
+            Op::ExpertGlu { gate, up, .. } => [gate.bias, up.bias],
+            _ => [None, None],
+        };
+        biases.into_iter().flatten().for_each(|b| found[b.0 as usize] = true);
     }
     found
 }
