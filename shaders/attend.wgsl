@@ -34,6 +34,8 @@ struct Params {
 
 const K4: u32 = K_DIM / 4u;
 const V4: u32 = V_DIM / 4u;
+// From one position's value to the next one's: values may be the first part of keys, in the same buffer (V_IN_K).
+const V_ROW: u32 = V4 * (1u - V_IN_K) + K4 * V_IN_K;
 // Columns (in fours) of an invocation, and shares that the positions are split into.
 const OWN: u32 = (V4 + WG - 1u) / WG;
 const PARTS: u32 = (WG / V4) + (1u - min(1u, WG / V4));
@@ -146,7 +148,7 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) l
                 }
                 for (var o = 0u; o < OWN; o++) {
                     let column = min(lid % V4 + o * WG, V4 - 1u);
-                    let value = kv_load(v_cache[(cache_row + start + s) * V4 + column]);
+                    let value = kv_load(v_cache[(cache_row + start + s) * V_ROW + column]);
                     for (var i = 0u; i < ROWS; i++) { // unroll
                         acc[i * OWN + o] = fma(vec4<f32>(scores[i * WG + s]), value, acc[i * OWN + o]);
                     }

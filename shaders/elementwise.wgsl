@@ -1,10 +1,11 @@
 
-// elementwise: add, scale, glu, sigmoid_gate and take_outputs, by OP:
+// elementwise: add, scale, glu, sigmoid_gate, take_outputs and act, by OP:
 //   0  y = a + b
 //   1  y = factor * a
-//   2  y = act(a) * b
+//   2  y = act(a) * b, or another gated unit of a and b
 //   3  y = a * sigmoid(b[r, 0])
 //   4  y[r] = a[T - O + r]
+//   5  y = act(a)
 //
 // One invocation an element. Grid: x = ceil(columns / WG), y = rows. f32.
 
@@ -43,10 +44,13 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) l
             v = p.factor * u;
         }
         case 2u: {
-            v = activate(u) * b[b_at + i];
+            v = gated(u, b[b_at + i]);
         }
         case 3u: {
             v = u * sigmoid(b[b_at]);
+        }
+        case 5u: {
+            v = activate(u);
         }
         default: {}
     }

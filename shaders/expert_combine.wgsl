@@ -1,5 +1,5 @@
 
-// expert_combine: y[t] = [residual[t] +] sum over the k slots of weights[t, j] * x[t, j], in slot order.
+// expert_combine: y[t] = [residual[t] +] factor * sum over the k slots of weights[t, j] * x[t, j], in slot order.
 //
 // One invocation a column. Grid: x = ceil(n / WG), y = T. f32.
 
@@ -15,6 +15,7 @@ struct Params {
     residual_stride: u32,
     weights_offset: u32,
     weights_stride: u32,
+    factor: f32,
 }
 @group(0) @binding(1) var<uniform> p: Params;
 @group(0) @binding(2) var<storage, read> x: array<f32>;         // [T, k*n]
@@ -36,6 +37,7 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) l
         let weight = weights[p.weights_offset + t * p.weights_stride + slot];
         sum += weight * x[p.x_offset + t * p.x_stride + slot * p.cols + i];
     }
+    sum *= p.factor;
     if ((p.flags & RESIDUAL) != 0u) {
         sum += residual[p.residual_offset + t * p.residual_stride + i];
     }

@@ -1,6 +1,9 @@
 
-// expert_down_add: y[t] = start + sum over the k slots of weights[t, j] * W_e h[t, j], e = ids[t, j]; W quantised.
+// expert_down_add: y[t] = start + factor * sum over the k slots of weights[t, j] * (W_e h[t, j] + b_e), e = ids[t, j];
+// W quantised, b may be missing.
 // The start is the residual, what y holds (second and later segments of W), or zero.
+//
+// With a shared expert (the linked `down/*.wgsl`), its product with the end of the row of h comes last, times sigmoid(g).
 //
 // A workgroup takes WG/LANES * ROWS rows of the matrix and one token; each invocation loops over the k experts in slot
 // order and adds into the same registers, so that h never goes through memory a second time. LANES invocations share a
@@ -26,6 +29,11 @@ struct Params {
     ids_stride: u32,
     weights_offset: u32,
     weights_stride: u32,
+    shared_cols: u32,
+    shared_groups: u32,
+    gate_offset: u32,
+    gate_stride: u32,
+    factor: f32,
 }
 @group(0) @binding(1) var<uniform> p: Params;
 @group(0) @binding(2) var<storage, read> x: array<vec4<f32>>;       // h: [T, k*I]
@@ -35,19 +43,26 @@ struct Params {
 @group(0) @binding(6) var<storage, read> weights: array<f32>;       // [T, k]
 @group(0) @binding(7) var<storage, read> residual: array<f32>;      // [T, H]
 
+const BIAS: u32 = 1u;
 const RESIDUAL: u32 = 2u;
+const GATE: u32 = 4u;
 const ACCUMULATE: u32 = 8u;
 
 const TEAMS: u32 = WG / LANES;
 // Partial sums, one more a row than needed: lanes that add up neighbouring rows then read different banks.
 var<workgroup> partials: array<f32, ROWS * TEAMS * (LANES + 1u)>;
 
+struct Products {
+    sums: array<f32, ROWS * COLS>,
+    squares: array<f32, COLS>,
+}
+
 fn store(t: u32, n: u32, sum: f32) {
     if (n >= p.out || t >= frame.tokens) {
         return;
     }
     let at = p.y_offset + t * p.y_stride + n;
-    var v = sum;
+    var v = sum * p.factor;
     if ((p.flags & RESIDUAL) != 0u) {
         v += residual[p.residual_offset + t * p.residual_stride + n];
     }
@@ -71,12 +86,13 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) l
     let slots = select(0u, p.used, t < frame.tokens);
 
     var acc: array<f32, ROWS>;
+    var x_start: array<u32, COLS>;
+    var w_base: array<u32, ROWS>;
     for (var slot = 0u; slot < slots; slot++) {
         let expert = ids[p.ids_offset + t * p.ids_stride + slot];
         let weight = weights[p.weights_offset + t * p.weights_stride + slot];
-        let x_start = (p.x_offset + t * p.x_stride + slot * p.cols) / 4u;
+        x_start[0] = (p.x_offset + t * p.x_stride + slot * p.cols) / 4u;
         // Where the rows start; a row of another segment reads the last one, with weight 0.
-        var w_base: array<u32, ROWS>;
         var wanted = false;
         var factor: array<f32, ROWS>;
         for (var r = 0u; r < ROWS; r++) { // unroll
@@ -87,16 +103,26 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) l
             factor[r] = select(0.0, weight, here);
             w_base[r] = min(row, p.rows - 1u) * p.groups;
         }
-        let groups = select(0u, p.groups, wanted);
-        var part: array<f32, ROWS>;
-        for (var j = lane; j < groups; j += LANES) {
-            let xs = x_group(x_start, j);
+        let found = w_products_to_COLS(1u, w_base, x_start, select(0u, p.cols, wanted), lane, n);
+        if (lane == 0u) {
             for (var r = 0u; r < ROWS; r++) { // unroll
-                part[r] += dot_group(w_dequant(w_base[r] + j, n), xs);
+                acc[r] += factor[r] * slot_bias(expert, first + r * TEAMS);
             }
         }
         for (var r = 0u; r < ROWS; r++) { // unroll
-            acc[r] += factor[r] * part[r];
+            acc[r] += factor[r] * found.sums[r];
+        }
+    }
+    if (SHARED == 1u) { // static
+        x_start[0] = (p.x_offset + t * p.x_stride + p.used * p.cols) / 4u;
+        for (var r = 0u; r < ROWS; r++) { // unroll
+            w_base[r] = min(first + r * TEAMS, p.out - 1u) * p.shared_groups;
+        }
+        let cols = select(0u, p.shared_cols, first < p.out && slots > 0u);
+        let found = shared_products_to_COLS(1u, w_base, x_start, cols, lane, p.out * p.shared_groups);
+        let factor = shared_factor(t);
+        for (var r = 0u; r < ROWS; r++) { // unroll
+            acc[r] += factor * found.sums[r];
         }
     }
 

@@ -1,10 +1,12 @@
 
-// linear: y = [residual +] [sigmoid(g) *] (W x + b), W quantised.
+// linear: y = [residual +] [factor *] [sigmoid(g) *] [act] (W x + b), W quantised.
 //
-// A workgroup takes WG/LANES * ROWS rows of the segment and one tile of up to COLS rows of x (which rows: the linked
-// `rows/*.wgsl`). LANES invocations share a row: lane l takes groups l, l + LANES, ... of it; an invocation works on ROWS
-// rows at once, so that each group of x that it reads serves ROWS rows and each group of weights COLS rows of x. With
-// LANES = 1 there is no barrier. Products and sums are in f32; weights are expanded to f32 in registers.
+// A workgroup takes WG/LANES * ROWS rows of a matrix (which: the linked `matrix/*.wgsl`) and one tile of up to COLS rows of x
+// (which: the linked `rows/*.wgsl`). LANES invocations share a row; an invocation works on ROWS rows at once, so that each
+// group of x that it reads serves ROWS rows and each group of weights COLS rows of x. With LANES = 1 there is no barrier.
+// Products and sums are in f32; weights are expanded to f32 in registers.
+//
+// With NORMED = 1 the dispatch also writes the normalised x itself, each workgroup a share of it.
 //
 // Grid: x = ceil(rows of the segment (experts: of one expert's matrix) / (WG/LANES * ROWS)), y = tiles.
 
@@ -29,36 +31,53 @@ struct Params {
     x_slots: u32,
     ids_offset: u32,
     ids_stride: u32,
+    blocks: u32,
+    rows_1: u32,
+    column_1: u32,
+    normed_offset: u32,
+    factor: f32,
 }
 @group(0) @binding(1) var<uniform> p: Params;
 @group(0) @binding(2) var<storage, read> x: array<vec4<f32>>;       // [R, K]
-@group(0) @binding(3) var<storage, read> w_data: array<vec4<u32>>;  // rows row0 .. row0 + rows of [N, K]
 @group(0) @binding(4) var<storage, read_write> y: array<f32>;       // [R, N]
-@group(0) @binding(5) var<storage, read> bias: array<f32>;          // [N]
+@group(0) @binding(5) var<storage, read> bias: array<f32>;          // [N]; of experts [E, N]
 @group(0) @binding(6) var<storage, read> residual: array<f32>;      // [R, N]
 @group(0) @binding(7) var<storage, read> gate: array<f32>;          // [R, 1]
 
 const BIAS: u32 = 1u;
 const RESIDUAL: u32 = 2u;
 const GATE: u32 = 4u;
+const FACTOR: u32 = 16u;
 
 const TEAMS: u32 = WG / LANES;
 // Partial sums, one more a row than needed: lanes that add up neighbouring rows then read different banks.
 var<workgroup> partials: array<f32, ROWS * COLS * TEAMS * (LANES + 1u)>;
 var<workgroup> partial_squares: array<f32, COLS * (LANES + 1u)>;
 
-fn store(tile: Tile, c: u32, i: u32, sum: f32) {
-    if (c >= tile.count || segment_row(tile, i) >= p.rows) {
+struct Products {
+    sums: array<f32, ROWS * COLS>,
+    squares: array<f32, COLS>,  // of x, where NORM = 1
+}
+
+fn store(m: Matrix, tile: Tile, c: u32, i: u32, sum: f32) {
+    if (c >= tile.count || segment_row(tile, i) >= m.rows) {
         return;
     }
     let row = tile_row(tile, c);
-    let n = output_column(i);
+    let n = m.column + output_column(i);
     var v = sum;
     if ((p.flags & BIAS) != 0u) {
-        v += bias[n];
+        v += bias[m.column + bias_index(tile, i)];
+    }
+    if (ACT == 9u) { // static
+    } else {
+        v = activate(v);
     }
     if ((p.flags & GATE) != 0u) {
         v = v / (1.0 + exp(min(-gate[p.gate_offset + row * p.gate_stride], 80.0)));
+    }
+    if ((p.flags & FACTOR) != 0u) {
+        v *= p.factor;
     }
     if ((p.flags & RESIDUAL) != 0u) {
         v += residual[p.residual_offset + row * p.residual_stride + n];
@@ -67,16 +86,20 @@ fn store(tile: Tile, c: u32, i: u32, sum: f32) {
 }
 
 @compute @workgroup_size(WG)
-fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) lid: u32) {
+fn main(
+    @builtin(workgroup_id) wg: vec3<u32>,
+    @builtin(num_workgroups) wgs: vec3<u32>,
+    @builtin(local_invocation_index) lid: u32,
+) {
     let tile = tile_at(wg.y);
+    let m = matrix_at(wg.x);
     var lane = lid % LANES;
     if (LANES == 1u) { // static
         // Said outright, so that every compiler sees that all invocations read the same x at the same time.
         lane = 0u;
     }
     let team = lid / LANES;
-    let first = wg.x * (TEAMS * ROWS) + team;
-    let n = p.rows * p.groups;
+    let first = m.block * (TEAMS * ROWS) + team;
 
     // Where the rows start; a row that is not there reads the last one, and is not stored.
     var w_base: array<u32, ROWS>;
@@ -84,53 +107,36 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) l
     var wanted = false;
     for (var r = 0u; r < ROWS; r++) { // unroll
         let row = segment_row(tile, first + r * TEAMS);
-        wanted = wanted || row < p.rows;
-        w_base[r] = min(row, p.rows - 1u) * p.groups;
+        wanted = wanted || row < m.rows;
+        w_base[r] = min(row, m.rows - 1u) * p.groups;
     }
     for (var c = 0u; c < COLS; c++) { // unroll
         x_start[c] = x_base(tile_row(tile, c)) / 4u;
     }
-    let groups = select(0u, p.groups, wanted && tile.count > 0u);
-
-    var acc: array<f32, ROWS * COLS>;
-    var squares: array<f32, COLS>;
-    for (var j = lane; j < groups; j += LANES) {
-        for (var r = 0u; r < ROWS; r++) { // unroll
-            let w = w_dequant(w_base[r] + j, n);
-            for (var c = 0u; c < COLS; c++) { // unroll
-                if (NORM == 1u) { // static
-                    let raw = x_group(x_start[c], j);
-                    if (r == 0u) { // static
-                        squares[c] += dot_group(raw, raw);
-                    }
-                    acc[r * COLS + c] += dot_group(w, norm_group(raw, j));
-                } else {
-                    acc[r * COLS + c] += dot_group(w, x_group(x_start[c], j));
-                }
-            }
-        }
-    }
+    let cols = select(0u, p.cols, wanted && tile.count > 0u);
+    let found = products(m, tile.count, w_base, x_start, cols, lane, m.rows * p.groups);
 
     if (LANES == 1u) { // static
         for (var c = 0u; c < COLS; c++) { // unroll
             var factor = 1.0;
             if (NORM == 1u) { // static
-                factor = norm_factor(squares[c]);
+                factor = norm_factor(found.squares[c]);
             }
             for (var r = 0u; r < ROWS; r++) { // unroll
-                store(tile, c, first + r * TEAMS, acc[r * COLS + c] * factor);
+                store(m, tile, c, first + r * TEAMS, found.sums[r * COLS + c] * factor);
             }
         }
     } else {
         for (var r = 0u; r < ROWS; r++) { // unroll
             for (var c = 0u; c < COLS; c++) { // unroll
-                partials[((r * COLS + c) * TEAMS + team) * (LANES + 1u) + lane] = acc[r * COLS + c];
+                partials[((r * COLS + c) * TEAMS + team) * (LANES + 1u) + lane] = found.sums[r * COLS + c];
             }
         }
         if (NORM == 1u) { // static
+            // Teams without a row have not seen x: the first has one wherever the workgroup has.
             if (team == 0u) {
                 for (var c = 0u; c < COLS; c++) { // unroll
-                    partial_squares[c * (LANES + 1u) + lane] = squares[c];
+                    partial_squares[c * (LANES + 1u) + lane] = found.squares[c];
                 }
             }
         }
@@ -148,7 +154,21 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) l
             if (NORM == 1u) { // static
                 sum *= norm_factor(sum_squares);
             }
-            store(tile, c, wg.x * (TEAMS * ROWS) + o % TEAMS + o / (TEAMS * COLS) * TEAMS, sum);
+            store(m, tile, c, m.block * (TEAMS * ROWS) + o % TEAMS + o / (TEAMS * COLS) * TEAMS, sum);
+        }
+        if (NORMED == 1u) { // static
+            var squares = 0.0;
+            for (var l = 0u; l < LANES; l++) {
+                squares += partial_squares[l];
+            }
+            let factor = norm_factor(squares);
+            let begin = x_base(tile.first);
+            let to = y_base(tile.first) + p.normed_offset;
+            // One row a tile (COLS = 1), of which each workgroup writes its share.
+            let end = select(0u, p.cols, tile.count > 0u);
+            for (var i = wg.x * WG + lid; i < end; i += wgs.x * WG) {
+                y[to + i] = x[(begin + i) / 4u][i % 4u] * norm[i / 4u][i % 4u] * factor;
+            }
         }
     }
 }

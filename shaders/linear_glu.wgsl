@@ -1,9 +1,10 @@
 
-// linear_glu: y = act(G x) * (U x), the first half of a gated feed-forward network; G and U quantised, in one pass over x.
+// linear_glu: y = act(G x + b) * (U x + c), the first half of a gated feed-forward network; G and U quantised, in one pass
+// over x. Biases are of experts only.
 //
-// A workgroup takes WG/LANES * ROWS rows of both segments and one tile of up to COLS rows of x (which rows: the linked
-// `rows/*.wgsl`). LANES invocations share a row: lane l takes groups l, l + LANES, ... of it; an invocation works on ROWS
-// rows at once. With LANES = 1 there is no barrier. Products and sums are in f32; weights are expanded to f32 in registers.
+// A workgroup takes WG/LANES * ROWS rows of both matrices (which: the linked `glu/*.wgsl`) and one tile of up to COLS rows of
+// x (which: the linked `rows/*.wgsl`). LANES invocations share a row; an invocation works on ROWS rows at once. With
+// LANES = 1 there is no barrier. Products and sums are in f32; weights are expanded to f32 in registers.
 //
 // Grid: x = ceil(rows of the segment (experts: of one expert's matrix) / (WG/LANES * ROWS)), y = tiles.
 
@@ -23,27 +24,51 @@ struct Params {
     x_slots: u32,
     ids_offset: u32,
     ids_stride: u32,
+    shared_rows: u32,
+    shared_parts: u32,
+    experts: u32,
+    score: u32,
+    renormalise: u32,
+    router_scale: f32,
+    logits_offset: u32,
+    weights_offset: u32,
+    weights_stride: u32,
+    flags: u32,
+    bias_up: u32,
 }
 @group(0) @binding(1) var<uniform> p: Params;
 @group(0) @binding(2) var<storage, read> x: array<vec4<f32>>;          // [R, K]
-@group(0) @binding(3) var<storage, read> gate_data: array<vec4<u32>>;  // rows row0 .. row0 + rows of [I, K]
-@group(0) @binding(4) var<storage, read> up_data: array<vec4<u32>>;    // the same rows of [I, K]
 @group(0) @binding(5) var<storage, read_write> y: array<f32>;          // [R, I]
+
+const BIAS: u32 = 1u;
 
 const TEAMS: u32 = WG / LANES;
 // Partial sums, one more a row than needed: lanes that add up neighbouring rows then read different banks.
 var<workgroup> partials: array<vec2<f32>, ROWS * COLS * TEAMS * (LANES + 1u)>;
 var<workgroup> partial_squares: array<f32, COLS * (LANES + 1u)>;
 
+struct Products {
+    sums: array<vec2<f32>, ROWS * COLS>,  // gate and up
+    squares: array<f32, COLS>,             // of x, where NORM = 1
+}
+
 fn store(tile: Tile, c: u32, i: u32, sum: vec2<f32>) {
-    if (c >= tile.count || segment_row(tile, i) >= p.rows) {
+    if (c >= tile.count || segment_row(tile, i) >= matrix_rows(tile)) {
         return;
     }
-    y[y_base(tile_row(tile, c)) + output_column(i)] = activate(sum.x) * sum.y;
+    let v = sum + biases(tile, i);
+    y[y_base(tile_row(tile, c)) + output_column(i)] = gated(v.x, v.y);
 }
 
 @compute @workgroup_size(WG)
 fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) lid: u32) {
+    if (CHOOSE == 1u) { // static
+        let t = min(wg.y / slots(), frame.tokens - 1u);
+        choose(t, lid);
+        if (wg.x == 0u && wg.y % slots() == 0u) {
+            write_choice(t, lid);
+        }
+    }
     let tile = tile_at(wg.y);
     var lane = lid % LANES;
     if (LANES == 1u) { // static
@@ -52,7 +77,7 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) l
     }
     let team = lid / LANES;
     let first = wg.x * (TEAMS * ROWS) + team;
-    let n = p.rows * p.groups;
+    let all = matrix_rows(tile);
 
     // Where the rows start; a row that is not there reads the last one, and is not stored.
     var w_base: array<u32, ROWS>;
@@ -60,56 +85,35 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) l
     var wanted = false;
     for (var r = 0u; r < ROWS; r++) { // unroll
         let row = segment_row(tile, first + r * TEAMS);
-        wanted = wanted || row < p.rows;
-        w_base[r] = min(row, p.rows - 1u) * p.groups;
+        wanted = wanted || row < all;
+        w_base[r] = min(row, all - 1u) * p.groups;
     }
     for (var c = 0u; c < COLS; c++) { // unroll
         x_start[c] = x_base(tile_row(tile, c)) / 4u;
     }
-    let groups = select(0u, p.groups, wanted && tile.count > 0u);
-
-    var acc: array<vec2<f32>, ROWS * COLS>;  // gate and up
-    var squares: array<f32, COLS>;
-    for (var j = lane; j < groups; j += LANES) {
-        for (var r = 0u; r < ROWS; r++) { // unroll
-            let a_gate = gate_dequant(w_base[r] + j, n);
-            let a_up = up_dequant(w_base[r] + j, n);
-            for (var c = 0u; c < COLS; c++) { // unroll
-                if (NORM == 1u) { // static
-                    let raw = x_group(x_start[c], j);
-                    if (r == 0u) { // static
-                        squares[c] += dot_group(raw, raw);
-                    }
-                    let normed = norm_group(raw, j);
-                    acc[r * COLS + c] += vec2<f32>(dot_group(a_gate, normed), dot_group(a_up, normed));
-                } else {
-                    let xs = x_group(x_start[c], j);
-                    acc[r * COLS + c] += vec2<f32>(dot_group(a_gate, xs), dot_group(a_up, xs));
-                }
-            }
-        }
-    }
+    let cols = select(0u, p.cols, wanted && tile.count > 0u);
+    let found = glu_products(tile, w_base, x_start, cols, lane, all * p.groups);
 
     if (LANES == 1u) { // static
         for (var c = 0u; c < COLS; c++) { // unroll
             var factor = 1.0;
             if (NORM == 1u) { // static
-                factor = norm_factor(squares[c]);
+                factor = norm_factor(found.squares[c]);
             }
             for (var r = 0u; r < ROWS; r++) { // unroll
-                store(tile, c, first + r * TEAMS, acc[r * COLS + c] * factor);
+                store(tile, c, first + r * TEAMS, found.sums[r * COLS + c] * factor);
             }
         }
     } else {
         for (var r = 0u; r < ROWS; r++) { // unroll
             for (var c = 0u; c < COLS; c++) { // unroll
-                partials[((r * COLS + c) * TEAMS + team) * (LANES + 1u) + lane] = acc[r * COLS + c];
+                partials[((r * COLS + c) * TEAMS + team) * (LANES + 1u) + lane] = found.sums[r * COLS + c];
             }
         }
         if (NORM == 1u) { // static
             if (team == 0u) {
                 for (var c = 0u; c < COLS; c++) { // unroll
-                    partial_squares[c * (LANES + 1u) + lane] = squares[c];
+                    partial_squares[c * (LANES + 1u) + lane] = found.squares[c];
                 }
             }
         }

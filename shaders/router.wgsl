@@ -34,12 +34,14 @@ struct Params {
 const SOFTMAX: u32 = 0u;
 const SOFTMAX_OF_SELECTED: u32 = 1u;
 const SIGMOID: u32 = 2u;
+const SPARSE_MIXER: u32 = 4u;
 
 // Loops run to the constants EXPERTS and GROUPS, not to a uniform: lavapipe makes a new shader for each value of a uniform
 // that bounds a loop, at every dispatch.
 var<workgroup> keys: array<u32, EXPERTS>;
 var<workgroup> chosen: array<f32, EXPERTS>;  // logits by rank; before that, 1 for every group that takes part
 var<workgroup> group_keys: array<u32, GROUPS>;
+var<workgroup> chosen_ids: array<u32, EXPERTS * SPARSE + 1u>;  // by rank; with SPARSE = 1
 
 fn is_nan(v: f32) -> bool {
     return (bitcast<u32>(v) & 0x7fffffffu) > 0x7f800000u;
@@ -137,10 +139,21 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) l
         if (e < p.experts && rank < p.used) {
             chosen[rank] = x[start + e];
             ids[p.ids_offset + t * p.ids_stride + rank] = e;
+            if (SPARSE == 1u) { // static
+                chosen_ids[rank] = e;
+            }
         }
     }
     workgroupBarrier();
 
+    if (SPARSE == 1u) { // static
+        if (p.score == SPARSE_MIXER) {
+            for (var j = lid; j < p.used; j += WG) {
+                weights[p.weights_offset + t * p.weights_stride + j] = p.scale / sparse_sum(start, chosen_ids[j]);
+            }
+            return;
+        }
+    }
     // What the weights are divided by.
     if (BY_SCORE == 0u && p.score <= SOFTMAX_OF_SELECTED) {
         top = chosen[0];
@@ -167,6 +180,18 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) l
     if (p.score == SOFTMAX_OF_SELECTED) {
         all = sum;
     }
+    if (p.renormalise == 4u) {
+        // A softmax over the chosen scores, which are too small to overflow.
+        part = 0.0;
+        for (var j = lid; j < p.used; j += WG) {
+            part += exp(score_of(chosen[j], top) / all);
+        }
+        let again = workgroup_sum(lid, part);
+        for (var j = lid; j < p.used; j += WG) {
+            weights[p.weights_offset + t * p.weights_stride + j] = exp(score_of(chosen[j], top) / all) / again * p.scale;
+        }
+        return;
+    }
     var divisor = 1.0;
     switch p.renormalise {
         case 1u: {
@@ -184,6 +209,20 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) l
     for (var j = lid; j < p.used; j += WG) {
         weights[p.weights_offset + t * p.weights_stride + j] = score_of(chosen[j], top) / all / divisor * p.scale;
     }
+}
+
+// The divisor of a sparsemixer's softmax at the expert `id`: over it and all that rank after it, without those whose logits
+// are more than the threshold (in `epsilon`) below.
+fn sparse_sum(start: u32, id: u32) -> f32 {
+    let m = x[start + id];
+    var sum = 0.0;
+    for (var e = 0u; e < EXPERTS; e++) {
+        let v = x[start + min(e, p.experts - 1u)];
+        let left = e < p.experts && (keys[e] < keys[id] || (keys[e] == keys[id] && e >= id));
+        let masked = (m - v) / max(abs(v), m) > p.epsilon;
+        sum += select(0.0, exp(v - m), left && !masked);
+    }
+    return sum;
 }
 
 // This invocation's part of the sum of a softmax.

@@ -195,6 +195,8 @@ pub struct Session {
     /// Tokens in the cache once all queued steps are done, where the backend chooses tokens.
     queued: usize,
     routing: Option<Trace>,
+    /// The tokens that were fed, where the model has recurrent states: going back feeds some of them again.
+    fed: Option<Vec<u32>>,
 }
 
 impl Session {
@@ -206,10 +208,11 @@ impl Session {
         let options = SessionOptions { chunk: options.chunk.min(options.ctx), ..options };
         let runner_options = RunnerOptions { ctx: options.ctx, chunk: options.chunk, kv: options.kv };
         let runner = model.inner.loaded.runner(runner_options)?;
-        let outputs = &model.inner.definition.program.graph.outputs;
+        let graph = &model.inner.definition.program.graph;
+        let (outputs, fed) = (&graph.outputs, (!graph.states.is_empty()).then(Vec::new));
         let logits = outputs.iter().position(|(n, _)| n == "logits").unwrap_or(0);
         let model = model.clone();
-        Ok(Session { model, runner, options, position: 0, out: vec![], logits, queued: 0, routing: None })
+        Ok(Session { model, runner, options, position: 0, out: vec![], logits, queued: 0, routing: None, fed })
     }
 
     /// The model.
@@ -237,9 +240,14 @@ impl Session {
         self.runner.memory_bytes()
     }
 
-    /// Forgets all but the first `n` tokens.
+    /// Forgets all but the first `n` tokens. A model with recurrent states cannot go back by forgetting: the next tokens are
+    /// then preceded by feeding again what lies between `n` and the last place before it whose states are known (the end of
+    /// the last prompt that was fed, or the beginning). The results are the same.
     pub fn truncate(&mut self, n: usize) {
         self.position = self.position.min(n);
+        if let Some(fed) = &mut self.fed {
+            fed.truncate(n);
+        }
         if let Some(trace) = &mut self.routing {
             trace.truncate(n);
         }
@@ -433,6 +441,7 @@ impl Session {
         mut each: impl FnMut(usize, &[Output]) -> Result<()>,
     ) -> Result<()> {
         self.check(tokens)?;
+        self.catch_up()?;
         let chunks = tokens.len().div_ceil(self.options.chunk);
         for (i, chunk) in tokens.chunks(self.options.chunk).enumerate() {
             let last = i + 1 == chunks;
@@ -446,6 +455,9 @@ impl Session {
             let step = Step { tokens: chunk, past: self.position, outputs, inputs: &[] };
             self.runner.step(step, &mut self.out)?;
             self.position += chunk.len();
+            if let Some(fed) = &mut self.fed {
+                fed.extend_from_slice(chunk);
+            }
             if let Some(trace) = &mut self.routing {
                 trace.push(&self.out)?;
             }
@@ -457,6 +469,25 @@ impl Session {
                 )));
             }
             each(i * self.options.chunk, &self.out)?;
+        }
+        // The end of a prompt is where conversations go back to.
+        if self.fed.is_some() && tokens.len() > 1 {
+            self.runner.keep_states()?;
+        }
+        Ok(())
+    }
+
+    /// Brings recurrent states to the session's position, by feeding tokens again where it went back.
+    fn catch_up(&mut self) -> Result<()> {
+        let Some(fed) = &self.fed else { return Ok(()) };
+        let mut at = self.runner.resume_at(self.position);
+        if at < self.position {
+            tracing::info!("feeding {} tokens again: recurrent states cannot go back", self.position - at);
+        }
+        while at < self.position {
+            let end = (at + self.options.chunk).min(self.position);
+            self.runner.step(Step { tokens: &fed[at..end], past: at, outputs: 0, inputs: &[] }, &mut self.out)?;
+            at = end;
         }
         Ok(())
     }

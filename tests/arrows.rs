@@ -11,7 +11,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("ir", &[]),
     ("ops", &["ir", "file", "quant"]),
     ("graph", &["error", "ir", "ops", "file"]),
-    ("model", &["error", "ir", "graph", "file", "quant", "tokenizer"]),
+    ("model", &["error", "ir", "ops", "graph", "file", "quant", "tokenizer"]),
     ("kernels", &["error", "ir", "quant"]),
     ("plan", &["error", "ir", "ops", "graph", "kernels", "file", "quant", "backend::KvType"]),
     // The oracle and the CPU path do not go through the plan: a bug of the memory planner must not hide on both sides.

@@ -290,7 +290,7 @@ fn logits_are_the_numbers_of_the_model() {
     let dir = tempfile::tempdir().unwrap();
     let (a, b) = (at(dir.path(), "a.safetensors"), at(dir.path(), "b.safetensors"));
     ok(&["logits", "--backend", "cpu", "-p", "ROMEO:", "--router", "-o", &a]);
-    ok(&["logits", "--backend", "reference", "--kv", "f32", "--ids", "606,45,37,47,26", "--chunk", "2", "-o", &b]);
+    ok(&["logits", "--backend", "reference", "--ids", "606,45,37,47,26", "--chunk", "2", "-o", &b]);
     let (a, b) = (std::fs::read(a).unwrap(), std::fs::read(b).unwrap());
     let (a, b) =
         (safetensors::SafeTensors::deserialize(&a).unwrap(), safetensors::SafeTensors::deserialize(&b).unwrap());
@@ -314,6 +314,36 @@ fn logits_are_the_numbers_of_the_model() {
         assert!(weights.len() == 10 && weights.iter().all(|w| *w > 0.0 && *w <= 1.0), "{weights:?}");
     }
     assert!(b.tensor("router_ids_0").is_err());
+}
+
+#[test]
+fn logits_without_further_options_are_exact() {
+    let dir = tempfile::tempdir().unwrap();
+    let golden = at(std::path::Path::new(env!("CARGO_MANIFEST_DIR")), "tests/data/goldens/mixtral");
+    let expected = std::fs::read(at(std::path::Path::new(&golden), "expected.safetensors")).unwrap();
+    let expected = safetensors::SafeTensors::deserialize(&expected).unwrap();
+    let ids: Vec<i64> = bytemuck::pod_collect_to_vec(expected.tensor("input_ids").unwrap().data());
+    let ids = ids.iter().map(i64::to_string).collect::<Vec<_>>().join(",");
+    let want: Vec<f32> = bytemuck::pod_collect_to_vec(expected.tensor("logits").unwrap().data());
+    let error_of = |more: &[&str]| -> f64 {
+        let out = at(dir.path(), "logits.safetensors");
+        let mut args = vec!["logits", "-m", &golden, "--ids", &ids, "--bf16-rope", "-o", &out];
+        args.extend(more);
+        ok(&args);
+        let bytes = std::fs::read(&out).unwrap();
+        let got = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+        let got: Vec<f32> = bytemuck::pod_collect_to_vec(got.tensor("logits").unwrap().data());
+        assert_eq!(got.len(), want.len());
+        let squares = |d: f32| f64::from(d) * f64::from(d);
+        let error: f64 = got.iter().zip(&want).map(|(g, w)| squares(g - w)).sum();
+        error / want.iter().map(|w| squares(*w)).sum::<f64>()
+    };
+    for backend in ["reference", "cpu"] {
+        let error = error_of(&["--backend", backend]);
+        assert!(error <= 1e-9, "{backend}: {error:e}");
+    }
+    let coarse = error_of(&["--backend", "reference", "--kv", "f16"]);
+    assert!(coarse > 1e-9, "alarm: a cache in half precision looks the same ({coarse:e})");
 }
 
 #[test]

@@ -64,13 +64,36 @@ fn check_golden(name: &str, d: &Definition, g: &Golden, target: Target) {
 
 #[test]
 fn goldens_through_gguf() {
-    for name in ["llama", "mixtral", "qwen2_moe", "qwen3_moe", "olmoe", "mini_mixtral"] {
+    let all = [
+        "llama",
+        "mixtral",
+        "qwen2_moe",
+        "qwen3_moe",
+        "olmoe",
+        "gpt_oss",
+        "granitemoe",
+        "mini_mixtral",
+        "qwen3_next",
+        "qwen3_5_moe",
+    ];
+    for name in all {
         let g = golden(name);
         let d = model::build(&through_bytes(&exported(name)), &options(name != "mini_mixtral")).unwrap();
         for target in [Target::Reference, Target::Cpu, Target::Wgpu] {
             check_golden(name, &d, &g, target);
         }
     }
+}
+
+/// LFM2 with the factor that llama.cpp's graph takes for granted; with another it is refused.
+#[test]
+fn lfm2_through_gguf() {
+    let e = model::to_gguf(&file::open(&folder("lfm2_moe")).unwrap()).unwrap_err().to_string();
+    assert!(e.contains("times 1.5"), "{e}");
+    let (_dir, ckpt) = edited("lfm2_moe", |c| c["routed_scaling_factor"] = json!(1.0), |_| true, &[]);
+    let gguf = check_forms("lfm2_moe", "no factor", &ckpt);
+    assert_eq!(gguf.meta().u64("lfm2moe.expert_gating_func"), Some(2));
+    assert_eq!(gguf.require("blk.0.shortconv.in_proj.weight").unwrap().shape(), [96, 32]);
 }
 
 /// The comparison notices rows of queries in the wrong order.

@@ -10,17 +10,37 @@ use moeray::{
 use safetensors::SafeTensors;
 use std::path::{Path, PathBuf};
 
-const MODELS: [&str; 5] = ["llama", "mixtral", "qwen2_moe", "qwen3_moe", "olmoe"];
+const MODELS: &[&str] = &[
+    "llama",
+    "mixtral",
+    "qwen2_moe",
+    "qwen3_moe",
+    "olmoe",
+    "qwen3_next",
+    "qwen3_5_moe",
+    "lfm2_moe",
+    "gpt_oss",
+    "granitemoe",
+    "phimoe",
+    "deepseek_v2",
+    "deepseek_v3",
+    "deepseek_v2_groups",
+    "deepseek_v3_yarn",
+    "ernie4_5_moe",
+    "glm4_moe",
+    "dots1",
+    "minimax_m2",
+];
 
 pub fn folder(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/goldens").join(name)
 }
 
 /// The goldens of transformers were computed by models that had been cast to BF16 as a whole (rotary frequencies included)
-/// and back to float32: the same rounding is asked for here. Without it they agree to 1e-6 only, with it to 1e-12.
+/// and back to float32: the same rounding is asked for here (Phi-3.5-MoE's are computed anew at every call). Without it they agree to 1e-6 only, with it to 1e-12.
 pub fn definition(name: &str) -> Definition {
     let ckpt = file::open(&folder(name)).unwrap();
-    let options = model::Options { trace_router: true, bf16_rope: name != "mini_mixtral" };
+    let options = model::Options { trace_router: true, bf16_rope: !matches!(name, "mini_mixtral" | "phimoe") };
     model::build(&ckpt, &options).unwrap()
 }
 
@@ -89,25 +109,121 @@ pub fn forward(loaded: &dyn moeray::backend::Loaded, ids: &[u32], chunks: &[usiz
     all
 }
 
-/// (expert, weight) pairs of every layer against those that follow from the golden's router logits by the family's formula,
-/// written out here once more.
+/// Phi-3.5-MoE's two experts: each time the best of the rest, weighted by a softmax over those of the rest that are near it.
+fn sparse_mixer(logits: &[f32], jitter: f32) -> [(u32, f32); 2] {
+    let mut rest: Vec<(u32, f32)> = logits.iter().enumerate().map(|(i, x)| (i as u32, *x)).collect();
+    [(); 2].map(|()| {
+        let best = rest.iter().fold(rest[0], |b, x| if x.1 > b.1 { *x } else { b });
+        let near = rest.iter().filter(|x| (best.1 - x.1) / x.1.abs().max(best.1) <= 2.0 * jitter);
+        let sum: f64 = near.map(|x| f64::from(x.1 - best.1).exp()).sum();
+        rest.retain(|x| x.0 != best.0);
+        (best.0, (1.0 / sum) as f32)
+    })
+}
+
+/// What a family makes of its router's logits, written out here once more.
+#[derive(Default)]
+struct Formula {
+    sigmoid: bool,
+    /// Divides by this of the sum of the chosen scores.
+    divisor: Option<fn(f64) -> f64>,
+    scale: f64,
+    /// Groups, and how many of them take part by the sum of their two best.
+    groups: Option<(usize, usize)>,
+    /// By their best alone.
+    by_best: bool,
+    /// How the names of the selection biases end.
+    bias: Option<&'static str>,
+}
+
+fn formula(name: &str) -> Formula {
+    let plain = Formula { scale: 1.0, ..Formula::default() };
+    let bias = Some("mlp.gate.e_score_correction_bias");
+    let by_sum: Option<fn(f64) -> f64> = Some(|s| s);
+    match name {
+        // A softmax over the chosen logits is the renormalised softmax over all.
+        "mixtral" | "qwen3_moe" | "qwen3_next" | "qwen3_5_moe" | "gpt_oss" | "granitemoe" => {
+            Formula { divisor: by_sum, ..plain }
+        }
+        "deepseek_v3" => {
+            Formula { sigmoid: true, divisor: Some(|s| s + 1e-20), scale: 2.5, groups: Some((4, 2)), bias, ..plain }
+        }
+        "deepseek_v3_yarn" => Formula { sigmoid: true, divisor: Some(|s| s + 1e-20), scale: 2.8, bias, ..plain },
+        "deepseek_v2_groups" => Formula { scale: 3.0, groups: Some((4, 2)), by_best: true, ..plain },
+        "glm4_moe" => Formula { sigmoid: true, divisor: Some(|s| s + 1e-20), scale: 1.5, bias, ..plain },
+        "dots1" => {
+            Formula { sigmoid: true, divisor: Some(|s| s + 1e-20), scale: 2.0, groups: Some((2, 1)), bias, ..plain }
+        }
+        "lfm2_moe" => {
+            let bias = Some("feed_forward.expert_bias");
+            Formula { sigmoid: true, divisor: Some(|s| s + 1e-6), scale: 1.5, bias, ..plain }
+        }
+        "minimax_m2" => {
+            Formula { sigmoid: true, divisor: by_sum, bias: Some("block_sparse_moe.e_score_correction_bias"), ..plain }
+        }
+        "ernie4_5_moe" => {
+            Formula { divisor: Some(|s| s.max(1e-12)), bias: Some("mlp.moe_statics.e_score_correction_bias"), ..plain }
+        }
+        _ => plain,
+    }
+}
+
+/// The selection biases of a golden's layers with experts, in order.
+fn biases(name: &str, ending: &str) -> Vec<Vec<f32>> {
+    let ckpt = file::open(&folder(name)).unwrap();
+    let mut names: Vec<&str> = ckpt.infos().iter().map(|t| t.name.as_str()).filter(|n| n.ends_with(ending)).collect();
+    names.sort_by_key(|n| n.split('.').find_map(|p| p.parse::<usize>().ok()));
+    let numbers = |n: &&str| {
+        let t = ckpt.require(n).unwrap();
+        let mut out = vec![0.0; t.cols()];
+        moeray::quant::dequantize(t.dtype(), t.row(0), &mut out).unwrap();
+        out
+    };
+    names.iter().map(numbers).collect()
+}
+
+/// The k experts of one token with their weights, by a family's formula.
+fn routed(f: &Formula, logits: &[f32], bias: Option<&Vec<f32>>, k: usize) -> Vec<(u32, f64)> {
+    let sum: f64 = logits.iter().map(|x| f64::from(*x).exp()).sum();
+    let score = |x: &f32| if f.sigmoid { 1.0 / (1.0 + (-f64::from(*x)).exp()) } else { f64::from(*x).exp() / sum };
+    let scores: Vec<f64> = logits.iter().map(score).collect();
+    let choice = |i: usize| scores[i] + bias.map_or(0.0, |b| f64::from(b[i]));
+    let mut allowed: Vec<usize> = (0..logits.len()).collect();
+    if let Some((groups, used)) = f.groups {
+        let size = logits.len() / groups;
+        let value = |g: usize| {
+            let mut c: Vec<f64> = (g * size..(g + 1) * size).map(choice).collect();
+            c.sort_by(|a, b| b.total_cmp(a));
+            if f.by_best { c[0] } else { c[0] + c[1] }
+        };
+        let mut order: Vec<usize> = (0..groups).collect();
+        order.sort_by(|a, b| value(*b).total_cmp(&value(*a)));
+        allowed.retain(|e| order[..used].contains(&(e / size)));
+    }
+    allowed.sort_by(|a, b| choice(*b).total_cmp(&choice(*a)));
+    allowed.truncate(k);
+    let total = f.divisor.map_or(1.0, |d| d(allowed.iter().map(|e| scores[*e]).sum()));
+    allowed.iter().map(|e| (*e as u32, scores[*e] / total * f.scale)).collect()
+}
+
+/// (expert, weight) pairs of every layer against those that follow from the golden's router logits by the family's formula.
 pub fn check_routing(name: &str, d: &Definition, out: &[Output], g: &Golden) -> Result<(), String> {
     let names = names(d);
     let k = d.decoder.moe.as_ref().map_or(0, |m| m.router.used);
-    let renormalise = matches!(name, "mixtral" | "qwen3_moe");
+    let f = formula(name);
+    let biases = f.bias.map(|ending| biases(name, ending)).unwrap_or_default();
     let layers: Vec<&str> = names.iter().filter_map(|n| n.strip_prefix("router_ids_")).collect();
     assert_eq!(layers.len(), g.routers.len(), "{name}: MoE layers");
-    for (layer, (logits, experts)) in layers.iter().zip(&g.routers) {
-        let (mut ids, mut weights) = (vec![], vec![]);
-        for row in logits.chunks(*experts) {
-            let sum: f64 = row.iter().map(|x| f64::from(*x).exp()).sum();
-            let mut p: Vec<(u32, f64)> =
-                row.iter().enumerate().map(|(i, x)| (i as u32, f64::from(*x).exp() / sum)).collect();
-            p.sort_by(|a, b| b.1.total_cmp(&a.1));
-            let total: f64 = if renormalise { p[..k].iter().map(|x| x.1).sum() } else { 1.0 };
-            ids.extend(p[..k].iter().map(|x| x.0));
-            weights.extend(p[..k].iter().map(|x| (x.1 / total) as f32));
-        }
+    assert!(f.bias.is_none() || biases.len() == layers.len(), "{name}: selection biases");
+    for (l, (layer, (logits, experts))) in layers.iter().zip(&g.routers).enumerate() {
+        let pairs: Vec<(u32, f64)> = logits
+            .chunks(*experts)
+            .flat_map(|row| match name {
+                "phimoe" => sparse_mixer(row, 0.01).map(|(e, w)| (e, f64::from(w))).to_vec(),
+                _ => routed(&f, row, biases.get(l), k),
+            })
+            .collect();
+        let (ids, weights): (Vec<u32>, Vec<f32>) = pairs.iter().map(|(e, w)| (*e, *w as f32)).unzip();
         let at = |what: &str| names.iter().position(|n| *n == format!("router_{what}_{layer}")).unwrap();
         let got = (&out[at("ids")].u32[..], &out[at("weights")].f32[..]);
         compare::check_routing(got, (&ids, &weights), k, 1e-3).map_err(|e| format!("{name}, layer {layer}: {e}"))?;
@@ -183,6 +299,34 @@ fn check_mini_mixtral(target: Target) {
 fn mini_mixtral() {
     for target in [Target::Reference, Target::Cpu, Target::Wgpu] {
         check_mini_mixtral(target);
+    }
+}
+
+/// Blocks of the teaching literature against PyTorch modules written from the formulas (`make_mini_moe.py`): logits, and
+/// experts with their weights.
+#[test]
+fn mini_moe() {
+    for name in ["mini_moe_a", "mini_moe_b"] {
+        let bytes = std::fs::read(folder(name).join("expected.safetensors")).unwrap();
+        let t = SafeTensors::deserialize(&bytes).unwrap();
+        let options = model::Options { trace_router: true, ..Default::default() };
+        let d = model::build(&file::open(&folder(name)).unwrap(), &options).unwrap();
+        let (ids, names) = (ints(&t, "input_ids"), names(&d));
+        for target in [Target::Reference, Target::Cpu, Target::Wgpu] {
+            let Some(loaded) = load(target, &d.program) else { continue };
+            for chunks in [vec![ids.len()], vec![7, 1, ids.len() - 8], vec![1; ids.len()]] {
+                let out = forward(&*loaded, &ids, &chunks);
+                let at = |name: String| &out[names.iter().position(|n| *n == name).unwrap()];
+                compare::check(&at("logits".into()).f32, &floats(&t, "logits"), tolerance(target))
+                    .unwrap_or_else(|e| panic!("{name} on {target:?}: {e}"));
+                for l in 0..2 {
+                    let (i, w) = (format!("router_ids_{l}"), format!("router_weights_{l}"));
+                    let want = (ints(&t, &i), floats(&t, &w));
+                    compare::check_routing((&at(i).u32, &at(w).f32), (&want.0, &want.1), 2, 1e-4)
+                        .unwrap_or_else(|e| panic!("{name} on {target:?}, layer {l}: {e}"));
+                }
+            }
+        }
     }
 }
 

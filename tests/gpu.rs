@@ -311,3 +311,74 @@ fn a_lost_device() {
     let loaded = again.load(d.program, &mut |_| {}).unwrap();
     loaded.runner(options).unwrap().step(Step { tokens: &[1], past: 0, outputs: 1, inputs: &[] }, &mut out).unwrap();
 }
+
+/// Every dispatch of a step is timed, and nothing of the sequence changes.
+#[test]
+fn a_profile_counts_every_dispatch() {
+    let Some(gpu) = gpu() else { return };
+    let d = definition("qwen3_moe");
+    let loaded = gpu.load(d.program.clone(), &mut |_| {}).unwrap();
+    let mut runner = loaded.runner(RunnerOptions { ctx: 24, chunk: 16, kv: KvType::F32 }).unwrap();
+    let ids = tokens(12);
+    let mut out = vec![];
+    let step = |past: usize, n: usize| Step { tokens: &ids[past..past + n], past, outputs: 1, inputs: &[] };
+    runner.step(step(0, 8), &mut out).unwrap();
+    let graph = moeray::graph::fuse(&d.program.graph);
+    let dtypes: Vec<_> = d.program.weights.iter().map(|t| t.dtype()).collect();
+    let weights = moeray::plan::weights(&graph, &dtypes, gpu.caps()).unwrap();
+    let options = moeray::plan::Options::new(24, 16, KvType::F32);
+    let plan = moeray::plan::plan(&graph, &weights, gpu.caps(), &options).unwrap();
+    for (n, schedule) in [(1, &plan.decode), (4, &plan.prefill)] {
+        let times = match runner.profile(step(8, n)) {
+            Ok(times) => times.unwrap(),
+            Err(Error::Unsupported(what)) => return assert!(what.contains("timestamp"), "{what}"),
+            Err(e) => panic!("{e}"),
+        };
+        assert_eq!(times.iter().map(|k| k.dispatches).sum::<usize>(), schedule.steps.len());
+        assert!(times.iter().all(|k| k.seconds.is_finite() && k.seconds >= 0.0));
+        assert!(times.iter().map(|k| k.seconds).sum::<f64>() > 0.0 && times.iter().any(|k| k.bytes > 0));
+    }
+    runner.step(step(8, 1), &mut out).unwrap();
+    let mut other = loaded.runner(RunnerOptions { ctx: 24, chunk: 16, kv: KvType::F32 }).unwrap();
+    let mut want = vec![];
+    other.step(step(0, 8), &mut want).unwrap();
+    other.step(step(8, 1), &mut want).unwrap();
+    assert_eq!(out, want);
+    assert!(matches!(runner.profile(step(0, 12)), Ok(Some(_))));
+    assert!(runner.profile(Step { tokens: &[], past: 0, outputs: 0, inputs: &[] }).is_err());
+}
+
+#[test]
+fn the_floor_is_measured() {
+    let Some(gpu) = gpu() else { return };
+    let loaded = gpu.load(definition("llama").program, &mut |_| {}).unwrap();
+    let floor = loaded.floor().unwrap().unwrap();
+    // No device moves less than a floppy drive, none more than a thousand of today's fastest cards.
+    assert!((1e5..1e16).contains(&floor.bandwidth) && (0.0..0.1).contains(&floor.dispatch), "{floor:?}");
+}
+
+/// Submissions cut by the work in them compute the same.
+#[test]
+fn bounded_work() {
+    let Some(gpu) = gpu() else { return };
+    for max_work in [Some(0), Some(200_000), None] {
+        check(&gpu, "mixtral", RunOptions { max_work, ..RunOptions::default() });
+    }
+}
+
+/// Compiled shaders of one run serve another; those of nobody do no harm.
+#[test]
+fn compiled_shaders_between_runs() {
+    let cache = wgpu::ShaderCache::default();
+    let Some(first) = open(|o| o.shaders = cache.clone()) else { return };
+    check(&first, "llama", RunOptions::default());
+    // Drivers without pipeline caches give nothing.
+    let Some(bytes) = cache.bytes() else { return };
+    for bytes in [&bytes[..], &bytes[..bytes.len() / 2], b"", b"nobody's"] {
+        // SAFETY: they come from `ShaderCache::bytes`, or are damaged so that the checksum refuses them.
+        let kept = unsafe { wgpu::ShaderCache::from_bytes(bytes) };
+        let second = open(|o| o.shaders = kept.clone()).unwrap();
+        check(&second, "llama", RunOptions::default());
+        assert!(kept.bytes().is_some());
+    }
+}

@@ -2,6 +2,7 @@
 //! other backends; uniforms agree with their Rust twins; nothing needs more than WebGPU's default limits.
 
 use moeray::{
+    ir::Activation,
     kernels::{
         Access, Kv, Style, Variant, catalogue,
         catalogue::{ALL, Kernel},
@@ -13,6 +14,10 @@ use naga::{
     back::{hlsl, msl, spv, wgsl},
     valid::{Capabilities, ModuleInfo, ValidationFlags, Validator},
 };
+
+/// The activations that need no gate, and the one that does.
+const ACTIVATIONS: [Activation; 4] = [Activation::Silu, Activation::Gelu, Activation::GeluTanh, Activation::Relu];
+const CLAMPED: Activation = Activation::ClampedSwiglu { alpha: 1.702, limit: 7.0 };
 
 fn parse(variant: &Variant) -> (String, naga::Module, ModuleInfo) {
     let text = link(variant).unwrap();
@@ -75,6 +80,12 @@ fn matrix_variants(k: &'static Kernel, style: Style, dtype: DType) -> Vec<Varian
         for many in [false, true] {
             let v = style.matrix(k, cols, many).formats(&vec![dtype; k.slots.len()]);
             list.push(v.clone());
+            if dtype == DType::F32 && k.consts.iter().any(|c| c.0 == "ACT") {
+                list.extend(ACTIVATIONS.map(|act| v.clone().act(act)));
+            }
+            if dtype == DType::F32 && k.consts.iter().any(|c| c.0 == "ALPHA") {
+                list.push(v.clone().act(CLAMPED));
+            }
             if k.consts.iter().any(|c| c.0 == "NORM") {
                 list.push(v.with("NORM", 1));
             }
@@ -107,6 +118,7 @@ fn other_variants() -> Vec<Variant> {
                 }
             }
             "router" => {
+                list.push(bases[0].clone().with("EXPERTS", 1024).with("SPARSE", 1));
                 for (e, by_score, groups) in [(64, 0, 1), (128, 0, 8), (256, 1, 8), (1024, 1, 1), (1024, 1, 1024)] {
                     let v = bases[0].clone().with("EXPERTS", e);
                     list.push(
@@ -118,9 +130,10 @@ fn other_variants() -> Vec<Variant> {
                 list.extend([64, 128, 1024].map(|e| bases[0].clone().with("EXPERTS", e).with("WG", 64.min(e))));
             }
             "elementwise" => {
-                for op in 0..5 {
-                    list.extend((0..4).map(|act| bases[0].clone().with("OP", op).with("ACT", act)));
+                for op in 0..6 {
+                    list.extend(ACTIVATIONS.map(|act| bases[0].clone().with("OP", op).act(act)));
                 }
+                list.push(bases[0].clone().with("OP", 2).act(CLAMPED));
             }
             _ => list.extend(bases),
         }
@@ -249,7 +262,8 @@ fn reflection_tells_access_and_size() {
 
 #[test]
 fn one_invocation_a_row_needs_no_barrier() {
-    for k in ALL.into_iter().filter(|k| is_matrix(k)) {
+    // Those that choose the experts themselves are for lanes only.
+    for k in ALL.into_iter().filter(|k| is_matrix(k) && k.consts.iter().all(|c| c.0 != "CHOOSE")) {
         for v in matrix_variants(k, Style::Rows, DType::Q4K) {
             assert!(!link(&v).unwrap().contains("workgroupBarrier()"), "{}", v.label());
         }
@@ -266,6 +280,9 @@ fn no_directive_is_left() {
         let text = link(&any_variant(k)).unwrap();
         assert!(!text.contains("// unroll") && !text.contains("// static"), "{}", k.name);
         assert!(!text.contains("W_dequant") && !text.contains("W_data"), "{}", k.name);
+        assert!(!["A_", "B_"].iter().any(|p| text.contains(&format!("{p}products"))), "{}", k.name);
+        let sized = ["COUNT", "HALF", "_to_COLS"].iter().any(|p| text.contains(p));
+        assert!(k.products.is_empty() || !sized, "{}", k.name);
     }
 }
 

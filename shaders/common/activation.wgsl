@@ -1,5 +1,6 @@
 
-// Activations of a feed-forward network; ACT: 0 SiLU, 1 GELU (erf), 2 GELU (tanh), 3 ReLU.
+// Activations of a feed-forward network; ACT: 0 SiLU, 1 GELU (erf), 2 GELU (tanh), 3 ReLU, 5 sigmoid, 6 identity; 4 GPT-OSS's
+// clamped SwiGLU, which is a gated unit only, with the bits of ALPHA and LIMIT.
 fn sigmoid(x: f32) -> f32 {
     // exp of at most 80: no infinity on the way.
     return 1.0 / (1.0 + exp(min(-x, 80.0)));
@@ -32,8 +33,28 @@ fn activate(x: f32) -> f32 {
         case 3u: {
             return max(x, 0.0);
         }
+        case 5u: {
+            return sigmoid(x);
+        }
+        case 6u: {
+            return x;
+        }
         default: {
             return x * sigmoid(x);
         }
+    }
+}
+
+// A gated unit.
+fn gated(gate: f32, up: f32) -> f32 {
+    if (ACT == 4u) { // static
+        // Variables, because a conversion of constants is not everywhere evaluated.
+        var alpha_bits = ALPHA;
+        var limit_bits = LIMIT;
+        let limit = bitcast<f32>(limit_bits);
+        let g = min(gate, limit);
+        return g * sigmoid(bitcast<f32>(alpha_bits) * g) * (clamp(up, -limit, limit) + 1.0);
+    } else {
+        return activate(gate) * up;
     }
 }

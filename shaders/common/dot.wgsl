@@ -1,11 +1,11 @@
 
 // What the matrix kernels share: groups of 32 activations and their dot product with a group of weights, in f32.
 
-// Group j of the row of x that starts at vec4 `base`; zero beyond the K columns of the last group (TAIL).
-fn x_group(base: u32, j: u32) -> array<vec4<f32>, 8> {
+// Group j of the row of x of `cols` columns that starts at vec4 `base`; zero beyond the end of the last group (TAIL).
+fn x_group(base: u32, j: u32, cols: u32) -> array<vec4<f32>, 8> {
     let at = base + j * 8u;
     if (TAIL == 1u) { // static
-        let left = p.cols / 4u - j * 8u;
+        let left = cols / 4u - j * 8u;
         let zero = vec4<f32>(0.0);
         // The index stays inside the row where the value is not wanted.
         return array<vec4<f32>, 8>(

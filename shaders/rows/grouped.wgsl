@@ -27,6 +27,11 @@ fn output_column(i: u32) -> u32 {
     return i;
 }
 
+// Place of item i's bias: all experts' lie in one vector.
+fn bias_index(tile: Tile, i: u32) -> u32 {
+    return tile.expert * p.out + i;
+}
+
 fn x_base(row: u32) -> u32 {
     return p.x_offset + row / p.used * p.x_stride + select(0u, row % p.used * p.cols, p.x_slots != 0u);
 }

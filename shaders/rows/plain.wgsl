@@ -26,6 +26,10 @@ fn output_column(i: u32) -> u32 {
     return p.row0 + i;
 }
 
+fn bias_index(tile: Tile, i: u32) -> u32 {
+    return p.row0 + i;
+}
+
 fn x_base(row: u32) -> u32 {
     return p.x_offset + row * p.x_stride;
 }

@@ -9,6 +9,7 @@
 mod batch;
 pub mod cpu;
 pub mod reference;
+pub(crate) mod state;
 pub mod wgpu;
 
 pub use crate::graph::Program;
@@ -53,7 +54,8 @@ pub struct RunnerOptions {
 pub struct Step<'a> {
     /// Token ids of this step, T ≤ chunk of them. Also gives T where the graph has only named inputs.
     pub tokens: &'a [u32],
-    /// P: positions already in the cache. Going back is passing a smaller number.
+    /// P: positions already in the cache. Going back is passing a smaller number; on a graph with recurrent states it must be
+    /// one that [`Runner::resume_at`] gives.
     pub past: usize,
     /// O: how many of the last tokens' outputs are wanted, 0 ..= T.
     pub outputs: usize,
@@ -117,8 +119,23 @@ pub trait Runner: Send {
     /// input), [`Error::Device`].
     fn step(&mut self, step: Step<'_>, out: &mut Vec<Output>) -> Result<()>;
 
-    /// Bytes of KV cache and scratch.
+    /// Bytes of KV cache, recurrent states (with the copy that [`Runner::keep_states`] makes) and scratch.
     fn memory_bytes(&self) -> u64;
+
+    /// The largest position up to `past` at which a step may begin: `past` itself, but where the graph has recurrent states
+    /// it is where they stand, or where they were kept, or 0.
+    fn resume_at(&self, past: usize) -> usize {
+        past
+    }
+
+    /// Keeps a copy of the recurrent states as they stand, in place of the one before, so that a step may begin there again.
+    /// Does nothing for graphs without states.
+    ///
+    /// # Errors
+    /// [`Error::Device`].
+    fn keep_states(&mut self) -> Result<()> {
+        Ok(())
+    }
 
     /// Runs a step with a clock around every kernel, slower than [`Runner::step`] and without its results; `None` where the
     /// backend has no such clock.
@@ -241,8 +258,10 @@ pub(crate) fn check_cache_memory(graph: &crate::ir::Graph, options: &RunnerOptio
     if options.ctx == 0 || options.chunk == 0 {
         return Err(Error::Invalid("a context and a chunk have at least one token".into()));
     }
-    let total = graph.caches.iter().try_fold(0usize, |sum, d| {
-        let cols = d.k_dim.checked_add(d.v_dim)?.checked_mul(d.kv_heads)?;
+    // A state is there twice: as it stands, and as it was kept.
+    let states = graph.states.iter().try_fold(0usize, |sum, s| sum.checked_add(s.len.checked_mul(8)?));
+    let total = graph.caches.iter().try_fold(states.unwrap_or(usize::MAX), |sum, d| {
+        let cols = d.k_dim.checked_add(d.stored_v_dim())?.checked_mul(d.kv_heads)?;
         sum.checked_add(options.ctx.checked_mul(cols)?.checked_mul(bytes)?)
     });
     // Reserving touches no memory; a request beyond what the machine has is refused here.

@@ -91,9 +91,9 @@ pub enum KvName {
 /// How the cpu backend rounds activations that meet quantised weights.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum ActivationsName {
-    /// One 8-bit number, as llama.cpp: faster prompts, errors of some 1e-3
+    /// One 8-bit number with a scale for every 32, as fine as llama.cpp's or finer: errors of some 1e-3
     Int8,
-    /// Two 8-bit numbers: within 1e-7 of f32
+    /// Two 8-bit numbers: within 1e-7 of f32, at half the speed of prompts
     Int16,
 }
 
@@ -111,8 +111,12 @@ pub struct DeviceArgs {
     #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=4096))]
     pub threads: Option<u32>,
     /// How the cpu backend rounds activations that meet quantised weights
-    #[arg(long, value_name = "TYPE", default_value = "int16")]
+    #[arg(long, value_name = "TYPE", default_value = "int8")]
     pub activations: ActivationsName,
+    /// Let the cpu backend read weights from the file's memory map, without a packed copy: slower, but loads at once and
+    /// lets several programs share the memory
+    #[arg(long)]
+    pub no_repack: bool,
 }
 
 /// Where to run, for verbs that run in one place.
@@ -134,9 +138,9 @@ pub struct ContextArgs {
     /// Most tokens of a prompt that are computed at once
     #[arg(long, value_name = "N", default_value_t = 512, value_parser = clap::value_parser!(u32).range(1..))]
     pub chunk: u32,
-    /// How keys and values are stored
-    #[arg(long, value_name = "TYPE", default_value = "f16")]
-    pub kv: KvName,
+    /// How keys and values are stored [default: f16; f32 for logits]
+    #[arg(long, value_name = "TYPE")]
+    pub kv: Option<KvName>,
 }
 
 /// How tokens are chosen.
@@ -416,7 +420,7 @@ pub struct PerplexityArgs {
 const LOGITS_EXAMPLES: &str = "\
 Examples:
   moeray logits model.gguf -p \"ROMEO:\" -o romeo.safetensors
-  moeray logits model/ --ids 5,6,7 --router --kv f32 --backend reference -o out.safetensors
+  moeray logits model/ --ids 5,6,7 --router --backend reference -o out.safetensors
 
 The file holds `logits` f32 [T, V] and `ids` u32 [T], and with --router for every MoE layer `router_ids_<layer>` u32 [T, k]
 and `router_weights_<layer>` f32 [T, k].";

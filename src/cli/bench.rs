@@ -131,7 +131,7 @@ fn describe(model: &Model, checkpoint: &Checkpoint, name: &str, args: &BenchArgs
     let place = model.describe();
     let backends = ["cpu", "reference"].into_iter().find(|b| place.starts_with(b)).unwrap_or("wgpu").to_string();
     let threads = args.device.threads.map_or_else(cpu::pool::default_threads, |t| t as usize);
-    let kv = format!("{:?}", load::kv(args.context.kv)).to_lowercase();
+    let kv = format!("{:?}", load::kv(&args.context)).to_lowercase();
     Row {
         build_commit: env!("CARGO_PKG_VERSION").into(),
         cpu_info: facts::processor(),

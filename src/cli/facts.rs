@@ -52,7 +52,12 @@ pub fn vocabulary(program: &Program) -> usize {
 /// Bytes of keys and values of one position.
 pub fn kv_bytes(program: &Program, kv: KvType) -> u64 {
     let size = if kv == KvType::F16 { 2 } else { 4 };
-    program.graph.caches.iter().map(|c| (c.kv_heads * (c.k_dim + c.v_dim) * size) as u64).sum()
+    program.graph.caches.iter().map(|c| (c.kv_heads * (c.k_dim + c.stored_v_dim()) * size) as u64).sum()
+}
+
+/// Bytes of recurrent states of a sequence: as they stand, and as they were kept.
+pub fn state_bytes(program: &Program) -> u64 {
+    program.graph.states.iter().map(|s| 8 * s.len as u64).sum()
 }
 
 /// The mix that the file names, or else the type of most of its bytes.

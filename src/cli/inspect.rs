@@ -81,7 +81,7 @@ fn planned(args: &InspectArgs, d: &Definition) -> Outcome<(String, Plan)> {
     let dtypes: Vec<_> = d.program.weights.iter().map(|t| t.dtype()).collect();
     let weights = plan::weights(&graph, &dtypes, &caps)?;
     let ctx = ctx(args, d);
-    let options = plan::Options::new(ctx, (args.context.chunk as usize).min(ctx), load::kv(args.context.kv));
+    let options = plan::Options::new(ctx, (args.context.chunk as usize).min(ctx), load::kv(&args.context));
     Ok((name, plan::plan(&graph, &weights, &caps, &options)?))
 }
 
@@ -142,9 +142,10 @@ fn hyperparameters(d: &Definition) -> Vec<(&'static str, Json)> {
     list
 }
 
-/// Bytes: weights, keys and values for `ctx` positions.
-fn memory(d: &Definition, ctx: usize, args: &InspectArgs) -> (u64, u64) {
-    (facts::weight_bytes(&d.program), facts::kv_bytes(&d.program, load::kv(args.context.kv)) * ctx as u64)
+/// Bytes: weights, keys and values for `ctx` positions, recurrent states.
+fn memory(d: &Definition, ctx: usize, args: &InspectArgs) -> [u64; 3] {
+    let kv = facts::kv_bytes(&d.program, load::kv(&args.context)) * ctx as u64;
+    [facts::weight_bytes(&d.program), kv, facts::state_bytes(&d.program)]
 }
 
 fn summary(out: &mut dyn Write, d: &Definition, ctx: usize, args: &InspectArgs) -> io::Result<()> {
@@ -156,12 +157,17 @@ fn summary(out: &mut dyn Write, d: &Definition, ctx: usize, args: &InspectArgs) 
     for (range, l) in grouped(&model::layers(&d.program.graph)) {
         writeln!(out, "  {range:<8} {} | {}", l.mixer, l.feed_forward())?;
     }
+    for part in &d.skipped {
+        writeln!(out, "  left out {part}")?;
+    }
     writeln!(out)?;
-    let (weights, kv) = memory(d, ctx, args);
+    let [weights, kv, states] = memory(d, ctx, args);
     writeln!(out, "  {:<20} {}", "parameters", facts::parameters(&d.program))?;
     writeln!(out, "  {:<20} {}", "read a token", load::bytes(facts::bytes_per_token(&d.program)))?;
     writeln!(out, "\nmemory for a context of {ctx}, without scratch")?;
-    for (name, n) in [("weights", weights), ("keys and values", kv), ("together", weights + kv)] {
+    let together = weights + kv + states;
+    let parts = [("weights", weights), ("keys and values", kv), ("recurrent states", states), ("together", together)];
+    for (name, n) in parts.into_iter().filter(|(name, n)| *n > 0 || !name.starts_with("recurrent")) {
         writeln!(out, "  {name:<20} {}", load::bytes(n))?;
     }
     Ok(())
@@ -201,13 +207,17 @@ fn as_json(ckpt: &Checkpoint) -> Map<String, Json> {
 }
 
 fn model_json(d: &Definition, ctx: usize, args: &InspectArgs) -> Json {
-    let (weights, kv) = memory(d, ctx, args);
+    let [weights, kv, states] = memory(d, ctx, args);
     let mut m: Map<String, Json> = hyperparameters(d).into_iter().map(|(k, v)| (k.to_string(), v)).collect();
     m.insert("title".into(), d.title.into());
     m.insert("layer_list".into(), model::layers(&d.program.graph).iter().map(layer_json).collect());
+    m.insert("left_out".into(), json!(d.skipped));
     m.insert("parameters".into(), facts::parameters(&d.program).into());
     m.insert("bytes_per_token".into(), facts::bytes_per_token(&d.program).into());
-    m.insert("memory".into(), json!({"ctx": ctx, "weights": weights, "kv": kv, "total": weights + kv}));
+    m.insert(
+        "memory".into(),
+        json!({"ctx": ctx, "weights": weights, "kv": kv, "states": states, "total": weights + kv + states}),
+    );
     m.into()
 }
 

@@ -2,7 +2,7 @@
 
 use super::{
     args::{ActivationsName, BackendName, ContextArgs, DeviceArgs, KvName, PlaceArgs, SampleArgs, StopArgs},
-    failure::{Failure, Outcome},
+    failure::{Failure, Outcome, say},
     shaders,
 };
 use crate::{
@@ -58,6 +58,9 @@ pub fn load_checkpoint(
     let options = LoadOptions { backend: choice(backend, device)?, model: build };
     let model = Model::from_checkpoint(checkpoint, &options, &mut |p| bar.show(p))?;
     tracing::info!("loaded on {}", model.describe());
+    for part in model.definition().skipped.iter().filter(|_| !quiet) {
+        say(format_args!("left out: {part}"));
+    }
     Ok(model)
 }
 
@@ -88,17 +91,24 @@ fn choice(name: Option<BackendName>, device: &DeviceArgs) -> Outcome<BackendChoi
                 ActivationsName::Int8 => Activations::Int8,
                 ActivationsName::Int16 => Activations::Int16,
             };
-            BackendChoice::Cpu(backend::cpu::Options { threads, activations, ..backend::cpu::Options::default() })
+            let repack = !device.no_repack;
+            BackendChoice::Cpu(backend::cpu::Options { threads, activations, repack, ..Default::default() })
         }
         BackendName::Reference => BackendChoice::Reference,
     })
 }
 
-/// The library's word for a KV type.
-pub fn kv(name: KvName) -> KvType {
-    match name {
-        KvName::F16 => KvType::F16,
-        KvName::F32 => KvType::F32,
+/// How keys and values are stored: as the person says, else in half precision.
+pub fn kv(args: &ContextArgs) -> KvType {
+    kv_or(args, KvType::F16)
+}
+
+/// How keys and values are stored: as the person says, else as `default`.
+pub fn kv_or(args: &ContextArgs, default: KvType) -> KvType {
+    match args.kv {
+        Some(KvName::F16) => KvType::F16,
+        Some(KvName::F32) => KvType::F32,
+        None => default,
     }
 }
 
@@ -110,7 +120,7 @@ pub fn session(model: &Model, ctx: usize, args: &ContextArgs) -> Outcome<Session
             "a context of {ctx} tokens: the model was made for {trained}, and what it writes beyond is guesswork"
         );
     }
-    let options = SessionOptions { ctx, chunk: (args.chunk as usize).min(ctx), kv: kv(args.kv) };
+    let options = SessionOptions { ctx, chunk: (args.chunk as usize).min(ctx), kv: kv(args) };
     Ok(Session::new(model, options)?)
 }
 

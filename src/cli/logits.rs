@@ -8,7 +8,7 @@ use super::{
     tensors::{Entry, Writer},
 };
 use crate::{
-    backend::Output,
+    backend::{KvType, Output},
     model,
     session::{Model, Session, SessionOptions},
 };
@@ -18,9 +18,9 @@ use std::path::Path;
 const PIECE_BYTES: usize = 64 << 20;
 
 /// A session for asking for the logits of all positions: its chunks are short where the vocabulary is large.
-pub fn session(model: &Model, ctx: usize, args: &ContextArgs) -> Outcome<Session> {
+pub fn session(model: &Model, ctx: usize, args: &ContextArgs, kv: KvType) -> Outcome<Session> {
     let most = (PIECE_BYTES / (model.vocab().max(1) * 4)).max(1);
-    let options = SessionOptions { ctx, chunk: most.min(args.chunk as usize), kv: load::kv(args.kv) };
+    let options = SessionOptions { ctx, chunk: most.min(args.chunk as usize), kv };
     Ok(Session::new(model, options)?)
 }
 
@@ -53,7 +53,8 @@ pub fn logits(args: &LogitsArgs, quiet: bool) -> Outcome {
         let what = format!("the prompt has {} tokens, and the model was made for a context of {most}", ids.len());
         return Err(Failure::new(what).hint("beyond it the logits mean nothing: give a shorter prompt"));
     }
-    let mut session = session(&model, ids.len(), &args.context)?;
+    // Who compares engines wants to see what this one computes, not how a cache rounds.
+    let mut session = session(&model, ids.len(), &args.context, load::kv_or(&args.context, KvType::F32))?;
     // The first chunk shows the shapes of what the model traces; the file's header needs them.
     let mut writer: Option<Writer> = None;
     let mut traces: Vec<Trace> = Vec::new();

@@ -49,7 +49,7 @@ enum Base {
 /// Runs the verb.
 pub fn perplexity(args: &PerplexityArgs, quiet: bool) -> Outcome {
     let model = load::load(args.model.path(), &args.place, model::Options::default(), quiet)?;
-    let vocab = model.vocab();
+    let (vocab, kv) = (model.vocab(), load::kv(&args.context));
     let (windows, mut base) = match &args.kl_base {
         Some(path) => {
             let mut reader = Reader::open(path)?;
@@ -63,10 +63,10 @@ pub fn perplexity(args: &PerplexityArgs, quiet: bool) -> Outcome {
             let (a, b) = (vocab, other.vocab());
             return Err(Failure::new(format!("the models have vocabularies of {a} and {b}: they cannot be compared")));
         }
-        base = Base::Model(Box::new(logits::session(&other, windows.ctx, &args.context)?));
+        base = Base::Model(Box::new(logits::session(&other, windows.ctx, &args.context, kv)?));
     }
     let mut writer = args.save_logits.as_ref().map(|path| start(path, &windows, vocab)).transpose()?;
-    let mut session = logits::session(&model, windows.ctx, &args.context)?;
+    let mut session = logits::session(&model, windows.ctx, &args.context, kv)?;
     let mut scores = Scores::default();
     let mut bar = Bar::new(quiet);
     let total = windows.iter().len() as u64;

@@ -47,6 +47,8 @@ pub struct TensorInfo {
     pub offset: u64,
     /// The tensor, or why it cannot be used ("has type I64, which ...").
     pub content: std::result::Result<Tensor, String>,
+    /// The bytes of a tensor of plain bytes (safetensors' `U8`), which hold parts of weights in some files.
+    pub raw: Option<Bytes>,
 }
 
 /// One file of a checkpoint.
@@ -115,6 +117,7 @@ impl Checkpoint {
                 file: 0,
                 offset,
                 content: Ok(t),
+                raw: None,
             };
             offset += bytes;
             info

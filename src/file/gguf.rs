@@ -318,6 +318,7 @@ fn locate(c: &Cursor<'_>, raw: Raw<'_>, base: usize, alignment: usize, number: u
         file: number as u32,
         offset: start as u64,
         content,
+        raw: None,
     })
 }
 

@@ -228,6 +228,7 @@ pub(super) fn parse(file: &str, number: usize, bytes: &Bytes) -> Result<Vec<Tens
         let bad = |what: &str| Error::format(file, format!("tensor `{}`: {what}", name.escape_debug()));
         let (start, end) = info.data_offsets;
         let data = bytes.slice(base + start..base + end).ok_or_else(|| bad("its data lies beyond the end"))?;
+        let raw = (info.dtype == Dtype::U8).then(|| data.clone());
         let content = match dtype(info.dtype) {
             _ if data.is_empty() => Err(format!("has no weights (shape {:?})", info.shape)),
             Some(d) => {
@@ -244,6 +245,7 @@ pub(super) fn parse(file: &str, number: usize, bytes: &Bytes) -> Result<Vec<Tens
             file: number as u32,
             offset: (base + start) as u64,
             content,
+            raw,
             name,
         });
     }

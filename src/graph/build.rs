@@ -2,7 +2,7 @@
 
 use crate::{
     error::{Error, Result},
-    ir::{CacheDecl, CacheId, Graph, Node, Op, Type, ValueId, WeightDecl, WeightId},
+    ir::{CacheDecl, CacheId, Graph, Node, Op, StateDecl, StateId, Type, ValueId, WeightDecl, WeightId},
     ops,
 };
 
@@ -34,6 +34,12 @@ impl Builder {
     pub fn cache(&mut self, decl: CacheDecl) -> CacheId {
         self.graph.caches.push(decl);
         CacheId(self.graph.caches.len() as u32 - 1)
+    }
+
+    /// Declares a recurrent state of `len` numbers, for one node.
+    pub fn state(&mut self, len: usize) -> StateId {
+        self.graph.states.push(StateDecl { len });
+        StateId(self.graph.states.len() as u32 - 1)
     }
 
     /// Adds a node; its outputs come in the order of the op's page.

@@ -4,11 +4,21 @@
 //! and says which nodes it consumes and what stands for them. Rules run one after the other over the whole graph; the
 //! nodes are then put in order again. Nothing here changes what is computed.
 
-use crate::ir::{Graph, Linear, Node, Norm, Op, Rope, ValueId, WeightId};
+use crate::ir::{Graph, Linear, Node, Norm, NormKind, Op, Rope, ValueId, WeightId};
 
 /// The same computation in fewer, larger ops: see the second half of [`Op`].
 pub fn fuse(graph: &Graph) -> Graph {
-    let rules: [Rule; 7] = [expert_glu, expert_down_add, linear_glu, linear_add, rope_store, norm_router, norm_linears];
+    let rules: [Rule; 9] = [
+        expert_glu,
+        expert_act,
+        expert_down_add,
+        linear_glu,
+        linear_act,
+        linear_add,
+        rope_store,
+        norm_router,
+        norm_linears,
+    ];
     let mut g = graph.clone();
     for rule in rules {
         g = apply(&g, rule);
@@ -125,17 +135,41 @@ fn gate_and_up<T>(v: &View<'_>, i: usize, half: impl Fn(&Node) -> Option<T>) -> 
 
 fn expert_glu(v: &View<'_>, i: usize) -> Option<Fusion> {
     let Op::Glu(act) = v.node(i).op else { return None };
-    let half = |n: &Node| match n.op {
-        Op::ExpertLinear { weight } => Some((weight, n.inputs.clone())),
-        _ => None,
-    };
-    let (gi, ui, (gate, inputs), (up, same)) = gate_and_up(v, i, half)?;
-    // One row of x for all slots: what the fused op is defined on.
-    let shared = v.g.weight(gate).shape.last() == Some(&v.g.cols(inputs[0]));
-    if inputs != same || !shared {
+    let (gi, ui, (gate, inputs), (up, same)) = gate_and_up(v, i, expert_linear)?;
+    if inputs != same || !one_row_a_token(v, &gate, inputs[0]) || gate.bias.is_some() != up.bias.is_some() {
         return None;
     }
     v.fusion(vec![i, gi, ui], Op::ExpertGlu { gate, up, act }, inputs, v.node(i).outputs.clone())
+}
+
+fn expert_linear(n: &Node) -> Option<(Linear, Vec<ValueId>)> {
+    match n.op {
+        Op::ExpertLinear(l) => Some((l, n.inputs.clone())),
+        _ => None,
+    }
+}
+
+/// Whether x has one row for all slots: what the fused first halves of experts are defined on.
+fn one_row_a_token(v: &View<'_>, l: &Linear, x: ValueId) -> bool {
+    v.g.weight(l.weight).shape.last() == Some(&v.g.cols(x))
+}
+
+fn expert_act(v: &View<'_>, i: usize) -> Option<Fusion> {
+    let Op::Act(act) = v.node(i).op else { return None };
+    let ei = v.sole(v.node(i).inputs[0])?;
+    let (linear, inputs) = expert_linear(v.node(ei))?;
+    if !one_row_a_token(v, &linear, inputs[0]) {
+        return None;
+    }
+    v.fusion(vec![i, ei], Op::ExpertAct { linear, act }, inputs, v.node(i).outputs.clone())
+}
+
+fn linear_act(v: &View<'_>, i: usize) -> Option<Fusion> {
+    let Op::Act(act) = v.node(i).op else { return None };
+    let li = v.sole(v.node(i).inputs[0])?;
+    let Op::Linear(linear) = v.node(li).op else { return None };
+    let inputs = v.node(li).inputs.clone();
+    v.fusion(vec![i, li], Op::LinearAct { linear, act }, inputs, v.node(i).outputs.clone())
 }
 
 fn linear_glu(v: &View<'_>, i: usize) -> Option<Fusion> {
@@ -151,35 +185,48 @@ fn linear_glu(v: &View<'_>, i: usize) -> Option<Fusion> {
     v.fusion(vec![i, gi, ui], Op::LinearGlu { gate, up, act }, inputs, v.node(i).outputs.clone())
 }
 
+/// Follows a value back through a `scale` that nobody else uses: the factor, what was scaled, and the node.
+fn scaled(v: &View<'_>, y: ValueId) -> (f32, ValueId, Vec<usize>) {
+    match v.sole(y).map(|i| (i, &v.node(i).op, &v.node(i).inputs[..])) {
+        Some((i, Op::Scale(factor), [x])) => (*factor, *x, vec![i]),
+        _ => (1.0, y, vec![]),
+    }
+}
+
 fn expert_down_add(v: &View<'_>, i: usize) -> Option<Fusion> {
     let Op::Add = v.node(i).op else { return None };
     let [residual, y] = v.node(i).inputs[..] else { return None };
+    let (factor, y, scaled) = scaled(v, y);
     let ci = v.sole(y)?;
     let (Op::ExpertCombine, [slots, weights]) = (&v.node(ci).op, &v.node(ci).inputs[..]) else { return None };
     let ei = v.sole(*slots)?;
-    let (Op::ExpertLinear { weight }, [h, ids]) = (&v.node(ei).op, &v.node(ei).inputs[..]) else { return None };
+    let (Op::ExpertLinear(linear), [h, ids]) = (&v.node(ei).op, &v.node(ei).inputs[..]) else { return None };
     // One row of h a slot: what the fused op is defined on (with one slot the two forms are the same).
-    if v.g.cols(*h) != v.g.cols(*ids) * v.g.weight(*weight).shape[2] {
+    if v.g.cols(*h) != v.g.cols(*ids) * v.g.weight(linear.weight).shape[2] {
         return None;
     }
-    let op = Op::ExpertDownAdd { weight: *weight };
-    v.fusion(vec![i, ci, ei], op, vec![*h, *ids, *weights, residual], v.node(i).outputs.clone())
+    let op = Op::ExpertDownAdd { linear: *linear, factor };
+    let consumed = [vec![i, ci, ei], scaled].concat();
+    v.fusion(consumed, op, vec![*h, *ids, *weights, residual], v.node(i).outputs.clone())
 }
 
 fn linear_add(v: &View<'_>, i: usize) -> Option<Fusion> {
     let Op::Add = v.node(i).op else { return None };
     let [residual, y] = v.node(i).inputs[..] else { return None };
+    let (factor, y, scaled) = scaled(v, y);
     let yi = v.sole(y)?;
     let outputs = v.node(i).outputs.clone();
+    let consumed = |nodes: &[usize]| [nodes, &scaled].concat();
     match (&v.node(yi).op, &v.node(yi).inputs[..]) {
         (Op::Linear(l), [x]) => {
-            v.fusion(vec![i, yi], Op::LinearAdd { linear: *l, gated: false }, vec![*x, residual], outputs)
+            let op = Op::LinearAdd { linear: *l, gated: false, factor };
+            v.fusion(consumed(&[i, yi]), op, vec![*x, residual], outputs)
         }
         (Op::SigmoidGate, [inner, gate]) => {
             let li = v.sole(*inner)?;
             let (Op::Linear(l), [x]) = (&v.node(li).op, &v.node(li).inputs[..]) else { return None };
-            let op = Op::LinearAdd { linear: *l, gated: true };
-            v.fusion(vec![i, yi, li], op, vec![*x, residual, *gate], outputs)
+            let op = Op::LinearAdd { linear: *l, gated: true, factor };
+            v.fusion(consumed(&[i, yi, li]), op, vec![*x, residual, *gate], outputs)
         }
         _ => None,
     }
@@ -192,6 +239,8 @@ fn rotated(v: &View<'_>, x: ValueId) -> Option<(Rope, Option<Norm>, ValueId, Vec
     let before = v.node(ri).inputs[0];
     if let Some(ni) = v.sole(before)
         && let Op::RmsNorm(n) = v.node(ni).op
+        && n.kind == NormKind::Rms
+        && n.bias.is_none()
     {
         return Some((r.clone(), Some(n), v.node(ni).inputs[0], vec![ri, ni]));
     }

@@ -29,6 +29,10 @@ pub struct WeightId(pub u32);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct CacheId(pub u32);
 
+/// A recurrent state. Index into [`Graph::states`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct StateId(pub u32);
+
 /// A symbolic number of rows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Rows {
@@ -90,6 +94,28 @@ pub struct CacheDecl {
     pub k_dim: usize,
     /// Length of a value.
     pub v_dim: usize,
+    /// Whether a value is the first `v_dim` numbers of its key, stored with it once (latent attention).
+    pub v_in_k: bool,
+}
+
+impl CacheDecl {
+    /// A cache of keys and values.
+    pub fn new(kv_heads: usize, k_dim: usize, v_dim: usize) -> CacheDecl {
+        CacheDecl { kv_heads, k_dim, v_dim, v_in_k: false }
+    }
+
+    /// Length of a value that is stored beside its key.
+    pub fn stored_v_dim(&self) -> usize {
+        if self.v_in_k { 0 } else { self.v_dim }
+    }
+}
+
+/// A recurrent state that the graph uses: f32 numbers of a sequence that one node reads and overwrites in every step, zeros
+/// before the first token. Its size does not grow with the context; going back means knowing an earlier one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StateDecl {
+    /// Numbers.
+    pub len: usize,
 }
 
 /// A program: nodes in execution order, and everything they refer to.
@@ -103,6 +129,8 @@ pub struct Graph {
     pub weights: Vec<WeightDecl>,
     /// Caches, indexed by [`CacheId`].
     pub caches: Vec<CacheDecl>,
+    /// Recurrent states, indexed by [`StateId`].
+    pub states: Vec<StateDecl>,
     /// What the caller reads, by name: `logits`, and when asked for `router_ids_<layer>`, `router_weights_<layer>`.
     pub outputs: Vec<(String, ValueId)>,
 }

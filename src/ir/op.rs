@@ -1,6 +1,6 @@
 //! The ops. Their meaning (formula, shapes, reference code, tolerance) is on their page in [`crate::ops`].
 
-use super::{CacheId, Router, WeightId};
+use super::{CacheId, Router, StateId, WeightId};
 
 /// What a norm makes of a row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -36,12 +36,12 @@ impl Norm {
     }
 }
 
-/// A matrix with an optional bias (`ops/linear.rs`).
+/// A matrix with an optional bias (`ops/linear.rs`), or one of each for every expert (`ops/experts.rs`).
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Linear {
-    /// `[out, in]`.
+    /// `[out, in]`; of experts `[E, out, in]`.
     pub weight: WeightId,
-    /// `[out]`.
+    /// `[out]`; of experts `[E, out]`.
     pub bias: Option<WeightId>,
 }
 
@@ -67,6 +67,32 @@ pub struct Rope {
     pub inv_freq: std::sync::Arc<[f32]>,
     /// Factor on the rotated vector (YaRN's attention factor; 1 without scaling).
     pub scale: f32,
+    /// What takes the place of `inv_freq` and `scale` in long contexts.
+    pub long: Option<LongRope>,
+}
+
+/// The rotation of contexts longer than those that a model was first trained for (LongRoPE, Ding et al. 2024).
+#[derive(Clone, Debug, PartialEq)]
+pub struct LongRope {
+    /// Contexts of more positions than this are long.
+    pub beyond: usize,
+    /// As [`Rope::inv_freq`].
+    pub inv_freq: std::sync::Arc<[f32]>,
+    /// As [`Rope::scale`].
+    pub scale: f32,
+}
+
+impl Rope {
+    /// The rotation of a runner whose context is `ctx`: the choice is made once, because keys in the cache are rotated
+    /// already. (Hugging Face chooses by the length so far, llama.cpp by the context, as here.)
+    pub fn for_context(&self, ctx: usize) -> Rope {
+        match &self.long {
+            Some(l) if ctx > l.beyond => {
+                Rope { inv_freq: l.inv_freq.clone(), scale: l.scale, long: None, ..self.clone() }
+            }
+            _ => Rope { long: None, ..self.clone() },
+        }
+    }
 }
 
 /// Causal attention of grouped query heads (`ops/attend.rs`).
@@ -95,6 +121,66 @@ pub enum Activation {
     GeluTanh,
     /// `max(x, 0)`.
     Relu,
+    /// GPT-OSS's clamped SwiGLU, a gated unit only: with g = min(gate, limit) and u = up between −limit and limit,
+    /// `g · sigmoid(alpha · g) · (u + 1)`.
+    ClampedSwiglu {
+        /// Factor in the sigmoid.
+        alpha: f32,
+        /// Bound of gate and up.
+        limit: f32,
+    },
+    /// `1 / (1 + exp(-x))`: gates of attention's output.
+    Sigmoid,
+    /// `x`: a bilinear unit, a product of two projections.
+    Identity,
+}
+
+/// Causal convolution of each channel over its last inputs (`ops/short_conv.rs`).
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct ShortConv {
+    /// `[taps · channels]`, tap by tap, oldest input first.
+    pub weight: WeightId,
+    /// `[channels]`.
+    pub bias: Option<WeightId>,
+    /// Inputs that a result depends on, its own included.
+    pub taps: usize,
+    /// On the sum.
+    pub act: Option<Activation>,
+    /// The last `taps − 1` inputs.
+    pub state: StateId,
+}
+
+/// Linear attention with the gated delta rule (`ops/delta_net.rs`).
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct DeltaNet {
+    /// Heads of queries and keys.
+    pub k_heads: usize,
+    /// Heads of values, a multiple of these.
+    pub v_heads: usize,
+    /// Columns of a query and of a key.
+    pub k_dim: usize,
+    /// Columns of a value.
+    pub v_dim: usize,
+    /// `[v_heads]`, negative: how fast a head forgets.
+    pub decay: WeightId,
+    /// `[v_heads]`: added to what the token says of it.
+    pub dt_bias: WeightId,
+    /// Whether value head h goes with key head `h % k_heads` (llama.cpp's order for Qwen3.5); else `h / (v_heads / k_heads)`.
+    pub tiled: bool,
+    /// `[v_heads, k_dim, v_dim]`.
+    pub state: StateId,
+}
+
+impl DeltaNet {
+    /// Columns of queries, keys and values together.
+    pub fn qkv_cols(&self) -> usize {
+        2 * self.k_heads * self.k_dim + self.v_heads * self.v_dim
+    }
+
+    /// The key head that serves value head `h`.
+    pub fn key_head(&self, h: usize) -> usize {
+        if self.tiled { h % self.k_heads } else { h / (self.v_heads / self.k_heads) }
+    }
 }
 
 /// An op, with everything about it that is fixed when the graph is made.
@@ -122,28 +208,41 @@ pub enum Op {
     Linear(Linear),
     /// `(x [T, heads·D]) → [T, heads·D]`, row t at position P + t.
     Rope(Rope),
-    /// `(k [T, kv_heads·Dk], v [T, kv_heads·Dv]) → cache`: writes positions P..P+T.
+    /// `() → ids u32 [T, heads]`: 0, 1, 2… in every row. With it `ExpertLinear` is a matrix of its own for each head.
+    HeadIds {
+        /// How many.
+        heads: usize,
+    },
+    /// `(a [T, heads·m], b [T, heads·n]) → [T, heads·(m + n)]`: of each head, a's columns and then b's.
+    JoinHeads {
+        /// How many.
+        heads: usize,
+    },
+    /// `(k [T, kv_heads·Dk], v [T, kv_heads·Dv]) → cache`: writes positions P..P+T. Only k where values are part of keys.
     KvStore {
         /// Where to.
         cache: CacheId,
     },
     /// `(q [T, heads·Dk], cache) → [T, heads·Dv]`: row t sees positions ..= P + t.
     Attend(Attention),
+    /// `(x [T, C]) → [T, C]`: each channel convolved over its last inputs; moves its state on.
+    ShortConv(ShortConv),
+    /// `(qkv [T, 2·Hk·Dk + Hv·Dv], a [T, Hv], b [T, Hv]) → [T, Hv·Dv]`: linear attention; moves its state on.
+    DeltaNet(DeltaNet),
     /// `(a, b) → a + b`.
     Add,
     /// `(x) → factor · x`.
     Scale(f32),
     /// `(gate [R, n], up [R, n]) → act(gate) · up`.
     Glu(Activation),
+    /// `(x) → act(x)`: of a feed-forward network without gate.
+    Act(Activation),
     /// `(x [R, n], g [R, 1]) → x · sigmoid(g)`: the gate of a shared expert.
     SigmoidGate,
     /// `(logits [T, E]) → (ids u32 [T, k], weights [T, k])`.
     Router(Router),
     /// `(x [T, in] or [T, k·in], ids [T, k]) → [T, k·out]`: slot j of token t through expert `ids[t, j]`.
-    ExpertLinear {
-        /// `[E, out, in]`.
-        weight: WeightId,
-    },
+    ExpertLinear(Linear),
     /// `(y [T, k·n], weights [T, k]) → [T, n]`: the weighted sum over the slots, in slot order.
     ExpertCombine,
     /// `(x [T, n]) → [O, n]`: the last O rows.
@@ -168,12 +267,14 @@ pub enum Op {
         /// Where k and v go.
         cache: CacheId,
     },
-    /// `(x [R, in], residual [R, out] [, g [R, 1]]) → residual + [sigmoid(g) ·] (W x + b)`.
+    /// `(x [R, in], residual [R, out] [, g [R, 1]]) → residual + factor · [sigmoid(g) ·] (W x + b)`.
     LinearAdd {
         /// W and b.
         linear: Linear,
         /// Whether the third input is there.
         gated: bool,
+        /// 1 as a rule.
+        factor: f32,
     },
     /// `(x [R, in]) → act(G x) · (U x)`: the first half of a dense gated feed-forward network.
     LinearGlu {
@@ -193,19 +294,36 @@ pub enum Op {
         /// The selection.
         router: Router,
     },
+    /// `(x [R, in]) → act(W x + b)`: the first half of a dense feed-forward network without gate.
+    LinearAct {
+        /// W and b.
+        linear: Linear,
+        /// What follows.
+        act: Activation,
+    },
     /// `(x [T, H], ids [T, k]) → [T, k·I]`: `act(G_e x) · (U_e x)` of every chosen expert.
     ExpertGlu {
-        /// `[E, I, H]`.
-        gate: WeightId,
-        /// `[E, I, H]`.
-        up: WeightId,
+        /// `[E, I, H]`, and its biases.
+        gate: Linear,
+        /// `[E, I, H]`, and its biases; both have them or neither.
+        up: Linear,
         /// On the gate.
         act: Activation,
     },
-    /// `(h [T, k·I], ids [T, k], weights [T, k], residual [T, H]) → [T, H]`: residual + the weighted sum of `W_e h_j`.
+    /// `(x [T, H], ids [T, k]) → [T, k·I]`: `act(W_e x)` of every chosen expert: experts without gate.
+    ExpertAct {
+        /// `[E, I, H]`, and its biases.
+        linear: Linear,
+        /// What follows.
+        act: Activation,
+    },
+    /// `(h [T, k·I], ids [T, k], weights [T, k], residual [T, H]) → [T, H]`: residual + factor · the weighted sum of
+    /// `W_e h_j + b_e`.
     ExpertDownAdd {
-        /// `[E, H, I]`.
-        weight: WeightId,
+        /// `[E, H, I]`, and its biases.
+        linear: Linear,
+        /// 1 as a rule.
+        factor: f32,
     },
 }
 
@@ -219,23 +337,39 @@ impl Op {
             Op::RmsNorm(_) => "rms_norm",
             Op::Linear(_) => "linear",
             Op::Rope(_) => "rope",
+            Op::HeadIds { .. } => "head_ids",
+            Op::JoinHeads { .. } => "join_heads",
             Op::KvStore { .. } => "kv_store",
             Op::Attend(_) => "attend",
+            Op::ShortConv(_) => "short_conv",
+            Op::DeltaNet(_) => "delta_net",
             Op::Add => "add",
             Op::Scale(_) => "scale",
             Op::Glu(_) => "glu",
+            Op::Act(_) => "act",
             Op::SigmoidGate => "sigmoid_gate",
             Op::Router(_) => "router",
-            Op::ExpertLinear { .. } => "expert_linear",
+            Op::ExpertLinear(_) => "expert_linear",
             Op::ExpertCombine => "expert_combine",
             Op::TakeOutputs => "take_outputs",
             Op::NormLinears { .. } => "norm_linears",
             Op::RopeStore { .. } => "rope_store",
             Op::LinearAdd { .. } => "linear_add",
             Op::LinearGlu { .. } => "linear_glu",
+            Op::LinearAct { .. } => "linear_act",
             Op::NormRouter { .. } => "norm_router",
             Op::ExpertGlu { .. } => "expert_glu",
+            Op::ExpertAct { .. } => "expert_act",
             Op::ExpertDownAdd { .. } => "expert_down_add",
+        }
+    }
+
+    /// The recurrent state that the op reads and overwrites.
+    pub fn state(&self) -> Option<StateId> {
+        match self {
+            Op::ShortConv(c) => Some(c.state),
+            Op::DeltaNet(d) => Some(d.state),
+            _ => None,
         }
     }
 
@@ -246,23 +380,33 @@ impl Op {
         let list: Vec<Option<WeightId>> = match self {
             Op::Embed { table, .. } => vec![Some(*table)],
             Op::RmsNorm(n) => norm(n).to_vec(),
-            Op::Linear(l) | Op::LinearAdd { linear: l, .. } => lin(l).to_vec(),
+            Op::Linear(l)
+            | Op::LinearAdd { linear: l, .. }
+            | Op::LinearAct { linear: l, .. }
+            | Op::ExpertLinear(l)
+            | Op::ExpertAct { linear: l, .. }
+            | Op::ExpertDownAdd { linear: l, .. } => lin(l).to_vec(),
             Op::Attend(a) => vec![a.sinks],
+            Op::ShortConv(c) => vec![Some(c.weight), c.bias],
+            Op::DeltaNet(d) => vec![Some(d.decay), Some(d.dt_bias)],
             Op::Router(r) => vec![r.selection_bias],
-            Op::ExpertLinear { weight } | Op::ExpertDownAdd { weight } => vec![Some(*weight)],
             Op::NormLinears { norm: n, parts } => n.iter().flat_map(norm).chain(parts.iter().flat_map(lin)).collect(),
             Op::RopeStore { q_norm, k_norm, .. } => [q_norm, k_norm].into_iter().flatten().flat_map(norm).collect(),
-            Op::LinearGlu { gate, up, .. } | Op::ExpertGlu { gate, up, .. } => vec![Some(*gate), Some(*up)],
+            Op::LinearGlu { gate, up, .. } => vec![Some(*gate), Some(*up)],
+            Op::ExpertGlu { gate, up, .. } => [lin(gate), lin(up)].concat(),
             Op::NormRouter { norm: n, linear, router } => {
                 [norm(n), lin(linear), [router.selection_bias, None]].concat()
             }
             Op::Tokens
             | Op::Input { .. }
             | Op::Rope(_)
+            | Op::HeadIds { .. }
+            | Op::JoinHeads { .. }
             | Op::KvStore { .. }
             | Op::Add
             | Op::Scale(_)
             | Op::Glu(_)
+            | Op::Act(_)
             | Op::SigmoidGate
             | Op::ExpertCombine
             | Op::TakeOutputs => vec![],

@@ -42,7 +42,14 @@ impl fmt::Display for Graph {
                     write!(f, " [{r}]")?;
                 }
                 Op::Attend(a) => write!(f, " [{} heads, window {:?}]", a.heads, a.window)?,
-                Op::Glu(a) | Op::LinearGlu { act: a, .. } | Op::ExpertGlu { act: a, .. } => write!(f, " [{a:?}]")?,
+                Op::ShortConv(c) => write!(f, " [{} taps, state{}]", c.taps, c.state.0)?,
+                Op::DeltaNet(d) => write!(f, " [{} heads on {}, state{}]", d.v_heads, d.k_heads, d.state.0)?,
+                Op::Glu(a)
+                | Op::Act(a)
+                | Op::LinearGlu { act: a, .. }
+                | Op::LinearAct { act: a, .. }
+                | Op::ExpertGlu { act: a, .. }
+                | Op::ExpertAct { act: a, .. } => write!(f, " [{a:?}]")?,
                 _ => {}
             }
             writeln!(f, " : {}", types.join(", "))?;

@@ -3,7 +3,7 @@
 use super::WeightId;
 
 /// How router logits become scores.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Score {
     /// Softmax over all experts.
     Softmax,
@@ -13,6 +13,12 @@ pub enum Score {
     Sigmoid,
     /// `sqrt(ln(1 + exp(logit)))`.
     SqrtSoftplus,
+    /// One expert after the other, the largest logit first: its weight is a softmax over the experts that are left, without
+    /// those that are further than `threshold` below it, relative to the larger of its logit and their magnitude.
+    SparseMixer {
+        /// Twice the jitter of training.
+        threshold: f32,
+    },
 }
 
 /// What the weights of the chosen experts are divided by. The s below is their sum.
@@ -26,6 +32,8 @@ pub enum Renormalise {
     SumPlus(f32),
     /// `max(s, e)`, with this e.
     SumAtLeast(f32),
+    /// The weights become a softmax over the chosen scores: a second one, where the scores are of a softmax already.
+    Softmax,
 }
 
 /// How a group of experts is scored.
@@ -91,6 +99,7 @@ impl Router {
                 Score::SoftmaxOfSelected => "softmax of the selected",
                 Score::Sigmoid => "sigmoid",
                 Score::SqrtSoftplus => "sqrt-softplus",
+                Score::SparseMixer { .. } => "sparsemixer",
             }
             .to_string(),
         ];
@@ -106,13 +115,14 @@ impl Router {
             Renormalise::No => {}
             Renormalise::Sum => words.push("renormalised".to_string()),
             Renormalise::SumPlus(e) => words.push(format!("renormalised (sum + {e:e})")),
+            Renormalise::Softmax => words.push("softmax of the chosen scores".to_string()),
             Renormalise::SumAtLeast(e) => words.push(format!("renormalised (sum at least {e:e})")),
         }
         words.extend((self.scale != 1.0).then(|| format!("times {}", self.scale)));
         words.join(", ")
     }
 
-    /// Whether the numbers fit each otheself.
+    /// Whether the numbers fit each other.
     ///
     /// # Errors
     /// What does not fit.
@@ -122,6 +132,9 @@ impl Router {
         }
         if self.score == Score::SoftmaxOfSelected && !self.chooses_by_logits() {
             return Err("a softmax of the selected with a selection bias: there are no scores to add it to".into());
+        }
+        if matches!(self.score, Score::SparseMixer { .. }) && (self.selection_bias.is_some() || self.groups.is_some()) {
+            return Err("a sparsemixer with a selection bias or groups: it chooses by logits".into());
         }
         let Some(Groups { count, used, score }) = self.groups else { return Ok(()) };
         if count == 0 || self.experts % count != 0 || used == 0 || used > count {

@@ -1,7 +1,7 @@
 //! The linker: from a [`Variant`] to one WGSL text.
 //!
-//! In order: the numbers as `const`s, the KV fragment, one format fragment a slot with its prefix replaced, the kernel's
-//! parts. Then loops that say `// unroll` are written out: no shading language of today lets WGSL ask for it, and a loop
+//! In order: the numbers as `const`s, the KV fragment, one format fragment a slot with its prefix replaced, the products
+//! of the slots, the kernel's parts. Then loops that say `// unroll` are written out: no shading language of today lets WGSL ask for it, and a loop
 //! that stays a loop turns the arrays it indexes into memory. Last, branches that say `// static` are decided: what the
 //! variant does not use is not even declared as used, which matters for workgroup memory and barriers.
 
@@ -40,10 +40,29 @@ pub fn link(variant: &Variant) -> Result<String> {
     for (slot, dtype) in kernel.slots.iter().zip(&variant.formats) {
         text.push_str(&replace_prefix(gpu::fragment(*dtype), "W_", &format!("{slot}_")));
     }
+    for (part, slots) in kernel.products {
+        text.push_str(&products(part, slots, variant.get("COLS")));
+    }
     for part in kernel.parts {
         text.push_str(part);
     }
+    let text = text.replace("_to_COLS", &format!("_to_{}", variant.get("COLS")));
     Ok(resolve(&unroll(&text, variant), variant))
+}
+
+/// A part of [`super::Kernel::products`] for these slots, and for 1, 2, 4 .. `columns` (a power of two) rows of x.
+fn products(part: &str, slots: &[&str], columns: u32) -> String {
+    let mut text = String::new();
+    for count in (0..).map(|i| 1u32 << i).take_while(|c| *c <= columns) {
+        let sized = part.replace("COUNT", &count.to_string()).replace("HALF", &(count / 2).to_string());
+        text.push_str(
+            &["A_", "B_"]
+                .iter()
+                .zip(slots)
+                .fold(sized, |t, (from, slot)| replace_prefix(&t, from, &format!("{slot}_"))),
+        );
+    }
+    text
 }
 
 fn is_word(c: char) -> bool {

@@ -33,6 +33,8 @@ pub const RESIDUAL: u32 = 2;
 pub const GATE: u32 = 4;
 /// Add to what `y` holds: second and later segments of `expert_down_add`.
 pub const ACCUMULATE: u32 = 8;
+/// Multiply by the factor, before the residual.
+pub const FACTOR: u32 = 16;
 
 params! {
     /// Sizes of this step, written once a step.
@@ -95,7 +97,7 @@ params! {
         eps: f32,
     }
 
-    /// `linear`, `expert_linear`, `expert_linear_grouped`.
+    /// `linear`, `linear_two`, `expert_linear`, `expert_linear_grouped`.
     LinearParams {
         /// 1: the rows are the O outputs, 0: the T tokens. (Experts: 0.)
         outputs: u32,
@@ -117,7 +119,7 @@ params! {
         y_offset: u32,
         /// Of the result, token to token. Experts: slot j of a token is `j * out` further.
         y_stride: u32,
-        /// `BIAS | RESIDUAL | GATE`, plain only.
+        /// `BIAS | RESIDUAL | GATE | FACTOR`; experts: `BIAS` only.
         flags: u32,
         /// Of the residual.
         residual_offset: u32,
@@ -137,9 +139,20 @@ params! {
         ids_offset: u32,
         /// Of the expert ids.
         ids_stride: u32,
+        /// `linear_two`: workgroups in x that take the first matrix.
+        blocks: u32,
+        /// `linear_two`: rows of the second matrix.
+        rows_1: u32,
+        /// `linear_two`: output column of its first row.
+        column_1: u32,
+        /// Of the normalised x in a row of `y` (`NORMED`), from the row's start.
+        normed_offset: u32,
+        /// On the product.
+        factor: f32,
     }
 
-    /// `linear_glu`, `expert_glu`, `expert_glu_grouped`.
+    /// `linear_glu`, `expert_glu`, `expert_glu_shared`, `expert_glu_choose`, `expert_glu_shared_choose`,
+    /// `expert_glu_grouped`.
     GluLinearParams {
         /// 1: the rows are the O outputs, 0: the T tokens. (Experts: 0.)
         outputs: u32,
@@ -171,9 +184,31 @@ params! {
         ids_offset: u32,
         /// Of the expert ids.
         ids_stride: u32,
+        /// Rows of the shared expert's matrices (Is).
+        shared_rows: u32,
+        /// Slots that it takes, of `out` rows each.
+        shared_parts: u32,
+        /// The router's, where the kernel chooses (`CHOOSE`): E.
+        experts: u32,
+        /// 0 softmax, 1 softmax of the selected, 2 sigmoid.
+        score: u32,
+        /// 1: divide by the sum of the selected.
+        renormalise: u32,
+        /// Factor on the weights.
+        router_scale: f32,
+        /// Of the logits, which lie in the rows of x.
+        logits_offset: u32,
+        /// Of the expert weights.
+        weights_offset: u32,
+        /// Of the expert weights.
+        weights_stride: u32,
+        /// `BIAS`, experts only.
+        flags: u32,
+        /// Where the biases of up start.
+        bias_up: u32,
     }
 
-    /// `expert_down_add`.
+    /// `expert_down_add`, `expert_down_shared_add`.
     ExpertDownAddParams {
         /// First row of the segment, of the flattened `[E * out]` rows.
         row0: u32,
@@ -187,7 +222,7 @@ params! {
         out: u32,
         /// Experts used a token (k).
         used: u32,
-        /// `RESIDUAL` (start from the residual) or `ACCUMULATE` (start from y), or neither (start from 0).
+        /// `RESIDUAL` (start from the residual) or `ACCUMULATE` (start from y), or neither (start from 0); and `BIAS`, `GATE`.
         flags: u32,
         /// Of h `[T, k * I]`.
         x_offset: u32,
@@ -209,6 +244,16 @@ params! {
         weights_offset: u32,
         /// Of the expert weights.
         weights_stride: u32,
+        /// Columns of the shared expert's matrix (Is), a multiple of 4.
+        shared_cols: u32,
+        /// Groups of a row of it.
+        shared_groups: u32,
+        /// Of the shared expert's gate `[T, 1]` (`GATE`).
+        gate_offset: u32,
+        /// Of the gate.
+        gate_stride: u32,
+        /// On the weighted sum.
+        factor: f32,
     }
 
     /// `rope`.
@@ -249,6 +294,40 @@ params! {
         v_offset: u32,
         /// Of the values.
         v_stride: u32,
+    }
+
+    /// `head_ids`.
+    HeadIdsParams {
+        /// Heads.
+        heads: u32,
+        /// Of the ids.
+        y_offset: u32,
+        /// Of the ids.
+        y_stride: u32,
+    }
+
+    /// `join_heads`.
+    JoinHeadsParams {
+        /// 1: the rows are the O outputs, 0: the T tokens.
+        outputs: u32,
+        /// Heads.
+        heads: u32,
+        /// Columns of a head of the first operand.
+        a_cols: u32,
+        /// Columns of a head of the second operand.
+        b_cols: u32,
+        /// Of the first operand.
+        a_offset: u32,
+        /// Of the first operand.
+        a_stride: u32,
+        /// Of the second operand.
+        b_offset: u32,
+        /// Of the second operand.
+        b_stride: u32,
+        /// Of the result.
+        y_offset: u32,
+        /// Of the result.
+        y_stride: u32,
     }
 
     /// `rope_store`.
@@ -335,13 +414,61 @@ params! {
         y_stride: u32,
     }
 
+    /// `short_conv`.
+    ShortConvParams {
+        /// C.
+        channels: u32,
+        /// 1: `bias` is there.
+        bias_on: u32,
+        /// 1: the activation `ACT` follows.
+        act_on: u32,
+        /// Of the input.
+        x_offset: u32,
+        /// Of the input.
+        x_stride: u32,
+        /// Of the result.
+        y_offset: u32,
+        /// Of the result.
+        y_stride: u32,
+    }
+
+    /// `delta_net`.
+    DeltaNetParams {
+        /// Heads of queries and keys.
+        k_heads: u32,
+        /// Heads of values.
+        v_heads: u32,
+        /// Columns of a query and of a key.
+        k_dim: u32,
+        /// Columns of a value.
+        v_dim: u32,
+        /// 1: value head h goes with key head `h % k_heads`; 0: `h / (v_heads / k_heads)`.
+        tiled: u32,
+        /// Of qkv.
+        qkv_offset: u32,
+        /// Of qkv.
+        qkv_stride: u32,
+        /// Of a.
+        a_offset: u32,
+        /// Of a.
+        a_stride: u32,
+        /// Of b.
+        b_offset: u32,
+        /// Of b.
+        b_stride: u32,
+        /// Of the result.
+        y_offset: u32,
+        /// Of the result.
+        y_stride: u32,
+    }
+
     /// `router`.
     RouterParams {
         /// E, at most 1024.
         experts: u32,
         /// k, at most E.
         used: u32,
-        /// 0 softmax, 1 softmax of the selected, 2 sigmoid, 3 sqrt-softplus.
+        /// 0 softmax, 1 softmax of the selected, 2 sigmoid, 3 sqrt-softplus, 4 sparsemixer (its threshold in `epsilon`).
         score: u32,
         /// Groups that take part.
         groups_used: u32,
@@ -361,10 +488,16 @@ params! {
         weights_offset: u32,
         /// Of the weights.
         weights_stride: u32,
-        /// See `renormalise`.
+        /// See `renormalise`, which is 4 for a softmax over the chosen scores.
         epsilon: f32,
         /// Factor on the weights.
         scale: f32,
+    }
+
+    /// `copy`.
+    CopyParams {
+        /// Groups of 4 numbers.
+        groups: u32,
     }
 
     /// `sample_keys`.
@@ -425,6 +558,8 @@ params! {
         weights_offset: u32,
         /// Of the weights.
         weights_stride: u32,
+        /// On the sum.
+        factor: f32,
     }
 
     /// `add`, `scale`, `glu`, `sigmoid_gate`, `take_outputs`: element by element.

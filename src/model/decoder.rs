@@ -1,11 +1,18 @@
 //! The decoder that all architectures here are: sizes and switches, and the graph that follows from them.
 
-use super::{Options, Params, loader::Loader, rope};
+use super::{
+    ExpertLayout, Options, Params,
+    loader::Loader,
+    mla::{self, Latent},
+    recurrent::{self, Mixer},
+    rope,
+};
 use crate::{
     error::{Error, Result},
     file::Tensor,
     ir::{
-        Activation, Attention, CacheDecl, Graph, Linear, Norm, Op, Renormalise, Rope, RopePairs, Router, Score, ValueId,
+        Activation, Attention, CacheDecl, Graph, Linear, Norm, NormKind, Op, Renormalise, Rope, RopePairs, Router,
+        Score, ValueId,
     },
 };
 
@@ -53,6 +60,25 @@ pub struct Moe {
     pub dense_layers: Vec<usize>,
 }
 
+/// Factors that some families put between the parts of a model.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Multipliers {
+    /// On the embedding.
+    pub embedding: f32,
+    /// On the attention's dot products; `1/sqrt(head_dim)` where not given.
+    pub attention: Option<f32>,
+    /// On what attention and feed-forward network add to the residual.
+    pub residual: f32,
+    /// On the logits.
+    pub logits: f32,
+}
+
+impl Default for Multipliers {
+    fn default() -> Self {
+        Multipliers { embedding: 1.0, attention: None, residual: 1.0, logits: 1.0 }
+    }
+}
+
 /// Sizes and switches of a model.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Decoder {
@@ -72,6 +98,8 @@ pub struct Decoder {
     pub vocab: usize,
     /// Context length that the model was trained for.
     pub context: usize,
+    /// Kind of every norm.
+    pub norm: NormKind,
     /// Epsilon of every norm.
     pub eps: f32,
     /// Which columns rotate together.
@@ -86,8 +114,32 @@ pub struct Decoder {
     pub windows: Vec<Option<usize>>,
     /// Experts; `None` for a dense model.
     pub moe: Option<Moe>,
+    /// What mixes tokens in each layer; empty: attention everywhere.
+    pub mixers: Vec<Mixer>,
+    /// Whether the attention's output is scaled by a sigmoid gate, whose rows lie behind each head's in the query matrix.
+    pub gated_attention: bool,
+    /// Added to the stored weights of norms: 1 where a checkpoint stores differences from 1.
+    pub norm_offset: f32,
+    /// The name of the norm before the feed-forward network.
+    pub ffn_norm: &'static str,
+    /// The name of the last norm.
+    pub output_norm: &'static str,
     /// Whether a missing output matrix means that the embedding serves for it.
     pub tied: bool,
+    /// Factors between the parts.
+    pub multipliers: Multipliers,
+    /// Whether each head of the attention has a sink.
+    pub sinks: bool,
+    /// How a Hugging Face file stores the experts.
+    pub expert_layout: ExpertLayout,
+    /// Latent attention, where the model has it instead of the usual one.
+    pub latent: Option<Latent>,
+    /// Whether feed-forward units have a gate: `down(act(gate x) · up x)`, else `down(act(gate x))`.
+    pub gated: bool,
+    /// How many shared experts there are in a layer, summed.
+    pub shared_experts: usize,
+    /// Width and activation of a hidden layer in the routers.
+    pub router_hidden: Option<(usize, Activation)>,
 }
 
 impl Decoder {
@@ -102,25 +154,59 @@ impl Decoder {
         if p.opt_usize("attention.value_length", "v_head_dim")?.is_some_and(|v| v != head_dim) {
             return Err(Error::Unsupported(format!("values of another length than keys in {}", p.arch)));
         }
+        Decoder::with_head_dim(p, head_dim)
+    }
+
+    /// The same with another head dimension than the usual keys say.
+    ///
+    /// # Errors
+    /// As [`Decoder::common`].
+    pub(super) fn with_head_dim(p: &Params<'_>, head_dim: usize) -> Result<Decoder> {
+        let hidden = p.usize("embedding_length", "hidden_size")?;
+        let heads = p.usize("attention.head_count", "num_attention_heads")?;
         let layers = p.usize("block_count", "num_hidden_layers")?;
+        // One number a layer, where some layers have no attention: those that do have as many as the others.
+        let kv_heads = match p.list("attention.head_count_kv") {
+            Some(list) => {
+                list.iter().copied().filter(|n| *n > 0).reduce(|a, b| if a == b { a } else { 0 }).unwrap_or(0)
+            }
+            None => p.opt_usize("attention.head_count_kv", "num_key_value_heads")?.unwrap_or(heads),
+        };
+        let eps = match p.opt_f32("attention.layer_norm_rms_epsilon", "rms_norm_eps")? {
+            Some(eps) => eps,
+            None => p.f32("attention.layer_norm_rms_epsilon", "norm_eps")?,
+        };
         Ok(Decoder {
             layers,
             hidden,
             heads,
-            kv_heads: p.opt_usize("attention.head_count_kv", "num_key_value_heads")?.unwrap_or(heads),
+            kv_heads,
             head_dim,
             ffn: p.opt_usize("feed_forward_length", "intermediate_size")?.unwrap_or(0),
             vocab: p.opt_usize("vocab_size", "vocab_size")?.unwrap_or(0),
             context: p.usize("context_length", "max_position_embeddings")?,
-            eps: p.f32("attention.layer_norm_rms_epsilon", "rms_norm_eps")?,
+            eps,
+            norm: NormKind::Rms,
             pairs: RopePairs::Halves,
             qk_norm: QkNorm::None,
             qkv_bias: Bias::IfPresent,
             act: activation(p)?,
             windows: windows(p, layers)?,
+            mixers: vec![],
+            gated_attention: false,
+            norm_offset: 0.0,
+            ffn_norm: "ffn_norm",
+            output_norm: "output_norm",
             moe: None,
             // A GGUF without an output matrix is tied; a Hugging Face config says so.
             tied: p.is_gguf() || p.opt_bool("", "tie_word_embeddings")?.unwrap_or(false),
+            multipliers: Multipliers::default(),
+            sinks: false,
+            expert_layout: ExpertLayout::Rows,
+            latent: None,
+            gated: true,
+            shared_experts: 1,
+            router_hidden: None,
         })
     }
 
@@ -136,6 +222,10 @@ impl Decoder {
         if !self.eps.is_finite() || self.eps < 0.0 {
             return bad(format!("an epsilon of {} in the norms", self.eps));
         }
+        let m = self.multipliers;
+        if ![m.embedding, m.residual, m.logits, m.attention.unwrap_or(1.0)].iter().all(|f| f.is_finite() && *f != 0.0) {
+            return bad(format!("{m:?}"));
+        }
         if self.head_dim == 0 || self.layers > 4096 {
             return bad(format!("{} layers with heads of {}", self.layers, self.head_dim));
         }
@@ -144,6 +234,17 @@ impl Decoder {
         {
             return bad(format!("top {} of {} experts of width {}", m.router.used, m.router.experts, m.width));
         }
+        Ok(())
+    }
+
+    /// Does not count the layers that predict further tokens, as a GGUF does.
+    ///
+    /// # Errors
+    /// [`Error::Model`] where there would be no other layers.
+    pub(super) fn without_predictors(&mut self, p: &Params<'_>) -> Result<()> {
+        let n = p.opt_usize("nextn_predict_layers", "")?.unwrap_or(0);
+        let others = self.layers.checked_sub(n).filter(|l| *l > 0);
+        self.layers = others.ok_or_else(|| Error::Model(format!("{n} of {} layers predict further", self.layers)))?;
         Ok(())
     }
 
@@ -159,6 +260,10 @@ impl Decoder {
 
     fn is_moe(&self, layer: usize) -> Option<&Moe> {
         self.moe.as_ref().filter(|m| !m.dense_layers.contains(&layer))
+    }
+
+    fn mixer(&self, layer: usize) -> Mixer {
+        self.mixers.get(layer).copied().unwrap_or(Mixer::Attention)
     }
 
     fn window(&self, layer: usize) -> Option<usize> {
@@ -235,19 +340,34 @@ fn windows(p: &Params<'_>, layers: usize) -> Result<Vec<Option<usize>>> {
     }
 }
 
+/// A graph, its weights, and the parts of the file that were left out.
+pub(super) type Built = (Graph, Vec<Tensor>, Vec<String>);
+
 /// Builds the graph, declaring every weight on the way.
-pub(super) fn graph(d: &Decoder, p: &Params<'_>, mut l: Loader<'_>, options: &Options) -> Result<(Graph, Vec<Tensor>)> {
+pub(super) fn graph(d: &Decoder, p: &Params<'_>, mut l: Loader<'_>, options: &Options) -> Result<Built> {
     let factors = l.numbers("rope_freqs.weight")?;
-    let rope = rope::rope(p, d.head_dim, d.pairs, factors.as_deref(), options.bf16_rope)?;
+    let mut rope = rope::rope(p, d.head_dim, d.pairs, factors.as_deref(), options.bf16_rope)?;
+    let two = [l.numbers("rope_factors_short.weight")?, l.numbers("rope_factors_long.weight")?];
+    rope::long(p, &mut rope, two, options.bf16_rope)?;
+    let rope = if d.latent.is_some() { mla::rotation(p, rope) } else { rope };
     let table = l.table("token_embd.weight", d.vocab, d.hidden)?;
     let vocab = l.b.graph().weight(table).shape[0];
     let ids = l.b.one(Op::Tokens, &[])?;
-    let mut x = l.b.one(Op::Embed { table, scale: 1.0 }, &[ids])?; // [T, H]
+    let mut x = l.b.one(Op::Embed { table, scale: d.multipliers.embedding }, &[ids])?; // [T, H]
     let mut traces = vec![];
+    let heads = d.latent.map(|_| l.b.one(Op::HeadIds { heads: d.heads }, &[])).transpose()?;
     for i in 0..d.layers {
         l.b.set_layer(Some(i as u32));
-        x = attention(d, &rope, &mut l, i, x)?;
-        let normed = norm(d, &mut l, &format!("blk.{i}.ffn_norm.weight"), d.hidden, x)?;
+        let normed = norm(d, &mut l, &format!("blk.{i}.attn_norm.weight"), d.hidden, x)?; // [T, H]
+        x = match (d.mixer(i), &d.latent, heads) {
+            (Mixer::Attention, Some(m), Some(heads)) => {
+                let y = mla::attention(d, m, &rope, &mut l, i, normed, heads)?;
+                add(d, &mut l, x, y)?
+            }
+            (Mixer::Attention, ..) => attention(d, &rope, &mut l, i, x, normed)?,
+            (other, ..) => recurrent::mixed(d, &mut l, other, i, x, normed)?,
+        };
+        let normed = norm(d, &mut l, &format!("blk.{i}.{}.weight", d.ffn_norm), d.hidden, x)?;
         x = match d.is_moe(i) {
             Some(m) => {
                 let (x, ids, weights) = experts(d, m, &mut l, i, x, normed)?;
@@ -256,15 +376,19 @@ pub(super) fn graph(d: &Decoder, p: &Params<'_>, mut l: Loader<'_>, options: &Op
             }
             None => {
                 let y = ffn(d, &mut l, &format!("blk.{i}.ffn_"), ".weight", d.ffn, normed)?;
-                l.b.one(Op::Add, &[x, y])?
+                add(d, &mut l, x, y)?
             }
         };
     }
     l.b.set_layer(None);
     let x = l.b.one(Op::TakeOutputs, &[x])?; // [O, H]
-    let x = norm(d, &mut l, "output_norm.weight", d.hidden, x)?;
+    let x = norm(d, &mut l, &format!("{}.weight", d.output_norm), d.hidden, x)?;
     let head = if d.tied && !l.has("output.weight") { table } else { l.matrix("output.weight", vocab, d.hidden)? };
-    let logits = l.b.one(Op::Linear(Linear { weight: head, bias: None }), &[x])?; // [O, V]
+    let bias = if l.has("output.bias") { Some(l.vector("output.bias", vocab)?) } else { None };
+    let mut logits = l.b.one(Op::Linear(Linear { weight: head, bias }), &[x])?; // [O, V]
+    if d.multipliers.logits != 1.0 {
+        logits = l.b.one(Op::Scale(d.multipliers.logits), &[logits])?;
+    }
     l.b.output("logits", logits);
     if options.trace_router {
         for (i, ids, weights) in traces {
@@ -272,17 +396,29 @@ pub(super) fn graph(d: &Decoder, p: &Params<'_>, mut l: Loader<'_>, options: &Op
             l.b.output(format!("router_weights_{i}"), weights);
         }
     }
-    l.finish()
+    l.finish(d.layers)
 }
 
-fn norm(d: &Decoder, l: &mut Loader<'_>, name: &str, n: usize, x: ValueId) -> Result<ValueId> {
-    let weight = l.vector(name, n)?;
-    l.b.one(Op::RmsNorm(Norm::rms(weight, d.eps)), &[x])
+/// The residual and what is added to it.
+fn add(d: &Decoder, l: &mut Loader<'_>, x: ValueId, mut y: ValueId) -> Result<ValueId> {
+    if d.multipliers.residual != 1.0 {
+        y = l.b.one(Op::Scale(d.multipliers.residual), &[y])?;
+    }
+    l.b.one(Op::Add, &[x, y])
 }
 
-fn linear(l: &mut Loader<'_>, name: &str, out: usize, inp: usize, x: ValueId) -> Result<ValueId> {
+pub(super) fn norm(d: &Decoder, l: &mut Loader<'_>, name: &str, n: usize, x: ValueId) -> Result<ValueId> {
+    let weight = l.vector_of(name, n, |w| w + d.norm_offset)?;
+    let bias = name.replace(".weight", ".bias");
+    let bias = if l.has(&bias) { Some(l.vector(&bias, n)?) } else { None };
+    l.b.one(Op::RmsNorm(Norm { kind: d.norm, weight, bias, eps: d.eps }), &[x])
+}
+
+pub(super) fn linear(l: &mut Loader<'_>, name: &str, out: usize, inp: usize, x: ValueId) -> Result<ValueId> {
     let weight = l.matrix(name, out, inp)?;
-    l.b.one(Op::Linear(Linear { weight, bias: None }), &[x])
+    let bias = name.replace(".weight", ".bias");
+    let bias = if l.has(&bias) { Some(l.vector(&bias, out)?) } else { None };
+    l.b.one(Op::Linear(Linear { weight, bias }), &[x])
 }
 
 /// A projection of the attention, with its bias.
@@ -296,11 +432,15 @@ fn projection(d: &Decoder, l: &mut Loader<'_>, stem: &str, shape: [usize; 2], x:
 }
 
 /// x + W_o · attention(norm(x)).
-fn attention(d: &Decoder, rope: &Rope, l: &mut Loader<'_>, i: usize, x: ValueId) -> Result<ValueId> {
+fn attention(d: &Decoder, rope: &Rope, l: &mut Loader<'_>, i: usize, x: ValueId, normed: ValueId) -> Result<ValueId> {
     let at = |s: &str| format!("blk.{i}.{s}");
     let (q_cols, kv_cols) = (d.heads * d.head_dim, d.kv_heads * d.head_dim);
-    let normed = norm(d, l, &at("attn_norm.weight"), d.hidden, x)?; // [T, H]
-    let q = projection(d, l, &at("attn_q"), [q_cols, d.hidden], normed)?; // [T, heads·D]
+    let (q, gate) = if d.gated_attention {
+        let [q, gate] = gated_query(d, l, i, normed)?;
+        (q, Some(gate))
+    } else {
+        (projection(d, l, &at("attn_q"), [q_cols, d.hidden], normed)?, None) // [T, heads·D]
+    };
     let k = projection(d, l, &at("attn_k"), [kv_cols, d.hidden], normed)?; // [T, kv_heads·D]
     let v = projection(d, l, &at("attn_v"), [kv_cols, d.hidden], normed)?; // [T, kv_heads·D]
     let (q, k) = match d.qk_norm {
@@ -315,22 +455,50 @@ fn attention(d: &Decoder, rope: &Rope, l: &mut Loader<'_>, i: usize, x: ValueId)
     };
     let q = l.b.one(Op::Rope(rope.clone()), &[q])?;
     let k = l.b.one(Op::Rope(rope.clone()), &[k])?;
-    let cache = l.b.cache(CacheDecl { kv_heads: d.kv_heads, k_dim: d.head_dim, v_dim: d.head_dim });
+    let cache = l.b.cache(CacheDecl::new(d.kv_heads, d.head_dim, d.head_dim));
     let stored = l.b.one(Op::KvStore { cache }, &[k, v])?;
-    let scale = 1.0 / (d.head_dim as f32).sqrt();
-    let spec = Attention { cache, heads: d.heads, scale, window: d.window(i), sinks: None };
-    let y = l.b.one(Op::Attend(spec), &[q, stored])?; // [T, heads·D]
+    let scale = d.multipliers.attention.unwrap_or(1.0 / (d.head_dim as f32).sqrt());
+    let sinks = if d.sinks { Some(l.vector(&at("attn_sinks.weight"), d.heads)?) } else { None };
+    let spec = Attention { cache, heads: d.heads, scale, window: d.window(i), sinks };
+    let mut y = l.b.one(Op::Attend(spec), &[q, stored])?; // [T, heads·D]
+    if let Some(gate) = gate {
+        y = l.b.one(Op::Glu(Activation::Sigmoid), &[gate, y])?;
+    }
     let y = projection(d, l, &at("attn_output"), [d.hidden, q_cols], y)?; // [T, H]
-    l.b.one(Op::Add, &[x, y])
+    add(d, l, x, y)
 }
 
-/// down(act(gate(x)) · up(x)) with the matrices `<prefix>gate<suffix>` and so on.
+/// Queries and the gate of the attention's output, from one matrix that has the rows of each head's query and then those
+/// of its gate.
+fn gated_query(d: &Decoder, l: &mut Loader<'_>, i: usize, x: ValueId) -> Result<[ValueId; 2]> {
+    let (name, n) = (format!("blk.{i}.attn_q.weight"), d.head_dim);
+    let mut half = |which: usize, part: &str| {
+        let rows = (0..d.heads).map(|h| (2 * h + which) * n..(2 * h + which + 1) * n).collect();
+        let weight = l.rows(&name, [2 * d.heads * n, d.hidden], part, rows)?;
+        l.b.one(Op::Linear(Linear { weight, bias: None }), &[x]) // [T, heads·D]
+    };
+    Ok([half(0, &name)?, half(1, &format!("blk.{i}.attn_q_gate.weight"))?])
+}
+
+/// down(act(gate(x)) · up(x)), or without up, with the matrices `<prefix>gate<suffix>` and so on.
 fn ffn(d: &Decoder, l: &mut Loader<'_>, prefix: &str, suffix: &str, width: usize, x: ValueId) -> Result<ValueId> {
     let name = |role: &str| format!("{prefix}{role}{suffix}");
     let g = linear(l, &name("gate"), width, d.hidden, x)?; // [T, I]
-    let u = linear(l, &name("up"), width, d.hidden, x)?; // [T, I]
-    let h = l.b.one(Op::Glu(d.act), &[g, u])?; // [T, I]
+    let h = if d.gated {
+        let u = linear(l, &name("up"), width, d.hidden, x)?; // [T, I]
+        l.b.one(Op::Glu(d.act), &[g, u])? // [T, I]
+    } else {
+        l.b.one(Op::Act(d.act), &[g])? // [T, I]
+    };
     linear(l, &name("down"), d.hidden, width, h) // [T, H]
+}
+
+/// A matrix of a router, in f32 whatever the file's type, with its bias where there is one.
+fn router_linear(l: &mut Loader<'_>, stem: &str, [out, inp]: [usize; 2], x: ValueId) -> Result<ValueId> {
+    let weight = l.matrix_f32(&format!("{stem}.weight"), out, inp)?;
+    let bias = format!("{stem}.bias");
+    let bias = if l.has(&bias) { Some(l.vector(&bias, out)?) } else { None };
+    l.b.one(Op::Linear(Linear { weight, bias }), &[x])
 }
 
 /// x + routed experts (+ shared expert) of `normed`; also the chosen ids and weights.
@@ -344,33 +512,46 @@ fn experts(
 ) -> Result<(ValueId, ValueId, ValueId)> {
     let blk = format!("blk.{i}.");
     let (e, width) = (m.router.experts, m.width);
-    let weight = l.matrix_f32(&format!("{blk}ffn_gate_inp.weight"), e, d.hidden)?;
-    let bias = format!("{blk}ffn_gate_inp.bias");
-    let bias = if l.has(&bias) { Some(l.vector(&bias, e)?) } else { None };
-    let logits = l.b.one(Op::Linear(Linear { weight, bias }), &[normed])?; // [T, E]
+    let logits = match d.router_hidden {
+        Some((n, act)) => {
+            let h = router_linear(l, &format!("{blk}ffn_gate_inp_hidden"), [n, d.hidden], normed)?; // [T, n]
+            let h = l.b.one(Op::Act(act), &[h])?;
+            router_linear(l, &format!("{blk}ffn_gate_inp"), [e, n], h)? // [T, E]
+        }
+        None => router_linear(l, &format!("{blk}ffn_gate_inp"), [e, d.hidden], normed)?, // [T, E]
+    };
     let mut router = m.router;
     if m.selection_bias {
         router.selection_bias = Some(l.vector(&format!("{blk}exp_probs_b.bias"), e)?);
     }
+    l.leave(&format!("{blk}ffn_noise_inp.weight"), "a noisy router has noise in training only");
+    l.leave(&format!("{blk}ffn_noise_inp.bias"), "a noisy router has noise in training only");
     let routed = l.b.add(Op::Router(router), &[logits])?;
     let (ids, weights) = (routed[0], routed[1]); // [T, k]
-    let gate = l.experts(&blk, "ffn_gate", [e, width, d.hidden])?;
-    let up = l.experts(&blk, "ffn_up", [e, width, d.hidden])?;
-    let down = l.experts(&blk, "ffn_down", [e, d.hidden, width])?;
-    let g = l.b.one(Op::ExpertLinear { weight: gate }, &[normed, ids])?; // [T, k·I]
-    let u = l.b.one(Op::ExpertLinear { weight: up }, &[normed, ids])?; // [T, k·I]
-    let h = l.b.one(Op::Glu(d.act), &[g, u])?; // [T, k·I]
-    let y = l.b.one(Op::ExpertLinear { weight: down }, &[h, ids])?; // [T, k·H]
+    let gate = l.experts(&blk, "ffn_gate", [e, width, d.hidden], d.expert_layout)?;
+    let down = l.experts(&blk, "ffn_down", [e, d.hidden, width], d.expert_layout)?;
+    let g = l.b.one(Op::ExpertLinear(gate), &[normed, ids])?; // [T, k·I]
+    let h = if d.gated {
+        let up = l.experts(&blk, "ffn_up", [e, width, d.hidden], d.expert_layout)?;
+        let u = l.b.one(Op::ExpertLinear(up), &[normed, ids])?; // [T, k·I]
+        l.b.one(Op::Glu(d.act), &[g, u])? // [T, k·I]
+    } else {
+        l.b.one(Op::Act(d.act), &[g])? // [T, k·I]
+    };
+    let y = l.b.one(Op::ExpertLinear(down), &[h, ids])?; // [T, k·H]
     let y = l.b.one(Op::ExpertCombine, &[y, weights])?; // [T, H]
-    let mut x = l.b.one(Op::Add, &[x, y])?;
-    if let Some(s) = m.shared {
-        let mut y = ffn(d, l, &format!("{blk}ffn_"), "_shexp.weight", s.width, normed)?;
+    let mut x = add(d, l, x, y)?;
+    for n in 0..m.shared.map_or(0, |_| d.shared_experts) {
+        let Some(s) = m.shared else { break };
+        let numbered = l.file_name(&format!("{blk}ffn_gate_shexp.weight")).contains("{}");
+        let suffix = if numbered { format!("_shexp.{n}.weight") } else { "_shexp.weight".into() };
+        let mut y = ffn(d, l, &format!("{blk}ffn_"), &suffix, s.width, normed)?;
         if s.gated {
             let weight = l.matrix_f32(&format!("{blk}ffn_gate_inp_shexp.weight"), 1, d.hidden)?;
             let gate = l.b.one(Op::Linear(Linear { weight, bias: None }), &[normed])?; // [T, 1]
             y = l.b.one(Op::SigmoidGate, &[y, gate])?;
         }
-        x = l.b.one(Op::Add, &[x, y])?;
+        x = add(d, l, x, y)?;
     }
     Ok((x, ids, weights))
 }

@@ -9,11 +9,11 @@
 //! (`<arch>.attention.sliding_window`) though llama.cpp ignores it in these architectures. Up to the window's length the
 //! results are the same.
 
-use super::{Decoder, Definition, Options, params::Params};
+use super::{Decoder, Definition, Multipliers, Options, params::Params};
 use crate::{
     error::{Error, Result},
     file::{Bytes, Checkpoint, Format, Metadata, Tensor, Value},
-    ir::{Activation, Op, Renormalise, Rope, RopePairs, Score},
+    ir::{Activation, NormKind, Op, Renormalise, Rope, RopePairs, Score},
     tokenizer::GgufVocab,
 };
 
@@ -30,12 +30,16 @@ pub fn to_gguf(ckpt: &Checkpoint) -> Result<Checkpoint> {
     }
     let d = super::build(ckpt, &Options::default())?;
     let arch = gguf_arch(&d)?;
+    if d.decoder.latent.is_some() {
+        return Err(refused(arch, "latent attention, whose matrices would have to be rearranged"));
+    }
     let rope = rope_of(&d)?;
     let vocab = d.program.graph.weights.first().and_then(|w| w.shape.first().copied()).unwrap_or(d.decoder.vocab);
     let mut meta = Metadata::new();
     general(&mut meta, arch, ckpt);
     hyperparameters(&mut meta, arch, &d.decoder, &rope)?;
     experts(&mut meta, arch, &d.decoder)?;
+    super::export_recurrent::keys(&mut meta, arch, &d.decoder, rope.dims)?;
     meta.set(format!("{arch}.vocab_size"), u32_of("vocab_size", vocab)?);
     let factors = rotation(&mut meta, arch, &Params::new(ckpt)?, &rope)?;
     match ckpt.tokenizer_json() {
@@ -48,12 +52,13 @@ pub fn to_gguf(ckpt: &Checkpoint) -> Result<Checkpoint> {
     let mut tensors = vec![];
     for (decl, tensor) in d.program.graph.weights.iter().zip(d.program.weights.iter()) {
         let turns = decl.name.contains(".attn_q.") || decl.name.contains(".attn_k.");
-        let interleave = arch == "llama" && turns && rope.pairs == RopePairs::Halves;
+        let interleave = matches!(arch, "llama" | "granitemoe") && turns && rope.pairs == RopePairs::Halves;
         let tensor = if interleave { interleaved(tensor, rope.head_dim)? } else { tensor.clone() };
         // llama.cpp keeps the gate of a shared expert as a vector.
         let vector = decl.name.ends_with("ffn_gate_inp_shexp.weight");
         tensors.push((decl.name.clone(), if vector { tensor.reshaped(vec![tensor.cols()])? } else { tensor }));
     }
+    let mut tensors = super::export_recurrent::tensors(arch, &d.decoder, tensors)?;
     if let Some(f) = factors {
         tensors.push(("rope_freqs.weight".into(), Tensor::from_f32(vec![f.len()], f)?));
     }
@@ -99,8 +104,15 @@ fn u32_of(key: &str, n: usize) -> Result<Value> {
 }
 
 fn hyperparameters(meta: &mut Metadata, arch: &str, d: &Decoder, rope: &Rope) -> Result<()> {
-    if d.act != Activation::Silu {
+    let clamped = Activation::ClampedSwiglu { alpha: 1.702, limit: 7.0 };
+    if d.act != if arch == "gpt-oss" { clamped } else { Activation::Silu } {
         return Err(refused(arch, format!("the activation {:?}", d.act)));
+    }
+    if d.norm != NormKind::Rms && arch != "phimoe" {
+        return Err(refused(arch, "layer norms"));
+    }
+    if !d.gated || d.router_hidden.is_some() || d.shared_experts > 1 {
+        return Err(refused(arch, "experts without gate, routers of several layers or several shared experts"));
     }
     if arch == "llama" && rope.dims != d.head_dim {
         return Err(refused(arch, format!("rotation of {} of {} columns of a head", rope.dims, d.head_dim)));
@@ -123,20 +135,37 @@ fn hyperparameters(meta: &mut Metadata, arch: &str, d: &Decoder, rope: &Rope) ->
         [Some(first), rest @ ..] if rest.iter().all(|w| *w == Some(*first)) => {
             counts.push(("attention.sliding_window", *first));
         }
+        // llama.cpp's pattern of this architecture: every other layer slides, the first does.
+        [Some(first), ..] if arch == "gpt-oss" && (0..d.layers).all(|i| d.windows[i].is_some() == (i % 2 == 0)) => {
+            counts.push(("attention.sliding_window", *first));
+        }
         _ => return Err(refused(arch, "sliding windows on some of the layers")),
     }
     for (key, n) in counts {
         meta.set(format!("{arch}.{key}"), u32_of(key, n)?);
     }
     meta.set(format!("{arch}.attention.layer_norm_rms_epsilon"), Value::F32(d.eps));
+    let m = d.multipliers;
+    if arch == "granitemoe" {
+        let attention = m.attention.unwrap_or(1.0 / (d.head_dim as f32).sqrt());
+        meta.set(format!("{arch}.embedding_scale"), Value::F32(m.embedding));
+        meta.set(format!("{arch}.residual_scale"), Value::F32(m.residual));
+        meta.set(format!("{arch}.attention.scale"), Value::F32(attention));
+        meta.set(format!("{arch}.logit_scale"), Value::F32(1.0 / m.logits));
+    } else if m != Multipliers::default() {
+        return Err(refused(arch, format!("{m:?}")));
+    }
     Ok(())
 }
 
-/// The keys of the experts, and refusals where llama.cpp's graph routes otherwise: `llama` and `qwen3moe` renormalise the
-/// chosen experts' weights, `qwen2moe` and `olmoe` do not, and no key changes that. Layers without experts are let
+/// The keys of the experts, and refusals where llama.cpp's graph routes otherwise: `llama`, `qwen3moe` and their
+/// successors renormalise the chosen experts' weights, `qwen2moe` and `olmoe` do not, and no key changes that. Layers without experts are let
 /// through: llama.cpp misses their router and says so.
 fn experts(meta: &mut Metadata, arch: &str, d: &Decoder) -> Result<()> {
     let Some(m) = &d.moe else { return Ok(()) };
+    if arch == "lfm2moe" {
+        return super::export_recurrent::lfm2_experts(meta, m);
+    }
     if !m.dense_layers.is_empty() {
         tracing::warn!(
             "layers {:?} have no experts: the file says so by their tensors, and llama.cpp does not load it",
@@ -144,11 +173,14 @@ fn experts(meta: &mut Metadata, arch: &str, d: &Decoder) -> Result<()> {
         );
     }
     let renormalised = match m.router.score {
+        Score::Softmax if m.router.renormalise == Renormalise::Softmax => {
+            return Err(refused(arch, "a second softmax over the chosen scores"));
+        }
         Score::Softmax => m.router.renormalise != Renormalise::No,
         Score::SoftmaxOfSelected => true,
         other => return Err(refused(arch, format!("a router that scores by {other:?}"))),
     };
-    if renormalised != matches!(arch, "llama" | "qwen3moe") {
+    if renormalised != matches!(arch, "llama" | "qwen3moe" | "qwen3next" | "qwen35moe" | "gpt-oss" | "granitemoe") {
         let what =
             if renormalised { "weights of the chosen experts that sum to 1" } else { "router weights as they are" };
         return Err(refused(arch, format!("{what} (norm_topk_prob)")));
@@ -156,7 +188,8 @@ fn experts(meta: &mut Metadata, arch: &str, d: &Decoder) -> Result<()> {
     if m.router.scale != 1.0 {
         return Err(refused(arch, format!("router weights times {}", m.router.scale)));
     }
-    let own_width = matches!(arch, "qwen2moe" | "qwen3moe");
+    let own_width = matches!(arch, "qwen2moe" | "qwen3moe" | "qwen3next" | "qwen35moe" | "gpt-oss");
+    let shares = matches!(arch, "qwen2moe" | "qwen3next" | "qwen35moe");
     if !own_width && m.width != d.ffn {
         return Err(refused(arch, format!("experts of width {} beside feed_forward_length {}", m.width, d.ffn)));
     }
@@ -165,8 +198,9 @@ fn experts(meta: &mut Metadata, arch: &str, d: &Decoder) -> Result<()> {
         counts.push(("expert_feed_forward_length", m.width));
     }
     match m.shared {
-        Some(s) if arch == "qwen2moe" && s.gated => counts.push(("expert_shared_feed_forward_length", s.width)),
-        None if arch != "qwen2moe" => {}
+        Some(s) if shares && s.gated => counts.push(("expert_shared_feed_forward_length", s.width)),
+        Some(s) if arch == "granitemoe" && !s.gated => counts.push(("expert_shared_feed_forward_length", s.width)),
+        None if !shares => {}
         Some(_) => return Err(refused(arch, "a shared expert of this kind")),
         None => return Err(refused(arch, "layers without a shared expert")),
     }
@@ -184,6 +218,22 @@ fn rotation(meta: &mut Metadata, arch: &str, p: &Params<'_>, rope: &Rope) -> Res
         None => p.opt_f32("", "rope_theta")?.unwrap_or(10_000.0),
     };
     meta.set(format!("{arch}.rope.freq_base"), Value::F32(base));
+    let number = |key: &str| format!("{arch}.rope.scaling.{key}");
+    if let Some(y) = super::rope::yarn(p)? {
+        if y.truncate != (arch != "gpt-oss") {
+            return Err(refused(arch, format!("YaRN whose blend is {}rounded", if y.truncate { "" } else { "not " })));
+        }
+        meta.set(number("type"), Value::string("yarn"));
+        meta.set(number("factor"), Value::F32(y.factor));
+        meta.set(number("original_context_length"), u32_of("original_max_position_embeddings", y.original as usize)?);
+        meta.set(number("yarn_beta_fast"), Value::F32(y.beta_fast));
+        meta.set(number("yarn_beta_slow"), Value::F32(y.beta_slow));
+        let own = if y.factor > 1.0 { 0.1 * y.factor.ln() + 1.0 } else { 1.0 };
+        if y.attention_factor != own {
+            return Err(refused(arch, format!("YaRN with an attention factor of {}", y.attention_factor)));
+        }
+        return Ok(None);
+    }
     let plain = |i: usize| (1.0 / f64::from(base).powf(2.0 * i as f64 / rope.dims as f64)) as f32;
     let factors: Vec<f32> = rope.inv_freq.iter().enumerate().map(|(i, f)| plain(i) / f).collect();
     let Some(first) = factors.first().copied() else { return Ok(None) };

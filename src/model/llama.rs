@@ -42,7 +42,7 @@ pub(super) const STEMS: &[(&str, &str)] = &[
 /// Before a layer's number in most Hugging Face checkpoints.
 pub(super) const LAYERS: &str = "model.layers.";
 
-const MIXTRAL_STEMS: &[(&str, &str)] = &[
+pub(super) const MIXTRAL_STEMS: &[(&str, &str)] = &[
     ("token_embd", "model.embed_tokens"),
     ("output_norm", "model.norm"),
     ("output", "lm_head"),

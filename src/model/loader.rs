@@ -1,14 +1,14 @@
 //! Weights by their canonical (GGUF) names, whatever container and naming they come from.
 
-use super::Names;
+use super::{Names, decoder::Built};
 use crate::{
     error::{Error, Result},
-    file::{Checkpoint, Format, Tensor},
+    file::{Bytes, Checkpoint, Format, Tensor},
     graph::Builder,
     ir::WeightId,
     quant::{self, DType},
 };
-use std::collections::HashSet;
+use std::{collections::HashSet, ops::Range};
 
 /// Declares weights in a graph and finds their tensors. Every tensor of the file must be used by the end: one that is not
 /// would be a part of the model that this architecture does not compute.
@@ -19,17 +19,50 @@ pub struct Loader<'a> {
     names: &'a Names,
     weights: Vec<Tensor>,
     used: HashSet<String>,
+    /// Weights that were left aside, and why.
+    left: Vec<String>,
+    nested: Nested,
+}
+
+/// Where a file with several models has the text model.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Nested {
+    /// There is no other.
+    No,
+    /// `model.layers.` is `model.language_model.layers.`.
+    InModel,
+    /// `model.layers.` is `language_model.model.layers.`.
+    Before,
+}
+
+impl Nested {
+    fn of(ckpt: &Checkpoint) -> Self {
+        let has = |prefix: &str| ckpt.infos().iter().any(|t| t.name.starts_with(prefix));
+        match (has("model.language_model."), has("language_model.model.")) {
+            (true, _) => Nested::InModel,
+            (false, true) => Nested::Before,
+            (false, false) => Nested::No,
+        }
+    }
 }
 
 impl<'a> Loader<'a> {
     /// A loader from `ckpt`, whose tensors are called as `names` says where it is not GGUF.
     pub fn new(ckpt: &'a Checkpoint, names: &'a Names) -> Self {
-        Loader { b: Builder::new(), ckpt, names, weights: vec![], used: HashSet::new() }
+        Loader {
+            b: Builder::new(),
+            ckpt,
+            names,
+            weights: vec![],
+            left: vec![],
+            used: HashSet::new(),
+            nested: Nested::of(ckpt),
+        }
     }
 
     /// The file's name of a canonical weight: `blk.3.attn_q.weight` → `model.layers.3.self_attn.q_proj.weight`.
     /// For experts of a Hugging Face file the name has a `{}` in the place of the expert.
-    fn file_name(&self, canonical: &str) -> String {
+    pub(super) fn file_name(&self, canonical: &str) -> String {
         if self.ckpt.format() == Format::Gguf {
             return canonical.to_string();
         }
@@ -37,11 +70,43 @@ impl<'a> Loader<'a> {
             Some((n, rest)) => (Some(n), rest),
             None => (None, canonical),
         };
-        let (stem, ending) = rest.rsplit_once('.').unwrap_or((rest, ""));
-        let name = self.names.find(stem).unwrap_or(stem);
-        match layer {
-            Some(n) => format!("{}{n}.{name}.{ending}", self.names.layers),
-            None => format!("{name}.{ending}"),
+        // A name with its ending goes first: not every file's ends alike.
+        let name = match self.names.find(rest) {
+            Some(name) => name.to_string(),
+            None => {
+                let (stem, ending) = rest.rsplit_once('.').unwrap_or((rest, ""));
+                match (self.names.find(stem), stem.rsplit_once('.')) {
+                    (Some(name), _) => format!("{name}.{ending}"),
+                    // One of several: its number takes the place of the braces.
+                    (None, Some((base, n))) => match self.names.find(base) {
+                        Some(name) => format!("{}.{ending}", name.replace("{}", n)),
+                        None => rest.to_string(),
+                    },
+                    (None, None) => rest.to_string(),
+                }
+            }
+        };
+        self.in_file(match layer {
+            Some(n) => format!("{}{n}.{name}", self.names.layers),
+            None => name,
+        })
+    }
+
+    /// A name as the file has it: checkpoints of models that also see put the text model's names one level down.
+    fn in_file(&self, name: String) -> String {
+        match (self.nested, name.strip_prefix("model.")) {
+            (Nested::InModel, Some(rest)) => format!("model.language_model.{rest}"),
+            (Nested::Before, _) => format!("language_model.{name}"),
+            _ => name,
+        }
+    }
+
+    /// Leaves a weight of the file aside, and says so among the parts that are left out.
+    pub fn leave(&mut self, canonical: &str, why: &str) {
+        let name = self.file_name(canonical);
+        if self.holds(&name) {
+            self.left.push(format!("{name} ({why})"));
+            self.used.insert(name);
         }
     }
 
@@ -50,12 +115,33 @@ impl<'a> Loader<'a> {
         self.ckpt.info(&self.file_name(canonical)).is_some()
     }
 
-    fn take(&mut self, name: &str) -> Result<Tensor> {
+    /// Whether the file has a tensor of this name, the file's own.
+    pub(super) fn holds(&self, name: &str) -> bool {
+        self.ckpt.info(name).is_some()
+    }
+
+    pub(super) fn format(&self) -> Format {
+        self.ckpt.format()
+    }
+
+    /// Whether the architecture has a name of its own for this stem.
+    pub(super) fn renames(&self, stem: &str) -> bool {
+        self.names.find(stem).is_some() || self.names.find(&format!("{stem}.weight")).is_some()
+    }
+
+    /// The bytes of a tensor whose type is none of weights.
+    pub(super) fn take_raw(&mut self, name: &str) -> Result<Bytes> {
+        self.used.insert(name.to_string());
+        let raw = self.ckpt.info(name).and_then(|t| t.raw.clone());
+        raw.ok_or_else(|| Error::Model(format!("tensor `{name}` is missing from the file, or not of bytes")))
+    }
+
+    pub(super) fn take(&mut self, name: &str) -> Result<Tensor> {
         self.used.insert(name.to_string());
         self.ckpt.require(name).cloned()
     }
 
-    fn declare(&mut self, canonical: &str, shape: &[usize], tensor: Tensor) -> Result<WeightId> {
+    pub(super) fn declare(&mut self, canonical: &str, shape: &[usize], tensor: Tensor) -> Result<WeightId> {
         if tensor.shape() != shape {
             let file = self.file_name(canonical);
             return Err(Error::Model(format!("tensor `{file}` has shape {:?}, expected {shape:?}", tensor.shape())));
@@ -70,11 +156,35 @@ impl<'a> Loader<'a> {
     /// # Errors
     /// [`Error::Model`] where it is missing or has another shape.
     pub fn matrix(&mut self, canonical: &str, out: usize, inp: usize) -> Result<WeightId> {
-        let mut t = self.take(&self.file_name(canonical))?;
+        let mut t = match self.half(canonical, out)? {
+            Some(t) => t,
+            None => self.take(&self.file_name(canonical))?,
+        };
         if out == 1 && t.shape() == [inp] {
             t = t.reshaped(vec![1, inp])?;
         }
         self.declare(canonical, &[out, inp], t)
+    }
+
+    /// The gate or up rows of a dense unit whose two matrices lie in one tensor, gates first (`…ffn_gate_up…`); `None` for
+    /// other matrices.
+    fn half(&mut self, canonical: &str, out: usize) -> Result<Option<Tensor>> {
+        let halves = [("ffn_gate", 0), ("ffn_up", out)];
+        let Some((role, first)) = halves.into_iter().find(|(role, _)| canonical.contains(role)) else {
+            return Ok(None);
+        };
+        let merged = self.file_name(&canonical.replace(role, "ffn_gate_up"));
+        if self.holds(&self.file_name(canonical)) || !self.holds(&merged) {
+            return Ok(None);
+        }
+        let t = self.take(&merged)?;
+        let wrong = || Error::Model(format!("tensor `{merged}` has shape {:?}, expected twice {out} rows", t.shape()));
+        let [rows, cols] = t.shape() else { return Err(wrong()) };
+        if *rows != 2 * out || t.parts().len() != 1 {
+            return Err(wrong());
+        }
+        let part = t.parts()[0].slice(first * t.row_bytes()..(first + out) * t.row_bytes()).ok_or_else(wrong)?;
+        Tensor::new(t.dtype(), vec![out, *cols], vec![part]).map(Some)
     }
 
     /// The embedding table: as [`Loader::matrix`], and where `rows` is 0 it has as many rows as it has.
@@ -106,8 +216,74 @@ impl<'a> Loader<'a> {
     /// # Errors
     /// As [`Loader::matrix`].
     pub fn vector(&mut self, canonical: &str, n: usize) -> Result<WeightId> {
-        let t = as_f32(&self.take(&self.file_name(canonical))?)?;
+        let mut t = as_f32(&self.take(&self.file_name(canonical))?)?;
+        if t.shape() == [1, n] {
+            t = t.reshaped(vec![n])?;
+        }
         self.declare(canonical, &[n], t)
+    }
+
+    /// A vector `[n]` as f32, each number through `f`.
+    ///
+    /// # Errors
+    /// As [`Loader::matrix`].
+    pub fn vector_of(&mut self, canonical: &str, n: usize, f: impl Fn(f32) -> f32) -> Result<WeightId> {
+        let t = self.take(&self.file_name(canonical))?;
+        let numbers = to_numbers(&t)?.into_iter().map(f).collect();
+        self.declare(canonical, &[n], Tensor::from_f32(t.shape().to_vec(), numbers)?)
+    }
+
+    /// The taps of a convolution of each channel by itself, in the file `[channels, taps]` (or `[channels, 1, taps]`), as
+    /// `[taps · channels]` f32, tap by tap.
+    ///
+    /// # Errors
+    /// As [`Loader::matrix`].
+    pub fn conv(&mut self, canonical: &str, channels: usize, taps: usize) -> Result<WeightId> {
+        let name = self.file_name(canonical);
+        let t = self.take(&name)?;
+        if t.shape() != [channels, taps] && t.shape() != [channels, 1, taps] {
+            let shape = t.shape();
+            return Err(Error::Model(format!("tensor `{name}` has shape {shape:?}, expected [{channels}, {taps}]")));
+        }
+        let x = to_numbers(&t)?;
+        let turned = (0..taps * channels).map(|i| x[i % channels * taps + i / channels]).collect();
+        self.declare(canonical, &[taps * channels], Tensor::from_f32(vec![taps * channels], turned)?)
+    }
+
+    /// Some rows of a matrix of shape `shape`, as a matrix of its own with the name `part`; nothing is copied.
+    ///
+    /// # Errors
+    /// As [`Loader::matrix`].
+    pub fn rows(
+        &mut self,
+        canonical: &str,
+        shape: [usize; 2],
+        part: &str,
+        rows: Vec<Range<usize>>,
+    ) -> Result<WeightId> {
+        let name = self.file_name(canonical);
+        let t = self.take(&name)?;
+        if t.shape() != shape {
+            return Err(Error::Model(format!("tensor `{name}` has shape {:?}, expected {shape:?}", t.shape())));
+        }
+        let count = rows.iter().map(|r| r.len()).sum();
+        // The parts of a tensor are of one length.
+        let each = rows.iter().fold(t.rows_per_part(), |g, r| gcd(gcd(g, r.start), gcd(g, r.end))).max(1);
+        let bytes = t.row_bytes();
+        let piece = |r: usize| {
+            let within = r % t.rows_per_part();
+            t.parts().get(r / t.rows_per_part())?.slice(within * bytes..(within + each) * bytes)
+        };
+        let starts = rows.iter().flat_map(|r| r.clone().step_by(each));
+        let parts = starts.map(piece).collect::<Option<Vec<_>>>();
+        let parts = parts.ok_or_else(|| Error::Model(format!("tensor `{name}` has fewer rows than {shape:?}")))?;
+        let tensor = Tensor::new(t.dtype(), vec![count, shape[1]], parts)?;
+        self.declare(part, &[count, shape[1]], tensor)
+    }
+
+    /// Whether the names in the file are GGUF's.
+    pub fn is_gguf(&self) -> bool {
+        self.ckpt.format() == Format::Gguf
     }
 
     /// The numbers of a small vector, for the builder itself (frequency factors); `None` where there is none.
@@ -122,67 +298,25 @@ impl<'a> Loader<'a> {
         to_numbers(&t).map(Some)
     }
 
-    /// The matrices `[experts, out, in]` of one role. They may lie in one tensor, in one per expert, or for `ffn_gate` and
-    /// `ffn_up` as halves of a merged one (gate first).
-    ///
-    /// # Errors
-    /// As [`Loader::matrix`].
-    pub fn experts(&mut self, prefix: &str, role: &str, [e, out, inp]: [usize; 3]) -> Result<WeightId> {
-        let canonical = format!("{prefix}{role}_exps.weight");
-        let name = self.file_name(&canonical);
-        if self.ckpt.info(&name).is_some() {
-            let t = self.take(&name)?;
-            return self.declare(&canonical, &[e, out, inp], t);
-        }
-        let half = ["ffn_gate", "ffn_up"].iter().position(|r| *r == role);
-        let merged = self.merged_name(prefix);
-        if let (Some(half), Some(merged)) = (half, merged.filter(|m| self.ckpt.info(m).is_some())) {
-            let t = self.take(&merged)?;
-            let tensor = half_of(&t, &merged, half, [e, out, inp])?;
-            return self.declare(&canonical, &[e, out, inp], tensor);
-        }
-        if !name.contains("{}") {
-            return Err(Error::Model(format!("tensor `{name}` is missing from the file")));
-        }
-        let mut parts = vec![];
-        let mut dtype = None;
-        for i in 0..e {
-            let name = name.replace("{}", &i.to_string());
-            let t = self.take(&name)?;
-            if t.shape() != [out, inp] || dtype.is_some_and(|d| d != t.dtype()) {
-                let (s, d) = (t.shape(), t.dtype());
-                return Err(Error::Model(format!(
-                    "tensor `{name}` is {d} {s:?}, expected [{out}, {inp}] as the others"
-                )));
-            }
-            dtype = Some(t.dtype());
-            parts.extend(t.parts().iter().cloned());
-        }
-        let dtype = dtype.unwrap_or(DType::F32);
-        let tensor = Tensor::new(dtype, vec![e, out, inp], parts)?;
-        self.declare(&canonical, &[e, out, inp], tensor)
-    }
-
-    fn merged_name(&self, prefix: &str) -> Option<String> {
-        match self.ckpt.format() {
-            Format::Gguf => Some(format!("{prefix}ffn_gate_up_exps.weight")),
-            // transformers 5 may keep its in-memory names, which have no `.weight`.
-            Format::SafeTensors => {
-                let name = self.file_name(&format!("{prefix}ffn_gate_exps.weight"));
-                let (stem, _) = name.split_once(".{}")?;
-                Some(format!("{stem}.gate_up_proj"))
-            }
-        }
-    }
-
-    /// Ends loading: the graph, the weights, and a check that nothing in the file was left aside.
+    /// Ends loading: the graph, the weights, and a check that nothing in the file was left aside but the parts that a text
+    /// model of so many layers does without, which are named.
     ///
     /// # Errors
     /// [`Error::Unsupported`] that names tensors which this architecture does not use.
-    pub fn finish(self) -> Result<(crate::ir::Graph, Vec<Tensor>)> {
+    pub fn finish(self, layers: usize) -> Result<Built> {
         let ignorable = |n: &str| n.ends_with(".inv_freq") || n.ends_with(".masked_bias");
         let unused = |n: &&str| !self.used.contains(*n) && !ignorable(n);
-        let left: Vec<&str> = self.ckpt.infos().iter().map(|t| t.name.as_str()).filter(unused).collect();
+        let before = if self.is_gguf() { "blk.".into() } else { self.in_file(self.names.layers.to_string()) };
+        let mut skipped = vec![];
+        let mut needed = |n: &&str| match super::optional::part(n, &before, layers, |n| self.ckpt.info(n).is_some()) {
+            Some(part) => {
+                skipped.push(part);
+                false
+            }
+            None => true,
+        };
+        let unused = self.ckpt.infos().iter().map(|t| t.name.as_str()).filter(unused);
+        let left: Vec<&str> = unused.filter(|n| needed(n)).collect();
         if let Some(first) = left.first() {
             return Err(Error::Unsupported(format!(
                 "tensor `{first}`{} is not part of this architecture as it is known here: the file holds a variant \
@@ -190,24 +324,17 @@ impl<'a> Loader<'a> {
                 if left.len() > 1 { format!(" (and {} more)", left.len() - 1) } else { String::new() }
             )));
         }
-        Ok((self.b.finish(), self.weights))
+        let mut left = super::optional::words(&skipped);
+        left.extend(self.left);
+        Ok((self.b.finish(), self.weights, left))
     }
 }
 
-/// The rows of the gate (half 0) or up (half 1) projection in a merged `[E, 2·out, in]`.
-fn half_of(t: &Tensor, name: &str, half: usize, [e, out, inp]: [usize; 3]) -> Result<Tensor> {
-    let wrong =
-        || Error::Model(format!("tensor `{name}` has shape {:?}, expected [{e}, {}, {inp}]", t.shape(), 2 * out));
-    if t.shape() != [e, 2 * out, inp] || t.parts().len() != 1 {
-        return Err(wrong());
-    }
-    let bytes = out * t.row_bytes();
-    let part = |i: usize| t.parts()[0].slice((2 * i + half) * bytes..(2 * i + half + 1) * bytes);
-    let parts = (0..e).map(part).collect::<Option<Vec<_>>>().ok_or_else(wrong)?;
-    Tensor::new(t.dtype(), vec![e, out, inp], parts)
+fn gcd(a: usize, b: usize) -> usize {
+    if b == 0 { a } else { gcd(b, a % b) }
 }
 
-fn to_numbers(t: &Tensor) -> Result<Vec<f32>> {
+pub(super) fn to_numbers(t: &Tensor) -> Result<Vec<f32>> {
     let mut out = vec![0.0; t.rows() * t.cols()];
     for (r, row) in out.chunks_mut(t.cols().max(1)).enumerate() {
         quant::dequantize(t.dtype(), t.row(r), row)?;
@@ -215,7 +342,7 @@ fn to_numbers(t: &Tensor) -> Result<Vec<f32>> {
     Ok(out)
 }
 
-fn as_f32(t: &Tensor) -> Result<Tensor> {
+pub(super) fn as_f32(t: &Tensor) -> Result<Tensor> {
     Tensor::from_f32(t.shape().to_vec(), to_numbers(t)?)
 }
 

@@ -6,20 +6,39 @@
 //! Deliberately absent: quantisation, backends' devices.
 
 mod decoder;
+mod deepseek;
+mod deepseek_moe;
+mod dots1;
+mod ernie4_5_moe;
+mod expert_weights;
 mod export;
+mod export_recurrent;
+mod glm4_moe;
+mod gpt_oss;
+mod granite_moe;
+mod lfm2_moe;
 mod llama;
 mod loader;
+mod minimax_m2;
+mod mla;
 mod mini_mixtral;
 mod olmoe;
+mod optional;
 mod params;
+mod phi_moe;
 mod qwen2_moe;
 mod qwen3_moe;
+mod qwen3_next;
+mod recurrent;
 mod rope;
 mod summary;
 
-pub use decoder::{Decoder, QkNorm, Shared};
+pub use decoder::{Decoder, Multipliers, QkNorm, Shared};
+pub use expert_weights::ExpertLayout;
 pub use export::to_gguf;
+pub use mla::Latent;
 pub use params::Params;
+pub use recurrent::{Delta, Mixer};
 pub use summary::{LayerSummary, layers};
 
 use crate::{
@@ -32,7 +51,8 @@ use crate::{
 pub struct Names {
     /// What stands before a layer's number.
     pub layers: &'static str,
-    /// From canonical stem (`attn_q`, `ffn_gate_exps`) to the file's, `{}` standing for the expert.
+    /// From canonical stem (`attn_q`, `ffn_gate_exps`) to the file's, `{}` standing for the expert. A stem with an ending
+    /// (`attn_sinks.weight`) stands for the whole name.
     pub stems: &'static [(&'static str, &'static str)],
 }
 
@@ -64,7 +84,21 @@ pub static REGISTRY: &[&Architecture] = &[
     &llama::MIXTRAL,
     &qwen2_moe::QWEN2_MOE,
     &qwen3_moe::QWEN3_MOE,
+    &qwen3_next::QWEN3_NEXT,
+    &qwen3_next::QWEN3_5_MOE,
+    &lfm2_moe::LFM2_MOE,
     &olmoe::OLMOE,
+    &gpt_oss::GPT_OSS,
+    &phi_moe::PHI_MOE,
+    &granite_moe::GRANITE_MOE,
+    &granite_moe::GRANITE_MOE_SHARED,
+    &deepseek::DEEPSEEK_V2,
+    &deepseek::DEEPSEEK_V3,
+    &deepseek::KIMI_K2,
+    &ernie4_5_moe::ERNIE4_5_MOE,
+    &glm4_moe::GLM4_MOE,
+    &dots1::DOTS1,
+    &minimax_m2::MINIMAX_M2,
     &mini_mixtral::MINI_MIXTRAL,
 ];
 
@@ -88,6 +122,8 @@ pub struct Definition {
     pub arch: String,
     /// Its sizes and switches.
     pub decoder: Decoder,
+    /// Parts of the file that the text model does without, and that were left out: `vision tower (312 tensors)`.
+    pub skipped: Vec<String>,
     /// Graph and weights.
     pub program: Program,
 }
@@ -106,9 +142,12 @@ pub fn build(ckpt: &Checkpoint, options: &Options) -> Result<Definition> {
     }
     decoder.check()?;
     let loader = loader::Loader::new(ckpt, &arch.names);
-    let (graph, weights) = decoder::graph(&decoder, &params, loader, options)?;
+    let (graph, weights, skipped) = decoder::graph(&decoder, &params, loader, options)?;
     let program = Program::new(graph, weights)?;
-    Ok(Definition { title: arch.title, arch: params.arch, decoder, program })
+    for part in &skipped {
+        tracing::warn!("left out, because the text model does without it: {part}");
+    }
+    Ok(Definition { title: arch.title, arch: params.arch, decoder, skipped, program })
 }
 
 fn find(p: &Params<'_>) -> Result<&'static Architecture> {

@@ -11,6 +11,7 @@ use serde_json::Value as Json;
 /// Where hyperparameters come from.
 pub struct Params<'a> {
     source: Source<'a>,
+    ckpt: &'a Checkpoint,
     /// The architecture's name in the file: `general.architecture` or `model_type`.
     pub arch: String,
 }
@@ -30,12 +31,14 @@ impl<'a> Params<'a> {
             Format::Gguf => {
                 let key = "general.architecture";
                 let arch = ckpt.meta().str(key).ok_or_else(|| missing(key))?.to_string();
-                Ok(Params { source: Source::Gguf(ckpt.meta()), arch })
+                Ok(Params { source: Source::Gguf(ckpt.meta()), ckpt, arch })
             }
             Format::SafeTensors => {
                 let config = ckpt.config().ok_or_else(|| Error::Model("config.json is missing".into()))?;
-                let arch = config.get("model_type").and_then(Json::as_str).ok_or_else(|| missing("model_type"))?;
-                Ok(Params { source: Source::Hf(config), arch: arch.to_string() })
+                // Models that also see have the text model's sizes one level down.
+                let text = config.get("text_config").filter(|c| c.get("model_type").is_some()).unwrap_or(config);
+                let arch = text.get("model_type").and_then(Json::as_str).ok_or_else(|| missing("model_type"))?;
+                Ok(Params { source: Source::Hf(text), ckpt, arch: arch.to_string() })
             }
         }
     }
@@ -43,6 +46,11 @@ impl<'a> Params<'a> {
     /// Whether this is a GGUF file (names, rotation pairs and defaults are llama.cpp's) or Hugging Face's.
     pub fn is_gguf(&self) -> bool {
         matches!(self.source, Source::Gguf(_))
+    }
+
+    /// Whether the file has a tensor whose name is like this: for what only the tensors say.
+    pub fn any_tensor(&self, like: impl Fn(&str) -> bool) -> bool {
+        self.ckpt.infos().iter().any(|t| like(&t.name))
     }
 
     fn gguf_key(&self, key: &str) -> String {
@@ -136,6 +144,16 @@ impl<'a> Params<'a> {
             Source::Gguf(_) => None,
             Source::Hf(c) => Self::hf(c, path),
         }
+    }
+
+    /// A list of counts in GGUF's metadata, one a layer; `None` where there is none, or a single count.
+    pub fn list(&self, gguf: &str) -> Option<Vec<usize>> {
+        let Source::Gguf(m) = self.source else { return None };
+        let a = m.get(&self.gguf_key(gguf))?.as_array()?;
+        (0..a.len())
+            .map(|i| a.get(i)?.as_u64().or_else(|| a.get(i)?.as_i64()?.try_into().ok()))
+            .map(|n| n.map(|n| n as usize))
+            .collect()
     }
 
     /// A list of counts in `config.json`.

@@ -62,8 +62,12 @@ fn mixer(graph: &Graph, nodes: &[&Node]) -> String {
                 parts.extend((!rotated).then(|| "no rotation".to_string()));
                 return format!("attention ({})", parts.join(", "));
             }
+            Op::DeltaNet(d) => return format!("gated delta net ({} heads on {}, recurrent)", d.v_heads, d.k_heads),
             _ => {}
         }
+    }
+    if let Some(c) = nodes.iter().find_map(|n| if let Op::ShortConv(c) = &n.op { Some(c) } else { None }) {
+        return format!("short convolution ({} taps, recurrent)", c.taps);
     }
     "none".into()
 }

@@ -2,7 +2,7 @@
 //!
 //! `kv_store` writes the keys and values of this step's T tokens at positions P..P+T. `attend` gives, for query head h of
 //! row t, `Σ_j softmax_j(scale · q·k_j) v_j` over the positions `j ≤ P + t` (and `j > P + t − window`), with the keys and
-//! values of head `h / (heads / kv_heads)`. A sink adds `exp(sink_h)` to the softmax's denominator and nothing else.
+//! values of head `h / (heads / kv_heads)`. In a cache with `v_in_k` the value is the first Dv numbers of the key. A sink adds `exp(sink_h)` to the softmax's denominator and nothing else.
 //!
 //! Sources: Vaswani et al. 2017; Ainslie et al. 2023 (grouped queries); sinks as in GPT-OSS's reference code. Shapes:
 //! q `[T, heads·Dk]`, k `[T, kv_heads·Dk]`, v `[T, kv_heads·Dv]` → `[T, heads·Dv]`.
@@ -22,8 +22,14 @@ fn decl(g: &Graph, c: CacheId) -> Result<&CacheDecl, Phrase> {
 /// # Errors
 /// What does not fit.
 pub fn infer_store(cache: CacheId, inputs: &[Type], g: &Graph) -> Result<Vec<Type>, Phrase> {
-    let [k, v] = arity(inputs)?;
     let d = decl(g, cache)?;
+    if d.v_in_k {
+        let [k] = arity(inputs)?;
+        let cols = f32_of(&k)?.1;
+        let fits = cols == d.kv_heads * d.k_dim && d.v_dim <= d.k_dim;
+        return if fits { Ok(vec![Type::Cache(cache)]) } else { Err(format!("keys of {cols} columns in {d:?}")) };
+    }
+    let [k, v] = arity(inputs)?;
     let (kc, vc) = (f32_of(&k)?.1, f32_of(&v)?.1);
     if kc != d.kv_heads * d.k_dim || vc != d.kv_heads * d.v_dim {
         return Err(format!("keys of {kc} and values of {vc} columns in {d:?}"));
@@ -59,13 +65,14 @@ pub fn infer(a: &Attention, inputs: &[Type], g: &Graph) -> Result<Vec<Type>, Phr
 pub struct Cache {
     /// `[ctx, kv_heads·Dk]`.
     pub k: Array,
-    /// `[ctx, kv_heads·Dv]`.
+    /// `[ctx, kv_heads·Dv]`; empty where values are part of keys.
     pub v: Array,
 }
 
 /// Reference code of `kv_store`: `round` is the storage's rounding (to f16, or none).
-pub fn eval_store(k: &Array, v: &Array, past: usize, cache: &mut Cache, round: fn(f32) -> f32) {
-    for (from, to) in [(k, &mut cache.k), (v, &mut cache.v)] {
+pub fn eval_store(k: &Array, v: Option<&Array>, past: usize, cache: &mut Cache, round: fn(f32) -> f32) {
+    for (from, to) in [(Some(k), &mut cache.k), (v, &mut cache.v)] {
+        let Some(from) = from else { continue };
         for t in 0..from.rows {
             for (o, x) in to.row_mut(past + t).iter_mut().zip(from.row(t)) {
                 *o = round(*x);
@@ -91,8 +98,11 @@ pub fn eval(q: &Array, a: &Attention, past: usize, d: &CacheDecl, cache: &Cache,
             let p: Vec<f64> = scores.iter().map(|s| (s - max).exp()).collect();
             let sum = p.iter().sum::<f64>() + sink.map_or(0.0, |s| (s - max).exp());
             for c in 0..d.v_dim {
-                let acc: f64 =
-                    p.iter().zip(start..end).map(|(p, j)| p * f64::from(cache.v.row(j)[kv * d.v_dim + c])).sum();
+                let value = |j: usize| match d.v_in_k {
+                    true => cache.k.row(j)[kv * d.k_dim + c],
+                    false => cache.v.row(j)[kv * d.v_dim + c],
+                };
+                let acc: f64 = p.iter().zip(start..end).map(|(p, j)| p * f64::from(value(j))).sum();
                 out.row_mut(t)[h * d.v_dim + c] = (acc / sum) as f32;
             }
         }

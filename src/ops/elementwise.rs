@@ -1,10 +1,11 @@
-//! The ops that look at one row at a time and do no sums: `add`, `scale`, `glu`, `sigmoid_gate`, `take_outputs`.
+//! The ops that look at one row at a time and do no sums: `add`, `scale`, `glu`, `act`, `sigmoid_gate`, `take_outputs`.
 //!
 //! | op | formula | shapes |
 //! |---|---|---|
 //! | `add` | a + b | both `[R, n]` |
 //! | `scale` | factor · x | `[R, n]` |
-//! | `glu` | act(gate) · up (Shazeer 2020, *GLU variants*) | both `[R, n]` |
+//! | `glu` | act(gate) · up (Shazeer 2020, *GLU variants*); GPT-OSS's clamped form as [`gated`] says | both `[R, n]` |
+//! | `act` | act(x) | `[R, n]` |
 //! | `sigmoid_gate` | x · σ(g) | `[R, n]`, `[R, 1]` |
 //! | `take_outputs` | the last O rows | `[T, n]` → `[O, n]` |
 //!
@@ -20,6 +21,11 @@ use crate::ir::{Activation, Op, Rows, Type};
 pub fn infer(op: &Op, inputs: &[Type]) -> Result<Vec<Type>, Phrase> {
     match op {
         Op::Scale(_) => arity::<1>(inputs).and_then(|[x]| f32_of(&x).map(|_| vec![x])),
+        Op::Act(act) => {
+            let [x] = arity(inputs)?;
+            f32_of(&x)?;
+            if gated_only(*act) { Err(format!("{act:?} without a gate")) } else { Ok(vec![x]) }
+        }
         Op::TakeOutputs => {
             let [x] = arity(inputs)?;
             match f32_of(&x)? {
@@ -55,6 +61,28 @@ pub fn activate(act: Activation, x: f64) -> f64 {
             0.5 * x * (1.0 + inner.tanh())
         }
         Activation::Relu => x.max(0.0),
+        Activation::Sigmoid => sigmoid(x),
+        Activation::Identity => x,
+        // By itself it has no up: the unit with up = 0.
+        Activation::ClampedSwiglu { .. } => gated(act, x, 0.0),
+    }
+}
+
+/// Whether an activation needs a gated unit.
+pub fn gated_only(act: Activation) -> bool {
+    matches!(act, Activation::ClampedSwiglu { .. })
+}
+
+/// A gated unit in f64: `act(gate) · up`, or what [`Activation::ClampedSwiglu`] says (Hugging Face `modeling_gpt_oss`,
+/// `_apply_gate`).
+pub fn gated(act: Activation, gate: f64, up: f64) -> f64 {
+    match act {
+        Activation::ClampedSwiglu { alpha, limit } => {
+            let limit = f64::from(limit);
+            let g = gate.min(limit);
+            g * sigmoid(f64::from(alpha) * g) * (up.min(limit).max(-limit) + 1.0)
+        }
+        _ => activate(act, gate) * up,
     }
 }
 
@@ -90,8 +118,13 @@ pub fn scale(x: &Array, factor: f32) -> Array {
 
 /// Reference code of `glu`.
 pub fn glu(gate: &Array, up: &Array, act: Activation) -> Array {
-    let one = |(g, u): (&f32, &f32)| (activate(act, f64::from(*g)) * f64::from(*u)) as f32;
+    let one = |(g, u): (&f32, &f32)| gated(act, f64::from(*g), f64::from(*u)) as f32;
     Array { data: gate.data.iter().zip(&up.data).map(one).collect(), ..*gate }
+}
+
+/// Reference code of `act`.
+pub fn act(x: &Array, act: Activation) -> Array {
+    Array { data: x.data.iter().map(|v| activate(act, f64::from(*v)) as f32).collect(), ..*x }
 }
 
 /// Reference code of `sigmoid_gate`.

@@ -1,30 +1,35 @@
 //! `expert_linear` and `expert_combine`: the routed half of a Mixture-of-Experts layer (Shazeer et al. 2017).
 //!
 //! `expert_linear`: slot j of token t through the matrix of expert `ids[t, j]`:
-//! `y[t, j, :] = W[ids[t, j]] · x[t, j, :]`, where x has one row a token (the same for all slots) or one a slot.
+//! `y[t, j, :] = W[ids[t, j]] · x[t, j, :] + b[ids[t, j]]`, where x has one row a token (the same for all slots) or one a
+//! slot, and b may be missing.
 //! `expert_combine`: `y[t, :] = Σ_j weights[t, j] · y[t, j, :]`, in slot order.
 //!
-//! Shapes: x `[T, in]` or `[T, k·in]`, W `[E, out, in]`, ids `[T, k]` → `[T, k·out]`; then `[T, k·n]`, `[T, k]` → `[T, n]`.
+//! Shapes: x `[T, in]` or `[T, k·in]`, W `[E, out, in]`, b `[E, out]`, ids `[T, k]` → `[T, k·out]`; then `[T, k·n]`,
+//! `[T, k]` → `[T, n]`.
 //! Tolerance as [`super::linear`].
 
 use super::{
     Array, Phrase, Weights, arity, experts_shape, f32_of,
     linear::{dot, seen},
-    u32_of,
+    u32_of, weight_shape,
 };
-use crate::ir::{Graph, Type, WeightId};
+use crate::ir::{Graph, Linear, Type};
 
 /// Shape rule of `expert_linear`.
 ///
 /// # Errors
 /// What does not fit.
-pub fn infer_linear(weight: WeightId, inputs: &[Type], g: &Graph) -> Result<Vec<Type>, Phrase> {
+pub fn infer_linear(l: &Linear, inputs: &[Type], g: &Graph) -> Result<Vec<Type>, Phrase> {
     let [x, ids] = arity(inputs)?;
     let (rows, cols) = f32_of(&x)?;
     let (_, k) = u32_of(&ids)?;
-    let [_, out, inp] = experts_shape(g, weight)?;
+    let [experts, out, inp] = experts_shape(g, l.weight)?;
     if cols != inp && cols != k * inp {
         return Err(format!("experts of {inp} inputs on {cols} columns in {k} slots"));
+    }
+    if let Some(b) = l.bias {
+        weight_shape(g, b, &[experts, out])?;
     }
     Ok(vec![Type::F32(rows, k * out)])
 }
@@ -43,17 +48,19 @@ pub fn infer_combine(inputs: &[Type]) -> Result<Vec<Type>, Phrase> {
 }
 
 /// Reference code of `expert_linear`; `ids` is `[T · k]`.
-pub fn eval_linear(x: &Array, ids: &[u32], weight: WeightId, w: Weights<'_>) -> Array {
-    let shape = w.tensor(weight).shape();
+pub fn eval_linear(x: &Array, ids: &[u32], l: &Linear, w: Weights<'_>) -> Array {
+    let shape = w.tensor(l.weight).shape();
     let (out, inp, k) = (shape[1], shape[2], ids.len() / x.rows.max(1));
     let mut y = Array::zeros(x.rows, k * out);
-    let x = &seen(x, weight, w);
+    let x = &seen(x, l.weight, w);
     for (slot, expert) in ids.iter().enumerate() {
         let (t, j) = (slot / k, slot % k);
         let from = if x.cols == inp { 0 } else { j * inp };
+        let bias = l.bias.map(|b| w.row(b, *expert as usize));
         for o in 0..out {
-            let row = w.row(weight, *expert as usize * out + o);
-            y.row_mut(t)[j * out + o] = dot(&row, &x.row(t)[from..from + inp]) as f32;
+            let row = w.row(l.weight, *expert as usize * out + o);
+            let b = bias.as_ref().map_or(0.0, |b| f64::from(b[o]));
+            y.row_mut(t)[j * out + o] = (dot(&row, &x.row(t)[from..from + inp]) + b) as f32;
         }
     }
     y

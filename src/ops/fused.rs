@@ -5,16 +5,18 @@
 //! |---|---|
 //! | `norm_linears` | `rms_norm`, then a `linear` for each part |
 //! | `rope_store` | optional `rms_norm` of q and k, `rope` of both, `kv_store` |
-//! | `linear_add` | `linear`, optionally `sigmoid_gate`, `add` |
+//! | `linear_add` | `linear`, optionally `sigmoid_gate`, optionally `scale`, `add` |
 //! | `linear_glu` | two `linear`s and `glu` |
 //! | `norm_router` | `rms_norm`, `linear`, `router` |
+//! | `linear_act` | `linear` and `act` |
 //! | `expert_glu` | two `expert_linear`s and `glu` |
-//! | `expert_down_add` | `expert_linear`, `expert_combine`, `add` |
+//! | `expert_act` | `expert_linear` and `act` |
+//! | `expert_down_add` | `expert_linear`, `expert_combine`, optionally `scale`, `add` |
 //!
 //! Tolerances are those of the primitives.
 
 use super::{Phrase, arity, attend, elementwise, experts, f32_of, linear, rms_norm, rope, router};
-use crate::ir::{Graph, Linear, Op, Type, WeightId};
+use crate::ir::{Graph, Linear, NormKind, Op, Type, WeightId};
 
 /// Shape rule.
 ///
@@ -37,13 +39,16 @@ pub fn infer(op: &Op, inputs: &[Type], g: &Graph) -> Result<Vec<Type>, Phrase> {
             let [q, k, v] = arity(inputs)?;
             for (norm, x) in [(q_norm, q), (k_norm, k)] {
                 if let Some(n) = norm {
+                    if n.kind != NormKind::Rms || n.bias.is_some() {
+                        return Err("a layer norm of queries or keys".into());
+                    }
                     rms_norm::infer(n, &[x], g)?;
                 }
                 rope::infer(r, &[x])?;
             }
             Ok(vec![q, attend::infer_store(*cache, &[k, v], g)?[0]])
         }
-        Op::LinearAdd { linear: l, gated } => {
+        Op::LinearAdd { linear: l, gated, .. } => {
             let (x, residual) = match (inputs, gated) {
                 ([x, r, gate], true) => {
                     elementwise::infer(&Op::SigmoidGate, &[*r, *gate])?;
@@ -66,14 +71,19 @@ pub fn infer(op: &Op, inputs: &[Type], g: &Graph) -> Result<Vec<Type>, Phrase> {
             let made = router::infer(r, &logits, g)?;
             Ok(vec![normed[0], made[0], made[1]])
         }
+        Op::LinearAct { linear: l, act } => elementwise::infer(&Op::Act(*act), &linear::infer(l, inputs, g)?),
+        Op::ExpertAct { linear: l, act } => elementwise::infer(&Op::Act(*act), &experts::infer_linear(l, inputs, g)?),
         Op::ExpertGlu { gate, up, .. } => {
-            let gate = experts::infer_linear(*gate, inputs, g)?[0];
-            let up = experts::infer_linear(*up, inputs, g)?[0];
+            if gate.bias.is_some() != up.bias.is_some() {
+                return Err("biases of one half only".into());
+            }
+            let gate = experts::infer_linear(gate, inputs, g)?[0];
+            let up = experts::infer_linear(up, inputs, g)?[0];
             elementwise::infer(&Op::Add, &[gate, up])
         }
-        Op::ExpertDownAdd { weight } => {
+        Op::ExpertDownAdd { linear, .. } => {
             let [h, ids, weights, residual] = arity(inputs)?;
-            let y = experts::infer_linear(*weight, &[h, ids], g)?[0];
+            let y = experts::infer_linear(linear, &[h, ids], g)?[0];
             let y = experts::infer_combine(&[y, weights])?[0];
             f32_of(&residual)?;
             elementwise::infer(&Op::Add, &[residual, y])

@@ -12,18 +12,21 @@
 //! Deliberately absent: devices, shaders, threads.
 
 pub mod attend;
+pub mod delta_net;
 pub mod elementwise;
 pub mod embed;
 pub mod experts;
 pub mod fused;
+pub mod heads;
 pub mod linear;
 pub mod rms_norm;
 pub mod rope;
 pub mod router;
+pub mod short_conv;
 
 use crate::{
     file::Tensor,
-    ir::{Graph, Op, Rows, Type, WeightId},
+    ir::{Graph, Op, Rows, StateId, Type, WeightId},
 };
 
 /// A dense activation of the reference: row-major `[rows, cols]`.
@@ -123,6 +126,15 @@ pub(crate) fn experts_shape(g: &Graph, w: WeightId) -> Result<[usize; 3], Phrase
         .map_err(|_| format!("weight {} is {:?}, not [experts, out, in]", d.name, d.shape))
 }
 
+/// Checks that a state has so many numbers.
+pub(crate) fn state_len(g: &Graph, s: StateId, want: usize) -> Result<(), Phrase> {
+    match g.states.get(s.0 as usize) {
+        Some(d) if d.len == want => Ok(()),
+        Some(d) => Err(format!("a state of {} numbers, not {want}", d.len)),
+        None => Err("an undeclared state".into()),
+    }
+}
+
 /// The types of an op's outputs, by the shape rule on its page.
 ///
 /// # Errors
@@ -135,11 +147,17 @@ pub fn infer(op: &Op, inputs: &[Type], graph: &Graph) -> Result<Vec<Type>, Phras
         Op::RmsNorm(n) => rms_norm::infer(n, inputs, graph),
         Op::Linear(l) => linear::infer(l, inputs, graph),
         Op::Rope(r) => rope::infer(r, inputs),
+        Op::HeadIds { heads } => heads::infer_ids(*heads, inputs),
+        Op::JoinHeads { heads } => heads::infer_join(*heads, inputs),
         Op::KvStore { cache } => attend::infer_store(*cache, inputs, graph),
         Op::Attend(a) => attend::infer(a, inputs, graph),
-        Op::Add | Op::Scale(_) | Op::Glu(_) | Op::SigmoidGate | Op::TakeOutputs => elementwise::infer(op, inputs),
+        Op::ShortConv(c) => short_conv::infer(c, inputs, graph),
+        Op::DeltaNet(d) => delta_net::infer(d, inputs, graph),
+        Op::Add | Op::Scale(_) | Op::Glu(_) | Op::Act(_) | Op::SigmoidGate | Op::TakeOutputs => {
+            elementwise::infer(op, inputs)
+        }
         Op::Router(r) => router::infer(r, inputs, graph),
-        Op::ExpertLinear { weight } => experts::infer_linear(*weight, inputs, graph),
+        Op::ExpertLinear(l) => experts::infer_linear(l, inputs, graph),
         Op::ExpertCombine => experts::infer_combine(inputs),
         _ => fused::infer(op, inputs, graph),
     }

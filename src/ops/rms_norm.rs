@@ -1,10 +1,13 @@
 //! `rms_norm`: `y = w · x / sqrt(mean(x²) + eps)` over each row, or over each group of n columns where the weight has n
 //! numbers and the row has several groups (the heads of a QK norm).
 //!
-//! Source: Zhang and Sennrich 2019, *Root Mean Square Layer Normalization*. Shapes: x `[R, g·n]`, w `[n]` → `[R, g·n]`.
+//! A layer norm ([`NormKind::Layer`]) takes the mean off first: `y = w · (x − mean) / sqrt(var + eps) + b`, with the variance
+//! over all n numbers (not n − 1). A bias may be missing, and a root-mean-square norm may have one.
+//!
+//! Source: Ba et al. 2016, *Layer Normalization*; Zhang and Sennrich 2019, *Root Mean Square Layer Normalization*. Shapes: x `[R, g·n]`, w `[n]` → `[R, g·n]`.
 //! Tolerance 1e-10: an f32 sum of squares of up to some ten thousand numbers.
 
-use super::{Array, Phrase, Weights, arity, f32_of};
+use super::{Array, Phrase, Weights, arity, f32_of, weight_shape};
 use crate::ir::{Graph, Norm, NormKind, Type};
 
 /// Shape rule.
@@ -14,12 +17,12 @@ use crate::ir::{Graph, Norm, NormKind, Type};
 pub fn infer(n: &Norm, inputs: &[Type], g: &Graph) -> Result<Vec<Type>, Phrase> {
     let [x] = arity(inputs)?;
     let (_, cols) = f32_of(&x)?;
-    if n.kind != NormKind::Rms || n.bias.is_some() {
-        return Err("a norm that is not the root-mean-square one".into());
-    }
     let shape = &g.weights.get(n.weight.0 as usize).ok_or("an undeclared weight")?.shape;
     match shape.as_slice() {
-        [len] if *len > 0 && cols % len == 0 => Ok(vec![x]),
+        [len] if *len > 0 && cols % len == 0 => {
+            n.bias.map_or(Ok(()), |b| weight_shape(g, b, &[*len]))?;
+            Ok(vec![x])
+        }
         other => Err(format!("a norm of {other:?} on {cols} columns")),
     }
 }
@@ -28,11 +31,17 @@ pub fn infer(n: &Norm, inputs: &[Type], g: &Graph) -> Result<Vec<Type>, Phrase> 
 pub fn eval(x: &Array, n: &Norm, w: Weights<'_>) -> Array {
     let weight = w.vector(n.weight);
     let mut out = x.clone();
+    let bias = n.bias.map_or_else(|| vec![0.0; weight.len()], |b| w.vector(b));
     for group in out.data.chunks_mut(weight.len()) {
-        let mean = group.iter().map(|v| f64::from(*v).powi(2)).sum::<f64>() / group.len() as f64;
+        let count = group.len() as f64;
+        let centre = match n.kind {
+            NormKind::Rms => 0.0,
+            NormKind::Layer => group.iter().map(|v| f64::from(*v)).sum::<f64>() / count,
+        };
+        let mean = group.iter().map(|v| (f64::from(*v) - centre).powi(2)).sum::<f64>() / count;
         let r = 1.0 / (mean + f64::from(n.eps)).sqrt();
-        for (v, w) in group.iter_mut().zip(&weight) {
-            *v = (f64::from(*v) * r * f64::from(*w)) as f32;
+        for ((v, w), b) in group.iter_mut().zip(&weight).zip(&bias) {
+            *v = ((f64::from(*v) - centre) * r * f64::from(*w) + f64::from(*b)) as f32;
         }
     }
     out

@@ -3,7 +3,7 @@
 //!
 //! Source: Su et al. 2021, *RoFormer*. Which columns pair up is [`crate::ir::RopePairs`]; scalings of the frequencies (linear, NTK, YaRN,
 //! Llama 3) are applied by the model room when it makes `inv_freq`, so this op knows none of them. Columns beyond `dims`
-//! pass through. Shapes: x `[T, heads·D]` → the same; row t is at position P + t.
+//! pass through. Where a rope has two sets of frequencies, backends take [`crate::ir::Rope::for_context`]. Shapes: x `[T, heads·D]` → the same; row t is at position P + t.
 //!
 //! Tolerance 1e-10. The angle `p·f` is rounded to f32, as other implementations do; its sine and cosine must be as exact
 //! as f32 allows (a GPU's own `sin` is not, for large angles).
@@ -21,7 +21,8 @@ pub fn infer(r: &Rope, inputs: &[Type]) -> Result<Vec<Type>, Phrase> {
     if r.head_dim == 0 || cols % r.head_dim != 0 {
         return Err(format!("heads of {} on {cols} columns", r.head_dim));
     }
-    if r.dims % 2 != 0 || r.dims > r.head_dim || r.inv_freq.len() * 2 != r.dims {
+    let long = r.long.as_ref().map_or(r.inv_freq.len(), |l| l.inv_freq.len());
+    if r.dims % 2 != 0 || r.dims > r.head_dim || r.inv_freq.len() * 2 != r.dims || long * 2 != r.dims {
         return Err(format!("{} rotary columns of {}, {} frequencies", r.dims, r.head_dim, r.inv_freq.len()));
     }
     Ok(vec![x])

@@ -23,6 +23,10 @@
 //! | MiniMax-M2 | sigmoid | yes | | sum | 1 | `modeling_minimax_m2` |
 //! | DeepSeek-V4 (`noaux_tc`) | sqrt-softplus | yes | | sum + 1e-20 | `routed_scaling_factor` | `modeling_deepseek_v4` |
 //!
+//! | the teaching literature | softmax of the selected; softmax; softmax, then a softmax over the chosen scores; noisy top-k (Shazeer et al. 2017: noise in training only, so none here) | | | as the score says | 1 | `model/mini_mixtral.rs` |
+//! | Phi-3.5-MoE | sparsemixer, see [`sparse_mixer`] | | | no | 1 | Liu et al. 2024 (GRIN), `modeling_phimoe` |
+//! | GPT-OSS, Granite MoE | softmax of the selected | | | | 1 | `modeling_gpt_oss`, `modeling_granitemoe` |
+//!
 //! Sources in `typewriter` are files of Hugging Face transformers. A router's own bias is the bias of the `linear` that makes
 //! the logits. llama.cpp divides by `max(sum, 2⁻¹⁴)` in every family; the two differ only where the chosen scores sum to less.
 //!
@@ -110,7 +114,7 @@ pub fn eval(logits: &Array, r: &Router, w: Weights<'_>) -> (Vec<u32>, Array) {
             Score::Softmax => softmax(&raw),
             Score::Sigmoid => raw.iter().map(|v| sigmoid(*v)).collect(),
             Score::SqrtSoftplus => raw.iter().map(|v| sqrt_softplus(*v)).collect(),
-            Score::SoftmaxOfSelected => raw.clone(),
+            Score::SoftmaxOfSelected | Score::SparseMixer { .. } => raw.clone(),
         };
         let mut by: Vec<f32> = scores.iter().map(|s| *s as f32).collect();
         if r.chooses_by_logits() {
@@ -126,6 +130,14 @@ pub fn eval(logits: &Array, r: &Router, w: Weights<'_>) -> (Vec<u32>, Array) {
         if r.score == Score::SoftmaxOfSelected {
             s = softmax(&s);
         }
+        if let Score::SparseMixer { threshold } = r.score {
+            s = (0..r.used)
+                .map(|j| sparse_mixer(logits.row(t), |e| chosen[..j].contains(&e), chosen[j], threshold))
+                .collect();
+        }
+        if r.renormalise == Renormalise::Softmax {
+            s = softmax(&s);
+        }
         let divisor = divisor(r.renormalise, s.iter().sum());
         for (o, s) in weights.row_mut(t).iter_mut().zip(&s) {
             *o = (s / divisor * f64::from(r.scale)) as f32;
@@ -135,10 +147,21 @@ pub fn eval(logits: &Array, r: &Router, w: Weights<'_>) -> (Vec<u32>, Array) {
     (ids, weights)
 }
 
+/// The weight of expert `chosen` in a sparsemixer, once others are `gone`: with m its logit, a softmax over all that are left
+/// but those with `(m − x) / max(|x|, m) > threshold`, which is compared in f32 as the source does (Hugging Face
+/// `modeling_phimoe`, `sparsemixer` outside training: the first two choices there, any number here).
+pub fn sparse_mixer(logits: &[f32], gone: impl Fn(usize) -> bool, chosen: usize, threshold: f32) -> f64 {
+    let m = logits[chosen];
+    // Written so that not-a-number is not masked, and ends up in the weight.
+    let masked = |x: f32| (m - x) / x.abs().max(m) > threshold;
+    let left = logits.iter().enumerate().filter(|(e, x)| !gone(*e) && !masked(**x));
+    1.0 / left.map(|(_, x)| (f64::from(*x) - f64::from(m)).exp()).sum::<f64>()
+}
+
 /// What the weights are divided by, from the sum of the chosen scores.
 pub fn divisor(r: Renormalise, sum: f64) -> f64 {
     match r {
-        Renormalise::No => 1.0,
+        Renormalise::No | Renormalise::Softmax => 1.0,
         Renormalise::Sum => sum,
         Renormalise::SumPlus(e) => sum + f64::from(e),
         // Written so that not-a-number stays.

@@ -22,7 +22,10 @@ impl Lower<'_> {
                 let (x, y) = (self.place(ins[0])?, self.fresh(outs[0])?);
                 self.rotate(r, x, y, self.g.cols(ins[0]))
             }
-            Op::KvStore { cache } => self.kv_store(*cache, self.place(ins[0])?, self.place(ins[1])?),
+            Op::KvStore { cache } => {
+                let k = self.place(ins[0])?;
+                self.kv_store(*cache, k, ins.get(1).map_or(Ok(k), |v| self.place(*v))?)
+            }
             Op::Attend(a) => self.attend(a, ins[0], outs[0]),
             Op::RopeStore { q_norm, k_norm, rope, cache } => {
                 let norms = [q_norm.as_ref(), k_norm.as_ref()];
@@ -65,6 +68,41 @@ impl Lower<'_> {
         }
     }
 
+    /// Numbers of the heads, in every row.
+    pub fn head_ids(&mut self, heads: usize, out: ValueId) -> Result<()> {
+        let y = self.fresh(out)?;
+        let p = params::HeadIdsParams { heads: heads as u32, y_offset: y.offset, y_stride: y.stride };
+        let variant = Variant::new(&catalogue::HEAD_IDS);
+        let bindings = vec![self.write("y", y.buffer)?];
+        let grid = self.grid(&variant, heads, Count::Tokens, 1);
+        self.push(variant, &p, bindings, grid, Cost::default(), self.row_cost(Count::Tokens, heads));
+        Ok(())
+    }
+
+    /// The columns of two values side by side, head by head.
+    pub fn join_heads(&mut self, heads: usize, ins: &[ValueId], out: ValueId) -> Result<()> {
+        let (a, b, rows) = (self.place(ins[0])?, self.place(ins[1])?, self.rows(out)?);
+        let (y, cols) = (self.fresh(out)?, self.g.cols(out));
+        let p = params::JoinHeadsParams {
+            outputs: u32::from(rows == Rows::Outputs),
+            heads: heads as u32,
+            a_cols: (self.g.cols(ins[0]) / heads) as u32,
+            b_cols: (self.g.cols(ins[1]) / heads) as u32,
+            a_offset: a.offset,
+            a_stride: a.stride,
+            b_offset: b.offset,
+            b_stride: b.stride,
+            y_offset: y.offset,
+            y_stride: y.stride,
+        };
+        let variant = Variant::new(&catalogue::JOIN_HEADS);
+        let bindings = vec![self.read("a", a.buffer)?, self.read("b", b.buffer)?, self.write("y", y.buffer)?];
+        let grid = self.grid(&variant, cols, rows.into(), 1);
+        let cost = self.row_cost(rows.into(), cols);
+        self.push(variant, &p, bindings, grid, cost, cost);
+        Ok(())
+    }
+
     fn rotate(&mut self, r: &Rope, x: Place, y: Place, cols: usize) -> Result<()> {
         let p = params::RopeParams {
             heads: (cols / r.head_dim) as u32,
@@ -92,7 +130,7 @@ impl Lower<'_> {
         let p = params::KvStoreParams {
             kv_heads: d.kv_heads as u32,
             k_dim: d.k_dim as u32,
-            v_dim: d.v_dim as u32,
+            v_dim: d.stored_v_dim() as u32,
             ctx: self.options.ctx as u32,
             k_offset: k.offset,
             k_stride: k.stride,
@@ -102,7 +140,7 @@ impl Lower<'_> {
         let variant = Variant::new(&catalogue::KV_STORE).kv(self.kv()).with("BATCH", self.batch());
         let [keys, values] = self.cache(cache, true)?;
         let bindings = vec![self.row_places()?, self.read("k", k.buffer)?, self.read("v", v.buffer)?, keys, values];
-        let cols = d.kv_heads * (d.k_dim + d.v_dim);
+        let cols = d.kv_heads * (d.k_dim + d.stored_v_dim());
         let grid = self.grid(&variant, cols / 4, Count::Tokens, 1);
         let reads = self.row_cost(Count::Tokens, cols);
         self.push(variant, &p, bindings, grid, reads, self.cache_cost(&d));
@@ -112,7 +150,7 @@ impl Lower<'_> {
     /// Bytes of keys and values for each token.
     fn cache_cost(&self, d: &CacheDecl) -> Cost {
         let element = if self.options.kv == KvType::F16 { 2 } else { 4 };
-        Cost { token: (element * d.kv_heads * (d.k_dim + d.v_dim)) as u64, ..Cost::default() }
+        Cost { token: (element * d.kv_heads * (d.k_dim + d.stored_v_dim())) as u64, ..Cost::default() }
     }
 
     fn rope_store(
@@ -203,7 +241,7 @@ impl Lower<'_> {
         let d = self.cache_decl(a.cache)?;
         let (q_place, y) = (self.place(q)?, self.fresh(out)?);
         let group = (a.heads / d.kv_heads.max(1)).max(1);
-        let variant = catalogue::attend_variant(d.k_dim, d.v_dim, group, self.kv());
+        let variant = catalogue::attend_variant(d.k_dim, d.v_dim, group, self.kv()).with("V_IN_K", u32::from(d.v_in_k));
         let keys = variant.get("WG").max(1) as usize;
         let split = self.decode && self.batch() == 0 && self.style == Style::Lanes && self.options.ctx > SPLIT_FROM;
         let chunk = self.options.ctx.div_ceil(MOST_SPLITS).max(128).next_multiple_of(keys);

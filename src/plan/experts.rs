@@ -4,15 +4,27 @@
 //! that a workgroup reads an expert's rows once for a tile of tokens; how many workgroups that takes is known to the
 //! device only, which reads it from a buffer.
 
-use super::{Binding, Buffer, Cost, Count, Grid, Matrix, Place, lower::Lower, weights};
+use super::{Binding, Buffer, Cost, Count, Grid, Matrix, Place, lower::Lower, matrix::Extras, shared::Shared, weights};
 use crate::{
     error::{Error, Result},
-    ir::{Activation, GroupScore, Linear, Node, Op, Renormalise, Router, ValueId, WeightId},
+    ir::{Activation, GroupScore, Linear, Node, Op, Renormalise, Router, Score, ValueId, WeightId},
     kernels::{Kernel, Variant, catalogue, params},
 };
 
 /// Most experts that the kernels take.
 const MOST_EXPERTS: usize = 1024;
+
+/// Most experts among which every workgroup chooses anew.
+const MOST_CHOSEN_LATER: usize = 512;
+
+/// A choice of experts that the first product with them makes.
+#[derive(Clone, Copy)]
+pub(super) struct Choice {
+    router: Router,
+    ids: ValueId,
+    weights: ValueId,
+    logits: Place,
+}
 
 /// The tables of one `expert_sort`.
 pub(super) struct Sort {
@@ -36,7 +48,7 @@ struct Routed {
 }
 
 impl Lower<'_> {
-    pub fn expert_node(&mut self, node: &Node) -> Result<()> {
+    pub fn expert_node(&mut self, node: &Node, at: usize) -> Result<()> {
         let (op, ins, outs) = (&node.op, &node.inputs[..], &node.outputs[..]);
         self.tokens_only(ins[0])?;
         match op {
@@ -44,38 +56,76 @@ impl Lower<'_> {
                 let x = self.place(ins[0])?;
                 self.router(r, x, outs[0], outs[1])
             }
-            Op::NormRouter { norm, linear, router } => {
-                let (x, normed) = (self.place(ins[0])?, self.fresh(outs[0])?);
-                let rows = self.rows(ins[0])?;
-                self.rms_norm(norm, x, normed, rows, self.g.cols(ins[0]))?;
-                let rider = weights::router_rider(self.g, self.w, node);
-                let riding = rider.map_or(0, |n| self.g.cols(n.outputs[0]));
-                let logits = self.content(Count::Tokens, router.experts + riding);
-                let parts = [Some(*linear), rider.and_then(weights::linear_of)];
-                let parts: Vec<Linear> = parts.into_iter().flatten().collect();
-                self.stack(&parts, normed, logits, rows, super::matrix::Extras::default())?;
-                if let Some(n) = rider {
-                    self.set(n.outputs[0], Place { offset: router.experts as u32, ..logits });
-                }
-                self.router(router, logits, outs[1], outs[2])
-            }
-            Op::ExpertLinear { weight } => {
+            Op::NormRouter { .. } => self.norm_router(node),
+            Op::ExpertLinear(linear) => {
                 let (x, y) = (self.place(ins[0])?, self.fresh(outs[0])?);
-                let x_slots = self.x_slots(ins[0], *weight);
-                self.expert_linear(*weight, Routed { x, x_slots, ids: ins[1], y })
+                let x_slots = self.x_slots(ins[0], linear.weight);
+                self.expert_linear(linear, None, Routed { x, x_slots, ids: ins[1], y })
+            }
+            Op::ExpertAct { linear, act } => {
+                let (x, y) = (self.place(ins[0])?, self.fresh(outs[0])?);
+                let x_slots = self.x_slots(ins[0], linear.weight);
+                self.expert_linear(linear, Some(*act), Routed { x, x_slots, ids: ins[1], y })
             }
             Op::ExpertGlu { gate, up, act } => {
-                let (x, y) = (self.place(ins[0])?, self.fresh(outs[0])?);
-                let x_slots = self.x_slots(ins[0], *gate);
-                self.expert_glu([*gate, *up], *act, Routed { x, x_slots, ids: ins[1], y })
+                let shared = self.shared.iter().find(|s| s.nodes[0] == at).copied();
+                let (x, y) = (self.place(ins[0])?, self.unit_rows(outs[0], shared)?);
+                let x_slots = self.x_slots(ins[0], gate.weight);
+                self.expert_glu([*gate, *up], *act, Routed { x, x_slots, ids: ins[1], y }, shared)
             }
             Op::ExpertCombine => {
                 let (x, y, cols) = (self.place(ins[0])?, self.fresh(outs[0])?, self.g.cols(outs[0]));
                 self.combine(x, ins[1], None, y, cols)
             }
-            Op::ExpertDownAdd { weight } => self.expert_down_add(*weight, ins, outs[0]),
+            Op::ExpertDownAdd { linear, factor } => {
+                let shared = self.shared.iter().find(|s| s.nodes[1] == at).copied();
+                self.expert_down_add(linear, *factor, ins, outs[0], shared)
+            }
             _ => Ok(()),
         }
+    }
+
+    fn norm_router(&mut self, node: &Node) -> Result<()> {
+        let Op::NormRouter { norm, linear, router } = &node.op else { return Ok(()) };
+        let (x_value, outs, rows) = (node.inputs[0], &node.outputs[..], self.rows(node.inputs[0])?);
+        let (x, hidden) = (self.place(x_value)?, self.g.cols(x_value));
+        let rider = weights::router_rider(self.g, self.w, node);
+        let logits = router.experts + rider.map_or(0, |n| self.g.cols(n.outputs[0]));
+        let parts = [Some(*linear), rider.and_then(weights::linear_of)];
+        let parts: Vec<Linear> = parts.into_iter().flatten().collect();
+        // The product can normalise x itself and leave it behind the logits.
+        let folds = self.folds_norm(norm) && self.g.weight(norm.weight).shape.first() == Some(&hidden);
+        let y = if folds {
+            let at = super::lower::padded(logits);
+            let y = self.content(Count::Tokens, at + hidden);
+            self.set(outs[0], Place { offset: at as u32, ..y });
+            let extras = Extras { norm: Some(norm), normed: Some(at as u32), ..Extras::default() };
+            self.stack(&parts, x, y, rows, extras)?;
+            y
+        } else {
+            let normed = self.fresh(outs[0])?;
+            self.rms_norm(norm, x, normed, rows, hidden)?;
+            let y = self.content(Count::Tokens, logits);
+            self.stack(&parts, normed, y, rows, Extras::default())?;
+            y
+        };
+        if let Some(n) = rider {
+            self.set(n.outputs[0], Place { offset: router.experts as u32, ..y });
+        }
+        if folds && self.can_choose_later(router, outs) {
+            self.fresh(outs[1])?;
+            self.fresh(outs[2])?;
+            self.choices.push(Choice { router: *router, ids: outs[1], weights: outs[2], logits: y });
+            return Ok(());
+        }
+        self.router(router, y, outs[1], outs[2])
+    }
+
+    /// Whether the experts' gated unit, the first to use the router's results, can make them itself.
+    fn can_choose_later(&self, router: &Router, outs: &[ValueId]) -> bool {
+        let first = self.g.nodes.iter().find(|n| n.inputs.iter().any(|v| outs[1..].contains(v)));
+        let fits = |n: &Node| matches!(n.op, Op::ExpertGlu { .. }) && n.inputs == [outs[0], outs[1]];
+        router.experts <= MOST_CHOSEN_LATER && chooses_simply(router) && first.is_some_and(fits)
     }
 
     fn x_slots(&self, x: ValueId, w: WeightId) -> bool {
@@ -93,7 +143,9 @@ impl Lower<'_> {
             Renormalise::Sum => (1, 0.0),
             Renormalise::SumPlus(e) => (2, e),
             Renormalise::SumAtLeast(e) => (3, e),
+            Renormalise::Softmax => (4, 0.0),
         };
+        let epsilon = if let Score::SparseMixer { threshold } = r.score { threshold } else { epsilon };
         let p = params::RouterParams {
             experts: r.experts as u32,
             used: r.used as u32,
@@ -200,9 +252,9 @@ impl Lower<'_> {
         let mut out = Vec::new();
         for n in self.g.nodes.iter().filter(|n| n.inputs.contains(&ids)) {
             let (kernel, w) = match &n.op {
-                Op::ExpertGlu { gate, .. } => (&catalogue::EXPERT_GLU_GROUPED, *gate),
-                Op::ExpertLinear { weight } | Op::ExpertDownAdd { weight } => {
-                    (&catalogue::EXPERT_LINEAR_GROUPED, *weight)
+                Op::ExpertGlu { gate, .. } => (&catalogue::EXPERT_GLU_GROUPED, gate.weight),
+                Op::ExpertLinear(l) | Op::ExpertAct { linear: l, .. } | Op::ExpertDownAdd { linear: l, .. } => {
+                    (&catalogue::EXPERT_LINEAR_GROUPED, l.weight)
                 }
                 _ => continue,
             };
@@ -228,15 +280,16 @@ impl Lower<'_> {
         Cost { expert: k as u64 * bytes / experts, at_most: bytes, ..Cost::default() }
     }
 
-    fn expert_linear(&mut self, weight: WeightId, r: Routed) -> Result<()> {
+    fn expert_linear(&mut self, l: &Linear, act: Option<Activation>, r: Routed) -> Result<()> {
         let k = self.g.cols(r.ids);
-        let out = self.g.weight(weight).shape[1];
-        let m = self.w.matrix(&[weight])?;
+        let out = self.g.weight(l.weight).shape[1];
+        let m = self.w.matrix(&[l.weight])?;
         let matrix = &self.w.matrices[m as usize];
         let ids = self.place(r.ids)?;
         let (variant, via, grid) =
             self.routing(&r, &catalogue::EXPERT_LINEAR, &catalogue::EXPERT_LINEAR_GROUPED, matrix, out)?;
         let variant = variant.formats(&[matrix.dtype]);
+        let variant = if let Some(act) = act { variant.act(act) } else { variant };
         for (i, s) in matrix.segments.iter().enumerate() {
             let p = params::LinearParams {
                 row0: s.row0 as u32,
@@ -252,11 +305,13 @@ impl Lower<'_> {
                 x_slots: u32::from(r.x_slots),
                 ids_offset: ids.offset,
                 ids_stride: ids.stride,
+                flags: if l.bias.is_some() { params::BIAS } else { 0 },
                 ..params::LinearParams::default()
             };
             let data = Buffer::Matrix { matrix: m, segment: i as u32 };
             let mut bindings = vec![self.read("x", r.x.buffer)?, self.read("w_data", data)?];
-            for unused in ["bias", "residual", "gate"] {
+            bindings.push(self.weight_vector("bias", l.bias)?);
+            for unused in ["residual", "gate"] {
                 bindings.push(self.maybe(unused, None)?);
             }
             bindings.extend(via.iter().cloned());
@@ -268,16 +323,28 @@ impl Lower<'_> {
         Ok(())
     }
 
-    fn expert_glu(&mut self, w: [WeightId; 2], act: Activation, r: Routed) -> Result<()> {
+    /// Room for the rows between an expert's matrices; those of a shared expert that rides follow the k slots.
+    fn unit_rows(&mut self, h: ValueId, shared: Option<Shared>) -> Result<Place> {
+        let Some(s) = shared else { return self.fresh(h) };
+        let routed = self.g.cols(h);
+        let y = self.content(self.rows(h)?.into(), routed + self.g.cols(s.h));
+        self.set(h, y);
+        self.set(s.h, Place { offset: y.offset + routed as u32, ..y });
+        Ok(y)
+    }
+
+    fn expert_glu(&mut self, l: [Linear; 2], act: Activation, r: Routed, shared: Option<Shared>) -> Result<()> {
         let k = self.g.cols(r.ids);
-        let out = self.g.weight(w[0]).shape[1];
-        let [gate, up] = [self.w.matrix(&[w[0]])?, self.w.matrix(&[w[1]])?];
+        let choice = self.choices.iter().find(|c| c.ids == r.ids).copied().filter(|_| self.decode);
+        let out = self.g.weight(l[0].weight).shape[1];
+        let [gate, up] = [self.w.matrix(&[l[0].weight])?, self.w.matrix(&[l[1].weight])?];
+        let bias = weights::both_biases(&l);
         let [g, u] = [&self.w.matrices[gate as usize], &self.w.matrices[up as usize]];
         let ids = self.place(r.ids)?;
         let (variant, via, grid) = self.routing(&r, &catalogue::EXPERT_GLU, &catalogue::EXPERT_GLU_GROUPED, g, out)?;
-        let variant = variant.formats(&[g.dtype, u.dtype]).with("ACT", catalogue::activation(act));
+        let variant = variant.formats(&[g.dtype, u.dtype]).act(act);
         for (i, (s, s_up)) in g.segments.iter().zip(&u.segments).enumerate() {
-            let p = params::GluLinearParams {
+            let mut p = params::GluLinearParams {
                 row0: s.row0 as u32,
                 rows: s.rows as u32,
                 groups: g.groups(),
@@ -291,6 +358,8 @@ impl Lower<'_> {
                 x_slots: u32::from(r.x_slots),
                 ids_offset: ids.offset,
                 ids_stride: ids.stride,
+                flags: if bias.is_some() { params::BIAS } else { 0 },
+                bias_up: g.rows as u32,
                 ..params::GluLinearParams::default()
             };
             let segment = i as u32;
@@ -298,40 +367,106 @@ impl Lower<'_> {
                 self.read("x", r.x.buffer)?,
                 self.read("gate_data", Buffer::Matrix { matrix: gate, segment })?,
                 self.read("up_data", Buffer::Matrix { matrix: up, segment })?,
+                self.vector("bias", bias.as_ref().map(|b| &b[..]))?,
             ];
             bindings.extend(via.iter().cloned());
             bindings.push(self.write("y", r.y.buffer)?);
             let x_cols = if r.x_slots { k * g.cols } else { g.cols };
-            let reads = self.expert_cost(g, s.bytes + s_up.bytes, k, out).and(self.row_cost(Count::Tokens, x_cols));
-            self.push(variant.clone(), &p, bindings, grid, reads, self.row_cost(Count::Tokens, k * out));
+            let mut reads = self.expert_cost(g, s.bytes + s_up.bytes, k, out).and(self.row_cost(Count::Tokens, x_cols));
+            let mut writes = self.row_cost(Count::Tokens, k * out);
+            let (mut variant, mut grid) = (variant.clone(), grid);
+            // The first segment takes the shared expert along.
+            if let Some(shared) = shared.filter(|_| i == 0) {
+                let rows = self.g.cols(shared.h);
+                let parts = rows.div_ceil(out.max(1));
+                (p.shared_rows, p.shared_parts) = (rows as u32, parts as u32);
+                let mut bytes = 0;
+                for (name, w) in ["shared_gate_data", "shared_up_data"].into_iter().zip(shared.unit) {
+                    let matrix = self.w.matrix(&[w])?;
+                    variant.formats.push(self.w.matrices[matrix as usize].dtype);
+                    bytes += self.w.matrices[matrix as usize].bytes();
+                    bindings.push(self.read(name, Buffer::Matrix { matrix, segment: 0 })?);
+                }
+                variant.kernel = &catalogue::EXPERT_GLU_SHARED;
+                bindings.retain(|b| b.name != "bias");
+                grid = self.grid(&variant, out, Count::Tokens, k + parts);
+                reads = reads.and(Cost { fixed: bytes, ..Cost::default() });
+                writes = writes.and(self.row_cost(Count::Tokens, rows));
+            }
+            if let Some(c) = choice {
+                let parts = p.shared_parts as usize;
+                (variant, p) = self.choosing(&c, variant, p, &mut bindings)?;
+                grid = self.grid(&variant, out, Count::Tokens, k + parts);
+            }
+            self.push(variant, &p, bindings, grid, reads, writes);
         }
         Ok(())
     }
 
-    fn expert_down_add(&mut self, weight: WeightId, ins: &[ValueId], out: ValueId) -> Result<()> {
+    /// Makes the kernel choose the experts itself.
+    fn choosing(
+        &self,
+        c: &Choice,
+        mut variant: Variant,
+        p: params::GluLinearParams,
+        bindings: &mut Vec<Binding>,
+    ) -> Result<(Variant, params::GluLinearParams)> {
+        let shared = p.shared_parts > 0;
+        variant.kernel = if shared { &catalogue::EXPERT_GLU_SHARED_CHOOSE } else { &catalogue::EXPERT_GLU_CHOOSE };
+        let room = (c.router.experts as u32).next_multiple_of(64);
+        // Wide workgroups: each chooses once.
+        let wide = if self.caps.max_invocations >= 256 && p.out >= 256 { 256 } else { 64 };
+        let variant = variant.with("EXPERTS", room).with("WG", wide);
+        bindings.retain(|b| b.name != "ids");
+        let (ids, weights) = (self.place(c.ids)?, self.place(c.weights)?);
+        bindings.push(self.write("ids", ids.buffer)?);
+        bindings.push(self.write("weights", weights.buffer)?);
+        let p = params::GluLinearParams {
+            experts: c.router.experts as u32,
+            score: catalogue::score(c.router.score),
+            renormalise: u32::from(c.router.renormalise == Renormalise::Sum),
+            router_scale: c.router.scale,
+            logits_offset: c.logits.offset,
+            weights_offset: weights.offset,
+            weights_stride: weights.stride,
+            ..p
+        };
+        Ok((variant, p))
+    }
+
+    fn expert_down_add(
+        &mut self,
+        l: &Linear,
+        factor: f32,
+        ins: &[ValueId],
+        out: ValueId,
+        shared: Option<Shared>,
+    ) -> Result<()> {
         let [h, ids, weights, residual] = [ins[0], ins[1], ins[2], ins[3]];
+        let out = shared.map_or(out, |s| s.out);
         let (k, cols, x) = (self.g.cols(ids), self.g.cols(out), self.place(h)?);
         let residual = self.place(residual)?;
         if !self.decode {
             let slots = self.content(Count::Tokens, k * cols);
-            self.expert_linear(weight, Routed { x, x_slots: self.x_slots(h, weight), ids, y: slots })?;
+            self.expert_linear(l, None, Routed { x, x_slots: self.x_slots(h, l.weight), ids, y: slots })?;
             let y = self.fresh(out)?;
-            return self.combine(slots, weights, Some(residual), y, cols);
+            return self.combine(slots, weights, Some((residual, factor)), y, cols);
         }
         let y = self.fresh(out)?;
-        let m = self.w.matrix(&[weight])?;
+        let m = self.w.matrix(&[l.weight])?;
         let matrix = &self.w.matrices[m as usize];
         let (ids, weights) = (self.place(ids)?, self.place(weights)?);
         let variant = self.matrix_variant(&catalogue::EXPERT_DOWN_ADD, matrix.cols, false).formats(&[matrix.dtype]);
         for (i, s) in matrix.segments.iter().enumerate() {
-            let p = params::ExpertDownAddParams {
+            let mut p = params::ExpertDownAddParams {
                 row0: s.row0 as u32,
                 rows: s.rows as u32,
                 groups: matrix.groups(),
                 cols: matrix.cols as u32,
                 out: cols as u32,
                 used: k as u32,
-                flags: if i == 0 { params::RESIDUAL } else { params::ACCUMULATE },
+                flags: if i == 0 { params::RESIDUAL } else { params::ACCUMULATE }
+                    | if l.bias.is_some() { params::BIAS } else { 0 },
                 x_offset: x.offset,
                 x_stride: x.stride,
                 y_offset: y.offset,
@@ -342,25 +477,58 @@ impl Lower<'_> {
                 ids_stride: ids.stride,
                 weights_offset: weights.offset,
                 weights_stride: weights.stride,
+                factor,
+                ..params::ExpertDownAddParams::default()
             };
             let data = Buffer::Matrix { matrix: m, segment: i as u32 };
-            let bindings = vec![
+            let mut bindings = vec![
                 self.read("x", x.buffer)?,
                 self.read("w_data", data)?,
                 self.read("ids", ids.buffer)?,
                 self.read("weights", weights.buffer)?,
                 self.maybe("residual", (i == 0).then_some(residual))?,
+                self.weight_vector("bias", l.bias)?,
                 self.write("y", y.buffer)?,
             ];
             let grid = self.grid(&variant, cols, Count::Tokens, 1);
             let operands = k * matrix.cols + cols;
-            let reads = self.expert_cost(matrix, s.bytes, k, cols).and(self.row_cost(Count::Tokens, operands));
-            self.push(variant.clone(), &p, bindings, grid, reads, self.row_cost(Count::Tokens, cols));
+            let mut reads = self.expert_cost(matrix, s.bytes, k, cols).and(self.row_cost(Count::Tokens, operands));
+            let mut variant = variant.clone();
+            // The first segment takes the shared expert along.
+            if let Some(shared) = shared.filter(|_| i == 0) {
+                let matrix = self.w.matrix(&[shared.down])?;
+                let own = &self.w.matrices[matrix as usize];
+                let gate = shared.gate.map(|g| self.place(g)).transpose()?;
+                (p.shared_cols, p.shared_groups) = (own.cols as u32, own.groups());
+                if let Some(gate) = gate {
+                    (p.gate_offset, p.gate_stride) = (gate.offset, gate.stride);
+                    p.flags |= params::GATE;
+                }
+                variant.kernel = &catalogue::EXPERT_DOWN_SHARED_ADD;
+                bindings.retain(|b| b.name != "bias");
+                variant.formats.push(own.dtype);
+                let tail = u32::from(variant.get("TAIL") == 1 || !own.cols.is_multiple_of(32));
+                variant = variant.with("TAIL", tail);
+                bindings.push(self.read("shared_data", Buffer::Matrix { matrix, segment: 0 })?);
+                bindings.push(self.maybe("gate", gate)?);
+                let more = Cost { fixed: own.bytes(), ..Cost::default() };
+                reads = reads.and(more).and(self.row_cost(Count::Tokens, own.cols));
+            }
+            self.push(variant, &p, bindings, grid, reads, self.row_cost(Count::Tokens, cols));
         }
         Ok(())
     }
 
-    fn combine(&mut self, x: Place, weights: ValueId, residual: Option<Place>, y: Place, cols: usize) -> Result<()> {
+    /// The weighted sum, or a residual and a factor times it.
+    fn combine(
+        &mut self,
+        x: Place,
+        weights: ValueId,
+        after: Option<(Place, f32)>,
+        y: Place,
+        cols: usize,
+    ) -> Result<()> {
+        let residual = after.map(|a| a.0);
         let k = self.g.cols(weights);
         let weights = self.place(weights)?;
         let p = params::ExpertCombineParams {
@@ -375,6 +543,7 @@ impl Lower<'_> {
             residual_stride: residual.map_or(0, |r| r.stride),
             weights_offset: weights.offset,
             weights_stride: weights.stride,
+            factor: after.map_or(1.0, |a| a.1),
         };
         let variant = Variant::new(&catalogue::EXPERT_COMBINE);
         let bindings = vec![
@@ -388,6 +557,14 @@ impl Lower<'_> {
         self.push(variant, &p, bindings, grid, reads, self.row_cost(Count::Tokens, cols));
         Ok(())
     }
+}
+
+/// Whether a router chooses as the kernels that choose later do.
+fn chooses_simply(r: &Router) -> bool {
+    r.chooses_by_logits()
+        && r.groups.is_none_or(|g| g.used == g.count)
+        && matches!(r.score, Score::Softmax | Score::SoftmaxOfSelected | Score::Sigmoid)
+        && matches!(r.renormalise, Renormalise::No | Renormalise::Sum)
 }
 
 /// Where the newest sort keeps the arguments of `blocks`.

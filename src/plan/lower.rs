@@ -8,7 +8,7 @@ use super::{
 use crate::{
     backend::KvType,
     error::{Error, Result},
-    ir::{CacheId, Graph, Norm, Op, Rope, Rows, Type, ValueId, WeightId},
+    ir::{Activation, CacheId, Graph, Norm, NormKind, Op, Rope, Rows, Type, ValueId, WeightId},
     kernels::{Kernel, Kv, Style, Variant, catalogue, params},
 };
 
@@ -34,7 +34,7 @@ fn ropes(g: &Graph) -> Vec<Rope> {
 }
 
 /// Checks that a buffer fits.
-fn fits(caps: &Caps, bytes: u64, what: &str, help: &str) -> Result<u64> {
+pub(super) fn fits(caps: &Caps, bytes: u64, what: &str, help: &str) -> Result<u64> {
     let limit = caps.max_binding.min(caps.max_buffer);
     if bytes > limit {
         return Err(Error::Device(format!("{what} takes {bytes} bytes, the device binds {limit} at a time; {help}")));
@@ -46,7 +46,7 @@ pub(super) fn rope_tables(g: &Graph, caps: &Caps, o: &Options) -> Result<Vec<Rop
     let table = |rope: Rope| {
         let bytes = (o.ctx * rope.dims / 2 * 8) as u64;
         let bytes = fits(caps, bytes, "the table of rotations", "ask for a shorter context (--ctx)")?;
-        Ok(RopeTable { rope, bytes })
+        Ok(RopeTable { rope: rope.for_context(o.ctx), bytes })
     };
     ropes(g).into_iter().map(table).collect()
 }
@@ -61,7 +61,7 @@ pub(super) fn caches(g: &Graph, caps: &Caps, o: &Options) -> Result<Vec<CacheByt
         fits(caps, bytes.unwrap_or(u64::MAX), &format!("the KV cache of layer {i}"), help)
     };
     let cache = |(i, d): (usize, &crate::ir::CacheDecl)| {
-        Ok(CacheBytes { keys: side(d.kv_heads, d.k_dim, i)?, values: side(d.kv_heads, d.v_dim, i)? })
+        Ok(CacheBytes { keys: side(d.kv_heads, d.k_dim, i)?, values: side(d.kv_heads, d.stored_v_dim(), i)? })
     };
     g.caches.iter().enumerate().map(cache).collect()
 }
@@ -120,6 +120,10 @@ pub(super) struct Lower<'a> {
     steps: Vec<Step>,
     ropes: Vec<Rope>,
     pub sorts: Vec<super::experts::Sort>,
+    /// Choices of experts that the first products with them make.
+    pub choices: Vec<super::experts::Choice>,
+    /// Shared experts that ride with the routed ones.
+    pub shared: Vec<super::shared::Shared>,
     /// Norms that are computed inside the products that use them; their values' places are those of the norms' inputs.
     pub folded: Vec<(ValueId, Norm)>,
     op: &'static str,
@@ -154,6 +158,8 @@ impl<'a> Lower<'a> {
             steps: vec![],
             ropes: ropes(g),
             sorts: vec![],
+            choices: vec![],
+            shared: if decode { super::shared::find(g, w) } else { vec![] },
             folded: vec![],
             op: "",
             layer: None,
@@ -208,25 +214,37 @@ impl<'a> Lower<'a> {
                 let (x, y, rows) = (self.place(ins[0])?, self.fresh(outs[0])?, self.rows(ins[0])?);
                 self.rms_norm(norm, x, y, rows, self.g.cols(ins[0]))?;
             }
-            Op::Add => self.elementwise(0, 0, ins, outs[0], 0.0)?,
-            Op::Scale(f) => self.elementwise(1, 0, ins, outs[0], *f)?,
-            Op::Glu(act) => self.elementwise(2, catalogue::activation(*act), ins, outs[0], 0.0)?,
-            Op::SigmoidGate => self.elementwise(3, 0, ins, outs[0], 0.0)?,
-            Op::TakeOutputs => self.elementwise(4, 0, ins, outs[0], 0.0)?,
+            Op::Add => self.elementwise(0, None, ins, outs[0], 0.0)?,
+            Op::Scale(f) => self.elementwise(1, None, ins, outs[0], *f)?,
+            Op::Glu(act) => self.elementwise(2, Some(*act), ins, outs[0], 0.0)?,
+            Op::SigmoidGate => self.elementwise(3, None, ins, outs[0], 0.0)?,
+            Op::HeadIds { heads } => self.head_ids(*heads, outs[0])?,
+            Op::JoinHeads { heads } => self.join_heads(*heads, ins, outs[0])?,
+            Op::TakeOutputs => self.elementwise(4, None, ins, outs[0], 0.0)?,
+            Op::Act(act) => self.elementwise(5, Some(*act), ins, outs[0], 0.0)?,
             // Its place was set by the router that it rides with, which makes its input.
             Op::Linear(_) if super::weights::rides_with_router(self.g, self.w, n) => {}
-            Op::Linear(_) | Op::LinearAdd { .. } | Op::NormLinears { .. } | Op::LinearGlu { .. } => {
+            // Done with the routed experts.
+            Op::LinearGlu { .. } | Op::LinearAdd { .. } if self.shared.iter().any(|s| s.nodes[2..].contains(&i)) => {}
+            Op::Linear(_)
+            | Op::LinearAdd { .. }
+            | Op::LinearAct { .. }
+            | Op::NormLinears { .. }
+            | Op::LinearGlu { .. } => {
                 self.matrix_node(&n.op, ins, outs)?;
             }
             Op::Rope(_) | Op::KvStore { .. } | Op::Attend(_) | Op::RopeStore { .. } => {
                 self.attention_node(&n.op, ins, outs)?;
             }
+            Op::ShortConv(c) => self.short_conv(c, ins[0], outs[0])?,
+            Op::DeltaNet(d) => self.delta_net(d, ins, outs[0])?,
             Op::Router(_)
             | Op::NormRouter { .. }
-            | Op::ExpertLinear { .. }
+            | Op::ExpertLinear(_)
+            | Op::ExpertAct { .. }
             | Op::ExpertCombine
             | Op::ExpertGlu { .. }
-            | Op::ExpertDownAdd { .. } => self.expert_node(n)?,
+            | Op::ExpertDownAdd { .. } => self.expert_node(n, i)?,
         }
         Ok(())
     }
@@ -236,7 +254,7 @@ impl<'a> Lower<'a> {
         let mut users = self.g.nodes.iter().filter(|n| n.inputs.contains(&v)).peekable();
         let whole_row = self.g.weight(norm.weight).shape.first() == Some(&self.g.cols(v));
         let is_output = self.g.outputs.iter().any(|(_, o)| *o == v);
-        self.folds_norm()
+        self.folds_norm(norm)
             && whole_row
             && !is_output
             && users.peek().is_some()
@@ -323,12 +341,13 @@ impl<'a> Lower<'a> {
             Buffer::Input(i) => (4 * self.tokens * inputs(self.g)[i as usize].stride) as u64,
             Buffer::Keys(c) => cache(c)?.keys,
             Buffer::Values(c) => cache(c)?.values,
+            Buffer::State(s) => super::recurrent::states(self.g, self.caps)?[s as usize],
             Buffer::Scratch(c) => self.contents[c as usize].bytes,
             Buffer::Sampling(part) => return Err(Error::Graph(format!("{part:?} is bound by the model"))),
         })
     }
 
-    fn bind(&self, name: &'static str, buffer: Buffer, access: Access) -> Result<Binding> {
+    pub fn bind(&self, name: &'static str, buffer: Buffer, access: Access) -> Result<Binding> {
         let content = match buffer {
             Buffer::Scratch(c) => Some(c),
             _ => None,
@@ -381,7 +400,10 @@ impl<'a> Lower<'a> {
 
     pub fn cache(&self, c: CacheId, write: bool) -> Result<[Binding; 2]> {
         let access = if write { Access::ReadWrite } else { Access::Read };
-        Ok([self.bind("k_cache", Buffer::Keys(c.0), access)?, self.bind("v_cache", Buffer::Values(c.0), access)?])
+        // A store writes no values where they are part of keys, and has a buffer of their own to write none to.
+        let in_keys = !write && self.g.caches[c.0 as usize].v_in_k;
+        let values = if in_keys { Buffer::Keys(c.0) } else { Buffer::Values(c.0) };
+        Ok([self.bind("k_cache", Buffer::Keys(c.0), access)?, self.bind("v_cache", values, access)?])
     }
 
     /// Adds a step.
@@ -462,16 +484,29 @@ impl<'a> Lower<'a> {
             y_stride: y.stride,
             eps: norm.eps,
         };
-        let variant = Variant::new(&catalogue::RMS_NORM);
-        let bindings =
-            vec![self.read("x", x.buffer)?, self.weight_vector("w", Some(norm.weight))?, self.write("y", y.buffer)?];
+        let variant = Variant::new(&catalogue::RMS_NORM)
+            .with("LAYER", u32::from(norm.kind == NormKind::Layer))
+            .with("BIASED", u32::from(norm.bias.is_some()));
+        let bindings = vec![
+            self.read("x", x.buffer)?,
+            self.weight_vector("w", Some(norm.weight))?,
+            self.weight_vector("b", norm.bias)?,
+            self.write("y", y.buffer)?,
+        ];
         let grid = self.grid(&variant, cols / n, rows.into(), 1);
         let cost = self.row_cost(rows.into(), cols);
         self.push(variant, &p, bindings, grid, cost.and(self.row_cost(Count::One, n)), cost);
         Ok(())
     }
 
-    fn elementwise(&mut self, op: u32, act: u32, ins: &[ValueId], out: ValueId, factor: f32) -> Result<()> {
+    fn elementwise(
+        &mut self,
+        op: u32,
+        act: Option<Activation>,
+        ins: &[ValueId],
+        out: ValueId,
+        factor: f32,
+    ) -> Result<()> {
         let (a, b) = (self.place(ins[0])?, ins.get(1).map(|v| self.place(*v)).transpose()?);
         let (y, rows, cols) = (self.fresh(out)?, self.rows(out)?, self.g.cols(out));
         let p = params::ElementwiseParams {
@@ -485,7 +520,8 @@ impl<'a> Lower<'a> {
             y_stride: y.stride,
             factor,
         };
-        let variant = Variant::new(&catalogue::ELEMENTWISE).with("OP", op).with("ACT", act);
+        let variant = Variant::new(&catalogue::ELEMENTWISE).with("OP", op);
+        let variant = if let Some(act) = act { variant.act(act) } else { variant };
         let bindings = vec![self.read("a", a.buffer)?, self.maybe("b", b)?, self.write("y", y.buffer)?];
         let grid = self.grid(&variant, cols, rows.into(), 1);
         let reads = ins.iter().map(|v| self.row_cost(rows.into(), self.g.cols(*v)));

@@ -3,8 +3,8 @@
 use super::{Buffer, Cost, Place, VectorPart, lower::Lower, weights};
 use crate::{
     error::Result,
-    ir::{Activation, Linear, Norm, Op, Rows, ValueId, WeightId},
-    kernels::{Style, catalogue, params},
+    ir::{Activation, Linear, Norm, NormKind, Op, Rows, ValueId, WeightId},
+    kernels::{Style, Variant, catalogue, params},
 };
 
 /// What a product is given besides its matrix.
@@ -18,6 +18,12 @@ pub(super) struct Extras<'a> {
     pub residual: Option<Place>,
     /// Its sigmoid multiplies.
     pub gate: Option<Place>,
+    /// Column of y where the normalised x goes as well; one row only.
+    pub normed: Option<u32>,
+    /// Multiplies, before the residual.
+    pub factor: Option<f32>,
+    /// Follows the bias.
+    pub act: Option<Activation>,
 }
 
 impl Lower<'_> {
@@ -28,11 +34,16 @@ impl Lower<'_> {
                 let y = self.fresh(outs[0])?;
                 self.stack(&[*l], x, y, rows, Extras::default())
             }
-            Op::LinearAdd { linear, gated } => {
+            Op::LinearAdd { linear, gated, factor } => {
                 let gate = if *gated { Some(self.place(ins[2])?) } else { None };
                 let residual = Some(self.place(ins[1])?);
                 let y = self.fresh(outs[0])?;
-                self.stack(&[*linear], x, y, rows, Extras { residual, gate, ..Extras::default() })
+                let factor = Some(*factor).filter(|f| *f != 1.0);
+                self.stack(&[*linear], x, y, rows, Extras { residual, gate, factor, ..Extras::default() })
+            }
+            Op::LinearAct { linear, act } => {
+                let y = self.fresh(outs[0])?;
+                self.stack(&[*linear], x, y, rows, Extras { act: Some(*act), ..Extras::default() })
             }
             Op::NormLinears { norm, parts } => self.norm_linears(norm.as_ref(), parts, (x, rows), ins[0], outs),
             Op::LinearGlu { gate, up, act } => {
@@ -46,8 +57,9 @@ impl Lower<'_> {
 
     /// Whether a norm is computed inside the product that follows it: each workgroup of a GPU sums the squares of the
     /// one row anew, which costs less than a dispatch. A processor has no use for that.
-    pub fn folds_norm(&self) -> bool {
-        self.decode && self.style == Style::Lanes
+    /// The weight of a root-mean-square norm goes with x and its factor with the sum; a layer norm's mean and bias do not.
+    pub fn folds_norm(&self, norm: &Norm) -> bool {
+        self.decode && self.style == Style::Lanes && norm.kind == NormKind::Rms && norm.bias.is_none()
     }
 
     /// All parts lie side by side in one row, those of one matrix together.
@@ -73,7 +85,7 @@ impl Lower<'_> {
         for (v, offset) in outs.iter().zip(&offsets) {
             self.set(*v, Place { offset: *offset as u32, ..y });
         }
-        let folded = norm.filter(|_| self.folds_norm());
+        let folded = norm.filter(|n| self.folds_norm(n));
         let mut x = x;
         if let (Some(n), None) = (norm, folded) {
             let cols = self.g.cols(x_value);
@@ -81,11 +93,84 @@ impl Lower<'_> {
             self.rms_norm(n, x, normed, rows, cols)?;
             x = normed;
         }
-        for stack in stacks {
+        let mut rest = &stacks[..];
+        if let [first, second, others @ ..] = rest
+            && let Some([a, b]) = self.two_matrices(parts, [first, second])?
+        {
+            let places = [first, second].map(|s| Place { offset: offsets[s[0]] as u32, ..y });
+            let bias = weights::bias_of_two(self.g, parts, [first, second]);
+            self.linear_two(
+                [a, b],
+                x,
+                places,
+                rows,
+                Extras { norm: folded, bias: bias.as_deref(), ..Extras::default() },
+            )?;
+            rest = others;
+        }
+        for stack in rest {
             let list: Vec<Linear> = stack.iter().map(|i| parts[*i]).collect();
             let y = Place { offset: offsets[stack[0]] as u32, ..y };
             self.stack(&list, x, y, rows, Extras { norm: folded, ..Extras::default() })?;
         }
+        Ok(())
+    }
+
+    /// The matrices of two stacks, where one dispatch takes both: each is one segment.
+    fn two_matrices(&self, parts: &[Linear], stacks: [&Vec<usize>; 2]) -> Result<Option<[u32; 2]>> {
+        let find = |s: &[usize]| self.w.matrix(&s.iter().map(|i| parts[*i].weight).collect::<Vec<_>>());
+        let [a, b] = [find(stacks[0])?, find(stacks[1])?];
+        let whole = |m: u32| self.w.matrices[m as usize].segments.len() == 1;
+        Ok((whole(a) && whole(b)).then_some([a, b]))
+    }
+
+    /// Two matrices of any formats on one x, in one dispatch.
+    fn linear_two(
+        &mut self,
+        matrices: [u32; 2],
+        x: Place,
+        places: [Place; 2],
+        rows: Rows,
+        extras: Extras<'_>,
+    ) -> Result<()> {
+        let [a, b] = matrices.map(|m| &self.w.matrices[m as usize]);
+        let variant = self.matrix_variant(&catalogue::LINEAR_TWO, a.cols, !self.decode).formats(&[a.dtype, b.dtype]);
+        let variant = if extras.norm.is_some() { variant.with("NORM", 1) } else { variant };
+        let blocks = (a.rows as u32).div_ceil(variant.tile()[0].max(1));
+        let y = places[0];
+        let p = params::LinearParams {
+            outputs: u32::from(rows == Rows::Outputs),
+            rows: a.rows as u32,
+            groups: a.groups(),
+            cols: a.cols as u32,
+            out: a.rows as u32,
+            x_offset: x.offset,
+            x_stride: x.stride,
+            y_offset: y.offset,
+            y_stride: y.stride,
+            flags: if extras.bias.is_some() { params::BIAS } else { 0 },
+            eps: extras.norm.map_or(0.0, |n| n.eps),
+            blocks,
+            rows_1: b.rows as u32,
+            column_1: places[1].offset - y.offset,
+            ..params::LinearParams::default()
+        };
+        let data = |matrix: u32| Buffer::Matrix { matrix, segment: 0 };
+        let bindings = vec![
+            self.read("x", x.buffer)?,
+            self.read("w_data", data(matrices[0]))?,
+            self.read("second_data", data(matrices[1]))?,
+            self.vector("bias", extras.bias)?,
+            self.maybe("residual", None)?,
+            self.maybe("gate", None)?,
+            self.weight_vector("norm", extras.norm.map(|n| n.weight))?,
+            self.write("y", y.buffer)?,
+        ];
+        let items = blocks as usize * variant.tile()[0] as usize + b.rows;
+        let grid = self.grid(&variant, items, rows.into(), 1);
+        let reads = Cost { fixed: a.bytes() + b.bytes(), ..Cost::default() }.and(self.row_cost(rows.into(), a.cols));
+        let writes = self.row_cost(rows.into(), a.rows + b.rows);
+        self.push(variant, &p, bindings, grid, reads, writes);
         Ok(())
     }
 
@@ -99,7 +184,13 @@ impl Lower<'_> {
         let variant =
             self.matrix_variant(&catalogue::LINEAR_KERNEL, matrix.cols, !self.decode).formats(&[matrix.dtype]);
         let variant = if extras.norm.is_some() { variant.with("NORM", 1) } else { variant };
+        // A router's matrix has few rows: more lanes for each.
+        let few = |v: Variant| v.with("WG", 64).with("LANES", 32).with("ROWS", 1);
+        let variant = if extras.normed.is_some() { few(variant) } else { variant };
+        let variant = if let Some(act) = extras.act { variant.act(act) } else { variant };
         for (i, s) in matrix.segments.iter().enumerate() {
+            let normed = extras.normed.filter(|_| i == 0);
+            let variant = if normed.is_some() { variant.clone().with("NORMED", 1) } else { variant.clone() };
             let flag = |on: bool, bit: u32| if on { bit } else { 0 };
             let p = params::LinearParams {
                 outputs: u32::from(rows == Rows::Outputs),
@@ -114,12 +205,15 @@ impl Lower<'_> {
                 y_stride: y.stride,
                 flags: flag(extras.bias.is_some(), params::BIAS)
                     | flag(extras.residual.is_some(), params::RESIDUAL)
-                    | flag(extras.gate.is_some(), params::GATE),
+                    | flag(extras.gate.is_some(), params::GATE)
+                    | flag(extras.factor.is_some(), params::FACTOR),
+                factor: extras.factor.unwrap_or(1.0),
                 residual_offset: extras.residual.map_or(0, |p| p.offset),
                 residual_stride: extras.residual.map_or(0, |p| p.stride),
                 gate_offset: extras.gate.map_or(0, |p| p.offset),
                 gate_stride: extras.gate.map_or(0, |p| p.stride),
                 eps: extras.norm.map_or(0.0, |n| n.eps),
+                normed_offset: normed.unwrap_or(0),
                 ..params::LinearParams::default()
             };
             let data = Buffer::Matrix { matrix: m, segment: i as u32 };
@@ -135,7 +229,8 @@ impl Lower<'_> {
             let grid = self.grid(&variant, s.rows, rows.into(), 1);
             let operands = matrix.cols + usize::from(extras.residual.is_some()) * s.rows;
             let reads = Cost { fixed: s.bytes, ..Cost::default() }.and(self.row_cost(rows.into(), operands));
-            self.push(variant.clone(), &p, bindings, grid, reads, self.row_cost(rows.into(), s.rows));
+            let written = s.rows + normed.map_or(0, |_| matrix.cols);
+            self.push(variant, &p, bindings, grid, reads, self.row_cost(rows.into(), written));
         }
         Ok(())
     }
@@ -150,10 +245,8 @@ impl Lower<'_> {
     ) -> Result<()> {
         let [gate, up] = [self.w.matrix(&[w[0]])?, self.w.matrix(&[w[1]])?];
         let [g, u] = [&self.w.matrices[gate as usize], &self.w.matrices[up as usize]];
-        let variant = self
-            .matrix_variant(&catalogue::LINEAR_GLU, g.cols, !self.decode)
-            .formats(&[g.dtype, u.dtype])
-            .with("ACT", catalogue::activation(act));
+        let variant =
+            self.matrix_variant(&catalogue::LINEAR_GLU, g.cols, !self.decode).formats(&[g.dtype, u.dtype]).act(act);
         let variant = if norm.is_some() { variant.with("NORM", 1) } else { variant };
         for (i, (s, s_up)) in g.segments.iter().zip(&u.segments).enumerate() {
             let p = params::GluLinearParams {
@@ -175,6 +268,7 @@ impl Lower<'_> {
                 self.read("x", x.buffer)?,
                 self.read("gate_data", Buffer::Matrix { matrix: gate, segment })?,
                 self.read("up_data", Buffer::Matrix { matrix: up, segment })?,
+                self.vector("bias", None)?,
                 self.weight_vector("norm", norm.map(|n| n.weight))?,
                 self.write("y", y.buffer)?,
             ];

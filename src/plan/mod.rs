@@ -26,7 +26,9 @@ mod lower;
 mod matrix;
 mod memory;
 mod print;
+mod recurrent;
 pub mod sample;
+mod shared;
 mod weights;
 
 pub use check::{check, check_shaders, check_step_shader};
@@ -158,6 +160,8 @@ pub enum Buffer {
     Keys(u32),
     /// Values of a cache, `[sequences, kv_heads, ctx, v_dim]`.
     Values(u32),
+    /// A recurrent state: [`Plan::states`].
+    State(u32),
     /// Working memory of one schedule: [`Schedule::scratch`].
     Scratch(u32),
     /// What sampling on the device needs: [`Plan::sampling`].
@@ -384,6 +388,8 @@ pub struct Plan {
     pub ropes: Vec<RopeTable>,
     /// Sizes of the caches.
     pub caches: Vec<CacheBytes>,
+    /// Bytes of the recurrent states.
+    pub states: Vec<u64>,
     /// Numbers that the caller gives.
     pub inputs: Vec<InputPlace>,
     /// How tokens are chosen on the device; `None` for graphs without logits.
@@ -415,6 +421,7 @@ pub fn plan(graph: &Graph, weights: &Weights, caps: &Caps, options: &Options) ->
         prefill,
         ropes: lower::rope_tables(graph, caps, options)?,
         caches: lower::caches(graph, caps, options)?,
+        states: recurrent::states(graph, caps)?,
         inputs: lower::inputs(graph),
         layers: graph.nodes.iter().filter_map(|n| n.layer).max().map_or(0, |l| l as usize + 1),
     };

@@ -151,7 +151,9 @@ pub(super) fn router_rider<'a>(graph: &'a Graph, weights: &Weights, router: &Nod
                 && shape(&l).first().is_some_and(|rows| *rows <= MOST_RIDER_ROWS)
         })
     };
-    if experts.is_multiple_of(4) { graph.nodes.iter().find(fits) } else { None }
+    // A single number is read as such; of several, kernels read four at a time.
+    let aligned = |n: &&Node| experts.is_multiple_of(4) || graph.cols(n.outputs[0]) == 1;
+    graph.nodes.iter().filter(fits).find(aligned)
 }
 
 /// Whether this `linear` is some router's [`router_rider`].
@@ -167,6 +169,25 @@ pub(super) fn bias_parts(graph: &Graph, parts: &[Linear]) -> Option<Vec<VectorPa
         .iter()
         .any(|l| l.bias.is_some())
         .then(|| parts.iter().map(|l| l.bias.map_or_else(|| zeros(l), VectorPart::Weight)).collect())
+}
+
+/// The bias by column of the result of two stacks that lie side by side, the second from a multiple of 4 on.
+pub(super) fn bias_of_two(graph: &Graph, parts: &[Linear], stacks: [&[usize]; 2]) -> Option<Vec<VectorPart>> {
+    let list = |s: &[usize]| s.iter().map(|i| parts[*i]).collect::<Vec<_>>();
+    let rows = |l: &Linear| graph.weight(l.weight).shape.first().copied().unwrap_or(0);
+    let (first, second) = (list(stacks[0]), list(stacks[1]));
+    let end: usize = first.iter().map(rows).sum();
+    let all = |parts: &[Linear]| -> Vec<VectorPart> {
+        parts.iter().map(|l| l.bias.map_or(VectorPart::Zeros(rows(l)), VectorPart::Weight)).collect()
+    };
+    let some = first.iter().chain(&second).any(|l| l.bias.is_some());
+    let gap = VectorPart::Zeros(super::lower::padded(end) - end);
+    some.then(|| [all(&first), vec![gap], all(&second)].concat())
+}
+
+/// The biases of an `expert_glu`, those of the gates first: one vector.
+pub(super) fn both_biases(both: &[Linear; 2]) -> Option<[VectorPart; 2]> {
+    Some([VectorPart::Weight(both[0].bias?), VectorPart::Weight(both[1].bias?)])
 }
 
 pub(super) fn layout(graph: &Graph, dtypes: &[DType], caps: &Caps) -> Result<Weights> {
@@ -197,21 +218,42 @@ impl Layout<'_> {
             Op::RmsNorm(n) => self.norm(n),
             Op::Router(r) => self.selection_bias(r),
             Op::Linear(_) if rides_with_router(self.graph, &self.out, node) => {}
-            Op::Linear(l) | Op::LinearAdd { linear: l, .. } => self.stack(&[*l])?,
+            Op::Linear(l) | Op::LinearAdd { linear: l, .. } | Op::LinearAct { linear: l, .. } => self.stack(&[*l])?,
+            Op::ShortConv(c) => {
+                let weights = std::iter::once(c.weight).chain(c.bias);
+                weights.for_each(|w| self.vector(vec![VectorPart::Weight(w)]));
+            }
+            Op::DeltaNet(d) => {
+                [d.decay, d.dt_bias].map(|w| self.vector(vec![VectorPart::Weight(w)])).into_iter().collect()
+            }
             Op::Attend(a) => a.sinks.into_iter().for_each(|s| self.vector(vec![VectorPart::Weight(s)])),
-            Op::ExpertLinear { weight } | Op::ExpertDownAdd { weight } => drop(self.matrix(&[*weight])?),
+            Op::ExpertLinear(l) | Op::ExpertAct { linear: l, .. } | Op::ExpertDownAdd { linear: l, .. } => {
+                self.matrix(&[l.weight])?;
+                l.bias.into_iter().for_each(|b| self.vector(vec![VectorPart::Weight(b)]));
+            }
             Op::NormLinears { norm, parts } => {
                 norm.iter().for_each(|n| self.norm(n));
-                for stack in stacks(self.graph, &self.out, parts) {
+                let stacks = stacks(self.graph, &self.out, parts);
+                for stack in &stacks {
                     self.stack(&stack.iter().map(|i| parts[*i]).collect::<Vec<_>>())?;
+                }
+                if let [first, second, ..] = &stacks[..]
+                    && let Some(bias) = bias_of_two(self.graph, parts, [first, second])
+                {
+                    self.vector(bias);
                 }
             }
             Op::RopeStore { q_norm, k_norm, .. } => {
                 [q_norm, k_norm].into_iter().flatten().for_each(|n| self.norm(n));
             }
-            Op::LinearGlu { gate, up, .. } | Op::ExpertGlu { gate, up, .. } => {
+            Op::LinearGlu { gate, up, .. } => {
                 let pair = (self.matrix(&[*gate])?, self.matrix(&[*up])?);
                 self.pairs.push(pair);
+            }
+            Op::ExpertGlu { gate, up, .. } => {
+                let pair = (self.matrix(&[gate.weight])?, self.matrix(&[up.weight])?);
+                self.pairs.push(pair);
+                both_biases(&[*gate, *up]).into_iter().for_each(|b| self.vector(b.to_vec()));
             }
             Op::NormRouter { norm, linear, router } => {
                 self.norm(norm);
@@ -222,10 +264,13 @@ impl Layout<'_> {
             Op::Tokens
             | Op::Input { .. }
             | Op::Rope(_)
+            | Op::HeadIds { .. }
+            | Op::JoinHeads { .. }
             | Op::KvStore { .. }
             | Op::Add
             | Op::Scale(_)
             | Op::Glu(_)
+            | Op::Act(_)
             | Op::SigmoidGate
             | Op::ExpertCombine
             | Op::TakeOutputs => {}

@@ -79,7 +79,8 @@ fn apply(bytes: &mut Vec<u8>, fields: &[usize], list: &[Mutation]) {
 /// Touches everything that an accepted file offers.
 fn walk(c: &Checkpoint) {
     for (key, value) in c.meta().iter() {
-        assert_eq!(c.meta().get(key), Some(value));
+        // The very value: not-a-number is not equal to itself.
+        assert!(c.meta().get(key).is_some_and(|found| std::ptr::eq(found, value)), "{key}");
         let _ = (value.to_string(), value.as_u64(), value.as_f64());
         if let Some(a) = value.as_array() {
             assert!(a.is_empty() || a.get(a.len() - 1).is_some());

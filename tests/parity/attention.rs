@@ -1,11 +1,13 @@
 //! Cases of rotation, cache and attention: no past, a long past, chunks against single tokens, windows, sinks.
 
 use super::case::{Case, Maker};
-use moeray::ir::{Attention, CacheDecl, Norm, Op, Rope, RopePairs, ValueId};
+use moeray::ir::{Attention, CacheDecl, Linear, Norm, Op, Rope, RopePairs, ValueId};
+
+use moeray::quant::DType;
 
 fn rope_of(head_dim: usize, dims: usize, pairs: RopePairs) -> Rope {
     let inv_freq = (0..dims / 2).map(|i| 10000f32.powf(-2.0 * i as f32 / dims as f32)).collect();
-    Rope { head_dim, dims, pairs, inv_freq, scale: 1.0 }
+    Rope { head_dim, dims, pairs, inv_freq, scale: 1.0, long: None }
 }
 
 /// A prompt, one more token twice, a few, and then a step back to position 3.
@@ -45,7 +47,7 @@ fn attention(m: &mut Maker, s: Shape, cache: moeray::ir::CacheId) -> Attention {
 
 fn plain(s: Shape, steps: &[(usize, usize, usize)]) -> Case {
     let mut m = Maker::new(s.heads as u64 * 31 + s.k_dim as u64);
-    let cache = m.b.cache(CacheDecl { kv_heads: s.kv_heads, k_dim: s.k_dim, v_dim: s.v_dim });
+    let cache = m.b.cache(CacheDecl::new(s.kv_heads, s.k_dim, s.v_dim));
     let (q, k, v) = (m.input(s.heads * s.k_dim), m.input(s.kv_heads * s.k_dim), m.input(s.kv_heads * s.v_dim));
     let stored = m.one(Op::KvStore { cache }, &[k, v]);
     let a = attention(&mut m, s, cache);
@@ -76,6 +78,41 @@ pub fn attend() -> Vec<Case> {
     ]
 }
 
+/// Latent attention: a matrix for each head, heads put together, values that are the first part of their keys.
+pub fn latent() -> Vec<Case> {
+    let mut cases = vec![];
+    for (heads, [nope, rope, rank, value], dtype, steps) in [
+        (1, [4, 4, 4, 4], DType::F32, &STEPS[..]),
+        (3, [12, 8, 20, 16], DType::F32, &STEPS[..]),
+        (4, [32, 16, 64, 32], DType::Q8_0, &STEPS[..]),
+        (8, [16, 8, 40, 12], DType::BF16, &LONG[..]),
+        (16, [32, 64, 512, 32], DType::F16, &[(5, 0, 5), (1, 5, 1), (3, 6, 1)][..]),
+    ] {
+        let mut m = Maker::new(heads as u64);
+        let [q_nope, q_rope] = [nope, rope].map(|n| m.input(heads * n));
+        let [c, k_rope] = [rank, rope].map(|n| m.input(n));
+        let ids = m.one(Op::HeadIds { heads }, &[]);
+        let matrix = |m: &mut Maker, shape: [usize; 3], d: DType| {
+            Op::ExpertLinear(Linear { weight: m.weight(&shape, d), bias: None })
+        };
+        let (absorb, expand) =
+            (matrix(&mut m, [heads, rank, nope], dtype), matrix(&mut m, [heads, value, rank], dtype));
+        let q = m.one(absorb, &[q_nope, ids]);
+        let turn = Op::Rope(rope_of(rope, rope, RopePairs::Interleaved));
+        let (q_rope, k_rope) = (m.one(turn.clone(), &[q_rope]), m.one(turn, &[k_rope]));
+        let (q, k) = (m.one(Op::JoinHeads { heads }, &[q, q_rope]), m.one(Op::JoinHeads { heads: 1 }, &[c, k_rope]));
+        let cache = m.b.cache(CacheDecl { v_in_k: true, ..CacheDecl::new(1, rank + rope, rank) });
+        let stored = m.one(Op::KvStore { cache }, &[k]);
+        let scale = 1.0 / ((nope + rope) as f32).sqrt();
+        let y = m.one(Op::Attend(Attention { cache, heads, scale, window: None, sinks: None }), &[q, stored]);
+        let z = m.one(expand, &[y, ids]);
+        let case =
+            m.finish(format!("latent/{heads} heads, {rank} and {rope}, {dtype}"), &[("y0", y), ("y1", z)], steps);
+        cases.push(if dtype == DType::BF16 { case.with_f16_cache() } else { case });
+    }
+    cases
+}
+
 /// The whole block: norms of q and k (none, per head, over the row), rotation, cache, attention, with two layers' caches.
 pub fn rope_store() -> Vec<Case> {
     let mut cases = vec![];
@@ -95,7 +132,7 @@ pub fn rope_store() -> Vec<Case> {
 }
 
 fn block(m: &mut Maker, s: Shape, qk_norm: u64, pairs: RopePairs, [q, k, v]: [ValueId; 3]) -> ValueId {
-    let cache = m.b.cache(CacheDecl { kv_heads: s.kv_heads, k_dim: s.k_dim, v_dim: s.v_dim });
+    let cache = m.b.cache(CacheDecl::new(s.kv_heads, s.k_dim, s.v_dim));
     let mut turn = |x: ValueId, heads: usize| {
         let n = [0, s.k_dim, heads * s.k_dim][qk_norm as usize];
         let x = if n > 0 {

@@ -2,7 +2,7 @@
 
 use super::case::{Case, Maker};
 use moeray::{
-    ir::{Activation, Linear, Norm, Op},
+    ir::{Activation, Linear, Norm, NormKind, Op},
     quant::DType,
 };
 
@@ -84,7 +84,15 @@ pub fn linear_fused() -> Vec<Case> {
         let z = m.one(Op::Linear(Linear { weight, bias: Some(bias) }), &[y]);
         let r = m.input(100);
         let z = m.one(Op::Add, &[r, z]);
-        cases.push(m.finish(format!("linear_add/{q} {v}"), &[("y0", y), ("y1", z)], &STEPS));
+        let weight = m.weight(&[100, 256], q);
+        let s = m.one(Op::Linear(Linear { weight, bias: Some(bias) }), &[y]);
+        let s = m.one(Op::Scale(0.22), &[s]);
+        let s = m.one(Op::Add, &[z, s]);
+        let weight = m.weight(&[60, 256], q);
+        let bias = m.weight(&[60], DType::F32);
+        let a = m.one(Op::Linear(Linear { weight, bias: Some(bias) }), &[y]);
+        let a = m.one(Op::Act(Activation::Gelu), &[a]);
+        cases.push(m.finish(format!("linear_add/{q} {v}"), &[("y0", y), ("y1", s), ("y2", a)], &STEPS));
     }
     cases
 }
@@ -98,7 +106,11 @@ pub fn elementwise() -> Vec<Case> {
         for act in [Activation::Silu, Activation::Gelu, Activation::GeluTanh, Activation::Relu] {
             made.push(m.one(Op::Glu(act), &[a, b]));
         }
-        let named: Vec<(&str, _)> = ["y0", "y1", "y2", "y3", "y4", "y5", "y6"].into_iter().zip(made).collect();
+        made.push(m.one(Op::Glu(Activation::ClampedSwiglu { alpha: 1.702, limit: 7.0 }), &[a, b]));
+        made.push(m.one(Op::Act(Activation::Gelu), &[a]));
+        made.push(m.one(Op::Act(Activation::Relu), &[b]));
+        let names = ["y0", "y1", "y2", "y3", "y4", "y5", "y6", "y7", "y8", "y9"];
+        let named: Vec<(&str, _)> = names.into_iter().zip(made).collect();
         cases.push(m.finish(format!("elementwise/{n}"), &named, &STEPS));
         let mut m = Maker::new(n as u64);
         let x = m.input(n);
@@ -118,5 +130,24 @@ pub fn rms_norm() -> Vec<Case> {
         // A second user keeps the norm from vanishing into a fused op.
         m.finish(format!("rms_norm/{cols} in groups of {n}"), &[("y0", y)], &STEPS)
     };
-    sizes.into_iter().map(case).collect()
+    let mut cases: Vec<Case> = sizes.into_iter().map(case).collect();
+    // Layer norms, with bias and without, alone and before matrices; a root-mean-square norm with a bias.
+    for (cols, kind, biased) in [
+        (4, NormKind::Layer, true),
+        (260, NormKind::Layer, false),
+        (96, NormKind::Rms, true),
+        (2048, NormKind::Layer, true),
+    ] {
+        let mut m = Maker::new(cols as u64 + 1);
+        let x = m.input(cols);
+        let weight = m.near_one(cols);
+        let bias = biased.then(|| m.weight(&[cols], DType::F32));
+        let y = m.one(Op::RmsNorm(Norm { kind, weight, bias, eps: 1e-5 }), &[x]);
+        let x = m.input(cols);
+        let normed = m.one(Op::RmsNorm(Norm { kind, weight, bias, eps: 1e-5 }), &[x]);
+        let weight = m.weight(&[20, cols], DType::F32);
+        let z = m.one(Op::Linear(Linear { weight, bias: None }), &[normed]);
+        cases.push(m.finish(format!("layer_norm/{cols}, {kind:?}, bias {biased}"), &[("y0", y), ("y1", z)], &STEPS));
+    }
+    cases
 }

@@ -4,6 +4,7 @@ mod attention;
 mod case;
 mod dense;
 mod moe;
+mod recurrent;
 
 use crate::support::Target;
 use case::check_all;
@@ -25,9 +26,13 @@ parity! {
     rope: attention::rope();
     attend: attention::attend();
     rope_store: attention::rope_store();
+    latent: attention::latent();
     routers: moe::routers();
     moe_blocks: moe::blocks();
     expert_linear: moe::expert_linear();
+    short_conv: recurrent::short_conv();
+    delta_net: recurrent::delta_net();
+    gates: recurrent::gates();
 }
 
 /// Products with activations of one 8-bit number instead of two.
@@ -39,7 +44,7 @@ fn cpu_int8() {
 }
 
 /// Shaders run without checks by default: the table above and the whole models of `gpu` and `goldens`, which the tests run
-/// with the checks on, have them all. (The two of sampling are run in `picker`.)
+/// with the checks on, have them all. (The two of sampling are run in `picker`, the one that measures devices in `gpu`.)
 #[test]
 fn every_kernel_of_the_catalogue_is_run() {
     use moeray::{
@@ -55,11 +60,15 @@ fn every_kernel_of_the_catalogue_is_run() {
         attention::rope(),
         attention::attend(),
         attention::rope_store(),
+        attention::latent(),
         moe::routers(),
         moe::blocks(),
         moe::expert_linear(),
+        recurrent::short_conv(),
+        recurrent::delta_net(),
+        recurrent::gates(),
     ];
-    let mut seen = std::collections::BTreeSet::from(["sample_keys", "sample_pick"]);
+    let mut seen = std::collections::BTreeSet::from(["sample_keys", "sample_pick", "copy"]);
     let mut plans = |program: &moeray::backend::Program, ctx: usize, chunk: usize| {
         let graph = moeray::graph::fuse(&program.graph);
         let dtypes: Vec<_> = program.weights.iter().map(|t| t.dtype()).collect();
@@ -91,7 +100,8 @@ fn fusions() {
     let all = [
         dense::linear_fused(),
         attention::rope_store(),
-        moe::blocks().into_iter().take(3).collect(),
+        attention::latent(),
+        moe::blocks().into_iter().take(12).collect(),
         dense::rms_norm().into_iter().take(2).collect(),
     ];
     let mut seen = std::collections::BTreeSet::new();
@@ -106,8 +116,18 @@ fn fusions() {
             (crate::support::run(&*raw, case.kv, &case.steps), crate::support::run(&*fused, case.kv, &case.steps));
         assert_eq!(a, b, "{}", case.name);
     }
-    for op in ["norm_linears", "rope_store", "linear_add", "linear_glu", "norm_router", "expert_glu", "expert_down_add"]
-    {
+    let wanted = [
+        "norm_linears",
+        "rope_store",
+        "linear_add",
+        "linear_glu",
+        "linear_act",
+        "norm_router",
+        "expert_glu",
+        "expert_act",
+        "expert_down_add",
+    ];
+    for op in wanted {
         assert!(seen.contains(op), "no case fuses to {op}: {seen:?}");
     }
 }

@@ -69,6 +69,13 @@ pub fn routers() -> Vec<Case> {
             cases.push(routing("groups".into(), r, biased));
         }
     }
+    for (experts, used, score) in [(16, 4, Score::Softmax), (5, 5, Score::Sigmoid), (100, 8, Score::SqrtSoftplus)] {
+        let r = Router { renormalise: Renormalise::Softmax, scale: 1.5, ..Router::new(experts, used, score) };
+        cases.push(routing("second softmax".into(), r, false));
+    }
+    for (experts, used, threshold) in [(16, 2, 0.02), (8, 2, 0.5), (9, 9, 0.3), (100, 3, 1.5), (1, 1, 0.02)] {
+        cases.push(routing("sparsemixer".into(), Router::new(experts, used, Score::SparseMixer { threshold }), false));
+    }
     cases.extend(special_logits());
     cases
 }
@@ -189,7 +196,15 @@ struct Block {
     router: Router,
     types: [DType; 3],
     bias: Option<Vec<f32>>,
-    shared: bool,
+    /// Width of a shared expert.
+    shared: Option<usize>,
+    /// Whether the experts have biases.
+    expert_bias: bool,
+    act: Activation,
+    /// Whether experts are gated units.
+    gated: bool,
+    /// Factor on what is added to the residual.
+    factor: f32,
 }
 
 fn block(b: Block) -> Case {
@@ -207,22 +222,34 @@ fn block(b: Block) -> Case {
         router.selection_bias = Some(m.weight(&[e], DType::F32));
     }
     let made = m.b.add(Op::Router(router), &[logits]).unwrap();
-    let expert = |m: &mut Maker, shape: [usize; 3], d: DType| Op::ExpertLinear { weight: m.weight(&shape, d) };
+    let expert = |m: &mut Maker, shape: [usize; 3], d: DType| {
+        let weight = m.weight(&shape, d);
+        let bias = b.expert_bias.then(|| m.weight(&shape[..2], DType::F32));
+        Op::ExpertLinear(Linear { weight, bias })
+    };
     let (gate, up) = (expert(&mut m, [e, i, h], b.types[0]), expert(&mut m, [e, i, h], b.types[1]));
     let down = expert(&mut m, [e, h, i], b.types[2]);
-    let (g, u) = (m.one(gate, &[normed, made[0]]), m.one(up, &[normed, made[0]]));
-    let a = m.one(Op::Glu(Activation::Silu), &[g, u]);
+    let g = m.one(gate, &[normed, made[0]]);
+    let a = if b.gated {
+        let u = m.one(up, &[normed, made[0]]);
+        m.one(Op::Glu(b.act), &[g, u])
+    } else {
+        m.one(Op::Act(b.act), &[g])
+    };
     let y = m.one(down, &[a, made[0]]);
-    let y = m.one(Op::ExpertCombine, &[y, made[1]]);
+    let mut y = m.one(Op::ExpertCombine, &[y, made[1]]);
+    if b.factor != 1.0 {
+        y = m.one(Op::Scale(b.factor), &[y]);
+    }
     let mut y = m.one(Op::Add, &[x, y]);
-    if b.shared {
+    if let Some(s) = b.shared {
         let lin = |m: &mut Maker, n: usize, k: usize, d: DType, x| {
             let weight = m.weight(&[n, k], d);
             m.one(Op::Linear(Linear { weight, bias: None }), &[x])
         };
-        let (g, u) = (lin(&mut m, i, h, b.types[0], normed), lin(&mut m, i, h, b.types[1], normed));
+        let (g, u) = (lin(&mut m, s, h, b.types[0], normed), lin(&mut m, s, h, b.types[1], normed));
         let a = m.one(Op::Glu(Activation::Silu), &[g, u]);
-        let s = lin(&mut m, h, i, b.types[2], a);
+        let s = lin(&mut m, h, s, b.types[2], a);
         let gate = lin(&mut m, 1, h, DType::F32, normed);
         let s = m.one(Op::SigmoidGate, &[s, gate]);
         y = m.one(Op::Add, &[y, s]);
@@ -239,20 +266,24 @@ pub fn blocks() -> Vec<Case> {
         router: router(8, 2),
         types: [DType::F32; 3],
         bias: None,
-        shared: false,
+        shared: None,
+        expert_bias: false,
+        act: Activation::Silu,
+        gated: true,
+        factor: 1.0,
     };
     let mut one_expert = vec![0.0; 8];
     one_expert[5] = 1e4;
     one_expert[2] = 5e3;
     let mut cases = vec![
         block(base("plain")),
-        block(Block { shared: true, ..base("shared expert") }),
+        block(Block { shared: Some(48), ..base("shared expert") }),
         block(Block { router: router(8, 8), ..base("all experts") }),
         block(Block { router: router(8, 1), ..base("top 1") }),
         block(Block { router: router(1, 1), ..base("one expert") }),
         block(Block { router: Router { renormalise: Renormalise::Sum, ..router(100, 6) }, ..base("100 experts") }),
         block(Block {
-            shared: true,
+            shared: Some(48),
             router: Router {
                 groups: groups(4, 2, GroupScore::TopTwo),
                 renormalise: Renormalise::SumPlus(1e-20),
@@ -264,18 +295,45 @@ pub fn blocks() -> Vec<Case> {
         block(Block { bias: Some(one_expert), ..base("all tokens to two experts") }),
         block(Block { types: [DType::F32, DType::BF16, DType::F16], ..base("mixed floats") }),
     ];
+    // Experts as other families have them: biases, GPT-OSS's unit, a factor before the residual, no gate.
+    let clamped = Activation::ClampedSwiglu { alpha: 1.702, limit: 7.0 };
+    cases.extend([
+        block(Block { expert_bias: true, act: clamped, router: router(20, 3), ..base("biases, clamped") }),
+        block(Block { factor: 0.22, ..base("factor") }),
+        block(Block { expert_bias: true, gated: false, act: Activation::Gelu, ..base("no gate, GELU, biases") }),
+        block(Block { gated: false, act: Activation::Relu, factor: 0.5, ..base("no gate, ReLU") }),
+        block(Block {
+            hidden: 256,
+            width: 256,
+            types: [DType::MXFP4; 3],
+            expert_bias: true,
+            act: clamped,
+            ..base("mxfp4, biases, clamped")
+        }),
+    ]);
     let quantised = |dtype: DType, types: [DType; 3]| {
         block(Block {
             hidden: 256,
             width: 256,
             types,
-            shared: dtype == DType::Q4K,
+            shared: (dtype == DType::Q4K).then_some(512),
             ..base(&types.map(|t| t.to_string()).join(" "))
         })
     };
     cases.extend(DType::ALL.into_iter().filter(|d| !d.is_float()).map(|d| quantised(d, [d; 3])));
     cases.push(quantised(DType::Q4K, [DType::Q4K, DType::Q4K, DType::Q6K]));
     cases.push(quantised(DType::Q4_0, [DType::Q4_0, DType::Q4_1, DType::Q8_0]));
+    // Choices that the first product with the experts makes, and shared experts that ride with the routed ones or may not.
+    let sigmoid = Router { renormalise: Renormalise::Sum, scale: 2.5, ..Router::new(130, 5, Score::Sigmoid) };
+    let selected = Router::new(12, 5, Score::SoftmaxOfSelected);
+    cases.extend([
+        block(Block { router: sigmoid, ..base("sigmoid") }),
+        block(Block { shared: Some(48), router: selected, ..base("softmax of the selected") }),
+        block(Block { shared: Some(112), router: router(6, 3), ..base("wide shared expert") }),
+        block(Block { shared: Some(20), router: router(9, 2), ..base("narrow shared expert") }),
+        block(Block { shared: Some(48), factor: 0.5, ..base("shared expert, factor") }),
+        block(Block { shared: Some(48), expert_bias: true, ..base("shared expert, biases") }),
+    ]);
     cases
 }
 
@@ -288,7 +346,8 @@ pub fn expert_linear() -> Vec<Case> {
         let made = m.b.add(Op::Router(router(6, 3)), &[logits]).unwrap();
         let x = m.input(if per_slot { 3 * 256 } else { 256 });
         let weight = m.weight(&[6, 34, 256], dtype);
-        let y = m.one(Op::ExpertLinear { weight }, &[x, made[0]]);
+        let bias = per_slot.then(|| m.weight(&[6, 34], DType::F32));
+        let y = m.one(Op::ExpertLinear(Linear { weight, bias }), &[x, made[0]]);
         let z = m.one(Op::ExpertCombine, &[y, made[1]]);
         cases.push(m.finish(format!("expert_linear/{dtype} per slot {per_slot}"), &[("y0", y), ("y1", z)], &STEPS));
     }

@@ -2,7 +2,7 @@
 //!
 //! Keys are stored in blocks of 16 positions, column by column (`[kv_head][position / 16][Dk][16]`): the scores of 16 positions
 //! are a few multiply-adds with no sum across a register. Values are stored a row a position (`[kv_head][position][Dv]`, Dv
-//! rounded up to whole vectors). Both in f16 or f32, read as they are.
+//! rounded up to whole vectors). Where values are part of keys there are only rows, which serve for both. Both in f16 or f32, read as they are.
 //!
 //! Attention goes through the positions in chunks with a running maximum and sum (Milakov and Gimelshein 2018; Dao et al.
 //! 2022), for up to four query rows at a time that share a key head. With one token and a long context the positions are also
@@ -67,9 +67,11 @@ impl Cache {
     /// Room for `ctx` positions; `None` where that overflows or the system does not give it.
     pub fn new(decl: &CacheDecl, ctx: usize, kind: KvType) -> Option<Self> {
         let ctx = ctx.checked_next_multiple_of(N)?;
-        let v_stride = decl.v_dim.next_multiple_of(N);
+        // Where values are part of keys, both are read from rows.
+        let (k_cols, v_cols) = if decl.v_in_k { (0, decl.k_dim) } else { (decl.k_dim, decl.v_dim) };
+        let v_stride = v_cols.next_multiple_of(N);
         let size = |cols: usize| ctx.checked_mul(decl.kv_heads)?.checked_mul(cols).filter(|n| *n < usize::MAX / 8);
-        let (k, v) = (Memory::new(kind, size(decl.k_dim)?)?, Memory::new(kind, size(v_stride)?)?);
+        let (k, v) = (Memory::new(kind, size(k_cols)?)?, Memory::new(kind, size(v_stride)?)?);
         Some(Cache { k, v, decl: decl.clone(), ctx, v_stride })
     }
 
@@ -83,6 +85,9 @@ impl Cache {
     /// # Errors
     /// As [`super::pool::Pool::run`].
     pub fn store_keys(&mut self, env: Env<'_>, first: usize, rows: &[f32]) -> Result<()> {
+        if self.decl.v_in_k {
+            return self.store_rows(env, self.decl.k_dim, first, rows);
+        }
         let (d, heads, ctx) = (self.decl.k_dim, self.decl.kv_heads, self.ctx);
         let at = |position: usize, h: usize| (h * ctx / N + position / N) * d * N + position % N;
         match &mut self.k {
@@ -96,7 +101,12 @@ impl Cache {
     /// # Errors
     /// As [`super::pool::Pool::run`].
     pub fn store_values(&mut self, env: Env<'_>, first: usize, rows: &[f32]) -> Result<()> {
-        let (d, heads, ctx, stride) = (self.decl.v_dim, self.decl.kv_heads, self.ctx, self.v_stride);
+        self.store_rows(env, self.decl.v_dim, first, rows)
+    }
+
+    /// Writes rows of `heads · d` numbers to the rows of values.
+    fn store_rows(&mut self, env: Env<'_>, d: usize, first: usize, rows: &[f32]) -> Result<()> {
+        let (heads, ctx, stride) = (self.decl.kv_heads, self.ctx, self.v_stride);
         let at = |position: usize, h: usize| (h * ctx + position) * stride;
         match &mut self.v {
             Memory::F16(m) => store(env, heads, d, first, rows, Out::new(m), half_bits, at, 1),
@@ -311,8 +321,12 @@ unsafe fn rows<S: Store, L: Lanes, const R: usize, const W: usize>(
         let value = values.add((tile.kv * cache.ctx + from) * cache.v_stride * S::BYTES);
         let next = keys.wrapping_add((tile.kv * cache.ctx + to) * cache.decl.k_dim * S::BYTES);
         // The first rows of a tile fetch what comes next: values while they compute scores, keys while they sum values.
-        let ahead = i == 0;
-        score::<S, L, R>(tile, keys, ahead.then_some(value), scores, i, from, to);
+        let ahead = i == 0 && !cache.decl.v_in_k;
+        if cache.decl.v_in_k {
+            score_rows::<S, L, R>(tile, values, scores, i, from, to);
+        } else {
+            score::<S, L, R>(tile, keys, ahead.then_some(value), scores, i, from, to);
+        }
         let mut factors = [1f32; R];
         for r in 0..R {
             let s = &mut scores[r * CHUNK..(r + 1) * CHUNK];
@@ -321,8 +335,9 @@ unsafe fn rows<S: Store, L: Lanes, const R: usize, const W: usize>(
         }
         let next = ahead.then_some((next, cache.decl.k_dim * S::BYTES));
         let mut c = 0;
-        while c < cache.v_stride {
-            if c + W * N <= cache.v_stride {
+        let width = cache.decl.v_dim.next_multiple_of(N);
+        while c < width {
+            if c + W * N <= width {
                 let next = next.filter(|_| c == 0);
                 sum_values::<S, L, R, W>(value, next, cache.v_stride, c, to - from, scores, &factors, state, stride);
                 c += W * N;
@@ -383,6 +398,54 @@ unsafe fn score<S: Store, L: Lanes, const R: usize>(
                 }
             }
             b += 2;
+        }
+    }
+}
+
+/// Scores of `R` rows from keys that are stored as rows: where values are part of keys.
+#[inline(always)]
+unsafe fn score_rows<S: Store, L: Lanes, const R: usize>(
+    tile: &Tile<'_>,
+    rows: *const u8,
+    scores: &mut [f32],
+    i: usize,
+    from: usize,
+    to: usize,
+) {
+    let (cache, d) = (tile.cache, tile.cache.decl.k_dim);
+    let whole = d / N * N;
+    // Rows end in zeros up to whole vectors; the queries' last columns get them here.
+    let mut ends = [[0f32; N]; R];
+    // SAFETY: by the contract of `rows`; columns up to `v_stride` of a position are in the cache.
+    unsafe {
+        let q: [*const f32; R] = std::array::from_fn(|r| {
+            let (token, head) = (tile.first + (i + r) / tile.group, tile.kv * tile.group + (i + r) % tile.group);
+            let q = &tile.q[(token * tile.a.heads + head) * d..][..d];
+            ends[r][..d - whole].copy_from_slice(&q[whole..]);
+            q.as_ptr()
+        });
+        for p in from..to {
+            let row = rows.add((tile.kv * cache.ctx + p) * cache.v_stride * S::BYTES);
+            let mut sums = [[L::splat(0.0); 2]; R];
+            for c in (0..whole).step_by(N) {
+                let x = S::load::<L>(row.add(c * S::BYTES));
+                for r in 0..R {
+                    sums[r][(c / N) & 1] = x.fma(L::load(q[r].add(c)), sums[r][(c / N) & 1]);
+                }
+            }
+            if whole < d {
+                let x = S::load::<L>(row.add(whole * S::BYTES));
+                for r in 0..R {
+                    sums[r][0] = x.fma(L::load(ends[r].as_ptr()), sums[r][0]);
+                }
+            }
+            for r in 0..R {
+                scores[r * CHUNK + p - from] = sums[r][0].add(sums[r][1]).sum() * tile.a.scale;
+            }
+        }
+        // The last vector of scores is read as a whole.
+        for r in 0..R {
+            scores[r * CHUNK + to - from..r * CHUNK + (to - from).next_multiple_of(N)].fill(0.0);
         }
     }
 }

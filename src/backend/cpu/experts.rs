@@ -1,11 +1,12 @@
-//! The routed ops: `expert_linear`, `expert_glu`, `expert_down_add`.
+//! The routed ops: `expert_linear`, `expert_act`, `expert_glu`, `expert_down_add`.
 //!
 //! Pairs of (token, slot) are grouped by expert first, so that an expert's weights are read once a step, whether one token
 //! chose it or many; experts that nobody chose are not touched.
 
 use super::{
     buffer::Out,
-    products::{Env, glu_tile},
+    products::{Env, add_bias, glu_tile},
+    rows::Act,
     weight::{Input, Scratch, Weight, room},
 };
 use crate::{
@@ -81,6 +82,22 @@ pub enum Reads {
     Pair,
 }
 
+/// Experts' matrices as an op uses them.
+#[derive(Clone, Copy)]
+pub struct Matrices<'a> {
+    /// `[E, width, in]`.
+    pub weight: &'a Weight,
+    /// `[E, width]`.
+    pub bias: Option<&'a [f32]>,
+}
+
+impl Matrices<'_> {
+    /// The biases of `rows` rows of all experts' from `first` on.
+    fn bias_of(&self, first: usize, rows: usize) -> Option<&[f32]> {
+        self.bias.map(|b| &b[first..first + rows])
+    }
+}
+
 /// What is done with a block of an expert's rows: worker, expert, first row, rows, pairs, rows of x.
 type BlockFn<'a> = &'a (dyn Fn(usize, usize, usize, usize, &[u32], &[u32]) + Sync);
 
@@ -97,7 +114,7 @@ fn each_block(env: Env<'_>, groups: &Groups, w: &Weight, reads: Reads, width: us
     })
 }
 
-/// Every pair through the matrix of its expert into `out`, `[pairs, width]`.
+/// Every pair through the matrix of its expert, and an activation where there is one, into `out`, `[pairs, width]`.
 ///
 /// # Errors
 /// As [`super::pool::Pool::run`].
@@ -106,16 +123,24 @@ pub fn linear(
     x: Input<'_>,
     reads: Reads,
     groups: &Groups,
-    w: &Weight,
+    m: Matrices<'_>,
     width: usize,
+    act: Option<Activation>,
     out: &mut [f32],
 ) -> Result<()> {
     let out = Out::new(out);
+    let w = m.weight;
     each_block(env, groups, w, reads, width, &|worker, expert, first, rows, pairs, xs| {
         let mut scratch = env.scratch.of(worker);
         let Scratch { work, tile, .. } = &mut *scratch;
         let tile = room(tile, pairs.len() * rows);
         w.product(expert * width + first, rows, x, xs, work, tile);
+        if let Some(bias) = m.bias_of(expert * width + first, rows) {
+            add_bias(tile, bias, rows);
+        }
+        if let Some(act) = act {
+            env.floats(Act { x: &mut *tile, act });
+        }
         for (y, pair) in tile.chunks_exact(rows).zip(pairs) {
             // SAFETY: a pair belongs to one expert, and blocks of rows are disjoint.
             unsafe { out.slice(*pair as usize * width + first, rows) }.copy_from_slice(y);
@@ -131,15 +156,17 @@ pub fn glu(
     env: Env<'_>,
     x: Input<'_>,
     groups: &Groups,
-    both: (&Weight, &Weight),
+    (gate, up): (Matrices<'_>, Matrices<'_>),
     width: usize,
     act: Activation,
     out: &mut [f32],
 ) -> Result<()> {
     let out = Out::new(out);
-    each_block(env, groups, both.0, Reads::Token, width, &|worker, expert, first, rows, pairs, xs| {
+    each_block(env, groups, gate.weight, Reads::Token, width, &|worker, expert, first, rows, pairs, xs| {
         let mut scratch = env.scratch.of(worker);
-        let tile = glu_tile(env, &mut scratch, x, both, act, expert * width + first, rows, xs);
+        let at = expert * width + first;
+        let biases = gate.bias_of(at, rows).zip(up.bias_of(at, rows)).map(|(g, u)| [g, u]);
+        let tile = glu_tile(env, &mut scratch, x, (gate.weight, up.weight), biases, act, at, rows, xs);
         for (y, pair) in tile.chunks_exact(rows).zip(pairs) {
             // SAFETY: as in `linear`.
             unsafe { out.slice(*pair as usize * width + first, rows) }.copy_from_slice(y);
@@ -147,7 +174,7 @@ pub fn glu(
     })
 }
 
-/// `residual + Σ_j weights[t, j] · W_e h[t, j]` into `out`, `[T, width]`: a block of rows goes through all experts, so sums stay
+/// `residual + factor · Σ_j weights[t, j] · (W_e h[t, j] + b_e)` into `out`, `[T, width]`: a block of rows goes through all experts, so sums stay
 /// with one thread and are made in slot order.
 ///
 /// # Errors
@@ -156,15 +183,19 @@ pub fn down_add(
     env: Env<'_>,
     h: Input<'_>,
     groups: &Groups,
-    w: &Weight,
+    m: Matrices<'_>,
     width: usize,
     weights: &[f32],
-    residual: &[f32],
+    (residual, factor): (&[f32], f32),
     out: &mut [f32],
 ) -> Result<()> {
     let used = groups.used;
     let block = if groups.largest() >= super::kernel::panel::WORTH {
-        16
+        // Results of all pairs wait for their sum in the second cache.
+        ((96 << 10) / groups.pairs.len().max(1))
+            .min(width / (4 * env.pool.threads()))
+            .clamp(16, 64)
+            .next_multiple_of(16)
     } else {
         (width / (8 * env.pool.threads())).clamp(16, 64).next_multiple_of(16)
     };
@@ -175,10 +206,17 @@ pub fn down_add(
         let mut scratch = env.scratch.of(worker);
         let Scratch { work, tile, other } = &mut *scratch;
         let slots = room(other, groups.pairs.len() * rows);
-        for (expert, start, end) in &groups.active {
+        for (i, (expert, start, end)) in groups.active.iter().enumerate() {
+            if let Some((next, ..)) = groups.active.get(i + 1) {
+                m.weight.prefetch(*next as usize * width + first);
+            }
             let pairs = &groups.pairs[*start..*end];
             let tile = room(tile, pairs.len() * rows);
-            w.product(*expert as usize * width + first, rows, h, pairs, work, tile);
+            let at = *expert as usize * width + first;
+            m.weight.product(at, rows, h, pairs, work, tile);
+            if let Some(bias) = m.bias_of(at, rows) {
+                add_bias(tile, bias, rows);
+            }
             for (y, pair) in tile.chunks_exact(rows).zip(pairs) {
                 slots[*pair as usize * rows..][..rows].copy_from_slice(y);
             }
@@ -191,7 +229,7 @@ pub fn down_add(
             for (slot, weight) in of_token.chunks_exact(rows).zip(weights) {
                 y.iter_mut().zip(slot).for_each(|(y, s)| *y += weight * s);
             }
-            y.iter_mut().zip(&residual[at..at + rows]).for_each(|(y, r)| *y += r);
+            y.iter_mut().zip(&residual[at..at + rows]).for_each(|(y, r)| *y = factor * *y + r);
         }
     })
 }

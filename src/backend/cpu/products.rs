@@ -1,4 +1,4 @@
-//! The ops that are matrix products on all tokens: `linear`, `norm_linears`, `linear_add`, `linear_glu`.
+//! The ops that are matrix products on all tokens: `linear`, `norm_linears`, `linear_add`, `linear_act`, `linear_glu`.
 //!
 //! A job is cut into blocks of rows; a block computes its rows for every token into a tile and finishes them there (bias,
 //! residual, activation), so that no intermediate result goes through memory.
@@ -6,7 +6,7 @@
 use super::{
     buffer::{Aligned, Out},
     pool::Pool,
-    rows::{AddScaled, Glu},
+    rows::{Act, AddScaled, Glu},
     tier::{Tier, dispatch},
     weight::{Input, Scratch, Scratches, Weight, room},
 };
@@ -41,9 +41,9 @@ impl Env<'_> {
     }
 
     /// How many rows of a weight make a block: for few tokens some 24 KiB of weights, but enough blocks for every thread;
-    /// for many tokens a panel or two.
+    /// for many tokens a few panels, so that what is done once a block is little.
     pub fn block(&self, rows: usize, row_bytes: usize, tokens: usize) -> usize {
-        let by_bytes = if tokens >= super::kernel::panel::WORTH { 16 } else { (24 << 10) / row_bytes.max(1) };
+        let by_bytes = if tokens >= super::kernel::panel::WORTH { 64 } else { (24 << 10) / row_bytes.max(1) };
         let by_threads = rows / (6 * self.pool.threads());
         by_bytes.min(by_threads).clamp(16, 128).next_multiple_of(16)
     }
@@ -95,8 +95,10 @@ pub fn each_output(
 pub enum Finish<'a> {
     /// As it is.
     Plain,
-    /// Added to a residual `[T, rows]`, after a factor σ(g) where there are gates `[T, 1]`.
-    Add(&'a [f32], Option<&'a [f32]>),
+    /// Added to a residual `[T, rows]`, after a factor, and σ(g) where there are gates `[T, 1]`.
+    Add(&'a [f32], Option<&'a [f32]>, f32),
+    /// Through an activation.
+    Act(Activation),
 }
 
 /// `x` through each of `parts` into `outs`, `[T, rows]` each.
@@ -164,14 +166,18 @@ fn one_block(
     let bias = l.bias.map(|b| &env.vectors[b.0 as usize][first..first + rows]);
     for (i, y) in tile.chunks_exact_mut(rows).enumerate() {
         if let Some(bias) = bias {
-            y.iter_mut().zip(bias).for_each(|(y, b)| *y += b);
+            add_bias(y, bias, rows);
         }
         // SAFETY: blocks of rows are disjoint, and so are tokens.
         let to = unsafe { out.slice(i * total + first, rows) };
         match finish {
             Finish::Plain => to.copy_from_slice(y),
-            Finish::Add(residual, gates) => {
-                let factor = gates.map_or(1.0, |g| sigmoid(f64::from(g[i])) as f32);
+            Finish::Act(act) => {
+                env.floats(Act { x: y, act });
+                to.copy_from_slice(y);
+            }
+            Finish::Add(residual, gates, factor) => {
+                let factor = factor * gates.map_or(1.0, |g| sigmoid(f64::from(g[i])) as f32);
                 let a = &residual[i * total + first..][..rows];
                 env.floats(AddScaled { y: to, a, b: y, factor });
             }
@@ -200,7 +206,7 @@ pub fn linear_glu(
         let rows = block.min(total - first);
         let mut scratch = env.scratch.of(worker);
         let tokens = &env.every[..t];
-        let tile = glu_tile(env, &mut scratch, x, (gate, up), act, first, rows, tokens);
+        let tile = glu_tile(env, &mut scratch, x, (gate, up), None, act, first, rows, tokens);
         for (i, y) in tile.chunks_exact(rows).enumerate() {
             // SAFETY: blocks of rows are disjoint, and so are tokens.
             unsafe { out.slice(i * total + first, rows) }.copy_from_slice(y);
@@ -208,21 +214,34 @@ pub fn linear_glu(
     })
 }
 
-/// Rows of a gated unit for some tokens, `[tokens, rows]`, in the worker's scratch.
+/// Rows of a gated unit for some tokens, `[tokens, rows]`, in the worker's scratch; with the biases of these rows.
 pub fn glu_tile<'s>(
     env: Env<'_>,
     scratch: &'s mut Scratch,
     x: Input<'_>,
     (gate, up): (&Weight, &Weight),
+    biases: Option<[&[f32]; 2]>,
     act: Activation,
     first: usize,
     rows: usize,
     tokens: &[u32],
 ) -> &'s [f32] {
     let Scratch { work, tile, other } = scratch;
+    up.prefetch(first);
     let (g, u) = (room(tile, tokens.len() * rows), room(other, tokens.len() * rows));
     gate.product(first, rows, x, tokens, work, g);
     up.product(first, rows, x, tokens, work, u);
+    if let Some([of_gate, of_up]) = biases {
+        add_bias(g, of_gate, rows);
+        add_bias(u, of_up, rows);
+    }
     env.floats(Glu { gate: g, up: u, act });
     g
+}
+
+/// Adds a bias of `rows` numbers to each of some rows.
+pub fn add_bias(y: &mut [f32], bias: &[f32], rows: usize) {
+    for y in y.chunks_exact_mut(rows) {
+        y.iter_mut().zip(bias).for_each(|(y, b)| *y += b);
+    }
 }

@@ -1,10 +1,10 @@
 //! The choice of a token's experts, as [`crate::ops::router`] says, without allocating.
 
 use crate::{
-    ir::{GroupScore, Groups, Router, Score},
+    ir::{GroupScore, Groups, Renormalise, Router, Score},
     ops::{
         elementwise::sigmoid,
-        router::{divisor, in_group, sqrt_softplus},
+        router::{divisor, in_group, sparse_mixer, sqrt_softplus},
     },
 };
 
@@ -28,7 +28,7 @@ pub fn choose(
         softmax = top_and_sum(logits.iter().map(|l| f64::from(*l)));
     }
     let score = |i: usize, (top, sum): (f64, f64)| match r.score {
-        Score::Softmax | Score::SoftmaxOfSelected => (of(i) - top).exp() / sum,
+        Score::Softmax | Score::SoftmaxOfSelected | Score::SparseMixer { .. } => (of(i) - top).exp() / sum,
         Score::Sigmoid => sigmoid(of(i)),
         Score::SqrtSoftplus => sqrt_softplus(of(i)),
     };
@@ -48,6 +48,20 @@ pub fn choose(
     }
     if r.score == Score::SoftmaxOfSelected {
         softmax = top_and_sum(ids.iter().map(|i| of(*i as usize)));
+    }
+    if let Score::SparseMixer { threshold } = r.score {
+        for (j, w) in weights.iter_mut().enumerate() {
+            let s = sparse_mixer(logits, |e| ids[..j].contains(&(e as u32)), ids[j] as usize, threshold);
+            *w = (s * f64::from(r.scale)) as f32;
+        }
+        return;
+    }
+    if r.renormalise == Renormalise::Softmax {
+        let (top, sum) = top_and_sum(ids.iter().map(|i| score(*i as usize, softmax)));
+        for (w, i) in weights.iter_mut().zip(&*ids) {
+            *w = ((score(*i as usize, softmax) - top).exp() / sum * f64::from(r.scale)) as f32;
+        }
+        return;
     }
     let sum = ids.iter().map(|i| score(*i as usize, softmax)).sum();
     let divisor = divisor(r.renormalise, sum);

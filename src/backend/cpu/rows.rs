@@ -6,7 +6,10 @@ use super::{
 };
 use crate::{
     ir::{Activation, Rope, RopePairs},
-    ops::{elementwise::activate, rope::cos_sin},
+    ops::{
+        elementwise::{activate, gated},
+        rope::cos_sin,
+    },
 };
 
 /// The sum of a slice of whole vectors of four: for measuring bandwidth.
@@ -72,7 +75,55 @@ impl Floats for RmsNorm<'_> {
     }
 }
 
-/// `gate = act(gate) · up`, number by number.
+/// `y = w · (x − mean) / sqrt(var + eps) + b` as [`RmsNorm`] takes its groups; also the root-mean-square norm with a bias.
+pub struct LayerNorm<'a> {
+    /// Input.
+    pub x: &'a [f32],
+    /// Output.
+    pub y: &'a mut [f32],
+    /// Weight.
+    pub w: &'a [f32],
+    /// As long as the weight, where there is one.
+    pub b: Option<&'a [f32]>,
+    /// Whether the mean is taken off.
+    pub centred: bool,
+    /// Added to the variance.
+    pub eps: f32,
+}
+
+impl Floats for LayerNorm<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    unsafe fn run<L: Lanes>(self) {
+        let n = self.w.len();
+        for (x, y) in self.x.chunks_exact(n).zip(self.y.chunks_exact_mut(n)) {
+            let mean = if self.centred { by_lanes(x, |v| v) / n as f32 } else { 0.0 };
+            let variance = by_lanes(x, |v| (v - mean) * (v - mean)) / n as f32;
+            let r = 1.0 / (variance + self.eps).sqrt();
+            for ((y, x), w) in y.iter_mut().zip(x).zip(self.w) {
+                *y = (x - mean) * r * w;
+            }
+            if let Some(b) = self.b {
+                y.iter_mut().zip(b).for_each(|(y, b)| *y += b);
+            }
+        }
+    }
+}
+
+/// The sum of `f` of all numbers, in 16 partial sums that the compiler keeps in vectors.
+#[inline(always)]
+fn by_lanes(x: &[f32], f: impl Fn(f32) -> f32) -> f32 {
+    let mut sums = [0f32; 16];
+    let chunks = x.chunks_exact(16);
+    let rest: f32 = chunks.remainder().iter().map(|v| f(*v)).sum();
+    for c in chunks {
+        sums.iter_mut().zip(c).for_each(|(s, v)| *s += f(*v));
+    }
+    sums.iter().sum::<f32>() + rest
+}
+
+/// `gate = act(gate) · up` (or the clamped form), number by number.
 pub struct Glu<'a> {
     /// Gate, and result.
     pub gate: &'a mut [f32],
@@ -88,19 +139,55 @@ impl Floats for Glu<'_> {
     #[inline(always)]
     unsafe fn run<L: Lanes>(self) {
         let n = self.gate.len().min(self.up.len());
-        let one = |g: f32, u: f32| (activate(self.act, f64::from(g)) * f64::from(u)) as f32;
-        let whole = if self.act == Activation::Silu { n / N * N } else { 0 };
+        let one = |g: f32, u: f32| gated(self.act, f64::from(g), f64::from(u)) as f32;
+        let (alpha, limit) = match self.act {
+            Activation::ClampedSwiglu { alpha, limit } => (alpha, limit),
+            _ => (1.0, f32::INFINITY),
+        };
+        let clamped = matches!(self.act, Activation::ClampedSwiglu { .. });
+        let fast = clamped || matches!(self.act, Activation::Silu | Activation::Sigmoid | Activation::Identity);
+        let whole = if fast { n / N * N } else { 0 };
         // SAFETY: vectors lie within the first `whole` numbers of both slices; the features are there.
         unsafe {
             let (zero, unit) = (L::splat(0.0), L::splat(1.0));
             for i in (0..whole).step_by(N) {
-                let g = L::load(self.gate.as_ptr().add(i));
-                let y = g.div(unit.add(zero.sub(g).exp())).mul(L::load(self.up.as_ptr().add(i)));
-                y.store(self.gate.as_mut_ptr().add(i));
+                let (mut g, mut u) = (L::load(self.gate.as_ptr().add(i)), L::load(self.up.as_ptr().add(i)));
+                if clamped {
+                    // The smaller of a and b is −max(−a, −b).
+                    let least = L::splat(-limit);
+                    g = zero.sub(zero.sub(g).max(least));
+                    u = zero.sub(zero.sub(u).max(least)).max(least).add(unit);
+                }
+                let y = match self.act {
+                    Activation::Identity => g,
+                    Activation::Sigmoid => unit.div(unit.add(zero.sub(g).exp())),
+                    _ => g.div(unit.add(zero.sub(g.mul(L::splat(alpha))).exp())),
+                };
+                y.mul(u).store(self.gate.as_mut_ptr().add(i));
             }
         }
         for i in whole..n {
             self.gate[i] = one(self.gate[i], self.up[i]);
+        }
+    }
+}
+
+/// `x = act(x)`, number by number.
+pub struct Act<'a> {
+    /// Argument, and result.
+    pub x: &'a mut [f32],
+    /// Which.
+    pub act: Activation,
+}
+
+impl Floats for Act<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    unsafe fn run<L: Lanes>(self) {
+        match self.act {
+            Activation::Relu => self.x.iter_mut().for_each(|v| *v = v.max(0.0)),
+            act => self.x.iter_mut().for_each(|v| *v = activate(act, f64::from(*v)) as f32),
         }
     }
 }
@@ -131,6 +218,8 @@ impl Floats for AddScaled<'_> {
 /// Cosines and sines of a rope at the positions of a step.
 pub struct RopeTable {
     rope: Rope,
+    /// The rope as it is in this context.
+    here: Rope,
     /// `[T, dims / 2]` of (cosine, sine).
     table: Vec<(f32, f32)>,
     /// What the table was made for: P, T.
@@ -138,10 +227,10 @@ pub struct RopeTable {
 }
 
 impl RopeTable {
-    /// A table for up to `chunk` rows.
-    pub fn new(rope: &Rope, chunk: usize) -> Self {
+    /// A table for up to `chunk` rows of a context of `ctx` positions.
+    pub fn new(rope: &Rope, chunk: usize, ctx: usize) -> Self {
         let table = Vec::with_capacity(chunk.saturating_mul(rope.dims / 2));
-        RopeTable { rope: rope.clone(), table, made: (0, 0) }
+        RopeTable { rope: rope.clone(), here: rope.for_context(ctx), table, made: (0, 0) }
     }
 
     /// Whether it is of this rope.
@@ -156,7 +245,7 @@ impl RopeTable {
         }
         self.table.clear();
         let pairs = self.rope.dims / 2;
-        let rope = &self.rope;
+        let rope = &self.here;
         self.table.extend((0..t).flat_map(|r| (0..pairs).map(move |i| cos_sin(rope, past + r, i))));
         self.made = (past, t);
     }

@@ -5,17 +5,21 @@ use super::{
     act::Acts,
     attend::{Cache, attend},
     buffer::{Aligned, Out},
-    experts::{self, Groups, Reads},
+    experts::{self, Groups, Matrices, Reads},
     layout::Place,
     products::{self, Env, Finish, each_output, each_row},
+    recurrent,
     route::choose,
-    rows::{AddScaled, Glu, RmsNorm, RopeTable},
+    rows::{Act, AddScaled, Glu, LayerNorm, RmsNorm, RopeTable},
     weight::{Input, Scratches, Weight, room},
 };
 use crate::{
-    backend::{KvType, Output, Runner, RunnerOptions, Step, check_cache_memory, check_step},
+    backend::{
+        KvType, Output, Runner, RunnerOptions, Step, check_cache_memory, check_step,
+        state::{Move, Standing},
+    },
     error::{Error, Result},
-    ir::{Linear, Node, Norm, Op, Rope, Router, Rows, ValueId, WeightId},
+    ir::{Activation, Linear, Node, Norm, NormKind, Op, Rope, Router, Rows, ValueId, WeightId},
     ops::elementwise::sigmoid,
 };
 use std::{
@@ -31,6 +35,7 @@ pub struct CpuRunner {
     model: Arc<Model>,
     options: RunnerOptions,
     state: State,
+    standing: Standing,
 }
 
 /// All memory of a runner.
@@ -38,6 +43,9 @@ struct State {
     numbers: Vec<Aligned<f32>>,
     ids: Vec<Vec<u32>>,
     caches: Vec<Cache>,
+    /// Recurrent states, and the copy that `keep_states` made.
+    states: Vec<Aligned<f32>>,
+    kept: Vec<Aligned<f32>>,
     ropes: Vec<RopeTable>,
     scratch: Scratches,
     every: Vec<u32>,
@@ -50,6 +58,17 @@ struct State {
     partial: Vec<f32>,
     /// Output buffers of the node that runs, out of `numbers` meanwhile.
     taken: Vec<Aligned<f32>>,
+}
+
+/// What follows a product.
+#[derive(Clone, Copy)]
+enum Then {
+    /// Nothing.
+    Nothing,
+    /// An activation.
+    Act(Activation),
+    /// A factor, a sigmoid gate, a residual.
+    Add { residual: ValueId, gate: Option<ValueId>, factor: f32 },
 }
 
 /// What is the same for all nodes of a step.
@@ -84,13 +103,15 @@ impl CpuRunner {
             if let Op::Rope(r) | Op::RopeStore { rope: r, .. } = &node.op
                 && !ropes.iter().any(|t| t.is_of(r))
             {
-                ropes.push(RopeTable::new(r, chunk));
+                ropes.push(RopeTable::new(r, chunk, options.ctx));
             }
         }
         let state = State {
             numbers,
             ids,
             caches,
+            states: states(&model.graph),
+            kept: states(&model.graph),
             ropes,
             scratch: Scratches::new(model.pool.threads()),
             every: (0..chunk as u32).collect(),
@@ -102,7 +123,8 @@ impl CpuRunner {
             partial: vec![],
             taken: vec![],
         };
-        Ok(CpuRunner { model, options, state })
+        let standing = Standing::new(&model.graph);
+        Ok(CpuRunner { model, options, state, standing })
     }
 }
 
@@ -111,6 +133,11 @@ impl Runner for CpuRunner {
         check_step(&step, &self.options)?;
         let model = self.model.clone();
         let frame = Frame { model: &model, step };
+        match self.standing.begin(step.past)? {
+            Move::Stay => {}
+            Move::Clear => self.state.states.iter_mut().for_each(|s| s.fill(0.0)),
+            Move::Restore => copy_states(&self.state.kept, &mut self.state.states),
+        }
         self.state.begin(frame);
         for node in &model.graph.nodes {
             self.state.run(frame, node)?;
@@ -119,13 +146,25 @@ impl Runner for CpuRunner {
         for (o, (_, v)) in out.iter_mut().zip(&model.graph.outputs) {
             self.state.output(frame, *v, o);
         }
+        self.standing.done(step.past + step.tokens.len());
+        Ok(())
+    }
+
+    fn resume_at(&self, past: usize) -> usize {
+        self.standing.resume_at(past)
+    }
+
+    fn keep_states(&mut self) -> Result<()> {
+        if self.standing.keep() {
+            copy_states(&self.state.states, &mut self.state.kept);
+        }
         Ok(())
     }
 
     fn memory_bytes(&self) -> u64 {
         let s = &self.state;
         let caches: u64 = s.caches.iter().map(Cache::bytes).sum();
-        let numbers: u64 = s.numbers.iter().map(Aligned::bytes).sum();
+        let numbers: u64 = s.numbers.iter().chain(&s.states).chain(&s.kept).map(Aligned::bytes).sum();
         let ids: u64 = s.ids.iter().map(|v| 4 * v.capacity() as u64).sum();
         let ropes: u64 = s.ropes.iter().map(RopeTable::bytes).sum();
         let small = 4 * (s.every.capacity() + s.logits.capacity() + s.partial.capacity()) as u64;
@@ -242,11 +281,16 @@ impl State {
                 let x = self.numbers_of(f, ins[0]);
                 norm_rows(self.env(f), f, x, n, f.place(ins[0]).cols, &mut outs[0])?;
             }
-            Op::Linear(l) => self.linears(f, ins[0], None, std::slice::from_ref(l), outs, None)?,
-            Op::NormLinears { norm, parts } => self.linears(f, ins[0], norm.as_ref(), parts, outs, None)?,
-            Op::LinearAdd { linear, gated } => {
-                let add = (ins[1], gated.then(|| ins[2]));
-                self.linears(f, ins[0], None, std::slice::from_ref(linear), outs, Some(add))?;
+            Op::Linear(l) => self.linears(f, ins[0], None, std::slice::from_ref(l), outs, Then::Nothing)?,
+            Op::NormLinears { norm, parts } => {
+                self.linears(f, ins[0], norm.as_ref(), parts, outs, Then::Nothing)?;
+            }
+            Op::LinearAdd { linear, gated, factor } => {
+                let add = Then::Add { residual: ins[1], gate: gated.then(|| ins[2]), factor: *factor };
+                self.linears(f, ins[0], None, std::slice::from_ref(linear), outs, add)?;
+            }
+            Op::LinearAct { linear, act } => {
+                self.linears(f, ins[0], None, std::slice::from_ref(linear), outs, Then::Act(*act))?;
             }
             Op::LinearGlu { gate, up, act } => {
                 let t = f.rows_of(ins[0]);
@@ -255,13 +299,18 @@ impl State {
                 products::linear_glu(self.env(f), x, t, f.weight(*gate), f.weight(*up), *act, &mut outs[0])?;
             }
             Op::Rope(r) => self.turn(f, ins[0], None, r, &mut outs[0])?,
-            Op::KvStore { cache } => self.store(f, ins[0], None, ins[1], cache.0)?,
+            Op::HeadIds { heads } => {
+                let p = f.place(node.outputs[0]);
+                let ids = &mut self.ids[p.buffer][..f.step.tokens.len() * heads];
+                ids.iter_mut().enumerate().for_each(|(i, id)| *id = (i % heads) as u32);
+            }
+            Op::KvStore { cache } => self.store(f, ins[0], None, ins.get(1).copied(), cache.0)?,
             Op::RopeStore { q_norm, k_norm, rope, cache } => {
                 self.turn(f, ins[0], q_norm.as_ref(), rope, &mut outs[0])?;
                 let mut k = take(&mut self.normed);
                 k.grow(self.numbers_of(f, ins[1]).len());
                 let turned = self.turn(f, ins[1], k_norm.as_ref(), rope, &mut k);
-                let stored = turned.and_then(|()| self.store(f, ins[1], Some(&k), ins[2], cache.0));
+                let stored = turned.and_then(|()| self.store(f, ins[1], Some(&k), Some(ins[2]), cache.0));
                 self.normed = k;
                 stored?;
             }
@@ -273,9 +322,24 @@ impl State {
                 self.partial = partial;
                 done?;
             }
+            Op::ShortConv(c) => {
+                let mut state = take(&mut self.states[c.state.0 as usize]);
+                let done = recurrent::short_conv(self.env(f), c, self.numbers_of(f, ins[0]), &mut state, &mut outs[0]);
+                self.states[c.state.0 as usize] = state;
+                done?;
+            }
+            Op::DeltaNet(d) => {
+                let mut state = take(&mut self.states[d.state.0 as usize]);
+                let [qkv, a, b] = [0, 1, 2].map(|i| self.numbers_of(f, ins[i]));
+                let done = recurrent::delta_net(self.env(f), d, [qkv, a, b], &mut state, &mut outs[0]);
+                self.states[d.state.0 as usize] = state;
+                done?;
+            }
             Op::Router(r) => self.route(f, node, r, outs, None)?,
             Op::NormRouter { norm, linear, router } => self.route(f, node, router, outs, Some((norm, linear)))?,
-            Op::ExpertLinear { .. } | Op::ExpertGlu { .. } | Op::ExpertDownAdd { .. } => self.routed(f, node, outs)?,
+            Op::ExpertLinear(_) | Op::ExpertAct { .. } | Op::ExpertGlu { .. } | Op::ExpertDownAdd { .. } => {
+                self.routed(f, node, outs)?;
+            }
             _ => self.simple(f, node, &mut outs[0])?,
         }
         Ok(())
@@ -302,12 +366,25 @@ impl State {
                     env.floats(Glu { gate: y, up: &b[row(r)], act: *act });
                 })
             }
+            Op::Act(act) => each_row(env, a, cols, out, &|_, a, y| {
+                y.copy_from_slice(a);
+                env.floats(Act { x: y, act: *act });
+            }),
             Op::SigmoidGate => {
                 let gates = b();
                 each_row(env, a, cols, out, &|r, a, y| {
                     let s = sigmoid(f64::from(gates[r])) as f32;
                     y.iter_mut().zip(a).for_each(|(y, x)| *y = x * s);
                 })
+            }
+            Op::JoinHeads { heads } => {
+                let b = b();
+                let [m, n] = [0, 1].map(|i| f.place(node.inputs[i]).cols / heads);
+                for ((y, a), b) in out.chunks_exact_mut(m + n).zip(a.chunks_exact(m)).zip(b.chunks_exact(n)) {
+                    y[..m].copy_from_slice(a);
+                    y[m..].copy_from_slice(b);
+                }
+                Ok(())
             }
             Op::ExpertCombine => {
                 let (weights, used) = (b(), f.place(node.inputs[1]).cols);
@@ -364,7 +441,7 @@ impl State {
         done
     }
 
-    /// Matrices on one input, after an optional norm; with a residual (and gates) for the single matrix of `linear_add`.
+    /// Matrices on one input, after an optional norm; what follows is for a single matrix.
     fn linears(
         &mut self,
         f: Frame<'_>,
@@ -372,7 +449,7 @@ impl State {
         norm: Option<&Norm>,
         parts: &[Linear],
         outs: &mut [Aligned<f32>],
-        add: Option<(ValueId, Option<ValueId>)>,
+        then: Then,
     ) -> Result<()> {
         let (t, cols) = (f.rows_of(x), f.place(x).cols);
         let quantised = parts.iter().any(|l| f.weight(l.weight).is_quantised());
@@ -389,9 +466,12 @@ impl State {
             if quantised && (norm.is_some() || self.acts_of != Some((x, cols))) {
                 acts.fill(&f.model.pool, f.model.tier, floats, cols)?;
             }
-            let finish = match add {
-                Some((r, g)) => Finish::Add(self.numbers_of(f, r), g.map(|g| self.numbers_of(f, g))),
-                None => Finish::Plain,
+            let finish = match then {
+                Then::Add { residual, gate, factor } => {
+                    Finish::Add(self.numbers_of(f, residual), gate.map(|g| self.numbers_of(f, g)), factor)
+                }
+                Then::Act(act) => Finish::Act(act),
+                Then::Nothing => Finish::Plain,
             };
             products::linears(self.env(f), Input { floats, acts: &acts }, t, parts, outs, finish)
         })();
@@ -419,14 +499,24 @@ impl State {
     }
 
     /// Writes keys (the value's, or what was made of them) and values.
-    fn store(&mut self, f: Frame<'_>, k: ValueId, turned: Option<&[f32]>, v: ValueId, cache: u32) -> Result<()> {
+    fn store(
+        &mut self,
+        f: Frame<'_>,
+        k: ValueId,
+        turned: Option<&[f32]>,
+        v: Option<ValueId>,
+        cache: u32,
+    ) -> Result<()> {
         let mut cache_out = take(&mut self.caches);
         let c = &mut cache_out[cache as usize];
         let keys = self.numbers_of(f, k);
         let keys = turned.map_or(keys, |t| &t[..keys.len()]);
         let env = self.env(f);
         let done = c.store_keys(env, f.step.past, keys);
-        let done = done.and_then(|()| c.store_values(env, f.step.past, self.numbers_of(f, v)));
+        let done = done.and_then(|()| match v {
+            Some(v) => c.store_values(env, f.step.past, self.numbers_of(f, v)),
+            None => Ok(()),
+        });
         self.caches = cache_out;
         done
     }
@@ -458,7 +548,7 @@ impl State {
         let p = f.place(node.outputs[ids_at]);
         let mut ids = take(&mut self.ids[p.buffer]);
         let (to_ids, to_weights) = (Out::new(&mut ids), Out::new(&mut outs[weights_at]));
-        let per = (8192 / r.experts).max(1);
+        let per = (1024 / r.experts).max(1);
         let bias = r.selection_bias.map(|b| f.vector(b));
         let done = f.model.pool.run(t.div_ceil(per), &|worker, item| {
             let mut scratch = self.scratch.of(worker);
@@ -478,34 +568,44 @@ impl State {
     /// The ops on routed experts.
     fn routed(&mut self, f: Frame<'_>, node: &Node, outs: &mut [Aligned<f32>]) -> Result<()> {
         let (x, ids) = (node.inputs[0], node.inputs[1]);
-        let (weight, other) = match &node.op {
-            Op::ExpertLinear { weight } | Op::ExpertDownAdd { weight } => (*weight, *weight),
+        let (first, second) = match &node.op {
+            Op::ExpertLinear(l) | Op::ExpertAct { linear: l, .. } | Op::ExpertDownAdd { linear: l, .. } => (*l, *l),
             Op::ExpertGlu { gate, up, .. } => (*gate, *up),
             _ => return Err(Error::Graph(format!("{} routes nothing", node.op.name()))),
         };
-        let shape = f.weight(weight).tensor().shape();
+        let shape = f.weight(first.weight).tensor().shape();
         let (n, width, inp) = (shape[0], shape[1], shape[2]);
         let mut groups = take(&mut self.groups);
         let made = groups.make(self.ids_of(f, ids), f.place(ids).cols, n);
         self.groups = groups;
         made?;
-        self.quantise(f, x, &[weight, other])?;
+        self.quantise(f, x, &[first.weight, second.weight])?;
         let input = Input { floats: self.numbers_of(f, x), acts: &self.acts };
-        let (env, w) = (self.env(f), f.weight(weight));
+        let matrices = |l: Linear| Matrices { weight: f.weight(l.weight), bias: l.bias.map(|b| f.vector(b)) };
+        let (env, m) = (self.env(f), matrices(first));
         match &node.op {
             Op::ExpertGlu { act, .. } => {
-                experts::glu(env, input, &self.groups, (w, f.weight(other)), width, *act, &mut outs[0])
+                experts::glu(env, input, &self.groups, (m, matrices(second)), width, *act, &mut outs[0])
             }
-            Op::ExpertDownAdd { .. } => {
+            Op::ExpertDownAdd { factor, .. } => {
                 let (weights, residual) = (self.numbers_of(f, node.inputs[2]), self.numbers_of(f, node.inputs[3]));
-                experts::down_add(env, input, &self.groups, w, width, weights, residual, &mut outs[0])
+                experts::down_add(env, input, &self.groups, m, width, weights, (residual, *factor), &mut outs[0])
             }
-            _ => {
+            op => {
                 let reads = if f.place(x).cols == inp { Reads::Token } else { Reads::Pair };
-                experts::linear(env, input, reads, &self.groups, w, width, &mut outs[0])
+                let act = if let Op::ExpertAct { act, .. } = op { Some(*act) } else { None };
+                experts::linear(env, input, reads, &self.groups, m, width, act, &mut outs[0])
             }
         }
     }
+}
+
+fn states(graph: &crate::ir::Graph) -> Vec<Aligned<f32>> {
+    graph.states.iter().map(|s| Aligned::zeroed(s.len)).collect()
+}
+
+fn copy_states(from: &[Aligned<f32>], to: &mut [Aligned<f32>]) {
+    from.iter().zip(to).for_each(|(a, b)| b.copy_from_slice(a));
 }
 
 fn env<'a>(f: Frame<'a>, scratch: &'a Scratches, every: &'a [u32]) -> Env<'a> {
@@ -533,5 +633,9 @@ fn rope_table<'a>(tables: &'a mut [RopeTable], rope: &Rope, f: Frame<'_>) -> Res
 
 fn norm_rows(env: Env<'_>, f: Frame<'_>, x: &[f32], n: &Norm, cols: usize, out: &mut [f32]) -> Result<()> {
     let w = f.vector(n.weight);
-    each_row(env, x, cols, out, &|_, x, y| env.floats(RmsNorm { x, y, w, eps: n.eps }))
+    if n.kind == NormKind::Rms && n.bias.is_none() {
+        return each_row(env, x, cols, out, &|_, x, y| env.floats(RmsNorm { x, y, w, eps: n.eps }));
+    }
+    let (b, centred) = (n.bias.map(|b| f.vector(b)), n.kind == NormKind::Layer);
+    each_row(env, x, cols, out, &|_, x, y| env.floats(LayerNorm { x, y, w, b, centred, eps: n.eps }))
 }

@@ -4,14 +4,17 @@
 //!
 //! Deliberately absent: SIMD, threads, unsafe, the memory planner.
 
-use super::{KvType, Loaded, Output, Program, Runner, RunnerOptions, Step, check_cache_memory, check_step};
+use super::{
+    KvType, Loaded, Output, Program, Runner, RunnerOptions, Step, check_cache_memory, check_step,
+    state::{Move, Standing},
+};
 use crate::{
     error::{Error, Result},
     ir::{Graph, Linear, Node, Norm, Op, Rope, Rows, Type, ValueId, WeightId},
     ops::{
-        Array, Weights, attend, elementwise, embed, experts,
+        Array, Weights, attend, delta_net, elementwise, embed, experts, heads,
         linear::{self, Activations},
-        rms_norm, rope, router,
+        rms_norm, rope, router, short_conv,
     },
 };
 
@@ -45,10 +48,13 @@ impl Loaded for Reference {
         check_cache_memory(&self.program.graph, &options, 4)?;
         let cache = |d: &crate::ir::CacheDecl| attend::Cache {
             k: Array::zeros(options.ctx, d.kv_heads * d.k_dim),
-            v: Array::zeros(options.ctx, d.kv_heads * d.v_dim),
+            v: Array::zeros(options.ctx, d.kv_heads * d.stored_v_dim()),
         };
         let caches = self.program.graph.caches.iter().map(cache).collect();
-        Ok(Box::new(Walker { program: self.program.clone(), activations: self.activations, options, caches }))
+        let states: Vec<Vec<f32>> = self.program.graph.states.iter().map(|s| vec![0.0; s.len]).collect();
+        let standing = Standing::new(&self.program.graph);
+        let (program, activations, kept) = (self.program.clone(), self.activations, states.clone());
+        Ok(Box::new(Walker { program, activations, options, caches, states, kept, standing }))
     }
 
     fn weight_bytes(&self) -> u64 {
@@ -61,6 +67,10 @@ struct Walker {
     activations: Activations,
     options: RunnerOptions,
     caches: Vec<attend::Cache>,
+    states: Vec<Vec<f32>>,
+    /// What `keep_states` kept.
+    kept: Vec<Vec<f32>>,
+    standing: Standing,
 }
 
 /// A value while a step runs.
@@ -74,6 +84,11 @@ enum Value {
 impl Runner for Walker {
     fn step(&mut self, step: Step<'_>, out: &mut Vec<Output>) -> Result<()> {
         check_step(&step, &self.options)?;
+        match self.standing.begin(step.past)? {
+            Move::Stay => {}
+            Move::Clear => self.states.iter_mut().for_each(|s| s.fill(0.0)),
+            Move::Restore => self.states.clone_from(&self.kept),
+        }
         let program = self.program.clone();
         let graph = &program.graph;
         let mut values = vec![Value::Nothing; graph.values.len()];
@@ -85,11 +100,25 @@ impl Runner for Walker {
         }
         out.clear();
         out.extend(graph.outputs.iter().map(|(_, v)| output(graph, *v, &values, &step)));
+        self.standing.done(step.past + step.tokens.len());
+        Ok(())
+    }
+
+    fn resume_at(&self, past: usize) -> usize {
+        self.standing.resume_at(past)
+    }
+
+    fn keep_states(&mut self) -> Result<()> {
+        if self.standing.keep() {
+            self.kept.clone_from(&self.states);
+        }
         Ok(())
     }
 
     fn memory_bytes(&self) -> u64 {
-        self.caches.iter().map(|c| 4 * (c.k.data.len() + c.v.data.len()) as u64).sum()
+        let caches: usize = self.caches.iter().map(|c| c.k.data.len() + c.v.data.len()).sum();
+        let states: usize = self.states.iter().map(|s| 2 * s.len()).sum();
+        4 * (caches + states) as u64
     }
 }
 
@@ -130,21 +159,27 @@ impl Walker {
             }
             Op::RmsNorm(n) => rms_norm::eval(nums(0), n, w),
             Op::Linear(l) => linear::eval(nums(0), l, w),
-            Op::Rope(r) => rope::eval(nums(0), r, step.past),
+            Op::Rope(r) => rope::eval(nums(0), &r.for_context(self.options.ctx), step.past),
+            Op::HeadIds { heads: n } => return Ok(vec![Value::Ids(heads::eval_ids(step.tokens.len(), *n))]),
+            Op::JoinHeads { heads: n } => heads::eval_join(nums(0), nums(1), *n),
             Op::KvStore { cache } => {
-                self.store(nums(0), nums(1), cache.0, step);
+                let v = (node.inputs.len() > 1).then(|| nums(1));
+                self.store(nums(0), v, cache.0, step);
                 return Ok(vec![Value::Nothing]);
             }
             Op::Attend(a) => {
                 let i = a.cache.0 as usize;
                 attend::eval(nums(0), a, step.past, &program.graph.caches[i], &self.caches[i], w)
             }
+            Op::ShortConv(c) => short_conv::eval(nums(0), c, &mut self.states[c.state.0 as usize], w),
+            Op::DeltaNet(d) => delta_net::eval(nums(0), nums(1), nums(2), d, &mut self.states[d.state.0 as usize], w),
             Op::Add => elementwise::add(nums(0), nums(1)),
             Op::Scale(f) => elementwise::scale(nums(0), *f),
             Op::Glu(act) => elementwise::glu(nums(0), nums(1), *act),
+            Op::Act(act) => elementwise::act(nums(0), *act),
             Op::SigmoidGate => elementwise::sigmoid_gate(nums(0), nums(1)),
             Op::Router(r) => return Ok(routed(nums(0), r, w).to_vec()),
-            Op::ExpertLinear { weight } => experts::eval_linear(nums(0), ids(1), *weight, w),
+            Op::ExpertLinear(l) => experts::eval_linear(nums(0), ids(1), l, w),
             Op::ExpertCombine => experts::eval_combine(nums(0), nums(1)),
             Op::TakeOutputs => elementwise::take_outputs(nums(0), step.outputs),
             Op::NormLinears { norm, parts } => {
@@ -152,15 +187,16 @@ impl Walker {
                 return Ok(parts.iter().map(|l| Value::Numbers(linear::eval(&x, l, w))).collect());
             }
             Op::RopeStore { q_norm, k_norm, rope, cache } => {
-                let turned = |x: &Array, n: &Option<Norm>| turn(x, n.as_ref(), rope, step.past, w);
+                let rope = rope.for_context(self.options.ctx);
+                let turned = |x: &Array, n: &Option<Norm>| turn(x, n.as_ref(), &rope, step.past, w);
                 let (q, k) = (turned(nums(0), q_norm), turned(nums(1), k_norm));
-                self.store(&k, nums(2), cache.0, step);
+                self.store(&k, Some(nums(2)), cache.0, step);
                 return Ok(vec![Value::Numbers(q), Value::Nothing]);
             }
-            Op::LinearAdd { linear: l, gated } => {
+            Op::LinearAdd { linear: l, gated, factor } => {
                 let y = linear::eval(nums(0), l, w);
                 let y = if *gated { elementwise::sigmoid_gate(&y, nums(2)) } else { y };
-                elementwise::add(nums(1), &y)
+                elementwise::add(nums(1), &elementwise::scale(&y, *factor))
             }
             Op::LinearGlu { gate, up, act } => elementwise::glu(&plain(nums(0), *gate), &plain(nums(0), *up), *act),
             Op::NormRouter { norm, linear: l, router } => {
@@ -169,18 +205,20 @@ impl Walker {
                 return Ok(vec![Value::Numbers(x), ids, weights]);
             }
             Op::ExpertGlu { gate, up, act } => {
-                let half = |m: &WeightId| experts::eval_linear(nums(0), ids(1), *m, w);
+                let half = |l: &Linear| experts::eval_linear(nums(0), ids(1), l, w);
                 elementwise::glu(&half(gate), &half(up), *act)
             }
-            Op::ExpertDownAdd { weight } => {
-                let y = experts::eval_linear(nums(0), ids(1), *weight, w);
-                elementwise::add(nums(3), &experts::eval_combine(&y, nums(2)))
+            Op::LinearAct { linear: l, act } => elementwise::act(&linear::eval(nums(0), l, w), *act),
+            Op::ExpertAct { linear: l, act } => elementwise::act(&experts::eval_linear(nums(0), ids(1), l, w), *act),
+            Op::ExpertDownAdd { linear: l, factor } => {
+                let y = experts::eval_combine(&experts::eval_linear(nums(0), ids(1), l, w), nums(2));
+                elementwise::add(nums(3), &elementwise::scale(&y, *factor))
             }
         };
         Ok(vec![Value::Numbers(made)])
     }
 
-    fn store(&mut self, k: &Array, v: &Array, cache: u32, step: &Step<'_>) {
+    fn store(&mut self, k: &Array, v: Option<&Array>, cache: u32, step: &Step<'_>) {
         let round: fn(f32) -> f32 = match self.options.kv {
             KvType::F32 => |x| x,
             KvType::F16 => |x| half::f16::from_f32(x).to_f32(),

@@ -12,7 +12,7 @@ use crate::{
     error::{Error, Result},
     kernels::{
         Variant, catalogue,
-        params::{ElementwiseParams, Frame},
+        params::{CopyParams, Frame},
     },
     plan::{self, Schedule, Sizes},
 };
@@ -101,26 +101,24 @@ fn by_kernel(s: &Schedule, sizes: Sizes, times: &[f64]) -> Vec<KernelTime> {
     all
 }
 
-/// Columns and rows of the numbers that are copied: 64 MiB.
-const COPY: [u32; 2] = [1 << 16, 256];
+/// Bytes that are copied.
+const COPY: u64 = 64 << 20;
 /// Those of a dispatch that does next to nothing.
-const EMPTY: [u32; 2] = [64, 1];
+const EMPTY: u64 = 256;
+/// Workgroups of a dimension: see `copy.wgsl`.
+const ROW: u32 = 65_535;
 
 /// See [`crate::backend::Loaded::floor`]. Takes some tenths of a second on a software device, less on others.
 pub(super) fn floor(gpu: &Gpu) -> Result<Floor> {
-    let limit = gpu.caps.max_binding.min(gpu.caps.max_buffer);
-    let [cols, rows] = COPY;
-    let rows = rows.min((limit / (4 * u64::from(cols))).max(1) as u32);
-    let copies = time_of(gpu, [cols, rows], 2, 8)?;
-    let bandwidth = 2.0 * 4.0 * f64::from(cols) * f64::from(rows) / copies.as_secs_f64().max(1e-9);
+    let bytes = COPY.min(gpu.caps.max_binding.min(gpu.caps.max_buffer) / 16 * 16);
+    let copy = time_of(gpu, bytes, 2, 8)?;
     let dispatch = time_of(gpu, EMPTY, 64, 576)?;
-    Ok(Floor { bandwidth, dispatch: dispatch.as_secs_f64() })
+    Ok(Floor { bandwidth: 2.0 * bytes as f64 / copy.as_secs_f64().max(1e-9), dispatch: dispatch.as_secs_f64() })
 }
 
-/// Time of one of a chain of copies of `cols · rows` numbers: the difference of a long and a short chain, best of a few.
-fn time_of(gpu: &Gpu, [cols, rows]: [u32; 2], short: usize, long: usize) -> Result<Duration> {
+/// Time of one of a chain of copies of so many bytes: the difference of a long and a short chain, best of a few.
+fn time_of(gpu: &Gpu, bytes: u64, short: usize, long: usize) -> Result<Duration> {
     use wgpu::BufferUsages as U;
-    let bytes = 4 * u64::from(cols) * u64::from(rows);
     let make = |usage| gpu.buffer("copy", bytes, usage);
     let buffers = [make(U::STORAGE | U::COPY_DST)?, make(U::STORAGE | U::COPY_DST)?];
     let small = |bytes: &[u8]| {
@@ -128,11 +126,11 @@ fn time_of(gpu: &Gpu, [cols, rows]: [u32; 2], short: usize, long: usize) -> Resu
         gpu.queue.write_buffer(&b, 0, bytes);
         Ok(b)
     };
-    let p = ElementwiseParams { cols, a_stride: cols, y_stride: cols, factor: 1.0, ..Default::default() };
-    let frame = small(bytemuck::bytes_of(&Frame { tokens: rows, ..Frame::default() }))?;
-    let params = small(bytemuck::bytes_of(&p))?;
-    // `y = factor · a`.
-    let variant = Variant::new(&catalogue::ELEMENTWISE).with("OP", 1);
+    let groups = (bytes / 16) as u32;
+    let frame = small(bytemuck::bytes_of(&Frame::default()))?;
+    let params = small(bytemuck::bytes_of(&CopyParams { groups }))?;
+    let variant = Variant::new(&catalogue::COPY);
+    let workgroups = groups.div_ceil(variant.tile()[0].max(1));
     let pipeline = gpu.pipelines.get(gpu, &variant)?;
     let group = |from: usize| {
         let entry = |b: &crate::kernels::Binding| {
@@ -148,15 +146,14 @@ fn time_of(gpu: &Gpu, [cols, rows]: [u32; 2], short: usize, long: usize) -> Resu
         let descriptor = wgpu::BindGroupDescriptor { label: Some("copy"), layout: &pipeline.layout, entries: &entries };
         gpu.scoped(|d| d.create_bind_group(&descriptor)).map_err(|e| Error::Device(format!("copying: {e}")))
     };
-    let groups = [group(0)?, group(1)?];
-    let tile = variant.tile();
+    let bound = [group(0)?, group(1)?];
     let chain = |n: usize| -> Result<Duration> {
         let mut encoder = gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
         let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
         pass.set_pipeline(&pipeline.pipeline);
         for i in 0..n {
-            pass.set_bind_group(0, &groups[i % 2], &[]);
-            pass.dispatch_workgroups(cols.div_ceil(tile[0].max(1)), rows.div_ceil(tile[1].max(1)), 1);
+            pass.set_bind_group(0, &bound[i % 2], &[]);
+            pass.dispatch_workgroups(workgroups.min(ROW), workgroups.div_ceil(ROW), 1);
         }
         drop(pass);
         let start = Instant::now();

@@ -8,7 +8,10 @@ use super::{
     upload::Placed,
 };
 use crate::{
-    backend::{KernelTime, Output, Picker, Runner, RunnerOptions, Sampling, Step, check_step},
+    backend::{
+        KernelTime, Output, Picker, Runner, RunnerOptions, Sampling, Step, check_step,
+        state::{Move, Standing},
+    },
     error::{Error, Result},
     ir::{Graph, Op, Rows},
     kernels::params::Frame,
@@ -29,6 +32,9 @@ struct Shared {
     inputs: Vec<wgpu::Buffer>,
     ropes: Vec<wgpu::Buffer>,
     caches: Vec<[wgpu::Buffer; 2]>,
+    states: Vec<wgpu::Buffer>,
+    /// Copies that `keep_states` made.
+    kept: Vec<wgpu::Buffer>,
     bytes: u64,
 }
 
@@ -57,6 +63,7 @@ pub(super) struct GpuRunner {
     last: Option<wgpu::SubmissionIndex>,
     /// Inputs of the caller with padded rows.
     padded: Vec<f32>,
+    standing: Standing,
     /// Sampling, made when it is first asked for.
     picks: Option<Picks>,
 }
@@ -105,6 +112,7 @@ impl GpuRunner {
             vocab,
             last: None,
             padded: vec![],
+            standing: Standing::new(&placed.graph),
             picks: None,
             placed,
         })
@@ -253,6 +261,22 @@ impl GpuRunner {
         if self.placed.run.guard {
             guard::check(gpu, schedule, &ready.scratch)?;
         }
+        Ok(())
+    }
+
+    /// Brings the recurrent states to where a step begins.
+    fn move_states(&mut self, past: usize) -> Result<()> {
+        let moving = self.standing.begin(past)?;
+        if moving == Move::Stay {
+            return Ok(());
+        }
+        let gpu = &self.placed.gpu;
+        let mut encoder = gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
+        match moving {
+            Move::Restore => copy_all(&mut encoder, &self.shared.kept, &self.shared.states),
+            _ => self.shared.states.iter().for_each(|b| encoder.clear_buffer(b, 0, None)),
+        }
+        gpu.queue.submit([encoder.finish()]);
         Ok(())
     }
 
@@ -410,7 +434,24 @@ impl Picker for GpuRunner {
 impl Runner for GpuRunner {
     fn step(&mut self, step: Step<'_>, out: &mut Vec<Output>) -> Result<()> {
         self.check(&step)?;
-        self.run(step, &[], out)
+        self.move_states(step.past)?;
+        self.run(step, &[], out)?;
+        self.standing.done(step.past + step.tokens.len());
+        Ok(())
+    }
+
+    fn resume_at(&self, past: usize) -> usize {
+        self.standing.resume_at(past)
+    }
+
+    fn keep_states(&mut self) -> Result<()> {
+        if self.standing.keep() {
+            let gpu = &self.placed.gpu;
+            let mut encoder = gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
+            copy_all(&mut encoder, &self.shared.states, &self.shared.kept);
+            self.last = Some(gpu.queue.submit([encoder.finish()]));
+        }
+        Ok(())
     }
 
     fn memory_bytes(&self) -> u64 {
@@ -420,13 +461,21 @@ impl Runner for GpuRunner {
     fn profile(&mut self, step: Step<'_>) -> Result<Option<Vec<KernelTime>>> {
         self.check(&step)?;
         self.discard();
+        // Kernels take their time whatever the states hold, but these are not those of a sequence any more.
+        self.standing.lose();
         self.profile_step(&step).map(Some)
     }
 
     fn picker(&mut self) -> Option<&mut dyn Picker> {
         // Guards are looked at when results are read back: tests that set them want logits.
-        (self.plan.sampling.is_some() && !self.placed.run.guard).then_some(self)
+        // Recurrent states could not go back from the step that is queued before a token is known to be the last.
+        let able = self.plan.sampling.is_some() && self.plan.states.is_empty() && !self.placed.run.guard;
+        able.then_some(self)
     }
+}
+
+fn copy_all(encoder: &mut wgpu::CommandEncoder, from: &[wgpu::Buffer], to: &[wgpu::Buffer]) {
+    from.iter().zip(to).for_each(|(a, b)| encoder.copy_buffer_to_buffer(a, 0, b, 0, a.size()));
 }
 
 fn result_bytes(o: &OutputPlace, piece: Piece) -> u64 {
@@ -481,7 +530,14 @@ impl Shared {
         if poison {
             caches.iter().flatten().for_each(|b| guard::fill(gpu, b, 0, b.size(), POISON));
         }
-        Ok(Shared { frame, tokens, rows, inputs, ropes, caches, bytes })
+        let state = |bytes: &u64| make("state", *bytes, data);
+        let states: Vec<wgpu::Buffer> = plan.states.iter().map(state).collect::<Result<_>>()?;
+        let copy = |bytes: &u64| make("kept state", *bytes, U::COPY_DST | U::COPY_SRC);
+        let kept = plan.states.iter().map(copy).collect::<Result<_>>()?;
+        if poison {
+            states.iter().for_each(|b| guard::fill(gpu, b, 0, b.size(), POISON));
+        }
+        Ok(Shared { frame, tokens, rows, inputs, ropes, caches, states, kept, bytes })
     }
 }
 
@@ -583,6 +639,7 @@ fn find<'a>(placed: &'a Placed, shared: &'a Shared, scratch: &'a [wgpu::Buffer],
         Buffer::Input(i) => &shared.inputs[i as usize],
         Buffer::Keys(c) => &shared.caches[c as usize][0],
         Buffer::Values(c) => &shared.caches[c as usize][1],
+        Buffer::State(i) => &shared.states[i as usize],
         Buffer::Scratch(i) => &scratch[i as usize],
         Buffer::Zero | Buffer::Params | Buffer::Sampling(_) => &placed.zero,
     }

@@ -2,7 +2,7 @@
 
 use super::{RunOptions, batch::GpuBatch, device::Gpu, profile, runner::GpuRunner};
 use crate::{
-    backend::{BatchOptions, BatchRunner, Floor, Loaded, Program, Progress, Runner, RunnerOptions},
+    backend::{BatchOptions, BatchRunner, Floor, Loaded, OneByOne, Program, Progress, Runner, RunnerOptions},
     error::{Error, Result},
     graph,
     ir::Graph,
@@ -95,6 +95,12 @@ impl Loaded for Model {
     fn batch(&self, options: BatchOptions) -> Result<Box<dyn BatchRunner>> {
         if options.ctx == 0 || options.rows == 0 {
             return Err(Error::Invalid("a context and a step have at least one token".into()));
+        }
+        if !self.placed.graph.states.is_empty() {
+            // The kernels of recurrent ops know one sequence: the others wait for their turn.
+            let one = RunnerOptions { ctx: options.ctx, chunk: options.rows, kv: options.kv };
+            let runners = (0..options.sequences).map(|_| self.runner(one)).collect::<Result<_>>()?;
+            return Ok(Box::new(OneByOne::new(runners, options)?));
         }
         Ok(Box::new(GpuBatch::new(self.placed.clone(), options)?))
     }

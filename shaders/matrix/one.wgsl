@@ -1,0 +1,27 @@
+
+// One matrix a dispatch.
+@group(0) @binding(3) var<storage, read> w_data: array<vec4<u32>>;  // rows row0 .. row0 + rows of [N, K]
+
+// What a workgroup works on.
+struct Matrix {
+    block: u32,   // which of the matrix's workgroups this is
+    rows: u32,    // rows of the segment
+    column: u32,  // output column of the matrix's first row
+    which: u32,
+}
+
+fn matrix_at(x: u32) -> Matrix {
+    return Matrix(x, p.rows, 0u, 0u);
+}
+
+fn products(
+    m: Matrix,
+    count: u32,
+    rows: array<u32, ROWS>,
+    xs: array<u32, COLS>,
+    cols: u32,
+    lane: u32,
+    n: u32,
+) -> Products {
+    return w_products_to_COLS(count, rows, xs, cols, lane, n);
+}

@@ -1,0 +1,49 @@
+//! `head_ids` and `join_heads`: what latent attention needs beside the usual ops.
+//!
+//! `head_ids`: ids `[T, heads]` with 0, 1, 2… in every row, so that `expert_linear` multiplies each head by a matrix of its own.
+//! `join_heads`: `y[t, h, :] = [a[t, h, :]; b[t, h, :]]`. Shapes: a `[T, heads·m]`, b `[T, heads·n]` → `[T, heads·(m + n)]`. Nothing is
+//! computed, so the result is exact.
+
+use super::{Array, Phrase, arity, f32_of};
+use crate::ir::{Rows, Type};
+
+/// Shape rule of `head_ids`.
+///
+/// # Errors
+/// What does not fit.
+pub fn infer_ids(heads: usize, inputs: &[Type]) -> Result<Vec<Type>, Phrase> {
+    arity::<0>(inputs)?;
+    if heads == 0 { Err("no heads".into()) } else { Ok(vec![Type::U32(Rows::Tokens, heads)]) }
+}
+
+/// Shape rule of `join_heads`.
+///
+/// # Errors
+/// What does not fit.
+pub fn infer_join(heads: usize, inputs: &[Type]) -> Result<Vec<Type>, Phrase> {
+    let [a, b] = arity(inputs)?;
+    let ((rows, m), (other, n)) = (f32_of(&a)?, f32_of(&b)?);
+    if heads == 0 || rows != other || m % heads != 0 || n % heads != 0 {
+        return Err(format!("{heads} heads in {m} and {n} columns"));
+    }
+    Ok(vec![Type::F32(rows, m + n)])
+}
+
+/// Reference code of `head_ids`.
+pub fn eval_ids(rows: usize, heads: usize) -> Vec<u32> {
+    (0..rows).flat_map(|_| 0..heads as u32).collect()
+}
+
+/// Reference code of `join_heads`.
+pub fn eval_join(a: &Array, b: &Array, heads: usize) -> Array {
+    let (m, n) = (a.cols / heads, b.cols / heads);
+    let mut y = Array::zeros(a.rows, a.cols + b.cols);
+    for t in 0..a.rows {
+        for h in 0..heads {
+            let to = &mut y.row_mut(t)[h * (m + n)..(h + 1) * (m + n)];
+            to[..m].copy_from_slice(&a.row(t)[h * m..(h + 1) * m]);
+            to[m..].copy_from_slice(&b.row(t)[h * n..(h + 1) * n]);
+        }
+    }
+    y
+}
