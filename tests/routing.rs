@@ -13,7 +13,10 @@ use moeray::{
 fn choice(target: Target) -> Option<BackendChoice> {
     Some(match target {
         Target::Reference => BackendChoice::Reference,
-        Target::Cpu => BackendChoice::Cpu(Default::default()),
+        Target::Cpu => BackendChoice::Cpu(backend::cpu::Options {
+            activations: moeray::ops::linear::Activations::Int16,
+            ..Default::default()
+        }),
         _ => {
             gpu()?;
             let device = backend::wgpu::devices().into_iter().find(|d| d.name.to_lowercase().contains("llvmpipe"));

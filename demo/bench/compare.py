@@ -144,7 +144,7 @@ def main():
     ap.add_argument("--threads", type=int, default=2)
     ap.add_argument("--backend", default="cpu")
     ap.add_argument("--device")
-    ap.add_argument("--activations", default="int16", choices=["int8", "int16"])
+    ap.add_argument("--activations", default="int8", choices=["int8", "int16"])
     ap.add_argument("--llama-gpu", action="store_true", help="offload llama.cpp to its GPU backend")
     ap.add_argument("--llama-bench", metavar="PROGRAM", help="measure this llama-bench, all layers offloaded")
     ap.add_argument("--llama-server", metavar="PROGRAM", help="measure this llama-server, all layers offloaded")

@@ -91,9 +91,9 @@ pub enum KvName {
 /// How the cpu backend rounds activations that meet quantised weights.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum ActivationsName {
-    /// One 8-bit number, as llama.cpp: faster prompts, errors of some 1e-3
+    /// One 8-bit number with a scale for every 32, as fine as llama.cpp's or finer: errors of some 1e-3
     Int8,
-    /// Two 8-bit numbers: within 1e-7 of f32
+    /// Two 8-bit numbers: within 1e-7 of f32, at half the speed of prompts
     Int16,
 }
 
@@ -111,8 +111,12 @@ pub struct DeviceArgs {
     #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=4096))]
     pub threads: Option<u32>,
     /// How the cpu backend rounds activations that meet quantised weights
-    #[arg(long, value_name = "TYPE", default_value = "int16")]
+    #[arg(long, value_name = "TYPE", default_value = "int8")]
     pub activations: ActivationsName,
+    /// Let the cpu backend read weights from the file's memory map, without a packed copy: slower, but loads at once and
+    /// lets several programs share the memory
+    #[arg(long)]
+    pub no_repack: bool,
 }
 
 /// Where to run, for verbs that run in one place.

@@ -91,7 +91,8 @@ fn choice(name: Option<BackendName>, device: &DeviceArgs) -> Outcome<BackendChoi
                 ActivationsName::Int8 => Activations::Int8,
                 ActivationsName::Int16 => Activations::Int16,
             };
-            BackendChoice::Cpu(backend::cpu::Options { threads, activations, ..backend::cpu::Options::default() })
+            let repack = !device.no_repack;
+            BackendChoice::Cpu(backend::cpu::Options { threads, activations, repack, ..Default::default() })
         }
         BackendName::Reference => BackendChoice::Reference,
     })

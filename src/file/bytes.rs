@@ -69,6 +69,26 @@ impl Bytes {
         Some(Bytes { owner: self.owner.clone(), range: start..start + range.len() })
     }
 
+    /// Tells the system that these bytes are not needed in memory for now. They stay readable: what lies in a file map is
+    /// read from the file (or the system's cache of it) again. Nothing happens with other bytes, and on systems without
+    /// such advice.
+    pub fn release(&self) {
+        #[cfg(unix)]
+        if let Owner::Map(map) = &*self.owner {
+            // Whole pages only, so that neighbours stay. 64 KiB is a multiple of every usual page size.
+            const PAGE: usize = 1 << 16;
+            let (start, end) = (self.range.start.next_multiple_of(PAGE), self.range.end / PAGE * PAGE);
+            if start < end {
+                // SAFETY: the map is of a file and read-only, so dropped pages come back with the same bytes.
+                let done =
+                    unsafe { map.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, start, end - start) };
+                if let Err(e) = done {
+                    tracing::debug!("pages of a map are not released: {e}");
+                }
+            }
+        }
+    }
+
     /// Whether these bytes lie in a memory map (and can be dropped from memory and read again).
     pub fn is_mapped(&self) -> bool {
         matches!(&*self.owner, Owner::Map(_))

@@ -104,6 +104,17 @@ impl Tensor {
         &self.parts[p][i * self.row_bytes..(i + 1) * self.row_bytes]
     }
 
+    /// Tells the system that the bytes of some rows are not needed in memory for now, see [`Bytes::release`].
+    pub fn release(&self, rows: std::ops::Range<usize>) {
+        for (i, part) in self.parts.iter().enumerate() {
+            let first = i * self.rows_per_part;
+            let at = |r: usize| (r.clamp(first, first + self.rows_per_part) - first) * self.row_bytes;
+            if let Some(bytes) = part.slice(at(rows.start)..at(rows.end)) {
+                bytes.release();
+            }
+        }
+    }
+
     /// The same bytes under another shape with equally many weights and the same last dimension.
     ///
     /// # Errors

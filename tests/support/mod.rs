@@ -13,7 +13,7 @@ use moeray::{
 pub enum Target {
     Reference,
     Cpu,
-    /// The CPU with activations of 8 bits.
+    /// The CPU with activations of 8 bits, its default.
     CpuInt8,
     Wgpu,
     /// The same device with the kernels of real GPUs and with nothing beyond what was written to be read.
@@ -32,7 +32,10 @@ pub fn load(target: Target, program: &Program) -> Option<Box<dyn Loaded>> {
     let quiet = &mut |_| {};
     match target {
         Target::Reference => Some(backend::reference::load(program.clone()).unwrap()),
-        Target::Cpu => Some(backend::cpu::load(program.clone(), &Default::default(), quiet).unwrap()),
+        Target::Cpu => {
+            let options = backend::cpu::Options { activations: Activations::Int16, ..Default::default() };
+            Some(backend::cpu::load(program.clone(), &options, quiet).unwrap())
+        }
         Target::CpuInt8 => {
             let options = backend::cpu::Options { activations: Activations::Int8, ..Default::default() };
             Some(backend::cpu::load(program.clone(), &options, quiet).unwrap())

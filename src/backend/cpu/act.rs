@@ -19,6 +19,7 @@ pub struct Acts {
     codes: Aligned<i8>,
     scales: Aligned<f32>,
     sums16: Aligned<f32>,
+    isums16: Aligned<i32>,
     sums32: Aligned<f32>,
     stride: usize,
     cols: usize,
@@ -35,6 +36,8 @@ pub struct ActRow {
     pub scales: *const f32,
     /// Scale times sum of codes of each 16.
     pub sums16: *const f32,
+    /// Sum of codes of each 16.
+    pub isums16: *const i32,
     /// Scale times sum of codes of each 32.
     pub sums32: *const f32,
 }
@@ -45,6 +48,7 @@ impl ActRow {
         codes: std::ptr::null(),
         scales: std::ptr::null(),
         sums16: std::ptr::null(),
+        isums16: std::ptr::null(),
         sums32: std::ptr::null(),
     };
 }
@@ -70,12 +74,13 @@ impl Acts {
         self.codes.grow(n);
         self.scales.grow(n / 32);
         self.sums16.grow(n / 16);
+        self.isums16.grow(n / 16);
         self.sums32.grow(n / 32);
     }
 
     /// Bytes held.
     pub fn bytes(&self) -> u64 {
-        self.codes.bytes() + self.scales.bytes() + self.sums16.bytes() + self.sums32.bytes()
+        self.codes.bytes() + self.scales.bytes() + self.sums16.bytes() + self.isums16.bytes() + self.sums32.bytes()
     }
 
     /// Columns that the last [`Acts::fill`] was for.
@@ -95,7 +100,8 @@ impl Acts {
         let stride = self.stride;
         let planes = self.planes_a_row();
         let (codes, scales) = (Out::new(&mut self.codes), Out::new(&mut self.scales));
-        let (sums16, sums32) = (Out::new(&mut self.sums16), Out::new(&mut self.sums32));
+        let (sums16, isums16) = (Out::new(&mut self.sums16), Out::new(&mut self.isums16));
+        let sums32 = Out::new(&mut self.sums32);
         // Rows are cheap: give a thread at least some thousand numbers.
         let per = (8192 / cols).max(1);
         pool.run(rows.div_ceil(per), &|_, item| {
@@ -103,36 +109,44 @@ impl Acts {
                 let n = planes * stride;
                 let at = r * n;
                 // SAFETY: rows do not overlap, and each is of one item.
-                let (codes, scales, sums16, sums32) = unsafe {
+                let (codes, scales, sums16, isums16, sums32) = unsafe {
                     (
                         codes.slice(at, n),
                         scales.slice(at / 32, n / 32),
                         sums16.slice(at / 16, n / 16),
+                        isums16.slice(at / 16, n / 16),
                         sums32.slice(at / 32, n / 32),
                     )
                 };
-                let job = Quantise { x: &x[r * cols..(r + 1) * cols], codes, scales, sums16, sums32, stride };
+                let job = Quantise { x: &x[r * cols..(r + 1) * cols], codes, scales, sums16, isums16, sums32, stride };
                 // SAFETY: the tier is one of this processor's; the slices have the lengths that `Quantise` wants.
                 unsafe { dispatch(tier, job) }
             }
         })
     }
 
-    /// The planes of row `r` of the last [`Acts::fill`]: one or two.
+    /// Makes `to` the planes (one or two a row) of some rows of the last [`Acts::fill`].
     ///
     /// # Panics
     /// Where there is no such row.
-    pub fn planes(&self, r: usize) -> impl Iterator<Item = ActRow> + '_ {
-        let planes = self.planes_a_row();
-        (r * planes..(r + 1) * planes).map(|p| {
-            let (at, n) = (p * self.stride, self.stride);
-            ActRow {
-                codes: self.codes[at..at + n].as_ptr(),
-                scales: self.scales[at / 32..(at + n) / 32].as_ptr(),
-                sums16: self.sums16[at / 16..(at + n) / 16].as_ptr(),
-                sums32: self.sums32[at / 32..(at + n) / 32].as_ptr(),
+    pub fn gather(&self, rows: &[u32], to: &mut Vec<ActRow>) {
+        let (planes, n) = (self.planes_a_row(), self.stride);
+        let most = rows.iter().max().map_or(0, |r| (*r as usize + 1) * planes * n);
+        assert!(self.codes.len() >= most && self.isums16.len() >= most / 16 && self.sums32.len() >= most / 32);
+        to.clear();
+        to.reserve(rows.len() * planes);
+        for r in rows {
+            for p in 0..planes {
+                let at = (*r as usize * planes + p) * n;
+                to.push(ActRow {
+                    codes: self.codes[at..].as_ptr(),
+                    scales: self.scales[at / 32..].as_ptr(),
+                    sums16: self.sums16[at / 16..].as_ptr(),
+                    isums16: self.isums16[at / 16..].as_ptr(),
+                    sums32: self.sums32[at / 32..].as_ptr(),
+                });
             }
-        })
+        }
     }
 }
 
@@ -142,6 +156,7 @@ struct Quantise<'a> {
     codes: &'a mut [i8],
     scales: &'a mut [f32],
     sums16: &'a mut [f32],
+    isums16: &'a mut [i32],
     sums32: &'a mut [f32],
     stride: usize,
 }
@@ -165,6 +180,7 @@ impl Floats for Quantise<'_> {
             self.codes[from..to].fill(0);
             self.scales[from / 32..to / 32].fill(0.0);
             self.sums16[from / 16..to / 16].fill(0.0);
+            self.isums16[from / 16..to / 16].fill(0);
             self.sums32[from / 32..to / 32].fill(0.0);
         }
     }
@@ -179,7 +195,7 @@ impl Quantise<'_> {
     unsafe fn group<L: Lanes>(&mut self, g: usize, x: &mut [f32; 32]) {
         let mut whole = [0f32; 32];
         // SAFETY: `x` and `whole` have 32 numbers; the features are there by the contract.
-        let (scale, sums) = unsafe {
+        let (scale, whole_sums) = unsafe {
             let (a, b) = (L::load(x.as_ptr()), L::load(x.as_ptr().add(16)));
             let zero = L::splat(0.0);
             let largest = a.max(b).max(zero.sub(a).max(zero.sub(b))).largest();
@@ -192,13 +208,15 @@ impl Quantise<'_> {
             let scale = largest / 127.0 + 0.0 * (sa + sb);
             a.sub(qa.mul(L::splat(scale))).store(x.as_mut_ptr());
             b.sub(qb.mul(L::splat(scale))).store(x.as_mut_ptr().add(16));
-            (scale, [sa * scale, sb * scale])
+            (scale, [sa, sb])
         };
         for (c, q) in self.codes[32 * g..32 * g + 32].iter_mut().zip(&whole) {
             // Not-a-number becomes 0 here: the scale carries it.
             *c = *q as i8;
         }
+        let sums = whole_sums.map(|s| s * scale);
         self.scales[g] = scale;
+        self.isums16[2 * g..2 * g + 2].copy_from_slice(&whole_sums.map(|s| s as i32));
         self.sums16[2 * g..2 * g + 2].copy_from_slice(&sums);
         self.sums32[g] = sums[0] + sums[1];
     }

@@ -191,7 +191,11 @@ pub fn down_add(
 ) -> Result<()> {
     let used = groups.used;
     let block = if groups.largest() >= super::kernel::panel::WORTH {
-        16
+        // Results of all pairs wait for their sum in the second cache.
+        ((96 << 10) / groups.pairs.len().max(1))
+            .min(width / (4 * env.pool.threads()))
+            .clamp(16, 64)
+            .next_multiple_of(16)
     } else {
         (width / (8 * env.pool.threads())).clamp(16, 64).next_multiple_of(16)
     };
@@ -202,7 +206,10 @@ pub fn down_add(
         let mut scratch = env.scratch.of(worker);
         let Scratch { work, tile, other } = &mut *scratch;
         let slots = room(other, groups.pairs.len() * rows);
-        for (expert, start, end) in &groups.active {
+        for (i, (expert, start, end)) in groups.active.iter().enumerate() {
+            if let Some((next, ..)) = groups.active.get(i + 1) {
+                m.weight.prefetch(*next as usize * width + first);
+            }
             let pairs = &groups.pairs[*start..*end];
             let tile = room(tile, pairs.len() * rows);
             let at = *expert as usize * width + first;

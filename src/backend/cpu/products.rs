@@ -41,9 +41,9 @@ impl Env<'_> {
     }
 
     /// How many rows of a weight make a block: for few tokens some 24 KiB of weights, but enough blocks for every thread;
-    /// for many tokens a panel or two.
+    /// for many tokens a few panels, so that what is done once a block is little.
     pub fn block(&self, rows: usize, row_bytes: usize, tokens: usize) -> usize {
-        let by_bytes = if tokens >= super::kernel::panel::WORTH { 16 } else { (24 << 10) / row_bytes.max(1) };
+        let by_bytes = if tokens >= super::kernel::panel::WORTH { 64 } else { (24 << 10) / row_bytes.max(1) };
         let by_threads = rows / (6 * self.pool.threads());
         by_bytes.min(by_threads).clamp(16, 128).next_multiple_of(16)
     }
@@ -227,6 +227,7 @@ pub fn glu_tile<'s>(
     tokens: &[u32],
 ) -> &'s [f32] {
     let Scratch { work, tile, other } = scratch;
+    up.prefetch(first);
     let (g, u) = (room(tile, tokens.len() * rows), room(other, tokens.len() * rows));
     gate.product(first, rows, x, tokens, work, g);
     up.product(first, rows, x, tokens, work, u);

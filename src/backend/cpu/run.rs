@@ -548,7 +548,7 @@ impl State {
         let p = f.place(node.outputs[ids_at]);
         let mut ids = take(&mut self.ids[p.buffer]);
         let (to_ids, to_weights) = (Out::new(&mut ids), Out::new(&mut outs[weights_at]));
-        let per = (8192 / r.experts).max(1);
+        let per = (1024 / r.experts).max(1);
         let bias = r.selection_bias.map(|b| f.vector(b));
         let done = f.model.pool.run(t.div_ceil(per), &|worker, item| {
             let mut scratch = self.scratch.of(worker);

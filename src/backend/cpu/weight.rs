@@ -3,11 +3,11 @@
 use super::{
     act::{ActRow, Acts},
     buffer::Aligned,
-    kernel::{Kernels, RowsJob, float_panel, kernels, panel},
-    pool::relock,
+    kernel::{Kernels, RowsJob, float_panel, kernels, packed::Packed, panel},
+    pool::{Pool, relock},
     tier::Tier,
 };
-use crate::file::Tensor;
+use crate::{error::Result, file::Tensor};
 use std::sync::{Mutex, MutexGuard};
 
 /// A matrix, or several of equal shape one behind the other (experts).
@@ -15,6 +15,7 @@ pub struct Weight {
     tensor: Tensor,
     kernels: Kernels,
     tier: Tier,
+    packed: Option<Packed>,
 }
 
 /// The activations that a product reads: rows of as many numbers as the weight has columns.
@@ -95,7 +96,21 @@ impl Weight {
     /// Prepares a tensor for `tier`.
     pub fn new(tensor: Tensor, tier: Tier) -> Self {
         let kernels = kernels(tensor.dtype(), tier);
-        Weight { tensor, kernels, tier }
+        Weight { tensor, kernels, tier, packed: None }
+    }
+
+    /// Makes a packed copy for products, where the tier has kernels for that; `progress` gets the bytes done.
+    ///
+    /// # Errors
+    /// As [`Packed::new`].
+    pub fn pack(&mut self, tier: Tier, pool: &Pool, progress: &mut dyn FnMut(u64)) -> Result<()> {
+        self.packed = Packed::new(&self.tensor, tier, pool, progress)?;
+        Ok(())
+    }
+
+    /// Bytes of the packed copy.
+    pub fn packed_bytes(&self) -> u64 {
+        self.packed.as_ref().map_or(0, Packed::bytes)
     }
 
     /// Weights of a row.
@@ -123,6 +138,13 @@ impl Weight {
         &self.tensor
     }
 
+    /// Asks for the beginning of rows from `first` on, which a product is soon to read.
+    pub fn prefetch(&self, first: usize) {
+        if let Some(packed) = &self.packed {
+            packed.prefetch(first);
+        }
+    }
+
     /// Rows `first .. first + rows` times the activation rows `tokens` of `x`: row r of the i-th token to
     /// `out[i * rows + r]`.
     ///
@@ -131,6 +153,13 @@ impl Weight {
     pub fn product(&self, first: usize, rows: usize, x: Input<'_>, tokens: &[u32], work: &mut Work, out: &mut [f32]) {
         assert!(first + rows <= self.rows() && out.len() >= rows * tokens.len());
         assert!(!self.is_quantised() || x.acts.cols() == self.cols());
+        if let Some(packed) = &self.packed {
+            // SAFETY: `Acts` gives rows of as many activations as the weight has columns, as asserted.
+            with_planes(x.acts, tokens, work, out, (rows, rows), |acts, _, out, stride| unsafe {
+                packed.product(first, rows, acts, out, stride);
+            });
+            return;
+        }
         let per_part = self.tensor.rows_per_part();
         let mut r = first;
         while r < first + rows {
@@ -155,7 +184,7 @@ impl Weight {
     ) {
         if !self.is_quantised() {
             let floats = |t: &u32| x.floats[*t as usize * self.cols()..][..self.cols()].as_ptr();
-            if tokens.len() >= float_panel::WORTH {
+            if tokens.len() >= float_panel::worth(self.tier) {
                 work.rows.clear();
                 work.rows.extend(tokens.iter().map(floats));
                 self.by_columns(bytes, n, work, out, stride);
@@ -164,22 +193,9 @@ impl Weight {
             self.by_rows(bytes, n, tokens.len(), |i| (ActRow::NONE, floats(&tokens[i])), out, stride);
             return;
         }
-        let Work { panel, acts, pair, .. } = work;
-        acts.clear();
-        acts.extend(tokens.iter().flat_map(|t| x.acts.planes(*t as usize)));
-        if acts.len() == tokens.len() {
+        with_planes(x.acts, tokens, work, out, (n, stride), |acts, panel, out, stride| {
             self.by_codes(bytes, n, acts, panel, out, stride);
-            return;
-        }
-        // Two planes an activation: two products with the same weights, and their sum.
-        let pair = room(pair, acts.len() * n);
-        self.by_codes(bytes, n, acts, panel, pair, n);
-        for (i, planes) in pair.chunks_exact(2 * n).enumerate() {
-            let (high, low) = planes.split_at(n);
-            for ((o, h), l) in out[i * stride..][..n].iter_mut().zip(high).zip(low) {
-                *o = h + l;
-            }
-        }
+        });
     }
 
     /// Products of float weights with the rows of activations of `work`.
@@ -275,5 +291,30 @@ impl Weight {
         // have `cols` numbers, `out` has the room, as asserted.
         unsafe { kernel(&job) };
         T
+    }
+}
+
+/// Calls `product` with the quantised activations of some tokens, `out` and its stride; `n` rows are wanted. Where activations
+/// have two planes, they are multiplied with the same weights, and their products added.
+fn with_planes(
+    x: &Acts,
+    tokens: &[u32],
+    work: &mut Work,
+    out: &mut [f32],
+    (n, stride): (usize, usize),
+    product: impl FnOnce(&[ActRow], &mut panel::Panel, &mut [f32], usize),
+) {
+    let Work { panel, acts, pair, .. } = work;
+    x.gather(tokens, acts);
+    if acts.len() == tokens.len() {
+        return product(acts, panel, out, stride);
+    }
+    let pair = room(pair, acts.len() * n);
+    product(acts, panel, pair, n);
+    for (i, planes) in pair.chunks_exact(2 * n).enumerate() {
+        let (high, low) = planes.split_at(n);
+        for ((o, h), l) in out[i * stride..][..n].iter_mut().zip(high).zip(low) {
+            *o = h + l;
+        }
     }
 }

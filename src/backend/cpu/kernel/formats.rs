@@ -79,7 +79,7 @@ pub fn iq4_xs_scales(b: &[u8]) -> [i8; 8] {
 
 /// Nibbles of 16 bytes as 32 codes: low nibbles first.
 #[inline(always)]
-fn nibbles(q: &[u8], codes: &mut [u8]) {
+pub fn nibbles(q: &[u8], codes: &mut [u8]) {
     for i in 0..16 {
         codes[i] = q[i] & 15;
         codes[i + 16] = q[i] >> 4;

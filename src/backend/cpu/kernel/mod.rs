@@ -1,6 +1,7 @@
 //! Dot products of weight rows with activations, by format and tier.
 //!
-//! Two shapes of kernel: *rows* (one weight row after the other against 1, 2 or 4 tokens: decode, bound by the bytes of the
+//! Weights are packed at load ([`packed`]) where the tier has kernels for that. From the file's own bytes there are two shapes
+//! of kernel: *rows* (one weight row after the other against 1, 2 or 4 tokens: decode, bound by the bytes of the
 //! weights) and, at the AVX-512 tier, *panels* (16 rows unpacked once, against many tokens: prefill, bound by arithmetic).
 //!
 //! Quantised weights meet activations of 8 bits (see [`super::act`]): integer products are exact, scales are applied in f32
@@ -11,6 +12,7 @@ mod avx512;
 pub mod float;
 pub mod float_panel;
 pub mod formats;
+pub mod packed;
 pub mod panel;
 mod scalar;
 mod wide;

@@ -1,0 +1,150 @@
+//! The memory of packed weights.
+
+use super::{
+    super::super::{
+        act::ActRow,
+        buffer::Out,
+        pool::Pool,
+        tier::{Tier, dispatch},
+    },
+    AHEAD, Form, Job, Kernels, ROWS, kernels,
+    pack::Pack,
+};
+use crate::{
+    error::{Error, Result},
+    file::Tensor,
+};
+
+/// A packed weight: one matrix, or several of equal shape (experts), each in panels of its own.
+pub struct Packed {
+    bytes: memmap2::MmapMut,
+    kernels: Kernels,
+    /// Rows of a matrix, and how many panels they make.
+    rows: usize,
+    panels: usize,
+    panel_bytes: usize,
+    cols: usize,
+}
+
+impl Packed {
+    /// Packs a tensor for `tier`; `None` where the tier has no kernels for its format. Pages of a mapped file are released as
+    /// they have been read; `progress` is called with the bytes of the tensor that are done.
+    ///
+    /// # Errors
+    /// [`Error::Device`] where there is no memory for it.
+    pub fn new(tensor: &Tensor, tier: Tier, pool: &Pool, progress: &mut dyn FnMut(u64)) -> Result<Option<Packed>> {
+        let dtype = tensor.dtype();
+        let (Some(form), Some(kernels)) = (Form::of(dtype), kernels(dtype, tier)) else {
+            return Ok(None);
+        };
+        let shape = tensor.shape();
+        let cols = tensor.cols();
+        let rows = if shape.len() < 2 { 1 } else { shape[shape.len() - 2] };
+        if cols == 0 || rows == 0 || tensor.rows() == 0 {
+            return Ok(None);
+        }
+        let panels = rows.div_ceil(ROWS);
+        let total = tensor.rows() / rows * panels;
+        let panel_bytes = form.panel_bytes(cols);
+        let mut bytes = allocate(total.saturating_mul(panel_bytes), tensor)?;
+        let out = Out::new(&mut bytes);
+        // Small enough pieces that what is mapped twice, and the wait for a cancelling host, stay small.
+        let piece = ((32 << 20) / panel_bytes).max(1);
+        let mut first = 0;
+        while first < total {
+            let end = total.min(first + piece);
+            pool.run(end - first, &|_, item| {
+                let panel = first + item;
+                let from = panel / panels * rows + panel % panels * ROWS;
+                let n = ROWS.min(rows - panel % panels * ROWS);
+                let mut list: [&[u8]; ROWS] = [&[]; ROWS];
+                (0..n).for_each(|i| list[i] = tensor.row(from + i));
+                // SAFETY: every panel belongs to one item.
+                let to = unsafe { out.slice(panel * panel_bytes, panel_bytes) };
+                // SAFETY: the tier is one of this processor's, because it has kernels; packing has no other conditions.
+                unsafe { dispatch(tier, Pack { dtype, form, rows: &list[..n], cols, panel: to }) }
+            })?;
+            let row_of = |panel: usize| panel / panels * rows + (panel % panels * ROWS).min(rows);
+            tensor.release(row_of(first)..row_of(end));
+            progress((row_of(end) * tensor.row_bytes()) as u64);
+            first = end;
+        }
+        Ok(Some(Packed { bytes, kernels, rows, panels, panel_bytes, cols }))
+    }
+
+    /// Bytes held.
+    pub fn bytes(&self) -> u64 {
+        self.bytes.len() as u64
+    }
+
+    /// Asks for the beginning of the panel of row `first`, which will be needed soon.
+    pub fn prefetch(&self, first: usize) {
+        #[cfg(target_arch = "x86_64")]
+        {
+            use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
+            let at = (first / self.rows * self.panels + first % self.rows / ROWS) * self.panel_bytes;
+            for line in 0..AHEAD / 64 {
+                // SAFETY: every processor of this kind has the instruction, and it may name any address.
+                unsafe { _mm_prefetch::<_MM_HINT_T1>(self.bytes.as_ptr().wrapping_add(at + 64 * line).cast()) }
+            }
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        let _ = first;
+    }
+
+    /// Rows `first .. first + rows` (of all matrices' rows in order) times `acts`: row r of the i-th to `out[i * stride + r]`.
+    ///
+    /// # Panics
+    /// Where the rows are not within one matrix, do not begin with a panel, or `out` is too short.
+    ///
+    /// # Safety
+    /// `acts` are valid rows of as many activations as the weight has columns.
+    pub unsafe fn product(&self, first: usize, rows: usize, acts: &[ActRow], out: &mut [f32], stride: usize) {
+        let (matrix, at) = (first / self.rows, first % self.rows);
+        assert!(at % ROWS == 0 && at + rows <= self.rows, "rows {first} + {rows} of matrices of {}", self.rows);
+        assert!(acts.is_empty() || out.len() >= (acts.len() - 1) * stride + rows);
+        let panel = matrix * self.panels + at / ROWS;
+        let from = &self.bytes[panel * self.panel_bytes..][..rows.div_ceil(ROWS) * self.panel_bytes];
+        // Tokens whose activations stay in the second cache while some panels pass by.
+        for (some, acts) in acts.chunks(TOKENS).enumerate() {
+            for (i, panel) in from.chunks_exact(self.panel_bytes).enumerate() {
+                let n = ROWS.min(rows - i * ROWS);
+                let mut done = 0;
+                while done < acts.len() {
+                    let kernel = (acts.len() - done).ilog2().min(3) as usize;
+                    let at = (some * TOKENS + done) * stride + i * ROWS;
+                    // SAFETY: kernels exist only for tiers that the processor has; the panel is of this weight's format,
+                    // the kernel takes as many activation rows as are left, and `out` has the room, as asserted.
+                    unsafe {
+                        (self.kernels.by[kernel])(&Job {
+                            panel: panel.as_ptr(),
+                            cols: self.cols,
+                            rows: n,
+                            acts: acts.as_ptr().add(done),
+                            out: out.as_mut_ptr().add(at),
+                            stride,
+                        });
+                    }
+                    done += 1 << kernel;
+                }
+            }
+        }
+    }
+}
+
+/// Activation rows that go together through some panels.
+const TOKENS: usize = 128;
+
+/// Zeroed memory in large pages where the system has them: decoding reads all of it for every token, and each page of a map
+/// costs an entry of the processor's address cache.
+fn allocate(len: usize, tensor: &Tensor) -> Result<memmap2::MmapMut> {
+    let none = |e: &dyn std::fmt::Display| {
+        Error::Device(format!("no memory for the {len} bytes of a packed {} {:?}: {e}", tensor.dtype(), tensor.shape()))
+    };
+    let map = memmap2::MmapMut::map_anon(len.max(1)).map_err(|e| none(&e))?;
+    #[cfg(target_os = "linux")]
+    if let Err(e) = map.advise(memmap2::Advice::HugePage) {
+        tracing::debug!("no huge pages: {e}");
+    }
+    Ok(map)
+}

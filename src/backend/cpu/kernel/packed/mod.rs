@@ -1,0 +1,167 @@
+//! Packed weights: a copy of a quantised weight made at load, in panels of 16 rows that integer dot products read in order.
+//!
+//! The codes of 16 rows lie interleaved, four of a row after four of the next (a *chunk*: 64 bytes, or one vector of
+//! AVX-512), so that one `vpdpbusd` adds four products for each of 16 rows and four activations of a token are one broadcast:
+//! no sums across a register, one scale a row in a lane, and the same kernel for one token and for many.
+//!
+//! A panel holds its columns in *supers* of eight groups of 32 (the last may be shorter; k-quants have whole ones), each from
+//! a 64-byte boundary on: first the codes group by group, then the scales group by group, then what a block of 256 has once.
+//! Codes keep their bits, and scales theirs but for the 4- and 6-bit ones of k-quants, which take bytes (up to 4 % more):
+//!
+//! | plane | chunks a group | where column c of row r is |
+//! |---|---|---|
+//! | 8 bits | 8 | chunk c / 4, byte 4 r + c % 4 |
+//! | 4 bits | 4 | chunk c / 8, byte 4 r + c % 4, low nibble where c % 8 < 4 |
+//! | 2 bits | 2 | chunk c / 16, byte 4 r + c % 4, bits 2 (c % 16 / 4) and up |
+//! | 1 bit | 1 | byte 4 r + c % 4, bit c / 4 |
+//!
+//! Formats of 3, 5 and 6 bits have a plane of 2 or 4 bits and one of 1 or 2 more significant ones.
+
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+mod memory;
+mod pack;
+
+pub use memory::Packed;
+
+use super::super::{act::ActRow, tier::Tier};
+use crate::quant::DType;
+
+/// Rows of a panel.
+pub const ROWS: usize = 16;
+
+/// Columns of a group, groups of a super.
+const GROUP: usize = 32;
+const SUPER: usize = 8;
+
+/// How many bytes ahead of those in use memory is asked for: what a core reads in the time that memory takes to answer.
+const AHEAD: usize = 4096;
+
+/// How scales are stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scales {
+    /// A half a group.
+    Half,
+    /// A half a group, and a half that is added to each weight.
+    HalfMin,
+    /// A byte a group, and a byte of its minimum; halves a super for both.
+    ByteMin,
+    /// A byte with sign a group (or 16 weights, where the form is fine); a half a super.
+    Byte,
+    /// A nibble for 16 weights and, above, one of their minimum; halves a super for both.
+    Nibble,
+    /// A power of two a group: MXFP4's.
+    Power,
+}
+
+/// How a format is packed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Form {
+    /// Bits of the first plane, and of the second (more significant ones; 0: none).
+    pub bits: (usize, usize),
+    /// Scales are per 16 weights, not 32.
+    pub fine: bool,
+    /// How scales are stored.
+    pub scales: Scales,
+}
+
+impl Form {
+    /// That of a quantised format; `None` for float formats.
+    pub const fn of(dtype: DType) -> Option<Form> {
+        const fn form(low: usize, high: usize, fine: bool, scales: Scales) -> Option<Form> {
+            Some(Form { bits: (low, high), fine, scales })
+        }
+        match dtype {
+            DType::F32 | DType::F16 | DType::BF16 => None,
+            DType::Q4_0 | DType::IQ4NL => form(4, 0, false, Scales::Half),
+            DType::Q4_1 => form(4, 0, false, Scales::HalfMin),
+            DType::Q5_0 => form(4, 1, false, Scales::Half),
+            DType::Q5_1 => form(4, 1, false, Scales::HalfMin),
+            DType::Q8_0 => form(8, 0, false, Scales::Half),
+            DType::Q2K => form(2, 0, true, Scales::Nibble),
+            DType::Q3K => form(2, 1, true, Scales::Byte),
+            DType::Q4K => form(4, 0, false, Scales::ByteMin),
+            DType::Q5K => form(4, 1, false, Scales::ByteMin),
+            DType::Q6K => form(4, 2, true, Scales::Byte),
+            DType::IQ4XS => form(4, 0, false, Scales::Byte),
+            DType::MXFP4 => form(4, 0, false, Scales::Power),
+        }
+    }
+
+    /// Bytes of a group's codes.
+    pub const fn code_bytes(&self) -> usize {
+        64 * (self.bits.0 + self.bits.1)
+    }
+
+    /// Bytes of a group's scales.
+    pub const fn scale_bytes(&self) -> usize {
+        match self.scales {
+            Scales::Half => 2 * ROWS,
+            Scales::HalfMin => 4 * ROWS,
+            Scales::ByteMin | Scales::Nibble => 2 * ROWS,
+            Scales::Byte => ROWS * (1 + self.fine as usize),
+            Scales::Power => ROWS,
+        }
+    }
+
+    /// Bytes of what a super has once.
+    const fn once_bytes(&self) -> usize {
+        match self.scales {
+            Scales::ByteMin | Scales::Nibble => 4 * ROWS,
+            Scales::Byte => 2 * ROWS,
+            Scales::Half | Scales::HalfMin | Scales::Power => 0,
+        }
+    }
+
+    /// Bytes of a super of `groups` groups.
+    pub const fn super_bytes(&self, groups: usize) -> usize {
+        (groups * (self.code_bytes() + self.scale_bytes()) + self.once_bytes()).next_multiple_of(64)
+    }
+
+    /// Bytes of a panel of rows of `cols` weights, a multiple of 32.
+    pub const fn panel_bytes(&self, cols: usize) -> usize {
+        let groups = cols / GROUP;
+        let rest = groups % SUPER;
+        groups / SUPER * self.super_bytes(SUPER) + if rest > 0 { self.super_bytes(rest) } else { 0 }
+    }
+}
+
+/// One panel and some activation rows.
+#[derive(Clone, Copy)]
+pub struct Job {
+    /// A panel, from a 64-byte boundary on.
+    pub panel: *const u8,
+    /// Weights of a row, a multiple of 32.
+    pub cols: usize,
+    /// Rows that are wanted, 1 to 16.
+    pub rows: usize,
+    /// As many activation rows as the kernel takes.
+    pub acts: *const ActRow,
+    /// Row r of the i-th activation row goes to `out[i * stride + r]`.
+    pub out: *mut f32,
+    /// See `out`.
+    pub stride: usize,
+}
+
+/// Multiplies a panel with some activation rows.
+///
+/// Safety: the processor has the kernel's tier; the panel is of the kernel's format; the job's pointers are valid for the
+/// sizes it states.
+pub type Kernel = unsafe fn(&Job);
+
+/// The kernels of a format: for 1, 2, 4 and 8 activation rows at a time.
+#[derive(Clone, Copy)]
+pub struct Kernels {
+    /// By the logarithm of the number of rows.
+    pub by: [Kernel; 4],
+}
+
+/// The kernels of a format at a tier, where there are.
+pub fn kernels(dtype: DType, tier: Tier) -> Option<Kernels> {
+    Form::of(dtype)?;
+    match tier {
+        #[cfg(target_arch = "x86_64")]
+        Tier::Avx512Vnni => Some(avx512::kernels(dtype)),
+        _ => None,
+    }
+}
