@@ -47,7 +47,8 @@ fn key(ckpt: &Checkpoint, key: &str) -> String {
 /// Shapes and keys as llama.cpp's converter writes them and its loader asks for them.
 #[test]
 fn keys_are_llama_cpps() {
-    let cases: [(&str, &str, &[(&str, &str)]); 5] = [
+    type Keys = &'static [(&'static str, &'static str)];
+    let cases: [(&str, &str, Keys); 5] = [
         (
             "deepseek_v3",
             "deepseek2",
