@@ -17,6 +17,7 @@ mod generate;
 mod goldens;
 mod gpu;
 mod kernels;
+mod optional_parts;
 mod parity;
 mod picker;
 mod plan;

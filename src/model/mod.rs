@@ -32,6 +32,7 @@ mod qwen3_moe;
 mod qwen3_next;
 mod recurrent;
 mod rope;
+mod stored;
 mod summary;
 
 pub use decoder::{Decoder, Multipliers, QkNorm, Shared};
@@ -137,6 +138,7 @@ pub struct Definition {
 pub fn build(ckpt: &Checkpoint, options: &Options) -> Result<Definition> {
     let params = Params::new(ckpt)?;
     let arch = find(&params)?;
+    stored::check(ckpt)?;
     let mut decoder = (arch.decoder)(&params)?;
     if params.is_gguf() {
         decoder.find_dense_layers(|name| ckpt.info(name).is_some());
@@ -151,7 +153,15 @@ pub fn build(ckpt: &Checkpoint, options: &Options) -> Result<Definition> {
     Ok(Definition { title: arch.title, arch: params.arch, decoder, skipped, program })
 }
 
+/// Architectures whose attention is sparse, by their names in either container: run as dense ones they would give wrong numbers
+/// beyond the length of the choice.
+const SPARSE: &[&str] = &["deepseek_v32", "deepseek32", "glm_moe_dsa", "glm-dsa"];
+
 fn find(p: &Params<'_>) -> Result<&'static Architecture> {
+    if SPARSE.contains(&p.arch.as_str()) {
+        let what = "has sparse attention (an indexer chooses the positions that a query sees), which is not known here";
+        return Err(Error::Unsupported(format!("architecture `{}` {what}", p.arch)));
+    }
     let name = |a: &Architecture| if p.is_gguf() { a.gguf } else { a.hf };
     REGISTRY.iter().copied().find(|a| name(a) == Some(&p.arch)).ok_or_else(|| {
         let mut known: Vec<&str> = REGISTRY.iter().filter_map(|a| name(a)).collect();
