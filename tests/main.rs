@@ -12,6 +12,7 @@ mod cli;
 mod cpu;
 mod export;
 mod export_families;
+mod export_vocab;
 mod files;
 mod generate;
 mod goldens;

@@ -1,6 +1,6 @@
 //! Weights by their canonical (GGUF) names, whatever container and naming they come from.
 
-use super::{Names, decoder::Built};
+use super::{Names, blocks::Built};
 use crate::{
     error::{Error, Result},
     file::{Bytes, Checkpoint, Format, Tensor},

@@ -9,7 +9,7 @@
 
 use super::{
     Decoder, Params,
-    decoder::{linear, norm},
+    blocks::{linear, norm},
     loader::{Loader, to_numbers},
     rope,
 };

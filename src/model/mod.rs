@@ -5,6 +5,7 @@
 //!
 //! Deliberately absent: quantisation, backends' devices.
 
+mod blocks;
 mod decoder;
 mod deepseek;
 mod deepseek_moe;
@@ -23,6 +24,7 @@ mod loader;
 mod minimax_m2;
 mod mla;
 mod mini_mixtral;
+mod names;
 mod olmoe;
 mod optional;
 mod params;
@@ -39,6 +41,7 @@ pub use decoder::{Decoder, Multipliers, QkNorm, Shared};
 pub use expert_weights::ExpertLayout;
 pub use export::to_gguf;
 pub use mla::Latent;
+pub use names::Names;
 pub use params::Params;
 pub use recurrent::{Delta, Mixer};
 pub use summary::{LayerSummary, layers};
@@ -48,22 +51,6 @@ use crate::{
     file::Checkpoint,
     graph::Program,
 };
-
-/// How Hugging Face (or PyTorch code) calls what GGUF calls by the canonical names.
-pub struct Names {
-    /// What stands before a layer's number.
-    pub layers: &'static str,
-    /// From canonical stem (`attn_q`, `ffn_gate_exps`) to the file's, `{}` standing for the expert. A stem with an ending
-    /// (`attn_sinks.weight`) stands for the whole name.
-    pub stems: &'static [(&'static str, &'static str)],
-}
-
-impl Names {
-    /// The file's stem of a canonical one.
-    pub fn find(&self, stem: &str) -> Option<&'static str> {
-        self.stems.iter().find(|(c, _)| *c == stem).map(|(_, n)| *n)
-    }
-}
 
 /// An entry of the registry.
 pub struct Architecture {
@@ -145,7 +132,7 @@ pub fn build(ckpt: &Checkpoint, options: &Options) -> Result<Definition> {
     }
     decoder.check()?;
     let loader = loader::Loader::new(ckpt, &arch.names);
-    let (graph, weights, skipped) = decoder::graph(&decoder, &params, loader, options)?;
+    let (graph, weights, skipped) = blocks::graph(&decoder, &params, loader, options)?;
     let program = Program::new(graph, weights)?;
     for part in &skipped {
         tracing::warn!("left out, because the text model does without it: {part}");
