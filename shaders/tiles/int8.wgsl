@@ -52,9 +52,9 @@ fn stage_x(count: u32, j: u32, lid: u32) {
         for (var q = 0u; q < 8u; q++) { // unroll
             most = max(most, magnitude(v[q]));
         }
-        // Infinity and what is no number make the scale such; a group of next to nothing (below 2^-100) is nothing.
+        // Infinity and what is no number make the scale such; a group of next to nothing (at most 1e-30) is nothing.
         let largest = bitcast<f32>(most);
-        let something = most > 0x0d800000u;
+        let something = most > 0x0da24260u;
         let d = select(0.0, largest / 127.0, something);
         let by = select(0.0, 127.0 / largest, something);
         let a = vec4<u32>(bytes_of(v[0], by), bytes_of(v[1], by), bytes_of(v[2], by), bytes_of(v[3], by));

@@ -4,7 +4,7 @@ use super::{Options, RunOptions, pipeline::Pipelines, upload};
 use crate::{
     backend::{Loaded, Program, Progress},
     error::{Error, Result},
-    kernels::{Tiles, tiles::Extras},
+    kernels::tiles::{self, Extras},
     plan::Caps,
 };
 use std::{
@@ -156,7 +156,7 @@ fn caps(l: &wgpu::Limits, a: &wgpu::Adapter) -> Caps {
         alignment: u64::from(l.min_storage_buffer_offset_alignment.max(l.min_uniform_buffer_offset_alignment)),
         software: a.get_info().device_type == wgpu::DeviceType::Cpu,
         extras: extras(a),
-        tiles: Tiles::F32,
+        tiles: tiles::default_for(a.get_info().vendor, &extras(a)),
     }
 }
 
