@@ -88,14 +88,7 @@ impl Acts {
     ///
     /// # Errors
     /// As [`Pool::run`].
-    pub fn fill(
-        &mut self,
-        pool: &Pool,
-        tier: Tier,
-        activations: Activations,
-        x: &[f32],
-        cols: usize,
-    ) -> Result<()> {
+    pub fn fill(&mut self, pool: &Pool, tier: Tier, activations: Activations, x: &[f32], cols: usize) -> Result<()> {
         let rows = x.len() / cols;
         self.reserve(activations, rows, cols);
         self.stride = padded(cols);
