@@ -46,7 +46,14 @@ impl Floats for Pack<'_> {
                 }
             }
             for (g, to) in to_codes.chunks_exact_mut(form.code_bytes()).enumerate() {
-                planes(form, &codes, g, to);
+                match form.bits {
+                    (2, 0) => planes::<2, 0>(&codes, g, to),
+                    (2, 1) => planes::<2, 1>(&codes, g, to),
+                    (4, 0) => planes::<4, 0>(&codes, g, to),
+                    (4, 1) => planes::<4, 1>(&codes, g, to),
+                    (4, 2) => planes::<4, 2>(&codes, g, to),
+                    _ => planes::<8, 0>(&codes, g, to),
+                }
             }
             done += n;
         }
@@ -127,32 +134,32 @@ fn scales(dtype: DType, block: &[u8], r: usize, b: usize, groups: usize, to: &mu
     }
 }
 
-/// Group `g` of all rows to its planes.
+/// Group `g` of all rows to planes of `LOW` and `MORE` bits: numbers known where this is compiled, because loading waits for it.
 #[inline(always)]
-fn planes(form: Form, codes: &[[u8; GROUP * SUPER]; ROWS], g: usize, to: &mut [u8]) {
-    // The codes of columns 4 k .. 4 k + 4 of a row: what becomes four bytes of a chunk.
-    let word = |r: usize, k: usize| {
-        let at = GROUP * g + 4 * k;
-        u32::from_le_bytes([codes[r][at], codes[r][at + 1], codes[r][at + 2], codes[r][at + 3]])
-    };
-    // The lowest bits of each of four bytes.
-    let mask = |bits: usize| 0x0101_0101 * ((1u32 << bits) - 1);
-    let (bits, more) = form.bits;
-    let (low, high) = to.split_at_mut(64 * bits);
-    plane(low, bits, |r, k| word(r, k) & mask(bits));
-    if more > 0 {
-        plane(high, more, |r, k| (word(r, k) >> bits) & mask(more));
+fn planes<const LOW: usize, const MORE: usize>(codes: &[[u8; GROUP * SUPER]; ROWS], g: usize, to: &mut [u8]) {
+    let (low, high) = to.split_at_mut(64 * LOW);
+    for (r, row) in codes.iter().enumerate() {
+        // Words of four columns: what becomes four bytes of a chunk.
+        let row = &row[GROUP * g..][..GROUP];
+        let words: [u32; 8] =
+            std::array::from_fn(|k| u32::from_le_bytes([row[4 * k], row[4 * k + 1], row[4 * k + 2], row[4 * k + 3]]));
+        plane::<LOW>(low, r, words.map(|w| w & mask(LOW)));
+        if MORE > 0 {
+            plane::<MORE>(high, r, words.map(|w| (w >> LOW) & mask(MORE)));
+        }
     }
 }
 
-/// A plane of `bits` bits from the words of (row, step).
+/// The lowest bits of each of four bytes.
+const fn mask(bits: usize) -> u32 {
+    0x0101_0101 * ((1u32 << bits) - 1)
+}
+
+/// The words of row `r` to a plane of `BITS` bits.
 #[inline(always)]
-fn plane(to: &mut [u8], bits: usize, word: impl Fn(usize, usize) -> u32) {
-    let steps = 8 / bits;
-    for (c, chunk) in to.chunks_exact_mut(64).enumerate() {
-        for (r, four) in chunk.chunks_exact_mut(4).enumerate() {
-            let v = (0..steps).fold(0, |v, q| v | word(r, c * steps + q) << (bits * q));
-            four.copy_from_slice(&v.to_le_bytes());
-        }
+fn plane<const BITS: usize>(to: &mut [u8], r: usize, words: [u32; 8]) {
+    for (chunk, words) in to.chunks_exact_mut(64).zip(words.chunks_exact(8 / BITS)) {
+        let v = words.iter().enumerate().fold(0, |v, (q, w)| v | w << (BITS * q));
+        chunk[4 * r..4 * r + 4].copy_from_slice(&v.to_le_bytes());
     }
 }
