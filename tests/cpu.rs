@@ -332,7 +332,7 @@ fn model(experts: DType, rest: DType) -> Program {
         let q = b.one(Op::Rope(rope.clone()), &[q]).unwrap();
         let key = b.one(Op::Rope(rope.clone()), &[key]).unwrap();
         let stored = b.one(Op::KvStore { cache }, &[key, v]).unwrap();
-        let a = Attention { cache, heads, scale: 0.17, window: None, sinks: None };
+        let a = Attention { cache, heads, scale: 0.17, window: None, chunk: None, sinks: None };
         let a = b.one(Op::Attend(a), &[q, stored]).unwrap();
         let wo = add(&mut b, &[h, heads * d], rest);
         let y = b.one(linear(wo), &[a]).unwrap();

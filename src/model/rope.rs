@@ -37,7 +37,7 @@ pub fn rope(p: &Params<'_>, head_dim: usize, pairs: RopePairs, factors: Option<&
     if bf16 {
         inv_freq.iter_mut().for_each(|f| *f = half::bf16::from_f32(*f).to_f32());
     }
-    Ok(Rope { head_dim, dims, pairs, inv_freq: inv_freq.into(), scale: attention_factor, long: None })
+    Ok(Rope { head_dim, dims, pairs, inv_freq: inv_freq.into(), scale: attention_factor, long: None, temperature: None })
 }
 
 fn base(p: &Params<'_>) -> Result<f32> {

@@ -7,7 +7,7 @@ use moeray::quant::DType;
 
 fn rope_of(head_dim: usize, dims: usize, pairs: RopePairs) -> Rope {
     let inv_freq = (0..dims / 2).map(|i| 10000f32.powf(-2.0 * i as f32 / dims as f32)).collect();
-    Rope { head_dim, dims, pairs, inv_freq, scale: 1.0, long: None }
+    Rope { head_dim, dims, pairs, inv_freq, scale: 1.0, long: None, temperature: None }
 }
 
 /// A prompt, one more token twice, a few, and then a step back to position 3.
@@ -37,12 +37,13 @@ struct Shape {
     k_dim: usize,
     v_dim: usize,
     window: Option<usize>,
+    chunk: Option<usize>,
     sinks: bool,
 }
 
 fn attention(m: &mut Maker, s: Shape, cache: moeray::ir::CacheId) -> Attention {
     let sinks = s.sinks.then(|| m.weight(&[s.heads], moeray::quant::DType::F32));
-    Attention { cache, heads: s.heads, scale: 1.0 / (s.k_dim as f32).sqrt(), window: s.window, sinks }
+    Attention { cache, heads: s.heads, scale: 1.0 / (s.k_dim as f32).sqrt(), window: s.window, chunk: s.chunk, sinks }
 }
 
 fn plain(s: Shape, steps: &[(usize, usize, usize)]) -> Case {
@@ -52,16 +53,16 @@ fn plain(s: Shape, steps: &[(usize, usize, usize)]) -> Case {
     let stored = m.one(Op::KvStore { cache }, &[k, v]);
     let a = attention(&mut m, s, cache);
     let y = m.one(Op::Attend(a), &[q, stored]);
-    let Shape { heads, kv_heads, k_dim, v_dim, window, sinks } = s;
+    let Shape { heads, kv_heads, k_dim, v_dim, window, chunk, sinks } = s;
     m.finish(
-        format!("attend/{heads} on {kv_heads}, {k_dim} and {v_dim}, window {window:?}, sinks {sinks}"),
+        format!("attend/{heads} on {kv_heads}, {k_dim} and {v_dim}, window {window:?}, chunk {chunk:?}, sinks {sinks}"),
         &[("y0", y)],
         steps,
     )
 }
 
 pub fn attend() -> Vec<Case> {
-    let s = |heads, kv_heads, k_dim, v_dim| Shape { heads, kv_heads, k_dim, v_dim, window: None, sinks: false };
+    let s = |heads, kv_heads, k_dim, v_dim| Shape { heads, kv_heads, k_dim, v_dim, window: None, chunk: None, sinks: false };
     let gqa = s(8, 2, 64, 64);
     vec![
         plain(s(1, 1, 4, 4), &STEPS),
@@ -75,6 +76,8 @@ pub fn attend() -> Vec<Case> {
         plain(Shape { window: Some(3), ..s(4, 2, 16, 16) }, &STEPS),
         plain(Shape { window: Some(64), sinks: true, ..gqa }, &LONG),
         plain(Shape { sinks: true, ..s(4, 2, 16, 16) }, &STEPS),
+        plain(Shape { chunk: Some(3), ..s(4, 2, 16, 16) }, &STEPS),
+        plain(Shape { chunk: Some(64), sinks: true, ..gqa }, &LONG),
     ]
 }
 
@@ -104,7 +107,7 @@ pub fn latent() -> Vec<Case> {
         let cache = m.b.cache(CacheDecl { v_in_k: true, ..CacheDecl::new(1, rank + rope, rank) });
         let stored = m.one(Op::KvStore { cache }, &[k]);
         let scale = 1.0 / ((nope + rope) as f32).sqrt();
-        let y = m.one(Op::Attend(Attention { cache, heads, scale, window: None, sinks: None }), &[q, stored]);
+        let y = m.one(Op::Attend(Attention { cache, heads, scale, window: None, chunk: None, sinks: None }), &[q, stored]);
         let z = m.one(expand, &[y, ids]);
         let case =
             m.finish(format!("latent/{heads} heads, {rank} and {rope}, {dtype}"), &[("y0", y), ("y1", z)], steps);
@@ -117,7 +120,7 @@ pub fn latent() -> Vec<Case> {
 pub fn rope_store() -> Vec<Case> {
     let mut cases = vec![];
     for (qk_norm, pairs) in [(0, RopePairs::Interleaved), (1, RopePairs::Halves), (2, RopePairs::Halves)] {
-        let s = Shape { heads: 6, kv_heads: 2, k_dim: 32, v_dim: 32, window: None, sinks: false };
+        let s = Shape { heads: 6, kv_heads: 2, k_dim: 32, v_dim: 32, window: None, chunk: None, sinks: false };
         let mut m = Maker::new(qk_norm);
         let mut outputs = vec![];
         for _ in 0..2 {
