@@ -175,7 +175,7 @@ fn float_rows_of_any_length() {
     for dtype in [DType::F32, DType::F16, DType::BF16] {
         for tier in cpu::tiers() {
             for cols in [1, 3, 15, 17, 63, 65, 100, 300] {
-                for tokens in [1, 2, 5, 16, 29] {
+                for tokens in [1, 2, 5, 64, 77] {
                     check_product(tier, dtype, 6, cols, tokens, &pool).unwrap();
                 }
             }

@@ -7,6 +7,7 @@ use moeray::{
         Access, Kv, Style, Variant, catalogue,
         catalogue::{ALL, Kernel},
         link, params, reflect,
+        tiles::{self, Tiles},
     },
     quant::DType,
 };
@@ -23,9 +24,10 @@ fn parse(variant: &Variant) -> (String, naga::Module, ModuleInfo) {
     let text = link(variant).unwrap();
     let module = naga::front::wgsl::parse_str(&text)
         .unwrap_or_else(|e| panic!("{}: {}", variant.label(), e.emit_to_string(&text)));
-    let info = Validator::new(ValidationFlags::all(), Capabilities::SHADER_FLOAT16_IN_FLOAT32)
-        .validate(&module)
-        .unwrap_or_else(|e| panic!("{}: {}", variant.label(), e.emit_to_string(&text)));
+    let info =
+        Validator::new(ValidationFlags::all(), Capabilities::SHADER_FLOAT16_IN_FLOAT32 | Capabilities::SHADER_FLOAT16)
+            .validate(&module)
+            .unwrap_or_else(|e| panic!("{}: {}", variant.label(), e.emit_to_string(&text)));
     (text, module, info)
 }
 
@@ -98,7 +100,7 @@ fn matrix_variants(k: &'static Kernel, style: Style, dtype: DType) -> Vec<Varian
 fn other_variants() -> Vec<Variant> {
     let mut list = Vec::new();
     for k in ALL {
-        if is_matrix(k) || k.name == "embed" {
+        if is_matrix(k) || k.tiles || k.name == "embed" {
             continue;
         }
         let bases = match k.kv {
@@ -180,6 +182,29 @@ fn embed_takes_every_format() {
     }
 }
 
+/// Every way to multiply tiles, for every format that it takes.
+#[test]
+fn tiles_translate() {
+    for k in ALL.into_iter().filter(|k| k.tiles) {
+        for row in &tiles::ROWS {
+            for dtype in DType::ALL.into_iter().filter(|d| (row.takes)(*d)) {
+                for subgroup in [None, Some(32), Some(64)] {
+                    let v = Variant::new(k).formats(&vec![dtype; k.slots.len()]).tiles(row.tiles, subgroup);
+                    if v.get("WG") == 64 || (dtype == DType::Q4K && subgroup == Some(64)) {
+                        let (text, module, info) = parse(&v);
+                        within_limits(&v, &text);
+                        if subgroup == Some(32) {
+                            translate(&v, &module, &info);
+                        }
+                    }
+                }
+            }
+        }
+        // What a format does not take falls back to the base.
+        assert_eq!(Tiles::Int8.for_formats(&[DType::Q4K, DType::F16]), Tiles::F32);
+    }
+}
+
 #[test]
 fn two_formats_in_one_kernel() {
     for a in DType::ALL {
@@ -193,6 +218,7 @@ fn two_formats_in_one_kernel() {
 /// A representative of each kernel.
 fn any_variant(k: &'static Kernel) -> Variant {
     let v = Variant::new(k).formats(&vec![DType::Q8_0; k.slots.len()]);
+    let v = if k.tiles { v.tiles(Tiles::F32, None) } else { v };
     if k.kv { v.kv(Kv::F16) } else { v }
 }
 

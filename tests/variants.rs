@@ -1,4 +1,5 @@
-//! Forms of checkpoints that no golden has: MXFP4 experts as Hugging Face stores them, and rotations of long contexts.
+//! Forms of checkpoints that no golden has: MXFP4 experts and FP8 matrices as Hugging Face stores them, and rotations of long
+//! contexts.
 
 use crate::{
     goldens::{folder, forward, golden},
@@ -14,24 +15,34 @@ use safetensors::{Dtype, SafeTensors, tensor::TensorView};
 use serde_json::json;
 use std::{collections::BTreeMap, path::Path};
 
-type Data = BTreeMap<String, (Dtype, Vec<usize>, Vec<u8>)>;
+pub type Data = BTreeMap<String, (Dtype, Vec<usize>, Vec<u8>)>;
 
 /// A golden's tensors.
-fn tensors(name: &str) -> Data {
+pub fn tensors(name: &str) -> Data {
     let bytes = std::fs::read(folder(name).join("model.safetensors")).unwrap();
     let file = SafeTensors::deserialize(&bytes).unwrap();
     file.iter().map(|(n, t)| (n.to_string(), (t.dtype(), t.shape().to_vec(), t.data().to_vec()))).collect()
 }
 
-/// A folder with these tensors and a golden's config, edited.
+/// A golden's config, edited, as a model with these tensors.
 fn built(name: &str, data: &Data, edit: impl FnOnce(&mut serde_json::Value)) -> Definition {
+    model::build(&opened(name, data, edit).1, &model::Options::default()).unwrap()
+}
+
+/// A folder with these tensors and a golden's config, edited.
+pub fn opened(
+    name: &str,
+    data: &Data,
+    edit: impl FnOnce(&mut serde_json::Value),
+) -> (tempfile::TempDir, file::Checkpoint) {
     let dir = tempfile::tempdir().unwrap();
     let config = std::fs::read(folder(name).join("config.json")).unwrap();
     let mut config: serde_json::Value = serde_json::from_slice(&config).unwrap();
     edit(&mut config);
     std::fs::write(dir.path().join("config.json"), config.to_string()).unwrap();
     write(&dir.path().join("model.safetensors"), data);
-    model::build(&file::open(dir.path()).unwrap(), &model::Options::default()).unwrap()
+    let ckpt = file::open(dir.path()).unwrap();
+    (dir, ckpt)
 }
 
 fn write(path: &Path, data: &Data) {
@@ -39,7 +50,7 @@ fn write(path: &Path, data: &Data) {
     safetensors::serialize_to_file(views, None, path).unwrap();
 }
 
-fn logits(d: &Definition, target: Target, ids: &[u32]) -> Option<Vec<f32>> {
+pub fn logits(d: &Definition, target: Target, ids: &[u32]) -> Option<Vec<f32>> {
     Some(forward(&*load(target, &d.program)?, ids, &[ids.len()]).swap_remove(0).f32)
 }
 
@@ -115,4 +126,95 @@ fn long_rope_follows_the_context() {
             compare::check(&got, &want, 1e-10).unwrap_or_else(|e| panic!("{n} positions on {target:?}: {e}"));
         }
     }
+}
+
+/// A BF16 matrix as FP8 with a scale for each block, and what it says then as BF16.
+fn fp8(bytes: &[u8], [rows, cols]: [usize; 2], [h, w]: [usize; 2]) -> (Vec<u8>, Vec<f32>, Vec<u8>) {
+    let x: Vec<f32> = bytes.chunks(2).map(|b| half::bf16::from_le_bytes([b[0], b[1]]).to_f32()).collect();
+    let across = cols.div_ceil(w);
+    let mut scales = vec![0f32; rows.div_ceil(h) * across];
+    let block = |i: usize| i / cols / h * across + i % cols / w;
+    x.iter().enumerate().for_each(|(i, v)| scales[block(i)] = scales[block(i)].max(v.abs() / 448.0));
+    let table: Vec<(u8, f32)> = (0..=255).map(|b| (b, quant::f8_e4m3(b))).filter(|(_, v)| v.is_finite()).collect();
+    let nearest = |v: f32| table.iter().min_by(|a, b| (a.1 - v).abs().total_cmp(&(b.1 - v).abs())).unwrap().0;
+    let coded: Vec<u8> = x.iter().enumerate().map(|(i, v)| nearest(v / scales[block(i)])).collect();
+    let back = coded.iter().enumerate().map(|(i, b)| half::bf16::from_f32(quant::f8_e4m3(*b) * scales[block(i)]));
+    let back = back.flat_map(half::bf16::to_le_bytes).collect();
+    (coded, scales, back)
+}
+
+type Block = [usize; 2];
+
+/// A golden with the matrices of its layers, but the routers, in FP8; and the same numbers as BF16.
+fn in_fp8(name: &str, block: Block) -> (Data, Data) {
+    let (mut packed, mut floats) = (tensors(name), tensors(name));
+    let is_matrix = |n: &str| n.contains("_proj") || n.contains(".experts.") || n.contains("shared_experts");
+    let names: Vec<String> = packed.keys().filter(|n| n.contains(".layers.") && is_matrix(n)).cloned().collect();
+    assert!(names.len() > 20, "{names:?}");
+    for name in names {
+        let (dtype, shape, bytes) = packed.remove(&name).unwrap();
+        let [rows, cols] = shape[..] else { panic!("{name}: {shape:?}") };
+        assert_eq!(dtype, Dtype::BF16);
+        let (coded, scales, back) = fp8(&bytes, [rows, cols], block);
+        let table = vec![rows.div_ceil(block[0]), cols.div_ceil(block[1])];
+        let scales = scales.iter().flat_map(|s| s.to_le_bytes()).collect();
+        packed.insert(format!("{name}_scale_inv"), (Dtype::F32, table, scales));
+        packed.insert(name.clone(), (Dtype::F8_E4M3, shape.clone(), coded));
+        floats.insert(name, (Dtype::BF16, shape, back));
+    }
+    (packed, floats)
+}
+
+/// What a config says of its FP8.
+fn says_fp8(c: &mut serde_json::Value, block: Block) {
+    c["quantization_config"] =
+        json!({"quant_method": "fp8", "fmt": "e4m3", "activation_scheme": "dynamic", "weight_block_size": block});
+}
+
+/// FP8 with a scale for each block gives the logits of the same numbers stored as BF16, from the folder and from the GGUF made of
+/// it; experts are made when they are read and not before.
+#[test]
+fn fp8_blocks() {
+    for (name, block) in [("deepseek_v3_yarn", [16, 128]), ("minimax_m2", [128, 20])] {
+        let (packed, floats) = in_fp8(name, block);
+        let ids = golden(name).ids;
+        let want = logits(&built(name, &floats, |_| {}), Target::Reference, &ids).unwrap();
+        assert!(compare::check(&golden(name).logits, &want, 1e-6).is_err(), "{name}: the rounding shows");
+        let d = built(name, &packed, |c| says_fp8(c, block));
+        let experts = |(w, _): &(&moeray::ir::WeightDecl, &file::Tensor)| w.name.contains("_exps.");
+        let weights = d.program.graph.weights.iter().zip(d.program.weights.iter());
+        assert!(weights.filter(experts).all(|(_, t)| !t.is_made() && t.dtype() == DType::BF16), "{name}");
+        for (target, tolerance) in [(Target::Reference, 1e-13), (Target::Cpu, 1e-6), (Target::Wgpu, 1e-9)] {
+            let Some(got) = logits(&d, target, &ids) else { continue };
+            compare::check(&got, &want, tolerance).unwrap_or_else(|e| panic!("{name} on {target:?}: {e}"));
+        }
+        let (_dir, ckpt) = opened(name, &packed, |c| says_fp8(c, block));
+        let gguf = model::to_gguf(&ckpt).unwrap();
+        assert!(gguf.tensors().filter(|(n, _)| n.contains("_exps.")).all(|(_, t)| !t.is_made()), "{name}");
+        let d = model::build(&gguf, &model::Options::default()).unwrap();
+        let got = logits(&d, Target::Reference, &ids).unwrap();
+        compare::check(&got, &want, 1e-11).unwrap_or_else(|e| panic!("{name} as GGUF: {e}"));
+    }
+}
+
+/// Other ways to store weights in fewer bits are refused by name.
+#[test]
+fn alarm_other_ways_to_store_weights() {
+    let (name, block) = ("minimax_m2", [128, 128]);
+    let (packed, _) = in_fp8(name, block);
+    let refusal = |data: &Data, edit: &dyn Fn(&mut serde_json::Value)| {
+        let (_dir, ckpt) = opened(name, data, |c| edit(c));
+        model::build(&ckpt, &model::Options::default()).unwrap_err().to_string()
+    };
+    let scale = "model.layers.1.self_attn.q_proj.weight_scale_inv";
+    let mut without = packed.clone();
+    without.remove(scale);
+    assert!(refusal(&without, &|c| says_fp8(c, block)).contains(scale));
+    assert!(refusal(&packed, &|c| says_fp8(c, [16, 16])).contains("blocks of 16 x 16"));
+    assert!(refusal(&packed, &|c| says_fp8(c, [0, 16])).contains("weight_block_size"));
+    let mut broken = packed.clone();
+    broken.get_mut(scale).unwrap().2 = f32::NAN.to_le_bytes().to_vec();
+    assert!(refusal(&broken, &|c| says_fp8(c, block)).contains("NaN"));
+    let awq = |c: &mut serde_json::Value| c["quantization_config"] = json!({"quant_method": "awq", "bits": 4});
+    assert!(refusal(&tensors(name), &awq).contains("`awq`"));
 }

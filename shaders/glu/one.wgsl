@@ -9,10 +9,6 @@ fn matrix_rows(tile: Tile) -> u32 {
     return p.rows;
 }
 
-fn glu_products(tile: Tile, rows: array<u32, ROWS>, xs: array<u32, COLS>, cols: u32, lane: u32, n: u32) -> Products {
-    return gate_products_to_COLS(tile.count, rows, xs, cols, lane, n);
-}
-
 // Biases of item i, gate and up.
 fn biases(tile: Tile, i: u32) -> vec2<f32> {
     if ((p.flags & BIAS) == 0u) {
@@ -21,3 +17,4 @@ fn biases(tile: Tile, i: u32) -> vec2<f32> {
     let at = bias_index(tile, i);
     return vec2<f32>(bias[at], bias[p.bias_up + at]);
 }
+

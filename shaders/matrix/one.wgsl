@@ -14,14 +14,3 @@ fn matrix_at(x: u32) -> Matrix {
     return Matrix(x, p.rows, 0u, 0u);
 }
 
-fn products(
-    m: Matrix,
-    count: u32,
-    rows: array<u32, ROWS>,
-    xs: array<u32, COLS>,
-    cols: u32,
-    lane: u32,
-    n: u32,
-) -> Products {
-    return w_products_to_COLS(count, rows, xs, cols, lane, n);
-}

@@ -19,17 +19,3 @@ fn matrix_at(x: u32) -> Matrix {
     return Matrix(x - p.blocks, p.rows_1, p.column_1, 1u);
 }
 
-fn products(
-    m: Matrix,
-    count: u32,
-    rows: array<u32, ROWS>,
-    xs: array<u32, COLS>,
-    cols: u32,
-    lane: u32,
-    n: u32,
-) -> Products {
-    if (m.which == 0u) {
-        return w_products_to_COLS(count, rows, xs, cols, lane, n);
-    }
-    return second_products_to_COLS(count, rows, xs, cols, lane, n);
-}

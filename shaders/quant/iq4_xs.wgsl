@@ -16,17 +16,22 @@ fn W_table(q: u32) -> vec4<i32> {
     return bitcast<vec4<i32>>(w << ((vec4<u32>(3u) - (i & vec4<u32>(3u))) * 8u)) >> vec4<u32>(24u);
 }
 
+// d * s of group g.
+fn W_scale(g: u32, n: u32) -> f32 {
+    let pair = W_data[n + (g >> 4u)];
+    let w = select(pair.xy, pair.zw, (g & 8u) != 0u);
+    let k = g & 7u;
+    let s = ((w.y >> (k * 4u)) & 15u) | (((w.x >> (16u + k * 2u)) & 3u) << 4u);
+    return unpack2x16float(w.x).x * (f32(s) - 32.0);
+}
+
 fn W_quad(q: u32, d: f32) -> vec4<f32> {
     return vec4<f32>(W_table(q)) * d;
 }
 
 fn W_dequant(g: u32, n: u32) -> array<vec4<f32>, 8> {
     let q = W_data[g];
-    let pair = W_data[n + (g >> 4u)];
-    let w = select(pair.xy, pair.zw, (g & 8u) != 0u);
-    let k = g & 7u;
-    let s = ((w.y >> (k * 4u)) & 15u) | (((w.x >> (16u + k * 2u)) & 3u) << 4u);
-    let d = unpack2x16float(w.x).x * (f32(s) - 32.0);
+    let d = W_scale(g, n);
     return array<vec4<f32>, 8>(
         W_quad(q.x, d),
         W_quad(q.y, d),

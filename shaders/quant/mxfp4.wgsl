@@ -13,15 +13,20 @@ fn W_table(q: u32) -> vec4<i32> {
     return select(v, -v, i > vec4<u32>(7u));
 }
 
+// The scale of group g.
+fn W_scale(g: u32, n: u32) -> f32 {
+    let e = (W_data[n + (g >> 4u)][(g >> 2u) & 3u] >> ((g & 3u) * 8u)) & 255u;
+    // For e < 2 it is a denormal: 2^-128 or 2^-127.
+    return bitcast<f32>(select((max(e, 1u) - 1u) << 23u, 0x00200000u << (e & 1u), e < 2u));
+}
+
 fn W_quad(q: u32, d: f32) -> vec4<f32> {
     return vec4<f32>(W_table(q)) * d;
 }
 
 fn W_dequant(g: u32, n: u32) -> array<vec4<f32>, 8> {
     let q = W_data[g];
-    let e = (W_data[n + (g >> 4u)][(g >> 2u) & 3u] >> ((g & 3u) * 8u)) & 255u;
-    // For e < 2 the scale is a denormal: 2^-128 or 2^-127.
-    let d = bitcast<f32>(select((max(e, 1u) - 1u) << 23u, 0x00200000u << (e & 1u), e < 2u));
+    let d = W_scale(g, n);
     return array<vec4<f32>, 8>(
         W_quad(q.x, d),
         W_quad(q.y, d),

@@ -10,6 +10,15 @@ fn W_half(plane: u32, i: u32) -> f32 {
     return unpack2x16float(W_data[plane + (i >> 3u)][(i >> 1u) & 3u] >> ((i & 1u) * 16u)).x;
 }
 
+// d * s of both halves of group g.
+fn W_scales(g: u32, n: u32) -> vec2<f32> {
+    let plane = (n >> 1u) + (n >> 2u);
+    // The two signed bytes, moved to the top of the word and shifted down with their sign.
+    let s = W_data[plane + (g >> 3u)][(g >> 1u) & 3u] << ((1u - (g & 1u)) * 16u);
+    let signed = vec2<i32>(bitcast<i32>(s << 8u), bitcast<i32>(s)) >> vec2<u32>(24u);
+    return W_half(plane + (n >> 3u), g >> 3u) * vec2<f32>(signed);
+}
+
 fn W_quad(q: u32, h: u32, s: f32) -> vec4<f32> {
     return (vec4<f32>(unpack4xU8((q & 0x03030303u) | ((h & 0x01010101u) << 2u))) - 4.0) * s;
 }
@@ -18,21 +27,16 @@ fn W_dequant(g: u32, n: u32) -> array<vec4<f32>, 8> {
     let pair = W_data[g >> 1u];
     let q = select(pair.xy, pair.zw, (g & 1u) == 1u);
     let p1 = n >> 1u;
-    let p2 = p1 + (n >> 2u);
     let h = W_data[p1 + (g >> 2u)][g & 3u];
-    // The two signed bytes, moved to the top of the word and shifted down with their sign.
-    let s = W_data[p2 + (g >> 3u)][(g >> 1u) & 3u] << ((1u - (g & 1u)) * 16u);
-    let d = W_half(p2 + (n >> 3u), g >> 3u);
-    let s0 = d * f32(bitcast<i32>(s << 8u) >> 24u);
-    let s1 = d * f32(bitcast<i32>(s) >> 24u);
+    let s = W_scales(g, n);
     return array<vec4<f32>, 8>(
-        W_quad(q.x, h, s0),
-        W_quad(q.x >> 2u, h >> 1u, s0),
-        W_quad(q.x >> 4u, h >> 2u, s0),
-        W_quad(q.x >> 6u, h >> 3u, s0),
-        W_quad(q.y, h >> 4u, s1),
-        W_quad(q.y >> 2u, h >> 5u, s1),
-        W_quad(q.y >> 4u, h >> 6u, s1),
-        W_quad(q.y >> 6u, h >> 7u, s1),
+        W_quad(q.x, h, s.x),
+        W_quad(q.x >> 2u, h >> 1u, s.x),
+        W_quad(q.x >> 4u, h >> 2u, s.x),
+        W_quad(q.x >> 6u, h >> 3u, s.x),
+        W_quad(q.y, h >> 4u, s.y),
+        W_quad(q.y >> 2u, h >> 5u, s.y),
+        W_quad(q.y >> 4u, h >> 6u, s.y),
+        W_quad(q.y >> 6u, h >> 7u, s.y),
     );
 }

@@ -23,6 +23,11 @@ fn segment_row(tile: Tile, i: u32) -> u32 {
     return select(0xffffffffu, tile.expert * p.out + i - p.row0, i < p.out);
 }
 
+// The same before it is known whether the segment has it: from 0 on it has, up to its rows.
+fn segment_start(tile: Tile, i: u32) -> i32 {
+    return i32(tile.expert * p.out + i) - i32(p.row0);
+}
+
 fn output_column(i: u32) -> u32 {
     return i;
 }

@@ -21,6 +21,11 @@ fn segment_row(tile: Tile, i: u32) -> u32 {
     return i;
 }
 
+// The same before it is known whether the segment has it: from 0 on it has, up to its rows.
+fn segment_start(tile: Tile, i: u32) -> i32 {
+    return i32(i);
+}
+
 // Output column of item i.
 fn output_column(i: u32) -> u32 {
     return p.row0 + i;

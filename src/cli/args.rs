@@ -97,6 +97,26 @@ pub enum ActivationsName {
     Int16,
 }
 
+/// How a GPU multiplies many rows at a time: tiles in workgroup memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum TilesName {
+    /// Single precision
+    F32,
+    /// Half precision, sums in single precision
+    F16,
+    /// 8-bit integers with a scale for every 32: errors of some 1e-3, as on the cpu
+    Int8,
+}
+
+/// How a GPU sums the products of a row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum StyleName {
+    /// Several invocations a row, as suits GPUs
+    Lanes,
+    /// One invocation for several rows, as suits processors that emulate GPUs
+    Rows,
+}
+
 /// Where to run.
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Where to run")]
@@ -107,6 +127,12 @@ pub struct DeviceArgs {
     /// Run shaders with bounds checks, bounded loops and checked indirect dispatches: slower, for finding faults
     #[arg(long)]
     pub checked: bool,
+    /// How the GPU multiplies many rows at a time [default: what suits the device]
+    #[arg(long, value_name = "TYPE")]
+    pub tiles: Option<TilesName>,
+    /// How the GPU sums the products of a row [default: what suits the device]
+    #[arg(long, value_name = "STYLE")]
+    pub style: Option<StyleName>,
     /// Threads of the cpu backend, which this chooses [default: one for each core]
     #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=4096))]
     pub threads: Option<u32>,

@@ -105,10 +105,15 @@ fn contents(out: &mut dyn Write, ckpt: &Checkpoint) -> io::Result<()> {
     let width = ckpt.infos().iter().map(|t| t.name.len()).max().unwrap_or(0);
     for t in ckpt.infos() {
         let shape = format!("{:?}", t.shape);
-        let problem = t.content.as_ref().err().map_or_else(String::new, |e| format!("  cannot be used: it {e}"));
+        let problem = problem(t).map_or_else(String::new, |e| format!("  cannot be used: it {e}"));
         writeln!(out, "  {:<width$}  {:<7} {shape:<20} {:>10}{problem}", t.name, t.type_name, load::bytes(t.bytes))?;
     }
     Ok(())
+}
+
+/// Why a tensor cannot be used. Bytes and FP8 numbers can, together with the tensor of their scales.
+fn problem(t: &TensorInfo) -> Option<&String> {
+    t.content.as_ref().err().filter(|_| t.raw.is_none())
 }
 
 /// Hyperparameters by name, in reading order.
@@ -193,7 +198,7 @@ fn layer_json(l: &LayerSummary) -> Json {
 fn as_json(ckpt: &Checkpoint) -> Map<String, Json> {
     let tensor = |t: &TensorInfo| {
         json!({"name": t.name, "type": t.type_name, "shape": t.shape, "bytes": t.bytes,
-            "problem": t.content.as_ref().err()})
+            "problem": problem(t)})
     };
     let meta: Map<String, Json> = ckpt.meta().iter().map(|(k, v)| (k.to_string(), value_json(v))).collect();
     let mut all = Map::new();

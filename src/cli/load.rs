@@ -1,13 +1,17 @@
 //! From the arguments to a loaded model, with a progress bar.
 
 use super::{
-    args::{ActivationsName, BackendName, ContextArgs, DeviceArgs, KvName, PlaceArgs, SampleArgs, StopArgs},
+    args::{
+        ActivationsName, BackendName, ContextArgs, DeviceArgs, KvName, PlaceArgs, SampleArgs, StopArgs, StyleName,
+        TilesName,
+    },
     failure::{Failure, Outcome, say},
     shaders,
 };
 use crate::{
     backend::{self, KvType, Progress},
     file::{self, Bytes, Checkpoint},
+    kernels::{Style, Tiles},
     model,
     ops::linear::Activations,
     sampler::SamplerOptions,
@@ -67,7 +71,8 @@ pub fn load_checkpoint(
 /// The library's word for a backend. Naming a device is naming the GPU backend, and threads are the CPU's.
 fn choice(name: Option<BackendName>, device: &DeviceArgs) -> Outcome<BackendChoice> {
     let threads = device.threads.map(|t| t as usize);
-    let named = match (name, device.device.is_some() || device.checked, threads) {
+    let gpu = device.device.is_some() || device.checked || device.tiles.is_some() || device.style.is_some();
+    let named = match (name, gpu, threads) {
         (None, false, None) => {
             let shaders = shaders::cache();
             return Ok(BackendChoice::Prefer(backend::wgpu::Options { shaders, ..Default::default() }));
@@ -84,6 +89,7 @@ fn choice(name: Option<BackendName>, device: &DeviceArgs) -> Outcome<BackendChoi
             device: device.device.clone(),
             checked: device.checked,
             shaders: shaders::cache(),
+            run: run_options(device),
             ..backend::wgpu::Options::default()
         }),
         BackendName::Cpu => {
@@ -96,6 +102,20 @@ fn choice(name: Option<BackendName>, device: &DeviceArgs) -> Outcome<BackendChoi
         }
         BackendName::Reference => BackendChoice::Reference,
     })
+}
+
+/// How the person wants a GPU's kernels.
+fn run_options(device: &DeviceArgs) -> backend::wgpu::RunOptions {
+    let tiles = device.tiles.map(|t| match t {
+        TilesName::F32 => Tiles::F32,
+        TilesName::F16 => Tiles::F16,
+        TilesName::Int8 => Tiles::Int8,
+    });
+    let style = device.style.map(|s| match s {
+        StyleName::Lanes => Style::Lanes,
+        StyleName::Rows => Style::Rows,
+    });
+    backend::wgpu::RunOptions { tiles, style, ..Default::default() }
 }
 
 /// How keys and values are stored: as the person says, else in half precision.

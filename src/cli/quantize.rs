@@ -31,18 +31,21 @@ pub fn quantize(args: &QuantizeArgs, quiet: bool) -> Outcome {
     }
     let source = file::open(&args.input)?;
     let checkpoint = model::to_gguf(&source)?;
-    let tensors: Vec<(&str, &Tensor)> = checkpoint.tensors().collect();
     if let Some(bad) = checkpoint.infos().iter().find(|i| i.content.is_err()) {
         let why = bad.content.as_ref().err().cloned().unwrap_or_default();
         return Err(Failure::new(format!("tensor {} {why}", bad.name)));
     }
-    let specs = specs(&checkpoint, &tensors, mix, source.format())?;
+    let specs = specs(&checkpoint, mix, source.format())?;
     let meta = metadata(&checkpoint, mix);
-    let total: u64 = tensors.iter().map(|(_, t)| t.byte_len() as u64).sum();
+    let total: u64 = checkpoint.tensors().map(|(_, t)| t.byte_len() as u64).sum();
+    // Each is let go of when it is written: some are made from what the file holds, and nobody else keeps them.
+    let mut tensors: Vec<Option<Tensor>> = checkpoint.into_tensors().into_iter().map(|(_, t)| Some(t)).collect();
     let mut job = Job { cancel: CancelToken::new(), bar: Bar::new(quiet), done: 0, total, threads: threads() };
     let guard = interrupt::Guard::new(&job.cancel);
     write_gguf(&args.output, &meta, &specs, &mut |i, sink| {
-        job.tensor(tensors[i].0, tensors[i].1, specs[i].dtype, sink)
+        let tensor = tensors[i].take();
+        let tensor = tensor.ok_or_else(|| Error::Invalid(format!("tensor `{}` is asked for twice", specs[i].name)))?;
+        job.tensor(&specs[i].name, &tensor, specs[i].dtype, sink)
     })?;
     drop(guard);
     drop(job);
@@ -57,14 +60,14 @@ fn threads() -> usize {
 }
 
 /// Names, types and shapes of what will be written.
-fn specs(ckpt: &Checkpoint, tensors: &[(&str, &Tensor)], mix: Mix, from: Format) -> Outcome<Vec<TensorSpec>> {
+fn specs(ckpt: &Checkpoint, mix: Mix, from: Format) -> Outcome<Vec<TensorSpec>> {
     let about = about(ckpt)?;
-    let spec = |(name, t): &(&str, &Tensor)| {
+    let spec = |(name, t): (&str, &Tensor)| {
         let kept = if from == Format::Gguf { t.dtype() } else { DType::F32 };
         let dtype = mix.choose(&about, name, t.shape()).unwrap_or(kept);
-        TensorSpec { name: (*name).into(), dtype, shape: t.shape().to_vec() }
+        TensorSpec { name: name.into(), dtype, shape: t.shape().to_vec() }
     };
-    Ok(tensors.iter().map(spec).collect())
+    Ok(ckpt.tensors().map(spec).collect())
 }
 
 /// What the mixes' rules ask about the model.

@@ -1,6 +1,9 @@
 //! Shared, immutable bytes: a piece of a memory map, of a static array, or of memory that we own.
 
-use std::{ops::Range, sync::Arc};
+use std::{
+    ops::Range,
+    sync::{Arc, OnceLock},
+};
 
 enum Owner {
     Map(memmap2::Mmap),
@@ -8,6 +11,24 @@ enum Owner {
     Static(&'static [u8]),
     Owned(Vec<u8>),
     F32(Vec<f32>),
+    Made(Made),
+}
+
+/// Bytes that are made when they are first read.
+struct Made {
+    len: usize,
+    make: Box<dyn Fn() -> Vec<u8> + Send + Sync>,
+    cell: OnceLock<Vec<u8>>,
+}
+
+impl Made {
+    fn bytes(&self) -> &[u8] {
+        self.cell.get_or_init(|| {
+            let mut bytes = (self.make)();
+            bytes.resize(self.len, 0);
+            bytes
+        })
+    }
 }
 
 /// A cheap-to-clone slice of bytes that keeps its owner alive. Weights stay in the memory map until a backend reads them.
@@ -50,6 +71,14 @@ impl Bytes {
         Self::whole(Owner::F32(values))
     }
 
+    /// `len` bytes that are made when they are first read, and kept from then on until the last slice of them is dropped: for
+    /// weights that lie in their file in a form that has to be computed first, and that may never be read, or one after the
+    /// other. What `make` gives is cut or filled with zeros to `len`.
+    pub fn from_fn(len: usize, make: impl Fn() -> Vec<u8> + Send + Sync + 'static) -> Self {
+        let made = Made { len, make: Box::new(make), cell: OnceLock::new() };
+        Bytes { owner: Arc::new(Owner::Made(made)), range: 0..len }
+    }
+
     fn all(&self) -> &[u8] {
         match &*self.owner {
             Owner::Map(m) => m,
@@ -57,7 +86,18 @@ impl Bytes {
             Owner::Static(s) => s,
             Owner::Owned(v) => v,
             Owner::F32(v) => bytemuck::cast_slice(v),
+            Owner::Made(m) => m.bytes(),
         }
+    }
+
+    /// How many there are; nothing is made for that.
+    pub fn len(&self) -> usize {
+        self.range.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.range.is_empty()
     }
 
     /// A part of these bytes; `None` where it is out of range.
@@ -89,6 +129,11 @@ impl Bytes {
         }
     }
 
+    /// Whether these bytes are there already, and not still to be made (see [`Bytes::from_fn`]).
+    pub fn is_made(&self) -> bool {
+        !matches!(&*self.owner, Owner::Made(m) if m.cell.get().is_none())
+    }
+
     /// Whether these bytes lie in a memory map (and can be dropped from memory and read again).
     pub fn is_mapped(&self) -> bool {
         matches!(&*self.owner, Owner::Map(_))
@@ -104,6 +149,6 @@ impl std::ops::Deref for Bytes {
 
 impl std::fmt::Debug for Bytes {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{} bytes", self.len())
+        write!(f, "{} bytes", self.range.len())
     }
 }

@@ -47,7 +47,8 @@ pub struct TensorInfo {
     pub offset: u64,
     /// The tensor, or why it cannot be used ("has type I64, which ...").
     pub content: std::result::Result<Tensor, String>,
-    /// The bytes of a tensor of plain bytes (safetensors' `U8`), which hold parts of weights in some files.
+    /// The bytes of a tensor of plain bytes (safetensors' `U8`) or of FP8 numbers (`F8_E4M3`), which hold parts of weights in
+    /// some files: their scales lie in another tensor.
     pub raw: Option<Bytes>,
 }
 
@@ -125,6 +126,11 @@ impl Checkpoint {
         let infos: Vec<_> = infos.collect();
         let file = FileInfo { path: PathBuf::from("memory"), bytes: infos.iter().map(|t| t.bytes).sum() };
         Self::assemble(Format::Gguf, None, vec![file], meta, infos, Beside::default())
+    }
+
+    /// The usable tensors with their names, in file order, and nothing else: for who wants to let go of each when it is done.
+    pub fn into_tensors(self) -> Vec<(String, Tensor)> {
+        self.tensors.into_iter().filter_map(|t| Some((t.name, t.content.ok()?))).collect()
     }
 
     /// The container.

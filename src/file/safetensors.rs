@@ -228,13 +228,16 @@ pub(super) fn parse(file: &str, number: usize, bytes: &Bytes) -> Result<Vec<Tens
         let bad = |what: &str| Error::format(file, format!("tensor `{}`: {what}", name.escape_debug()));
         let (start, end) = info.data_offsets;
         let data = bytes.slice(base + start..base + end).ok_or_else(|| bad("its data lies beyond the end"))?;
-        let raw = (info.dtype == Dtype::U8).then(|| data.clone());
+        let raw = matches!(info.dtype, Dtype::U8 | Dtype::F8_E4M3).then(|| data.clone());
         let content = match dtype(info.dtype) {
             _ if data.is_empty() => Err(format!("has no weights (shape {:?})", info.shape)),
             Some(d) => {
                 // A scalar is a vector of one.
                 let shape = if info.shape.is_empty() { vec![1] } else { info.shape.clone() };
                 Ok(Tensor::new(d, shape, vec![data]).map_err(|e| bad(&e.to_string()))?)
+            }
+            None if info.dtype == Dtype::F8_E4M3 => {
+                Err("has type F8_E4M3, whose numbers count only together with scales in another tensor".into())
             }
             None => Err(format!("has type {:?}, which is not supported (supported: F32, F16, BF16)", info.dtype)),
         };

@@ -104,6 +104,11 @@ impl Tensor {
         &self.parts[p][i * self.row_bytes..(i + 1) * self.row_bytes]
     }
 
+    /// Whether all its bytes are there, none still to be made (see [`Bytes::from_fn`]).
+    pub fn is_made(&self) -> bool {
+        self.parts.iter().all(Bytes::is_made)
+    }
+
     /// Tells the system that the bytes of some rows are not needed in memory for now, see [`Bytes::release`].
     pub fn release(&self, rows: std::ops::Range<usize>) {
         for (i, part) in self.parts.iter().enumerate() {

@@ -15,6 +15,8 @@ pub struct Kernel {
     pub products: &'static [(&'static str, &'static [&'static str])],
     /// Whether it reads or writes a KV cache.
     pub kv: bool,
+    /// Whether it multiplies tiles in workgroup memory: then a [`super::Tiles`] says how.
+    pub tiles: bool,
     /// Numbers that shape the code, and their defaults.
     pub consts: &'static [(&'static str, u32)],
     /// The fields of `p`.
@@ -86,12 +88,33 @@ const DOWN_ALONE: &str = include_str!("../../shaders/down/alone.wgsl");
 const AND_SHARED_DOWN: &str = include_str!("../../shaders/down/shared.wgsl");
 const PRODUCTS: &str = include_str!("../../shaders/common/products.wgsl");
 const PAIR_PRODUCTS: &str = include_str!("../../shaders/common/glu_products.wgsl");
+const MATRIX_IO: &str = include_str!("../../shaders/matrix/io.wgsl");
+const ONE_MATRIX_LANES: &str = include_str!("../../shaders/matrix/one_lanes.wgsl");
+const TWO_MATRICES_LANES: &str = include_str!("../../shaders/matrix/two_lanes.wgsl");
+const ONE_MATRIX_TILES: &str = include_str!("../../shaders/matrix/one_tiles.wgsl");
+const TWO_MATRICES_TILES: &str = include_str!("../../shaders/matrix/two_tiles.wgsl");
+const UNIT_IO: &str = include_str!("../../shaders/glu/io.wgsl");
+const ONE_UNIT_LANES: &str = include_str!("../../shaders/glu/one_lanes.wgsl");
+const ONE_UNIT_TILES: &str = include_str!("../../shaders/glu/one_tiles.wgsl");
+const LINEAR_TILES_MAIN: &str = include_str!("../../shaders/linear_tiles.wgsl");
+const GLU_TILES_MAIN: &str = include_str!("../../shaders/linear_glu_tiles.wgsl");
+const SLOT: &str = include_str!("../../shaders/tiles/slot.wgsl");
 const W_PRODUCTS: &[(&str, &[&str])] = &[(PRODUCTS, &["w"])];
 const GLU_PRODUCTS: &[(&str, &[&str])] = &[(PAIR_PRODUCTS, &["gate", "up"])];
 
 /// Rows of the weight and rows of x that a workgroup of a matrix kernel takes.
 fn matrix_tile(v: &Variant) -> [u32; 2] {
     [v.get("WG") / v.get("LANES").max(1) * v.get("ROWS"), v.get("COLS")]
+}
+
+/// The same of a kernel that multiplies tiles.
+fn tile_size(v: &Variant) -> [u32; 2] {
+    [v.get("TM"), v.get("COLS")]
+}
+
+/// The same of a gated unit: half of a tile's rows are the gate's.
+fn unit_tile_size(v: &Variant) -> [u32; 2] {
+    [v.get("TM") / 2, v.get("COLS")]
 }
 
 fn one_each(_: &Variant) -> [u32; 2] {
@@ -160,6 +183,11 @@ const GLU_MATRIX_NORM: &[(&str, u32)] = &[
     ("NORM", 0),
 ];
 
+const TILES: &[(&str, u32)] = &[("WG", 64), ("TM", 64), ("COLS", 32), ("ACT", NO_ACT)];
+const GLU_TILES: &[(&str, u32)] = &[("WG", 64), ("TM", 64), ("COLS", 32), ("ACT", 0), ("ALPHA", 0), ("LIMIT", 0)];
+const W_SLOT: &[(&str, &[&str])] = &[(SLOT, &["w"])];
+const GLU_SLOTS: &[(&str, &[&str])] = &[(SLOT, &["gate"]), (SLOT, &["up"])];
+
 const DOWN_MATRIX: &[(&str, u32)] = &[("WG", 64), ("LANES", 16), ("ROWS", 2), ("COLS", 1), ("TAIL", 0), ("SHARED", 0)];
 const DOWN_SHARED_MATRIX: &[(&str, u32)] =
     &[("WG", 64), ("LANES", 16), ("ROWS", 2), ("COLS", 1), ("TAIL", 0), ("SHARED", 1)];
@@ -172,6 +200,7 @@ pub static EMBED: Kernel = Kernel {
     slots: &["w"],
     products: &[],
     kv: false,
+    tiles: false,
     consts: &[("WG", 32), ("TAIL", 0)],
     params: params::EmbedParams::FIELDS,
     tile: wg_items,
@@ -186,6 +215,7 @@ pub static RMS_NORM: Kernel = Kernel {
     slots: &[],
     products: &[],
     kv: false,
+    tiles: false,
     consts: &[("WG", 64), ("LAYER", 0), ("BIASED", 0)],
     params: params::RmsNormParams::FIELDS,
     tile: one_each,
@@ -197,10 +227,11 @@ pub static RMS_NORM: Kernel = Kernel {
 /// Items: rows of the segment; rows: T or O.
 pub static LINEAR_KERNEL: Kernel = Kernel {
     name: "linear",
-    parts: &[FRAME, DOT, ACTIVATION, ROWS_PLAIN, ONE_MATRIX, LINEAR],
+    parts: &[FRAME, DOT, ACTIVATION, ROWS_PLAIN, MATRIX_IO, ONE_MATRIX, ONE_MATRIX_LANES, LINEAR],
     slots: &["w"],
     products: W_PRODUCTS,
     kv: false,
+    tiles: false,
     consts: MATRIX_NORMED,
     params: params::LinearParams::FIELDS,
     tile: matrix_tile,
@@ -211,10 +242,11 @@ pub static LINEAR_KERNEL: Kernel = Kernel {
 /// matrix, then the rows of the second; rows: T or O.
 pub static LINEAR_TWO: Kernel = Kernel {
     name: "linear_two",
-    parts: &[FRAME, DOT, ACTIVATION, ROWS_PLAIN, TWO_MATRICES, LINEAR],
+    parts: &[FRAME, DOT, ACTIVATION, ROWS_PLAIN, MATRIX_IO, TWO_MATRICES, TWO_MATRICES_LANES, LINEAR],
     slots: &["w", "second"],
     products: &[(PRODUCTS, &["w"]), (PRODUCTS, &["second"])],
     kv: false,
+    tiles: false,
     consts: MATRIX_NORM,
     params: params::LinearParams::FIELDS,
     tile: matrix_tile,
@@ -224,10 +256,11 @@ pub static LINEAR_TWO: Kernel = Kernel {
 /// Items: rows of one expert's matrix; rows: T·k. `COLS` must be 1.
 pub static EXPERT_LINEAR: Kernel = Kernel {
     name: "expert_linear",
-    parts: &[FRAME, DOT, ACTIVATION, ROWS_SLOTS, EXPERT_IDS, ONE_MATRIX, LINEAR],
+    parts: &[FRAME, DOT, ACTIVATION, ROWS_SLOTS, EXPERT_IDS, MATRIX_IO, ONE_MATRIX, ONE_MATRIX_LANES, LINEAR],
     slots: &["w"],
     products: W_PRODUCTS,
     kv: false,
+    tiles: false,
     consts: MATRIX,
     params: params::LinearParams::FIELDS,
     tile: matrix_tile,
@@ -237,10 +270,11 @@ pub static EXPERT_LINEAR: Kernel = Kernel {
 /// (read_write). Items: rows of one expert's matrix; rows: tiles (their number is in `args`).
 pub static EXPERT_LINEAR_GROUPED: Kernel = Kernel {
     name: "expert_linear_grouped",
-    parts: &[FRAME, DOT, ACTIVATION, ROWS_GROUPED, ONE_MATRIX, LINEAR],
+    parts: &[FRAME, DOT, ACTIVATION, ROWS_GROUPED, MATRIX_IO, ONE_MATRIX, ONE_MATRIX_LANES, LINEAR],
     slots: &["w"],
     products: W_PRODUCTS,
     kv: false,
+    tiles: false,
     consts: MATRIX,
     params: params::LinearParams::FIELDS,
     tile: matrix_tile,
@@ -250,10 +284,11 @@ pub static EXPERT_LINEAR_GROUPED: Kernel = Kernel {
 /// `y` (read_write). Both matrices are cut into segments at the same rows. Items: rows of the segment; rows: T or O.
 pub static LINEAR_GLU: Kernel = Kernel {
     name: "linear_glu",
-    parts: &[FRAME, DOT, ACTIVATION, ROWS_PLAIN, ONE_UNIT, GLU_LINEAR],
+    parts: &[FRAME, DOT, ACTIVATION, ROWS_PLAIN, UNIT_IO, ONE_UNIT, ONE_UNIT_LANES, GLU_LINEAR],
     slots: &["gate", "up"],
     products: GLU_PRODUCTS,
     kv: false,
+    tiles: false,
     consts: GLU_MATRIX_NORM,
     params: params::GluLinearParams::FIELDS,
     tile: matrix_tile,
@@ -263,10 +298,11 @@ pub static LINEAR_GLU: Kernel = Kernel {
 /// Items: rows of one expert's matrix; rows: T·k. `COLS` must be 1.
 pub static EXPERT_GLU: Kernel = Kernel {
     name: "expert_glu",
-    parts: &[FRAME, DOT, ACTIVATION, ROWS_SLOTS, EXPERT_IDS, ONE_UNIT, GLU_LINEAR],
+    parts: &[FRAME, DOT, ACTIVATION, ROWS_SLOTS, EXPERT_IDS, UNIT_IO, ONE_UNIT, ONE_UNIT_LANES, GLU_LINEAR],
     slots: &["gate", "up"],
     products: GLU_PRODUCTS,
     kv: false,
+    tiles: false,
     consts: GLU_MATRIX,
     params: params::GluLinearParams::FIELDS,
     tile: matrix_tile,
@@ -277,10 +313,11 @@ pub static EXPERT_GLU: Kernel = Kernel {
 /// T·(k + `shared_parts`). `COLS` must be 1.
 pub static EXPERT_GLU_SHARED: Kernel = Kernel {
     name: "expert_glu_shared",
-    parts: &[FRAME, DOT, ACTIVATION, ROWS_SLOTS, EXPERT_IDS, AND_SHARED_UNIT, GLU_LINEAR],
+    parts: &[FRAME, DOT, ACTIVATION, ROWS_SLOTS, EXPERT_IDS, UNIT_IO, AND_SHARED_UNIT, GLU_LINEAR],
     slots: &["gate", "up", "shared_gate", "shared_up"],
     products: &[(PAIR_PRODUCTS, &["gate", "up"]), (PAIR_PRODUCTS, &["shared_gate", "shared_up"])],
     kv: false,
+    tiles: false,
     consts: GLU_MATRIX_SHARED,
     params: params::GluLinearParams::FIELDS,
     tile: matrix_tile,
@@ -291,7 +328,7 @@ pub static EXPERT_GLU_SHARED: Kernel = Kernel {
 /// (read_write). `EXPERTS`: at least E.
 pub static EXPERT_GLU_CHOOSE: Kernel = Kernel {
     name: "expert_glu_choose",
-    parts: &[FRAME, SUM, DOT, ACTIVATION, ROWS_SLOTS, EXPERT_CHOOSE, ONE_UNIT, GLU_LINEAR],
+    parts: &[FRAME, SUM, DOT, ACTIVATION, ROWS_SLOTS, EXPERT_CHOOSE, UNIT_IO, ONE_UNIT, ONE_UNIT_LANES, GLU_LINEAR],
     consts: GLU_MATRIX_CHOOSE,
     ..EXPERT_GLU
 };
@@ -299,7 +336,7 @@ pub static EXPERT_GLU_CHOOSE: Kernel = Kernel {
 /// As `expert_glu_shared`, the experts chosen as in `expert_glu_choose`.
 pub static EXPERT_GLU_SHARED_CHOOSE: Kernel = Kernel {
     name: "expert_glu_shared_choose",
-    parts: &[FRAME, SUM, DOT, ACTIVATION, ROWS_SLOTS, EXPERT_CHOOSE, AND_SHARED_UNIT, GLU_LINEAR],
+    parts: &[FRAME, SUM, DOT, ACTIVATION, ROWS_SLOTS, EXPERT_CHOOSE, UNIT_IO, AND_SHARED_UNIT, GLU_LINEAR],
     consts: GLU_MATRIX_SHARED_CHOOSE,
     ..EXPERT_GLU_SHARED
 };
@@ -308,10 +345,11 @@ pub static EXPERT_GLU_SHARED_CHOOSE: Kernel = Kernel {
 /// `tiles`, `y` (read_write). Items: rows of one expert's matrix; rows: tiles (their number is in `args`).
 pub static EXPERT_GLU_GROUPED: Kernel = Kernel {
     name: "expert_glu_grouped",
-    parts: &[FRAME, DOT, ACTIVATION, ROWS_GROUPED, ONE_UNIT, GLU_LINEAR],
+    parts: &[FRAME, DOT, ACTIVATION, ROWS_GROUPED, UNIT_IO, ONE_UNIT, ONE_UNIT_LANES, GLU_LINEAR],
     slots: &["gate", "up"],
     products: GLU_PRODUCTS,
     kv: false,
+    tiles: false,
     consts: GLU_MATRIX,
     params: params::GluLinearParams::FIELDS,
     tile: matrix_tile,
@@ -326,6 +364,7 @@ pub static EXPERT_DOWN_ADD: Kernel = Kernel {
     slots: &["w"],
     products: W_PRODUCTS,
     kv: false,
+    tiles: false,
     consts: DOWN_MATRIX,
     params: params::ExpertDownAddParams::FIELDS,
     tile: matrix_tile,
@@ -339,9 +378,65 @@ pub static EXPERT_DOWN_SHARED_ADD: Kernel = Kernel {
     slots: &["w", "shared"],
     products: &[(PRODUCTS, &["w"]), (PRODUCTS, &["shared"])],
     kv: false,
+    tiles: false,
     consts: DOWN_SHARED_MATRIX,
     params: params::ExpertDownAddParams::FIELDS,
     tile: matrix_tile,
+};
+
+/// As `linear`, for many rows of x, without norms. `tiles`: how. Items: rows of the segment; rows: T or O.
+pub static LINEAR_TILES: Kernel = Kernel {
+    name: "linear_tiles",
+    parts: &[FRAME, ACTIVATION, ROWS_PLAIN, MATRIX_IO, ONE_MATRIX, ONE_MATRIX_TILES, LINEAR_TILES_MAIN],
+    products: W_SLOT,
+    tiles: true,
+    consts: TILES,
+    tile: tile_size,
+    ..LINEAR_KERNEL
+};
+
+/// As `linear_two`, for many rows of x, without norms. `tiles`: how.
+pub static LINEAR_TWO_TILES: Kernel = Kernel {
+    name: "linear_two_tiles",
+    parts: &[FRAME, ACTIVATION, ROWS_PLAIN, MATRIX_IO, TWO_MATRICES, TWO_MATRICES_TILES, LINEAR_TILES_MAIN],
+    products: &[(SLOT, &["w"]), (SLOT, &["second"])],
+    tiles: true,
+    consts: TILES,
+    tile: tile_size,
+    ..LINEAR_TWO
+};
+
+/// As `expert_linear_grouped`; a tile has more rows of x. `tiles`: how.
+pub static EXPERT_LINEAR_TILES: Kernel = Kernel {
+    name: "expert_linear_tiles",
+    parts: &[FRAME, ACTIVATION, ROWS_GROUPED, MATRIX_IO, ONE_MATRIX, ONE_MATRIX_TILES, LINEAR_TILES_MAIN],
+    products: W_SLOT,
+    tiles: true,
+    consts: TILES,
+    tile: tile_size,
+    ..EXPERT_LINEAR_GROUPED
+};
+
+/// As `linear_glu`, for many rows of x, without norms. `tiles`: how.
+pub static LINEAR_GLU_TILES: Kernel = Kernel {
+    name: "linear_glu_tiles",
+    parts: &[FRAME, ACTIVATION, ROWS_PLAIN, UNIT_IO, ONE_UNIT, ONE_UNIT_TILES, GLU_TILES_MAIN],
+    products: GLU_SLOTS,
+    tiles: true,
+    consts: GLU_TILES,
+    tile: unit_tile_size,
+    ..LINEAR_GLU
+};
+
+/// As `expert_glu_grouped`; a tile has more rows of x. `tiles`: how.
+pub static EXPERT_GLU_TILES: Kernel = Kernel {
+    name: "expert_glu_tiles",
+    parts: &[FRAME, ACTIVATION, ROWS_GROUPED, UNIT_IO, ONE_UNIT, ONE_UNIT_TILES, GLU_TILES_MAIN],
+    products: GLU_SLOTS,
+    tiles: true,
+    consts: GLU_TILES,
+    tile: unit_tile_size,
+    ..EXPERT_GLU_GROUPED
 };
 
 /// Rotation by position. Bindings: `rows` (as in `common/sequence.wgsl`), `x` `[T, heads·D]`, `rope_table` `vec2<f32>`
@@ -353,6 +448,7 @@ pub static ROPE: Kernel = Kernel {
     slots: &[],
     products: &[],
     kv: false,
+    tiles: false,
     consts: &[("WG", 64), ("BATCH", 0)],
     params: params::RopeParams::FIELDS,
     tile: wg_items,
@@ -366,6 +462,7 @@ pub static KV_STORE: Kernel = Kernel {
     slots: &[],
     products: &[],
     kv: true,
+    tiles: false,
     consts: &[("WG", 64), ("BATCH", 0)],
     params: params::KvStoreParams::FIELDS,
     tile: wg_items,
@@ -379,6 +476,7 @@ pub static ROPE_STORE: Kernel = Kernel {
     slots: &[],
     products: &[],
     kv: true,
+    tiles: false,
     consts: &[("WG", 32), ("BATCH", 0)],
     params: params::RopeStoreParams::FIELDS,
     tile: one_each,
@@ -395,6 +493,7 @@ pub static ATTEND: Kernel = Kernel {
     slots: &[],
     products: &[],
     kv: true,
+    tiles: false,
     consts: &[("WG", 64), ("K_DIM", 64), ("V_DIM", 64), ("ROWS", 4), ("SPLIT", 0), ("BATCH", 0), ("V_IN_K", 0)],
     params: params::AttendParams::FIELDS,
     tile: |v| [1, v.get("ROWS")],
@@ -409,6 +508,7 @@ pub static SHORT_CONV: Kernel = Kernel {
     slots: &[],
     products: &[],
     kv: false,
+    tiles: false,
     consts: &[("WG", 64), ("TAPS", 4), ("ACT", 0)],
     params: params::ShortConvParams::FIELDS,
     tile: wg_items,
@@ -423,6 +523,7 @@ pub static DELTA_NET: Kernel = Kernel {
     slots: &[],
     products: &[],
     kv: false,
+    tiles: false,
     consts: &[("WG", 32)],
     params: params::DeltaNetParams::FIELDS,
     tile: wg_items,
@@ -436,6 +537,7 @@ pub static ATTEND_REDUCE: Kernel = Kernel {
     slots: &[],
     products: &[],
     kv: false,
+    tiles: false,
     consts: &[("WG", 32)],
     params: params::AttendReduceParams::FIELDS,
     tile: one_each,
@@ -451,6 +553,7 @@ pub static ROUTER: Kernel = Kernel {
     slots: &[],
     products: &[],
     kv: false,
+    tiles: false,
     consts: &[("WG", 64), ("EXPERTS", 64), ("BY_SCORE", 0), ("GROUPED", 0), ("GROUPS", 1), ("SPARSE", 0)],
     params: params::RouterParams::FIELDS,
     tile: one_each,
@@ -466,6 +569,7 @@ pub static EXPERT_SORT: Kernel = Kernel {
     slots: &[],
     products: &[],
     kv: false,
+    tiles: false,
     consts: &[("WG", 64), ("EXPERTS", 64)],
     params: params::ExpertSortParams::FIELDS,
     tile: one_each,
@@ -479,6 +583,7 @@ pub static EXPERT_COMBINE: Kernel = Kernel {
     slots: &[],
     products: &[],
     kv: false,
+    tiles: false,
     consts: &[("WG", 64)],
     params: params::ExpertCombineParams::FIELDS,
     tile: wg_items,
@@ -493,6 +598,7 @@ pub static ELEMENTWISE: Kernel = Kernel {
     slots: &[],
     products: &[],
     kv: false,
+    tiles: false,
     consts: &[("WG", 64), ("OP", 0), ("ACT", 0), ("ALPHA", 0), ("LIMIT", 0)],
     params: params::ElementwiseParams::FIELDS,
     tile: wg_items,
@@ -506,6 +612,7 @@ pub static SAMPLE_KEYS: Kernel = Kernel {
     slots: &[],
     products: &[],
     kv: false,
+    tiles: false,
     consts: &[("WG", 64)],
     params: params::SampleKeysParams::FIELDS,
     tile: |_| [1024, 1],
@@ -520,6 +627,7 @@ pub static SAMPLE_PICK: Kernel = Kernel {
     slots: &[],
     products: &[],
     kv: false,
+    tiles: false,
     consts: &[("WG", 256)],
     params: params::SamplePickParams::FIELDS,
     tile: one_each,
@@ -532,6 +640,7 @@ pub static HEAD_IDS: Kernel = Kernel {
     slots: &[],
     products: &[],
     kv: false,
+    tiles: false,
     consts: &[("WG", 64)],
     params: params::HeadIdsParams::FIELDS,
     tile: wg_items,
@@ -545,6 +654,7 @@ pub static JOIN_HEADS: Kernel = Kernel {
     slots: &[],
     products: &[],
     kv: false,
+    tiles: false,
     consts: &[("WG", 64)],
     params: params::JoinHeadsParams::FIELDS,
     tile: wg_items,
@@ -557,13 +667,14 @@ pub static COPY: Kernel = Kernel {
     slots: &[],
     products: &[],
     kv: false,
+    tiles: false,
     consts: &[("WG", 64), ("EACH", 8)],
     params: params::CopyParams::FIELDS,
     tile: |v| [v.get("WG") * v.get("EACH"), 1],
 };
 
 /// Every kernel.
-pub static ALL: [&Kernel; 30] = [
+pub static ALL: [&Kernel; 35] = [
     &HEAD_IDS,
     &JOIN_HEADS,
     &EMBED,
@@ -572,6 +683,11 @@ pub static ALL: [&Kernel; 30] = [
     &LINEAR_TWO,
     &EXPERT_LINEAR,
     &EXPERT_LINEAR_GROUPED,
+    &LINEAR_TILES,
+    &LINEAR_TWO_TILES,
+    &EXPERT_LINEAR_TILES,
+    &LINEAR_GLU_TILES,
+    &EXPERT_GLU_TILES,
     &LINEAR_GLU,
     &EXPERT_GLU,
     &EXPERT_GLU_SHARED,

@@ -1,11 +1,11 @@
 //! The linker: from a [`Variant`] to one WGSL text.
 //!
 //! In order: the numbers as `const`s, the KV fragment, one format fragment a slot with its prefix replaced, the products
-//! of the slots, the kernel's parts. Then loops that say `// unroll` are written out: no shading language of today lets WGSL ask for it, and a loop
+//! of the slots, the fragment of the tiles, the kernel's parts. Then loops that say `// unroll` are written out: no shading language of today lets WGSL ask for it, and a loop
 //! that stays a loop turns the arrays it indexes into memory. Last, branches that say `// static` are decided: what the
 //! variant does not use is not even declared as used, which matters for workgroup memory and barriers.
 
-use super::{Kv, Variant};
+use super::{Kv, Tiles, Variant};
 use crate::{
     error::{Error, Result},
     quant::gpu,
@@ -28,7 +28,14 @@ pub fn link(variant: &Variant) -> Result<String> {
     if let Some((name, _)) = variant.consts.iter().find(|c| kernel.consts.iter().all(|k| k.0 != c.0)) {
         return wrong(format!("no number {name}"));
     }
+    if variant.tiles.is_some() != kernel.tiles {
+        return wrong("tiles given that it does not have, or missing".into());
+    }
+    let row = variant.tiles.map(Tiles::row);
     let mut text = format!("// {}\n", variant.label());
+    for extension in row.iter().flat_map(|r| r.enable) {
+        text.push_str(&format!("enable {extension};\n"));
+    }
     for (name, _) in kernel.consts {
         text.push_str(&format!("const {name}: u32 = {}u;\n", variant.get(name)));
     }
@@ -37,11 +44,28 @@ pub fn link(variant: &Variant) -> Result<String> {
         Some(Kv::F16) => text.push_str(include_str!("../../shaders/kv/f16.wgsl")),
         None => {}
     }
+    let ints = variant.tiles == Some(Tiles::Int8);
     for (slot, dtype) in kernel.slots.iter().zip(&variant.formats) {
         text.push_str(&replace_prefix(gpu::fragment(*dtype), "W_", &format!("{slot}_")));
+        if ints {
+            let Some(fragment) = gpu::ints_fragment(*dtype) else {
+                return wrong(format!("{dtype} has no integers"));
+            };
+            text.push_str(&replace_prefix(fragment, "W_", &format!("{slot}_")));
+        }
     }
     for (part, slots) in kernel.products {
-        text.push_str(&products(part, slots, variant.get("COLS")));
+        match variant.tiles {
+            None => text.push_str(&products(part, slots, variant.get("COLS"))),
+            Some(_) => {
+                let part = part.replace("UNPACK", if ints { "ints" } else { "dequant" });
+                let slot = slots.first().copied().unwrap_or_default();
+                text.push_str(&replace_prefix(&part, "A_", &format!("{slot}_")));
+            }
+        }
+    }
+    for part in row.iter().flat_map(|r| r.parts) {
+        text.push_str(part);
     }
     for part in kernel.parts {
         text.push_str(part);

@@ -1,11 +1,12 @@
 //! Kernels: the WGSL files under `shaders/`, a catalogue of them, and a linker.
 //!
-//! A kernel is one plain WGSL file. What varies is of three kinds, and all of it is in a [`Variant`]:
+//! A kernel is one plain WGSL file. What varies is of four kinds, and all of it is in a [`Variant`]:
 //! - *numbers* that shape the code (workgroup size, lanes a row, rows an invocation) are `const`s that the linker
 //!   prepends: [`Kernel::consts`] names them with their defaults;
 //! - *weight formats* are fragments (`shaders/quant/q4_k.wgsl`, ...) linked once for each weight slot of the kernel; the
 //!   fragment's prefix `W_` becomes the slot's name (`w_dequant` reads `w_data`, `gate_dequant` reads `gate_data`);
-//! - *KV storage* is a fragment of two functions (`shaders/kv/f16.wgsl`).
+//! - *KV storage* is a fragment of two functions (`shaders/kv/f16.wgsl`);
+//! - *tiles* in workgroup memory are a fragment that stores and multiplies them (`shaders/tiles/int8.wgsl`, ...): see [`tiles`].
 //!
 //! Everything that differs from dispatch to dispatch is a uniform: `p`, whose Rust twins are in [`params`], and `frame`
 //! ([`params::Frame`]), written once a step. [`reflect`] reads bindings, access and workgroup size back from the text, so
@@ -29,10 +30,12 @@ pub mod catalogue;
 mod link;
 pub mod params;
 mod reflect;
+pub mod tiles;
 
 pub use catalogue::{Kernel, Style};
 pub use link::link;
 pub use reflect::{Access, Binding, Reflection, reflect};
+pub use tiles::Tiles;
 
 use crate::quant::DType;
 
@@ -54,6 +57,8 @@ pub struct Variant {
     pub formats: Vec<DType>,
     /// Storage of the cache, where the kernel has one.
     pub kv: Option<Kv>,
+    /// How its tiles are stored and multiplied, where the kernel has such.
+    pub tiles: Option<Tiles>,
     /// Numbers that differ from the kernel's defaults, by name.
     pub consts: Vec<(&'static str, u32)>,
 }
@@ -61,7 +66,7 @@ pub struct Variant {
 impl Variant {
     /// `kernel` with its default numbers.
     pub fn new(kernel: &'static Kernel) -> Self {
-        Variant { kernel, formats: Vec::new(), kv: None, consts: Vec::new() }
+        Variant { kernel, formats: Vec::new(), kv: None, tiles: None, consts: Vec::new() }
     }
 
     /// With the formats of the kernel's slots, in order.
@@ -76,6 +81,14 @@ impl Variant {
     pub fn kv(mut self, kv: Kv) -> Self {
         self.kv = Some(kv);
         self
+    }
+
+    /// With tiles stored and multiplied in this way, by a workgroup that suits subgroups of this size.
+    #[must_use]
+    pub fn tiles(self, tiles: Tiles, subgroup: Option<u32>) -> Self {
+        let row = tiles.row();
+        let v = self.with("TM", row.size[0]).with("COLS", row.size[1]).with("WG", (row.workgroup)(subgroup));
+        Variant { tiles: Some(tiles), ..v }
     }
 
     /// With `name` set to `value`, whatever it was.
@@ -108,6 +121,10 @@ impl Variant {
         }
         if let Some(kv) = self.kv {
             s.push_str(if kv == Kv::F16 { "-kv_f16" } else { "-kv_f32" });
+        }
+        if let Some(tiles) = self.tiles {
+            s.push('-');
+            s.push_str(tiles.row().name);
         }
         for (name, _) in self.kernel.consts {
             s.push_str(&format!("-{}{}", name.to_lowercase(), self.get(name)));

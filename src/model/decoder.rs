@@ -1,19 +1,10 @@
-//! The decoder that all architectures here are: sizes and switches, and the graph that follows from them.
+//! The decoder that all architectures here are: its sizes and switches. The graph that follows from them is in
+//! [`super::blocks`].
 
-use super::{
-    ExpertLayout, Options, Params,
-    loader::Loader,
-    mla::{self, Latent},
-    recurrent::{self, Mixer},
-    rope,
-};
+use super::{ExpertLayout, Params, mla::Latent, recurrent::Mixer};
 use crate::{
     error::{Error, Result},
-    file::Tensor,
-    ir::{
-        Activation, Attention, CacheDecl, Graph, Linear, Norm, NormKind, Op, Renormalise, Rope, RopePairs, Router,
-        Score, ValueId,
-    },
+    ir::{Activation, NormKind, Renormalise, RopePairs, Router, Score},
 };
 
 /// Normalisation of queries and keys before rotation.
@@ -258,15 +249,15 @@ impl Decoder {
         moe.dense_layers.extend(found);
     }
 
-    fn is_moe(&self, layer: usize) -> Option<&Moe> {
+    pub(super) fn is_moe(&self, layer: usize) -> Option<&Moe> {
         self.moe.as_ref().filter(|m| !m.dense_layers.contains(&layer))
     }
 
-    fn mixer(&self, layer: usize) -> Mixer {
+    pub(super) fn mixer(&self, layer: usize) -> Mixer {
         self.mixers.get(layer).copied().unwrap_or(Mixer::Attention)
     }
 
-    fn window(&self, layer: usize) -> Option<usize> {
+    pub(super) fn window(&self, layer: usize) -> Option<usize> {
         self.windows.get(layer).copied().flatten()
     }
 }
@@ -338,220 +329,4 @@ fn windows(p: &Params<'_>, layers: usize) -> Result<Vec<Option<usize>>> {
         }
         None => Ok(vec![Some(window); layers]),
     }
-}
-
-/// A graph, its weights, and the parts of the file that were left out.
-pub(super) type Built = (Graph, Vec<Tensor>, Vec<String>);
-
-/// Builds the graph, declaring every weight on the way.
-pub(super) fn graph(d: &Decoder, p: &Params<'_>, mut l: Loader<'_>, options: &Options) -> Result<Built> {
-    let factors = l.numbers("rope_freqs.weight")?;
-    let mut rope = rope::rope(p, d.head_dim, d.pairs, factors.as_deref(), options.bf16_rope)?;
-    let two = [l.numbers("rope_factors_short.weight")?, l.numbers("rope_factors_long.weight")?];
-    rope::long(p, &mut rope, two, options.bf16_rope)?;
-    let rope = if d.latent.is_some() { mla::rotation(p, rope) } else { rope };
-    let table = l.table("token_embd.weight", d.vocab, d.hidden)?;
-    let vocab = l.b.graph().weight(table).shape[0];
-    let ids = l.b.one(Op::Tokens, &[])?;
-    let mut x = l.b.one(Op::Embed { table, scale: d.multipliers.embedding }, &[ids])?; // [T, H]
-    let mut traces = vec![];
-    let heads = d.latent.map(|_| l.b.one(Op::HeadIds { heads: d.heads }, &[])).transpose()?;
-    for i in 0..d.layers {
-        l.b.set_layer(Some(i as u32));
-        let normed = norm(d, &mut l, &format!("blk.{i}.attn_norm.weight"), d.hidden, x)?; // [T, H]
-        x = match (d.mixer(i), &d.latent, heads) {
-            (Mixer::Attention, Some(m), Some(heads)) => {
-                let y = mla::attention(d, m, &rope, &mut l, i, normed, heads)?;
-                add(d, &mut l, x, y)?
-            }
-            (Mixer::Attention, ..) => attention(d, &rope, &mut l, i, x, normed)?,
-            (other, ..) => recurrent::mixed(d, &mut l, other, i, x, normed)?,
-        };
-        let normed = norm(d, &mut l, &format!("blk.{i}.{}.weight", d.ffn_norm), d.hidden, x)?;
-        x = match d.is_moe(i) {
-            Some(m) => {
-                let (x, ids, weights) = experts(d, m, &mut l, i, x, normed)?;
-                traces.push((i, ids, weights));
-                x
-            }
-            None => {
-                let y = ffn(d, &mut l, &format!("blk.{i}.ffn_"), ".weight", d.ffn, normed)?;
-                add(d, &mut l, x, y)?
-            }
-        };
-    }
-    l.b.set_layer(None);
-    let x = l.b.one(Op::TakeOutputs, &[x])?; // [O, H]
-    let x = norm(d, &mut l, &format!("{}.weight", d.output_norm), d.hidden, x)?;
-    let head = if d.tied && !l.has("output.weight") { table } else { l.matrix("output.weight", vocab, d.hidden)? };
-    let bias = if l.has("output.bias") { Some(l.vector("output.bias", vocab)?) } else { None };
-    let mut logits = l.b.one(Op::Linear(Linear { weight: head, bias }), &[x])?; // [O, V]
-    if d.multipliers.logits != 1.0 {
-        logits = l.b.one(Op::Scale(d.multipliers.logits), &[logits])?;
-    }
-    l.b.output("logits", logits);
-    if options.trace_router {
-        for (i, ids, weights) in traces {
-            l.b.output(format!("router_ids_{i}"), ids);
-            l.b.output(format!("router_weights_{i}"), weights);
-        }
-    }
-    l.finish(d.layers)
-}
-
-/// The residual and what is added to it.
-fn add(d: &Decoder, l: &mut Loader<'_>, x: ValueId, mut y: ValueId) -> Result<ValueId> {
-    if d.multipliers.residual != 1.0 {
-        y = l.b.one(Op::Scale(d.multipliers.residual), &[y])?;
-    }
-    l.b.one(Op::Add, &[x, y])
-}
-
-pub(super) fn norm(d: &Decoder, l: &mut Loader<'_>, name: &str, n: usize, x: ValueId) -> Result<ValueId> {
-    let weight = l.vector_of(name, n, |w| w + d.norm_offset)?;
-    let bias = name.replace(".weight", ".bias");
-    let bias = if l.has(&bias) { Some(l.vector(&bias, n)?) } else { None };
-    l.b.one(Op::RmsNorm(Norm { kind: d.norm, weight, bias, eps: d.eps }), &[x])
-}
-
-pub(super) fn linear(l: &mut Loader<'_>, name: &str, out: usize, inp: usize, x: ValueId) -> Result<ValueId> {
-    let weight = l.matrix(name, out, inp)?;
-    let bias = name.replace(".weight", ".bias");
-    let bias = if l.has(&bias) { Some(l.vector(&bias, out)?) } else { None };
-    l.b.one(Op::Linear(Linear { weight, bias }), &[x])
-}
-
-/// A projection of the attention, with its bias.
-fn projection(d: &Decoder, l: &mut Loader<'_>, stem: &str, shape: [usize; 2], x: ValueId) -> Result<ValueId> {
-    let weight = l.matrix(&format!("{stem}.weight"), shape[0], shape[1])?;
-    let name = format!("{stem}.bias");
-    // The output projection has none, unless the file says otherwise.
-    let wanted = d.qkv_bias == Bias::Yes && !stem.ends_with("attn_output");
-    let bias = if wanted || l.has(&name) { Some(l.vector(&name, shape[0])?) } else { None };
-    l.b.one(Op::Linear(Linear { weight, bias }), &[x])
-}
-
-/// x + W_o · attention(norm(x)).
-fn attention(d: &Decoder, rope: &Rope, l: &mut Loader<'_>, i: usize, x: ValueId, normed: ValueId) -> Result<ValueId> {
-    let at = |s: &str| format!("blk.{i}.{s}");
-    let (q_cols, kv_cols) = (d.heads * d.head_dim, d.kv_heads * d.head_dim);
-    let (q, gate) = if d.gated_attention {
-        let [q, gate] = gated_query(d, l, i, normed)?;
-        (q, Some(gate))
-    } else {
-        (projection(d, l, &at("attn_q"), [q_cols, d.hidden], normed)?, None) // [T, heads·D]
-    };
-    let k = projection(d, l, &at("attn_k"), [kv_cols, d.hidden], normed)?; // [T, kv_heads·D]
-    let v = projection(d, l, &at("attn_v"), [kv_cols, d.hidden], normed)?; // [T, kv_heads·D]
-    let (q, k) = match d.qk_norm {
-        QkNorm::None => (q, k),
-        QkNorm::PerHead => (
-            norm(d, l, &at("attn_q_norm.weight"), d.head_dim, q)?,
-            norm(d, l, &at("attn_k_norm.weight"), d.head_dim, k)?,
-        ),
-        QkNorm::WholeRow => {
-            (norm(d, l, &at("attn_q_norm.weight"), q_cols, q)?, norm(d, l, &at("attn_k_norm.weight"), kv_cols, k)?)
-        }
-    };
-    let q = l.b.one(Op::Rope(rope.clone()), &[q])?;
-    let k = l.b.one(Op::Rope(rope.clone()), &[k])?;
-    let cache = l.b.cache(CacheDecl::new(d.kv_heads, d.head_dim, d.head_dim));
-    let stored = l.b.one(Op::KvStore { cache }, &[k, v])?;
-    let scale = d.multipliers.attention.unwrap_or(1.0 / (d.head_dim as f32).sqrt());
-    let sinks = if d.sinks { Some(l.vector(&at("attn_sinks.weight"), d.heads)?) } else { None };
-    let spec = Attention { cache, heads: d.heads, scale, window: d.window(i), sinks };
-    let mut y = l.b.one(Op::Attend(spec), &[q, stored])?; // [T, heads·D]
-    if let Some(gate) = gate {
-        y = l.b.one(Op::Glu(Activation::Sigmoid), &[gate, y])?;
-    }
-    let y = projection(d, l, &at("attn_output"), [d.hidden, q_cols], y)?; // [T, H]
-    add(d, l, x, y)
-}
-
-/// Queries and the gate of the attention's output, from one matrix that has the rows of each head's query and then those
-/// of its gate.
-fn gated_query(d: &Decoder, l: &mut Loader<'_>, i: usize, x: ValueId) -> Result<[ValueId; 2]> {
-    let (name, n) = (format!("blk.{i}.attn_q.weight"), d.head_dim);
-    let mut half = |which: usize, part: &str| {
-        let rows = (0..d.heads).map(|h| (2 * h + which) * n..(2 * h + which + 1) * n).collect();
-        let weight = l.rows(&name, [2 * d.heads * n, d.hidden], part, rows)?;
-        l.b.one(Op::Linear(Linear { weight, bias: None }), &[x]) // [T, heads·D]
-    };
-    Ok([half(0, &name)?, half(1, &format!("blk.{i}.attn_q_gate.weight"))?])
-}
-
-/// down(act(gate(x)) · up(x)), or without up, with the matrices `<prefix>gate<suffix>` and so on.
-fn ffn(d: &Decoder, l: &mut Loader<'_>, prefix: &str, suffix: &str, width: usize, x: ValueId) -> Result<ValueId> {
-    let name = |role: &str| format!("{prefix}{role}{suffix}");
-    let g = linear(l, &name("gate"), width, d.hidden, x)?; // [T, I]
-    let h = if d.gated {
-        let u = linear(l, &name("up"), width, d.hidden, x)?; // [T, I]
-        l.b.one(Op::Glu(d.act), &[g, u])? // [T, I]
-    } else {
-        l.b.one(Op::Act(d.act), &[g])? // [T, I]
-    };
-    linear(l, &name("down"), d.hidden, width, h) // [T, H]
-}
-
-/// A matrix of a router, in f32 whatever the file's type, with its bias where there is one.
-fn router_linear(l: &mut Loader<'_>, stem: &str, [out, inp]: [usize; 2], x: ValueId) -> Result<ValueId> {
-    let weight = l.matrix_f32(&format!("{stem}.weight"), out, inp)?;
-    let bias = format!("{stem}.bias");
-    let bias = if l.has(&bias) { Some(l.vector(&bias, out)?) } else { None };
-    l.b.one(Op::Linear(Linear { weight, bias }), &[x])
-}
-
-/// x + routed experts (+ shared expert) of `normed`; also the chosen ids and weights.
-fn experts(
-    d: &Decoder,
-    m: &Moe,
-    l: &mut Loader<'_>,
-    i: usize,
-    x: ValueId,
-    normed: ValueId,
-) -> Result<(ValueId, ValueId, ValueId)> {
-    let blk = format!("blk.{i}.");
-    let (e, width) = (m.router.experts, m.width);
-    let logits = match d.router_hidden {
-        Some((n, act)) => {
-            let h = router_linear(l, &format!("{blk}ffn_gate_inp_hidden"), [n, d.hidden], normed)?; // [T, n]
-            let h = l.b.one(Op::Act(act), &[h])?;
-            router_linear(l, &format!("{blk}ffn_gate_inp"), [e, n], h)? // [T, E]
-        }
-        None => router_linear(l, &format!("{blk}ffn_gate_inp"), [e, d.hidden], normed)?, // [T, E]
-    };
-    let mut router = m.router;
-    if m.selection_bias {
-        router.selection_bias = Some(l.vector(&format!("{blk}exp_probs_b.bias"), e)?);
-    }
-    l.leave(&format!("{blk}ffn_noise_inp.weight"), "a noisy router has noise in training only");
-    l.leave(&format!("{blk}ffn_noise_inp.bias"), "a noisy router has noise in training only");
-    let routed = l.b.add(Op::Router(router), &[logits])?;
-    let (ids, weights) = (routed[0], routed[1]); // [T, k]
-    let gate = l.experts(&blk, "ffn_gate", [e, width, d.hidden], d.expert_layout)?;
-    let down = l.experts(&blk, "ffn_down", [e, d.hidden, width], d.expert_layout)?;
-    let g = l.b.one(Op::ExpertLinear(gate), &[normed, ids])?; // [T, k·I]
-    let h = if d.gated {
-        let up = l.experts(&blk, "ffn_up", [e, width, d.hidden], d.expert_layout)?;
-        let u = l.b.one(Op::ExpertLinear(up), &[normed, ids])?; // [T, k·I]
-        l.b.one(Op::Glu(d.act), &[g, u])? // [T, k·I]
-    } else {
-        l.b.one(Op::Act(d.act), &[g])? // [T, k·I]
-    };
-    let y = l.b.one(Op::ExpertLinear(down), &[h, ids])?; // [T, k·H]
-    let y = l.b.one(Op::ExpertCombine, &[y, weights])?; // [T, H]
-    let mut x = add(d, l, x, y)?;
-    for n in 0..m.shared.map_or(0, |_| d.shared_experts) {
-        let Some(s) = m.shared else { break };
-        let numbered = l.file_name(&format!("{blk}ffn_gate_shexp.weight")).contains("{}");
-        let suffix = if numbered { format!("_shexp.{n}.weight") } else { "_shexp.weight".into() };
-        let mut y = ffn(d, l, &format!("{blk}ffn_"), &suffix, s.width, normed)?;
-        if s.gated {
-            let weight = l.matrix_f32(&format!("{blk}ffn_gate_inp_shexp.weight"), 1, d.hidden)?;
-            let gate = l.b.one(Op::Linear(Linear { weight, bias: None }), &[normed])?; // [T, 1]
-            y = l.b.one(Op::SigmoidGate, &[y, gate])?;
-        }
-        x = add(d, l, x, y)?;
-    }
-    Ok((x, ids, weights))
 }

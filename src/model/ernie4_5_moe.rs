@@ -21,23 +21,7 @@ pub static ERNIE4_5_MOE: Architecture = Architecture {
     names: Names {
         layers: llama::LAYERS,
         stems: &[
-            ("token_embd", "model.embed_tokens"),
-            ("output_norm", "model.norm"),
-            ("output", "lm_head"),
-            ("attn_norm", "input_layernorm"),
-            ("attn_q", "self_attn.q_proj"),
-            ("attn_k", "self_attn.k_proj"),
-            ("attn_v", "self_attn.v_proj"),
-            ("attn_output", "self_attn.o_proj"),
-            ("ffn_norm", "post_attention_layernorm"),
-            ("ffn_gate", "mlp.gate_proj"),
-            ("ffn_up", "mlp.up_proj"),
-            ("ffn_down", "mlp.down_proj"),
-            ("ffn_gate_inp", "mlp.gate"),
             ("exp_probs_b.bias", "mlp.moe_statics.e_score_correction_bias"),
-            ("ffn_gate_exps", "mlp.experts.{}.gate_proj"),
-            ("ffn_up_exps", "mlp.experts.{}.up_proj"),
-            ("ffn_down_exps", "mlp.experts.{}.down_proj"),
             ("ffn_gate_shexp", "mlp.shared_experts.gate_proj"),
             ("ffn_up_shexp", "mlp.shared_experts.up_proj"),
             ("ffn_down_shexp", "mlp.shared_experts.down_proj"),
@@ -55,7 +39,10 @@ fn decoder(p: &Params<'_>) -> Result<Decoder> {
     let family = Router { renormalise: Renormalise::SumAtLeast(least), ..Router::new(experts, used, Score::Softmax) };
     let router = router(p, family)?;
     let selection_bias = !p.is_gguf() || p.any_tensor(|n| n.ends_with(".exp_probs_b.bias"));
-    let shared = p.opt_usize("expert_shared_count", "moe_num_shared_experts")?.unwrap_or(0) * width;
+    let shared = match p.opt_usize("expert_shared_feed_forward_length", "")? {
+        Some(n) => n,
+        None => p.opt_usize("expert_shared_count", "moe_num_shared_experts")?.unwrap_or(0) * width,
+    };
     let shared = Some(Shared { width: shared, gated: false }).filter(|s| s.width > 0);
     let start = p.opt_usize("leading_dense_block_count", "moe_layer_start_index")?.unwrap_or(0);
     // The config counts from 0 and includes the last; -1 is the last layer, as in the released ones' text part.

@@ -5,9 +5,11 @@
 //! and routers are F32 in it, matrices are as they were.
 //!
 //! What llama.cpp's graph of an architecture would compute otherwise than the model does is refused by name: the file
-//! would load there and give wrong numbers. One thing is let through: a sliding window is written
-//! (`<arch>.attention.sliding_window`) though llama.cpp ignores it in these architectures. Up to the window's length the
-//! results are the same.
+//! would load there and give wrong numbers. These are let through, because this engine reads back what was meant:
+//! - A sliding window is written (`<arch>.attention.sliding_window`) though llama.cpp ignores it in these architectures. Up
+//!   to the window's length the results are the same.
+//! - DeepSeek-V2's groups, which llama.cpp scores by two experts instead of one, and Phi-3.5-MoE, whose routing and norms
+//!   it simplifies. llama.cpp's own converter writes the same files; a warning says what differs.
 
 use super::{Decoder, Definition, Multipliers, Options, params::Params};
 use crate::{
@@ -30,18 +32,18 @@ pub fn to_gguf(ckpt: &Checkpoint) -> Result<Checkpoint> {
     }
     let d = super::build(ckpt, &Options::default())?;
     let arch = gguf_arch(&d)?;
-    if d.decoder.latent.is_some() {
-        return Err(refused(arch, "latent attention, whose matrices would have to be rearranged"));
-    }
     let rope = rope_of(&d)?;
     let vocab = d.program.graph.weights.first().and_then(|w| w.shape.first().copied()).unwrap_or(d.decoder.vocab);
     let mut meta = Metadata::new();
     general(&mut meta, arch, ckpt);
     hyperparameters(&mut meta, arch, &d.decoder, &rope)?;
+    if let Some(m) = &d.decoder.latent {
+        super::export_deepseek::latent_keys(&mut meta, arch, &Params::new(ckpt)?, m, &rope)?;
+    }
     experts(&mut meta, arch, &d.decoder)?;
     super::export_recurrent::keys(&mut meta, arch, &d.decoder, rope.dims)?;
     meta.set(format!("{arch}.vocab_size"), u32_of("vocab_size", vocab)?);
-    let factors = rotation(&mut meta, arch, &Params::new(ckpt)?, &rope)?;
+    let factors = rotation(&mut meta, arch, &Params::new(ckpt)?, &d.decoder, &rope)?;
     match ckpt.tokenizer_json() {
         Some(_) => GgufVocab::from_checkpoint(ckpt, vocab)?.write(&mut meta),
         None => {
@@ -59,13 +61,16 @@ pub fn to_gguf(ckpt: &Checkpoint) -> Result<Checkpoint> {
         tensors.push((decl.name.clone(), if vector { tensor.reshaped(vec![tensor.cols()])? } else { tensor }));
     }
     let mut tensors = super::export_recurrent::tensors(arch, &d.decoder, tensors)?;
-    if let Some(f) = factors {
-        tensors.push(("rope_freqs.weight".into(), Tensor::from_f32(vec![f.len()], f)?));
+    if let Some(m) = &d.decoder.latent {
+        tensors = super::export_deepseek::latent_tensors(m, tensors)?;
+    }
+    for (name, f) in factors {
+        tensors.push((name.into(), Tensor::from_f32(vec![f.len()], f)?));
     }
     Checkpoint::from_parts(meta, tensors)
 }
 
-fn refused(arch: &str, what: impl std::fmt::Display) -> Error {
+pub(super) fn refused(arch: &str, what: impl std::fmt::Display) -> Error {
     Error::Unsupported(format!("{what}: a GGUF of the architecture `{arch}` cannot say that"))
 }
 
@@ -99,7 +104,7 @@ fn general(meta: &mut Metadata, arch: &str, ckpt: &Checkpoint) {
     }
 }
 
-fn u32_of(key: &str, n: usize) -> Result<Value> {
+pub(super) fn u32_of(key: &str, n: usize) -> Result<Value> {
     u32::try_from(n).map(Value::U32).map_err(|_| Error::Model(format!("{key} is {n}")))
 }
 
@@ -166,6 +171,9 @@ fn experts(meta: &mut Metadata, arch: &str, d: &Decoder) -> Result<()> {
     if arch == "lfm2moe" {
         return super::export_recurrent::lfm2_experts(meta, m);
     }
+    if super::export_deepseek::experts(meta, arch, d, m)? {
+        return Ok(());
+    }
     if !m.dense_layers.is_empty() {
         tracing::warn!(
             "layers {:?} have no experts: the file says so by their tensors, and llama.cpp does not load it",
@@ -210,9 +218,12 @@ fn experts(meta: &mut Metadata, arch: &str, d: &Decoder) -> Result<()> {
     Ok(())
 }
 
+/// Divisors of frequencies, by the name of their tensor.
+type Factors = Vec<(&'static str, Vec<f32>)>;
+
 /// The rotation's keys. A linear scaling has its own; other scaled frequencies become divisors, as llama.cpp stores
-/// Llama 3's (`rope_freqs.weight`), which it reads for `llama` only.
-fn rotation(meta: &mut Metadata, arch: &str, p: &Params<'_>, rope: &Rope) -> Result<Option<Vec<f32>>> {
+/// Llama 3's (`rope_freqs.weight`), which it reads for `llama` only, and LongRoPE's two sets.
+fn rotation(meta: &mut Metadata, arch: &str, p: &Params<'_>, d: &Decoder, rope: &Rope) -> Result<Factors> {
     let base = match p.opt_f32("", "rope_parameters.rope_theta")? {
         Some(b) => b,
         None => p.opt_f32("", "rope_theta")?.unwrap_or(10_000.0),
@@ -229,27 +240,38 @@ fn rotation(meta: &mut Metadata, arch: &str, p: &Params<'_>, rope: &Rope) -> Res
         meta.set(number("yarn_beta_fast"), Value::F32(y.beta_fast));
         meta.set(number("yarn_beta_slow"), Value::F32(y.beta_slow));
         let own = if y.factor > 1.0 { 0.1 * y.factor.ln() + 1.0 } else { 1.0 };
-        if y.attention_factor != own {
+        // Latent attention has factors of its own.
+        if d.latent.is_none() && y.attention_factor != own {
             return Err(refused(arch, format!("YaRN with an attention factor of {}", y.attention_factor)));
         }
-        return Ok(None);
+        return Ok(vec![]);
     }
     let plain = |i: usize| (1.0 / f64::from(base).powf(2.0 * i as f64 / rope.dims as f64)) as f32;
-    let factors: Vec<f32> = rope.inv_freq.iter().enumerate().map(|(i, f)| plain(i) / f).collect();
-    let Some(first) = factors.first().copied() else { return Ok(None) };
+    let divisors = |of: &[f32]| of.iter().enumerate().map(|(i, f)| plain(i) / f).collect::<Vec<f32>>();
+    let factors = divisors(&rope.inv_freq);
+    if let Some(long) = &rope.long {
+        if long.scale != rope.scale {
+            return Err(refused(arch, "LongRoPE with two factors on the rotated vectors"));
+        }
+        meta.set(number("attn_factor"), Value::F32(long.scale));
+        meta.set(number("original_context_length"), u32_of("original_max_position_embeddings", long.beyond)?);
+        let both = [("rope_factors_long.weight", divisors(&long.inv_freq)), ("rope_factors_short.weight", factors)];
+        return Ok(both.into());
+    }
+    let Some(first) = factors.first().copied() else { return Ok(vec![]) };
     if factors.iter().all(|f| *f == 1.0) {
-        return Ok(None);
+        return Ok(vec![]);
     }
     // One factor for all, up to the rounding of the quotients.
     if factors.iter().all(|f| (f / first - 1.0).abs() < 4.0 * f32::EPSILON) {
         meta.set(format!("{arch}.rope.scaling.type"), Value::string("linear"));
         meta.set(format!("{arch}.rope.scaling.factor"), Value::F32(first));
-        return Ok(None);
+        return Ok(vec![]);
     }
     if arch != "llama" {
         return Err(refused(arch, "rotary frequencies scaled by other than one factor"));
     }
-    Ok(Some(factors))
+    Ok(vec![("rope_freqs.weight", factors)])
 }
 
 /// Rows of each head of `d` columns from halves (i, i + d/2) to pairs (2i, 2i + 1): what llama.cpp's converter does for

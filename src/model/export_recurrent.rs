@@ -121,7 +121,7 @@ pub(super) fn tensors(arch: &str, d: &Decoder, list: Vec<(String, Tensor)>) -> R
         };
         match out.last_mut() {
             Some((last, tensor)) if !before.is_empty() && last.ends_with(before) => {
-                *tensor = joined(tensor, &t, group)?;
+                *tensor = joined(tensor, &t, [group; 2])?;
                 *last = last.replace(".ssm_beta.", ".ssm_ba.").replace(".shortconv.in_b.", ".shortconv.in_proj.");
             }
             _ if !before.is_empty() => return Err(Error::Model(format!("{name} does not follow {before}"))),
@@ -143,15 +143,18 @@ fn bad() -> Error {
     Error::Model("parts of a projection do not fit each other".into())
 }
 
-/// `group` rows of `a`, as many of `b`, and so on; with more than `a` has, b behind a.
-fn joined(a: &Tensor, b: &Tensor, group: usize) -> Result<Tensor> {
+/// So many rows of `a`, so many of `b`, and so on; with more than `a` has, b behind a.
+///
+/// # Errors
+/// [`Error::Model`] where the two do not fit each other.
+pub(super) fn joined(a: &Tensor, b: &Tensor, groups: [usize; 2]) -> Result<Tensor> {
     if a.cols() != b.cols() || a.dtype() != b.dtype() {
         return Err(bad());
     }
     let (mut rows, mut at) = (vec![], [0, 0]);
     while at[0] < a.rows() || at[1] < b.rows() {
-        for (t, at) in [a, b].iter().zip(&mut at) {
-            let end = at.saturating_add(group).min(t.rows());
+        for ((t, at), group) in [a, b].iter().zip(&mut at).zip(groups) {
+            let end = at.saturating_add(group.max(1)).min(t.rows());
             rows.extend((*at..end).map(|r| row(t, r)));
             *at = end;
         }

@@ -14,34 +14,8 @@ pub static GLM4_MOE: Architecture = Architecture {
     gguf: Some("glm4moe"),
     hf: Some("glm4_moe"),
     decoder,
-    names: Names { layers: llama::LAYERS, stems: STEMS },
+    names: Names { layers: llama::LAYERS, stems: deepseek_moe::STEMS },
 };
-
-/// As [`deepseek_moe::STEMS`], with the second norm by the name that llama.cpp has for it here.
-const STEMS: &[(&str, &str)] = &[
-    ("token_embd", "model.embed_tokens"),
-    ("output_norm", "model.norm"),
-    ("output", "lm_head"),
-    ("attn_norm", "input_layernorm"),
-    ("attn_q", "self_attn.q_proj"),
-    ("attn_k", "self_attn.k_proj"),
-    ("attn_v", "self_attn.v_proj"),
-    ("attn_q_norm", "self_attn.q_norm"),
-    ("attn_k_norm", "self_attn.k_norm"),
-    ("attn_output", "self_attn.o_proj"),
-    ("post_attention_norm", "post_attention_layernorm"),
-    ("ffn_gate", "mlp.gate_proj"),
-    ("ffn_up", "mlp.up_proj"),
-    ("ffn_down", "mlp.down_proj"),
-    ("ffn_gate_inp", "mlp.gate"),
-    ("exp_probs_b.bias", "mlp.gate.e_score_correction_bias"),
-    ("ffn_gate_exps", "mlp.experts.{}.gate_proj"),
-    ("ffn_up_exps", "mlp.experts.{}.up_proj"),
-    ("ffn_down_exps", "mlp.experts.{}.down_proj"),
-    ("ffn_gate_shexp", "mlp.shared_experts.gate_proj"),
-    ("ffn_up_shexp", "mlp.shared_experts.up_proj"),
-    ("ffn_down_shexp", "mlp.shared_experts.down_proj"),
-];
 
 fn decoder(p: &Params<'_>) -> Result<Decoder> {
     let mut d = Decoder::common(p)?;

@@ -24,16 +24,7 @@ pub static GPT_OSS: Architecture = Architecture {
     names: Names {
         layers: llama::LAYERS,
         stems: &[
-            ("token_embd", "model.embed_tokens"),
-            ("output_norm", "model.norm"),
-            ("output", "lm_head"),
-            ("attn_norm", "input_layernorm"),
-            ("attn_q", "self_attn.q_proj"),
-            ("attn_k", "self_attn.k_proj"),
-            ("attn_v", "self_attn.v_proj"),
-            ("attn_output", "self_attn.o_proj"),
             ("attn_sinks.weight", "self_attn.sinks"),
-            ("post_attention_norm", "post_attention_layernorm"),
             ("ffn_gate_inp", "mlp.router"),
             ("ffn_gate_up_exps.weight", "mlp.experts.gate_up_proj"),
             ("ffn_gate_up_exps.bias", "mlp.experts.gate_up_proj_bias"),

@@ -13,15 +13,6 @@ use crate::{
 };
 
 const STEMS: &[(&str, &str)] = &[
-    ("token_embd", "model.embed_tokens"),
-    ("output_norm", "model.norm"),
-    ("output", "lm_head"),
-    ("attn_norm", "input_layernorm"),
-    ("attn_q", "self_attn.q_proj"),
-    ("attn_k", "self_attn.k_proj"),
-    ("attn_v", "self_attn.v_proj"),
-    ("attn_output", "self_attn.o_proj"),
-    ("ffn_norm", "post_attention_layernorm"),
     ("ffn_gate_inp", "block_sparse_moe.router.layer"),
     ("ffn_gate_up_exps", "block_sparse_moe.input_linear"),
     ("ffn_down_exps", "block_sparse_moe.output_linear"),

@@ -24,13 +24,8 @@ pub static LFM2_MOE: Architecture = Architecture {
     names: Names {
         layers: "model.layers.",
         stems: &[
-            ("token_embd", "model.embed_tokens"),
             ("token_embd_norm", "model.embedding_norm"),
-            ("output", "lm_head"),
             ("attn_norm", "operator_norm"),
-            ("attn_q", "self_attn.q_proj"),
-            ("attn_k", "self_attn.k_proj"),
-            ("attn_v", "self_attn.v_proj"),
             ("attn_output", "self_attn.out_proj"),
             ("attn_q_norm", "self_attn.q_layernorm"),
             ("attn_k_norm", "self_attn.k_layernorm"),

@@ -13,45 +13,10 @@ use crate::{
     ir::{Renormalise, RopePairs, Router, Score},
 };
 
-/// Names that Llama brought and most others keep.
-pub(super) const STEMS: &[(&str, &str)] = &[
-    ("token_embd", "model.embed_tokens"),
-    ("output_norm", "model.norm"),
-    ("output", "lm_head"),
-    ("attn_norm", "input_layernorm"),
-    ("attn_q", "self_attn.q_proj"),
-    ("attn_k", "self_attn.k_proj"),
-    ("attn_v", "self_attn.v_proj"),
-    ("attn_output", "self_attn.o_proj"),
-    ("attn_q_norm", "self_attn.q_norm"),
-    ("attn_k_norm", "self_attn.k_norm"),
-    ("ffn_norm", "post_attention_layernorm"),
-    ("ffn_gate", "mlp.gate_proj"),
-    ("ffn_up", "mlp.up_proj"),
-    ("ffn_down", "mlp.down_proj"),
-    ("ffn_gate_inp", "mlp.gate"),
-    ("ffn_gate_exps", "mlp.experts.{}.gate_proj"),
-    ("ffn_up_exps", "mlp.experts.{}.up_proj"),
-    ("ffn_down_exps", "mlp.experts.{}.down_proj"),
-    ("ffn_gate_shexp", "mlp.shared_expert.gate_proj"),
-    ("ffn_up_shexp", "mlp.shared_expert.up_proj"),
-    ("ffn_down_shexp", "mlp.shared_expert.down_proj"),
-    ("ffn_gate_inp_shexp", "mlp.shared_expert_gate"),
-];
-
 /// Before a layer's number in most Hugging Face checkpoints.
 pub(super) const LAYERS: &str = "model.layers.";
 
 pub(super) const MIXTRAL_STEMS: &[(&str, &str)] = &[
-    ("token_embd", "model.embed_tokens"),
-    ("output_norm", "model.norm"),
-    ("output", "lm_head"),
-    ("attn_norm", "input_layernorm"),
-    ("attn_q", "self_attn.q_proj"),
-    ("attn_k", "self_attn.k_proj"),
-    ("attn_v", "self_attn.v_proj"),
-    ("attn_output", "self_attn.o_proj"),
-    ("ffn_norm", "post_attention_layernorm"),
     ("ffn_gate_inp", "block_sparse_moe.gate"),
     ("ffn_gate_exps", "block_sparse_moe.experts.{}.w1"),
     ("ffn_up_exps", "block_sparse_moe.experts.{}.w3"),
@@ -64,7 +29,7 @@ pub static LLAMA: Architecture = Architecture {
     gguf: Some("llama"),
     hf: Some("llama"),
     decoder,
-    names: Names { layers: LAYERS, stems: STEMS },
+    names: Names { layers: LAYERS, stems: &[] },
 };
 
 /// Mistral: Llama with a sliding window in its first version.
@@ -73,7 +38,7 @@ pub static MISTRAL: Architecture = Architecture {
     gguf: None,
     hf: Some("mistral"),
     decoder,
-    names: Names { layers: LAYERS, stems: STEMS },
+    names: Names { layers: LAYERS, stems: &[] },
 };
 
 /// Mixtral.

@@ -1,6 +1,6 @@
 //! Weights by their canonical (GGUF) names, whatever container and naming they come from.
 
-use super::{Names, decoder::Built};
+use super::{Names, blocks::Built};
 use crate::{
     error::{Error, Result},
     file::{Bytes, Checkpoint, Format, Tensor},
@@ -138,6 +138,10 @@ impl<'a> Loader<'a> {
 
     pub(super) fn take(&mut self, name: &str) -> Result<Tensor> {
         self.used.insert(name.to_string());
+        if let Some((t, scales)) = super::stored::fp8(self.ckpt, name)? {
+            self.used.insert(scales);
+            return Ok(t);
+        }
         self.ckpt.require(name).cloned()
     }
 
@@ -352,7 +356,7 @@ const SCAN_LIMIT: usize = 32 << 20;
 
 /// Refuses infinities and not-a-numbers in float weights.
 fn check_finite(name: &str, t: &Tensor) -> Result<()> {
-    if t.byte_len() > SCAN_LIMIT {
+    if t.byte_len() > SCAN_LIMIT || !t.is_made() {
         return Ok(());
     }
     let bad = match t.dtype() {

@@ -21,17 +21,6 @@ pub static MINIMAX_M2: Architecture = Architecture {
     names: Names {
         layers: llama::LAYERS,
         stems: &[
-            ("token_embd", "model.embed_tokens"),
-            ("output_norm", "model.norm"),
-            ("output", "lm_head"),
-            ("attn_norm", "input_layernorm"),
-            ("attn_q", "self_attn.q_proj"),
-            ("attn_k", "self_attn.k_proj"),
-            ("attn_v", "self_attn.v_proj"),
-            ("attn_q_norm", "self_attn.q_norm"),
-            ("attn_k_norm", "self_attn.k_norm"),
-            ("attn_output", "self_attn.o_proj"),
-            ("ffn_norm", "post_attention_layernorm"),
             ("ffn_gate_inp", "block_sparse_moe.gate"),
             ("exp_probs_b.bias", "block_sparse_moe.e_score_correction_bias"),
             ("ffn_gate_exps", "block_sparse_moe.experts.{}.w1"),

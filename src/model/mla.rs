@@ -9,7 +9,7 @@
 
 use super::{
     Decoder, Params,
-    decoder::{linear, norm},
+    blocks::{linear, norm},
     loader::{Loader, to_numbers},
     rope,
 };
@@ -58,26 +58,38 @@ impl Latent {
             (p.usize("", "qk_nope_head_dim")?, p.usize("", "v_head_dim")?)
         };
         // A longer context sharpens the softmax (YaRN's temperature), by DeepSeek's own factor.
-        let all = p.opt_f32("rope.scaling.yarn_log_multiplier", "rope_parameters.mscale_all_dim")?;
-        let all = match all {
-            // llama.cpp stores it times 0.1.
-            Some(m) if p.is_gguf() => m / 0.1,
-            Some(m) => m,
-            None => p.opt_f32("", "rope_scaling.mscale_all_dim")?.unwrap_or(0.0),
-        };
+        let all = mscale_all(p)?;
         let yarn = rope::yarn(p)?.map_or(1.0, |y| y.factor);
         let mscale = if all != 0.0 && yarn > 1.0 { 0.1 * all * yarn.ln() + 1.0 } else { 1.0 };
+        let mscale = mscale * own_factor(p)?;
         let scale = mscale * mscale / ((nope + rope) as f32).sqrt();
         Ok(Latent { kv_rank, q_rank, nope, rope, value, scale })
     }
 }
 
+/// How strongly a longer context sharpens the softmax: DeepSeek's `mscale_all_dim`, 0 where a file has none.
+pub(super) fn mscale_all(p: &Params<'_>) -> Result<f32> {
+    let all = p.opt_f32("rope.scaling.yarn_log_multiplier", "rope_parameters.mscale_all_dim")?;
+    Ok(match all {
+        // llama.cpp stores it times 0.1.
+        Some(m) if p.is_gguf() => m / 0.1,
+        Some(m) => m,
+        None => p.opt_f32("", "rope_scaling.mscale_all_dim")?.unwrap_or(0.0),
+    })
+}
+
+/// A factor that a GGUF may have besides, and that llama.cpp's graph applies to the rotation and to all dot products.
+fn own_factor(p: &Params<'_>) -> Result<f32> {
+    let factor = p.opt_f32("rope.scaling.attn_factor", "")?.unwrap_or(1.0);
+    if factor > 0.0 { Ok(factor) } else { Err(Error::Model(format!("{factor} as a factor of the rotation"))) }
+}
+
 /// The rotation's factor where a GGUF has YaRN: llama.cpp's files keep DeepSeek's two factors, which cancel, to themselves.
-pub(super) fn rotation(p: &Params<'_>, mut rope: Rope) -> Rope {
+pub(super) fn rotation(p: &Params<'_>, mut rope: Rope) -> Result<Rope> {
     if p.is_gguf() {
-        rope.scale = 1.0;
+        rope.scale = own_factor(p)?;
     }
-    rope
+    Ok(rope)
 }
 
 /// What latent attention adds to the residual, of the layer's normalised input; `heads` are the numbers of the heads, `[T, heads]`.

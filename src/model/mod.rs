@@ -5,6 +5,7 @@
 //!
 //! Deliberately absent: quantisation, backends' devices.
 
+mod blocks;
 mod decoder;
 mod deepseek;
 mod deepseek_moe;
@@ -12,6 +13,7 @@ mod dots1;
 mod ernie4_5_moe;
 mod expert_weights;
 mod export;
+mod export_deepseek;
 mod export_recurrent;
 mod glm4_moe;
 mod gpt_oss;
@@ -22,6 +24,7 @@ mod loader;
 mod minimax_m2;
 mod mla;
 mod mini_mixtral;
+mod names;
 mod olmoe;
 mod optional;
 mod params;
@@ -31,12 +34,14 @@ mod qwen3_moe;
 mod qwen3_next;
 mod recurrent;
 mod rope;
+mod stored;
 mod summary;
 
 pub use decoder::{Decoder, Multipliers, QkNorm, Shared};
 pub use expert_weights::ExpertLayout;
 pub use export::to_gguf;
 pub use mla::Latent;
+pub use names::Names;
 pub use params::Params;
 pub use recurrent::{Delta, Mixer};
 pub use summary::{LayerSummary, layers};
@@ -46,22 +51,6 @@ use crate::{
     file::Checkpoint,
     graph::Program,
 };
-
-/// How Hugging Face (or PyTorch code) calls what GGUF calls by the canonical names.
-pub struct Names {
-    /// What stands before a layer's number.
-    pub layers: &'static str,
-    /// From canonical stem (`attn_q`, `ffn_gate_exps`) to the file's, `{}` standing for the expert. A stem with an ending
-    /// (`attn_sinks.weight`) stands for the whole name.
-    pub stems: &'static [(&'static str, &'static str)],
-}
-
-impl Names {
-    /// The file's stem of a canonical one.
-    pub fn find(&self, stem: &str) -> Option<&'static str> {
-        self.stems.iter().find(|(c, _)| *c == stem).map(|(_, n)| *n)
-    }
-}
 
 /// An entry of the registry.
 pub struct Architecture {
@@ -136,13 +125,14 @@ pub struct Definition {
 pub fn build(ckpt: &Checkpoint, options: &Options) -> Result<Definition> {
     let params = Params::new(ckpt)?;
     let arch = find(&params)?;
+    stored::check(ckpt)?;
     let mut decoder = (arch.decoder)(&params)?;
     if params.is_gguf() {
         decoder.find_dense_layers(|name| ckpt.info(name).is_some());
     }
     decoder.check()?;
     let loader = loader::Loader::new(ckpt, &arch.names);
-    let (graph, weights, skipped) = decoder::graph(&decoder, &params, loader, options)?;
+    let (graph, weights, skipped) = blocks::graph(&decoder, &params, loader, options)?;
     let program = Program::new(graph, weights)?;
     for part in &skipped {
         tracing::warn!("left out, because the text model does without it: {part}");
@@ -150,7 +140,15 @@ pub fn build(ckpt: &Checkpoint, options: &Options) -> Result<Definition> {
     Ok(Definition { title: arch.title, arch: params.arch, decoder, skipped, program })
 }
 
+/// Architectures whose attention is sparse, by their names in either container: run as dense ones they would give wrong numbers
+/// beyond the length of the choice.
+const SPARSE: &[&str] = &["deepseek_v32", "deepseek32", "glm_moe_dsa", "glm-dsa"];
+
 fn find(p: &Params<'_>) -> Result<&'static Architecture> {
+    if SPARSE.contains(&p.arch.as_str()) {
+        let what = "has sparse attention (an indexer chooses the positions that a query sees), which is not known here";
+        return Err(Error::Unsupported(format!("architecture `{}` {what}", p.arch)));
+    }
     let name = |a: &Architecture| if p.is_gguf() { a.gguf } else { a.hf };
     REGISTRY.iter().copied().find(|a| name(a) == Some(&p.arch)).ok_or_else(|| {
         let mut known: Vec<&str> = REGISTRY.iter().filter_map(|a| name(a)).collect();

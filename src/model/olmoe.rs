@@ -17,7 +17,7 @@ pub static OLMOE: Architecture = Architecture {
     gguf: Some("olmoe"),
     hf: Some("olmoe"),
     decoder,
-    names: Names { layers: llama::LAYERS, stems: llama::STEMS },
+    names: Names { layers: llama::LAYERS, stems: &[] },
 };
 
 fn decoder(p: &Params<'_>) -> Result<Decoder> {

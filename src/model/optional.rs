@@ -14,6 +14,7 @@ const PARTS: &[(&str, &str)] = &[
     ("vision_model.", "vision tower"),
     ("model.vision_model.", "vision tower"),
     ("model.vision_embedder.", "vision tower"),
+    ("mm_projector.", "projector of pictures"),
     ("multi_modal_projector.", "projector of pictures"),
     ("model.multi_modal_projector.", "projector of pictures"),
     ("model.embed_vision.", "projector of pictures"),

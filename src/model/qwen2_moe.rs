@@ -17,7 +17,7 @@ pub static QWEN2_MOE: Architecture = Architecture {
     gguf: Some("qwen2moe"),
     hf: Some("qwen2_moe"),
     decoder,
-    names: Names { layers: llama::LAYERS, stems: llama::STEMS },
+    names: Names { layers: llama::LAYERS, stems: &[] },
 };
 
 fn decoder(p: &Params<'_>) -> Result<Decoder> {

@@ -17,7 +17,7 @@ pub static QWEN3_MOE: Architecture = Architecture {
     gguf: Some("qwen3moe"),
     hf: Some("qwen3_moe"),
     decoder,
-    names: Names { layers: llama::LAYERS, stems: llama::STEMS },
+    names: Names { layers: llama::LAYERS, stems: &[] },
 };
 
 fn decoder(p: &Params<'_>) -> Result<Decoder> {

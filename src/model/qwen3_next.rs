@@ -18,16 +18,6 @@ use crate::{
 };
 
 const STEMS: &[(&str, &str)] = &[
-    ("token_embd", "model.embed_tokens"),
-    ("output_norm", "model.norm"),
-    ("output", "lm_head"),
-    ("attn_norm", "input_layernorm"),
-    ("attn_q", "self_attn.q_proj"),
-    ("attn_k", "self_attn.k_proj"),
-    ("attn_v", "self_attn.v_proj"),
-    ("attn_output", "self_attn.o_proj"),
-    ("attn_q_norm", "self_attn.q_norm"),
-    ("attn_k_norm", "self_attn.k_norm"),
     ("ssm_in", "linear_attn.in_proj_qkvz"),
     ("ssm_ba", "linear_attn.in_proj_ba"),
     ("attn_qkv", "linear_attn.in_proj_qkv"),
@@ -39,18 +29,6 @@ const STEMS: &[(&str, &str)] = &[
     ("ssm_dt.bias", "linear_attn.dt_bias"),
     ("ssm_norm", "linear_attn.norm"),
     ("ssm_out", "linear_attn.out_proj"),
-    ("post_attention_norm", "post_attention_layernorm"),
-    ("ffn_gate", "mlp.gate_proj"),
-    ("ffn_up", "mlp.up_proj"),
-    ("ffn_down", "mlp.down_proj"),
-    ("ffn_gate_inp", "mlp.gate"),
-    ("ffn_gate_exps", "mlp.experts.{}.gate_proj"),
-    ("ffn_up_exps", "mlp.experts.{}.up_proj"),
-    ("ffn_down_exps", "mlp.experts.{}.down_proj"),
-    ("ffn_gate_shexp", "mlp.shared_expert.gate_proj"),
-    ("ffn_up_shexp", "mlp.shared_expert.up_proj"),
-    ("ffn_down_shexp", "mlp.shared_expert.down_proj"),
-    ("ffn_gate_inp_shexp", "mlp.shared_expert_gate"),
 ];
 
 /// Qwen3-Next.

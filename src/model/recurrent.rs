@@ -1,9 +1,6 @@
 //! Layers with recurrent states: gated DeltaNet (Yang et al. 2024) as Qwen3-Next has it, and LFM2's short convolutions.
 
-use super::{
-    decoder::{Decoder, linear},
-    loader::Loader,
-};
+use super::{Decoder, blocks::linear, loader::Loader};
 use crate::{
     error::{Error, Result},
     ir::{Activation, DeltaNet, Norm, Op, ShortConv, ValueId, WeightId},

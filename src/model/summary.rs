@@ -56,6 +56,10 @@ fn mixer(graph: &Graph, nodes: &[&Node]) -> String {
             Op::Rope(_) | Op::RopeStore { .. } => rotated = true,
             Op::Attend(a) => {
                 let d = &graph.caches[a.cache.0 as usize];
+                if d.v_in_k {
+                    let (latent, rotated) = (d.v_dim, d.k_dim - d.v_dim);
+                    return format!("latent attention ({} heads on {latent} + {rotated})", a.heads);
+                }
                 let mut parts = vec![format!("{} heads on {}", a.heads, d.kv_heads)];
                 parts.extend(a.window.map(|w| format!("window {w}")));
                 parts.extend(a.sinks.map(|_| "sinks".to_string()));

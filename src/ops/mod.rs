@@ -4,6 +4,8 @@
 //! |---|---|---|
 //! | float weights, every op | each page | 1e-10: f32 sums in another order than the reference's f64 sums |
 //! | quantised weights on `wgpu` | [`linear`] | 1e-10: the same dequantised numbers, f32 sums |
+//! | the same, many rows by tiles of halves | [`linear`] | 1e-6: weights and activations keep 11 bits |
+//! | quantised weights, many rows by tiles of bytes, against the reference with [`linear::Activations::Int8`] | [`linear`] | 1e-10 for one product, 1e-5 for several |
 //! | quantised weights on `cpu`, against the reference with the same [`linear::Activations`] | [`linear`] | 1e-10 for one product; for several in a row 1e-7 with 16-bit activations, 1e-5 with 8-bit ones |
 //! | f16 KV cache | [`attend`] | 1e-6: keys and values keep 11 bits |
 //!

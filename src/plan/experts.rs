@@ -9,6 +9,7 @@ use crate::{
     error::{Error, Result},
     ir::{Activation, GroupScore, Linear, Node, Op, Renormalise, Router, Score, ValueId, WeightId},
     kernels::{Kernel, Variant, catalogue, params},
+    quant::DType,
 };
 
 /// Most experts that the kernels take.
@@ -46,6 +47,25 @@ struct Routed {
     ids: ValueId,
     y: Place,
 }
+
+/// The kernels of a product with experts' matrices: slot by slot, sorted, and sorted by tiles.
+struct Kernels {
+    slots: &'static Kernel,
+    grouped: &'static Kernel,
+    tiles: &'static Kernel,
+}
+
+static LINEAR: Kernels = Kernels {
+    slots: &catalogue::EXPERT_LINEAR,
+    grouped: &catalogue::EXPERT_LINEAR_GROUPED,
+    tiles: &catalogue::EXPERT_LINEAR_TILES,
+};
+
+static GLU: Kernels = Kernels {
+    slots: &catalogue::EXPERT_GLU,
+    grouped: &catalogue::EXPERT_GLU_GROUPED,
+    tiles: &catalogue::EXPERT_GLU_TILES,
+};
 
 impl Lower<'_> {
     pub fn expert_node(&mut self, node: &Node, at: usize) -> Result<()> {
@@ -179,19 +199,19 @@ impl Lower<'_> {
     fn routing(
         &mut self,
         r: &Routed,
-        slots: &'static Kernel,
-        grouped: &'static Kernel,
+        kernels: &Kernels,
         m: &Matrix,
+        formats: &[DType],
         out: usize,
     ) -> Result<(Variant, Vec<Binding>, Grid)> {
         let k = self.g.cols(r.ids);
         if self.decode {
-            let variant = self.matrix_variant(slots, m.cols, false);
+            let variant = self.matrix_variant(kernels.slots, m.cols, false).formats(formats);
             let ids = self.place(r.ids)?;
             let grid = self.grid(&variant, out, Count::Tokens, k);
             return Ok((variant, vec![self.read("ids", ids.buffer)?], grid));
         }
-        let variant = self.matrix_variant(grouped, m.cols, true);
+        let variant = self.product_variant(kernels.grouped, kernels.tiles, m.cols, formats);
         let [items, tile] = variant.tile();
         let blocks = (out as u32).div_ceil(items.max(1));
         let (sort, slot) = self.sorted(r.ids, tile, blocks)?;
@@ -251,15 +271,17 @@ impl Lower<'_> {
     fn later_blocks(&self, ids: ValueId, tile: u32) -> Vec<u32> {
         let mut out = Vec::new();
         for n in self.g.nodes.iter().filter(|n| n.inputs.contains(&ids)) {
-            let (kernel, w) = match &n.op {
-                Op::ExpertGlu { gate, .. } => (&catalogue::EXPERT_GLU_GROUPED, gate.weight),
+            let (kernels, w, up) = match &n.op {
+                Op::ExpertGlu { gate, up, .. } => (&GLU, gate.weight, Some(up.weight)),
                 Op::ExpertLinear(l) | Op::ExpertAct { linear: l, .. } | Op::ExpertDownAdd { linear: l, .. } => {
-                    (&catalogue::EXPERT_LINEAR_GROUPED, l.weight)
+                    (&LINEAR, l.weight, None)
                 }
                 _ => continue,
             };
             let [_, rows, cols] = self.g.weight(w).shape[..] else { continue };
-            let t = self.matrix_variant(kernel, cols, true).tile();
+            let dtype = |w: WeightId| self.w.dtypes.get(w.0 as usize).copied().unwrap_or(DType::F32);
+            let formats: Vec<DType> = [Some(w), up].into_iter().flatten().map(dtype).collect();
+            let t = self.product_variant(kernels.grouped, kernels.tiles, cols, &formats).tile();
             if t[1] == tile {
                 out.push((rows as u32).div_ceil(t[0].max(1)));
             }
@@ -286,9 +308,7 @@ impl Lower<'_> {
         let m = self.w.matrix(&[l.weight])?;
         let matrix = &self.w.matrices[m as usize];
         let ids = self.place(r.ids)?;
-        let (variant, via, grid) =
-            self.routing(&r, &catalogue::EXPERT_LINEAR, &catalogue::EXPERT_LINEAR_GROUPED, matrix, out)?;
-        let variant = variant.formats(&[matrix.dtype]);
+        let (variant, via, grid) = self.routing(&r, &LINEAR, matrix, &[matrix.dtype], out)?;
         let variant = if let Some(act) = act { variant.act(act) } else { variant };
         for (i, s) in matrix.segments.iter().enumerate() {
             let p = params::LinearParams {
@@ -341,8 +361,8 @@ impl Lower<'_> {
         let bias = weights::both_biases(&l);
         let [g, u] = [&self.w.matrices[gate as usize], &self.w.matrices[up as usize]];
         let ids = self.place(r.ids)?;
-        let (variant, via, grid) = self.routing(&r, &catalogue::EXPERT_GLU, &catalogue::EXPERT_GLU_GROUPED, g, out)?;
-        let variant = variant.formats(&[g.dtype, u.dtype]).act(act);
+        let (variant, via, grid) = self.routing(&r, &GLU, g, &[g.dtype, u.dtype], out)?;
+        let variant = variant.act(act);
         for (i, (s, s_up)) in g.segments.iter().zip(&u.segments).enumerate() {
             let mut p = params::GluLinearParams {
                 row0: s.row0 as u32,

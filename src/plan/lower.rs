@@ -9,7 +9,8 @@ use crate::{
     backend::KvType,
     error::{Error, Result},
     ir::{Activation, CacheId, Graph, Norm, NormKind, Op, Rope, Rows, Type, ValueId, WeightId},
-    kernels::{Kernel, Kv, Style, Variant, catalogue, params},
+    kernels::{Kernel, Kv, Style, Tiles, Variant, catalogue, params},
+    quant::DType,
 };
 
 /// Tokens of a step beyond which nothing gains: longer chunks are run in pieces.
@@ -321,6 +322,27 @@ impl<'a> Lower<'a> {
             KvType::F16 => Kv::F16,
             KvType::F32 => Kv::F32,
         }
+    }
+
+    /// A product of many rows: by tiles where that suits the device, else as [`Lower::matrix_variant`] has it.
+    pub fn product_variant(
+        &self,
+        lanes: &'static Kernel,
+        tiles: &'static Kernel,
+        cols: usize,
+        formats: &[DType],
+    ) -> Variant {
+        let by_tiles = !self.decode && self.style == Style::Lanes;
+        let variant =
+            if by_tiles { self.tiled(tiles, formats) } else { self.matrix_variant(lanes, cols, !self.decode) };
+        variant.formats(formats)
+    }
+
+    fn tiled(&self, kernel: &'static Kernel, formats: &[DType]) -> Variant {
+        let extras = &self.caps.extras;
+        let wanted = self.options.tiles.unwrap_or(self.caps.tiles).for_formats(formats);
+        let tiles = if (wanted.row().runs)(extras) { wanted } else { Tiles::F32 };
+        Variant::new(kernel).tiles(tiles, extras.subgroup_size)
     }
 
     /// Numbers for a matrix kernel with `cols` columns, those that the kernel has.

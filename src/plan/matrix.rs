@@ -134,7 +134,8 @@ impl Lower<'_> {
         extras: Extras<'_>,
     ) -> Result<()> {
         let [a, b] = matrices.map(|m| &self.w.matrices[m as usize]);
-        let variant = self.matrix_variant(&catalogue::LINEAR_TWO, a.cols, !self.decode).formats(&[a.dtype, b.dtype]);
+        let (lanes, tiles) = (&catalogue::LINEAR_TWO, &catalogue::LINEAR_TWO_TILES);
+        let variant = self.product_variant(lanes, tiles, a.cols, &[a.dtype, b.dtype]);
         let variant = if extras.norm.is_some() { variant.with("NORM", 1) } else { variant };
         let blocks = (a.rows as u32).div_ceil(variant.tile()[0].max(1));
         let y = places[0];
@@ -181,8 +182,8 @@ impl Lower<'_> {
         let m = self.w.matrix(&ids)?;
         let matrix = &self.w.matrices[m as usize];
         let extras = Extras { bias: bias.as_deref(), ..extras };
-        let variant =
-            self.matrix_variant(&catalogue::LINEAR_KERNEL, matrix.cols, !self.decode).formats(&[matrix.dtype]);
+        let (lanes, tiles) = (&catalogue::LINEAR_KERNEL, &catalogue::LINEAR_TILES);
+        let variant = self.product_variant(lanes, tiles, matrix.cols, &[matrix.dtype]);
         let variant = if extras.norm.is_some() { variant.with("NORM", 1) } else { variant };
         // A router's matrix has few rows: more lanes for each.
         let few = |v: Variant| v.with("WG", 64).with("LANES", 32).with("ROWS", 1);
@@ -245,8 +246,8 @@ impl Lower<'_> {
     ) -> Result<()> {
         let [gate, up] = [self.w.matrix(&[w[0]])?, self.w.matrix(&[w[1]])?];
         let [g, u] = [&self.w.matrices[gate as usize], &self.w.matrices[up as usize]];
-        let variant =
-            self.matrix_variant(&catalogue::LINEAR_GLU, g.cols, !self.decode).formats(&[g.dtype, u.dtype]).act(act);
+        let (lanes, tiles) = (&catalogue::LINEAR_GLU, &catalogue::LINEAR_GLU_TILES);
+        let variant = self.product_variant(lanes, tiles, g.cols, &[g.dtype, u.dtype]).act(act);
         let variant = if norm.is_some() { variant.with("NORM", 1) } else { variant };
         for (i, (s, s_up)) in g.segments.iter().zip(&u.segments).enumerate() {
             let p = params::GluLinearParams {

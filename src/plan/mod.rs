@@ -39,7 +39,7 @@ use crate::{
     backend::KvType,
     error::Result,
     ir::{Graph, Rope, Rows},
-    kernels::{Style, Variant},
+    kernels::{Style, Tiles, Variant, tiles::Extras},
     quant::DType,
 };
 
@@ -62,10 +62,10 @@ pub struct Caps {
     pub alignment: u64,
     /// Whether a processor emulates the device: it wants kernels without barriers.
     pub software: bool,
-    /// Half precision arithmetic and storage in shaders. No kernel asks for it yet.
-    pub f16: bool,
-    /// Subgroup operations in shaders. No kernel asks for them yet.
-    pub subgroups: bool,
+    /// What kernels may use beyond WebGPU's base.
+    pub extras: Extras,
+    /// How products of many rows store and multiply their tiles, unless [`Options::tiles`] says otherwise.
+    pub tiles: Tiles,
 }
 
 impl Caps {
@@ -80,8 +80,8 @@ impl Caps {
             storage_bindings: 8,
             alignment: 256,
             software: false,
-            f16: false,
-            subgroups: false,
+            extras: Extras::default(),
+            tiles: Tiles::F32,
         }
     }
 
@@ -103,6 +103,9 @@ pub struct Options {
     pub kv: KvType,
     /// The reduction to use; `None`: the one that suits the device.
     pub style: Option<Style>,
+    /// How products of many rows store and multiply their tiles; `None`: as suits the device. One that it cannot run, or
+    /// that does not take a matrix's format, gives way to the base.
+    pub tiles: Option<Tiles>,
     /// Plan for rows of so many sequences with caches of their own, in any mixture: every row of a step names its sequence
     /// and its position ([`Buffer::Rows`]). `None`: one sequence, whose rows follow each other.
     pub sequences: Option<usize>,
@@ -114,7 +117,7 @@ pub struct Options {
 impl Options {
     /// Options without anything special.
     pub fn new(ctx: usize, chunk: usize, kv: KvType) -> Self {
-        Options { ctx, chunk, kv, style: None, sequences: None, guard: false }
+        Options { ctx, chunk, kv, style: None, tiles: None, sequences: None, guard: false }
     }
 }
 

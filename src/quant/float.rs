@@ -52,3 +52,30 @@ pub fn quantize_bf16(x: &[f32], out: &mut Vec<u8>) -> Result<()> {
     }));
     Ok(())
 }
+
+/// f32 from FP8 with four bits of exponent and three of mantissa (`float8_e4m3fn`; Micikevicius et al. 2022, *FP8 Formats for Deep
+/// Learning*): bias 7, no infinities, largest 448, `0x7f` and `0xff` not-a-number. A format of Hugging Face files, not of GGUF.
+pub fn f8_e4m3(b: u8) -> f32 {
+    let (exponent, mantissa) = (i32::from(b >> 3 & 15), f32::from(b & 7));
+    let size = match exponent {
+        0 => mantissa * 2f32.powi(-9),
+        15 if b & 7 == 7 => f32::NAN,
+        e => (8.0 + mantissa) * 2f32.powi(e - 10),
+    };
+    if b & 0x80 == 0 { size } else { -size }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn f8_numbers() {
+        let known =
+            [(0x00, 0.0), (0x01, 2f32.powi(-9)), (0x08, 2f32.powi(-6)), (0x38, 1.0), (0x7e, 448.0), (0xc4, -3.0)];
+        known.iter().for_each(|(b, x)| assert_eq!(f8_e4m3(*b), *x, "{b:#x}"));
+        assert!(f8_e4m3(0x7f).is_nan() && f8_e4m3(0xff).is_nan());
+        // Every number is larger than the one before it.
+        assert!((1..0x7f).all(|b| f8_e4m3(b) > f8_e4m3(b - 1)));
+    }
+}

@@ -40,6 +40,27 @@ pub const fn fragment(dtype: DType) -> &'static str {
     }
 }
 
+/// The WGSL that goes with [`fragment`] and gives the weights as integers: `fn W_ints(g: u32, n: u32) -> Ints`, a struct that
+/// `shaders/tiles/int8.wgsl` declares. `None` for floats.
+pub const fn ints_fragment(dtype: DType) -> Option<&'static str> {
+    Some(match dtype {
+        DType::F32 | DType::F16 | DType::BF16 => return None,
+        DType::Q4_0 => include_str!("../../shaders/quant/ints/q4_0.wgsl"),
+        DType::Q4_1 => include_str!("../../shaders/quant/ints/q4_1.wgsl"),
+        DType::Q5_0 => include_str!("../../shaders/quant/ints/q5_0.wgsl"),
+        DType::Q5_1 => include_str!("../../shaders/quant/ints/q5_1.wgsl"),
+        DType::Q8_0 => include_str!("../../shaders/quant/ints/q8_0.wgsl"),
+        DType::Q2K => include_str!("../../shaders/quant/ints/q2_k.wgsl"),
+        DType::Q3K => include_str!("../../shaders/quant/ints/q3_k.wgsl"),
+        DType::Q4K => include_str!("../../shaders/quant/ints/q4_k.wgsl"),
+        DType::Q5K => include_str!("../../shaders/quant/ints/q5_k.wgsl"),
+        DType::Q6K => include_str!("../../shaders/quant/ints/q6_k.wgsl"),
+        DType::IQ4NL => include_str!("../../shaders/quant/ints/iq4_nl.wgsl"),
+        DType::IQ4XS => include_str!("../../shaders/quant/ints/iq4_xs.wgsl"),
+        DType::MXFP4 => include_str!("../../shaders/quant/ints/mxfp4.wgsl"),
+    })
+}
+
 /// Bytes that a block (for floats: a group) has in each plane.
 const fn planes(dtype: DType) -> [usize; 4] {
     match dtype {

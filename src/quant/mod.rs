@@ -32,6 +32,7 @@ pub(crate) mod q8_0;
 
 use crate::error::{Error, Result};
 pub use encode::{quantize, quantize_rows, quantize_weighted};
+pub use float::f8_e4m3;
 
 /// The type of a weight's elements, as GGUF names it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]

@@ -95,11 +95,18 @@ impl Case {
         self
     }
 
+    /// Without the steps of few rows, which no tiles are made for.
+    pub fn many(mut self) -> Self {
+        self.steps.retain(|s| s.0.tokens > 8);
+        self
+    }
+
     /// The tolerance that `ops/mod.rs` states.
     fn tolerance(&self, target: Target) -> f64 {
         match (target, self.quantised, self.kv) {
             (Target::Cpu, true, _) if self.program.graph.nodes.len() > 2 => 1e-7,
-            (Target::CpuInt8, true, _) if self.program.graph.nodes.len() > 2 => 1e-5,
+            (Target::WgpuF16, ..) => 1e-6,
+            (Target::CpuInt8 | Target::WgpuInt8, true, _) if self.program.graph.nodes.len() > 2 => 1e-5,
             (_, _, KvType::F16) => 1e-6,
             _ => 1e-10,
         }
@@ -109,7 +116,7 @@ impl Case {
     fn reference(&self, target: Target) -> Box<dyn Loaded> {
         let activations = match target {
             Target::Cpu => Activations::Int16,
-            Target::CpuInt8 => Activations::Int8,
+            Target::CpuInt8 | Target::WgpuInt8 => Activations::Int8,
             _ => Activations::F32,
         };
         reference::load_with(self.program.clone(), activations).unwrap()

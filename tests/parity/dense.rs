@@ -1,6 +1,7 @@
 //! Cases of the dense ops. Sizes: 1, 2, 3, one less and one more than tiles, primes; inputs with outliers.
 
 use super::case::{Case, Maker};
+use crate::support::{Target, load, run};
 use moeray::{
     ir::{Activation, Linear, Norm, NormKind, Op},
     quant::DType,
@@ -47,6 +48,23 @@ pub fn linear() -> Vec<Case> {
         cases.push(m.finish(format!("linear/{dtype} [{n}, {k}]"), &[("y0", y)], &STEPS));
     }
     cases
+}
+
+/// A product of 20 rows, one of which holds an infinity, one a number so large that no half holds it, one what is no number.
+pub fn not_finite(target: Target) {
+    let mut m = Maker::new(3);
+    let x = m.input(256);
+    let weight = m.weight(&[70, 256], DType::Q8_0);
+    let y = m.one(Op::Linear(Linear { weight, bias: None }), &[x]);
+    let mut case = m.finish("not finite", &[("y0", y)], &[(20, 0, 20)]);
+    let input = &mut case.steps[0].2[0].1;
+    (input[3 * 256 + 17], input[5 * 256 + 255], input[19 * 256]) = (f32::INFINITY, 3e30, f32::NAN);
+    let Some(loaded) = load(target, &case.program) else { return };
+    let out = run(&*loaded, case.kv, &case.steps).swap_remove(0).swap_remove(0);
+    for (r, row) in out.f32.chunks(70).enumerate() {
+        let finite = row.iter().filter(|v| v.is_finite()).count();
+        assert_eq!(finite, if r == 3 || r == 19 { 0 } else { 70 }, "{target:?}, row {r}: {row:?}");
+    }
 }
 
 /// Fused forms around matrices: norm in front, residual behind, sigmoid gate, gated unit; parts of mixed types.

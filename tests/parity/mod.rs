@@ -43,6 +43,29 @@ fn cpu_int8() {
     check_all(moe::blocks(), Target::CpuInt8);
 }
 
+/// Products of many rows by tiles of halves and of packed bytes; those of f32 are in the table.
+#[test]
+fn tiles_of_halves_and_bytes() {
+    let all = || [dense::linear(), dense::linear_fused(), moe::blocks(), moe::expert_linear()].into_iter().flatten();
+    let many = |of: &dyn Fn(&case::Case) -> bool| -> Vec<_> {
+        all().filter(of).map(case::Case::many).filter(|c| !c.steps.is_empty()).collect()
+    };
+    // Halves are made of what the base expands: the format matters little, and each costs a pipeline.
+    let half = |c: &case::Case| ["Q8_0", "Q4_K", "/F16"].iter().any(|f| c.name.contains(f));
+    check_all(many(&half), Target::WgpuF16);
+    // Where one dispatch mixes floats and quantised weights it is done in f32, which the reference does not know.
+    let bytes = |c: &case::Case| c.quantised && !c.name.contains("BF16 Q4_0");
+    check_all(many(&bytes), Target::WgpuInt8);
+}
+
+/// Infinity and what is no number stay visible, whatever tiles are made of, and spoil no other row.
+#[test]
+fn tiles_hide_no_infinity() {
+    for target in [Target::WgpuLanes, Target::WgpuF16, Target::WgpuInt8] {
+        dense::not_finite(target);
+    }
+}
+
 /// Shaders run without checks by default: the table above and the whole models of `gpu` and `goldens`, which the tests run
 /// with the checks on, have them all. (The two of sampling are run in `picker`, the one that measures devices in `gpu`.)
 #[test]

@@ -5,6 +5,7 @@ pub mod rng;
 
 use moeray::{
     backend::{self, KvType, Loaded, Output, Program, RunnerOptions, Step},
+    kernels::Tiles,
     ops::linear::Activations,
 };
 
@@ -18,12 +19,16 @@ pub enum Target {
     Wgpu,
     /// The same device with the kernels of real GPUs and with nothing beyond what was written to be read.
     WgpuLanes,
+    /// The same with tiles of halves in products of many rows.
+    WgpuF16,
+    /// The same with tiles of packed bytes.
+    WgpuInt8,
 }
 
 impl Target {
     /// Whether it may be absent.
     pub fn is_gpu(self) -> bool {
-        matches!(self, Target::Wgpu | Target::WgpuLanes)
+        !matches!(self, Target::Reference | Target::Cpu | Target::CpuInt8)
     }
 }
 
@@ -41,9 +46,15 @@ pub fn load(target: Target, program: &Program) -> Option<Box<dyn Loaded>> {
             Some(backend::cpu::load(program.clone(), &options, quiet).unwrap())
         }
         Target::Wgpu => Some(gpu()?.load(program.clone(), quiet).unwrap()),
-        Target::WgpuLanes => {
+        Target::WgpuLanes | Target::WgpuF16 | Target::WgpuInt8 => {
             let style = Some(moeray::kernels::Style::Lanes);
-            let run = backend::wgpu::RunOptions { style, poison: true, guard: true, ..Default::default() };
+            let tiles = match target {
+                Target::WgpuF16 => Tiles::F16,
+                Target::WgpuInt8 => Tiles::Int8,
+                _ => Tiles::F32,
+            };
+            let tiles = Some(tiles);
+            let run = backend::wgpu::RunOptions { style, tiles, poison: true, guard: true, ..Default::default() };
             Some(gpu()?.load_with(program.clone(), run, quiet).unwrap())
         }
     }

@@ -81,8 +81,6 @@ impl Store for Brain {
 /// alignment and must be valid for sixteen numbers.
 #[allow(clippy::missing_safety_doc, missing_docs)]
 pub trait Lanes: Copy {
-    /// Registers that a vector takes.
-    const REGISTERS: usize;
     unsafe fn splat(x: f32) -> Self;
     unsafe fn load(p: *const f32) -> Self;
     unsafe fn load_f16(p: *const u16) -> Self;
@@ -143,7 +141,6 @@ macro_rules! each {
 }
 
 impl Lanes for Portable {
-    const REGISTERS: usize = 4;
     #[inline(always)]
     unsafe fn splat(x: f32) -> Self {
         Portable([x; N])
@@ -275,7 +272,6 @@ mod x86 {
     }
 
     impl Lanes for Avx2 {
-        const REGISTERS: usize = 2;
         #[inline(always)]
         unsafe fn prefetch(p: *const u8) {
             // SAFETY: a prefetch reads nothing that the program sees.
@@ -330,7 +326,6 @@ mod x86 {
     }
 
     impl Lanes for Avx512 {
-        const REGISTERS: usize = 1;
         #[inline(always)]
         unsafe fn prefetch(p: *const u8) {
             // SAFETY: a prefetch reads nothing that the program sees.

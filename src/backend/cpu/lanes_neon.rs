@@ -62,7 +62,6 @@ macro_rules! four {
 }
 
 impl Lanes for Neon {
-    const REGISTERS: usize = 4;
     #[inline(always)]
     unsafe fn prefetch(p: *const u8) {
         // SAFETY: a prefetch reads nothing that the program sees.

@@ -184,7 +184,7 @@ impl Weight {
     ) {
         if !self.is_quantised() {
             let floats = |t: &u32| x.floats[*t as usize * self.cols()..][..self.cols()].as_ptr();
-            if tokens.len() >= float_panel::WORTH {
+            if tokens.len() >= float_panel::worth(self.tier) {
                 work.rows.clear();
                 work.rows.extend(tokens.iter().map(floats));
                 self.by_columns(bytes, n, work, out, stride);

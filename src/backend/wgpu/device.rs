@@ -4,6 +4,7 @@ use super::{Options, RunOptions, pipeline::Pipelines, upload};
 use crate::{
     backend::{Loaded, Program, Progress},
     error::{Error, Result},
+    kernels::tiles::{self, Extras},
     plan::Caps,
 };
 use std::{
@@ -145,7 +146,6 @@ fn describe(index: usize, a: &wgpu::Adapter, default: Option<usize>) -> DeviceIn
 }
 
 fn caps(l: &wgpu::Limits, a: &wgpu::Adapter) -> Caps {
-    let f = a.features();
     Caps {
         max_binding: l.max_storage_buffer_binding_size,
         max_buffer: l.max_buffer_size,
@@ -155,8 +155,21 @@ fn caps(l: &wgpu::Limits, a: &wgpu::Adapter) -> Caps {
         storage_bindings: l.max_storage_buffers_per_shader_stage,
         alignment: u64::from(l.min_storage_buffer_offset_alignment.max(l.min_uniform_buffer_offset_alignment)),
         software: a.get_info().device_type == wgpu::DeviceType::Cpu,
+        extras: extras(a),
+        tiles: tiles::default_for(a.get_info().vendor, &extras(a)),
+    }
+}
+
+fn extras(a: &wgpu::Adapter) -> Extras {
+    let (f, i) = (a.features(), a.get_info());
+    let subgroups = f.contains(wgpu::Features::SUBGROUP);
+    let alike = subgroups && i.subgroup_min_size == i.subgroup_max_size;
+    Extras {
         f16: f.contains(wgpu::Features::SHADER_F16),
-        subgroups: f.contains(wgpu::Features::SUBGROUP),
+        subgroups,
+        subgroup_size: alike.then_some(i.subgroup_min_size),
+        coop16: false,
+        coop8: false,
     }
 }
 
@@ -203,8 +216,11 @@ impl Errors {
     }
 }
 
-/// What is used where a device has it and no kernel depends on.
-const WANTED: wgpu::Features = wgpu::Features::PIPELINE_CACHE.union(wgpu::Features::TIMESTAMP_QUERY);
+/// What is used where a device has it; no kernel of the base depends on it.
+const WANTED: wgpu::Features = wgpu::Features::PIPELINE_CACHE
+    .union(wgpu::Features::TIMESTAMP_QUERY)
+    .union(wgpu::Features::SHADER_F16)
+    .union(wgpu::Features::SUBGROUP);
 
 /// How long a mapping may take after the device is done: the callback may be in the hands of another thread.
 const MAPPING: Duration = Duration::from_secs(10);

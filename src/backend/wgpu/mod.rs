@@ -28,7 +28,10 @@ pub use device::{DeviceInfo, Gpu, devices};
 pub use shaders::ShaderCache;
 
 use super::{Loaded, Program, Progress};
-use crate::{error::Result, kernels::Style};
+use crate::{
+    error::Result,
+    kernels::{Style, Tiles},
+};
 
 /// Which device, and how to use it.
 #[derive(Clone, Debug)]
@@ -70,6 +73,9 @@ pub struct RunOptions {
     pub fuse: bool,
     /// The reduction of the kernels; `None`: what suits the device.
     pub style: Option<Style>,
+    /// How products of many rows store and multiply their tiles; `None`: what suits the device. See
+    /// [`crate::plan::Options::tiles`].
+    pub tiles: Option<Tiles>,
     /// Fill scratch with NaN before every step, and caches when they are made: what reads more than was written shows.
     pub poison: bool,
     /// Put guard bytes behind every buffer of scratch and check them after every step: what writes too far shows.
@@ -89,6 +95,7 @@ impl Default for RunOptions {
         RunOptions {
             fuse: true,
             style: None,
+            tiles: None,
             poison: false,
             guard: false,
             max_dispatches: None,

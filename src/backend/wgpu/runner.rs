@@ -84,6 +84,7 @@ impl GpuRunner {
         gpu.errors.take()?;
         let wanted = plan::Options {
             style: placed.run.style,
+            tiles: placed.run.tiles,
             guard: placed.run.guard,
             sequences,
             ..plan::Options::new(options.ctx, options.chunk, options.kv)

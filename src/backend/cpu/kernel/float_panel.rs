@@ -15,8 +15,11 @@ use crate::{
 };
 use std::marker::PhantomData;
 
-/// From how many tokens on the conversion pays.
-pub const WORTH: usize = 16;
+/// From how many tokens on the conversion pays, if it does: with 512-bit registers, four rows and four tokens at a time do as
+/// well from the file's form (measured on Zen 5: 184 G products a second against 146 for F16).
+pub fn worth(tier: Tier) -> usize {
+    if tier == Tier::Avx512Vnni { usize::MAX } else { 64 }
+}
 
 /// Columns that are summed before they are added to the rest.
 const PIECE: usize = 256;
@@ -75,7 +78,6 @@ impl<S: Store> Floats for Run<'_, S> {
             while t < job.tokens.len() {
                 // As many sums as registers hold.
                 t += match job.tokens.len() - t {
-                    12.. if L::REGISTERS == 1 => tokens::<L, 12>(&job, panel, t),
                     6.. => tokens::<L, 6>(&job, panel, t),
                     4.. => tokens::<L, 4>(&job, panel, t),
                     2.. => tokens::<L, 2>(&job, panel, t),

@@ -72,6 +72,8 @@ pub trait Wide: Copy {
     unsafe fn halves(a: f32, b: f32) -> Self::Floats;
     /// Eight numbers.
     unsafe fn read(p: *const f32) -> Self::Floats;
+    /// Eight numbers, each twice.
+    unsafe fn twice(p: *const f32) -> [Self::Floats; 2];
     /// Writes eight numbers.
     unsafe fn write(x: Self::Floats, p: *mut f32);
     /// `a · b`.

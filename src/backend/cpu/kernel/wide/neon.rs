@@ -73,6 +73,10 @@ impl Wide for Neon {
         fn splat(x: f32) -> Floats { (vdupq_n_f32(x), vdupq_n_f32(x)) }
         fn halves(a: f32, b: f32) -> Floats { (vdupq_n_f32(a), vdupq_n_f32(b)) }
         fn read(p: *const f32) -> Floats { (vld1q_f32(p), vld1q_f32(p.add(4))) }
+        fn twice(p: *const f32) -> [Floats; 2] {{
+            let (a, b) = Self::read(p);
+            [(vzip1q_f32(a, a), vzip2q_f32(a, a)), (vzip1q_f32(b, b), vzip2q_f32(b, b))]
+        }}
         fn write(x: Floats, p: *mut f32) {{ vst1q_f32(p, x.0); vst1q_f32(p.add(4), x.1) }}
         fn mul(a: Floats, b: Floats) -> Floats { (vmulq_f32(a.0, b.0), vmulq_f32(a.1, b.1)) }
         fn add(a: Floats, b: Floats) -> Floats { (vaddq_f32(a.0, b.0), vaddq_f32(a.1, b.1)) }

@@ -72,8 +72,7 @@ unsafe fn block<W: Wide, F: Format, const T: usize>(
                 single[t] = scales[0] * *act.scales.add(b);
                 sums[t].low[u] += low_of[0] * *act.sums32.add(b);
             } else {
-                let x = &*act.scales.add(8 * b).cast::<[f32; 8]>();
-                both[t] = std::array::from_fn(|i| scales[i] * if F::FINE { x[i / 2] } else { x[i & 7] });
+                scaled::<W, F>(&scales, act.scales.add(8 * b), &mut both[t]);
                 lows::<W, F>(low_of, act, b, &mut sums[t].lows);
             }
         }
@@ -95,6 +94,22 @@ unsafe fn block<W: Wide, F: Format, const T: usize>(
                 };
                 sums[t].dots[k] = W::fma(dot, scale, sums[t].dots[k]);
             }
+        }
+    }
+}
+
+/// The scales of 256 weights times the 8 of their activations.
+#[inline(always)]
+unsafe fn scaled<W: Wide, F: Format>(scales: &[f32; 16], x: *const f32, both: &mut [f32; 16]) {
+    let (s, to) = (scales.as_ptr(), both.as_mut_ptr());
+    // SAFETY: the caller's activations have 8 scales; features by the contract of `Wide`.
+    unsafe {
+        if F::FINE {
+            let [a, b] = W::twice(x);
+            W::write(W::mul(W::read(s), a), to);
+            W::write(W::mul(W::read(s.add(8)), b), to.add(8));
+        } else {
+            W::write(W::mul(W::read(s), W::read(x)), to);
         }
     }
 }

@@ -65,6 +65,13 @@ impl<const VNNI: bool> Wide for Avx2<VNNI> {
             _mm256_insertf128_ps::<1>(_mm256_castps128_ps256(_mm_set1_ps(a)), _mm_set1_ps(b))
         }
         fn read(p: *const f32) -> __m256 { _mm256_loadu_ps(p) }
+        fn twice(p: *const f32) -> [__m256; 2] {{
+            let (a, b) = (_mm_loadu_ps(p), _mm_loadu_ps(p.add(4)));
+            [
+                _mm256_set_m128(_mm_unpackhi_ps(a, a), _mm_unpacklo_ps(a, a)),
+                _mm256_set_m128(_mm_unpackhi_ps(b, b), _mm_unpacklo_ps(b, b)),
+            ]
+        }}
         fn write(x: __m256, p: *mut f32) { _mm256_storeu_ps(p, x) }
         fn mul(a: __m256, b: __m256) -> __m256 { _mm256_mul_ps(a, b) }
         fn add(a: __m256, b: __m256) -> __m256 { _mm256_add_ps(a, b) }

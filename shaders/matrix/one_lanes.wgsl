@@ -1,0 +1,13 @@
+// The products of a workgroup's rows.
+fn products(
+    m: Matrix,
+    count: u32,
+    rows: array<u32, ROWS>,
+    xs: array<u32, COLS>,
+    cols: u32,
+    lane: u32,
+    n: u32,
+) -> Products {
+    return w_products_to_COLS(count, rows, xs, cols, lane, n);
+}
+

@@ -1,0 +1,139 @@
+//! How products of many rows store and multiply the tiles that go through workgroup memory: one row of a table each, with
+//! what it needs of a device and which formats it takes. Whoever plans asks for one; a matrix whose format it does not take
+//! falls back to [`Tiles::F32`], which runs everywhere.
+
+use crate::quant::DType;
+
+/// Storage and arithmetic of tiles.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Tiles {
+    /// Single precision.
+    F32,
+    /// Stored as halves, multiplied and summed in single precision.
+    F16,
+    /// Signed bytes, four products at a time (`dot4I8Packed`), scales and sums in single precision. The rows of x are rounded
+    /// to 8 bits, a scale for each group of 32.
+    Int8,
+    /// Halves, multiplied 16 by 16 by 16 by a subgroup (cooperative matrices), summed in single precision.
+    Coop16,
+    /// Single precision, multiplied 8 by 8 by 8 by a subgroup.
+    Coop8,
+}
+
+/// What kernels may use beyond WebGPU's base.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Extras {
+    /// Half precision in shaders.
+    pub f16: bool,
+    /// Subgroup operations in shaders.
+    pub subgroups: bool,
+    /// Invocations of every subgroup, where they are all alike.
+    pub subgroup_size: Option<u32>,
+    /// Cooperative matrices of 16 by 16 by 16: halves with sums in single precision.
+    pub coop16: bool,
+    /// Cooperative matrices of 8 by 8 by 8 in single precision.
+    pub coop8: bool,
+}
+
+/// A row of the table.
+pub struct Row {
+    /// Which.
+    pub tiles: Tiles,
+    /// Its name, in labels, options and files.
+    pub name: &'static str,
+    /// Extensions that its text has to name.
+    pub enable: &'static [&'static str],
+    /// Its WGSL.
+    pub parts: &'static [&'static str],
+    /// Rows of weights and rows of x of a tile.
+    pub size: [u32; 2],
+    /// Invocations of a workgroup where the device has subgroups of this size.
+    pub workgroup: fn(Option<u32>) -> u32,
+    /// Whether a device can run it.
+    pub runs: fn(&Extras) -> bool,
+    /// Whether it takes weights of a format.
+    pub takes: fn(DType) -> bool,
+}
+
+const COMMON: &str = include_str!("../../shaders/tiles/common.wgsl");
+const THREADS: &str = include_str!("../../shaders/tiles/threads.wgsl");
+const SCALE: &str = include_str!("../../shaders/tiles/scale.wgsl");
+
+/// Formats whose numbers halves hold: their own scales are halves. MXFP4's reach from 2^-128 to 2^127.
+fn fits_halves(d: DType) -> bool {
+    !matches!(d, DType::F32 | DType::BF16 | DType::MXFP4)
+}
+
+/// Invocations of the tiles that are multiplied invocation by invocation.
+fn threads(_: Option<u32>) -> u32 {
+    64
+}
+
+/// Every way to multiply tiles.
+pub static ROWS: [Row; 3] = [
+    Row {
+        tiles: Tiles::F32,
+        name: "f32",
+        enable: &[],
+        parts: &[COMMON, THREADS, include_str!("../../shaders/tiles/f32.wgsl")],
+        size: [64, 32],
+        workgroup: threads,
+        runs: |_| true,
+        takes: |_| true,
+    },
+    Row {
+        tiles: Tiles::F16,
+        name: "f16",
+        enable: &["f16"],
+        parts: &[COMMON, THREADS, SCALE, include_str!("../../shaders/tiles/f16.wgsl")],
+        size: [64, 32],
+        workgroup: threads,
+        runs: |e| e.f16,
+        takes: fits_halves,
+    },
+    Row {
+        tiles: Tiles::Int8,
+        name: "int8",
+        enable: &[],
+        parts: &[COMMON, THREADS, include_str!("../../shaders/tiles/int8.wgsl")],
+        size: [64, 32],
+        workgroup: threads,
+        runs: |_| true,
+        takes: |d| !d.is_float(),
+    },
+];
+
+/// PCI vendors (Apple's by the number that wgpu gives), in the order in which their tiles are tried where nothing was
+/// measured: bytes where processors multiply four of them at a time, else halves. No order has a measurement on hardware
+/// behind it yet; measuring decides better.
+const VENDORS: [(u32, &[Tiles]); 5] = [
+    (0x10de, &[Tiles::Int8]),
+    (0x1002, &[Tiles::Int8]),
+    (0x8086, &[Tiles::Int8]),
+    (0x5143, &[Tiles::Int8]),
+    (0x106b, &[Tiles::F16]),
+];
+
+/// What suits a vendor's devices; the base for those that are not known.
+pub fn default_for(vendor: u32, extras: &Extras) -> Tiles {
+    let list = VENDORS.iter().find(|v| v.0 == vendor).map_or(&[][..], |v| v.1);
+    list.iter().copied().find(|t| (t.row().runs)(extras)).unwrap_or(Tiles::F32)
+}
+
+impl Tiles {
+    /// Its row.
+    pub fn row(self) -> &'static Row {
+        ROWS.iter().find(|r| r.tiles == self).unwrap_or(&ROWS[0])
+    }
+
+    /// By name.
+    pub fn named(name: &str) -> Option<Tiles> {
+        ROWS.iter().find(|r| r.name == name).map(|r| r.tiles)
+    }
+
+    /// This one where it takes all these formats, else the base.
+    #[must_use]
+    pub fn for_formats(self, formats: &[DType]) -> Tiles {
+        if formats.iter().all(|d| (self.row().takes)(*d)) { self } else { Tiles::F32 }
+    }
+}
