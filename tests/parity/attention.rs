@@ -62,7 +62,15 @@ fn plain(s: Shape, steps: &[(usize, usize, usize)]) -> Case {
 }
 
 pub fn attend() -> Vec<Case> {
-    let s = |heads, kv_heads, k_dim, v_dim| Shape { heads, kv_heads, k_dim, v_dim, window: None, chunk: None, sinks: false };
+    let s = |heads, kv_heads, k_dim, v_dim| Shape {
+        heads,
+        kv_heads,
+        k_dim,
+        v_dim,
+        window: None,
+        chunk: None,
+        sinks: false,
+    };
     let gqa = s(8, 2, 64, 64);
     vec![
         plain(s(1, 1, 4, 4), &STEPS),
@@ -107,7 +115,8 @@ pub fn latent() -> Vec<Case> {
         let cache = m.b.cache(CacheDecl { v_in_k: true, ..CacheDecl::new(1, rank + rope, rank) });
         let stored = m.one(Op::KvStore { cache }, &[k]);
         let scale = 1.0 / ((nope + rope) as f32).sqrt();
-        let y = m.one(Op::Attend(Attention { cache, heads, scale, window: None, chunk: None, sinks: None }), &[q, stored]);
+        let y =
+            m.one(Op::Attend(Attention { cache, heads, scale, window: None, chunk: None, sinks: None }), &[q, stored]);
         let z = m.one(expand, &[y, ids]);
         let case =
             m.finish(format!("latent/{heads} heads, {rank} and {rope}, {dtype}"), &[("y0", y), ("y1", z)], steps);
