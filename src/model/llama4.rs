@@ -52,7 +52,6 @@ fn decoder(p: &Params<'_>) -> Result<Decoder> {
     let width = p.usize("expert_feed_forward_length", "intermediate_size")?;
     d.ffn = p.usize("feed_forward_length", "intermediate_size_mlp")?;
     d.pairs = RopePairs::Interleaved;
-    d.ffn_norm = if p.is_gguf() { "ffn_norm" } else { "post_attention_norm" };
     d.expert_layout = ExpertLayout::Columns;
     d.weigh_inputs = true;
     let normed =
