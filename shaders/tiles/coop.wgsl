@@ -8,6 +8,7 @@ struct Ids {
 var<workgroup> weight_tile: array<Number, TM * 32>;  // [row, column of the group]
 var<workgroup> x_tile: array<Number, COLS * 32>;     // [row, column of the group]
 var<workgroup> sum_tile: array<f32, TM * COLS>;      // [row of x, row of weights]
+var<workgroup> columns: u32;                         // rows of x of the tile
 
 fn keep_weights(i: u32, v: array<vec4<f32>, 8>) {
     for (var q = 0u; q < 8u; q++) { // unroll
@@ -32,7 +33,11 @@ fn product(tile: Tile, first: i32, rows: u32, ids: Ids) {
     for (var c = ids.lid; c < COLS; c += WG) {
         x_starts[c] = x_base(tile_row(tile, c)) / 4u;
     }
-    workgroupBarrier();
+    if (ids.lid == 0u) {
+        columns = tile.count;
+    }
+    // Said so that the compiler knows that all invocations go the same way.
+    let count = workgroupUniformLoad(&columns);
     prepare_x(ids.lid);
     // The subgroup's two blocks of weight rows, each with two blocks of rows of x; what lies beyond the tile's rows of x is
     // not used.
@@ -46,7 +51,7 @@ fn product(tile: Tile, first: i32, rows: u32, ids: Ids) {
         for (var i = ids.lid; i < TM; i += WG) {
             stage_weights(tile, ids.wg.x, i, j);
         }
-        stage_x(tile.count, j, ids.lid);
+        stage_x(count, j, ids.lid);
         workgroupBarrier();
         for (var k = 0u; k < 32u; k += SIDE) {
             let a0 = coopLoadT<Left>(&weight_tile[top * 32u + k], 32u);
@@ -54,7 +59,7 @@ fn product(tile: Tile, first: i32, rows: u32, ids: Ids) {
             let b0 = coopLoad<Right>(&x_tile[k], 32u);
             s00 = coopMultiplyAdd(a0, b0, s00);
             s10 = coopMultiplyAdd(a1, b0, s10);
-            if (tile.count > SIDE) {
+            if (count > SIDE) {
                 let b1 = coopLoad<Right>(&x_tile[SIDE * 32u + k], 32u);
                 s01 = coopMultiplyAdd(a0, b1, s01);
                 s11 = coopMultiplyAdd(a1, b1, s11);
