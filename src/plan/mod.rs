@@ -103,8 +103,8 @@ pub struct Options {
     pub kv: KvType,
     /// The reduction to use; `None`: the one that suits the device.
     pub style: Option<Style>,
-    /// How products of many rows store and multiply their tiles; `None`: as suits the device. One that it cannot run, or
-    /// that does not take a matrix's format, gives way to the base.
+    /// How products of many rows store and multiply their tiles; `None`: as suits the device. Where a matrix's
+    /// format is not taken, or the device cannot run it, the base is.
     pub tiles: Option<Tiles>,
     /// Plan for rows of so many sequences with caches of their own, in any mixture: every row of a step names its sequence
     /// and its position ([`Buffer::Rows`]). `None`: one sequence, whose rows follow each other.
