@@ -194,6 +194,9 @@ fn bench_speaks_llama_bench() {
         // Two of eight experts, and one row of the embedding table: well below the whole, well above the shared part.
         assert!(token < size * 3 / 5 && token > size / 4, "{token} of {size} bytes a token");
         assert!(r["read_bandwidth"].as_f64().unwrap() > 1e8);
+        // One position on average, four layers, two heads of 64 numbers for keys and values each, two bytes.
+        let seen = r["n_gen"].as_u64().unwrap() / 2;
+        assert_eq!(r["kv_bytes_per_token"].as_u64(), Some(seen * 4 * 2 * 2 * 64 * 2));
     }
     let md = ok(&[&args[..], &["md"]].concat());
     assert!(md.contains(" tg2 |") && md.contains(" ± ") && md.contains("floor"), "{md}");

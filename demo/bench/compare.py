@@ -30,7 +30,7 @@ import urllib.request
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 
-def llama_round(model, n_prompt, n_gen, threads, gpu):
+def llama_round(model, n_prompt, n_gen, depth, threads, gpu):
     """One measurement of llama.cpp in this process."""
     import llama_cpp as lc
 
@@ -41,7 +41,8 @@ def llama_round(model, n_prompt, n_gen, threads, gpu):
     mp.n_gpu_layers = 999 if gpu else 0
     m = lc.llama_model_load_from_file(model.encode(), mp)
     cp = lc.llama_context_default_params()
-    cp.n_ctx, cp.n_batch, cp.n_ubatch = n_prompt + n_gen + 8, max(n_prompt, 1), max(n_prompt, 1)
+    batch = max(n_prompt, min(depth, 512), 1)
+    cp.n_ctx, cp.n_batch, cp.n_ubatch = depth + max(n_prompt, n_gen) + 8, batch, batch
     cp.n_threads = cp.n_threads_batch = threads
     ctx = lc.llama_init_from_model(m, cp)
     vocab = lc.llama_vocab_n_tokens(lc.llama_model_get_vocab(m))
@@ -59,22 +60,24 @@ def llama_round(model, n_prompt, n_gen, threads, gpu):
         return [rng.randrange(vocab) for _ in range(n)]
 
     def timed(work, n):
-        work()
         clear()
+        for done in range(0, depth, batch):
+            decode(draw(min(batch, depth - done)))
         start = time.perf_counter()
         work()
-        seconds = time.perf_counter() - start
-        clear()
-        return n / seconds
+        return n / (time.perf_counter() - start)
 
-    prompt = timed(lambda: decode(draw(n_prompt)), n_prompt)
-    generation = timed(lambda: [decode(draw(1)) for _ in range(n_gen)], n_gen)
-    print(json.dumps({"prompt": prompt, "generation": generation}))
+    decode(draw(max(n_prompt, 1)))
+    decode(draw(1))
+    work = {"prompt": (lambda: decode(draw(n_prompt)), n_prompt)}
+    work["generation"] = (lambda: [decode(draw(1)) for _ in range(n_gen)], n_gen)
+    print(json.dumps({test: timed(*w) for test, w in work.items() if w[1]}))
 
 
 def bench_round(binary, model, a):
     """One measurement by llama-bench, all layers on the GPU."""
-    command = [binary, "-m", model, "-p", str(a.prompt), "-n", str(a.gen), "-r", "1", "-ngl", "99", "-o", "json"]
+    command = [binary, "-m", model, "-p", str(a.prompt), "-n", str(a.gen), "-d", str(a.depth), "-r", "1"]
+    command += ["-ngl", "99", "-o", "json"]
     rows = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
     return {("prompt" if r["n_gen"] == 0 else "generation"): r["avg_ts"] for r in rows}
 
@@ -119,14 +122,14 @@ def llama(model, a):
         return bench_round(a.llama_bench, model, a)
     if a.llama_server:
         return server_round(a.llama_server, model, a)
-    child = [sys.executable, __file__, model, "--llama-child", "-p", str(a.prompt), "-n", str(a.gen)]
+    child = [sys.executable, __file__, model, "--llama-child", "-p", str(a.prompt), "-n", str(a.gen), "-d", str(a.depth)]
     child += ["--threads", str(a.threads)] + (["--llama-gpu"] if a.llama_gpu else [])
     return json.loads(subprocess.run(child, check=True, capture_output=True, text=True).stdout)
 
 
 def moeray_round(binary, model, a):
-    command = [binary, "bench", "-m", model, "-p", str(a.prompt), "-n", str(a.gen), "-r", "1", "-o", "json", "-q"]
-    command += ["--backend", a.backend]
+    command = [binary, "bench", "-m", model, "-p", str(a.prompt), "-n", str(a.gen), "-d", str(a.depth)]
+    command += ["-r", "1", "-o", "json", "-q", "--backend", a.backend]
     command += ["--threads", str(a.threads)] if a.backend == "cpu" else []
     command += ["--device", a.device] if a.device else []
     command += ["--activations", a.activations] if a.backend == "cpu" else []
@@ -140,6 +143,7 @@ def main():
     ap.add_argument("models", nargs="+")
     ap.add_argument("-p", "--prompt", type=int, default=128)
     ap.add_argument("-n", "--gen", type=int, default=32)
+    ap.add_argument("-d", "--depth", type=int, default=0, help="tokens in the context before what is timed")
     ap.add_argument("-r", "--rounds", type=int, default=5)
     ap.add_argument("--threads", type=int, default=2)
     ap.add_argument("--backend", default="cpu")
@@ -153,8 +157,11 @@ def main():
     ap.add_argument("--llama-child", action="store_true", help=argparse.SUPPRESS)
     a = ap.parse_args()
     if a.llama_child:
-        llama_round(a.models[0], a.prompt, a.gen, a.threads, a.llama_gpu)
+        llama_round(a.models[0], a.prompt, a.gen, a.depth, a.threads, a.llama_gpu)
         return
+    if a.depth and a.llama_server:
+        ap.error("--depth: llama-server times no generation after tokens that are not of its prompt")
+    at = f" at depth {a.depth}" if a.depth else ""
     lines = [f"| model | test | moeray {a.backend} t/s | llama.cpp t/s | ratio | ratios of the rounds |", "|---|---|---|---|---|---|"]
     for model in a.models:
         ours, theirs = [], []
@@ -162,11 +169,13 @@ def main():
             ours.append(moeray_round(a.binary, model, a))
             theirs.append(llama(model, a))
         for test, count in (("prompt", a.prompt), ("generation", a.gen)):
+            if count == 0:
+                continue
             x, y = [r[test] for r in ours], [r[test] for r in theirs]
             ratios = sorted(p / q for p, q in zip(x, y))
             name = pathlib.Path(model).name
             lines.append(
-                f"| {name} | {test} of {count} | {statistics.median(x):.1f} | {statistics.median(y):.1f} "
+                f"| {name} | {test} of {count}{at} | {statistics.median(x):.1f} | {statistics.median(y):.1f} "
                 f"| {statistics.median(ratios):.2f} | {' '.join(f'{r:.2f}' for r in ratios)} |"
             )
             print(lines[-1], flush=True)

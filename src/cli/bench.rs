@@ -178,7 +178,11 @@ fn measure(args: &BenchArgs, model: &Model, tests: &[Test], row: &Row, rows: &mu
             bar.show(Progress { phase: "measuring", done: u64::from(i) + 1, total: u64::from(args.repetitions) });
         }
         row.set_samples(&times);
-        let reachable = row.read_bandwidth.map(|b| b / row.bytes_per_token.max(1) as f64);
+        // On average half of what is generated stands before a token.
+        let seen = test.depth + test.generate.div_ceil(2);
+        row.kv_bytes_per_token = facts::attended_bytes(&model.definition().program, load::kv(&args.context), seen);
+        let bytes = row.bytes_per_token + row.kv_bytes_per_token;
+        let reachable = row.read_bandwidth.map(|b| b / bytes.max(1) as f64);
         row.floor_percent = reachable.filter(|_| test.prompt == 0).map(|r| 100.0 * row.avg_ts / r);
         if args.profile {
             row.kernels = profile(&mut session, test, &mut random)?;
@@ -255,15 +259,17 @@ fn ahead(session: &mut Session, tokens: &[u32], random: &mut Rng) -> Outcome<boo
 /// The floor, in words.
 fn explain(out: &mut dyn Write, rows: &[Row]) -> io::Result<()> {
     let Some(row) = rows.first() else { return Ok(()) };
-    writeln!(out, "\na generated token reads {} of weights", load::bytes(row.bytes_per_token))?;
+    let (weights, deepest) = (row.bytes_per_token, rows.iter().map(|r| r.kv_bytes_per_token).max().unwrap_or(0));
+    let (weights_text, kv_text) = (load::bytes(weights), load::bytes(deepest));
+    writeln!(out, "\na generated token reads {weights_text} of weights, and up to {kv_text} of keys and values here")?;
     if let Some(bandwidth) = rows.iter().find_map(|r| r.read_bandwidth) {
         writeln!(
             out,
-            "this memory moves {:.1} GB/s: a floor of {:.3} ms a token, {:.0} tokens/s (models below the size of the \
-             cache can beat it)",
+            "this memory moves {:.1} GB/s: for the weights alone a floor of {:.3} ms a token, {:.0} tokens/s (models below the \
+             size of the cache can beat it)",
             bandwidth / 1e9,
-            1e3 * row.bytes_per_token as f64 / bandwidth,
-            bandwidth / row.bytes_per_token.max(1) as f64
+            1e3 * weights as f64 / bandwidth,
+            bandwidth / weights.max(1) as f64
         )?;
     }
     if let Some(seconds) = rows.iter().find_map(|r| r.dispatch_seconds) {

@@ -3,7 +3,7 @@
 use crate::{
     backend::{KvType, Program},
     file::Checkpoint,
-    ir::{Op, Type},
+    ir::{Attention, Op, Type},
     model::Definition,
     quant::{DType, mix::Mix},
 };
@@ -51,8 +51,26 @@ pub fn vocabulary(program: &Program) -> usize {
 
 /// Bytes of keys and values of one position.
 pub fn kv_bytes(program: &Program, kv: KvType) -> u64 {
-    let size = if kv == KvType::F16 { 2 } else { 4 };
-    program.graph.caches.iter().map(|c| (c.kv_heads * (c.k_dim + c.stored_v_dim()) * size) as u64).sum()
+    let numbers: usize = program.graph.caches.iter().map(|c| c.kv_heads * (c.k_dim + c.stored_v_dim())).sum();
+    numbers as u64 * element_bytes(kv)
+}
+
+/// Bytes of keys and values that one token reads which sees `positions` others and itself, less where windows slide.
+pub fn attended_bytes(program: &Program, kv: KvType, positions: usize) -> u64 {
+    let attentions = program.graph.nodes.iter().filter_map(|n| match &n.op {
+        Op::Attend(a) => Some(a),
+        _ => None,
+    });
+    let of = |a: &Attention| {
+        let cache = &program.graph.caches[a.cache.0 as usize];
+        let seen = a.window.unwrap_or(usize::MAX).min(positions);
+        (seen * cache.kv_heads * (cache.k_dim + cache.stored_v_dim())) as u64 * element_bytes(kv)
+    };
+    attentions.map(of).sum()
+}
+
+fn element_bytes(kv: KvType) -> u64 {
+    if kv == KvType::F16 { 2 } else { 4 }
 }
 
 /// Bytes of recurrent states of a sequence: as they stand, and as they were kept.

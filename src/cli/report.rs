@@ -59,6 +59,8 @@ pub struct Row {
     pub samples_ts: Vec<f64>,
     /// Bytes of weights that one generated token reads.
     pub bytes_per_token: u64,
+    /// Bytes of keys and values that a token of this test reads at its place, on average.
+    pub kv_bytes_per_token: u64,
     /// Bandwidth of memory, bytes a second, measured in this run: of reading on the cpu backend, of copying on a GPU.
     pub read_bandwidth: Option<f64>,
     /// Speed of generation in percent of what that bandwidth allows.

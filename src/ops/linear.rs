@@ -11,7 +11,7 @@
 //! thirty times larger than the rest. With the second number both are 254² times smaller.
 
 use super::{Array, Phrase, Weights, arity, f32_of, matrix_shape, weight_shape};
-use crate::ir::{Graph, Linear, Type, WeightId};
+use crate::ir::{Graph, Linear, Rows, Type, WeightId};
 
 /// Shape rule.
 ///
@@ -40,6 +40,17 @@ pub enum Activations {
     Int8,
     /// The sum of two such numbers: `int8(x)`, and `int8` of what that leaves over. About 15 bits.
     Int16,
+}
+
+impl Activations {
+    /// How activations of so many rows are met. Those of the tokens whose logits are wanted are never rounded to 8 bits: what
+    /// the last matrix rounds goes into the logits undamped (a tenth of the whole divergence), and there it costs next to nothing.
+    pub fn of(self, rows: Rows) -> Activations {
+        match (self, rows) {
+            (Activations::Int8, Rows::Outputs) => Activations::Int16,
+            (other, _) => other,
+        }
+    }
 }
 
 /// Rounds to 8 bits with one scale per 32: with m the largest magnitude of 32 neighbours, each x becomes

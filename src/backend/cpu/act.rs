@@ -59,17 +59,13 @@ fn padded(cols: usize) -> usize {
 }
 
 impl Acts {
-    /// Activations of this precision; f32 is not one of codes and counts as [`Activations::Int16`].
-    pub fn new(activations: Activations) -> Self {
-        Acts { fine: activations != Activations::Int8, ..Acts::default() }
-    }
-
     fn planes_a_row(&self) -> usize {
         1 + usize::from(self.fine)
     }
 
-    /// Room for `rows` rows of `cols` numbers.
-    pub fn reserve(&mut self, rows: usize, cols: usize) {
+    /// Room for `rows` rows of `cols` numbers of this precision; f32 is not one of codes and counts as [`Activations::Int16`].
+    pub fn reserve(&mut self, activations: Activations, rows: usize, cols: usize) {
+        self.fine = activations != Activations::Int8;
         let n = rows.saturating_mul(padded(cols)).saturating_mul(self.planes_a_row());
         self.codes.grow(n);
         self.scales.grow(n / 32);
@@ -92,9 +88,9 @@ impl Acts {
     ///
     /// # Errors
     /// As [`Pool::run`].
-    pub fn fill(&mut self, pool: &Pool, tier: Tier, x: &[f32], cols: usize) -> Result<()> {
+    pub fn fill(&mut self, pool: &Pool, tier: Tier, activations: Activations, x: &[f32], cols: usize) -> Result<()> {
         let rows = x.len() / cols;
-        self.reserve(rows, cols);
+        self.reserve(activations, rows, cols);
         self.stride = padded(cols);
         self.cols = cols;
         let stride = self.stride;

@@ -56,8 +56,9 @@ pub struct Options {
     pub tier: Option<Tier>,
     /// How activations meet quantised weights. The default, [`Activations::Int8`] with a scale for every 32, is as fine as what
     /// llama.cpp does with formats of 32 weights a block, and finer than what it does with k-quants (a scale for every 256).
-    /// On the demo model and Shakespeare's text the distribution of the next token differs from exact arithmetic by a
-    /// Kullback-Leibler divergence of 1e-3 in Q4_K_M (llama.cpp: 3e-3) and of 5e-4 in Q8_0 (llama.cpp: 5e-4).
+    /// The last matrix, whose rounding would go straight into the logits, always gets 16 bits ([`Activations::of`]). On the demo
+    /// model and Shakespeare's text the distribution of the next token differs from exact arithmetic by a Kullback-Leibler
+    /// divergence of 5e-4 in Q4_K_M (llama.cpp: 14e-4) and in Q8_0 (llama.cpp: 5e-4).
     /// [`Activations::Int16`] keeps products within 1e-7 of f32 arithmetic (divergence 1e-7), at half the speed of a prompt.
     pub activations: Activations,
     /// Copy quantised weights at load to a form that products read faster, where the tier has one: takes a second a
@@ -237,9 +238,9 @@ pub fn multiply(
     let every: Vec<u32> = (0..tokens as u32).collect();
     let scratch = weight::Scratches::new(pool.threads());
     let env = products::Env { pool, tier, scratch: &scratch, weights: &weights, vectors: &[], every: &every };
-    let mut acts = act::Acts::new(activations);
+    let mut acts = act::Acts::default();
     if weights[0].is_quantised() {
-        acts.fill(pool, tier, x, weight.cols())?;
+        acts.fill(pool, tier, activations, x, weight.cols())?;
     }
     let mut outs = [buffer::Aligned::zeroed(tokens * weight.rows())];
     let part = [Linear { weight: WeightId(0), bias: None }];

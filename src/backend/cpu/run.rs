@@ -20,7 +20,7 @@ use crate::{
     },
     error::{Error, Result},
     ir::{Activation, Linear, Node, Norm, NormKind, Op, Rope, Router, Rows, ValueId, WeightId},
-    ops::elementwise::sigmoid,
+    ops::{elementwise::sigmoid, linear::Activations},
 };
 use std::{
     mem::take,
@@ -115,7 +115,7 @@ impl CpuRunner {
             ropes,
             scratch: Scratches::new(model.pool.threads()),
             every: (0..chunk as u32).collect(),
-            acts: Acts::new(model.activations),
+            acts: Acts::default(),
             acts_of: None,
             normed: Aligned::default(),
             logits: vec![],
@@ -195,6 +195,11 @@ impl Frame<'_> {
     /// Rows of a value in this step.
     fn rows_of(&self, v: ValueId) -> usize {
         self.rows(self.place(v).rows)
+    }
+
+    /// How a value meets quantised weights.
+    fn activations(&self, v: ValueId) -> Activations {
+        self.model.activations.of(self.place(v).rows)
     }
 
     fn weight(&self, w: WeightId) -> &Weight {
@@ -435,7 +440,7 @@ impl State {
         }
         let mut acts = take(&mut self.acts);
         self.acts_of = None;
-        let done = acts.fill(&f.model.pool, f.model.tier, self.numbers_of(f, v), cols);
+        let done = acts.fill(&f.model.pool, f.model.tier, f.activations(v), self.numbers_of(f, v), cols);
         self.acts = acts;
         self.acts_of = Some((v, cols));
         done
@@ -464,7 +469,7 @@ impl State {
             }
             // What is in `acts` is the value itself, not its norm.
             if quantised && (norm.is_some() || self.acts_of != Some((x, cols))) {
-                acts.fill(&f.model.pool, f.model.tier, floats, cols)?;
+                acts.fill(&f.model.pool, f.model.tier, f.activations(x), floats, cols)?;
             }
             let finish = match then {
                 Then::Add { residual, gate, factor } => {

@@ -138,7 +138,8 @@ fn output(graph: &Graph, v: ValueId, values: &[Value], step: &Step<'_>) -> Outpu
 impl Walker {
     fn eval(&mut self, node: &Node, values: &[Value], step: &Step<'_>) -> Result<Vec<Value>> {
         let program = self.program.clone();
-        let w = Weights { tensors: &program.weights, activations: self.activations };
+        let rows = program.graph.ty(node.outputs[0]).dims().map_or(Rows::Tokens, |(rows, _)| rows);
+        let w = Weights { tensors: &program.weights, activations: self.activations.of(rows) };
         // `graph::check` has made sure that operands are what the op wants.
         let nums = |i: usize| match &values[node.inputs[i].0 as usize] {
             Value::Numbers(a) => a,
