@@ -310,7 +310,7 @@ fn mini_mixtral() {
 /// experts with their weights.
 #[test]
 fn mini_moe() {
-    for name in ["mini_moe_a", "mini_moe_b"] {
+    for name in ["mini_moe_a", "mini_moe_b", "mini_moe_c"] {
         let bytes = std::fs::read(folder(name).join("expected.safetensors")).unwrap();
         let t = SafeTensors::deserialize(&bytes).unwrap();
         let options = model::Options { trace_router: true, ..Default::default() };

@@ -120,3 +120,14 @@ fn the_picture_shows_every_cell() {
     assert!(heat_map(&big, "").len() < 1 << 20);
     assert!(heat_map(&[], "").contains("</svg>"));
 }
+
+/// The router's page has a row for every family that can be run, by the name in the registry.
+#[test]
+fn the_page_names_every_family() {
+    let page = include_str!("../src/ops/router.rs");
+    let families: Vec<&str> = page.lines().filter_map(|l| l.strip_prefix("//! | ")?.split(" | ").next()).collect();
+    for a in model::REGISTRY.iter().filter(|a| !["Llama", "Mistral"].contains(&a.title)) {
+        let named = |f: &str| f.split(", ").any(|n| n == a.title || n.starts_with(&format!("{}:", a.title)));
+        assert!(families.iter().any(|f| named(f)), "{} is not in the table of src/ops/router.rs", a.title);
+    }
+}

@@ -33,8 +33,8 @@ const COMMON: &[(&str, &str)] = &[
 pub struct Names {
     /// What stands before a layer's number.
     pub layers: &'static str,
-    /// Where a family differs from [`COMMON`]: from canonical stem (`attn_q`, `ffn_gate_exps`) to the file's, `{}` standing for the expert. A stem with an ending
-    /// (`attn_sinks.weight`) stands for the whole name.
+    /// Where a family differs from the names that most share: from canonical stem (`attn_q`, `ffn_gate_exps`) to the file's,
+    /// `{}` standing for the expert. A stem with an ending (`attn_sinks.weight`) stands for the whole name.
     pub stems: &'static [(&'static str, &'static str)],
 }
 

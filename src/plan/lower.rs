@@ -3,7 +3,7 @@
 
 use super::{
     Access, Binding, Buffer, CacheBytes, Caps, Content, Cost, Count, GUARD, Grid, InputPlace, Options, OutputPlace,
-    Place, READBACK, RopeTable, Schedule, Step, VectorPart, Weights, ZERO_BYTES, memory,
+    Phase, Place, READBACK, RopeTable, Schedule, Step, VectorPart, Weights, ZERO_BYTES, memory,
 };
 use crate::{
     backend::KvType,
@@ -76,11 +76,11 @@ pub(super) fn inputs(g: &Graph) -> Vec<InputPlace> {
 }
 
 /// Makes one schedule. Where a buffer would not fit the device, fewer tokens or outputs are taken at a time.
-pub(super) fn schedule(g: &Graph, w: &Weights, caps: &Caps, o: &Options, decode: bool) -> Result<Schedule> {
+pub(super) fn schedule(g: &Graph, w: &Weights, caps: &Caps, o: &Options, phase: Phase) -> Result<Schedule> {
     let mut tokens = o.chunk.clamp(1, MOST_TOKENS);
     let mut outputs = tokens.min(most_outputs(g));
     loop {
-        let mut l = Lower::new(g, w, caps, o, decode, tokens, outputs);
+        let mut l = Lower::new(g, w, caps, o, phase, tokens, outputs);
         l.run()?;
         let limit = caps.max_binding.min(caps.max_buffer).saturating_sub(if o.guard { GUARD } else { 0 });
         let (t, o) = ((limit / l.token_bytes.max(1)) as usize, (limit / l.output_bytes.max(1)) as usize);
@@ -113,6 +113,7 @@ pub(super) struct Lower<'a> {
     pub caps: &'a Caps,
     pub options: &'a Options,
     pub decode: bool,
+    phase: Phase,
     pub style: Style,
     pub tokens: usize,
     pub outputs: usize,
@@ -141,16 +142,18 @@ impl<'a> Lower<'a> {
         w: &'a Weights,
         caps: &'a Caps,
         options: &'a Options,
-        decode: bool,
+        phase: Phase,
         tokens: usize,
         outputs: usize,
     ) -> Self {
+        let decode = phase == Phase::Decode;
         Lower {
             g,
             w,
             caps,
             options,
             decode,
+            phase,
             style: options.style.unwrap_or_else(|| caps.style()),
             tokens,
             outputs,
@@ -332,7 +335,7 @@ impl<'a> Lower<'a> {
         cols: usize,
         formats: &[DType],
     ) -> Variant {
-        let by_tiles = !self.decode && self.style == Style::Lanes;
+        let by_tiles = self.phase == Phase::Many && self.style == Style::Lanes;
         let variant =
             if by_tiles { self.tiled(tiles, formats) } else { self.matrix_variant(lanes, cols, !self.decode) };
         variant.formats(formats)

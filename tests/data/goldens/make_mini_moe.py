@@ -2,7 +2,7 @@
 
     python make_mini_moe.py OUT_DIR
 
-Writes OUT_DIR/mini_moe_a and OUT_DIR/mini_moe_b, each config.json (model_type "mini_mixtral" with more keys, see
+Writes OUT_DIR/mini_moe_a, mini_moe_b and mini_moe_c, each config.json (model_type "mini_mixtral" with more keys, see
 src/model/mini_mixtral.rs), model.safetensors (float32) and expected.safetensors (input_ids [T], logits [T, V], and of each
 layer router_ids_<l> [T, k] and router_weights_<l> [T, k]).
 
@@ -10,6 +10,8 @@ a: LayerNorm; a linear router with bias; softmax over all, top-k, a second softm
    ReLU, biases; three shared experts, summed.
 b: RMSNorm; a small MLP with GELU as router; noisy top-k (Shazeer et al. 2017: noise only in training, so none here, but the
    noise matrix is in the file); gated experts with GELU and biases; one shared expert.
+c: LayerNorm; a small MLP with ReLU as router; softmax over all, then top-k, the scores as they are; experts without gate, GELU,
+   biases; no shared expert.
 """
 import json, math, pathlib, sys, torch
 from safetensors.torch import save_file
@@ -60,14 +62,17 @@ class MoE(nn.Module):
         self.seen = None
 
     def forward(self, x):
-        logits = self.gate(F.gelu(self.gate_hidden(x)) if hasattr(self, "gate_hidden") else x)
+        act = {"relu": F.relu, "gelu": F.gelu}[self.c.get("router_activation", "relu")]
+        logits = self.gate(act(self.gate_hidden(x)) if hasattr(self, "gate_hidden") else x)
         if self.training and hasattr(self, "noise"):
             logits = logits + torch.randn_like(logits) * F.softplus(self.noise(x))
         if self.c["router"] == "softmax_top_k_softmax":
             top, ids = logits.softmax(-1).topk(TOP)
+        elif self.c["router"] == "softmax_top_k":
+            top, ids = logits.softmax(-1).topk(TOP)
         else:
             top, ids = logits.topk(TOP)
-        weights = top.softmax(-1)
+        weights = top if self.c["router"] == "softmax_top_k" else top.softmax(-1)
         self.seen = (ids, weights)
         y = torch.zeros_like(x)
         for t in range(x.shape[0]):
@@ -130,6 +135,8 @@ BLOCKS = {
                        num_shared_experts=3),
     "mini_moe_b": dict(norm="rms", router="noisy_top_k", router_hidden=12, router_activation="gelu",
                        expert_activation="gelu", expert_gated=True, num_shared_experts=1),
+    "mini_moe_c": dict(norm="layer", router="softmax_top_k", router_hidden=8, expert_activation="gelu", expert_gated=False,
+                       num_shared_experts=0),
 }
 
 for seed, (name, c) in enumerate(BLOCKS.items()):
