@@ -382,3 +382,26 @@ fn compiled_shaders_between_runs() {
         assert!(kept.bytes().is_some());
     }
 }
+
+/// Every way to multiply tiles that the device has is measured, and gives right numbers; a tuning that measures nothing leaves
+/// a device's own choice.
+#[test]
+fn tiles_are_measured() {
+    use moeray::kernels::tiles::ROWS;
+    let Some(gpu) = gpu() else { return };
+    let m = gpu.measure(256, 20).unwrap();
+    let runs: Vec<_> = ROWS.iter().filter(|r| (r.runs)(&gpu.caps().extras)).map(|r| r.tiles).collect();
+    let found: Vec<_> = m.seconds.iter().map(|s| s.0).collect();
+    // A slow device does not get through all of them within the second.
+    assert!(runs.starts_with(&found) && found.len() > 1, "{found:?} of {runs:?}");
+    let best = m.seconds.iter().map(|s| s.1).fold(f64::MAX, f64::min);
+    assert!(m.seconds.contains(&(m.tiles, best)) && best > 0.0, "{m:?}");
+    assert!(gpu.measure(100, 20).is_err() && gpu.measure(256, 0).is_err());
+    // Asked for by name, what a device lacks is refused at load.
+    let d = definition("llama");
+    for row in ROWS.iter().filter(|r| !(r.runs)(&gpu.caps().extras)) {
+        let run = RunOptions { tiles: Some(row.tiles), ..RunOptions::default() };
+        let e = gpu.load_with(d.program.clone(), run, &mut |_| {}).err().unwrap();
+        assert!(matches!(&e, Error::Unsupported(what) if what.contains(row.name)), "{e}");
+    }
+}

@@ -24,22 +24,39 @@ fn parse(variant: &Variant) -> (String, naga::Module, ModuleInfo) {
     let text = link(variant).unwrap();
     let module = naga::front::wgsl::parse_str(&text)
         .unwrap_or_else(|e| panic!("{}: {}", variant.label(), e.emit_to_string(&text)));
-    let info =
-        Validator::new(ValidationFlags::all(), Capabilities::SHADER_FLOAT16_IN_FLOAT32 | Capabilities::SHADER_FLOAT16)
-            .validate(&module)
-            .unwrap_or_else(|e| panic!("{}: {}", variant.label(), e.emit_to_string(&text)));
+    let info = Validator::new(
+        ValidationFlags::all(),
+        Capabilities::SHADER_FLOAT16_IN_FLOAT32
+            | Capabilities::SHADER_FLOAT16
+            | Capabilities::COOPERATIVE_MATRIX
+            | Capabilities::SUBGROUP,
+    )
+    .validate(&module)
+    .unwrap_or_else(|e| panic!("{}: {}", variant.label(), e.emit_to_string(&text)));
     (text, module, info)
 }
 
 /// SPIR-V, MSL, HLSL and WGSL again: what Vulkan, Metal, DX12 and browsers would be given.
 fn translate(variant: &Variant, module: &naga::Module, info: &ModuleInfo) {
+    translate_where_known(variant, module, info, false);
+}
+
+/// Cooperative matrices exist on Vulkan and Metal only (`cooperative`).
+fn translate_where_known(variant: &Variant, module: &naga::Module, info: &ModuleInfo, cooperative: bool) {
     let label = variant.label();
     let words = spv::write_vec(module, info, &spv::Options::default(), None).unwrap_or_else(|e| panic!("{label}: {e}"));
     assert_eq!(words[0], 0x0723_0203, "{label}");
-    let options = msl::Options { lang_version: (2, 0), fake_missing_bindings: true, ..Default::default() };
+    let options = msl::Options {
+        lang_version: if cooperative { (2, 3) } else { (2, 0) },
+        fake_missing_bindings: true,
+        ..Default::default()
+    };
     let (metal, _) = msl::write_string(module, info, &options, &msl::PipelineOptions::default())
         .unwrap_or_else(|e| panic!("{label}: {e}"));
     assert!(metal.contains("kernel void"), "{label}");
+    if cooperative {
+        return;
+    }
     let mut text = String::new();
     let options = hlsl::Options { fake_missing_bindings: true, ..Default::default() };
     let pipeline = hlsl::PipelineOptions::default();
@@ -194,7 +211,7 @@ fn tiles_translate() {
                         let (text, module, info) = parse(&v);
                         within_limits(&v, &text);
                         if subgroup == Some(32) {
-                            translate(&v, &module, &info);
+                            translate_where_known(&v, &module, &info, row.name.starts_with("coop"));
                         }
                     }
                 }

@@ -188,7 +188,7 @@ fn memory_is_shared_without_harm() {
         let g = random_graph(seed);
         let w = plan::weights(&g, &vec![DType::F32; g.weights.len()], &caps).unwrap();
         let p = plan::plan(&g, &w, &caps, &options()).unwrap_or_else(|e| panic!("seed {seed}: {e}"));
-        for s in [&p.decode, &p.prefill] {
+        for s in p.schedules().into_iter().filter_map(|s| s.1) {
             no_overlap(s);
             contents += s.contents.len();
             buffers += s.scratch.len();

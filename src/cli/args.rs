@@ -106,6 +106,10 @@ pub enum TilesName {
     F16,
     /// 8-bit integers with a scale for every 32: errors of some 1e-3, as on the cpu
     Int8,
+    /// Cooperative matrices of 16 by 16 halves: needs --experimental
+    Coop16,
+    /// Cooperative matrices of 8 by 8 in single precision: needs --experimental
+    Coop8,
 }
 
 /// How a GPU sums the products of a row.
@@ -127,9 +131,12 @@ pub struct DeviceArgs {
     /// Run shaders with bounds checks, bounded loops and checked indirect dispatches: slower, for finding faults
     #[arg(long)]
     pub checked: bool,
-    /// How the GPU multiplies many rows at a time [default: what suits the device]
+    /// How the GPU multiplies many rows at a time [default: what was fastest when the device was first used]
     #[arg(long, value_name = "TYPE")]
     pub tiles: Option<TilesName>,
+    /// Use experimental features of wgpu, where the device has them: cooperative matrices
+    #[arg(long)]
+    pub experimental: bool,
     /// How the GPU sums the products of a row [default: what suits the device]
     #[arg(long, value_name = "STYLE")]
     pub style: Option<StyleName>,

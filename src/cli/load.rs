@@ -71,11 +71,12 @@ pub fn load_checkpoint(
 /// The library's word for a backend. Naming a device is naming the GPU backend, and threads are the CPU's.
 fn choice(name: Option<BackendName>, device: &DeviceArgs) -> Outcome<BackendChoice> {
     let threads = device.threads.map(|t| t as usize);
-    let gpu = device.device.is_some() || device.checked || device.tiles.is_some() || device.style.is_some();
+    let kernels = device.tiles.is_some() || device.style.is_some() || device.experimental;
+    let gpu = device.device.is_some() || device.checked || kernels;
     let named = match (name, gpu, threads) {
         (None, false, None) => {
-            let shaders = shaders::cache();
-            return Ok(BackendChoice::Prefer(backend::wgpu::Options { shaders, ..Default::default() }));
+            let (shaders, tuning) = (shaders::cache(), shaders::tuning());
+            return Ok(BackendChoice::Prefer(backend::wgpu::Options { shaders, tuning, ..Default::default() }));
         }
         (Some(name), ..) => name,
         (None, true, _) => BackendName::Wgpu,
@@ -89,6 +90,8 @@ fn choice(name: Option<BackendName>, device: &DeviceArgs) -> Outcome<BackendChoi
             device: device.device.clone(),
             checked: device.checked,
             shaders: shaders::cache(),
+            tuning: shaders::tuning(),
+            experimental: device.experimental,
             run: run_options(device),
             ..backend::wgpu::Options::default()
         }),
@@ -110,6 +113,8 @@ fn run_options(device: &DeviceArgs) -> backend::wgpu::RunOptions {
         TilesName::F32 => Tiles::F32,
         TilesName::F16 => Tiles::F16,
         TilesName::Int8 => Tiles::Int8,
+        TilesName::Coop16 => Tiles::Coop16,
+        TilesName::Coop8 => Tiles::Coop8,
     });
     let style = device.style.map(|s| match s {
         StyleName::Lanes => Style::Lanes,

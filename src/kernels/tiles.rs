@@ -1,6 +1,9 @@
 //! How products of many rows store and multiply the tiles that go through workgroup memory: one row of a table each, with
 //! what it needs of a device and which formats it takes. Whoever plans asks for one; a matrix whose format it does not take
 //! falls back to [`Tiles::F32`], which runs everywhere.
+//!
+//! Cooperative matrices are an experimental feature of wgpu. No software device has them, so the tests validate and translate
+//! those rows but cannot run them: nothing chooses them before their numbers were compared with the base's on the device.
 
 use crate::quant::DType;
 
@@ -57,6 +60,7 @@ pub struct Row {
 
 const COMMON: &str = include_str!("../../shaders/tiles/common.wgsl");
 const THREADS: &str = include_str!("../../shaders/tiles/threads.wgsl");
+const COOP: &str = include_str!("../../shaders/tiles/coop.wgsl");
 const SCALE: &str = include_str!("../../shaders/tiles/scale.wgsl");
 
 /// Formats whose numbers halves hold: their own scales are halves. MXFP4's reach from 2^-128 to 2^127.
@@ -69,8 +73,13 @@ fn threads(_: Option<u32>) -> u32 {
     64
 }
 
+/// Invocations of the tiles that two subgroups multiply together.
+fn two_subgroups(size: Option<u32>) -> u32 {
+    2 * size.unwrap_or(32)
+}
+
 /// Every way to multiply tiles.
-pub static ROWS: [Row; 3] = [
+pub static ROWS: [Row; 5] = [
     Row {
         tiles: Tiles::F32,
         name: "f32",
@@ -100,6 +109,26 @@ pub static ROWS: [Row; 3] = [
         workgroup: threads,
         runs: |_| true,
         takes: |d| !d.is_float(),
+    },
+    Row {
+        tiles: Tiles::Coop16,
+        name: "coop16",
+        enable: &["f16", "wgpu_cooperative_matrix"],
+        parts: &[COMMON, COOP, SCALE, include_str!("../../shaders/tiles/coop16.wgsl")],
+        size: [64, 32],
+        workgroup: two_subgroups,
+        runs: |e| e.f16 && e.coop16 && e.subgroup_size.is_some_and(|s| (16..=64).contains(&s)),
+        takes: fits_halves,
+    },
+    Row {
+        tiles: Tiles::Coop8,
+        name: "coop8",
+        enable: &["wgpu_cooperative_matrix"],
+        parts: &[COMMON, COOP, include_str!("../../shaders/tiles/coop8.wgsl")],
+        size: [32, 16],
+        workgroup: two_subgroups,
+        runs: |e| e.coop8 && e.subgroup_size.is_some_and(|s| (16..=64).contains(&s)),
+        takes: |_| true,
     },
 ];
 

@@ -19,9 +19,10 @@ fn refuse<T>(what: String) -> Result<T> {
 /// # Errors
 /// [`Error::Device`] with the step and what is wrong.
 pub fn check(plan: &Plan, weights: &Weights, caps: &Caps) -> Result<()> {
-    for (name, s) in [("decode", &plan.decode), ("prefill", &plan.prefill)] {
+    for (i, (name, s)) in plan.schedules().into_iter().enumerate() {
+        let Some(s) = s else { continue };
         let c = Checker { plan, weights, caps, s };
-        let picks = plan.sampling.as_ref().map_or(&[][..], |p| if name == "decode" { &p.decode } else { &p.prefill });
+        let picks = plan.sampling.as_ref().map_or(&[][..], |p| &p.steps[i]);
         c.run(picks).map_err(|e| match e {
             Error::Device(what) => Error::Device(format!("{name}: {what}")),
             other => other,
@@ -37,8 +38,9 @@ pub fn check(plan: &Plan, weights: &Weights, caps: &Caps) -> Result<()> {
 /// [`Error::Device`] with the step and the binding.
 pub fn check_shaders(plan: &Plan) -> Result<()> {
     let mut seen: BTreeMap<String, Reflection> = BTreeMap::new();
-    let picks = plan.sampling.iter().flat_map(|s| s.decode.iter().chain(&s.prefill));
-    for step in plan.decode.steps.iter().chain(&plan.prefill.steps).chain(picks) {
+    let picks = plan.sampling.iter().flat_map(|s| s.steps.iter().flatten());
+    let schedules = plan.schedules().into_iter().filter_map(|s| s.1);
+    for step in schedules.flat_map(|s| &s.steps).chain(picks) {
         let label = step.variant.label();
         if !seen.contains_key(&label) {
             let reflection = kernels::reflect(&kernels::link(&step.variant)?)?;

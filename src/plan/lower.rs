@@ -3,7 +3,7 @@
 
 use super::{
     Access, Binding, Buffer, CacheBytes, Caps, Content, Cost, Count, GUARD, Grid, InputPlace, Options, OutputPlace,
-    Place, READBACK, RopeTable, Schedule, Step, VectorPart, Weights, ZERO_BYTES, memory,
+    Phase, Place, READBACK, RopeTable, Schedule, Step, VectorPart, Weights, ZERO_BYTES, memory,
 };
 use crate::{
     backend::KvType,
@@ -76,11 +76,11 @@ pub(super) fn inputs(g: &Graph) -> Vec<InputPlace> {
 }
 
 /// Makes one schedule. Where a buffer would not fit the device, fewer tokens or outputs are taken at a time.
-pub(super) fn schedule(g: &Graph, w: &Weights, caps: &Caps, o: &Options, decode: bool) -> Result<Schedule> {
+pub(super) fn schedule(g: &Graph, w: &Weights, caps: &Caps, o: &Options, phase: Phase) -> Result<Schedule> {
     let mut tokens = o.chunk.clamp(1, MOST_TOKENS);
     let mut outputs = tokens.min(most_outputs(g));
     loop {
-        let mut l = Lower::new(g, w, caps, o, decode, tokens, outputs);
+        let mut l = Lower::new(g, w, caps, o, phase, tokens, outputs);
         l.run()?;
         let limit = caps.max_binding.min(caps.max_buffer).saturating_sub(if o.guard { GUARD } else { 0 });
         let (t, o) = ((limit / l.token_bytes.max(1)) as usize, (limit / l.output_bytes.max(1)) as usize);
@@ -113,6 +113,7 @@ pub(super) struct Lower<'a> {
     pub caps: &'a Caps,
     pub options: &'a Options,
     pub decode: bool,
+    phase: Phase,
     pub style: Style,
     pub tokens: usize,
     pub outputs: usize,
@@ -141,16 +142,18 @@ impl<'a> Lower<'a> {
         w: &'a Weights,
         caps: &'a Caps,
         options: &'a Options,
-        decode: bool,
+        phase: Phase,
         tokens: usize,
         outputs: usize,
     ) -> Self {
+        let decode = phase == Phase::Decode;
         Lower {
             g,
             w,
             caps,
             options,
             decode,
+            phase,
             style: options.style.unwrap_or_else(|| caps.style()),
             tokens,
             outputs,
@@ -223,6 +226,7 @@ impl<'a> Lower<'a> {
             Op::JoinHeads { heads } => self.join_heads(*heads, ins, outs[0])?,
             Op::TakeOutputs => self.elementwise(4, None, ins, outs[0], 0.0)?,
             Op::Act(act) => self.elementwise(5, Some(*act), ins, outs[0], 0.0)?,
+            Op::WeighInputs => self.weigh_inputs(ins, outs)?,
             // Its place was set by the router that it rides with, which makes its input.
             Op::Linear(_) if super::weights::rides_with_router(self.g, self.w, n) => {}
             // Done with the routed experts.
@@ -331,7 +335,7 @@ impl<'a> Lower<'a> {
         cols: usize,
         formats: &[DType],
     ) -> Variant {
-        let by_tiles = !self.decode && self.style == Style::Lanes;
+        let by_tiles = self.phase == Phase::Many && self.style == Style::Lanes;
         let variant =
             if by_tiles { self.tiled(tiles, formats) } else { self.matrix_variant(lanes, cols, !self.decode) };
         variant.formats(formats)
@@ -521,6 +525,34 @@ impl<'a> Lower<'a> {
         Ok(())
     }
 
+    /// The inputs of experts times their weights; ones lie behind them in the same rows.
+    fn weigh_inputs(&mut self, ins: &[ValueId], outs: &[ValueId]) -> Result<()> {
+        let (a, b, rows) = (self.place(ins[0])?, self.place(ins[1])?, self.rows(ins[0])?);
+        let (inner, weighed, k) = (self.g.cols(ins[0]), self.g.cols(outs[0]), self.g.cols(outs[1]));
+        let y = self.content(rows.into(), weighed + k);
+        self.set(outs[0], y);
+        self.set(outs[1], Place { offset: y.offset + weighed as u32, ..y });
+        let p = params::ElementwiseParams {
+            outputs: u32::from(rows == Rows::Outputs),
+            cols: (weighed + k) as u32,
+            a_offset: a.offset,
+            a_stride: a.stride,
+            b_offset: b.offset,
+            b_stride: b.stride,
+            y_offset: y.offset,
+            y_stride: y.stride,
+            inner: inner as u32,
+            factor: 0.0,
+        };
+        let variant = Variant::new(&catalogue::ELEMENTWISE).with("OP", 6);
+        let bindings = vec![self.read("a", a.buffer)?, self.read("b", b.buffer)?, self.write("y", y.buffer)?];
+        let grid = self.grid(&variant, weighed + k, rows.into(), 1);
+        let cost = |cols: usize| self.row_cost(rows.into(), cols);
+        let (reads, writes) = (cost(inner + k), cost(weighed + k));
+        self.push(variant, &p, bindings, grid, reads, writes);
+        Ok(())
+    }
+
     fn elementwise(
         &mut self,
         op: u32,
@@ -540,6 +572,7 @@ impl<'a> Lower<'a> {
             b_stride: b.map_or(0, |b| b.stride),
             y_offset: y.offset,
             y_stride: y.stride,
+            inner: 0,
             factor,
         };
         let variant = Variant::new(&catalogue::ELEMENTWISE).with("OP", op);

@@ -1,8 +1,8 @@
 //! The plan: a fused graph and what a device can do, turned into buffers and a list of dispatches.
 //!
 //! A [`Plan`] is pure data, made without a GPU and equal for equal input, so it can be printed, counted and tested on any
-//! machine. It holds two [`Schedule`]s over the same weights and caches: one for a single token (decode), one for up to
-//! `max_tokens` of them (prefill). Row counts are symbolic: a schedule is made once, and the grid of each dispatch is a
+//! machine. It holds [`Schedule`]s over the same weights and caches: one for a single token (decode), one for up to
+//! `max_tokens` of them (prefill), and on GPUs one for the few tokens between. Row counts are symbolic: a schedule is made once, and the grid of each dispatch is a
 //! function of T, O and P that is evaluated while encoding, without any allocation.
 //!
 //! # How it is made
@@ -103,8 +103,8 @@ pub struct Options {
     pub kv: KvType,
     /// The reduction to use; `None`: the one that suits the device.
     pub style: Option<Style>,
-    /// How products of many rows store and multiply their tiles; `None`: as suits the device. One that it cannot run, or
-    /// that does not take a matrix's format, gives way to the base.
+    /// How products of many rows store and multiply their tiles; `None`: as suits the device. Where a matrix's
+    /// format is not taken, or the device cannot run it, the base is.
     pub tiles: Option<Tiles>,
     /// Plan for rows of so many sequences with caches of their own, in any mixture: every row of a step names its sequence
     /// and its position ([`Buffer::Rows`]). `None`: one sequence, whose rows follow each other.
@@ -121,6 +121,9 @@ impl Options {
     }
 }
 
+/// Most tokens of a step that [`Plan::few`] takes: rows of x that a lane's registers hold beside its group of weights.
+pub const FEW_TOKENS: usize = 8;
+
 /// Bytes behind each content where [`Options::guard`] is on.
 pub const GUARD: u64 = 256;
 
@@ -129,6 +132,34 @@ pub const PARAMS_STRIDE: u64 = 256;
 
 /// Bytes of the buffer that stands in for operands that a dispatch does not have.
 pub const ZERO_BYTES: u64 = 256;
+
+/// What a schedule is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    /// One token.
+    Decode,
+    /// Few tokens, which share each group of weights that is read.
+    Few,
+    /// Many tokens.
+    Many,
+}
+
+impl Plan {
+    /// The schedule of a step of so many tokens and outputs: its number, as in [`Plan::schedules`].
+    pub fn choose(&self, tokens: usize, outputs: usize) -> usize {
+        let few = |s: &Schedule| tokens <= s.max_tokens && outputs <= s.max_outputs;
+        match tokens {
+            1 => 0,
+            _ if self.few.as_ref().is_some_and(few) => 1,
+            _ => 2,
+        }
+    }
+
+    /// Decode, few and prefill, by name.
+    pub fn schedules(&self) -> [(&'static str, Option<&Schedule>); 3] {
+        [("decode", Some(&self.decode)), ("few", self.few.as_ref()), ("prefill", Some(&self.prefill))]
+    }
+}
 
 /// Bytes of results that a step hands back at once, as a rule: more outputs are computed in several steps.
 const READBACK: u64 = 32 << 20;
@@ -385,6 +416,9 @@ pub struct InputPlace {
 pub struct Plan {
     /// For T = 1.
     pub decode: Schedule,
+    /// For T from 2 to [`Schedule::max_tokens`], at most [`FEW_TOKENS`]: each weight that is read serves all of them, and no
+    /// tile is made that would be mostly empty. `None` where [`Plan::prefill`] suits few tokens as well.
+    pub few: Option<Schedule>,
     /// For T up to [`Schedule::max_tokens`].
     pub prefill: Schedule,
     /// Tables of the rotations.
@@ -416,11 +450,19 @@ pub fn weights(graph: &Graph, dtypes: &[DType], caps: &Caps) -> Result<Weights> 
 /// [`crate::Error::Unsupported`] for sizes that no kernel takes, [`crate::Error::Device`] where a buffer does not fit the
 /// device's limits, by name and with what would help.
 pub fn plan(graph: &Graph, weights: &Weights, caps: &Caps, options: &Options) -> Result<Plan> {
-    let decode = lower::schedule(graph, weights, caps, &Options { chunk: 1, ..*options }, true)?;
-    let prefill = lower::schedule(graph, weights, caps, options, false)?;
+    let decode = lower::schedule(graph, weights, caps, &Options { chunk: 1, ..*options }, Phase::Decode)?;
+    let few = match options.style.unwrap_or(caps.style()) {
+        Style::Lanes if options.chunk > 1 => {
+            let options = Options { chunk: options.chunk.min(FEW_TOKENS), ..*options };
+            Some(lower::schedule(graph, weights, caps, &options, Phase::Few)?)
+        }
+        _ => None,
+    };
+    let prefill = lower::schedule(graph, weights, caps, options, Phase::Many)?;
     let plan = Plan {
-        sampling: sample::sampling(graph, &decode, &prefill, caps),
+        sampling: sample::sampling(graph, [Some(&decode), few.as_ref(), Some(&prefill)], caps),
         decode,
+        few,
         prefill,
         ropes: lower::rope_tables(graph, caps, options)?,
         caches: lower::caches(graph, caps, options)?,

@@ -84,11 +84,15 @@ impl fmt::Display for Plan {
         writeln!(f, "{:.2} dispatches a layer, {waits} waits of the host a token", self.dispatches_per_layer())?;
         if let Some(s) = &self.sampling {
             writeln!(f, "then, where tokens are chosen on the device:")?;
-            for (i, step) in s.decode.iter().enumerate() {
+            for (i, step) in s.steps[0].iter().enumerate() {
                 line(f, self.decode.steps.len() + i, step, true, ONE_TOKEN)?;
             }
         }
         writeln!(f)?;
+        if let Some(few) = &self.few {
+            schedule(f, "few", few)?;
+            writeln!(f)?;
+        }
         schedule(f, "prefill", &self.prefill)
     }
 }
@@ -134,7 +138,7 @@ impl Plan {
         usize::from(self.sampling.is_none())
     }
 
-    /// The plan as JSON: `decode` and `prefill` with their steps; the figures of a decoded token (at P = 0) are
+    /// The plan as JSON: `decode`, `few` (null where there is none) and `prefill` with their steps; the figures of a decoded token (at P = 0) are
     /// `decode.dispatches_per_layer`, `decode.dispatches`, `decode.barriers`, `decode.bytes_per_token`,
     /// `decode.host_waits_per_token`, `decode.sampling_dispatches` (of the choice of a token), and `decode.bytes_per_position` grows with the context.
     pub fn to_json(&self) -> Value {
@@ -143,8 +147,9 @@ impl Plan {
         decode["dispatches_per_layer"] = json!(self.dispatches_per_layer());
         decode["bytes_per_token"] = json!(here.read + here.written);
         decode["bytes_per_position"] = json!(next.read - here.read);
-        decode["sampling_dispatches"] = json!(self.sampling.as_ref().map_or(0, |s| s.decode.len()));
+        decode["sampling_dispatches"] = json!(self.sampling.as_ref().map_or(0, |s| s.steps[0].len()));
         decode["host_waits_per_token"] = json!(self.host_waits_per_token());
-        json!({ "decode": decode, "prefill": schedule_json(&self.prefill) })
+        let few = self.few.as_ref().map(schedule_json);
+        json!({ "decode": decode, "few": few, "prefill": schedule_json(&self.prefill) })
     }
 }

@@ -71,10 +71,8 @@ pub struct Settings {
 pub struct Sampling {
     /// Logits, V.
     pub vocab: usize,
-    /// Behind the decode schedule.
-    pub decode: Vec<Step>,
-    /// Behind the prefill schedule, where O is 1.
-    pub prefill: Vec<Step>,
+    /// Behind each of [`super::Plan::schedules`], where O is 1.
+    pub steps: [Vec<Step>; 3],
 }
 
 impl Sampling {
@@ -91,18 +89,22 @@ impl Sampling {
 }
 
 /// The steps behind these schedules; `None` where the graph has no logits of output rows, or the device binds too little.
-pub(super) fn sampling(graph: &Graph, decode: &Schedule, prefill: &Schedule, caps: &Caps) -> Option<Sampling> {
+pub(super) fn sampling(graph: &Graph, schedules: [Option<&Schedule>; 3], caps: &Caps) -> Option<Sampling> {
     let (_, value) = graph.outputs.iter().find(|(name, _)| name == "logits")?;
     let Type::F32(Rows::Outputs, vocab) = graph.ty(*value) else { return None };
     if vocab == 0 || vocab >= MOST_TOKENS {
         return None;
     }
-    let mut s = Sampling { vocab, decode: vec![], prefill: vec![] };
+    let mut s = Sampling { vocab, steps: Default::default() };
     let fits = |part: Part| s.bytes(part) <= caps.max_binding.min(caps.max_buffer);
     if ![Part::Settings, Part::State, Part::Keys, Part::Maxima].into_iter().all(fits) {
         return None;
     }
-    (s.decode, s.prefill) = (s.steps(decode)?, s.steps(prefill)?);
+    for (i, schedule) in schedules.into_iter().enumerate() {
+        if let Some(schedule) = schedule {
+            s.steps[i] = s.after(schedule)?;
+        }
+    }
     Some(s)
 }
 
@@ -112,7 +114,7 @@ impl Sampling {
         Binding { name, buffer: Buffer::Sampling(part), offset: 0, size, access, content: None }
     }
 
-    fn steps(&self, s: &Schedule) -> Option<Vec<Step>> {
+    fn after(&self, s: &Schedule) -> Option<Vec<Step>> {
         let logits = s.outputs.iter().find(|o| o.name == "logits")?;
         let Buffer::Scratch(scratch) = logits.place.buffer else { return None };
         let size = s.scratch.get(scratch as usize)?.bytes;

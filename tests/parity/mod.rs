@@ -101,8 +101,8 @@ fn every_kernel_of_the_catalogue_is_run() {
             let kv = moeray::backend::KvType::F32;
             let options = plan::Options { style: Some(style), ..plan::Options::new(ctx, chunk, kv) };
             let plan = plan::plan(&graph, &weights, &caps, &options).unwrap();
-            let prefill = if chunk > 1 { &plan.prefill.steps[..] } else { &[] };
-            seen.extend(plan.decode.steps.iter().chain(prefill).map(|s| s.variant.kernel.name));
+            let schedules = plan.schedules().into_iter().filter_map(|s| s.1).filter(|s| s.max_tokens <= chunk.max(1));
+            seen.extend(schedules.flat_map(|s| &s.steps).map(|s| s.variant.kernel.name));
         }
     };
     for case in all.into_iter().flatten() {

@@ -4,7 +4,10 @@ use super::{Options, RunOptions, pipeline::Pipelines, upload};
 use crate::{
     backend::{Loaded, Program, Progress},
     error::{Error, Result},
-    kernels::tiles::{self, Extras},
+    kernels::{
+        Style, Tiles,
+        tiles::{self, Extras},
+    },
     plan::Caps,
 };
 use std::{
@@ -137,7 +140,7 @@ fn describe(index: usize, a: &wgpu::Adapter, default: Option<usize>) -> DeviceIn
         driver: [i.driver.as_str(), i.driver_info.as_str()].join(" ").trim().to_string(),
         backend: format!("{:?}", i.backend),
         device_type: kind(i.device_type),
-        limits: caps(&limits, a),
+        limits: caps(&limits, a, true),
         features: names.filter(|n| wanted.iter().any(|w| n.contains(w))).collect(),
         chosen_by_default: default == Some(index),
         why,
@@ -145,7 +148,7 @@ fn describe(index: usize, a: &wgpu::Adapter, default: Option<usize>) -> DeviceIn
     }
 }
 
-fn caps(l: &wgpu::Limits, a: &wgpu::Adapter) -> Caps {
+fn caps(l: &wgpu::Limits, a: &wgpu::Adapter, experimental: bool) -> Caps {
     Caps {
         max_binding: l.max_storage_buffer_binding_size,
         max_buffer: l.max_buffer_size,
@@ -155,21 +158,28 @@ fn caps(l: &wgpu::Limits, a: &wgpu::Adapter) -> Caps {
         storage_bindings: l.max_storage_buffers_per_shader_stage,
         alignment: u64::from(l.min_storage_buffer_offset_alignment.max(l.min_uniform_buffer_offset_alignment)),
         software: a.get_info().device_type == wgpu::DeviceType::Cpu,
-        extras: extras(a),
-        tiles: tiles::default_for(a.get_info().vendor, &extras(a)),
+        extras: extras(a, experimental),
+        tiles: tiles::default_for(a.get_info().vendor, &extras(a, false)),
     }
 }
 
-fn extras(a: &wgpu::Adapter) -> Extras {
+fn extras(a: &wgpu::Adapter, experimental: bool) -> Extras {
+    use wgpu::CooperativeScalarType::{F16, F32};
     let (f, i) = (a.features(), a.get_info());
     let subgroups = f.contains(wgpu::Features::SUBGROUP);
     let alike = subgroups && i.subgroup_min_size == i.subgroup_max_size;
+    let cooperates = experimental && f.contains(wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX);
+    let list = if cooperates { a.cooperative_matrix_properties() } else { vec![] };
+    let has = |side: u32, ab, cr| {
+        let sizes = |p: &wgpu::CooperativeMatrixProperties| [p.m_size, p.n_size, p.k_size] == [side; 3];
+        list.iter().any(|p| sizes(p) && p.ab_type == ab && p.cr_type == cr)
+    };
     Extras {
         f16: f.contains(wgpu::Features::SHADER_F16),
         subgroups,
         subgroup_size: alike.then_some(i.subgroup_min_size),
-        coop16: false,
-        coop8: false,
+        coop16: subgroups && has(16, F16, F32),
+        coop8: subgroups && has(8, F32, F32),
     }
 }
 
@@ -222,6 +232,10 @@ const WANTED: wgpu::Features = wgpu::Features::PIPELINE_CACHE
     .union(wgpu::Features::SHADER_F16)
     .union(wgpu::Features::SUBGROUP);
 
+/// Sizes of the products that are measured: those of a layer of a model of some billion weights, and of a chunk of a prompt.
+const MEASURED_HIDDEN: usize = 2048;
+const MEASURED_TOKENS: usize = 256;
+
 /// How long a mapping may take after the device is done: the callback may be in the hands of another thread.
 const MAPPING: Duration = Duration::from_secs(10);
 
@@ -270,9 +284,20 @@ impl Gpu {
         if let Some(lacks) = too_small(&limits, adapter) {
             return Err(Error::Device(format!("{} is too small: {lacks}; use the cpu backend", info.name)));
         }
+        let caps = caps(&limits, adapter, options.experimental);
+        let cooperates = caps.extras.coop16 || caps.extras.coop8;
+        let cooperation = if cooperates { wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX } else { Default::default() };
+        let experimental_features = if cooperates {
+            // SAFETY: the host asked for it, knowing what wgpu says: faults of wgpu's own may be met. Of these features only
+            // cooperative matrices are used, on memory of workgroups that shaders of this crate have filled before.
+            unsafe { wgpu::ExperimentalFeatures::enabled() }
+        } else {
+            wgpu::ExperimentalFeatures::disabled()
+        };
         let descriptor = wgpu::DeviceDescriptor {
             label: Some("moeray"),
-            required_features: adapter.features() & WANTED,
+            required_features: (adapter.features() & WANTED) | cooperation,
+            experimental_features,
             required_limits: limits.clone(),
             memory_hints: wgpu::MemoryHints::Performance,
             ..Default::default()
@@ -288,15 +313,30 @@ impl Gpu {
             lock(&other.other).get_or_insert_with(|| e.to_string());
         }));
         let cache = options.shaders.open(&device, &info);
-        Ok(Gpu {
-            caps: Arc::new(caps(&limits, adapter)),
+        let mut gpu = Gpu {
+            caps: Arc::new(caps),
             pipelines: Arc::new(Pipelines::new(options.checked, cache)),
             name: format!("{} ({:?})", info.name, info.backend).into(),
             run: options.run,
             device,
             queue,
             errors,
-        })
+        };
+        gpu.tune(options, &info);
+        Ok(gpu)
+    }
+
+    /// Takes the tiles that were measured as fastest, unless the host says which.
+    fn tune(&mut self, options: &Options, info: &wgpu::AdapterInfo) {
+        if self.caps.style() != Style::Lanes || options.run.tiles.is_some() {
+            return;
+        }
+        let extras = &self.caps.extras;
+        let more = if extras.coop16 || extras.coop8 { ", experimental" } else { "" };
+        let key = format!("{}, {} {}{more}", self.name, info.driver, info.driver_info).replace(['\t', '\n', '\r'], " ");
+        if let Some(tiles) = options.tuning.tiles(&key, || self.measure(MEASURED_HIDDEN, MEASURED_TOKENS)) {
+            self.caps = Arc::new(Caps { tiles, ..(*self.caps).clone() });
+        }
     }
 
     /// Puts a program's weights on the device.
@@ -318,6 +358,12 @@ impl Gpu {
         run: RunOptions,
         progress: &mut dyn FnMut(Progress),
     ) -> Result<Box<dyn Loaded>> {
+        if let Some(row) = run.tiles.map(Tiles::row).filter(|r| !(r.runs)(&self.caps.extras)) {
+            let (name, device) = (row.name, self.name());
+            let lacks =
+                format!("{name} tiles on {device}, which lacks what they need (or experimental features are not on)");
+            return Err(Error::Unsupported(format!("{lacks}; f32 ones run everywhere")));
+        }
         Ok(Box::new(upload::Model::new(self.clone(), &program, run, progress)?))
     }
 

@@ -4,6 +4,7 @@
 //! - `upload`: weights, packed and streamed to buffers made once;
 //! - `picker`: tokens chosen on the device, and their way back to the host;
 //! - `profile`: time of each kernel, and the device's floor;
+//! - `tuning`: which variants of kernels a device runs fastest;
 //! - `runner`: caches, scratch, bind groups, and the encode loop: one encoder, one compute pass, one submit a step.
 //!
 //! A step writes token ids and a 32-byte uniform, submits, and reads the results back through one mapped buffer. Nothing
@@ -22,10 +23,12 @@ mod pipeline;
 mod profile;
 mod runner;
 mod shaders;
+mod tuning;
 mod upload;
 
 pub use device::{DeviceInfo, Gpu, devices};
 pub use shaders::ShaderCache;
+pub use tuning::{Measured, Tuning};
 
 use super::{Loaded, Program, Progress};
 use crate::{
@@ -48,12 +51,25 @@ pub struct Options {
     pub run: RunOptions,
     /// Compiled shaders of earlier runs, and where those of this run can be asked for.
     pub shaders: ShaderCache,
+    /// What was measured on devices, and whether those that are new to it are.
+    pub tuning: Tuning,
+    /// Use experimental features of wgpu where the device has them: cooperative matrices. wgpu warns that faults of its own may
+    /// be met.
+    pub experimental: bool,
 }
 
 impl Default for Options {
     fn default() -> Self {
         let (limits, run) = Default::default();
-        Options { device: None, limits, checked: false, run, shaders: ShaderCache::default() }
+        Options {
+            device: None,
+            limits,
+            checked: false,
+            run,
+            shaders: ShaderCache::default(),
+            tuning: Tuning::default(),
+            experimental: false,
+        }
     }
 }
 

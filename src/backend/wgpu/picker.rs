@@ -5,7 +5,7 @@
 
 use super::{
     device::{Gpu, Signal},
-    runner::{Made, make_steps},
+    runner::{Made, made_once, make_steps, params_buffer},
 };
 use crate::{
     backend::Sampling,
@@ -15,7 +15,7 @@ use crate::{
         sample::{self, BROKEN, FORBIDDEN, NOTHING, Part, RING, RING_AT, Settings},
     },
 };
-use std::collections::VecDeque;
+use std::{collections::VecDeque, sync::OnceLock};
 
 /// Picks that may be on their way at once.
 pub(super) const IN_FLIGHT: usize = 4;
@@ -32,9 +32,10 @@ struct Pending {
 /// See [`crate::backend::Picker`]; the steps themselves are the runner's.
 pub(super) struct Picks {
     parts: [wgpu::Buffer; 4],
-    /// Behind the decode and the prefill schedule.
-    pub decode: Vec<Made>,
-    pub prefill: Vec<Made>,
+    /// Behind each schedule, made when it is first used.
+    steps: [OnceLock<Vec<Made>>; 3],
+    /// Their uniforms.
+    params: [wgpu::Buffer; 3],
     slots: Vec<(wgpu::Buffer, Signal)>,
     pending: VecDeque<Pending>,
     next: usize,
@@ -42,32 +43,35 @@ pub(super) struct Picks {
 }
 
 impl Picks {
-    /// Makes buffers and pipelines. `find` knows the other buffers, for the decode schedule and for the prefill schedule.
-    pub fn new<'a>(
-        gpu: &Gpu,
-        plan: &sample::Sampling,
-        params: &'a [wgpu::Buffer; 2],
-        find: [&dyn Fn(Buffer) -> &'a wgpu::Buffer; 2],
-    ) -> Result<Self> {
+    /// Makes buffers.
+    pub fn new(gpu: &Gpu, plan: &sample::Sampling) -> Result<Self> {
         use wgpu::BufferUsages as U;
         let usage = U::STORAGE | U::COPY_DST | U::COPY_SRC;
         let make = |part: Part| gpu.buffer("sampling", plan.bytes(part), usage);
         let parts = [make(Part::Settings)?, make(Part::State)?, make(Part::Keys)?, make(Part::Maxima)?];
-        let steps = [&plan.decode, &plan.prefill];
-        let mut made = Vec::with_capacity(2);
-        for i in 0..2 {
-            let with_parts = |b: Buffer| match b {
-                Buffer::Sampling(part) => &parts[part as usize],
-                Buffer::Params => &params[i],
-                other => find[i](other),
-            };
-            made.push(make_steps(gpu, steps[i], &with_parts)?);
-        }
+        let [a, b, c] = &plan.steps;
+        let params = [params_buffer(gpu, a)?, params_buffer(gpu, b)?, params_buffer(gpu, c)?];
         let slot = || Ok((gpu.buffer("pick", PICK_BYTES, U::MAP_READ | U::COPY_DST)?, Signal::default()));
         let slots = (0..IN_FLIGHT).map(|_| slot()).collect::<Result<Vec<_>>>()?;
         let bytes = parts.iter().map(wgpu::Buffer::size).sum::<u64>() + 16 * IN_FLIGHT as u64;
-        let (prefill, decode) = (made.pop().unwrap_or_default(), made.pop().unwrap_or_default());
-        Ok(Picks { parts, decode, prefill, slots, pending: VecDeque::with_capacity(IN_FLIGHT), next: 0, bytes })
+        let steps = Default::default();
+        Ok(Picks { parts, steps, params, slots, pending: VecDeque::with_capacity(IN_FLIGHT), next: 0, bytes })
+    }
+
+    /// Pipelines and bind groups of the steps behind schedule `which`. `find` knows that schedule's buffers.
+    pub fn made<'a>(
+        &'a self,
+        gpu: &Gpu,
+        plan: &sample::Sampling,
+        which: usize,
+        find: &dyn Fn(Buffer) -> &'a wgpu::Buffer,
+    ) -> Result<&'a [Made]> {
+        let with_parts = |b: Buffer| match b {
+            Buffer::Sampling(part) => &self.parts[part as usize],
+            Buffer::Params => &self.params[which],
+            other => find(other),
+        };
+        made_once(&self.steps[which], || make_steps(gpu, &plan.steps[which], &with_parts))
     }
 
     /// Writes the settings of a generation; `false` where they do not fit.

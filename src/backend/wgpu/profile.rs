@@ -31,13 +31,13 @@ impl GpuRunner {
         }
         self.upload(piece, step)?;
         let sizes = Sizes { tokens: t as u32, outputs: step.outputs as u32, past: step.past as u32 };
-        let (schedule, ready) = self.ready(piece);
+        let (schedule, made, scratch) = self.made(piece)?;
         let gpu = self.gpu();
         let mut times = vec![];
         for from in (0..schedule.steps.len()).step_by(AT_ONCE) {
             let range = from..(from + AT_ONCE).min(schedule.steps.len());
             let one = |pass: &mut wgpu::ComputePass<'_>, i: usize| {
-                encode(pass, &schedule.steps[i..=i], &ready.steps[i..=i], &ready.scratch, sizes);
+                encode(pass, &schedule.steps[i..=i], &made[i..=i], scratch, sizes);
             };
             times.extend(timed(gpu, range, &one)?);
         }

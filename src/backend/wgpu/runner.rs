@@ -18,7 +18,7 @@ use crate::{
     ops,
     plan::{self, Buffer, Grid, OutputPlace, PARAMS_STRIDE, Plan, RopeTable, Schedule, Sizes, check_step_shader},
 };
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 /// NaN as f32 and, twice, as f16.
 const POISON: u32 = 0x7E00_7E00 | 0x7FC0_0000;
@@ -38,10 +38,12 @@ struct Shared {
     bytes: u64,
 }
 
-/// A schedule with everything made that encoding it needs.
+/// A schedule's buffers, and what else encoding it needs: made when it is first used, for the driver's compiler takes its
+/// time and a prompt's first token should not wait for what it does not need.
 pub(super) struct Ready {
     pub scratch: Vec<wgpu::Buffer>,
-    pub steps: Vec<Made>,
+    params: wgpu::Buffer,
+    steps: OnceLock<Vec<Made>>,
     bytes: u64,
 }
 
@@ -55,6 +57,7 @@ pub(super) struct GpuRunner {
     options: RunnerOptions,
     shared: Shared,
     decode: Ready,
+    few: Option<Ready>,
     prefill: Ready,
     staging: wgpu::Buffer,
     mapped: Signal,
@@ -91,13 +94,17 @@ impl GpuRunner {
         };
         let plan = plan::plan(&placed.graph, &placed.weights, &gpu.caps, &wanted)?;
         let shared = Shared::new(gpu, &plan, placed.run.poison)?;
-        let decode = Ready::new(&placed, &plan, &plan.decode, &shared)?;
-        let prefill = Ready::new(&placed, &plan, &plan.prefill, &shared)?;
+        let decode = Ready::new(gpu, &plan.decode)?;
+        let few = plan.few.as_ref().map(|s| Ready::new(gpu, s)).transpose()?;
+        let prefill = Ready::new(gpu, &plan.prefill)?;
+        // Decoding starts without delay, whatever came before.
+        decode.made(&placed, &plan.decode, &shared)?;
         let results = |s: &Schedule| -> u64 {
             let rows = |o: &OutputPlace| if o.rows == Rows::Tokens { s.max_tokens } else { s.max_outputs };
             s.outputs.iter().map(|o| 4 * u64::from(o.place.stride) * rows(o) as u64).sum()
         };
-        let bytes = results(&plan.decode).max(results(&plan.prefill)).max(16).next_multiple_of(8);
+        let all = plan.schedules().into_iter().filter_map(|s| s.1);
+        let bytes = all.map(results).fold(16, u64::max).next_multiple_of(8);
         let usage = wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST;
         let staging = gpu.buffer("results", bytes, usage)?;
         let vocab = vocab(&placed.graph);
@@ -107,6 +114,7 @@ impl GpuRunner {
             options,
             shared,
             decode,
+            few,
             prefill,
             staging,
             mapped: Signal::default(),
@@ -163,7 +171,8 @@ impl GpuRunner {
     /// Encodes and submits a piece. Last come the copies of its results to the staging buffer, or the choice of a token.
     fn submit(&mut self, piece: Piece, past: usize, pick: bool) -> Result<()> {
         let gpu = &self.placed.gpu;
-        let (schedule, ready) = self.ready(piece);
+        let (which, schedule, ready) = self.ready(piece);
+        let made = ready.made(&self.placed, schedule, &self.shared)?;
         if self.placed.run.poison {
             for (b, s) in ready.scratch.iter().zip(&schedule.scratch) {
                 guard::fill(gpu, b, 0, s.bytes, POISON);
@@ -174,18 +183,20 @@ impl GpuRunner {
         }
         let sizes =
             Sizes { tokens: piece.tokens as u32, outputs: piece.outputs as u32, past: (past + piece.at) as u32 };
-        let picking = if pick { self.picks.as_ref().zip(self.plan.sampling.as_ref()) } else { None };
-        let picking = picking.map(|(p, plan)| match piece.tokens {
-            1 => (&plan.decode[..], &p.decode[..]),
-            _ => (&plan.prefill[..], &p.prefill[..]),
-        });
+        let picking = match (&self.picks, &self.plan.sampling) {
+            (Some(p), Some(plan)) if pick => {
+                let buffer = |b: Buffer| find(&self.placed, &self.shared, &ready.scratch, b);
+                Some((&plan.steps[which][..], p.made(gpu, plan, which, &buffer)?))
+            }
+            _ => None,
+        };
         let mut from = 0usize;
         loop {
             let to = from + self.submission(&schedule.steps[from..], sizes);
             let mut encoder = gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
             let done = to == schedule.steps.len();
             let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
-            encode(&mut pass, &schedule.steps[from..to], &ready.steps[from..to], &ready.scratch, sizes);
+            encode(&mut pass, &schedule.steps[from..to], &made[from..to], &ready.scratch, sizes);
             if let Some((steps, made)) = picking.filter(|_| done) {
                 encode(&mut pass, steps, made, &ready.scratch, sizes);
             }
@@ -221,8 +232,19 @@ impl GpuRunner {
         steps[..most].iter().take_while(fits).count().max(1.min(steps.len()))
     }
 
-    pub fn ready(&self, piece: Piece) -> (&Schedule, &Ready) {
-        if piece.tokens == 1 { (&self.plan.decode, &self.decode) } else { (&self.plan.prefill, &self.prefill) }
+    /// The schedule of a piece: its number in [`Plan::schedules`], itself, and its buffers.
+    fn ready(&self, piece: Piece) -> (usize, &Schedule, &Ready) {
+        match (self.plan.choose(piece.tokens, piece.outputs), &self.plan.few, &self.few) {
+            (0, ..) => (0, &self.plan.decode, &self.decode),
+            (1, Some(few), Some(ready)) => (1, few, ready),
+            _ => (2, &self.plan.prefill, &self.prefill),
+        }
+    }
+
+    /// The schedule of a piece with everything that encoding it needs.
+    pub fn made(&self, piece: Piece) -> Result<(&Schedule, &[Made], &[wgpu::Buffer])> {
+        let (_, schedule, ready) = self.ready(piece);
+        Ok((schedule, ready.made(&self.placed, schedule, &self.shared)?, &ready.scratch))
     }
 
     fn copy_results(&self, encoder: &mut wgpu::CommandEncoder, s: &Schedule, ready: &Ready, piece: Piece) {
@@ -244,7 +266,7 @@ impl GpuRunner {
     /// Waits for a piece and appends its results.
     fn collect(&mut self, piece: Piece, out: &mut [Output]) -> Result<()> {
         let gpu = &self.placed.gpu;
-        let (schedule, ready) = self.ready(piece);
+        let (_, schedule, ready) = self.ready(piece);
         let total: u64 = schedule.outputs.iter().map(|o| result_bytes(o, piece)).sum();
         if total == 0 {
             return Ok(());
@@ -312,7 +334,8 @@ impl GpuRunner {
     /// Bytes of caches and scratch.
     pub fn bytes(&self) -> u64 {
         let picks = self.picks.as_ref().map_or(0, |p| p.bytes);
-        self.shared.bytes + self.decode.bytes + self.prefill.bytes + self.staging.size() + picks
+        let few = self.few.as_ref().map_or(0, |f| f.bytes);
+        self.shared.bytes + self.decode.bytes + few + self.prefill.bytes + self.staging.size() + picks
     }
 
     pub fn gpu(&self) -> &Gpu {
@@ -363,11 +386,8 @@ impl GpuRunner {
     /// The picks, made when they are first asked for.
     fn make_picks(&mut self) -> Result<()> {
         let (None, Some(plan)) = (&self.picks, &self.plan.sampling) else { return Ok(()) };
-        let gpu = &self.placed.gpu;
-        let params = [params_buffer(gpu, &plan.decode)?, params_buffer(gpu, &plan.prefill)?];
-        let decode = |b: Buffer| find(&self.placed, &self.shared, &self.decode.scratch, b);
-        let prefill = |b: Buffer| find(&self.placed, &self.shared, &self.prefill.scratch, b);
-        let picks = Picks::new(gpu, plan, &params, [&decode, &prefill])?;
+        let picks = Picks::new(&self.placed.gpu, plan)?;
+        picks.made(&self.placed.gpu, plan, 0, &|b| find(&self.placed, &self.shared, &self.decode.scratch, b))?;
         self.picks = Some(picks);
         Ok(())
     }
@@ -551,23 +571,39 @@ fn rope_table(t: &RopeTable) -> Vec<f32> {
 }
 
 impl Ready {
-    fn new(placed: &Placed, plan: &Plan, s: &Schedule, shared: &Shared) -> Result<Self> {
+    fn new(gpu: &Gpu, s: &Schedule) -> Result<Self> {
         use wgpu::BufferUsages as U;
-        let gpu = &placed.gpu;
         let scratch = |x: &plan::Scratch| {
             let usage = U::STORAGE | U::COPY_SRC | U::COPY_DST | if x.indirect { U::INDIRECT } else { U::empty() };
             gpu.buffer("scratch", x.bytes, usage)
         };
         let scratch: Vec<wgpu::Buffer> = s.scratch.iter().map(scratch).collect::<Result<_>>()?;
         let params = params_buffer(gpu, &s.steps)?;
-        let find = |b: Buffer| match b {
-            Buffer::Params => &params,
-            other => find(placed, shared, &scratch, other),
-        };
-        let steps = make_steps(gpu, &s.steps, &find)?;
         let bytes = s.scratch.iter().map(|s| s.bytes).sum::<u64>() + params.size();
-        tracing::debug!("{} steps of {} tokens, plan of {} layers", steps.len(), s.max_tokens, plan.layers);
-        Ok(Ready { scratch, steps, bytes })
+        Ok(Ready { scratch, params, steps: OnceLock::new(), bytes })
+    }
+
+    /// Pipelines and bind groups.
+    fn made(&self, placed: &Placed, s: &Schedule, shared: &Shared) -> Result<&[Made]> {
+        let find = |b: Buffer| match b {
+            Buffer::Params => &self.params,
+            other => find(placed, shared, &self.scratch, other),
+        };
+        made_once(&self.steps, || {
+            tracing::debug!("{} steps of up to {} tokens are made", s.steps.len(), s.max_tokens);
+            make_steps(&placed.gpu, &s.steps, &find)
+        })
+    }
+}
+
+/// What a cell holds, made where it holds nothing.
+pub(super) fn made_once(cell: &OnceLock<Vec<Made>>, make: impl FnOnce() -> Result<Vec<Made>>) -> Result<&[Made]> {
+    match cell.get() {
+        Some(made) => Ok(made),
+        None => {
+            let made = make()?;
+            Ok(cell.get_or_init(|| made))
+        }
     }
 }
 
@@ -601,7 +637,7 @@ pub(super) fn encode(
 }
 
 /// The uniforms of steps, one after the other.
-fn params_buffer(gpu: &Gpu, steps: &[plan::Step]) -> Result<wgpu::Buffer> {
+pub(super) fn params_buffer(gpu: &Gpu, steps: &[plan::Step]) -> Result<wgpu::Buffer> {
     let mut uniforms = vec![0u8; steps.len().max(1) * PARAMS_STRIDE as usize];
     for (step, to) in steps.iter().zip(uniforms.chunks_mut(PARAMS_STRIDE as usize)) {
         to[..step.params.len()].copy_from_slice(&step.params);
