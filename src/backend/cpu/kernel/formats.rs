@@ -80,9 +80,9 @@ pub fn iq4_xs_scales(b: &[u8]) -> [i8; 8] {
 /// Nibbles of 16 bytes as 32 codes: low nibbles first.
 #[inline(always)]
 pub fn nibbles(q: &[u8], codes: &mut [u8]) {
-    for i in 0..16 {
-        codes[i] = q[i] & 15;
-        codes[i + 16] = q[i] >> 4;
+    let (low, high) = codes[..32].split_at_mut(16);
+    for ((q, l), h) in q[..16].iter().zip(low).zip(high) {
+        (*l, *h) = (q & 15, q >> 4);
     }
 }
 
@@ -198,8 +198,11 @@ fn k_minima(b: &[u8], scales: &mut [f32], mins: &mut [f32]) {
 /// The four low bits of Q4_K and Q5_K: each 32 bytes hold two groups of 32.
 #[inline(always)]
 fn k_nibbles(q: &[u8], codes: &mut [u8]) {
-    for (i, c) in codes.iter_mut().enumerate().take(256) {
-        *c = q[i / 64 * 32 + i % 32] >> (i / 32 % 2 * 4) & 15;
+    for (q, codes) in q.chunks_exact(32).zip(codes.chunks_exact_mut(64)) {
+        let (low, high) = codes.split_at_mut(32);
+        for ((q, l), h) in q.iter().zip(low).zip(high) {
+            (*l, *h) = (q & 15, q >> 4);
+        }
     }
 }
 
@@ -211,18 +214,22 @@ format!(Q4K, 256, 144, |b, codes, scales, mins| {
 format!(Q5K, 256, 176, |b, codes, scales, mins| {
     k_minima(b, scales, mins);
     k_nibbles(&b[48..176], codes);
-    for (i, c) in codes.iter_mut().enumerate().take(256) {
-        *c |= (b[16 + i % 32] >> (i / 32) & 1) << 4;
+    for (j, codes) in codes[..256].chunks_exact_mut(32).enumerate() {
+        for (c, h) in codes.iter_mut().zip(&b[16..48]) {
+            *c |= (h >> j & 1) << 4;
+        }
     }
 });
 
 format!(Q6K, 256, 210, |b, codes, scales, mins| {
     let d = half_at(b, 208);
-    for (i, c) in codes.iter_mut().enumerate().take(256) {
-        let (half, quarter, l) = (i / 128, i % 128 / 32, i % 32);
-        let low = b[half * 64 + quarter % 2 * 32 + l] >> (quarter / 2 * 4) & 15;
-        let high = b[128 + half * 32 + l] >> (quarter * 2) & 3;
-        *c = low | high << 4;
+    for (j, codes) in codes[..256].chunks_exact_mut(32).enumerate() {
+        let (half, quarter) = (j / 4, j % 4);
+        let low = &b[half * 64 + quarter % 2 * 32..][..32];
+        let high = &b[128 + half * 32..][..32];
+        for ((c, l), h) in codes.iter_mut().zip(low).zip(high) {
+            *c = l >> (quarter / 2 * 4) & 15 | (h >> (quarter * 2) & 3) << 4;
+        }
     }
     for j in 0..16 {
         scales[j] = d * f32::from(b[192 + j] as i8);
