@@ -1,6 +1,6 @@
 
 // attend: causal attention of grouped query heads over the cache, with an online softmax (Milakov and Gimelshein 2018;
-// Dao et al. 2022). Sliding window and attention sinks are parameters.
+// Dao et al. 2022). Sliding window (or chunks of positions) and attention sinks are parameters.
 //
 // The query rows of one kv head are its G = heads/kv_heads query heads, token after token; a workgroup takes ROWS of them,
 // so that in decode all heads of a kv head, in prefill several tokens too, share each key and value that is read. It goes
@@ -16,6 +16,7 @@ struct Params {
     kv_heads: u32,
     ctx: u32,
     window: u32,
+    chunked: u32,
     sinks_on: u32,
     chunk: u32,
     splits: u32,
@@ -50,6 +51,17 @@ var<workgroup> maxima: array<f32, ROWS>;
 var<workgroup> merge: array<vec4<f32>, (PARTS - 1u) * V4 * ROWS + 1u>;
 var<workgroup> merge_sum: array<f32, PARTS * ROWS>;
 
+// The first position that a query at this one sees.
+fn first_seen(position: u32) -> u32 {
+    if (p.window == 0u) {
+        return 0u;
+    }
+    if (p.chunked != 0u) {
+        return position - position % p.window;
+    }
+    return position + 1u - min(position + 1u, p.window);
+}
+
 @compute @workgroup_size(WG)
 fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) lid: u32) {
     let kv_head = wg.x;
@@ -71,12 +83,8 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) l
     let cache_row = (sequence_of(last_token) * p.kv_heads + kv_head) * p.ctx;
 
     // Positions that any row of this workgroup sees.
-    var begin = 0u;
+    var begin = first_seen(past + first / group);
     var end = min(past + last_token + 1u, p.ctx);
-    if (p.window != 0u) {
-        let seen = past + first / group + 1u;
-        begin = seen - min(seen, p.window);
-    }
     if (SPLIT == 1u) { // static
         begin = max(begin, wg.z * p.chunk);
         end = min(end, (wg.z + 1u) * p.chunk);
@@ -110,7 +118,7 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) l
         for (var i = 0u; i < ROWS; i++) { // unroll
             let position = past + (first + i) / group;
             let here = start + lid;
-            let seen = lid < count && here <= position && (p.window == 0u || here + p.window > position);
+            let seen = lid < count && here <= position && here >= first_seen(position);
             score[i] = select(NONE, score[i], seen);
             scores[i * WG + lid] = score[i];
         }

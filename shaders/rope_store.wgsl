@@ -1,5 +1,6 @@
 
-// rope_store: optional norms of q and k (of each head, or of the whole row), rotation of both, k and v to the cache.
+// rope_store: optional norms of q and k (of each head, or of the whole row), rotation of both, k and v to the cache. A norm
+// may come after the rotation: its factor is the same, because a rotation keeps the sum of squares.
 //
 // One workgroup a head: first the query heads, then those of k, then those of v. Grid: x = heads + 2 * kv_heads, y = T.
 // f32; rounds to the cache's storage.
@@ -14,6 +15,7 @@ struct Params {
     halves: u32,
     q_norm_kind: u32,
     k_norm_kind: u32,
+    norm_last: u32,
     q_offset: u32,
     k_offset: u32,
     v_offset: u32,
@@ -43,8 +45,7 @@ struct Source {
     is_q: bool,
 }
 
-fn column(s: Source, c: u32) -> f32 {
-    let v = qkv[s.start + c];
+fn normed(s: Source, c: u32, v: f32) -> f32 {
     if (s.kind == 0u) {
         return v;
     }
@@ -54,9 +55,21 @@ fn column(s: Source, c: u32) -> f32 {
     return v * s.factor * k_norm[s.weight + c];
 }
 
+fn column(s: Source, c: u32) -> f32 {
+    let v = qkv[s.start + c];
+    if (p.norm_last != 0u) {
+        return v;
+    }
+    return normed(s, c, v);
+}
+
 fn rotated(s: Source, c: u32, position: u32) -> f32 {
     let other = column(s, partner(c, p.dims, p.halves));
-    return rotate(column(s, c), other, c, p.dims, p.halves, position);
+    let v = rotate(column(s, c), other, c, p.dims, p.halves, position);
+    if (p.norm_last != 0u) {
+        return normed(s, c, v);
+    }
+    return v;
 }
 
 @compute @workgroup_size(WG)

@@ -321,8 +321,15 @@ fn model(experts: DType, rest: DType) -> Program {
     let table = add(&mut b, &[vocab, h], rest);
     let mut x = b.one(Op::Embed { table, scale: 1.0 }, &[ids]).unwrap();
     let inv_freq: Vec<f32> = (0..d / 2).map(|i| 10000f32.powf(-2.0 * i as f32 / d as f32)).collect();
-    let rope =
-        Rope { head_dim: d, dims: d, pairs: RopePairs::Halves, inv_freq: inv_freq.into(), scale: 1.0, long: None };
+    let rope = Rope {
+        head_dim: d,
+        dims: d,
+        pairs: RopePairs::Halves,
+        inv_freq: inv_freq.into(),
+        scale: 1.0,
+        long: None,
+        temperature: None,
+    };
     for layer in 0..2 {
         let cache = b.cache(CacheDecl::new(kv, d, d));
         let norm = Norm::rms(add(&mut b, &[h], DType::F32), 1e-5);
@@ -332,7 +339,7 @@ fn model(experts: DType, rest: DType) -> Program {
         let q = b.one(Op::Rope(rope.clone()), &[q]).unwrap();
         let key = b.one(Op::Rope(rope.clone()), &[key]).unwrap();
         let stored = b.one(Op::KvStore { cache }, &[key, v]).unwrap();
-        let a = Attention { cache, heads, scale: 0.17, window: None, sinks: None };
+        let a = Attention { cache, heads, scale: 0.17, window: None, chunk: None, sinks: None };
         let a = b.one(Op::Attend(a), &[q, stored]).unwrap();
         let wo = add(&mut b, &[h, heads * d], rest);
         let y = b.one(linear(wo), &[a]).unwrap();
@@ -447,7 +454,7 @@ fn split_attention_is_attention() {
         .map(|(name, cols)| b.one(Op::Input { name: name.into(), cols }, &[]).unwrap());
     let stored = b.one(Op::KvStore { cache }, &[k, v]).unwrap();
     for window in [None, Some(700), Some(40)] {
-        let a = Attention { cache, heads, scale: 0.2, window, sinks: None };
+        let a = Attention { cache, heads, scale: 0.2, window, chunk: None, sinks: None };
         let y = b.one(Op::Attend(a), &[q, stored]).unwrap();
         b.output(format!("{window:?}"), y);
     }

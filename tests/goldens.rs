@@ -21,6 +21,10 @@ const MODELS: &[&str] = &[
     "lfm2_moe",
     "gpt_oss",
     "granitemoe",
+    "granitemoeshared",
+    "hunyuan_moe",
+    "llama4",
+    "llama4_interleaved",
     "phimoe",
     "deepseek_v2",
     "deepseek_v3",
@@ -142,9 +146,9 @@ fn formula(name: &str) -> Formula {
     let by_sum: Option<fn(f64) -> f64> = Some(|s| s);
     match name {
         // A softmax over the chosen logits is the renormalised softmax over all.
-        "mixtral" | "qwen3_moe" | "qwen3_next" | "qwen3_5_moe" | "gpt_oss" | "granitemoe" => {
-            Formula { divisor: by_sum, ..plain }
-        }
+        "mixtral" | "qwen3_moe" | "qwen3_next" | "qwen3_5_moe" | "gpt_oss" | "granitemoe" | "granitemoeshared"
+        | "hunyuan_moe" => Formula { divisor: by_sum, ..plain },
+        "llama4" | "llama4_interleaved" => Formula { sigmoid: true, ..plain },
         "deepseek_v3" => {
             Formula { sigmoid: true, divisor: Some(|s| s + 1e-20), scale: 2.5, groups: Some((4, 2)), bias, ..plain }
         }

@@ -1,5 +1,5 @@
 
-// Activations of a feed-forward network; ACT: 0 SiLU, 1 GELU (erf), 2 GELU (tanh), 3 ReLU, 5 sigmoid, 6 identity; 4 GPT-OSS's
+// Activations of a feed-forward network; ACT: 0 SiLU, 1 GELU (erf), 2 GELU (tanh), 3 ReLU, 5 sigmoid, 6 identity, 7 tanh; 4 GPT-OSS's
 // clamped SwiGLU, which is a gated unit only, with the bits of ALPHA and LIMIT.
 fn sigmoid(x: f32) -> f32 {
     // exp of at most 80: no infinity on the way.
@@ -38,6 +38,9 @@ fn activate(x: f32) -> f32 {
         }
         case 6u: {
             return x;
+        }
+        case 7u: {
+            return tanh(clamp(x, -15.0, 15.0));
         }
         default: {
             return x * sigmoid(x);

@@ -232,19 +232,39 @@ fn linear_add(v: &View<'_>, i: usize) -> Option<Fusion> {
     }
 }
 
-/// Follows a rotated value back to what was projected: its rope, an optional norm, and the nodes on the way.
-fn rotated(v: &View<'_>, x: ValueId) -> Option<(Rope, Option<Norm>, ValueId, Vec<usize>)> {
-    let ri = v.sole(x)?;
-    let Op::Rope(r) = &v.node(ri).op else { return None };
-    let before = v.node(ri).inputs[0];
-    if let Some(ni) = v.sole(before)
-        && let Op::RmsNorm(n) = v.node(ni).op
-        && n.kind == NormKind::Rms
-        && n.bias.is_none()
-    {
-        return Some((r.clone(), Some(n), v.node(ni).inputs[0], vec![ri, ni]));
+/// What a rotated value was made of.
+struct Rotated {
+    rope: Rope,
+    norm: Option<Norm>,
+    norm_last: bool,
+    /// What was projected.
+    from: ValueId,
+    nodes: Vec<usize>,
+}
+
+/// Follows a rotated value back to what was projected, through an optional norm before or after the rotation.
+fn rotated(v: &View<'_>, x: ValueId) -> Option<Rotated> {
+    let norm = |i: usize| match v.node(i).op {
+        Op::RmsNorm(n) if n.kind == NormKind::Rms && n.bias.is_none() => Some(n),
+        _ => None,
+    };
+    let last = v.sole(x)?;
+    let (ri, after) = match norm(last) {
+        Some(n) => (v.sole(v.node(last).inputs[0])?, Some(n)),
+        None => (last, None),
+    };
+    let Op::Rope(rope) = &v.node(ri).op else { return None };
+    let (rope, from) = (rope.clone(), v.node(ri).inputs[0]);
+    if after.is_some() {
+        return Some(Rotated { rope, norm: after, norm_last: true, from, nodes: vec![ri, last] });
     }
-    Some((r.clone(), None, before, vec![ri]))
+    if let Some(ni) = v.sole(from)
+        && let Some(n) = norm(ni)
+    {
+        let from = v.node(ni).inputs[0];
+        return Some(Rotated { rope, norm: Some(n), norm_last: false, from, nodes: vec![ri, ni] });
+    }
+    Some(Rotated { rope, norm: None, norm_last: false, from, nodes: vec![ri] })
 }
 
 fn rope_store(v: &View<'_>, i: usize) -> Option<Fusion> {
@@ -252,15 +272,17 @@ fn rope_store(v: &View<'_>, i: usize) -> Option<Fusion> {
     let [q, stored] = v.node(i).inputs[..] else { return None };
     let si = v.sole(stored)?;
     let (Op::KvStore { cache }, [k, value]) = (&v.node(si).op, &v.node(si).inputs[..]) else { return None };
-    let (rope, q_norm, q_in, q_nodes) = rotated(v, q)?;
-    let (k_rope, k_norm, k_in, k_nodes) = rotated(v, *k)?;
-    if rope != k_rope || *cache != a.cache {
+    let (q_made, k_made) = (rotated(v, q)?, rotated(v, *k)?);
+    let orders_differ = q_made.norm.is_some() && k_made.norm.is_some() && q_made.norm_last != k_made.norm_last;
+    if q_made.rope != k_made.rope || *cache != a.cache || orders_differ {
         return None;
     }
     // The attention itself stays: the fused node takes the store's place.
-    let consumed = [vec![si], q_nodes, k_nodes].concat();
-    let op = Op::RopeStore { q_norm, k_norm, rope, cache: *cache };
-    v.fusion(consumed, op, vec![q_in, k_in, *value], vec![q, stored])
+    let consumed = [vec![si], q_made.nodes, k_made.nodes].concat();
+    let norm_last = q_made.norm_last || k_made.norm_last;
+    let (q_norm, k_norm) = (q_made.norm, k_made.norm);
+    let op = Op::RopeStore { q_norm, k_norm, rope: q_made.rope, norm_last, cache: *cache };
+    v.fusion(consumed, op, vec![q_made.from, k_made.from, *value], vec![q, stored])
 }
 
 fn norm_router(v: &View<'_>, i: usize) -> Option<Fusion> {

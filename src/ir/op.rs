@@ -69,6 +69,27 @@ pub struct Rope {
     pub scale: f32,
     /// What takes the place of `inv_freq` and `scale` in long contexts.
     pub long: Option<LongRope>,
+    /// A further factor that grows with the position.
+    pub temperature: Option<Temperature>,
+}
+
+/// Queries that grow with their position, so that the softmax over a long context stays sharp (Nakanishi 2025,
+/// *Scalable-Softmax*; Llama 4's layers without rotation): the vector at position p times
+/// `1 + scale · ln(1 + floor((p + 1) / every))`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Temperature {
+    /// Positions between one step of the factor and the next; 0 counts as no step at all.
+    pub every: usize,
+    /// Of the logarithm.
+    pub scale: f32,
+}
+
+impl Temperature {
+    /// The factor at a position.
+    pub fn at(&self, position: usize) -> f64 {
+        let steps = (position as u64 + 1).checked_div(self.every as u64).unwrap_or(0);
+        1.0 + f64::from(self.scale) * (steps as f64).ln_1p()
+    }
 }
 
 /// The rotation of contexts longer than those that a model was first trained for (LongRoPE, Ding et al. 2024).
@@ -106,8 +127,21 @@ pub struct Attention {
     pub scale: f32,
     /// Sliding window: a query sees this many positions, its own included. `None`: all.
     pub window: Option<usize>,
+    /// Positions are in chunks of this many, and a query sees those of its own chunk (Llama 4). Not beside a window.
+    pub chunk: Option<usize>,
     /// `[heads]`: a logit a head that takes part in the softmax's denominator only.
     pub sinks: Option<WeightId>,
+}
+
+impl Attention {
+    /// The first position that a query at `position` sees.
+    pub fn first_seen(&self, position: usize) -> usize {
+        match (self.window, self.chunk) {
+            (Some(n), _) => (position + 1).saturating_sub(n),
+            (None, Some(n)) => position - position.checked_rem(n).unwrap_or(0),
+            (None, None) => 0,
+        }
+    }
 }
 
 /// Activation of a gated feed-forward network.
@@ -121,6 +155,8 @@ pub enum Activation {
     GeluTanh,
     /// `max(x, 0)`.
     Relu,
+    /// The hyperbolic tangent: bounds of logits.
+    Tanh,
     /// GPT-OSS's clamped SwiGLU, a gated unit only: with g = min(gate, limit) and u = up between −limit and limit,
     /// `g · sigmoid(alpha · g) · (u + 1)`.
     ClampedSwiglu {
@@ -241,6 +277,9 @@ pub enum Op {
     SigmoidGate,
     /// `(logits [T, E]) → (ids u32 [T, k], weights [T, k])`.
     Router(Router),
+    /// `(x [T, n], weights [T, k]) → (y [T, k·n], ones [T, k])`: slot j of token t is `weights[t, j] · x[t]`, and the weights
+    /// that are left for the results of the experts are 1.
+    WeighInputs,
     /// `(x [T, in] or [T, k·in], ids [T, k]) → [T, k·out]`: slot j of token t through expert `ids[t, j]`.
     ExpertLinear(Linear),
     /// `(y [T, k·n], weights [T, k]) → [T, n]`: the weighted sum over the slots, in slot order.
@@ -256,7 +295,7 @@ pub enum Op {
         /// The matrices.
         parts: Vec<Linear>,
     },
-    /// `(q, k, v) → (q', cache)`: optional norms of q and k, rotation of both, k and v written to the cache.
+    /// `(q, k, v) → (q', cache)`: optional norms of q and k, rotation of both (in either order), k and v written to the cache.
     RopeStore {
         /// Norm of q: per head or over the whole row, as the weight's length says.
         q_norm: Option<Norm>,
@@ -264,6 +303,8 @@ pub enum Op {
         k_norm: Option<Norm>,
         /// The rotation of both.
         rope: Rope,
+        /// Whether the norms come after the rotation instead of before.
+        norm_last: bool,
         /// Where k and v go.
         cache: CacheId,
     },
@@ -349,6 +390,7 @@ impl Op {
             Op::Act(_) => "act",
             Op::SigmoidGate => "sigmoid_gate",
             Op::Router(_) => "router",
+            Op::WeighInputs => "weigh_inputs",
             Op::ExpertLinear(_) => "expert_linear",
             Op::ExpertCombine => "expert_combine",
             Op::TakeOutputs => "take_outputs",
@@ -408,6 +450,7 @@ impl Op {
             | Op::Glu(_)
             | Op::Act(_)
             | Op::SigmoidGate
+            | Op::WeighInputs
             | Op::ExpertCombine
             | Op::TakeOutputs => vec![],
         };

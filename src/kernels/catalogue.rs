@@ -739,7 +739,7 @@ pub static ALL: [&Kernel; 35] = [
 impl Variant {
     /// With this activation: its number in `ACT`, and its own numbers as bits.
     pub fn act(self, act: crate::ir::Activation) -> Variant {
-        use crate::ir::Activation::{ClampedSwiglu, Gelu, GeluTanh, Identity, Relu, Sigmoid, Silu};
+        use crate::ir::Activation::{ClampedSwiglu, Gelu, GeluTanh, Identity, Relu, Sigmoid, Silu, Tanh};
         match act {
             Silu => self.with("ACT", 0),
             Gelu => self.with("ACT", 1),
@@ -747,6 +747,7 @@ impl Variant {
             Relu => self.with("ACT", 3),
             Sigmoid => self.with("ACT", 5),
             Identity => self.with("ACT", 6),
+            Tanh => self.with("ACT", 7),
             ClampedSwiglu { alpha, limit } => {
                 self.with("ACT", 4).with("ALPHA", alpha.to_bits()).with("LIMIT", limit.to_bits())
             }

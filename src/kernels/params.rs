@@ -350,6 +350,8 @@ params! {
         q_norm_kind: u32,
         /// Norm of k: 0 none, 1 each head, 2 the whole row.
         k_norm_kind: u32,
+        /// 1: the norms come after the rotation.
+        norm_last: u32,
         /// Of q in `qkv`.
         q_offset: u32,
         /// Of k in `qkv`.
@@ -378,6 +380,8 @@ params! {
         ctx: u32,
         /// A query sees this many positions; 0: all.
         window: u32,
+        /// 1: positions are in chunks of `window`, and a query sees those of its own.
+        chunked: u32,
         /// 1: `sinks` is there.
         sinks_on: u32,
         /// Positions of one split (`SPLIT` = 1), a multiple of `WG`.
@@ -581,6 +585,9 @@ params! {
         /// Of the result.
         y_stride: u32,
         /// The factor of `scale`.
+        /// Columns of `a`, where they are repeated.
+        inner: u32,
+        /// Times x (`OP` = 1).
         factor: f32,
     }
 }

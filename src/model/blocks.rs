@@ -117,29 +117,50 @@ fn attention(d: &Decoder, rope: &Rope, l: &mut Loader<'_>, i: usize, x: ValueId,
     };
     let k = projection(d, l, &at("attn_k"), [kv_cols, d.hidden], normed)?; // [T, kv_heads·D]
     let v = projection(d, l, &at("attn_v"), [kv_cols, d.hidden], normed)?; // [T, kv_heads·D]
-    let (q, k) = match d.qk_norm {
-        QkNorm::None => (q, k),
-        QkNorm::PerHead => (
-            norm(d, l, &at("attn_q_norm.weight"), d.head_dim, q)?,
-            norm(d, l, &at("attn_k_norm.weight"), d.head_dim, k)?,
-        ),
-        QkNorm::WholeRow => {
-            (norm(d, l, &at("attn_q_norm.weight"), q_cols, q)?, norm(d, l, &at("attn_k_norm.weight"), kv_cols, k)?)
-        }
-    };
-    let q = l.b.one(Op::Rope(rope.clone()), &[q])?;
-    let k = l.b.one(Op::Rope(rope.clone()), &[k])?;
+    let [q, k] = placed(d, rope, l, i, [q, k])?;
     let cache = l.b.cache(CacheDecl::new(d.kv_heads, d.head_dim, d.head_dim));
     let stored = l.b.one(Op::KvStore { cache }, &[k, v])?;
     let scale = d.multipliers.attention.unwrap_or(1.0 / (d.head_dim as f32).sqrt());
     let sinks = if d.sinks { Some(l.vector(&at("attn_sinks.weight"), d.heads)?) } else { None };
-    let spec = Attention { cache, heads: d.heads, scale, window: d.window(i), sinks };
+    let (window, chunk) = if d.chunked { (None, d.window(i)) } else { (d.window(i), None) };
+    let spec = Attention { cache, heads: d.heads, scale, window, chunk, sinks };
     let mut y = l.b.one(Op::Attend(spec), &[q, stored])?; // [T, heads·D]
     if let Some(gate) = gate {
         y = l.b.one(Op::Glu(Activation::Sigmoid), &[gate, y])?;
     }
     let y = projection(d, l, &at("attn_output"), [d.hidden, q_cols], y)?; // [T, H]
     add(d, l, x, y)
+}
+
+/// Queries and keys normalised and rotated, as the layer has it.
+fn placed(d: &Decoder, rope: &Rope, l: &mut Loader<'_>, i: usize, qk: [ValueId; 2]) -> Result<[ValueId; 2]> {
+    let normed = |l: &mut Loader<'_>, [q, k]: [ValueId; 2]| -> Result<[ValueId; 2]> {
+        let names = [format!("blk.{i}.attn_q_norm.weight"), format!("blk.{i}.attn_k_norm.weight")];
+        let cols = match d.qk_norm {
+            QkNorm::None => return Ok([q, k]),
+            QkNorm::Unweighted => {
+                let mut one = |name: &str, x: ValueId| {
+                    let weight = l.ones(name, d.head_dim)?;
+                    l.b.one(Op::RmsNorm(Norm { kind: d.norm, weight, bias: None, eps: d.eps }), &[x])
+                };
+                return Ok([one(&names[0], q)?, one(&names[1], k)?]);
+            }
+            QkNorm::PerHead => [d.head_dim; 2],
+            QkNorm::WholeRow => [d.heads * d.head_dim, d.kv_heads * d.head_dim],
+        };
+        Ok([norm(d, l, &names[0], cols[0], q)?, norm(d, l, &names[1], cols[1], k)?])
+    };
+    if d.unrotated.contains(&i) {
+        let [q, k] = if d.qk_norm == QkNorm::Unweighted { qk } else { normed(l, qk)? };
+        let Some(temperature) = d.temperature else { return Ok([q, k]) };
+        // Angles of 0: only the factor is left of the rotation.
+        let still = Rope { dims: d.head_dim, inv_freq: vec![0.0; d.head_dim / 2].into(), ..rope.clone() };
+        let grown = Rope { scale: 1.0, long: None, temperature: Some(temperature), ..still };
+        return Ok([l.b.one(Op::Rope(grown), &[q])?, k]);
+    }
+    let [q, k] = if d.qk_norm_last { qk } else { normed(l, qk)? };
+    let turned = [l.b.one(Op::Rope(rope.clone()), &[q])?, l.b.one(Op::Rope(rope.clone()), &[k])?];
+    if d.qk_norm_last { normed(l, turned) } else { Ok(turned) }
 }
 
 /// Queries and the gate of the attention's output, from one matrix that has the rows of each head's query and then those
@@ -202,18 +223,24 @@ fn experts(
     l.leave(&format!("{blk}ffn_noise_inp.bias"), "a noisy router has noise in training only");
     let routed = l.b.add(Op::Router(router), &[logits])?;
     let (ids, weights) = (routed[0], routed[1]); // [T, k]
+    let (input, of_results) = if d.weigh_inputs {
+        let weighed = l.b.add(Op::WeighInputs, &[normed, weights])?;
+        (weighed[0], weighed[1]) // [T, k·H], [T, k]
+    } else {
+        (normed, weights)
+    };
     let gate = l.experts(&blk, "ffn_gate", [e, width, d.hidden], d.expert_layout)?;
     let down = l.experts(&blk, "ffn_down", [e, d.hidden, width], d.expert_layout)?;
-    let g = l.b.one(Op::ExpertLinear(gate), &[normed, ids])?; // [T, k·I]
+    let g = l.b.one(Op::ExpertLinear(gate), &[input, ids])?; // [T, k·I]
     let h = if d.gated {
         let up = l.experts(&blk, "ffn_up", [e, width, d.hidden], d.expert_layout)?;
-        let u = l.b.one(Op::ExpertLinear(up), &[normed, ids])?; // [T, k·I]
+        let u = l.b.one(Op::ExpertLinear(up), &[input, ids])?; // [T, k·I]
         l.b.one(Op::Glu(d.act), &[g, u])? // [T, k·I]
     } else {
         l.b.one(Op::Act(d.act), &[g])? // [T, k·I]
     };
     let y = l.b.one(Op::ExpertLinear(down), &[h, ids])?; // [T, k·H]
-    let y = l.b.one(Op::ExpertCombine, &[y, weights])?; // [T, H]
+    let y = l.b.one(Op::ExpertCombine, &[y, of_results])?; // [T, H]
     let mut x = add(d, l, x, y)?;
     for n in 0..m.shared.map_or(0, |_| d.shared_experts) {
         let Some(s) = m.shared else { break };

@@ -4,10 +4,10 @@
 use super::{ExpertLayout, Params, mla::Latent, recurrent::Mixer};
 use crate::{
     error::{Error, Result},
-    ir::{Activation, NormKind, Renormalise, RopePairs, Router, Score},
+    ir::{Activation, NormKind, Renormalise, RopePairs, Router, Score, Temperature},
 };
 
-/// Normalisation of queries and keys before rotation.
+/// Normalisation of queries and keys.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum QkNorm {
     /// None.
@@ -16,6 +16,8 @@ pub enum QkNorm {
     PerHead,
     /// The whole projection.
     WholeRow,
+    /// Each head by itself, without weights; only in layers that rotate.
+    Unweighted,
 }
 
 /// Whether projections have biases.
@@ -101,8 +103,18 @@ pub struct Decoder {
     pub qkv_bias: Bias,
     /// Activation of the feed-forward networks.
     pub act: Activation,
+    /// Whether queries and keys are normalised after the rotation instead of before.
+    pub qk_norm_last: bool,
     /// Sliding window of each layer; empty: none anywhere.
     pub windows: Vec<Option<usize>>,
+    /// Whether windows do not slide: positions are in chunks of that many, and a query sees those of its own.
+    pub chunked: bool,
+    /// Layers without rotation.
+    pub unrotated: Vec<usize>,
+    /// How queries of layers without rotation grow with their position.
+    pub temperature: Option<Temperature>,
+    /// Whether the routers' weights are for what goes into the experts instead of what comes out.
+    pub weigh_inputs: bool,
     /// Experts; `None` for a dense model.
     pub moe: Option<Moe>,
     /// What mixes tokens in each layer; empty: attention everywhere.
@@ -180,6 +192,11 @@ impl Decoder {
             norm: NormKind::Rms,
             pairs: RopePairs::Halves,
             qk_norm: QkNorm::None,
+            qk_norm_last: false,
+            chunked: false,
+            unrotated: vec![],
+            temperature: None,
+            weigh_inputs: false,
             qkv_bias: Bias::IfPresent,
             act: activation(p)?,
             windows: windows(p, layers)?,

@@ -11,7 +11,7 @@
 //! - DeepSeek-V2's groups, which llama.cpp scores by two experts instead of one, and Phi-3.5-MoE, whose routing and norms
 //!   it simplifies. llama.cpp's own converter writes the same files; a warning says what differs.
 
-use super::{Decoder, Definition, Multipliers, Options, params::Params};
+use super::{Decoder, Definition, Multipliers, Options, QkNorm, params::Params};
 use crate::{
     error::{Error, Result},
     file::{Bytes, Checkpoint, Format, Metadata, Tensor, Value},
@@ -58,6 +58,10 @@ pub fn to_gguf(ckpt: &Checkpoint) -> Result<Checkpoint> {
         let tensor = if interleave { interleaved(tensor, rope.head_dim)? } else { tensor.clone() };
         // llama.cpp keeps the gate of a shared expert as a vector.
         let vector = decl.name.ends_with("ffn_gate_inp_shexp.weight");
+        // Norms without weights have none in the file.
+        if d.decoder.qk_norm == QkNorm::Unweighted && is_qk_norm(&decl.name) {
+            continue;
+        }
         tensors.push((decl.name.clone(), if vector { tensor.reshaped(vec![tensor.cols()])? } else { tensor }));
     }
     let mut tensors = super::export_recurrent::tensors(arch, &d.decoder, tensors)?;
@@ -68,6 +72,10 @@ pub fn to_gguf(ckpt: &Checkpoint) -> Result<Checkpoint> {
         tensors.push((name.into(), Tensor::from_f32(vec![f.len()], f)?));
     }
     Checkpoint::from_parts(meta, tensors)
+}
+
+fn is_qk_norm(name: &str) -> bool {
+    name.contains(".attn_q_norm.") || name.contains(".attn_k_norm.")
 }
 
 pub(super) fn refused(arch: &str, what: impl std::fmt::Display) -> Error {
@@ -86,7 +94,10 @@ fn gguf_arch(d: &Definition) -> Result<&'static str> {
 }
 
 fn rope_of(d: &Definition) -> Result<Rope> {
-    let rope = d.program.graph.nodes.iter().find_map(|n| if let Op::Rope(r) = &n.op { Some(r.clone()) } else { None });
+    let rope =
+        d.program.graph.nodes.iter().find_map(|n| {
+            if let Op::Rope(r) = &n.op { Some(r.clone()) } else { None }.filter(|r| r.temperature.is_none())
+        });
     rope.ok_or_else(|| Error::Unsupported("a model without rotary positions as GGUF".into()))
 }
 
@@ -135,6 +146,8 @@ fn hyperparameters(meta: &mut Metadata, arch: &str, d: &Decoder, rope: &Rope) ->
     ];
     match d.windows.as_slice() {
         [] => {}
+        // Chunks are llama.cpp's own: see `export_llama4`.
+        _ if d.chunked => {}
         // A window that no text fills is none.
         all if all.iter().all(|w| w.is_none_or(|w| w >= d.context)) => {}
         [Some(first), rest @ ..] if rest.iter().all(|w| *w == Some(*first)) => {
@@ -171,6 +184,9 @@ fn experts(meta: &mut Metadata, arch: &str, d: &Decoder) -> Result<()> {
     if arch == "lfm2moe" {
         return super::export_recurrent::lfm2_experts(meta, m);
     }
+    if arch == "llama4" {
+        return super::export_llama4::keys(meta, arch, d, m);
+    }
     if super::export_deepseek::experts(meta, arch, d, m)? {
         return Ok(());
     }
@@ -188,7 +204,9 @@ fn experts(meta: &mut Metadata, arch: &str, d: &Decoder) -> Result<()> {
         Score::SoftmaxOfSelected => true,
         other => return Err(refused(arch, format!("a router that scores by {other:?}"))),
     };
-    if renormalised != matches!(arch, "llama" | "qwen3moe" | "qwen3next" | "qwen35moe" | "gpt-oss" | "granitemoe") {
+    if renormalised
+        != matches!(arch, "llama" | "qwen3moe" | "qwen3next" | "qwen35moe" | "gpt-oss" | "granitemoe" | "hunyuan-moe")
+    {
         let what =
             if renormalised { "weights of the chosen experts that sum to 1" } else { "router weights as they are" };
         return Err(refused(arch, format!("{what} (norm_topk_prob)")));
@@ -196,7 +214,7 @@ fn experts(meta: &mut Metadata, arch: &str, d: &Decoder) -> Result<()> {
     if m.router.scale != 1.0 {
         return Err(refused(arch, format!("router weights times {}", m.router.scale)));
     }
-    let own_width = matches!(arch, "qwen2moe" | "qwen3moe" | "qwen3next" | "qwen35moe" | "gpt-oss");
+    let own_width = matches!(arch, "qwen2moe" | "qwen3moe" | "qwen3next" | "qwen35moe" | "gpt-oss" | "hunyuan-moe");
     let shares = matches!(arch, "qwen2moe" | "qwen3next" | "qwen35moe");
     if !own_width && m.width != d.ffn {
         return Err(refused(arch, format!("experts of width {} beside feed_forward_length {}", m.width, d.ffn)));
@@ -207,7 +225,9 @@ fn experts(meta: &mut Metadata, arch: &str, d: &Decoder) -> Result<()> {
     }
     match m.shared {
         Some(s) if shares && s.gated => counts.push(("expert_shared_feed_forward_length", s.width)),
-        Some(s) if arch == "granitemoe" && !s.gated => counts.push(("expert_shared_feed_forward_length", s.width)),
+        Some(s) if matches!(arch, "granitemoe" | "hunyuan-moe") && !s.gated => {
+            counts.push(("expert_shared_feed_forward_length", s.width))
+        }
         None if !shares => {}
         Some(_) => return Err(refused(arch, "a shared expert of this kind")),
         None => return Err(refused(arch, "layers without a shared expert")),
@@ -224,10 +244,7 @@ type Factors = Vec<(&'static str, Vec<f32>)>;
 /// The rotation's keys. A linear scaling has its own; other scaled frequencies become divisors, as llama.cpp stores
 /// Llama 3's (`rope_freqs.weight`), which it reads for `llama` only, and LongRoPE's two sets.
 fn rotation(meta: &mut Metadata, arch: &str, p: &Params<'_>, d: &Decoder, rope: &Rope) -> Result<Factors> {
-    let base = match p.opt_f32("", "rope_parameters.rope_theta")? {
-        Some(b) => b,
-        None => p.opt_f32("", "rope_theta")?.unwrap_or(10_000.0),
-    };
+    let base = super::rope::base(p, rope.dims)?;
     meta.set(format!("{arch}.rope.freq_base"), Value::F32(base));
     let number = |key: &str| format!("{arch}.rope.scaling.{key}");
     if let Some(y) = super::rope::yarn(p)? {
@@ -268,7 +285,7 @@ fn rotation(meta: &mut Metadata, arch: &str, p: &Params<'_>, d: &Decoder, rope: 
         meta.set(format!("{arch}.rope.scaling.factor"), Value::F32(first));
         return Ok(vec![]);
     }
-    if arch != "llama" {
+    if !matches!(arch, "llama" | "llama4") {
         return Err(refused(arch, "rotary frequencies scaled by other than one factor"));
     }
     Ok(vec![("rope_freqs.weight", factors)])

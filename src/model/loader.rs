@@ -237,6 +237,14 @@ impl<'a> Loader<'a> {
         self.declare(canonical, &[n], Tensor::from_f32(t.shape().to_vec(), numbers)?)
     }
 
+    /// A vector of ones that no file has: of norms without weights.
+    ///
+    /// # Errors
+    /// As [`Loader::matrix`].
+    pub fn ones(&mut self, canonical: &str, n: usize) -> Result<WeightId> {
+        self.declare(canonical, &[n], Tensor::from_f32(vec![n], vec![1.0; n])?)
+    }
+
     /// The taps of a convolution of each channel by itself, in the file `[channels, taps]` (or `[channels, 1, taps]`), as
     /// `[taps · channels]` f32, tap by tap.
     ///

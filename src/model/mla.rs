@@ -134,7 +134,7 @@ pub(super) fn attention(
     let k = l.b.one(Op::JoinHeads { heads: 1 }, &[c, k_rope])?; // [T, kv_rank + rope]
     let cache = l.b.cache(CacheDecl { v_in_k: true, ..CacheDecl::new(1, m.kv_rank + m.rope, m.kv_rank) });
     let stored = l.b.one(Op::KvStore { cache }, &[k])?;
-    let spec = Attention { cache, heads: d.heads, scale: m.scale, window: None, sinks: None };
+    let spec = Attention { cache, heads: d.heads, scale: m.scale, window: None, chunk: None, sinks: None };
     let y = l.b.one(Op::Attend(spec), &[q, stored])?; // [T, heads·kv_rank]
     let y = l.b.one(matrix(expand), &[y, heads])?; // [T, heads·value]
     linear(l, &at("attn_output.weight"), d.hidden, d.heads * m.value, y) // [T, H]

@@ -14,12 +14,15 @@ mod ernie4_5_moe;
 mod expert_weights;
 mod export;
 mod export_deepseek;
+mod export_llama4;
 mod export_recurrent;
 mod glm4_moe;
 mod gpt_oss;
 mod granite_moe;
+mod hunyuan_moe;
 mod lfm2_moe;
 mod llama;
+mod llama4;
 mod loader;
 mod minimax_m2;
 mod mla;
@@ -71,6 +74,7 @@ pub static REGISTRY: &[&Architecture] = &[
     &llama::LLAMA,
     &llama::MISTRAL,
     &llama::MIXTRAL,
+    &llama4::LLAMA4,
     &qwen2_moe::QWEN2_MOE,
     &qwen3_moe::QWEN3_MOE,
     &qwen3_next::QWEN3_NEXT,
@@ -88,6 +92,7 @@ pub static REGISTRY: &[&Architecture] = &[
     &glm4_moe::GLM4_MOE,
     &dots1::DOTS1,
     &minimax_m2::MINIMAX_M2,
+    &hunyuan_moe::HUNYUAN_MOE,
     &mini_mixtral::MINI_MIXTRAL,
 ];
 

@@ -20,7 +20,7 @@ pub fn rope(p: &Params<'_>, head_dim: usize, pairs: RopePairs, factors: Option<&
     if dims % 2 != 0 || dims > head_dim || dims == 0 {
         return Err(Error::Model(format!("{dims} rotary columns in heads of {head_dim}")));
     }
-    let base = base(p)?;
+    let base = base(p, dims)?;
     let mut inv_freq = plain(base, dims);
     let attention_factor = scale(p, &mut inv_freq, base, dims)?;
     if inv_freq.iter().any(|f| !f.is_finite()) {
@@ -37,15 +37,38 @@ pub fn rope(p: &Params<'_>, head_dim: usize, pairs: RopePairs, factors: Option<&
     if bf16 {
         inv_freq.iter_mut().for_each(|f| *f = half::bf16::from_f32(*f).to_f32());
     }
-    Ok(Rope { head_dim, dims, pairs, inv_freq: inv_freq.into(), scale: attention_factor, long: None })
+    Ok(Rope {
+        head_dim,
+        dims,
+        pairs,
+        inv_freq: inv_freq.into(),
+        scale: attention_factor,
+        long: None,
+        temperature: None,
+    })
 }
 
-fn base(p: &Params<'_>) -> Result<f32> {
+/// The base of the frequencies of `dims` columns. Hunyuan's `alpha` stretches it (NTK-aware scaling at a fixed factor; Hugging
+/// Face `compute_ntk_alpha_rope_parameters`).
+///
+/// # Errors
+/// [`Error::Model`] where it is not positive.
+pub(super) fn base(p: &Params<'_>, dims: usize) -> Result<f32> {
     let base = match p.opt_f32("rope.freq_base", "rope_parameters.rope_theta")? {
         Some(b) => b,
         None => p.opt_f32("", "rope_theta")?.unwrap_or(10_000.0),
     };
+    let base = match alpha(p)? {
+        Some(alpha) if dims > 2 => (f64::from(base) * f64::from(alpha).powf(dims as f64 / (dims as f64 - 2.0))) as f32,
+        _ => base,
+    };
     if base > 0.0 { Ok(base) } else { Err(Error::Model(format!("a rotary base of {base}"))) }
+}
+
+/// The fixed factor of a scaling that is called dynamic.
+fn alpha(p: &Params<'_>) -> Result<Option<f32>> {
+    let (kind, path) = kind(p)?;
+    if kind == "dynamic" && !p.is_gguf() { p.opt_f32("", &path("alpha")) } else { Ok(None) }
 }
 
 /// Frequencies without scaling.
@@ -98,7 +121,7 @@ pub(super) fn long(p: &Params<'_>, rope: &mut Rope, gguf: [Option<Vec<f32>>; 2],
         }
     };
     let scale = |key: &str| p.opt_f32("", &path(key)).map(|f| f.unwrap_or(own));
-    let plain = plain(base(p)?, rope.dims);
+    let plain = plain(base(p, rope.dims)?, rope.dims);
     let divided = |by: &[f32]| {
         let one = |(f, d): (&f32, &f32)| if bf16 { half::bf16::from_f32(f / d).to_f32() } else { f / d };
         plain.iter().zip(by).map(one).collect::<std::sync::Arc<[f32]>>()
@@ -134,6 +157,8 @@ fn scale(p: &Params<'_>, inv_freq: &mut [f32], base: f32, dims: usize) -> Result
     match kind.as_str() {
         // LongRoPE has two sets of frequencies: see `long`.
         "none" | "default" | "longrope" | "su" => Ok(1.0),
+        // In the base already.
+        "dynamic" if alpha(p)?.is_some() => Ok(1.0),
         "linear" => {
             let factor = p.f32("rope.scaling.factor", &path("factor"))?;
             inv_freq.iter_mut().for_each(|f| *f /= factor);

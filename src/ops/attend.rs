@@ -1,10 +1,11 @@
 //! `kv_store` and `attend`: grouped-query causal attention over the cache.
 //!
 //! `kv_store` writes the keys and values of this step's T tokens at positions P..P+T. `attend` gives, for query head h of
-//! row t, `Σ_j softmax_j(scale · q·k_j) v_j` over the positions `j ≤ P + t` (and `j > P + t − window`), with the keys and
+//! row t, `Σ_j softmax_j(scale · q·k_j) v_j` over the positions `j ≤ P + t` (and `j > P + t − window`, or `floor(j / chunk) = floor((P + t) / chunk)`), with the keys and
 //! values of head `h / (heads / kv_heads)`. In a cache with `v_in_k` the value is the first Dv numbers of the key. A sink adds `exp(sink_h)` to the softmax's denominator and nothing else.
 //!
-//! Sources: Vaswani et al. 2017; Ainslie et al. 2023 (grouped queries); sinks as in GPT-OSS's reference code. Shapes:
+//! Sources: Vaswani et al. 2017; Ainslie et al. 2023 (grouped queries); sinks as in GPT-OSS's reference code; chunks as in Hugging Face's
+//! `modeling_llama4`. Shapes:
 //! q `[T, heads·Dk]`, k `[T, kv_heads·Dk]`, v `[T, kv_heads·Dv]` → `[T, heads·Dv]`.
 //!
 //! Tolerance: 1e-10 with an f32 cache; 1e-6 with an f16 cache, whose keys and values keep 11 bits (relative error up to
@@ -51,8 +52,11 @@ pub fn infer(a: &Attention, inputs: &[Type], g: &Graph) -> Result<Vec<Type>, Phr
     if d.kv_heads == 0 || a.heads == 0 || a.heads % d.kv_heads != 0 || cols != a.heads * d.k_dim {
         return Err(format!("{} query heads in {cols} columns on {d:?}", a.heads));
     }
-    if a.window == Some(0) {
-        return Err("a window of 0 positions".into());
+    if a.window == Some(0) || a.chunk == Some(0) {
+        return Err("a window or a chunk of 0 positions".into());
+    }
+    if a.window.is_some() && a.chunk.is_some() {
+        return Err("a window and chunks at once".into());
     }
     if let Some(s) = a.sinks {
         weight_shape(g, s, &[a.heads])?;
@@ -87,7 +91,7 @@ pub fn eval(q: &Array, a: &Attention, past: usize, d: &CacheDecl, cache: &Cache,
     let sinks = a.sinks.map(|s| w.vector(s));
     for t in 0..q.rows {
         let end = past + t + 1;
-        let start = a.window.map_or(0, |n| end.saturating_sub(n));
+        let start = a.first_seen(past + t);
         for h in 0..a.heads {
             let kv = h / (a.heads / d.kv_heads);
             let qh = &q.row(t)[h * d.k_dim..(h + 1) * d.k_dim];

@@ -61,6 +61,7 @@ pub fn activate(act: Activation, x: f64) -> f64 {
             0.5 * x * (1.0 + inner.tanh())
         }
         Activation::Relu => x.max(0.0),
+        Activation::Tanh => x.tanh(),
         Activation::Sigmoid => sigmoid(x),
         Activation::Identity => x,
         // By itself it has no up: the unit with up = 0.

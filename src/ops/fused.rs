@@ -4,7 +4,7 @@
 //! | fused | stands for |
 //! |---|---|
 //! | `norm_linears` | `rms_norm`, then a `linear` for each part |
-//! | `rope_store` | optional `rms_norm` of q and k, `rope` of both, `kv_store` |
+//! | `rope_store` | optional `rms_norm` of q and k, before or after `rope` of both, `kv_store` |
 //! | `linear_add` | `linear`, optionally `sigmoid_gate`, optionally `scale`, `add` |
 //! | `linear_glu` | two `linear`s and `glu` |
 //! | `norm_router` | `rms_norm`, `linear`, `router` |
@@ -35,7 +35,7 @@ pub fn infer(op: &Op, inputs: &[Type], g: &Graph) -> Result<Vec<Type>, Phrase> {
             }
             parts.iter().map(|l| Ok(linear::infer(l, &[x], g)?[0])).collect()
         }
-        Op::RopeStore { q_norm, k_norm, rope: r, cache } => {
+        Op::RopeStore { q_norm, k_norm, rope: r, cache, .. } => {
             let [q, k, v] = arity(inputs)?;
             for (norm, x) in [(q_norm, q), (k_norm, k)] {
                 if let Some(n) = norm {

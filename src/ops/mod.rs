@@ -159,6 +159,7 @@ pub fn infer(op: &Op, inputs: &[Type], graph: &Graph) -> Result<Vec<Type>, Phras
             elementwise::infer(op, inputs)
         }
         Op::Router(r) => router::infer(r, inputs, graph),
+        Op::WeighInputs => experts::infer_weigh(inputs),
         Op::ExpertLinear(l) => experts::infer_linear(l, inputs, graph),
         Op::ExpertCombine => experts::infer_combine(inputs),
         _ => fused::infer(op, inputs, graph),

@@ -3,7 +3,8 @@
 //!
 //! Source: Su et al. 2021, *RoFormer*. Which columns pair up is [`crate::ir::RopePairs`]; scalings of the frequencies (linear, NTK, YaRN,
 //! Llama 3) are applied by the model room when it makes `inv_freq`, so this op knows none of them. Columns beyond `dims`
-//! pass through. Where a rope has two sets of frequencies, backends take [`crate::ir::Rope::for_context`]. Shapes: x `[T, heads·D]` → the same; row t is at position P + t.
+//! pass through. With a [`crate::ir::Temperature`] s grows with the position; without frequencies (all 0) that is all that
+//! the op does. Where a rope has two sets of frequencies, backends take [`crate::ir::Rope::for_context`]. Shapes: x `[T, heads·D]` → the same; row t is at position P + t.
 //!
 //! Tolerance 1e-10. The angle `p·f` is rounded to f32, as other implementations do; its sine and cosine must be as exact
 //! as f32 allows (a GPU's own `sin` is not, for large angles).
@@ -31,7 +32,7 @@ pub fn infer(r: &Rope, inputs: &[Type]) -> Result<Vec<Type>, Phrase> {
 /// Cosine and sine of pair `i` at position `pos`, times the rope's scale: what every backend puts in its tables.
 pub fn cos_sin(r: &Rope, pos: usize, i: usize) -> (f32, f32) {
     let angle = f64::from(pos as f32 * r.inv_freq[i]);
-    let s = f64::from(r.scale);
+    let s = f64::from(r.scale) * r.temperature.map_or(1.0, |t| t.at(pos));
     ((angle.cos() * s) as f32, (angle.sin() * s) as f32)
 }
 

@@ -14,6 +14,11 @@ const SPLIT_FROM: usize = 256;
 /// Most pieces that a cache is split into.
 const MOST_SPLITS: usize = 64;
 
+/// Whether rotated vectors are as long as they were.
+fn keeps_lengths(r: &Rope) -> bool {
+    r.scale == 1.0 && r.temperature.is_none() && r.long.as_ref().is_none_or(|l| l.scale == 1.0)
+}
+
 impl Lower<'_> {
     pub fn attention_node(&mut self, op: &Op, ins: &[ValueId], outs: &[ValueId]) -> Result<()> {
         self.tokens_only(ins[0])?;
@@ -27,14 +32,17 @@ impl Lower<'_> {
                 self.kv_store(*cache, k, ins.get(1).map_or(Ok(k), |v| self.place(*v))?)
             }
             Op::Attend(a) => self.attend(a, ins[0], outs[0]),
-            Op::RopeStore { q_norm, k_norm, rope, cache } => {
+            Op::RopeStore { q_norm, k_norm, rope, norm_last, cache } => {
                 let norms = [q_norm.as_ref(), k_norm.as_ref()];
                 let places = [self.place(ins[0])?, self.place(ins[1])?, self.place(ins[2])?];
                 let one_buffer = places.iter().all(|p| p.buffer == places[0].buffer && p.stride == places[0].stride);
-                if one_buffer && rope.head_dim == self.cache_decl(*cache)?.k_dim && self.norms_fit(norms, ins, rope) {
-                    self.rope_store(norms, rope, *cache, places, ins[0], outs[0])
+                // The kernel's norms after the rotation rely on its keeping lengths.
+                let order = !norm_last || keeps_lengths(rope);
+                let head = rope.head_dim == self.cache_decl(*cache)?.k_dim;
+                if one_buffer && head && order && self.norms_fit(norms, ins, rope) {
+                    self.rope_store((norms, *norm_last), rope, *cache, places, ins[0], outs[0])
                 } else {
-                    self.rope_store_apart(norms, rope, *cache, ins, outs[0])
+                    self.rope_store_apart((norms, *norm_last), rope, *cache, ins, outs[0])
                 }
             }
             _ => Ok(()),
@@ -155,7 +163,7 @@ impl Lower<'_> {
 
     fn rope_store(
         &mut self,
-        norms: [Option<&Norm>; 2],
+        (norms, norm_last): ([Option<&Norm>; 2], bool),
         r: &Rope,
         cache: CacheId,
         [q, k, v]: [Place; 3],
@@ -181,6 +189,7 @@ impl Lower<'_> {
             halves: u32::from(r.pairs == RopePairs::Halves),
             q_norm_kind: kind(norms[0], q_cols),
             k_norm_kind: kind(norms[1], d.kv_heads * d.k_dim),
+            norm_last: u32::from(norm_last),
             q_offset: q.offset,
             k_offset: k.offset,
             v_offset: v.offset,
@@ -213,7 +222,7 @@ impl Lower<'_> {
     /// The same as its primitives, for operands that do not lie side by side.
     fn rope_store_apart(
         &mut self,
-        norms: [Option<&Norm>; 2],
+        (norms, norm_last): ([Option<&Norm>; 2], bool),
         r: &Rope,
         cache: CacheId,
         ins: &[ValueId],
@@ -221,14 +230,21 @@ impl Lower<'_> {
     ) -> Result<()> {
         let mut rotated = [None; 2];
         for (i, norm) in norms.into_iter().enumerate() {
-            let (mut x, cols) = (self.place(ins[i])?, self.g.cols(ins[i]));
-            if let Some(n) = norm {
-                let normed = self.content(Count::Tokens, cols);
-                self.rms_norm(n, x, normed, Rows::Tokens, cols)?;
-                x = normed;
-            }
+            let (x, cols) = (self.place(ins[i])?, self.g.cols(ins[i]));
             let y = if i == 0 { self.fresh(out)? } else { self.content(Count::Tokens, cols) };
-            self.rotate(r, x, y, cols)?;
+            match norm {
+                Some(n) if norm_last => {
+                    let turned = self.content(Count::Tokens, cols);
+                    self.rotate(r, x, turned, cols)?;
+                    self.rms_norm(n, turned, y, Rows::Tokens, cols)?;
+                }
+                Some(n) => {
+                    let normed = self.content(Count::Tokens, cols);
+                    self.rms_norm(n, x, normed, Rows::Tokens, cols)?;
+                    self.rotate(r, normed, y, cols)?;
+                }
+                None => self.rotate(r, x, y, cols)?,
+            }
             rotated[i] = Some(y);
         }
         match rotated[1] {
@@ -251,7 +267,8 @@ impl Lower<'_> {
             heads: a.heads as u32,
             kv_heads: d.kv_heads as u32,
             ctx: self.options.ctx as u32,
-            window: a.window.unwrap_or(0).min(self.options.ctx) as u32,
+            window: a.window.or(a.chunk).unwrap_or(0).min(self.options.ctx) as u32,
+            chunked: u32::from(a.chunk.is_some()),
             sinks_on: u32::from(a.sinks.is_some()),
             chunk: if split { chunk as u32 } else { 0 },
             splits: splits as u32,

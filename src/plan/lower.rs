@@ -226,6 +226,7 @@ impl<'a> Lower<'a> {
             Op::JoinHeads { heads } => self.join_heads(*heads, ins, outs[0])?,
             Op::TakeOutputs => self.elementwise(4, None, ins, outs[0], 0.0)?,
             Op::Act(act) => self.elementwise(5, Some(*act), ins, outs[0], 0.0)?,
+            Op::WeighInputs => self.weigh_inputs(ins, outs)?,
             // Its place was set by the router that it rides with, which makes its input.
             Op::Linear(_) if super::weights::rides_with_router(self.g, self.w, n) => {}
             // Done with the routed experts.
@@ -526,6 +527,34 @@ impl<'a> Lower<'a> {
         Ok(())
     }
 
+    /// The inputs of experts times their weights; ones lie behind them in the same rows.
+    fn weigh_inputs(&mut self, ins: &[ValueId], outs: &[ValueId]) -> Result<()> {
+        let (a, b, rows) = (self.place(ins[0])?, self.place(ins[1])?, self.rows(ins[0])?);
+        let (inner, weighed, k) = (self.g.cols(ins[0]), self.g.cols(outs[0]), self.g.cols(outs[1]));
+        let y = self.content(rows.into(), weighed + k);
+        self.set(outs[0], y);
+        self.set(outs[1], Place { offset: y.offset + weighed as u32, ..y });
+        let p = params::ElementwiseParams {
+            outputs: u32::from(rows == Rows::Outputs),
+            cols: (weighed + k) as u32,
+            a_offset: a.offset,
+            a_stride: a.stride,
+            b_offset: b.offset,
+            b_stride: b.stride,
+            y_offset: y.offset,
+            y_stride: y.stride,
+            inner: inner as u32,
+            factor: 0.0,
+        };
+        let variant = Variant::new(&catalogue::ELEMENTWISE).with("OP", 6);
+        let bindings = vec![self.read("a", a.buffer)?, self.read("b", b.buffer)?, self.write("y", y.buffer)?];
+        let grid = self.grid(&variant, weighed + k, rows.into(), 1);
+        let cost = |cols: usize| self.row_cost(rows.into(), cols);
+        let (reads, writes) = (cost(inner + k), cost(weighed + k));
+        self.push(variant, &p, bindings, grid, reads, writes);
+        Ok(())
+    }
+
     fn elementwise(
         &mut self,
         op: u32,
@@ -545,6 +574,7 @@ impl<'a> Lower<'a> {
             b_stride: b.map_or(0, |b| b.stride),
             y_offset: y.offset,
             y_stride: y.stride,
+            inner: 0,
             factor,
         };
         let variant = Variant::new(&catalogue::ELEMENTWISE).with("OP", op);

@@ -273,6 +273,7 @@ impl Layout<'_> {
             | Op::Act(_)
             | Op::SigmoidGate
             | Op::ExpertCombine
+            | Op::WeighInputs
             | Op::TakeOutputs => {}
         }
         Ok(())

@@ -1,13 +1,12 @@
 //! Cases of rotation, cache and attention: no past, a long past, chunks against single tokens, windows, sinks.
 
 use super::case::{Case, Maker};
-use moeray::ir::{Attention, CacheDecl, Linear, Norm, Op, Rope, RopePairs, ValueId};
-
+use moeray::ir::{Attention, CacheDecl, Linear, Norm, Op, Rope, RopePairs, Temperature, ValueId};
 use moeray::quant::DType;
 
 fn rope_of(head_dim: usize, dims: usize, pairs: RopePairs) -> Rope {
     let inv_freq = (0..dims / 2).map(|i| 10000f32.powf(-2.0 * i as f32 / dims as f32)).collect();
-    Rope { head_dim, dims, pairs, inv_freq, scale: 1.0, long: None }
+    Rope { head_dim, dims, pairs, inv_freq, scale: 1.0, long: None, temperature: None }
 }
 
 /// A prompt, one more token twice, a few, and then a step back to position 3.
@@ -37,12 +36,13 @@ struct Shape {
     k_dim: usize,
     v_dim: usize,
     window: Option<usize>,
+    chunk: Option<usize>,
     sinks: bool,
 }
 
 fn attention(m: &mut Maker, s: Shape, cache: moeray::ir::CacheId) -> Attention {
     let sinks = s.sinks.then(|| m.weight(&[s.heads], moeray::quant::DType::F32));
-    Attention { cache, heads: s.heads, scale: 1.0 / (s.k_dim as f32).sqrt(), window: s.window, sinks }
+    Attention { cache, heads: s.heads, scale: 1.0 / (s.k_dim as f32).sqrt(), window: s.window, chunk: s.chunk, sinks }
 }
 
 fn plain(s: Shape, steps: &[(usize, usize, usize)]) -> Case {
@@ -52,16 +52,24 @@ fn plain(s: Shape, steps: &[(usize, usize, usize)]) -> Case {
     let stored = m.one(Op::KvStore { cache }, &[k, v]);
     let a = attention(&mut m, s, cache);
     let y = m.one(Op::Attend(a), &[q, stored]);
-    let Shape { heads, kv_heads, k_dim, v_dim, window, sinks } = s;
+    let Shape { heads, kv_heads, k_dim, v_dim, window, chunk, sinks } = s;
     m.finish(
-        format!("attend/{heads} on {kv_heads}, {k_dim} and {v_dim}, window {window:?}, sinks {sinks}"),
+        format!("attend/{heads} on {kv_heads}, {k_dim} and {v_dim}, window {window:?}, chunk {chunk:?}, sinks {sinks}"),
         &[("y0", y)],
         steps,
     )
 }
 
 pub fn attend() -> Vec<Case> {
-    let s = |heads, kv_heads, k_dim, v_dim| Shape { heads, kv_heads, k_dim, v_dim, window: None, sinks: false };
+    let s = |heads, kv_heads, k_dim, v_dim| Shape {
+        heads,
+        kv_heads,
+        k_dim,
+        v_dim,
+        window: None,
+        chunk: None,
+        sinks: false,
+    };
     let gqa = s(8, 2, 64, 64);
     vec![
         plain(s(1, 1, 4, 4), &STEPS),
@@ -75,6 +83,8 @@ pub fn attend() -> Vec<Case> {
         plain(Shape { window: Some(3), ..s(4, 2, 16, 16) }, &STEPS),
         plain(Shape { window: Some(64), sinks: true, ..gqa }, &LONG),
         plain(Shape { sinks: true, ..s(4, 2, 16, 16) }, &STEPS),
+        plain(Shape { chunk: Some(3), ..s(4, 2, 16, 16) }, &STEPS),
+        plain(Shape { chunk: Some(64), sinks: true, ..gqa }, &LONG),
     ]
 }
 
@@ -104,7 +114,8 @@ pub fn latent() -> Vec<Case> {
         let cache = m.b.cache(CacheDecl { v_in_k: true, ..CacheDecl::new(1, rank + rope, rank) });
         let stored = m.one(Op::KvStore { cache }, &[k]);
         let scale = 1.0 / ((nope + rope) as f32).sqrt();
-        let y = m.one(Op::Attend(Attention { cache, heads, scale, window: None, sinks: None }), &[q, stored]);
+        let y =
+            m.one(Op::Attend(Attention { cache, heads, scale, window: None, chunk: None, sinks: None }), &[q, stored]);
         let z = m.one(expand, &[y, ids]);
         let case =
             m.finish(format!("latent/{heads} heads, {rank} and {rope}, {dtype}"), &[("y0", y), ("y1", z)], steps);
@@ -113,35 +124,61 @@ pub fn latent() -> Vec<Case> {
     cases
 }
 
-/// The whole block: norms of q and k (none, per head, over the row), rotation, cache, attention, with two layers' caches.
+/// The whole block: norms of q and k (none, per head, over the row; before or after the rotation), rotation, cache,
+/// attention, with two layers' caches.
 pub fn rope_store() -> Vec<Case> {
     let mut cases = vec![];
-    for (qk_norm, pairs) in [(0, RopePairs::Interleaved), (1, RopePairs::Halves), (2, RopePairs::Halves)] {
-        let s = Shape { heads: 6, kv_heads: 2, k_dim: 32, v_dim: 32, window: None, sinks: false };
+    let kinds = [
+        ("no norm", 0, RopePairs::Interleaved, false),
+        ("per head", 1, RopePairs::Halves, false),
+        ("over the row", 2, RopePairs::Halves, false),
+        ("per head, after", 1, RopePairs::Interleaved, true),
+        ("over the row, after", 2, RopePairs::Halves, true),
+    ];
+    for (name, qk_norm, pairs, norm_last) in kinds {
+        let s = Shape { heads: 6, kv_heads: 2, k_dim: 32, v_dim: 32, window: None, chunk: None, sinks: false };
         let mut m = Maker::new(qk_norm);
         let mut outputs = vec![];
         for _ in 0..2 {
             let (q, k, v) = (m.input(192), m.input(64), m.input(64));
-            outputs.push(block(&mut m, s, qk_norm, pairs, [q, k, v]));
+            outputs.push(block(&mut m, s, (qk_norm, norm_last), pairs, [q, k, v]));
         }
         let named: Vec<(&str, _)> = ["y0", "y1"].into_iter().zip(outputs).collect();
-        let name = ["no norm", "per head", "over the row"][qk_norm as usize];
         cases.push(m.finish(format!("rope_store/{name}"), &named, &STEPS));
     }
+    cases.push(unrotated());
     cases
 }
 
-fn block(m: &mut Maker, s: Shape, qk_norm: u64, pairs: RopePairs, [q, k, v]: [ValueId; 3]) -> ValueId {
+/// Queries that only grow with their position, keys as they are.
+fn unrotated() -> Case {
+    let mut m = Maker::new(9);
+    let (q, k, v) = (m.input(64), m.input(32), m.input(32));
+    let still = Rope { inv_freq: vec![0.0; 8].into(), ..rope_of(16, 16, RopePairs::Interleaved) };
+    let grown = Rope { temperature: Some(Temperature { every: 3, scale: 0.5 }), ..still };
+    let q = m.one(Op::Rope(grown), &[q]);
+    let cache = m.b.cache(CacheDecl::new(2, 16, 16));
+    let stored = m.one(Op::KvStore { cache }, &[k, v]);
+    let s = Shape { heads: 4, kv_heads: 2, k_dim: 16, v_dim: 16, window: None, chunk: None, sinks: false };
+    let a = attention(&mut m, s, cache);
+    let y = m.one(Op::Attend(a), &[q, stored]);
+    m.finish("rope_store/no rotation, temperature", &[("y0", y)], &STEPS)
+}
+
+fn block(
+    m: &mut Maker,
+    s: Shape,
+    (qk_norm, norm_last): (u64, bool),
+    pairs: RopePairs,
+    [q, k, v]: [ValueId; 3],
+) -> ValueId {
     let cache = m.b.cache(CacheDecl::new(s.kv_heads, s.k_dim, s.v_dim));
     let mut turn = |x: ValueId, heads: usize| {
         let n = [0, s.k_dim, heads * s.k_dim][qk_norm as usize];
-        let x = if n > 0 {
-            let weight = m.near_one(n);
-            m.one(Op::RmsNorm(Norm::rms(weight, 1e-6)), &[x])
-        } else {
-            x
-        };
-        m.one(Op::Rope(rope_of(s.k_dim, s.k_dim, pairs)), &[x])
+        let norm = (n > 0).then(|| Op::RmsNorm(Norm::rms(m.near_one(n), 1e-6)));
+        let rope = Op::Rope(rope_of(s.k_dim, s.k_dim, pairs));
+        let ops = if norm_last { [Some(rope), norm] } else { [norm, Some(rope)] };
+        ops.into_iter().flatten().fold(x, |x, op| m.one(op, &[x]))
     };
     let (q, k) = (turn(q, s.heads), turn(k, s.kv_heads));
     let stored = m.one(Op::KvStore { cache }, &[k, v]);

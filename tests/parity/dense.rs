@@ -127,7 +127,8 @@ pub fn elementwise() -> Vec<Case> {
         made.push(m.one(Op::Glu(Activation::ClampedSwiglu { alpha: 1.702, limit: 7.0 }), &[a, b]));
         made.push(m.one(Op::Act(Activation::Gelu), &[a]));
         made.push(m.one(Op::Act(Activation::Relu), &[b]));
-        let names = ["y0", "y1", "y2", "y3", "y4", "y5", "y6", "y7", "y8", "y9"];
+        made.push(m.one(Op::Act(Activation::Tanh), &[b]));
+        let names = ["y0", "y1", "y2", "y3", "y4", "y5", "y6", "y7", "y8", "y9", "y10"];
         let named: Vec<(&str, _)> = names.into_iter().zip(made).collect();
         cases.push(m.finish(format!("elementwise/{n}"), &named, &STEPS));
         let mut m = Maker::new(n as u64);

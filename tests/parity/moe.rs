@@ -205,6 +205,8 @@ struct Block {
     gated: bool,
     /// Factor on what is added to the residual.
     factor: f32,
+    /// Whether the routers' weights go on the experts' inputs.
+    weighed: bool,
 }
 
 fn block(b: Block) -> Case {
@@ -229,15 +231,21 @@ fn block(b: Block) -> Case {
     };
     let (gate, up) = (expert(&mut m, [e, i, h], b.types[0]), expert(&mut m, [e, i, h], b.types[1]));
     let down = expert(&mut m, [e, h, i], b.types[2]);
-    let g = m.one(gate, &[normed, made[0]]);
+    let (input, weights) = if b.weighed {
+        let weighed = m.b.add(Op::WeighInputs, &[normed, made[1]]).unwrap();
+        (weighed[0], weighed[1])
+    } else {
+        (normed, made[1])
+    };
+    let g = m.one(gate, &[input, made[0]]);
     let a = if b.gated {
-        let u = m.one(up, &[normed, made[0]]);
+        let u = m.one(up, &[input, made[0]]);
         m.one(Op::Glu(b.act), &[g, u])
     } else {
         m.one(Op::Act(b.act), &[g])
     };
     let y = m.one(down, &[a, made[0]]);
-    let mut y = m.one(Op::ExpertCombine, &[y, made[1]]);
+    let mut y = m.one(Op::ExpertCombine, &[y, weights]);
     if b.factor != 1.0 {
         y = m.one(Op::Scale(b.factor), &[y]);
     }
@@ -271,6 +279,7 @@ pub fn blocks() -> Vec<Case> {
         act: Activation::Silu,
         gated: true,
         factor: 1.0,
+        weighed: false,
     };
     let mut one_expert = vec![0.0; 8];
     one_expert[5] = 1e4;
@@ -333,6 +342,19 @@ pub fn blocks() -> Vec<Case> {
         block(Block { shared: Some(20), router: router(9, 2), ..base("narrow shared expert") }),
         block(Block { shared: Some(48), factor: 0.5, ..base("shared expert, factor") }),
         block(Block { shared: Some(48), expert_bias: true, ..base("shared expert, biases") }),
+        block(Block {
+            weighed: true,
+            router: Router::new(9, 1, Score::Sigmoid),
+            shared: Some(48),
+            ..base("weights on the inputs")
+        }),
+        block(Block {
+            hidden: 256,
+            width: 256,
+            types: [DType::Q4K, DType::Q4K, DType::Q6K],
+            weighed: true,
+            ..base("weights on the inputs of two, quantised")
+        }),
     ]);
     cases
 }

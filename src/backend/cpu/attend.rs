@@ -251,7 +251,7 @@ impl Tile<'_> {
     /// The positions that query row `i` sees.
     fn seen(&self, i: usize) -> std::ops::Range<usize> {
         let end = self.past + self.first + i / self.group + 1;
-        let start = self.a.window.map_or(0, |n| end.saturating_sub(n));
+        let start = self.a.first_seen(end - 1);
         start.max(self.span.start)..end.min(self.span.end)
     }
 }

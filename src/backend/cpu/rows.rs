@@ -75,6 +75,28 @@ impl Floats for RmsNorm<'_> {
     }
 }
 
+/// [`RmsNorm`] in place.
+pub struct NormInPlace<'a> {
+    /// Input and output.
+    pub x: &'a mut [f32],
+    /// Weight.
+    pub w: &'a [f32],
+    /// Added to the mean square.
+    pub eps: f32,
+}
+
+impl Floats for NormInPlace<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    unsafe fn run<L: Lanes>(self) {
+        for x in self.x.chunks_exact_mut(self.w.len()) {
+            let r = 1.0 / (by_lanes(x, |v| v * v) / x.len() as f32 + self.eps).sqrt();
+            x.iter_mut().zip(self.w).for_each(|(x, w)| *x = *x * r * w);
+        }
+    }
+}
+
 /// `y = w · (x − mean) / sqrt(var + eps) + b` as [`RmsNorm`] takes its groups; also the root-mean-square norm with a bias.
 pub struct LayerNorm<'a> {
     /// Input.

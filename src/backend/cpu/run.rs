@@ -10,7 +10,7 @@ use super::{
     products::{self, Env, Finish, each_output, each_row},
     recurrent,
     route::choose,
-    rows::{Act, AddScaled, Glu, LayerNorm, RmsNorm, RopeTable},
+    rows::{Act, AddScaled, Glu, LayerNorm, NormInPlace, RmsNorm, RopeTable},
     weight::{Input, Scratches, Weight, room},
 };
 use crate::{
@@ -303,18 +303,18 @@ impl State {
                 let x = Input { floats: self.numbers_of(f, ins[0]), acts: &self.acts };
                 products::linear_glu(self.env(f), x, t, f.weight(*gate), f.weight(*up), *act, &mut outs[0])?;
             }
-            Op::Rope(r) => self.turn(f, ins[0], None, r, &mut outs[0])?,
+            Op::Rope(r) => self.turn(f, ins[0], None, r, false, &mut outs[0])?,
             Op::HeadIds { heads } => {
                 let p = f.place(node.outputs[0]);
                 let ids = &mut self.ids[p.buffer][..f.step.tokens.len() * heads];
                 ids.iter_mut().enumerate().for_each(|(i, id)| *id = (i % heads) as u32);
             }
             Op::KvStore { cache } => self.store(f, ins[0], None, ins.get(1).copied(), cache.0)?,
-            Op::RopeStore { q_norm, k_norm, rope, cache } => {
-                self.turn(f, ins[0], q_norm.as_ref(), rope, &mut outs[0])?;
+            Op::RopeStore { q_norm, k_norm, rope, norm_last, cache } => {
+                self.turn(f, ins[0], q_norm.as_ref(), rope, *norm_last, &mut outs[0])?;
                 let mut k = take(&mut self.normed);
                 k.grow(self.numbers_of(f, ins[1]).len());
-                let turned = self.turn(f, ins[1], k_norm.as_ref(), rope, &mut k);
+                let turned = self.turn(f, ins[1], k_norm.as_ref(), rope, *norm_last, &mut k);
                 let stored = turned.and_then(|()| self.store(f, ins[1], Some(&k), Some(ins[2]), cache.0));
                 self.normed = k;
                 stored?;
@@ -339,6 +339,17 @@ impl State {
                 let done = recurrent::delta_net(self.env(f), d, [qkv, a, b], &mut state, &mut outs[0]);
                 self.states[d.state.0 as usize] = state;
                 done?;
+            }
+            Op::WeighInputs => {
+                let (x, weights) = (self.numbers_of(f, ins[0]), self.numbers_of(f, ins[1]));
+                let (n, k) = (f.place(ins[0]).cols, f.place(ins[1]).cols);
+                each_output(self.env(f), x.len() / n, n, &mut outs[0], k * n, &|r, y| {
+                    let row = &x[r * n..(r + 1) * n];
+                    for (slot, w) in y.chunks_exact_mut(n).zip(&weights[r * k..(r + 1) * k]) {
+                        slot.iter_mut().zip(row).for_each(|(y, x)| *y = w * x);
+                    }
+                })?;
+                outs[1][..weights.len()].fill(1.0);
             }
             Op::Router(r) => self.route(f, node, r, outs, None)?,
             Op::NormRouter { norm, linear, router } => self.route(f, node, router, outs, Some((norm, linear)))?,
@@ -487,8 +498,16 @@ impl State {
         made
     }
 
-    /// An optional norm and the rotation of a value.
-    fn turn(&mut self, f: Frame<'_>, x: ValueId, norm: Option<&Norm>, rope: &Rope, out: &mut [f32]) -> Result<()> {
+    /// An optional norm and the rotation of a value, in either order.
+    fn turn(
+        &mut self,
+        f: Frame<'_>,
+        x: ValueId,
+        norm: Option<&Norm>,
+        rope: &Rope,
+        norm_last: bool,
+        out: &mut [f32],
+    ) -> Result<()> {
         let cols = f.place(x).cols;
         let table = rope_table(&mut self.ropes, rope, f)?;
         let env = env(f, &self.scratch, &self.every);
@@ -496,10 +515,14 @@ impl State {
         let from = &self.numbers[p.buffer][..f.rows(p.rows) * p.cols];
         each_row(env, from, cols, out, &|t, x, y| {
             match norm {
-                Some(n) => env.floats(RmsNorm { x, y: &mut *y, w: f.vector(n.weight), eps: n.eps }),
-                None => y.copy_from_slice(x),
+                Some(n) if !norm_last => env.floats(RmsNorm { x, y: &mut *y, w: f.vector(n.weight), eps: n.eps }),
+                _ => y.copy_from_slice(x),
             }
             table.rotate(y, t);
+            if let (Some(n), true) = (norm, norm_last) {
+                let w = f.vector(n.weight);
+                env.floats(NormInPlace { x: y, w, eps: n.eps });
+            }
         })
     }
 

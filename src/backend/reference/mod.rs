@@ -180,6 +180,7 @@ impl Walker {
             Op::Act(act) => elementwise::act(nums(0), *act),
             Op::SigmoidGate => elementwise::sigmoid_gate(nums(0), nums(1)),
             Op::Router(r) => return Ok(routed(nums(0), r, w).to_vec()),
+            Op::WeighInputs => return Ok(experts::eval_weigh(nums(0), nums(1)).map(Value::Numbers).to_vec()),
             Op::ExpertLinear(l) => experts::eval_linear(nums(0), ids(1), l, w),
             Op::ExpertCombine => experts::eval_combine(nums(0), nums(1)),
             Op::TakeOutputs => elementwise::take_outputs(nums(0), step.outputs),
@@ -187,9 +188,9 @@ impl Walker {
                 let x = normed(nums(0), norm.as_ref(), w);
                 return Ok(parts.iter().map(|l| Value::Numbers(linear::eval(&x, l, w))).collect());
             }
-            Op::RopeStore { q_norm, k_norm, rope, cache } => {
+            Op::RopeStore { q_norm, k_norm, rope, norm_last, cache } => {
                 let rope = rope.for_context(self.options.ctx);
-                let turned = |x: &Array, n: &Option<Norm>| turn(x, n.as_ref(), &rope, step.past, w);
+                let turned = |x: &Array, n: &Option<Norm>| turn(x, n.as_ref(), &rope, *norm_last, step.past, w);
                 let (q, k) = (turned(nums(0), q_norm), turned(nums(1), k_norm));
                 self.store(&k, Some(nums(2)), cache.0, step);
                 return Ok(vec![Value::Numbers(q), Value::Nothing]);
@@ -237,8 +238,8 @@ fn normed(x: &Array, n: Option<&Norm>, w: Weights<'_>) -> Array {
     n.map_or_else(|| x.clone(), |n| rms_norm::eval(x, n, w))
 }
 
-fn turn(x: &Array, n: Option<&Norm>, r: &Rope, past: usize, w: Weights<'_>) -> Array {
-    rope::eval(&normed(x, n, w), r, past)
+fn turn(x: &Array, n: Option<&Norm>, r: &Rope, norm_last: bool, past: usize, w: Weights<'_>) -> Array {
+    if norm_last { normed(&rope::eval(x, r, past), n, w) } else { rope::eval(&normed(x, n, w), r, past) }
 }
 
 fn input(step: &Step<'_>, name: &str, cols: usize) -> Result<Array> {

@@ -30,12 +30,33 @@ MODELS = {
               num_experts_per_tok=2, n_shared_experts=1, first_k_dense_replace=1, kv_lora_rank=20, q_lora_rank=24, qk_rope_head_dim=8,
               qk_nope_head_dim=16, v_head_dim=12, n_group=1, topk_group=1, routed_scaling_factor=2.8, norm_topk_prob=True,
               rope_parameters=dict(YARN, mscale=1.0, mscale_all_dim=1.0))),
+    # top-1 by sigmoid, the weight on the expert's input; chunks of 8 positions; every other layer without rotation, its queries scaled
+    # by position; norms of queries and keys
+    "llama4": ("Llama4", dict(num_key_value_heads=2, head_dim=12, intermediate_size=16, intermediate_size_mlp=32, num_local_experts=4,
+              num_experts_per_tok=1, interleave_moe_layer_step=1, no_rope_layer_interval=2, attention_chunk_size=8, floor_scale=4,
+              attn_scale=0.3, rope_parameters=dict(rope_type="default", rope_theta=10000.0))),
+    # what a GGUF can say of it: the sizes of the released models' attention; experts in every other layer
+    "llama4_interleaved": ("Llama4", dict(num_hidden_layers=4, num_key_value_heads=2, head_dim=12, intermediate_size=16,
+              intermediate_size_mlp=32, num_local_experts=4, num_experts_per_tok=1, interleave_moe_layer_step=2, no_rope_layer_interval=4,
+              max_position_embeddings=16384, rope_parameters=dict(rope_type="llama3", rope_theta=10000.0, factor=8.0, low_freq_factor=1.0,
+              high_freq_factor=4.0, original_max_position_embeddings=64))),
+    # norms of queries and keys after the rotation, a base stretched by alpha, a shared unit
+    "hunyuan_moe": ("HunYuanMoEV1", dict(num_key_value_heads=2, head_dim=12, intermediate_size=16, num_experts=6, moe_topk=2,
+              rope_parameters=dict(rope_type="dynamic", type="dynamic", rope_theta=10000.0, alpha=100.0, factor=1.0))),
+    "granitemoeshared": ("GraniteMoeShared", dict(num_key_value_heads=2, intermediate_size=16, shared_intermediate_size=20,
+              num_local_experts=6, num_experts_per_tok=2, embedding_multiplier=3.0, attention_multiplier=0.2, residual_multiplier=0.5,
+              logits_scaling=2.0, rope_parameters=dict(rope_type="default", rope_theta=10000.0))),
 }
+
+# Families whose config of the text model has a name of its own.
+TEXT = ["Llama4", "Gemma4"]
+# Endings of the names of routers' matrices.
+ROUTERS = (".gate", ".router", ".gate.wg", ".router.proj", ".router.layer")
 
 def make(name):
     cls, sizes = MODELS[name]
     torch.manual_seed(1)
-    config = getattr(T, cls + "Config")(**COMMON, **sizes)
+    config = getattr(T, cls + ("TextConfig" if cls in TEXT else "Config"))(**(COMMON | sizes))
     config._attn_implementation = "eager"
     model = getattr(T, cls + "ForCausalLM")(config).float().eval()
     g = torch.Generator().manual_seed(1)
@@ -60,7 +81,7 @@ def main():
             if margin > 0.02: break
         routers = []
         for n, mod in model.named_modules():
-            if n.endswith(".gate") and hasattr(mod, "weight"):
+            if n.endswith(ROUTERS) and hasattr(mod, "weight"):
                 mod.register_forward_pre_hook(lambda s, x: routers.append(x[0].reshape(-1, x[0].shape[-1]).float() @ s.weight.float().T))
         with torch.no_grad():
             logits = model(input_ids=ids, use_cache=False).logits[0]
