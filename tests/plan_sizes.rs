@@ -119,7 +119,13 @@ fn small_batches_share_weights() {
     for t in 2..=16 {
         // The experts of few tokens hardly overlap: they grow with the tokens until all are in use.
         let more = f64::from(t + 1) / f64::from(t);
-        assert!(read(t + 1) <= more.max(1.1) * read(t), "{} bytes for {t} tokens, {} for {}", read(t), read(t + 1), t + 1);
+        assert!(
+            read(t + 1) <= more.max(1.1) * read(t),
+            "{} bytes for {t} tokens, {} for {}",
+            read(t),
+            read(t + 1),
+            t + 1
+        );
         assert!(read(t) < 0.95 * f64::from(t) * read(1), "{t} tokens: {} bytes, {} for one", read(t), read(1));
     }
     // All experts are in use by then, and nothing is read more often than once for every 32 tokens.
