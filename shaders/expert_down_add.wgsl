@@ -73,7 +73,9 @@ fn store(t: u32, n: u32, sum: f32) {
 }
 
 @compute @workgroup_size(WG)
-fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) lid: u32) {
+fn main(who: Ids) {
+    let wg = who.wg;
+    let lid = place_of(who);
     let t = wg.y;
     var lane = lid % LANES;
     if (LANES == 1u) { // static
@@ -131,13 +133,17 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) l
             store(t, first + r * TEAMS, acc[r]);
         }
     } else {
+        let by = folded_by(who);
         for (var r = 0u; r < ROWS; r++) { // unroll
-            partials[(r * TEAMS + team) * (LANES + 1u) + lane] = acc[r];
+            let sum = fold(acc[r], who);
+            if (lane % by == 0u) {
+                partials[(r * TEAMS + team) * (LANES + 1u) + lane / by] = sum;
+            }
         }
         workgroupBarrier();
         for (var o = lid; o < ROWS * TEAMS; o += WG) {
             var sum = 0.0;
-            for (var l = 0u; l < LANES; l++) {
+            for (var l = 0u; l < LANES / by; l++) {
                 sum += partials[o * (LANES + 1u) + l];
             }
             store(t, wg.x * (TEAMS * ROWS) + o, sum);

@@ -21,11 +21,9 @@ struct Products {
 }
 
 @compute @workgroup_size(WG)
-fn main(
-    @builtin(workgroup_id) wg: vec3<u32>,
-    @builtin(num_workgroups) wgs: vec3<u32>,
-    @builtin(local_invocation_index) lid: u32,
-) {
+fn main(who: Ids, @builtin(num_workgroups) wgs: vec3<u32>) {
+    let wg = who.wg;
+    let lid = place_of(who);
     let tile = tile_at(wg.y);
     let m = matrix_at(wg.x);
     var lane = lid % LANES;
@@ -62,16 +60,21 @@ fn main(
             }
         }
     } else {
+        let by = folded_by(who);
         for (var r = 0u; r < ROWS; r++) { // unroll
             for (var c = 0u; c < COLS; c++) { // unroll
-                partials[((r * COLS + c) * TEAMS + team) * (LANES + 1u) + lane] = found.sums[r * COLS + c];
+                let sum = fold(found.sums[r * COLS + c], who);
+                if (lane % by == 0u) {
+                    partials[((r * COLS + c) * TEAMS + team) * (LANES + 1u) + lane / by] = sum;
+                }
             }
         }
         if (NORM == 1u) { // static
             // Teams without a row have not seen x: the first has one wherever the workgroup has.
-            if (team == 0u) {
-                for (var c = 0u; c < COLS; c++) { // unroll
-                    partial_squares[c * (LANES + 1u) + lane] = found.squares[c];
+            for (var c = 0u; c < COLS; c++) { // unroll
+                let sum = fold(found.squares[c], who);
+                if (team == 0u && lane % by == 0u) {
+                    partial_squares[c * (LANES + 1u) + lane / by] = sum;
                 }
             }
         }
@@ -80,7 +83,7 @@ fn main(
             let c = o / TEAMS % COLS;
             var sum = 0.0;
             var sum_squares = 0.0;
-            for (var l = 0u; l < LANES; l++) {
+            for (var l = 0u; l < LANES / by; l++) {
                 sum += partials[o * (LANES + 1u) + l];
                 if (NORM == 1u) { // static
                     sum_squares += partial_squares[c * (LANES + 1u) + l];
@@ -93,7 +96,7 @@ fn main(
         }
         if (NORMED == 1u) { // static
             var squares = 0.0;
-            for (var l = 0u; l < LANES; l++) {
+            for (var l = 0u; l < LANES / by; l++) {
                 squares += partial_squares[l];
             }
             let factor = norm_factor(squares);

@@ -19,7 +19,9 @@ struct Products {
 }
 
 @compute @workgroup_size(WG)
-fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) lid: u32) {
+fn main(who: Ids) {
+    let wg = who.wg;
+    let lid = place_of(who);
     if (CHOOSE == 1u) { // static
         let t = min(wg.y / slots(), frame.tokens - 1u);
         choose(t, lid);
@@ -63,15 +65,21 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) l
             }
         }
     } else {
+        let by = folded_by(who);
         for (var r = 0u; r < ROWS; r++) { // unroll
             for (var c = 0u; c < COLS; c++) { // unroll
-                partials[((r * COLS + c) * TEAMS + team) * (LANES + 1u) + lane] = found.sums[r * COLS + c];
+                let own = found.sums[r * COLS + c];
+                let sum = vec2<f32>(fold(own.x, who), fold(own.y, who));
+                if (lane % by == 0u) {
+                    partials[((r * COLS + c) * TEAMS + team) * (LANES + 1u) + lane / by] = sum;
+                }
             }
         }
         if (NORM == 1u) { // static
-            if (team == 0u) {
-                for (var c = 0u; c < COLS; c++) { // unroll
-                    partial_squares[c * (LANES + 1u) + lane] = found.squares[c];
+            for (var c = 0u; c < COLS; c++) { // unroll
+                let sum = fold(found.squares[c], who);
+                if (team == 0u && lane % by == 0u) {
+                    partial_squares[c * (LANES + 1u) + lane / by] = sum;
                 }
             }
         }
@@ -80,7 +88,7 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) l
             let c = o / TEAMS % COLS;
             var sum = vec2<f32>(0.0);
             var sum_squares = 0.0;
-            for (var l = 0u; l < LANES; l++) {
+            for (var l = 0u; l < LANES / by; l++) {
                 sum += partials[o * (LANES + 1u) + l];
                 if (NORM == 1u) { // static
                     sum_squares += partial_squares[c * (LANES + 1u) + l];

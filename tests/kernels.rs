@@ -105,6 +105,9 @@ fn matrix_variants(k: &'static Kernel, style: Style, dtype: DType) -> Vec<Varian
             if dtype == DType::F32 && k.consts.iter().any(|c| c.0 == "ALPHA") {
                 list.push(v.clone().act(CLAMPED));
             }
+            if dtype == DType::Q8_0 && style == Style::Lanes {
+                list.push(v.clone().with("SUBGROUPS", 1));
+            }
             if k.consts.iter().any(|c| c.0 == "NORM") {
                 list.push(v.with("NORM", 1));
             }

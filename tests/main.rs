@@ -22,6 +22,7 @@ mod optional_parts;
 mod parity;
 mod picker;
 mod plan;
+mod plan_sizes;
 mod quant;
 mod quant_gpu;
 mod quant_mix;

@@ -354,6 +354,7 @@ Examples:
   moeray bench model.gguf                          prompt of 512 tokens, generation of 128
   moeray bench model.gguf -p 128,512 -n 64 -r 3 --backend cpu,wgpu -o md
   moeray bench --synthetic qwen3-30b-a3b --type Q4_K_M --layers 4
+  moeray bench --synthetic moe-1b-a400m --type Q8_0 --write model.gguf
 
 A row ppN is the speed of a prompt of N tokens, tgN of generating N tokens.";
 
@@ -373,6 +374,9 @@ pub struct BenchArgs {
     /// Layers of the synthetic model [default: as many as the real one has]
     #[arg(long, value_name = "N", requires = "synthetic", value_parser = clap::value_parser!(u32).range(1..))]
     pub layers: Option<u32>,
+    /// Write the synthetic model to a GGUF file, for other programs to be measured on, and measure nothing
+    #[arg(long, value_name = "FILE", requires = "synthetic")]
+    pub write: Option<PathBuf>,
     /// Lengths of prompts, 0 for none
     #[arg(short = 'p', long, value_name = "N,...", value_delimiter = ',', default_value = "512")]
     pub n_prompt: Vec<u32>,

@@ -27,7 +27,10 @@ use std::{
 pub fn bench(args: &BenchArgs, quiet: bool) -> Outcome {
     let tests = tests(args)?;
     let (checkpoint, name) = match &args.synthetic {
-        Some(shape) => synthetic(args, shape, quiet)?,
+        Some(shape) => match synthetic(args, shape, quiet)? {
+            Some(made) => made,
+            None => return Ok(()),
+        },
         None => (load::open(args.model.path())?, load::name(args.model.path())),
     };
     let places: Vec<Option<BackendName>> =
@@ -79,8 +82,8 @@ fn tests(args: &BenchArgs) -> Outcome<Vec<Test>> {
     Ok(tests)
 }
 
-/// A model of a known shape with random weights, made in memory.
-fn synthetic(args: &BenchArgs, name: &str, quiet: bool) -> Outcome<(Checkpoint, String)> {
+/// A model of a known shape with random weights, made in memory; `None` where it was written to a file instead.
+fn synthetic(args: &BenchArgs, name: &str, quiet: bool) -> Outcome<Option<(Checkpoint, String)>> {
     let mut shape = Shape::preset(name)?;
     if let Some(layers) = args.layers {
         shape = shape.with_layers(layers as usize);
@@ -93,6 +96,15 @@ fn synthetic(args: &BenchArgs, name: &str, quiet: bool) -> Outcome<(Checkpoint, 
         tied: shape.tied,
     };
     let model = Synthetic::new(&shape, 1, |name, dims| mix.choose(&about, name, dims).unwrap_or(mix.main()))?;
+    let mut bar = Bar::new(quiet);
+    let mut report = |done, total| {
+        bar.show(Progress { phase: "making", done, total });
+        Ok(())
+    };
+    if let Some(path) = &args.write {
+        model.write(path, &mut report)?;
+        return Ok(None);
+    }
     // Where memory is promised freely, asking for too much would end the program without a word.
     if let Some(free) = available_memory()
         && model.bytes() > free
@@ -102,12 +114,8 @@ fn synthetic(args: &BenchArgs, name: &str, quiet: bool) -> Outcome<(Checkpoint, 
             format!("{name} takes {:.1} GiB as {}, and {:.1} GiB are free", gib(model.bytes()), mix.name(), gib(free));
         return Err(Failure::new(what).hint("fewer --layers, or a smaller --type"));
     }
-    let mut bar = Bar::new(quiet);
-    let checkpoint = model.checkpoint(&mut |done, total| {
-        bar.show(Progress { phase: "making", done, total });
-        Ok(())
-    })?;
-    Ok((checkpoint, format!("{name} (random weights, {}, {} layers)", mix.name(), shape.layers)))
+    let checkpoint = model.checkpoint(&mut report)?;
+    Ok(Some((checkpoint, format!("{name} (random weights, {}, {} layers)", mix.name(), shape.layers))))
 }
 
 /// Memory that a program can still have, where the system says so (Linux).

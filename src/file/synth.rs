@@ -241,7 +241,10 @@ impl Shape {
     }
 
     /// GGUF metadata: hyperparameters, and a byte-level tokenizer of the vocabulary's size.
-    fn metadata(&self) -> Result<Metadata> {
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] where the vocabulary is too small for a tokenizer.
+    pub fn metadata(&self) -> Result<Metadata> {
         let mut m = Metadata::new();
         m.set("general.architecture", Value::string(self.arch));
         m.set("general.name", Value::string(format!("{} (random weights)", self.name)));

@@ -17,7 +17,7 @@ pub struct Kernel {
     pub kv: bool,
     /// Whether it multiplies tiles in workgroup memory: then a [`super::Tiles`] says how.
     pub tiles: bool,
-    /// Numbers that shape the code, and their defaults.
+    /// Numbers that shape the code, and their defaults. With `SUBGROUPS` 1 lanes add up within subgroups first.
     pub consts: &'static [(&'static str, u32)],
     /// The fields of `p`.
     pub params: &'static [Field],
@@ -128,16 +128,36 @@ fn wg_items(v: &Variant) -> [u32; 2] {
 /// `ACT` of a product that nothing follows.
 const NO_ACT: u32 = 9;
 
-const MATRIX: &[(&str, u32)] = &[("WG", 64), ("LANES", 16), ("ROWS", 2), ("COLS", 1), ("TAIL", 0), ("ACT", NO_ACT)];
+const MATRIX: &[(&str, u32)] =
+    &[("WG", 64), ("LANES", 16), ("SUBGROUPS", 0), ("ROWS", 2), ("COLS", 1), ("TAIL", 0), ("ACT", NO_ACT)];
 const MATRIX_NORM: &[(&str, u32)] =
-    &[("WG", 64), ("LANES", 16), ("ROWS", 2), ("COLS", 1), ("TAIL", 0), ("ACT", NO_ACT), ("NORM", 0)];
-const MATRIX_NORMED: &[(&str, u32)] =
-    &[("WG", 64), ("LANES", 16), ("ROWS", 2), ("COLS", 1), ("TAIL", 0), ("ACT", NO_ACT), ("NORM", 0), ("NORMED", 0)];
-const GLU_MATRIX: &[(&str, u32)] =
-    &[("WG", 64), ("LANES", 16), ("ROWS", 2), ("COLS", 1), ("TAIL", 0), ("ACT", 0), ("ALPHA", 0), ("LIMIT", 0)];
+    &[("WG", 64), ("LANES", 16), ("SUBGROUPS", 0), ("ROWS", 2), ("COLS", 1), ("TAIL", 0), ("ACT", NO_ACT), ("NORM", 0)];
+const MATRIX_NORMED: &[(&str, u32)] = &[
+    ("WG", 64),
+    ("LANES", 16),
+    ("SUBGROUPS", 0),
+    ("ROWS", 2),
+    ("COLS", 1),
+    ("TAIL", 0),
+    ("ACT", NO_ACT),
+    ("NORM", 0),
+    ("NORMED", 0),
+];
+const GLU_MATRIX: &[(&str, u32)] = &[
+    ("WG", 64),
+    ("LANES", 16),
+    ("SUBGROUPS", 0),
+    ("ROWS", 2),
+    ("COLS", 1),
+    ("TAIL", 0),
+    ("ACT", 0),
+    ("ALPHA", 0),
+    ("LIMIT", 0),
+];
 const GLU_MATRIX_CHOOSE: &[(&str, u32)] = &[
     ("WG", 64),
     ("LANES", 16),
+    ("SUBGROUPS", 0),
     ("ROWS", 2),
     ("COLS", 1),
     ("TAIL", 0),
@@ -150,6 +170,7 @@ const GLU_MATRIX_CHOOSE: &[(&str, u32)] = &[
 const GLU_MATRIX_SHARED_CHOOSE: &[(&str, u32)] = &[
     ("WG", 64),
     ("LANES", 16),
+    ("SUBGROUPS", 0),
     ("ROWS", 2),
     ("COLS", 1),
     ("TAIL", 0),
@@ -163,6 +184,7 @@ const GLU_MATRIX_SHARED_CHOOSE: &[(&str, u32)] = &[
 const GLU_MATRIX_SHARED: &[(&str, u32)] = &[
     ("WG", 64),
     ("LANES", 16),
+    ("SUBGROUPS", 0),
     ("ROWS", 2),
     ("COLS", 1),
     ("TAIL", 0),
@@ -174,6 +196,7 @@ const GLU_MATRIX_SHARED: &[(&str, u32)] = &[
 const GLU_MATRIX_NORM: &[(&str, u32)] = &[
     ("WG", 64),
     ("LANES", 16),
+    ("SUBGROUPS", 0),
     ("ROWS", 2),
     ("COLS", 1),
     ("TAIL", 0),
@@ -188,9 +211,10 @@ const GLU_TILES: &[(&str, u32)] = &[("WG", 64), ("TM", 64), ("COLS", 32), ("ACT"
 const W_SLOT: &[(&str, &[&str])] = &[(SLOT, &["w"])];
 const GLU_SLOTS: &[(&str, &[&str])] = &[(SLOT, &["gate"]), (SLOT, &["up"])];
 
-const DOWN_MATRIX: &[(&str, u32)] = &[("WG", 64), ("LANES", 16), ("ROWS", 2), ("COLS", 1), ("TAIL", 0), ("SHARED", 0)];
+const DOWN_MATRIX: &[(&str, u32)] =
+    &[("WG", 64), ("LANES", 16), ("SUBGROUPS", 0), ("ROWS", 2), ("COLS", 1), ("TAIL", 0), ("SHARED", 0)];
 const DOWN_SHARED_MATRIX: &[(&str, u32)] =
-    &[("WG", 64), ("LANES", 16), ("ROWS", 2), ("COLS", 1), ("TAIL", 0), ("SHARED", 1)];
+    &[("WG", 64), ("LANES", 16), ("SUBGROUPS", 0), ("ROWS", 2), ("COLS", 1), ("TAIL", 0), ("SHARED", 1)];
 
 /// Rows of an embedding table. Bindings: `ids` u32 `[T, 1]`, `w_data` segment of `[V, H]`, `y` `[T, H]` (read_write).
 /// Items: groups of a row; rows: T. A token's row is written by the dispatch whose segment holds it.

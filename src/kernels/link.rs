@@ -11,6 +11,10 @@ use crate::{
     quant::gpu,
 };
 
+/// Who an invocation is, and how its sums meet those of its neighbours; for kernels with `SUBGROUPS`.
+const IDS: &str = include_str!("../../shaders/common/ids.wgsl");
+const IDS_SUBGROUPS: &str = include_str!("../../shaders/common/ids_subgroups.wgsl");
+
 /// Makes the text of a variant.
 ///
 /// # Errors
@@ -63,6 +67,9 @@ pub fn link(variant: &Variant) -> Result<String> {
                 text.push_str(&replace_prefix(&part, "A_", &format!("{slot}_")));
             }
         }
+    }
+    if kernel.consts.iter().any(|c| c.0 == "SUBGROUPS") {
+        text.push_str(if variant.get("SUBGROUPS") == 1 { IDS_SUBGROUPS } else { IDS });
     }
     for part in row.iter().flat_map(|r| r.parts) {
         text.push_str(part);

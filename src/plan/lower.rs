@@ -350,7 +350,9 @@ impl<'a> Lower<'a> {
 
     /// Numbers for a matrix kernel with `cols` columns, those that the kernel has.
     pub fn matrix_variant(&self, kernel: &'static Kernel, cols: usize, many: bool) -> Variant {
-        self.style.matrix(kernel, cols, many)
+        let v = self.style.matrix(kernel, cols, many);
+        let able = self.style == Style::Lanes && self.caps.extras.subgroup_size.is_some();
+        if able && self.options.subgroups.unwrap_or(true) { v.with("SUBGROUPS", 1) } else { v }
     }
 
     fn buffer_bytes(&self, buffer: Buffer) -> Result<u64> {

@@ -106,6 +106,9 @@ pub struct Options {
     /// How products of many rows store and multiply their tiles; `None`: as suits the device. Where a matrix's
     /// format is not taken, or the device cannot run it, the base is.
     pub tiles: Option<Tiles>,
+    /// Whether sums of several invocations meet within subgroups first; `None`: where all the device's subgroups are of one
+    /// size. Others report a size that the kernel at hand need not have.
+    pub subgroups: Option<bool>,
     /// Plan for rows of so many sequences with caches of their own, in any mixture: every row of a step names its sequence
     /// and its position ([`Buffer::Rows`]). `None`: one sequence, whose rows follow each other.
     pub sequences: Option<usize>,
@@ -117,7 +120,7 @@ pub struct Options {
 impl Options {
     /// Options without anything special.
     pub fn new(ctx: usize, chunk: usize, kv: KvType) -> Self {
-        Options { ctx, chunk, kv, style: None, tiles: None, sequences: None, guard: false }
+        Options { ctx, chunk, kv, style: None, tiles: None, subgroups: None, sequences: None, guard: false }
     }
 }
 

@@ -101,6 +101,12 @@ impl Case {
         self
     }
 
+    /// Without the steps of many rows, which go by tiles.
+    pub fn few(mut self) -> Self {
+        self.steps.retain(|s| s.0.tokens <= 8);
+        self
+    }
+
     /// The tolerance that `ops/mod.rs` states.
     fn tolerance(&self, target: Target) -> f64 {
         match (target, self.quantised, self.kv) {

@@ -58,6 +58,21 @@ fn tiles_of_halves_and_bytes() {
     check_all(many(&bytes), Target::WgpuInt8);
 }
 
+/// Products of few rows whose lanes add up within subgroups; without, they are in the table.
+#[test]
+fn subgroups() {
+    let Some(gpu) = crate::support::gpu() else { return };
+    if gpu.caps().extras.subgroup_size.is_none() {
+        return println!("{} has no subgroups of one size", gpu.name());
+    }
+    let all = [dense::linear(), dense::linear_fused(), moe::blocks(), moe::expert_linear()];
+    let few =
+        |c: &case::Case| ["Q8_0", "Q4_K", "F32", "/plain", "shared", "100 experts"].iter().any(|f| c.name.contains(f));
+    let few: Vec<_> = all.into_iter().flatten().filter(few).map(case::Case::few).collect();
+    assert!(few.len() > 12, "{}", few.len());
+    check_all(few, Target::WgpuSubgroups);
+}
+
 /// Infinity and what is no number stay visible, whatever tiles are made of, and spoil no other row.
 #[test]
 fn tiles_hide_no_infinity() {

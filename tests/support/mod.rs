@@ -19,6 +19,8 @@ pub enum Target {
     Wgpu,
     /// The same device with the kernels of real GPUs and with nothing beyond what was written to be read.
     WgpuLanes,
+    /// The same with sums that meet within subgroups.
+    WgpuSubgroups,
     /// The same with tiles of halves in products of many rows.
     WgpuF16,
     /// The same with tiles of packed bytes.
@@ -46,7 +48,7 @@ pub fn load(target: Target, program: &Program) -> Option<Box<dyn Loaded>> {
             Some(backend::cpu::load(program.clone(), &options, quiet).unwrap())
         }
         Target::Wgpu => Some(gpu()?.load(program.clone(), quiet).unwrap()),
-        Target::WgpuLanes | Target::WgpuF16 | Target::WgpuInt8 => {
+        Target::WgpuLanes | Target::WgpuSubgroups | Target::WgpuF16 | Target::WgpuInt8 => {
             let style = Some(moeray::kernels::Style::Lanes);
             let tiles = match target {
                 Target::WgpuF16 => Tiles::F16,
@@ -54,7 +56,9 @@ pub fn load(target: Target, program: &Program) -> Option<Box<dyn Loaded>> {
                 _ => Tiles::F32,
             };
             let tiles = Some(tiles);
-            let run = backend::wgpu::RunOptions { style, tiles, poison: true, guard: true, ..Default::default() };
+            let subgroups = Some(target == Target::WgpuSubgroups);
+            let run =
+                backend::wgpu::RunOptions { style, tiles, subgroups, poison: true, guard: true, ..Default::default() };
             Some(gpu()?.load_with(program.clone(), run, quiet).unwrap())
         }
     }

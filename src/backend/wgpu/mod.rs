@@ -92,6 +92,8 @@ pub struct RunOptions {
     /// How products of many rows store and multiply their tiles; `None`: what suits the device. See
     /// [`crate::plan::Options::tiles`].
     pub tiles: Option<Tiles>,
+    /// Whether subgroups are used; `None`: where it is safe. See [`crate::plan::Options::subgroups`].
+    pub subgroups: Option<bool>,
     /// Fill scratch with NaN before every step, and caches when they are made: what reads more than was written shows.
     pub poison: bool,
     /// Put guard bytes behind every buffer of scratch and check them after every step: what writes too far shows.
@@ -112,6 +114,7 @@ impl Default for RunOptions {
             fuse: true,
             style: None,
             tiles: None,
+            subgroups: None,
             poison: false,
             guard: false,
             max_dispatches: None,

@@ -88,6 +88,7 @@ impl GpuRunner {
         let wanted = plan::Options {
             style: placed.run.style,
             tiles: placed.run.tiles,
+            subgroups: placed.run.subgroups,
             guard: placed.run.guard,
             sequences,
             ..plan::Options::new(options.ctx, options.chunk, options.kv)
