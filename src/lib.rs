@@ -29,7 +29,8 @@
 //! 6. The host application survives: the library does not panic on any file, prompt, size or device event, prints
 //!    nothing (it uses `tracing`) and reads no environment variables.
 //! 7. Same seed, same tokens, on the same device and settings.
-//! 8. CPU work touches only the routed experts, and reads the weights from the memory map in their quantised form.
+//! 8. CPU work touches only the routed experts, and reads the weights in their quantised form: from the memory map, or from a
+//!    copy that was packed once at load while the map was released.
 //!
 //! # Example
 //!

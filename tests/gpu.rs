@@ -11,14 +11,15 @@ use moeray::{
         KvType, Loaded, Output, Program, RunnerOptions, Step,
         wgpu::{self, ForcedLimits, Gpu, Options, RunOptions},
     },
-    kernels::Style,
+    kernels::{Style, Tiles},
 };
 
 /// The device under test, opened once more in another way; `None` where there is none (see [`gpu`]).
 fn open(change: impl FnOnce(&mut Options)) -> Option<Gpu> {
     let under_test = gpu()?;
     let name = under_test.name().split(" (").next().unwrap().to_string();
-    let mut options = Options { device: Some(name), checked: true, ..Options::default() };
+    let run = RunOptions { tiles: Some(Tiles::F32), ..RunOptions::default() };
+    let mut options = Options { device: Some(name), checked: true, run, ..Options::default() };
     change(&mut options);
     Some(Gpu::open(&options).unwrap())
 }

@@ -54,6 +54,8 @@ pub struct Row {
     pub workgroup: fn(Option<u32>) -> u32,
     /// Whether a device can run it.
     pub runs: fn(&Extras) -> bool,
+    /// Whether the tests have run it with bounds checks on; without, it is never run without them.
+    pub tested: bool,
     /// Whether it takes weights of a format.
     pub takes: fn(DType) -> bool,
 }
@@ -88,6 +90,7 @@ pub static ROWS: [Row; 5] = [
         size: [64, 32],
         workgroup: threads,
         runs: |_| true,
+        tested: true,
         takes: |_| true,
     },
     Row {
@@ -98,6 +101,7 @@ pub static ROWS: [Row; 5] = [
         size: [64, 32],
         workgroup: threads,
         runs: |e| e.f16,
+        tested: true,
         takes: fits_halves,
     },
     Row {
@@ -108,6 +112,7 @@ pub static ROWS: [Row; 5] = [
         size: [64, 32],
         workgroup: threads,
         runs: |_| true,
+        tested: true,
         takes: |d| !d.is_float(),
     },
     Row {
@@ -118,6 +123,7 @@ pub static ROWS: [Row; 5] = [
         size: [64, 32],
         workgroup: two_subgroups,
         runs: |e| e.f16 && e.coop16 && e.subgroup_size.is_some_and(|s| (16..=64).contains(&s)),
+        tested: false,
         takes: fits_halves,
     },
     Row {
@@ -128,6 +134,7 @@ pub static ROWS: [Row; 5] = [
         size: [32, 16],
         workgroup: two_subgroups,
         runs: |e| e.coop8 && e.subgroup_size.is_some_and(|s| (16..=64).contains(&s)),
+        tested: false,
         takes: |_| true,
     },
 ];

@@ -111,7 +111,7 @@ impl Case {
     fn tolerance(&self, target: Target) -> f64 {
         match (target, self.quantised, self.kv) {
             (Target::Cpu, true, _) if self.program.graph.nodes.len() > 2 => 1e-7,
-            (Target::WgpuF16, ..) => 1e-6,
+            (Target::WgpuF16 | Target::WgpuCoop16, ..) => 1e-6,
             (Target::CpuInt8 | Target::WgpuInt8, true, _) if self.program.graph.nodes.len() > 2 => 1e-5,
             (_, _, KvType::F16) => 1e-6,
             _ => 1e-10,

@@ -8,6 +8,7 @@ mod recurrent;
 
 use crate::support::Target;
 use case::check_all;
+use moeray::kernels::Tiles;
 
 macro_rules! parity {
     ($($name:ident: $cases:expr;)*) => {
@@ -56,6 +57,14 @@ fn tiles_of_halves_and_bytes() {
     // Where one dispatch mixes floats and quantised weights it is done in f32, which the reference does not know.
     let bytes = |c: &case::Case| c.quantised && !c.name.contains("BF16 Q4_0");
     check_all(many(&bytes), Target::WgpuInt8);
+    // Cooperative matrices, where the device has them.
+    let Some(gpu) = crate::support::gpu() else { return };
+    for (tiles, target) in [(Tiles::Coop16, Target::WgpuCoop16), (Tiles::Coop8, Target::WgpuCoop8)] {
+        match (tiles.row().runs)(&gpu.caps().extras) {
+            true => check_all(many(&half), target),
+            false => println!("{} has no {} tiles: translated, not run", gpu.name(), tiles.row().name),
+        }
+    }
 }
 
 /// Products of few rows whose lanes add up within subgroups; without, they are in the table.

@@ -25,6 +25,10 @@ pub enum Target {
     WgpuF16,
     /// The same with tiles of packed bytes.
     WgpuInt8,
+    /// The same with cooperative matrices of halves, for devices that have them.
+    WgpuCoop16,
+    /// The same with cooperative matrices in single precision.
+    WgpuCoop8,
 }
 
 impl Target {
@@ -48,11 +52,18 @@ pub fn load(target: Target, program: &Program) -> Option<Box<dyn Loaded>> {
             Some(backend::cpu::load(program.clone(), &options, quiet).unwrap())
         }
         Target::Wgpu => Some(gpu()?.load(program.clone(), quiet).unwrap()),
-        Target::WgpuLanes | Target::WgpuSubgroups | Target::WgpuF16 | Target::WgpuInt8 => {
+        Target::WgpuLanes
+        | Target::WgpuSubgroups
+        | Target::WgpuF16
+        | Target::WgpuInt8
+        | Target::WgpuCoop16
+        | Target::WgpuCoop8 => {
             let style = Some(moeray::kernels::Style::Lanes);
             let tiles = match target {
                 Target::WgpuF16 => Tiles::F16,
                 Target::WgpuInt8 => Tiles::Int8,
+                Target::WgpuCoop16 => Tiles::Coop16,
+                Target::WgpuCoop8 => Tiles::Coop8,
                 _ => Tiles::F32,
             };
             let tiles = Some(tiles);
@@ -74,7 +85,9 @@ pub fn gpu() -> Option<backend::wgpu::Gpu> {
         let software = devices.iter().find(|d| d.name.to_lowercase().contains("llvmpipe"));
         let device = named.or_else(|| software.or(devices.first()).map(|d| d.name.clone()));
         // What the default trusts is what passes here with the checks on.
-        let options = backend::wgpu::Options { device, checked: true, ..Default::default() };
+        // Numbers are compared with the reference's: in single precision unless a test says otherwise.
+        let run = backend::wgpu::RunOptions { tiles: Some(Tiles::F32), ..Default::default() };
+        let options = backend::wgpu::Options { device, checked: true, run, experimental: true, ..Default::default() };
         match backend::wgpu::Gpu::open(&options) {
             Ok(gpu) => {
                 println!("GPU under test: {}", gpu.describe());

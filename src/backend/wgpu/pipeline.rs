@@ -85,10 +85,11 @@ impl Pipelines {
                 gpu.caps.max_invocations,
             )));
         }
+        let checked = self.checked || variant.tiles.is_some_and(|t| !t.row().tested);
         let made = gpu.scoped(|device| {
             let source = wgpu::ShaderSource::Wgsl(text.as_str().into());
             let descriptor = wgpu::ShaderModuleDescriptor { label: Some(label), source };
-            let module = if self.checked {
+            let module = if checked {
                 device.create_shader_module(descriptor)
             } else {
                 // SAFETY: the shaders are this crate's own; its tests run every one of them with the checks on, with
@@ -109,7 +110,7 @@ impl Pipelines {
                 module: &module,
                 entry_point: Some("main"),
                 compilation_options: wgpu::PipelineCompilationOptions {
-                    zero_initialize_workgroup_memory: self.checked,
+                    zero_initialize_workgroup_memory: checked,
                     ..Default::default()
                 },
                 cache: self.cache.as_ref(),
