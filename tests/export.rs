@@ -73,6 +73,7 @@ fn goldens_through_gguf() {
         "granitemoeshared",
         "hunyuan_moe",
         "llama4_interleaved",
+        "gemma4",
         "mini_mixtral",
         "qwen3_next",
         "qwen3_5_moe",

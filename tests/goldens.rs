@@ -25,6 +25,7 @@ const MODELS: &[&str] = &[
     "hunyuan_moe",
     "llama4",
     "llama4_interleaved",
+    "gemma4",
     "phimoe",
     "deepseek_v2",
     "deepseek_v3",
@@ -147,7 +148,7 @@ fn formula(name: &str) -> Formula {
     match name {
         // A softmax over the chosen logits is the renormalised softmax over all.
         "mixtral" | "qwen3_moe" | "qwen3_next" | "qwen3_5_moe" | "gpt_oss" | "granitemoe" | "granitemoeshared"
-        | "hunyuan_moe" => Formula { divisor: by_sum, ..plain },
+        | "hunyuan_moe" | "gemma4" => Formula { divisor: by_sum, ..plain },
         "llama4" | "llama4_interleaved" => Formula { sigmoid: true, ..plain },
         "deepseek_v3" => {
             Formula { sigmoid: true, divisor: Some(|s| s + 1e-20), scale: 2.5, groups: Some((4, 2)), bias, ..plain }

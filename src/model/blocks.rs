@@ -3,6 +3,7 @@
 use super::{
     Decoder, Options, Params, QkNorm,
     decoder::{Bias, Moe},
+    gemma4,
     loader::Loader,
     mla,
     recurrent::{self, Mixer},
@@ -19,11 +20,8 @@ pub(super) type Built = (Graph, Vec<Tensor>, Vec<String>);
 
 /// Builds the graph, declaring every weight on the way.
 pub(super) fn graph(d: &Decoder, p: &Params<'_>, mut l: Loader<'_>, options: &Options) -> Result<Built> {
-    let factors = l.numbers("rope_freqs.weight")?;
-    let mut rope = rope::rope(p, d.head_dim, d.pairs, factors.as_deref(), options.bf16_rope)?;
-    let two = [l.numbers("rope_factors_short.weight")?, l.numbers("rope_factors_long.weight")?];
-    rope::long(p, &mut rope, two, options.bf16_rope)?;
-    let rope = if d.latent.is_some() { mla::rotation(p, rope)? } else { rope };
+    let ropes = rotations(d, p, &mut l, options)?;
+    let rope = |i: usize| &ropes[usize::from(d.full(i).is_some())];
     let table = l.table("token_embd.weight", d.vocab, d.hidden)?;
     let vocab = l.b.graph().weight(table).shape[0];
     let ids = l.b.one(Op::Tokens, &[])?;
@@ -35,13 +33,19 @@ pub(super) fn graph(d: &Decoder, p: &Params<'_>, mut l: Loader<'_>, options: &Op
         let normed = norm(d, &mut l, &format!("blk.{i}.attn_norm.weight"), d.hidden, x)?; // [T, H]
         x = match (d.mixer(i), &d.latent, heads) {
             (Mixer::Attention, Some(m), Some(heads)) => {
-                let y = mla::attention(d, m, &rope, &mut l, i, normed, heads)?;
+                let y = mla::attention(d, m, rope(i), &mut l, i, normed, heads)?;
                 add(d, &mut l, x, y)?
             }
-            (Mixer::Attention, ..) => attention(d, &rope, &mut l, i, x, normed)?,
+            (Mixer::Attention, ..) => attention(d, rope(i), &mut l, i, x, normed)?,
             (other, ..) => recurrent::mixed(d, &mut l, other, i, x, normed)?,
         };
         let normed = norm(d, &mut l, &format!("blk.{i}.{}.weight", d.ffn_norm), d.hidden, x)?;
+        if d.norms_behind {
+            let (y, routed) = gemma4::feed_forward(d, &mut l, i, x, normed)?;
+            traces.extend(routed.map(|[ids, weights]| (i, ids, weights)));
+            x = y;
+            continue;
+        }
         x = match d.is_moe(i) {
             Some(m) => {
                 let (x, ids, weights) = experts(d, m, &mut l, i, x, normed)?;
@@ -63,6 +67,11 @@ pub(super) fn graph(d: &Decoder, p: &Params<'_>, mut l: Loader<'_>, options: &Op
     if d.multipliers.logits != 1.0 {
         logits = l.b.one(Op::Scale(d.multipliers.logits), &[logits])?;
     }
+    if let Some(c) = d.softcap {
+        logits = l.b.one(Op::Scale(1.0 / c), &[logits])?;
+        logits = l.b.one(Op::Act(Activation::Tanh), &[logits])?;
+        logits = l.b.one(Op::Scale(c), &[logits])?;
+    }
     l.b.output("logits", logits);
     if options.trace_router {
         for (i, ids, weights) in traces {
@@ -73,8 +82,20 @@ pub(super) fn graph(d: &Decoder, p: &Params<'_>, mut l: Loader<'_>, options: &Op
     l.finish(d.layers)
 }
 
+/// The rotation of most layers, and that of layers that see the whole context where it is another.
+fn rotations(d: &Decoder, p: &Params<'_>, l: &mut Loader<'_>, options: &Options) -> Result<Vec<Rope>> {
+    let factors = l.numbers("rope_freqs.weight")?;
+    if let Some(full) = &d.full {
+        return Ok(gemma4::rotations(d, full, p, factors.as_deref(), options.bf16_rope)?.into());
+    }
+    let mut rope = rope::rope(p, d.head_dim, d.pairs, factors.as_deref(), options.bf16_rope)?;
+    let two = [l.numbers("rope_factors_short.weight")?, l.numbers("rope_factors_long.weight")?];
+    rope::long(p, &mut rope, two, options.bf16_rope)?;
+    Ok(vec![if d.latent.is_some() { mla::rotation(p, rope)? } else { rope }])
+}
+
 /// The residual and what is added to it.
-fn add(d: &Decoder, l: &mut Loader<'_>, x: ValueId, mut y: ValueId) -> Result<ValueId> {
+pub(super) fn add(d: &Decoder, l: &mut Loader<'_>, x: ValueId, mut y: ValueId) -> Result<ValueId> {
     if d.multipliers.residual != 1.0 {
         y = l.b.one(Op::Scale(d.multipliers.residual), &[y])?;
     }
@@ -108,7 +129,8 @@ fn projection(d: &Decoder, l: &mut Loader<'_>, stem: &str, shape: [usize; 2], x:
 /// x + W_o · attention(norm(x)).
 fn attention(d: &Decoder, rope: &Rope, l: &mut Loader<'_>, i: usize, x: ValueId, normed: ValueId) -> Result<ValueId> {
     let at = |s: &str| format!("blk.{i}.{s}");
-    let (q_cols, kv_cols) = (d.heads * d.head_dim, d.kv_heads * d.head_dim);
+    let [head_dim, kv_heads] = d.head_shape(i);
+    let (q_cols, kv_cols) = (d.heads * head_dim, kv_heads * head_dim);
     let (q, gate) = if d.gated_attention {
         let [q, gate] = gated_query(d, l, i, normed)?;
         (q, Some(gate))
@@ -116,11 +138,17 @@ fn attention(d: &Decoder, rope: &Rope, l: &mut Loader<'_>, i: usize, x: ValueId,
         (projection(d, l, &at("attn_q"), [q_cols, d.hidden], normed)?, None) // [T, heads·D]
     };
     let k = projection(d, l, &at("attn_k"), [kv_cols, d.hidden], normed)?; // [T, kv_heads·D]
-    let v = projection(d, l, &at("attn_v"), [kv_cols, d.hidden], normed)?; // [T, kv_heads·D]
+    let mut v = match d.full(i).is_some_and(|f| f.keys_are_values) {
+        true => k,
+        false => projection(d, l, &at("attn_v"), [kv_cols, d.hidden], normed)?, // [T, kv_heads·D]
+    };
+    if d.v_norm {
+        v = unweighted(d, l, &at("attn_v_norm.weight"), head_dim, v)?;
+    }
     let [q, k] = placed(d, rope, l, i, [q, k])?;
-    let cache = l.b.cache(CacheDecl::new(d.kv_heads, d.head_dim, d.head_dim));
+    let cache = l.b.cache(CacheDecl::new(kv_heads, head_dim, head_dim));
     let stored = l.b.one(Op::KvStore { cache }, &[k, v])?;
-    let scale = d.multipliers.attention.unwrap_or(1.0 / (d.head_dim as f32).sqrt());
+    let scale = d.multipliers.attention.unwrap_or(1.0 / (head_dim as f32).sqrt());
     let sinks = if d.sinks { Some(l.vector(&at("attn_sinks.weight"), d.heads)?) } else { None };
     let (window, chunk) = if d.chunked { (None, d.window(i)) } else { (d.window(i), None) };
     let spec = Attention { cache, heads: d.heads, scale, window, chunk, sinks };
@@ -128,25 +156,31 @@ fn attention(d: &Decoder, rope: &Rope, l: &mut Loader<'_>, i: usize, x: ValueId,
     if let Some(gate) = gate {
         y = l.b.one(Op::Glu(Activation::Sigmoid), &[gate, y])?;
     }
-    let y = projection(d, l, &at("attn_output"), [d.hidden, q_cols], y)?; // [T, H]
+    let mut y = projection(d, l, &at("attn_output"), [d.hidden, q_cols], y)?; // [T, H]
+    if d.norms_behind {
+        y = norm(d, l, &at("post_attention_norm.weight"), d.hidden, y)?;
+    }
     add(d, l, x, y)
+}
+
+/// Each head of `n` columns normalised by itself, without weights; `name` is for the ones that stand for them.
+fn unweighted(d: &Decoder, l: &mut Loader<'_>, name: &str, n: usize, x: ValueId) -> Result<ValueId> {
+    let weight = l.ones(name, n)?;
+    l.b.one(Op::RmsNorm(Norm { kind: d.norm, weight, bias: None, eps: d.eps }), &[x])
 }
 
 /// Queries and keys normalised and rotated, as the layer has it.
 fn placed(d: &Decoder, rope: &Rope, l: &mut Loader<'_>, i: usize, qk: [ValueId; 2]) -> Result<[ValueId; 2]> {
+    let [head_dim, kv_heads] = d.head_shape(i);
     let normed = |l: &mut Loader<'_>, [q, k]: [ValueId; 2]| -> Result<[ValueId; 2]> {
         let names = [format!("blk.{i}.attn_q_norm.weight"), format!("blk.{i}.attn_k_norm.weight")];
         let cols = match d.qk_norm {
             QkNorm::None => return Ok([q, k]),
             QkNorm::Unweighted => {
-                let mut one = |name: &str, x: ValueId| {
-                    let weight = l.ones(name, d.head_dim)?;
-                    l.b.one(Op::RmsNorm(Norm { kind: d.norm, weight, bias: None, eps: d.eps }), &[x])
-                };
-                return Ok([one(&names[0], q)?, one(&names[1], k)?]);
+                return Ok([unweighted(d, l, &names[0], head_dim, q)?, unweighted(d, l, &names[1], head_dim, k)?]);
             }
-            QkNorm::PerHead => [d.head_dim; 2],
-            QkNorm::WholeRow => [d.heads * d.head_dim, d.kv_heads * d.head_dim],
+            QkNorm::PerHead => [head_dim; 2],
+            QkNorm::WholeRow => [d.heads * head_dim, kv_heads * head_dim],
         };
         Ok([norm(d, l, &names[0], cols[0], q)?, norm(d, l, &names[1], cols[1], k)?])
     };
@@ -176,7 +210,14 @@ fn gated_query(d: &Decoder, l: &mut Loader<'_>, i: usize, x: ValueId) -> Result<
 }
 
 /// down(act(gate(x)) · up(x)), or without up, with the matrices `<prefix>gate<suffix>` and so on.
-fn ffn(d: &Decoder, l: &mut Loader<'_>, prefix: &str, suffix: &str, width: usize, x: ValueId) -> Result<ValueId> {
+pub(super) fn ffn(
+    d: &Decoder,
+    l: &mut Loader<'_>,
+    prefix: &str,
+    suffix: &str,
+    width: usize,
+    x: ValueId,
+) -> Result<ValueId> {
     let name = |role: &str| format!("{prefix}{role}{suffix}");
     let g = linear(l, &name("gate"), width, d.hidden, x)?; // [T, I]
     let h = if d.gated {
@@ -189,7 +230,7 @@ fn ffn(d: &Decoder, l: &mut Loader<'_>, prefix: &str, suffix: &str, width: usize
 }
 
 /// A matrix of a router, in f32 whatever the file's type, with its bias where there is one.
-fn router_linear(l: &mut Loader<'_>, stem: &str, [out, inp]: [usize; 2], x: ValueId) -> Result<ValueId> {
+pub(super) fn router_linear(l: &mut Loader<'_>, stem: &str, [out, inp]: [usize; 2], x: ValueId) -> Result<ValueId> {
     let weight = l.matrix_f32(&format!("{stem}.weight"), out, inp)?;
     let bias = format!("{stem}.bias");
     let bias = if l.has(&bias) { Some(l.vector(&bias, out)?) } else { None };
@@ -206,7 +247,7 @@ fn experts(
     normed: ValueId,
 ) -> Result<(ValueId, ValueId, ValueId)> {
     let blk = format!("blk.{i}.");
-    let (e, width) = (m.router.experts, m.width);
+    let e = m.router.experts;
     let logits = match d.router_hidden {
         Some((n, act)) => {
             let h = router_linear(l, &format!("{blk}ffn_gate_inp_hidden"), [n, d.hidden], normed)?; // [T, n]
@@ -215,32 +256,7 @@ fn experts(
         }
         None => router_linear(l, &format!("{blk}ffn_gate_inp"), [e, d.hidden], normed)?, // [T, E]
     };
-    let mut router = m.router;
-    if m.selection_bias {
-        router.selection_bias = Some(l.vector(&format!("{blk}exp_probs_b.bias"), e)?);
-    }
-    l.leave(&format!("{blk}ffn_noise_inp.weight"), "a noisy router has noise in training only");
-    l.leave(&format!("{blk}ffn_noise_inp.bias"), "a noisy router has noise in training only");
-    let routed = l.b.add(Op::Router(router), &[logits])?;
-    let (ids, weights) = (routed[0], routed[1]); // [T, k]
-    let (input, of_results) = if d.weigh_inputs {
-        let weighed = l.b.add(Op::WeighInputs, &[normed, weights])?;
-        (weighed[0], weighed[1]) // [T, k·H], [T, k]
-    } else {
-        (normed, weights)
-    };
-    let gate = l.experts(&blk, "ffn_gate", [e, width, d.hidden], d.expert_layout)?;
-    let down = l.experts(&blk, "ffn_down", [e, d.hidden, width], d.expert_layout)?;
-    let g = l.b.one(Op::ExpertLinear(gate), &[input, ids])?; // [T, k·I]
-    let h = if d.gated {
-        let up = l.experts(&blk, "ffn_up", [e, width, d.hidden], d.expert_layout)?;
-        let u = l.b.one(Op::ExpertLinear(up), &[input, ids])?; // [T, k·I]
-        l.b.one(Op::Glu(d.act), &[g, u])? // [T, k·I]
-    } else {
-        l.b.one(Op::Act(d.act), &[g])? // [T, k·I]
-    };
-    let y = l.b.one(Op::ExpertLinear(down), &[h, ids])?; // [T, k·H]
-    let y = l.b.one(Op::ExpertCombine, &[y, of_results])?; // [T, H]
+    let (y, [ids, weights]) = routed(d, m, l, i, logits, normed)?;
     let mut x = add(d, l, x, y)?;
     for n in 0..m.shared.map_or(0, |_| d.shared_experts) {
         let Some(s) = m.shared else { break };
@@ -255,4 +271,54 @@ fn experts(
         x = add(d, l, x, y)?;
     }
     Ok((x, ids, weights))
+}
+
+/// Weights `[T, k]` times a factor of each chosen expert, where the file has such factors: a matrix `[1, 1]` an expert.
+fn scaled(l: &mut Loader<'_>, blk: &str, experts: usize, ids: ValueId, weights: ValueId) -> Result<ValueId> {
+    let name = format!("{blk}ffn_down_exps.scale");
+    if !l.has(&name) {
+        return Ok(weights);
+    }
+    let weight = l.expert_factors(&name, experts)?;
+    l.b.one(Op::ExpertLinear(Linear { weight, bias: None }), &[weights, ids])
+}
+
+/// What the experts that the router chooses by `logits` make of `normed`, weighted and summed; also the chosen ids and weights.
+pub(super) fn routed(
+    d: &Decoder,
+    m: &Moe,
+    l: &mut Loader<'_>,
+    i: usize,
+    logits: ValueId,
+    normed: ValueId,
+) -> Result<(ValueId, [ValueId; 2])> {
+    let blk = format!("blk.{i}.");
+    let (e, width) = (m.router.experts, m.width);
+    let mut router = m.router;
+    if m.selection_bias {
+        router.selection_bias = Some(l.vector(&format!("{blk}exp_probs_b.bias"), e)?);
+    }
+    l.leave(&format!("{blk}ffn_noise_inp.weight"), "a noisy router has noise in training only");
+    l.leave(&format!("{blk}ffn_noise_inp.bias"), "a noisy router has noise in training only");
+    let routed = l.b.add(Op::Router(router), &[logits])?;
+    let (ids, weights) = (routed[0], routed[1]); // [T, k]
+    let (input, of_results) = if d.weigh_inputs {
+        let weighed = l.b.add(Op::WeighInputs, &[normed, weights])?;
+        (weighed[0], weighed[1]) // [T, k·H], [T, k]
+    } else {
+        (normed, scaled(l, &blk, e, ids, weights)?)
+    };
+    let gate = l.experts(&blk, "ffn_gate", [e, width, d.hidden], d.expert_layout)?;
+    let down = l.experts(&blk, "ffn_down", [e, d.hidden, width], d.expert_layout)?;
+    let g = l.b.one(Op::ExpertLinear(gate), &[input, ids])?; // [T, k·I]
+    let h = if d.gated {
+        let up = l.experts(&blk, "ffn_up", [e, width, d.hidden], d.expert_layout)?;
+        let u = l.b.one(Op::ExpertLinear(up), &[input, ids])?; // [T, k·I]
+        l.b.one(Op::Glu(d.act), &[g, u])? // [T, k·I]
+    } else {
+        l.b.one(Op::Act(d.act), &[g])? // [T, k·I]
+    };
+    let y = l.b.one(Op::ExpertLinear(down), &[h, ids])?; // [T, k·H]
+    let y = l.b.one(Op::ExpertCombine, &[y, of_results])?; // [T, H]
+    Ok((y, [ids, weights]))
 }

@@ -143,6 +143,26 @@ pub struct Decoder {
     pub shared_experts: usize,
     /// Width and activation of a hidden layer in the routers.
     pub router_hidden: Option<(usize, Activation)>,
+    /// What layers without a window have otherwise than the others.
+    pub full: Option<FullLayers>,
+    /// Whether each head of the values is normalised, without weights.
+    pub v_norm: bool,
+    /// Whether there are norms behind attention and feed-forward networks too, the latter as Gemma 4 has them
+    /// ([`super::gemma4`]).
+    pub norms_behind: bool,
+    /// Bound of the logits, c: `c · tanh(logits / c)`.
+    pub softcap: Option<f32>,
+}
+
+/// The shape of the attention in layers that see the whole context, where others have a window and another shape.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FullLayers {
+    /// Head dimension.
+    pub head_dim: usize,
+    /// Heads of keys and values.
+    pub kv_heads: usize,
+    /// Whether there is no projection of values: they are what the keys are before their norm and rotation.
+    pub keys_are_values: bool,
 }
 
 impl Decoder {
@@ -215,6 +235,10 @@ impl Decoder {
             gated: true,
             shared_experts: 1,
             router_hidden: None,
+            full: None,
+            v_norm: false,
+            norms_behind: false,
+            softcap: None,
         })
     }
 
@@ -224,8 +248,13 @@ impl Decoder {
     /// [`Error::Model`].
     pub fn check(&self) -> Result<()> {
         let bad = |what: String| Err(Error::Model(what));
-        if self.kv_heads == 0 || self.heads % self.kv_heads != 0 {
-            return bad(format!("{} query heads on {} heads of keys", self.heads, self.kv_heads));
+        for kv_heads in [self.kv_heads, self.full.map_or(self.kv_heads, |f| f.kv_heads)] {
+            if kv_heads == 0 || self.heads % kv_heads != 0 {
+                return bad(format!("{} query heads on {kv_heads} heads of keys", self.heads));
+            }
+        }
+        if self.softcap.is_some_and(|c| !c.is_finite() || c <= 0.0) {
+            return bad(format!("logits bounded by {:?}", self.softcap));
         }
         if !self.eps.is_finite() || self.eps < 0.0 {
             return bad(format!("an epsilon of {} in the norms", self.eps));
@@ -234,7 +263,7 @@ impl Decoder {
         if ![m.embedding, m.residual, m.logits, m.attention.unwrap_or(1.0)].iter().all(|f| f.is_finite() && *f != 0.0) {
             return bad(format!("{m:?}"));
         }
-        if self.head_dim == 0 || self.layers > 4096 {
+        if self.head_dim == 0 || self.full.is_some_and(|f| f.head_dim == 0) || self.layers > 4096 {
             return bad(format!("{} layers with heads of {}", self.layers, self.head_dim));
         }
         if let Some(m) = &self.moe
@@ -272,6 +301,16 @@ impl Decoder {
 
     pub(super) fn mixer(&self, layer: usize) -> Mixer {
         self.mixers.get(layer).copied().unwrap_or(Mixer::Attention)
+    }
+
+    /// What a layer has otherwise because it sees the whole context.
+    pub(super) fn full(&self, layer: usize) -> Option<FullLayers> {
+        self.full.filter(|_| self.window(layer).is_none())
+    }
+
+    /// Head dimension, and heads of keys and values, of a layer.
+    pub(super) fn head_shape(&self, layer: usize) -> [usize; 2] {
+        self.full(layer).map_or([self.head_dim, self.kv_heads], |f| [f.head_dim, f.kv_heads])
     }
 
     pub(super) fn window(&self, layer: usize) -> Option<usize> {

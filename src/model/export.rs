@@ -36,14 +36,20 @@ pub fn to_gguf(ckpt: &Checkpoint) -> Result<Checkpoint> {
     let vocab = d.program.graph.weights.first().and_then(|w| w.shape.first().copied()).unwrap_or(d.decoder.vocab);
     let mut meta = Metadata::new();
     general(&mut meta, arch, ckpt);
-    hyperparameters(&mut meta, arch, &d.decoder, &rope)?;
-    if let Some(m) = &d.decoder.latent {
-        super::export_deepseek::latent_keys(&mut meta, arch, &Params::new(ckpt)?, m, &rope)?;
-    }
-    experts(&mut meta, arch, &d.decoder)?;
-    super::export_recurrent::keys(&mut meta, arch, &d.decoder, rope.dims)?;
+    let params = Params::new(ckpt)?;
+    let factors = match &d.decoder.full {
+        Some(full) => super::export_gemma4::keys(&mut meta, arch, &params, &d.decoder, full)?,
+        None => {
+            hyperparameters(&mut meta, arch, &d.decoder, &rope)?;
+            if let Some(m) = &d.decoder.latent {
+                super::export_deepseek::latent_keys(&mut meta, arch, &params, m, &rope)?;
+            }
+            experts(&mut meta, arch, &d.decoder)?;
+            super::export_recurrent::keys(&mut meta, arch, &d.decoder, rope.dims)?;
+            rotation(&mut meta, arch, &params, &d.decoder, &rope)?
+        }
+    };
     meta.set(format!("{arch}.vocab_size"), u32_of("vocab_size", vocab)?);
-    let factors = rotation(&mut meta, arch, &Params::new(ckpt)?, &d.decoder, &rope)?;
     match ckpt.tokenizer_json() {
         Some(_) => GgufVocab::from_checkpoint(ckpt, vocab)?.write(&mut meta),
         None => {
@@ -67,6 +73,9 @@ pub fn to_gguf(ckpt: &Checkpoint) -> Result<Checkpoint> {
     let mut tensors = super::export_recurrent::tensors(arch, &d.decoder, tensors)?;
     if let Some(m) = &d.decoder.latent {
         tensors = super::export_deepseek::latent_tensors(m, tensors)?;
+    }
+    if d.decoder.full.is_some() {
+        tensors = super::export_gemma4::tensors(&d.decoder, &d.program, tensors)?;
     }
     for (name, f) in factors {
         tensors.push((name.into(), Tensor::from_f32(vec![f.len()], f)?));

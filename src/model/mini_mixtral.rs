@@ -112,6 +112,10 @@ fn decoder(p: &Params<'_>) -> Result<Decoder> {
         gated: p.opt_bool("", "expert_gated")?.unwrap_or(true),
         shared_experts,
         router_hidden,
+        full: None,
+        v_norm: false,
+        norms_behind: false,
+        softcap: None,
     })
 }
 

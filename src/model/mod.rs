@@ -14,8 +14,11 @@ mod ernie4_5_moe;
 mod expert_weights;
 mod export;
 mod export_deepseek;
+mod export_gemma4;
+
 mod export_llama4;
 mod export_recurrent;
+mod gemma4;
 mod glm4_moe;
 mod gpt_oss;
 mod granite_moe;
@@ -40,7 +43,7 @@ mod rope;
 mod stored;
 mod summary;
 
-pub use decoder::{Decoder, Multipliers, QkNorm, Shared};
+pub use decoder::{Decoder, FullLayers, Multipliers, QkNorm, Shared};
 pub use expert_weights::ExpertLayout;
 pub use export::to_gguf;
 pub use mla::Latent;
@@ -89,6 +92,7 @@ pub static REGISTRY: &[&Architecture] = &[
     &deepseek::DEEPSEEK_V3,
     &deepseek::KIMI_K2,
     &ernie4_5_moe::ERNIE4_5_MOE,
+    &gemma4::GEMMA4,
     &glm4_moe::GLM4_MOE,
     &dots1::DOTS1,
     &minimax_m2::MINIMAX_M2,

@@ -146,13 +146,16 @@ impl<'a> Params<'a> {
         }
     }
 
-    /// A list of counts in GGUF's metadata, one a layer; `None` where there is none, or a single count.
+    /// A list of counts (or flags, as 0 and 1) in GGUF's metadata, one a layer; `None` where there is none, or a single count.
     pub fn list(&self, gguf: &str) -> Option<Vec<usize>> {
         let Source::Gguf(m) = self.source else { return None };
         let a = m.get(&self.gguf_key(gguf))?.as_array()?;
         (0..a.len())
-            .map(|i| a.get(i)?.as_u64().or_else(|| a.get(i)?.as_i64()?.try_into().ok()))
-            .map(|n| n.map(|n| n as usize))
+            .map(|i| {
+                let v = a.get(i)?;
+                let count = || v.as_i64().and_then(|n| n.try_into().ok());
+                v.as_u64().or_else(count).or_else(|| v.as_bool().map(u64::from)).map(|n| n as usize)
+            })
             .collect()
     }
 

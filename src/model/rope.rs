@@ -72,7 +72,7 @@ fn alpha(p: &Params<'_>) -> Result<Option<f32>> {
 }
 
 /// Frequencies without scaling.
-fn plain(base: f32, dims: usize) -> Vec<f32> {
+pub(super) fn plain(base: f32, dims: usize) -> Vec<f32> {
     (0..dims / 2).map(|i| (1.0 / f64::from(base).powf(2.0 * i as f64 / dims as f64)) as f32).collect()
 }
 

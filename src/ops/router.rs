@@ -27,6 +27,7 @@
 //! | dots.llm1 | sigmoid | yes | sum of top two | sum + 1e-20, as `norm_topk_prob` | `routed_scaling_factor` | `modeling_dots1` |
 //! | ERNIE-4.5 MoE | softmax | yes | | max(sum, `moe_norm_min`) | 1 | `modeling_ernie4_5_moe` |
 //! | Llama 4 | sigmoid (the weight goes on the experts' input: `weigh_inputs`) | | | no | 1 | `modeling_llama4` |
+//! | Gemma 4 | softmax | | | sum (then a factor of each chosen expert: `model/gemma4.rs`) | 1 | `modeling_gemma4` |
 //! | Hunyuan-MoE | softmax | | | sum | 1 | `modeling_hunyuan_v1_moe` |
 //! | MiniMax-M2 | sigmoid | yes | | sum | 1 | `modeling_minimax_m2` |
 //! | mini-Mixtral (PyTorch names): standard top-k | softmax of the selected | | | | 1 | Shazeer et al. 2017 without noise, Jiang et al. 2024 |

@@ -43,6 +43,13 @@ MODELS = {
     # norms of queries and keys after the rotation, a base stretched by alpha, a shared unit
     "hunyuan_moe": ("HunYuanMoEV1", dict(num_key_value_heads=2, head_dim=12, intermediate_size=16, num_experts=6, moe_topk=2,
               rope_parameters=dict(rope_type="dynamic", type="dynamic", rope_theta=10000.0, alpha=100.0, factor=1.0))),
+    # a window in two layers of three; the third with other heads, values that are the keys, and a quarter of its pairs turning; a dense
+    # network beside the experts, norms before and behind, a factor of each expert and of each layer, bounded logits. The root of the
+    # hidden size (a buffer) survives BF16.
+    "gemma4": ("Gemma4", dict(hidden_size=64, num_key_value_heads=2, head_dim=12, global_head_dim=24, num_global_key_value_heads=1,
+              attention_k_eq_v=True, intermediate_size=24, enable_moe_block=True, moe_intermediate_size=12, num_experts=6,
+              top_k_experts=2, sliding_window=8, hidden_size_per_layer_input=0, final_logit_softcapping=6.0,
+              layer_types=["sliding_attention", "sliding_attention", "full_attention"], tie_word_embeddings=True)),
     "granitemoeshared": ("GraniteMoeShared", dict(num_key_value_heads=2, intermediate_size=16, shared_intermediate_size=20,
               num_local_experts=6, num_experts_per_tok=2, embedding_multiplier=3.0, attention_multiplier=0.2, residual_multiplier=0.5,
               logits_scaling=2.0, rope_parameters=dict(rope_type="default", rope_theta=10000.0))),
