@@ -27,7 +27,7 @@ struct Params {
 }
 @group(0) @binding(1) var<uniform> p: Params;
 @group(0) @binding(2) var<storage, read> x: array<f32>;               // logits: [T, E]
-@group(0) @binding(3) var<storage, read> selection_bias: array<f32>;  // [E]; read with BY_SCORE = 1, zeros where there is none
+@group(0) @binding(3) var<storage, read> per_expert: array<f32>;  // [E] selection biases, read with BY_SCORE = 1, zeros where there are none; [2 E] with SCALED = 1: then factors
 @group(0) @binding(4) var<storage, read_write> ids: array<u32>;       // [T, k]
 @group(0) @binding(5) var<storage, read_write> weights: array<f32>;   // [T, k]
 
@@ -41,7 +41,7 @@ const SPARSE_MIXER: u32 = 4u;
 var<workgroup> keys: array<u32, EXPERTS>;
 var<workgroup> chosen: array<f32, EXPERTS>;  // logits by rank; before that, 1 for every group that takes part
 var<workgroup> group_keys: array<u32, GROUPS>;
-var<workgroup> chosen_ids: array<u32, EXPERTS * SPARSE + 1u>;  // by rank; with SPARSE = 1
+var<workgroup> chosen_ids: array<u32, EXPERTS * (SPARSE + SCALED) + 1u>;  // by rank; with SPARSE = 1 or SCALED = 1
 
 fn is_nan(v: f32) -> bool {
     return (bitcast<u32>(v) & 0x7fffffffu) > 0x7f800000u;
@@ -120,7 +120,7 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) l
         let at = min(e, p.experts - 1u);
         var value = x[start + at];
         if (BY_SCORE == 1u) { // static
-            value = score_of(value, top) / all + selection_bias[at];
+            value = score_of(value, top) / all + per_expert[at];
         }
         // Experts that are not there come after all others.
         keys[e] = select(0u, order(value), e < p.experts);
@@ -139,7 +139,7 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) l
         if (e < p.experts && rank < p.used) {
             chosen[rank] = x[start + e];
             ids[p.ids_offset + t * p.ids_stride + rank] = e;
-            if (SPARSE == 1u) { // static
+            if (SPARSE + SCALED > 0u) { // static
                 chosen_ids[rank] = e;
             }
         }
@@ -149,7 +149,7 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) l
     if (SPARSE == 1u) { // static
         if (p.score == SPARSE_MIXER) {
             for (var j = lid; j < p.used; j += WG) {
-                weights[p.weights_offset + t * p.weights_stride + j] = p.scale / sparse_sum(start, chosen_ids[j]);
+                put(t, j, 1.0 / sparse_sum(start, chosen_ids[j]));
             }
             return;
         }
@@ -188,7 +188,7 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) l
         }
         let again = workgroup_sum(lid, part);
         for (var j = lid; j < p.used; j += WG) {
-            weights[p.weights_offset + t * p.weights_stride + j] = exp(score_of(chosen[j], top) / all) / again * p.scale;
+            put(t, j, exp(score_of(chosen[j], top) / all) / again);
         }
         return;
     }
@@ -207,8 +207,17 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) l
         }
     }
     for (var j = lid; j < p.used; j += WG) {
-        weights[p.weights_offset + t * p.weights_stride + j] = score_of(chosen[j], top) / all / divisor * p.scale;
+        put(t, j, score_of(chosen[j], top) / all / divisor);
     }
+}
+
+// The weight of the j-th chosen, times what it is to be scaled by.
+fn put(t: u32, j: u32, weight: f32) {
+    var factor = p.scale;
+    if (SCALED == 1u) { // static
+        factor *= per_expert[p.experts + chosen_ids[j]];
+    }
+    weights[p.weights_offset + t * p.weights_stride + j] = weight * factor;
 }
 
 // The divisor of a sparsemixer's softmax at the expert `id`: over it and all that rank after it, without those whose logits

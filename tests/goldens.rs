@@ -139,6 +139,8 @@ struct Formula {
     by_best: bool,
     /// How the names of the selection biases end.
     bias: Option<&'static str>,
+    /// How the names of the factors of experts end.
+    factors: Option<&'static str>,
 }
 
 fn formula(name: &str) -> Formula {
@@ -148,7 +150,8 @@ fn formula(name: &str) -> Formula {
     match name {
         // A softmax over the chosen logits is the renormalised softmax over all.
         "mixtral" | "qwen3_moe" | "qwen3_next" | "qwen3_5_moe" | "gpt_oss" | "granitemoe" | "granitemoeshared"
-        | "hunyuan_moe" | "gemma4" => Formula { divisor: by_sum, ..plain },
+        | "hunyuan_moe" => Formula { divisor: by_sum, ..plain },
+        "gemma4" => Formula { divisor: by_sum, factors: Some("router.per_expert_scale"), ..plain },
         "llama4" | "llama4_interleaved" => Formula { sigmoid: true, ..plain },
         "deepseek_v3" => {
             Formula { sigmoid: true, divisor: Some(|s| s + 1e-20), scale: 2.5, groups: Some((4, 2)), bias, ..plain }
@@ -173,8 +176,8 @@ fn formula(name: &str) -> Formula {
     }
 }
 
-/// The selection biases of a golden's layers with experts, in order.
-fn biases(name: &str, ending: &str) -> Vec<Vec<f32>> {
+/// The vectors of a golden's layers with experts that have names like this, in order.
+fn vectors(name: &str, ending: &str) -> Vec<Vec<f32>> {
     let ckpt = file::open(&folder(name)).unwrap();
     let mut names: Vec<&str> = ckpt.infos().iter().map(|t| t.name.as_str()).filter(|n| n.ends_with(ending)).collect();
     names.sort_by_key(|n| n.split('.').find_map(|p| p.parse::<usize>().ok()));
@@ -188,7 +191,7 @@ fn biases(name: &str, ending: &str) -> Vec<Vec<f32>> {
 }
 
 /// The k experts of one token with their weights, by a family's formula.
-fn routed(f: &Formula, logits: &[f32], bias: Option<&Vec<f32>>, k: usize) -> Vec<(u32, f64)> {
+fn routed(f: &Formula, logits: &[f32], [bias, factors]: [Option<&Vec<f32>>; 2], k: usize) -> Vec<(u32, f64)> {
     let sum: f64 = logits.iter().map(|x| f64::from(*x).exp()).sum();
     let score = |x: &f32| if f.sigmoid { 1.0 / (1.0 + (-f64::from(*x)).exp()) } else { f64::from(*x).exp() / sum };
     let scores: Vec<f64> = logits.iter().map(score).collect();
@@ -208,7 +211,8 @@ fn routed(f: &Formula, logits: &[f32], bias: Option<&Vec<f32>>, k: usize) -> Vec
     allowed.sort_by(|a, b| choice(*b).total_cmp(&choice(*a)));
     allowed.truncate(k);
     let total = f.divisor.map_or(1.0, |d| d(allowed.iter().map(|e| scores[*e]).sum()));
-    allowed.iter().map(|e| (*e as u32, scores[*e] / total * f.scale)).collect()
+    let factor = |e: usize| f.scale * factors.map_or(1.0, |f| f64::from(f[e]));
+    allowed.iter().map(|e| (*e as u32, scores[*e] / total * factor(*e))).collect()
 }
 
 /// (expert, weight) pairs of every layer against those that follow from the golden's router logits by the family's formula.
@@ -216,16 +220,18 @@ pub fn check_routing(name: &str, d: &Definition, out: &[Output], g: &Golden) -> 
     let names = names(d);
     let k = d.decoder.moe.as_ref().map_or(0, |m| m.router.used);
     let f = formula(name);
-    let biases = f.bias.map(|ending| biases(name, ending)).unwrap_or_default();
+    let of = |ending: Option<&str>| ending.map(|e| vectors(name, e)).unwrap_or_default();
+    let (biases, factors) = (of(f.bias), of(f.factors));
     let layers: Vec<&str> = names.iter().filter_map(|n| n.strip_prefix("router_ids_")).collect();
     assert_eq!(layers.len(), g.routers.len(), "{name}: MoE layers");
     assert!(f.bias.is_none() || biases.len() == layers.len(), "{name}: selection biases");
+    assert!(f.factors.is_none() || factors.len() == layers.len(), "{name}: factors of experts");
     for (l, (layer, (logits, experts))) in layers.iter().zip(&g.routers).enumerate() {
         let pairs: Vec<(u32, f64)> = logits
             .chunks(*experts)
             .flat_map(|row| match name {
                 "phimoe" => sparse_mixer(row, 0.01).map(|(e, w)| (e, f64::from(w))).to_vec(),
-                _ => routed(&f, row, biases.get(l), k),
+                _ => routed(&f, row, [biases.get(l), factors.get(l)], k),
             })
             .collect();
         let (ids, weights): (Vec<u32>, Vec<f32>) = pairs.iter().map(|(e, w)| (*e, *w as f32)).unzip();

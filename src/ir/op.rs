@@ -431,13 +431,13 @@ impl Op {
             Op::Attend(a) => vec![a.sinks],
             Op::ShortConv(c) => vec![Some(c.weight), c.bias],
             Op::DeltaNet(d) => vec![Some(d.decay), Some(d.dt_bias)],
-            Op::Router(r) => vec![r.selection_bias],
+            Op::Router(r) => vec![r.selection_bias, r.expert_scale],
             Op::NormLinears { norm: n, parts } => n.iter().flat_map(norm).chain(parts.iter().flat_map(lin)).collect(),
             Op::RopeStore { q_norm, k_norm, .. } => [q_norm, k_norm].into_iter().flatten().flat_map(norm).collect(),
             Op::LinearGlu { gate, up, .. } => vec![Some(*gate), Some(*up)],
             Op::ExpertGlu { gate, up, .. } => [lin(gate), lin(up)].concat(),
             Op::NormRouter { norm: n, linear, router } => {
-                [norm(n), lin(linear), [router.selection_bias, None]].concat()
+                [norm(n), lin(linear), [router.selection_bias, router.expert_scale]].concat()
             }
             Op::Tokens
             | Op::Input { .. }

@@ -75,13 +75,15 @@ pub struct Router {
     pub renormalise: Renormalise,
     /// Factor on the weights, last of all.
     pub scale: f32,
+    /// `[E]`: a further factor of each expert on its weight.
+    pub expert_scale: Option<WeightId>,
 }
 
 impl Router {
     /// The `used` best of `experts`, weighted by their scores as they are.
     pub fn new(experts: usize, used: usize, score: Score) -> Router {
         let renormalise = Renormalise::No;
-        Router { experts, used, score, selection_bias: None, groups: None, renormalise, scale: 1.0 }
+        Router { experts, used, score, selection_bias: None, groups: None, renormalise, scale: 1.0, expert_scale: None }
     }
 
     /// Whether the choice can be made on the logits themselves: every score grows with its logit, so the order is the same,
@@ -119,6 +121,7 @@ impl Router {
             Renormalise::SumAtLeast(e) => words.push(format!("renormalised (sum at least {e:e})")),
         }
         words.extend((self.scale != 1.0).then(|| format!("times {}", self.scale)));
+        words.extend(self.expert_scale.map(|_| "times a factor of each expert".to_string()));
         words.join(", ")
     }
 

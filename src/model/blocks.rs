@@ -273,16 +273,6 @@ fn experts(
     Ok((x, ids, weights))
 }
 
-/// Weights `[T, k]` times a factor of each chosen expert, where the file has such factors: a matrix `[1, 1]` an expert.
-fn scaled(l: &mut Loader<'_>, blk: &str, experts: usize, ids: ValueId, weights: ValueId) -> Result<ValueId> {
-    let name = format!("{blk}ffn_down_exps.scale");
-    if !l.has(&name) {
-        return Ok(weights);
-    }
-    let weight = l.expert_factors(&name, experts)?;
-    l.b.one(Op::ExpertLinear(Linear { weight, bias: None }), &[weights, ids])
-}
-
 /// What the experts that the router chooses by `logits` make of `normed`, weighted and summed; also the chosen ids and weights.
 pub(super) fn routed(
     d: &Decoder,
@@ -298,6 +288,10 @@ pub(super) fn routed(
     if m.selection_bias {
         router.selection_bias = Some(l.vector(&format!("{blk}exp_probs_b.bias"), e)?);
     }
+    let factors = format!("{blk}ffn_down_exps.scale");
+    if l.has(&factors) {
+        router.expert_scale = Some(l.vector(&factors, e)?);
+    }
     l.leave(&format!("{blk}ffn_noise_inp.weight"), "a noisy router has noise in training only");
     l.leave(&format!("{blk}ffn_noise_inp.bias"), "a noisy router has noise in training only");
     let routed = l.b.add(Op::Router(router), &[logits])?;
@@ -306,7 +300,7 @@ pub(super) fn routed(
         let weighed = l.b.add(Op::WeighInputs, &[normed, weights])?;
         (weighed[0], weighed[1]) // [T, k·H], [T, k]
     } else {
-        (normed, scaled(l, &blk, e, ids, weights)?)
+        (normed, weights)
     };
     let gate = l.experts(&blk, "ffn_gate", [e, width, d.hidden], d.expert_layout)?;
     let down = l.experts(&blk, "ffn_down", [e, d.hidden, width], d.expert_layout)?;

@@ -73,7 +73,7 @@ pub(super) fn keys(
     Ok(vec![("rope_freqs.weight", plain.iter().zip(whole.inv_freq.iter()).map(divisor).collect())])
 }
 
-/// The tensors under the names and in the shapes of the file: factors of experts as vectors, the weights of the router's norm
+/// The tensors as the file has them: the weights of the router's norm
 /// without the factor that the graph has in them, no norms without weights; and the factors of the layers.
 ///
 /// # Errors
@@ -84,9 +84,7 @@ pub(super) fn tensors(d: &Decoder, program: &Program, tensors: Vec<(String, Tens
         if name.contains(".attn_v_norm.") {
             continue;
         }
-        let t = if name.ends_with(".ffn_down_exps.scale") {
-            t.reshaped(vec![t.rows()])?
-        } else if name.ends_with(".ffn_gate_inp.scale") {
+        let t = if name.ends_with(".ffn_gate_inp.scale") {
             let factor = gemma4::router_factor(d.hidden);
             let weights: Vec<f32> = super::loader::to_numbers(&t)?.iter().map(|w| w / factor).collect();
             Tensor::from_f32(vec![weights.len()], weights)?

@@ -237,16 +237,6 @@ impl<'a> Loader<'a> {
         self.declare(canonical, &[n], Tensor::from_f32(t.shape().to_vec(), numbers)?)
     }
 
-    /// A factor of each expert, `[E]` in the file, as matrices `[E, 1, 1]` f32.
-    ///
-    /// # Errors
-    /// As [`Loader::matrix`].
-    pub fn expert_factors(&mut self, canonical: &str, experts: usize) -> Result<WeightId> {
-        let t = as_f32(&self.take(&self.file_name(canonical))?)?;
-        let t = if t.shape() == [experts] { t.reshaped(vec![experts, 1, 1])? } else { t };
-        self.declare(canonical, &[experts, 1, 1], t)
-    }
-
     /// A vector of ones that no file has: of norms without weights.
     ///
     /// # Errors

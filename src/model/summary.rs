@@ -43,7 +43,7 @@ fn layer(graph: &Graph, layer: usize) -> LayerSummary {
         mixer: mixer(graph, &nodes),
         width: width(role).unwrap_or(0),
         // Its weight is another in every layer; `variant` says that it is there.
-        router: router.map(|r| Router { selection_bias: None, ..r }),
+        router: router.map(|r| Router { selection_bias: None, expert_scale: None, ..r }),
         variant: router.as_ref().map(Router::variant),
         shared_width: width(".ffn_down_shexp."),
     }

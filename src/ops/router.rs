@@ -7,7 +7,8 @@
 //! 3. with [`Groups`], E / groups neighbours are a group, which is scored by its largest c or the sum of its two largest;
 //!    the best groups take part, ties to the lower one;
 //! 4. the k experts with the largest c among those that take part, in descending order, ties to the lower id;
-//! 5. their weights are their s (without the bias), divided as [`Renormalise`] says, times `scale`.
+//! 5. their weights are their s (without the bias), divided as [`Renormalise`] says, times `scale`, and times
+//!    the chosen expert's own factor where there are such (`expert_scale`).
 //!
 //! | family | score | selection bias | groups | divided by | scale | source |
 //! |---|---|---|---|---|---|---|
@@ -27,7 +28,7 @@
 //! | dots.llm1 | sigmoid | yes | sum of top two | sum + 1e-20, as `norm_topk_prob` | `routed_scaling_factor` | `modeling_dots1` |
 //! | ERNIE-4.5 MoE | softmax | yes | | max(sum, `moe_norm_min`) | 1 | `modeling_ernie4_5_moe` |
 //! | Llama 4 | sigmoid (the weight goes on the experts' input: `weigh_inputs`) | | | no | 1 | `modeling_llama4` |
-//! | Gemma 4 | softmax | | | sum (then a factor of each chosen expert: `model/gemma4.rs`) | 1 | `modeling_gemma4` |
+//! | Gemma 4 | softmax | | | sum | 1, and a factor of each expert | `modeling_gemma4` |
 //! | Hunyuan-MoE | softmax | | | sum | 1 | `modeling_hunyuan_v1_moe` |
 //! | MiniMax-M2 | sigmoid | yes | | sum | 1 | `modeling_minimax_m2` |
 //! | mini-Mixtral (PyTorch names): standard top-k | softmax of the selected | | | | 1 | Shazeer et al. 2017 without noise, Jiang et al. 2024 |
@@ -63,8 +64,8 @@ pub fn infer(r: &Router, inputs: &[Type], g: &Graph) -> Result<Vec<Type>, Phrase
         return Err(format!("{} experts on {cols} logits", r.experts));
     }
     r.check()?;
-    if let Some(b) = r.selection_bias {
-        weight_shape(g, b, &[r.experts])?;
+    for w in r.selection_bias.into_iter().chain(r.expert_scale) {
+        weight_shape(g, w, &[r.experts])?;
     }
     Ok(vec![Type::U32(rows, r.used), Type::F32(rows, r.used)])
 }
@@ -118,7 +119,7 @@ pub fn in_group(x: f32) -> f32 {
 pub fn eval(logits: &Array, r: &Router, w: Weights<'_>) -> (Vec<u32>, Array) {
     let mut ids = Vec::with_capacity(logits.rows * r.used);
     let mut weights = Array::zeros(logits.rows, r.used);
-    let bias = r.selection_bias.map(|b| w.vector(b));
+    let (bias, factors) = (r.selection_bias.map(|b| w.vector(b)), r.expert_scale.map(|f| w.vector(f)));
     for t in 0..logits.rows {
         let raw: Vec<f64> = logits.row(t).iter().map(|v| f64::from(*v)).collect();
         let scores = match r.score {
@@ -150,8 +151,9 @@ pub fn eval(logits: &Array, r: &Router, w: Weights<'_>) -> (Vec<u32>, Array) {
             s = softmax(&s);
         }
         let divisor = divisor(r.renormalise, s.iter().sum());
-        for (o, s) in weights.row_mut(t).iter_mut().zip(&s) {
-            *o = (s / divisor * f64::from(r.scale)) as f32;
+        for ((o, s), e) in weights.row_mut(t).iter_mut().zip(&s).zip(&chosen) {
+            let factor = factors.as_ref().map_or(1.0, |f| f64::from(f[*e]));
+            *o = (s / divisor * f64::from(r.scale) * factor) as f32;
         }
         ids.extend(chosen.iter().map(|e| *e as u32));
     }

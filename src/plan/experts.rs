@@ -185,7 +185,7 @@ impl Lower<'_> {
         let variant = catalogue::router_variant(r);
         let bindings = vec![
             self.read("x", x.buffer)?,
-            self.weight_vector("selection_bias", r.selection_bias)?,
+            self.vector("per_expert", weights::router_parts(r).as_deref())?,
             self.write("ids", ids.buffer)?,
             self.write("weights", weights.buffer)?,
         ];
@@ -582,6 +582,7 @@ impl Lower<'_> {
 /// Whether a router chooses as the kernels that choose later do.
 fn chooses_simply(r: &Router) -> bool {
     r.chooses_by_logits()
+        && r.expert_scale.is_none()
         && r.groups.is_none_or(|g| g.used == g.count)
         && matches!(r.score, Score::Softmax | Score::SoftmaxOfSelected | Score::Sigmoid)
         && matches!(r.renormalise, Renormalise::No | Renormalise::Sum)

@@ -156,6 +156,15 @@ pub(super) fn router_rider<'a>(graph: &'a Graph, weights: &Weights, router: &Nod
     graph.nodes.iter().filter(fits).find(aligned)
 }
 
+/// A router's numbers of each expert: selection biases, and behind them the factors; `None` where it has neither.
+pub(super) fn router_parts(r: &Router) -> Option<Vec<VectorPart>> {
+    let bias = r.selection_bias.map(VectorPart::Weight);
+    match r.expert_scale {
+        Some(scale) => Some(vec![bias.unwrap_or(VectorPart::Zeros(r.experts)), VectorPart::Weight(scale)]),
+        None => bias.map(|b| vec![b]),
+    }
+}
+
 /// Whether this `linear` is some router's [`router_rider`].
 pub(super) fn rides_with_router(graph: &Graph, weights: &Weights, node: &Node) -> bool {
     let rider = |router: &Node| router_rider(graph, weights, router);
@@ -216,7 +225,7 @@ impl Layout<'_> {
         match &node.op {
             Op::Embed { table, .. } => drop(self.matrix(&[*table])?),
             Op::RmsNorm(n) => self.norm(n),
-            Op::Router(r) => self.selection_bias(r),
+            Op::Router(r) => router_parts(r).into_iter().for_each(|p| self.vector(p)),
             Op::Linear(_) if rides_with_router(self.graph, &self.out, node) => {}
             Op::Linear(l) | Op::LinearAdd { linear: l, .. } | Op::LinearAct { linear: l, .. } => self.stack(&[*l])?,
             Op::ShortConv(c) => {
@@ -257,7 +266,7 @@ impl Layout<'_> {
             }
             Op::NormRouter { norm, linear, router } => {
                 self.norm(norm);
-                self.selection_bias(router);
+                router_parts(router).into_iter().for_each(|p| self.vector(p));
                 let rider = router_rider(self.graph, &self.out, node).and_then(linear_of);
                 self.stack(&[Some(*linear), rider].into_iter().flatten().collect::<Vec<_>>())?;
             }
@@ -281,10 +290,6 @@ impl Layout<'_> {
 
     fn norm(&mut self, n: &Norm) {
         n.weights().for_each(|w| self.vector(vec![VectorPart::Weight(w)]));
-    }
-
-    fn selection_bias(&mut self, r: &Router) {
-        r.selection_bias.into_iter().for_each(|b| self.vector(vec![VectorPart::Weight(b)]));
     }
 
     fn stack(&mut self, parts: &[Linear]) -> Result<()> {

@@ -25,6 +25,19 @@ fn routing(name: String, mut r: Router, biased: bool) -> Case {
     m.finish(format!("router/{name}: {r}"), &named, &STEPS)
 }
 
+/// As `routing`, with factors of experts.
+fn scaled(name: &str, mut r: Router, biased: bool) -> Case {
+    let mut m = Maker::new(r.experts as u64 + 1);
+    if biased {
+        r.selection_bias = Some(m.weight(&[r.experts], DType::F32));
+    }
+    r.expert_scale = Some(m.near_one(r.experts));
+    let logits = m.input(r.experts);
+    let made = m.b.add(Op::Router(r), &[logits]).unwrap();
+    let named = [("router_ids_0", made[0]), ("router_weights_0", made[1])];
+    m.finish(format!("router/{name}: {r}"), &named, &STEPS)
+}
+
 fn groups(count: usize, used: usize, score: GroupScore) -> Option<Groups> {
     Some(Groups { count, used, score })
 }
@@ -43,6 +56,19 @@ pub fn routers() -> Vec<Case> {
             ));
         }
     }
+    // Factors of experts, alone, beside a selection bias, beside groups that count scores, and behind other weights.
+    let softmax = Router { renormalise: Sum, ..Router::new(128, 8, Score::Softmax) };
+    cases.push(scaled("factors", softmax, false));
+    cases.push(scaled("factors and biases", Router { scale: 1.5, ..Router::new(60, 6, Score::Sigmoid) }, true));
+    let grouped = Router { groups: groups(8, 4, GroupScore::TopTwo), ..Router::new(64, 4, Score::Sigmoid) };
+    cases.push(scaled("factors and groups", grouped, false));
+    cases.push(scaled(
+        "factors",
+        Router { renormalise: Renormalise::Softmax, ..Router::new(8, 2, Score::Softmax) },
+        false,
+    ));
+    let mixer = Score::SparseMixer { threshold: 0.02 };
+    cases.push(scaled("factors", Router::new(16, 2, mixer), false));
     // A selection bias, k = all experts among them.
     for (experts, used, score) in
         [(4, 4, Score::Softmax), (60, 4, Score::Softmax), (60, 6, Score::Sigmoid), (160, 6, Score::SqrtSoftplus)]
@@ -182,6 +208,16 @@ pub fn by_hand() {
     assert_eq!(ids, [5, 4]);
     let all: f64 = logits.iter().map(|x| f64::from(*x).exp()).sum();
     close(&weights, &[(-1f64).exp() / all / 0.5; 2]);
+    // Each chosen expert's own factor, last of all.
+    let mut m = Maker::new(1);
+    let expert_scale = Some(m.given(&[3], DType::F32, &[5.0, 7.0, 11.0]));
+    let x = m.input(3);
+    let made = m.b.add(Op::Router(Router { expert_scale, ..router(3, 2) }), &[x]).unwrap();
+    let mut case = m.finish("factors", &[("router_ids_0", made[0]), ("router_weights_0", made[1])], &[(1, 0, 1)]);
+    case.steps[0].2[0].1 = vec![0.0, (3f32).ln(), (4f32).ln()];
+    let out = run(&*load(Target::Reference, &case.program).unwrap(), case.kv, &case.steps).remove(0);
+    assert_eq!(out[0].u32, [2, 1]);
+    close(&out[1].f32, &[4.0 / 8.0 * 11.0, 3.0 / 8.0 * 7.0]);
     let plain = Router { renormalise: Renormalise::No, ..Router::new(6, 2, Score::SqrtSoftplus) };
     let (ids, weights) = route(&logits, plain, None);
     assert_eq!(ids, [0, 2]);

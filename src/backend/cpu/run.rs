@@ -577,7 +577,7 @@ impl State {
         let mut ids = take(&mut self.ids[p.buffer]);
         let (to_ids, to_weights) = (Out::new(&mut ids), Out::new(&mut outs[weights_at]));
         let per = (1024 / r.experts).max(1);
-        let bias = r.selection_bias.map(|b| f.vector(b));
+        let (bias, factors) = (r.selection_bias.map(|b| f.vector(b)), r.expert_scale.map(|s| f.vector(s)));
         let done = f.model.pool.run(t.div_ceil(per), &|worker, item| {
             let mut scratch = self.scratch.of(worker);
             let scratch = room(&mut scratch.other, 2 * r.experts);
@@ -586,6 +586,9 @@ impl State {
                 // SAFETY: every token belongs to one item.
                 let (ids, w) = unsafe { (to_ids.slice(i * r.used, r.used), to_weights.slice(i * r.used, r.used)) };
                 choose(l, r, bias, scratch, ids, w);
+                if let Some(s) = factors {
+                    w.iter_mut().zip(&*ids).for_each(|(w, e)| *w *= s[*e as usize]);
+                }
             }
         });
         self.ids[p.buffer] = ids;
