@@ -16,6 +16,7 @@ mod bpe;
 mod checkpoint;
 mod decode;
 mod export;
+mod gemma4;
 mod gguf;
 mod hf;
 mod pretok;
@@ -90,7 +91,7 @@ impl Tokenizer {
     /// A tokenizer from a vocabulary.
     ///
     /// # Errors
-    /// [`Error::Unsupported`] for another model than `gpt2` and `llama`, or a pre-tokenizer that is not known (which lists
+    /// [`Error::Unsupported`] for another model than `gpt2`, `llama` and `gemma4`, or a pre-tokenizer that is not known (which lists
     /// the known); [`Error::Tokenizer`] for a vocabulary that contradicts itself: merges of unknown tokens, ids out of
     /// range, fewer kinds or scores than tokens.
     pub fn from_vocab(mut v: GgufVocab) -> Result<Self> {
@@ -120,10 +121,11 @@ impl Tokenizer {
                 let (add_bos, add_eos) = (v.add_bos.unwrap_or(true), v.add_eos.unwrap_or(false));
                 Engine::Spm { vocab, specials, spm, add_bos, add_eos }
             }
+            "gemma4" => return gemma4::tokenizer(&v, template),
             other => {
                 return Err(Error::Unsupported(format!(
-                    "the tokenizer {other:?} (tokenizer.ggml.model): known are gpt2 (byte-level BPE) and llama \
-                     (SentencePiece)"
+                    "the tokenizer {other:?} (tokenizer.ggml.model): known are gpt2 (byte-level BPE), llama \
+                     (SentencePiece) and gemma4"
                 )));
             }
         };

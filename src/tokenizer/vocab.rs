@@ -9,7 +9,7 @@ use std::collections::HashMap;
 pub struct GgufVocab {
     /// `general.name`: llama.cpp strips blanks after special tokens for Phi-3 by this name.
     pub name: Option<String>,
-    /// `model`: `gpt2` (byte-level BPE) or `llama` (SentencePiece with scores).
+    /// `model`: `gpt2` (byte-level BPE), `llama` (SentencePiece with scores) or `gemma4` (merges on characters).
     pub model: String,
     /// `pre`: the pre-tokenizer of a `gpt2` model.
     pub pre: Option<String>,
@@ -19,7 +19,7 @@ pub struct GgufVocab {
     pub token_types: Option<Vec<i32>>,
     /// `scores`: of a `llama` model; higher merges first.
     pub scores: Option<Vec<f32>>,
-    /// `merges`: of a `gpt2` model, two texts with a blank between, the first merge first.
+    /// `merges`: of a `gpt2` or `gemma4` model, two texts with a blank between, the first merge first.
     pub merges: Option<Vec<String>>,
     /// `bos_token_id`.
     pub bos: Option<u32>,
@@ -239,7 +239,11 @@ impl Vocab {
     }
 }
 
-fn kinds(tokens: usize, types: Option<Vec<i32>>) -> Result<Vec<Kind>> {
+/// The kinds of so many tokens.
+///
+/// # Errors
+/// [`Error::Tokenizer`] for too few or unknown numbers.
+pub(crate) fn kinds(tokens: usize, types: Option<Vec<i32>>) -> Result<Vec<Kind>> {
     let Some(types) = types else { return Ok(vec![Kind::Normal; tokens]) };
     if types.len() < tokens {
         return Err(bad(format!("{} token types for {tokens} tokens (tokenizer.ggml.token_type)", types.len())));

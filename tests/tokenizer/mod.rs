@@ -2,6 +2,7 @@
 //! `tests/data/tokenizer/make.py` says where the data comes from.
 #![allow(clippy::unwrap_used)]
 
+mod gemma4;
 mod hostile;
 mod templates;
 
