@@ -41,7 +41,7 @@ const SPARSE_MIXER: u32 = 4u;
 var<workgroup> keys: array<u32, EXPERTS>;
 var<workgroup> chosen: array<f32, EXPERTS>;  // logits by rank; before that, 1 for every group that takes part
 var<workgroup> group_keys: array<u32, GROUPS>;
-var<workgroup> chosen_ids: array<u32, EXPERTS * (SPARSE + SCALED) + 1u>;  // by rank; with SPARSE = 1 or SCALED = 1
+var<workgroup> chosen_ids: array<u32, EXPERTS * KEEP_IDS + 1u>;  // by rank; with KEEP_IDS = 1
 
 fn is_nan(v: f32) -> bool {
     return (bitcast<u32>(v) & 0x7fffffffu) > 0x7f800000u;
@@ -139,7 +139,7 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) l
         if (e < p.experts && rank < p.used) {
             chosen[rank] = x[start + e];
             ids[p.ids_offset + t * p.ids_stride + rank] = e;
-            if (SPARSE + SCALED > 0u) { // static
+            if (KEEP_IDS == 1u) { // static
                 chosen_ids[rank] = e;
             }
         }

@@ -569,7 +569,7 @@ pub static ATTEND_REDUCE: Kernel = Kernel {
 
 /// Scores, top-k and weights. Bindings: `x` logits `[T, E]`, `per_expert` `[E]` selection biases (any buffer of zeros where there
 /// are none), with `SCALED` 1 `[2·E]`: and a factor on the weight of each expert; `ids` u32 `[T, k]` (read_write), `weights` `[T, k]` (read_write). Items: 1; rows: T. `EXPERTS`: at least E; loops
-/// run to it. `BY_SCORE` 1: the choice is made on scores, not on logits. `GROUPED` 1: only
+/// run to it. `BY_SCORE` 1: the choice is made on scores, not on logits. `SPARSE` 1: sparsemixer; it and `SCALED` need `KEEP_IDS` 1. `GROUPED` 1: only
 /// some of `GROUPS` groups of experts take part.
 pub static ROUTER: Kernel = Kernel {
     name: "router",
@@ -584,6 +584,7 @@ pub static ROUTER: Kernel = Kernel {
         ("BY_SCORE", 0),
         ("GROUPED", 0),
         ("GROUPS", 1),
+        ("KEEP_IDS", 0),
         ("SPARSE", 0),
         ("SCALED", 0),
     ],
@@ -780,8 +781,8 @@ pub fn router_variant(r: &crate::ir::Router) -> Variant {
     let v = Variant::new(&ROUTER);
     let room = (r.experts as u32).next_multiple_of(v.get("WG").max(1));
     let v = v.with("EXPERTS", room).with("BY_SCORE", u32::from(!r.chooses_by_logits()));
-    let v = v.with("SCALED", u32::from(r.expert_scale.is_some()));
-    let v = v.with("SPARSE", u32::from(matches!(r.score, crate::ir::Score::SparseMixer { .. })));
+    let (sparse, scaled) = (matches!(r.score, crate::ir::Score::SparseMixer { .. }), r.expert_scale.is_some());
+    let v = v.with("SPARSE", sparse.into()).with("SCALED", scaled.into()).with("KEEP_IDS", (sparse || scaled).into());
     let Some(g) = r.groups.filter(|g| g.used < g.count) else { return v };
     v.with("GROUPED", 1).with("GROUPS", g.count as u32)
 }
