@@ -1,7 +1,7 @@
 //! The CPU backend: a graph, fused and laid out once, run by threads with SIMD kernels.
 //!
 //! Reading order: [`pool`] (threads), `tier` and `lanes` (instructions), `act` (activations in 8 bits), `kernel` (dot
-//! products by format), `weight` (a weight and its kernels), `rows`, `products`, `route`, `experts`, `attend` (the ops), `layout`
+//! products by format), `weight` (a weight and its kernels), `rows`, `products`, `route`, `experts`, `cache`, `attend` (the ops), `layout`
 //! (values to buffers), `run` (a step).
 //!
 //! Only routed experts are touched. Weights stay in the memory map in the file's form, or where that is faster in a packed copy
@@ -17,6 +17,7 @@
 mod act;
 mod attend;
 mod buffer;
+mod cache;
 mod experts;
 mod kernel;
 mod lanes;

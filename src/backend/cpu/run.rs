@@ -1,10 +1,16 @@
 //! A step: the nodes of the fused graph in order, each on buffers that exist before the first token.
 
+mod linears;
+mod positions;
+mod routed;
+mod simple;
+
 use super::{
     Model,
     act::Acts,
-    attend::{Cache, attend},
+    attend::attend,
     buffer::{Aligned, Out},
+    cache::Cache,
     experts::{self, Groups, Matrices, Reads},
     layout::Place,
     products::{self, Env, Finish, each_output, each_row},
@@ -22,6 +28,7 @@ use crate::{
     ir::{Activation, Linear, Node, Norm, NormKind, Op, Rope, Router, Rows, ValueId, WeightId},
     ops::{elementwise::sigmoid, linear::Activations},
 };
+use linears::norm_rows;
 use std::{
     mem::take,
     sync::{
@@ -360,275 +367,6 @@ impl State {
         }
         Ok(())
     }
-
-    /// Ops on rows that are cheap.
-    fn simple(&self, f: Frame<'_>, node: &Node, out: &mut [f32]) -> Result<()> {
-        let a = self.numbers_of(f, node.inputs[0]);
-        let b = || self.numbers_of(f, node.inputs[1]);
-        let (env, cols) = (self.env(f), f.place(node.inputs[0]).cols.max(1));
-        let row = |r: usize| r * cols..(r + 1) * cols;
-        match &node.op {
-            Op::Add => {
-                let b = b();
-                each_row(env, a, cols, out, &|r, a, y| env.floats(AddScaled { y, a, b: &b[row(r)], factor: 1.0 }))
-            }
-            Op::Scale(factor) => {
-                each_row(env, a, cols, out, &|_, a, y| y.iter_mut().zip(a).for_each(|(y, x)| *y = x * factor))
-            }
-            Op::Glu(act) => {
-                let b = b();
-                each_row(env, a, cols, out, &|r, a, y| {
-                    y.copy_from_slice(a);
-                    env.floats(Glu { gate: y, up: &b[row(r)], act: *act });
-                })
-            }
-            Op::Act(act) => each_row(env, a, cols, out, &|_, a, y| {
-                y.copy_from_slice(a);
-                env.floats(Act { x: y, act: *act });
-            }),
-            Op::SigmoidGate => {
-                let gates = b();
-                each_row(env, a, cols, out, &|r, a, y| {
-                    let s = sigmoid(f64::from(gates[r])) as f32;
-                    y.iter_mut().zip(a).for_each(|(y, x)| *y = x * s);
-                })
-            }
-            Op::JoinHeads { heads } => {
-                let b = b();
-                let [m, n] = [0, 1].map(|i| f.place(node.inputs[i]).cols / heads);
-                for ((y, a), b) in out.chunks_exact_mut(m + n).zip(a.chunks_exact(m)).zip(b.chunks_exact(n)) {
-                    y[..m].copy_from_slice(a);
-                    y[m..].copy_from_slice(b);
-                }
-                Ok(())
-            }
-            Op::ExpertCombine => {
-                let (weights, used) = (b(), f.place(node.inputs[1]).cols);
-                let width = cols / used;
-                each_output(env, a.len() / cols, cols, out, width, &|r, y| {
-                    y.fill(0.0);
-                    let slots = a[r * cols..(r + 1) * cols].chunks_exact(width);
-                    for (slot, w) in slots.zip(&weights[r * used..(r + 1) * used]) {
-                        y.iter_mut().zip(slot).for_each(|(y, s)| *y += w * s);
-                    }
-                })
-            }
-            // TakeOutputs.
-            _ => {
-                let from = (f.step.tokens.len() - f.step.outputs) * cols;
-                out[..a.len() - from].copy_from_slice(&a[from..]);
-                Ok(())
-            }
-        }
-    }
-
-    fn embed(&self, f: Frame<'_>, ids: ValueId, table: WeightId, scale: f32, out: &mut [f32]) -> Result<()> {
-        let tensor = f.weight(table).tensor();
-        let ids = self.ids_of(f, ids);
-        if let Some(id) = ids.iter().find(|id| **id as usize >= tensor.rows()) {
-            return Err(Error::Invalid(format!("token id {id} is not below the vocabulary's {}", tensor.rows())));
-        }
-        let failed = AtomicBool::new(false);
-        each_output(self.env(f), ids.len(), tensor.cols(), out, tensor.cols(), &|r, y| {
-            let row = tensor.row(ids[r] as usize);
-            failed.fetch_or(crate::quant::dequantize(tensor.dtype(), row, y).is_err(), Ordering::Relaxed);
-            if scale != 1.0 {
-                y.iter_mut().for_each(|y| *y *= scale);
-            }
-        })?;
-        if failed.into_inner() {
-            return Err(Error::Model("a row of the embedding table is no whole number of blocks".into()));
-        }
-        Ok(())
-    }
-
-    /// Quantises a value for these weights, unless none of them needs it or it is done.
-    fn quantise(&mut self, f: Frame<'_>, v: ValueId, weights: &[WeightId]) -> Result<()> {
-        // The columns of the weight, not of the value: a row a slot is as many rows.
-        let cols = f.weight(weights[0]).cols();
-        if self.acts_of == Some((v, cols)) || !weights.iter().any(|w| f.weight(*w).is_quantised()) {
-            return Ok(());
-        }
-        let mut acts = take(&mut self.acts);
-        self.acts_of = None;
-        let done = acts.fill(&f.model.pool, f.model.tier, f.activations(v), self.numbers_of(f, v), cols);
-        self.acts = acts;
-        self.acts_of = Some((v, cols));
-        done
-    }
-
-    /// Matrices on one input, after an optional norm; what follows is for a single matrix.
-    fn linears(
-        &mut self,
-        f: Frame<'_>,
-        x: ValueId,
-        norm: Option<&Norm>,
-        parts: &[Linear],
-        outs: &mut [Aligned<f32>],
-        then: Then,
-    ) -> Result<()> {
-        let (t, cols) = (f.rows_of(x), f.place(x).cols);
-        let quantised = parts.iter().any(|l| f.weight(l.weight).is_quantised());
-        let mut normed = take(&mut self.normed);
-        let mut acts = take(&mut self.acts);
-        let made = (|| {
-            let mut floats = self.numbers_of(f, x);
-            if let Some(n) = norm {
-                normed.grow(t * cols);
-                norm_rows(self.env(f), f, floats, n, cols, &mut normed)?;
-                floats = &normed[..t * cols];
-            }
-            // What is in `acts` is the value itself, not its norm.
-            if quantised && (norm.is_some() || self.acts_of != Some((x, cols))) {
-                acts.fill(&f.model.pool, f.model.tier, f.activations(x), floats, cols)?;
-            }
-            let finish = match then {
-                Then::Add { residual, gate, factor } => {
-                    Finish::Add(self.numbers_of(f, residual), gate.map(|g| self.numbers_of(f, g)), factor)
-                }
-                Then::Act(act) => Finish::Act(act),
-                Then::Nothing => Finish::Plain,
-            };
-            products::linears(self.env(f), Input { floats, acts: &acts }, t, parts, outs, finish)
-        })();
-        if quantised {
-            self.acts_of = if norm.is_none() { Some((x, cols)) } else { None };
-        }
-        (self.normed, self.acts) = (normed, acts);
-        made
-    }
-
-    /// An optional norm and the rotation of a value, in either order.
-    fn turn(
-        &mut self,
-        f: Frame<'_>,
-        x: ValueId,
-        norm: Option<&Norm>,
-        rope: &Rope,
-        norm_last: bool,
-        out: &mut [f32],
-    ) -> Result<()> {
-        let cols = f.place(x).cols;
-        let table = rope_table(&mut self.ropes, rope, f)?;
-        let env = env(f, &self.scratch, &self.every);
-        let p = f.place(x);
-        let from = &self.numbers[p.buffer][..f.rows(p.rows) * p.cols];
-        each_row(env, from, cols, out, &|t, x, y| {
-            match norm {
-                Some(n) if !norm_last => env.floats(RmsNorm { x, y: &mut *y, w: f.vector(n.weight), eps: n.eps }),
-                _ => y.copy_from_slice(x),
-            }
-            table.rotate(y, t);
-            if let (Some(n), true) = (norm, norm_last) {
-                let w = f.vector(n.weight);
-                env.floats(NormInPlace { x: y, w, eps: n.eps });
-            }
-        })
-    }
-
-    /// Writes keys (the value's, or what was made of them) and values.
-    fn store(
-        &mut self,
-        f: Frame<'_>,
-        k: ValueId,
-        turned: Option<&[f32]>,
-        v: Option<ValueId>,
-        cache: u32,
-    ) -> Result<()> {
-        let mut cache_out = take(&mut self.caches);
-        let c = &mut cache_out[cache as usize];
-        let keys = self.numbers_of(f, k);
-        let keys = turned.map_or(keys, |t| &t[..keys.len()]);
-        let env = self.env(f);
-        let done = c.store_keys(env, f.step.past, keys);
-        let done = done.and_then(|()| match v {
-            Some(v) => c.store_values(env, f.step.past, self.numbers_of(f, v)),
-            None => Ok(()),
-        });
-        self.caches = cache_out;
-        done
-    }
-
-    /// `router`, and with `fused` the norm and the matrix before it.
-    fn route(
-        &mut self,
-        f: Frame<'_>,
-        node: &Node,
-        r: &Router,
-        outs: &mut [Aligned<f32>],
-        fused: Option<(&Norm, &Linear)>,
-    ) -> Result<()> {
-        let x = node.inputs[0];
-        let t = f.rows_of(x);
-        let mut logits = take(&mut self.normed);
-        logits.grow(t * r.experts);
-        let (ids_at, weights_at) = if fused.is_some() { (1, 2) } else { (0, 1) };
-        if let Some((norm, linear)) = fused {
-            let cols = f.place(x).cols;
-            norm_rows(self.env(f), f, self.numbers_of(f, x), norm, cols, &mut outs[0])?;
-            // Routers are float weights here (see `load`), so nothing is read from `acts`.
-            let input = Input { floats: &outs[0][..t * cols], acts: &self.acts };
-            let to = std::slice::from_mut(&mut logits);
-            products::linears(self.env(f), input, t, std::slice::from_ref(linear), to, Finish::Plain)?;
-        } else {
-            logits[..t * r.experts].copy_from_slice(self.numbers_of(f, x));
-        }
-        let p = f.place(node.outputs[ids_at]);
-        let mut ids = take(&mut self.ids[p.buffer]);
-        let (to_ids, to_weights) = (Out::new(&mut ids), Out::new(&mut outs[weights_at]));
-        let per = (1024 / r.experts).max(1);
-        let (bias, factors) = (r.selection_bias.map(|b| f.vector(b)), r.expert_scale.map(|s| f.vector(s)));
-        let done = f.model.pool.run(t.div_ceil(per), &|worker, item| {
-            let mut scratch = self.scratch.of(worker);
-            let scratch = room(&mut scratch.other, 2 * r.experts);
-            for i in item * per..t.min((item + 1) * per) {
-                let l = &logits[i * r.experts..(i + 1) * r.experts];
-                // SAFETY: every token belongs to one item.
-                let (ids, w) = unsafe { (to_ids.slice(i * r.used, r.used), to_weights.slice(i * r.used, r.used)) };
-                choose(l, r, bias, scratch, ids, w);
-                if let Some(s) = factors {
-                    w.iter_mut().zip(&*ids).for_each(|(w, e)| *w *= s[*e as usize]);
-                }
-            }
-        });
-        self.ids[p.buffer] = ids;
-        self.normed = logits;
-        done
-    }
-
-    /// The ops on routed experts.
-    fn routed(&mut self, f: Frame<'_>, node: &Node, outs: &mut [Aligned<f32>]) -> Result<()> {
-        let (x, ids) = (node.inputs[0], node.inputs[1]);
-        let (first, second) = match &node.op {
-            Op::ExpertLinear(l) | Op::ExpertAct { linear: l, .. } | Op::ExpertDownAdd { linear: l, .. } => (*l, *l),
-            Op::ExpertGlu { gate, up, .. } => (*gate, *up),
-            _ => return Err(Error::Graph(format!("{} routes nothing", node.op.name()))),
-        };
-        let shape = f.weight(first.weight).tensor().shape();
-        let (n, width, inp) = (shape[0], shape[1], shape[2]);
-        let mut groups = take(&mut self.groups);
-        let made = groups.make(self.ids_of(f, ids), f.place(ids).cols, n);
-        self.groups = groups;
-        made?;
-        self.quantise(f, x, &[first.weight, second.weight])?;
-        let input = Input { floats: self.numbers_of(f, x), acts: &self.acts };
-        let matrices = |l: Linear| Matrices { weight: f.weight(l.weight), bias: l.bias.map(|b| f.vector(b)) };
-        let (env, m) = (self.env(f), matrices(first));
-        match &node.op {
-            Op::ExpertGlu { act, .. } => {
-                experts::glu(env, input, &self.groups, (m, matrices(second)), width, *act, &mut outs[0])
-            }
-            Op::ExpertDownAdd { factor, .. } => {
-                let (weights, residual) = (self.numbers_of(f, node.inputs[2]), self.numbers_of(f, node.inputs[3]));
-                experts::down_add(env, input, &self.groups, m, width, weights, (residual, *factor), &mut outs[0])
-            }
-            op => {
-                let reads = if f.place(x).cols == inp { Reads::Token } else { Reads::Pair };
-                let act = if let Op::ExpertAct { act, .. } = op { Some(*act) } else { None };
-                experts::linear(env, input, reads, &self.groups, m, width, act, &mut outs[0])
-            }
-        }
-    }
 }
 
 fn states(graph: &crate::ir::Graph) -> Vec<Aligned<f32>> {
@@ -652,21 +390,4 @@ fn input<'a>(f: Frame<'a>, name: &str, cols: usize) -> Result<&'a [f32]> {
         Some((_, data)) => Err(Error::Invalid(format!("input {name}: {} numbers for [{rows}, {cols}]", data.len()))),
         None => Err(Error::Invalid(format!("input {name} is missing"))),
     }
-}
-
-/// The table of a rope, made for this step.
-fn rope_table<'a>(tables: &'a mut [RopeTable], rope: &Rope, f: Frame<'_>) -> Result<&'a RopeTable> {
-    let table = tables.iter_mut().find(|t| t.is_of(rope));
-    let table = table.ok_or_else(|| Error::Graph("a rope without a table".into()))?;
-    table.make(f.step.past, f.step.tokens.len());
-    Ok(table)
-}
-
-fn norm_rows(env: Env<'_>, f: Frame<'_>, x: &[f32], n: &Norm, cols: usize, out: &mut [f32]) -> Result<()> {
-    let w = f.vector(n.weight);
-    if n.kind == NormKind::Rms && n.bias.is_none() {
-        return each_row(env, x, cols, out, &|_, x, y| env.floats(RmsNorm { x, y, w, eps: n.eps }));
-    }
-    let (b, centred) = (n.bias.map(|b| f.vector(b)), n.kind == NormKind::Layer);
-    each_row(env, x, cols, out, &|_, x, y| env.floats(LayerNorm { x, y, w, b, centred, eps: n.eps }))
 }

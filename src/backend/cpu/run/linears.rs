@@ -1,0 +1,70 @@
+//! Norms and products with all tokens.
+
+use super::*;
+
+impl State {
+    /// Quantises a value for these weights, unless none of them needs it or it is done.
+    pub(super) fn quantise(&mut self, f: Frame<'_>, v: ValueId, weights: &[WeightId]) -> Result<()> {
+        // The columns of the weight, not of the value: a row a slot is as many rows.
+        let cols = f.weight(weights[0]).cols();
+        if self.acts_of == Some((v, cols)) || !weights.iter().any(|w| f.weight(*w).is_quantised()) {
+            return Ok(());
+        }
+        let mut acts = take(&mut self.acts);
+        self.acts_of = None;
+        let done = acts.fill(&f.model.pool, f.model.tier, f.activations(v), self.numbers_of(f, v), cols);
+        self.acts = acts;
+        self.acts_of = Some((v, cols));
+        done
+    }
+
+    /// Matrices on one input, after an optional norm; what follows is for a single matrix.
+    pub(super) fn linears(
+        &mut self,
+        f: Frame<'_>,
+        x: ValueId,
+        norm: Option<&Norm>,
+        parts: &[Linear],
+        outs: &mut [Aligned<f32>],
+        then: Then,
+    ) -> Result<()> {
+        let (t, cols) = (f.rows_of(x), f.place(x).cols);
+        let quantised = parts.iter().any(|l| f.weight(l.weight).is_quantised());
+        let mut normed = take(&mut self.normed);
+        let mut acts = take(&mut self.acts);
+        let made = (|| {
+            let mut floats = self.numbers_of(f, x);
+            if let Some(n) = norm {
+                normed.grow(t * cols);
+                norm_rows(self.env(f), f, floats, n, cols, &mut normed)?;
+                floats = &normed[..t * cols];
+            }
+            // What is in `acts` is the value itself, not its norm.
+            if quantised && (norm.is_some() || self.acts_of != Some((x, cols))) {
+                acts.fill(&f.model.pool, f.model.tier, f.activations(x), floats, cols)?;
+            }
+            let finish = match then {
+                Then::Add { residual, gate, factor } => {
+                    Finish::Add(self.numbers_of(f, residual), gate.map(|g| self.numbers_of(f, g)), factor)
+                }
+                Then::Act(act) => Finish::Act(act),
+                Then::Nothing => Finish::Plain,
+            };
+            products::linears(self.env(f), Input { floats, acts: &acts }, t, parts, outs, finish)
+        })();
+        if quantised {
+            self.acts_of = if norm.is_none() { Some((x, cols)) } else { None };
+        }
+        (self.normed, self.acts) = (normed, acts);
+        made
+    }
+}
+
+pub(super) fn norm_rows(env: Env<'_>, f: Frame<'_>, x: &[f32], n: &Norm, cols: usize, out: &mut [f32]) -> Result<()> {
+    let w = f.vector(n.weight);
+    if n.kind == NormKind::Rms && n.bias.is_none() {
+        return each_row(env, x, cols, out, &|_, x, y| env.floats(RmsNorm { x, y, w, eps: n.eps }));
+    }
+    let (b, centred) = (n.bias.map(|b| f.vector(b)), n.kind == NormKind::Layer);
+    each_row(env, x, cols, out, &|_, x, y| env.floats(LayerNorm { x, y, w, b, centred, eps: n.eps }))
+}

@@ -1,0 +1,64 @@
+//! What depends on positions: rotation, and writing to the cache.
+
+use super::*;
+
+impl State {
+    /// An optional norm and the rotation of a value, in either order.
+    pub(super) fn turn(
+        &mut self,
+        f: Frame<'_>,
+        x: ValueId,
+        norm: Option<&Norm>,
+        rope: &Rope,
+        norm_last: bool,
+        out: &mut [f32],
+    ) -> Result<()> {
+        let cols = f.place(x).cols;
+        let table = rope_table(&mut self.ropes, rope, f)?;
+        let env = env(f, &self.scratch, &self.every);
+        let p = f.place(x);
+        let from = &self.numbers[p.buffer][..f.rows(p.rows) * p.cols];
+        each_row(env, from, cols, out, &|t, x, y| {
+            match norm {
+                Some(n) if !norm_last => env.floats(RmsNorm { x, y: &mut *y, w: f.vector(n.weight), eps: n.eps }),
+                _ => y.copy_from_slice(x),
+            }
+            table.rotate(y, t);
+            if let (Some(n), true) = (norm, norm_last) {
+                let w = f.vector(n.weight);
+                env.floats(NormInPlace { x: y, w, eps: n.eps });
+            }
+        })
+    }
+
+    /// Writes keys (the value's, or what was made of them) and values.
+    pub(super) fn store(
+        &mut self,
+        f: Frame<'_>,
+        k: ValueId,
+        turned: Option<&[f32]>,
+        v: Option<ValueId>,
+        cache: u32,
+    ) -> Result<()> {
+        let mut cache_out = take(&mut self.caches);
+        let c = &mut cache_out[cache as usize];
+        let keys = self.numbers_of(f, k);
+        let keys = turned.map_or(keys, |t| &t[..keys.len()]);
+        let env = self.env(f);
+        let done = c.store_keys(env, f.step.past, keys);
+        let done = done.and_then(|()| match v {
+            Some(v) => c.store_values(env, f.step.past, self.numbers_of(f, v)),
+            None => Ok(()),
+        });
+        self.caches = cache_out;
+        done
+    }
+}
+
+/// The table of a rope, made for this step.
+fn rope_table<'a>(tables: &'a mut [RopeTable], rope: &Rope, f: Frame<'_>) -> Result<&'a RopeTable> {
+    let table = tables.iter_mut().find(|t| t.is_of(rope));
+    let table = table.ok_or_else(|| Error::Graph("a rope without a table".into()))?;
+    table.make(f.step.past, f.step.tokens.len());
+    Ok(table)
+}

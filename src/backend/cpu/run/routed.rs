@@ -1,0 +1,86 @@
+//! The choice of experts, and the ops on those chosen.
+
+use super::*;
+
+impl State {
+    /// `router`, and with `fused` the norm and the matrix before it.
+    pub(super) fn route(
+        &mut self,
+        f: Frame<'_>,
+        node: &Node,
+        r: &Router,
+        outs: &mut [Aligned<f32>],
+        fused: Option<(&Norm, &Linear)>,
+    ) -> Result<()> {
+        let x = node.inputs[0];
+        let t = f.rows_of(x);
+        let mut logits = take(&mut self.normed);
+        logits.grow(t * r.experts);
+        let (ids_at, weights_at) = if fused.is_some() { (1, 2) } else { (0, 1) };
+        if let Some((norm, linear)) = fused {
+            let cols = f.place(x).cols;
+            norm_rows(self.env(f), f, self.numbers_of(f, x), norm, cols, &mut outs[0])?;
+            // Routers are float weights here (see `load`), so nothing is read from `acts`.
+            let input = Input { floats: &outs[0][..t * cols], acts: &self.acts };
+            let to = std::slice::from_mut(&mut logits);
+            products::linears(self.env(f), input, t, std::slice::from_ref(linear), to, Finish::Plain)?;
+        } else {
+            logits[..t * r.experts].copy_from_slice(self.numbers_of(f, x));
+        }
+        let p = f.place(node.outputs[ids_at]);
+        let mut ids = take(&mut self.ids[p.buffer]);
+        let (to_ids, to_weights) = (Out::new(&mut ids), Out::new(&mut outs[weights_at]));
+        let per = (1024 / r.experts).max(1);
+        let (bias, factors) = (r.selection_bias.map(|b| f.vector(b)), r.expert_scale.map(|s| f.vector(s)));
+        let done = f.model.pool.run(t.div_ceil(per), &|worker, item| {
+            let mut scratch = self.scratch.of(worker);
+            let scratch = room(&mut scratch.other, 2 * r.experts);
+            for i in item * per..t.min((item + 1) * per) {
+                let l = &logits[i * r.experts..(i + 1) * r.experts];
+                // SAFETY: every token belongs to one item.
+                let (ids, w) = unsafe { (to_ids.slice(i * r.used, r.used), to_weights.slice(i * r.used, r.used)) };
+                choose(l, r, bias, scratch, ids, w);
+                if let Some(s) = factors {
+                    w.iter_mut().zip(&*ids).for_each(|(w, e)| *w *= s[*e as usize]);
+                }
+            }
+        });
+        self.ids[p.buffer] = ids;
+        self.normed = logits;
+        done
+    }
+
+    /// The ops on routed experts.
+    pub(super) fn routed(&mut self, f: Frame<'_>, node: &Node, outs: &mut [Aligned<f32>]) -> Result<()> {
+        let (x, ids) = (node.inputs[0], node.inputs[1]);
+        let (first, second) = match &node.op {
+            Op::ExpertLinear(l) | Op::ExpertAct { linear: l, .. } | Op::ExpertDownAdd { linear: l, .. } => (*l, *l),
+            Op::ExpertGlu { gate, up, .. } => (*gate, *up),
+            _ => return Err(Error::Graph(format!("{} routes nothing", node.op.name()))),
+        };
+        let shape = f.weight(first.weight).tensor().shape();
+        let (n, width, inp) = (shape[0], shape[1], shape[2]);
+        let mut groups = take(&mut self.groups);
+        let made = groups.make(self.ids_of(f, ids), f.place(ids).cols, n);
+        self.groups = groups;
+        made?;
+        self.quantise(f, x, &[first.weight, second.weight])?;
+        let input = Input { floats: self.numbers_of(f, x), acts: &self.acts };
+        let matrices = |l: Linear| Matrices { weight: f.weight(l.weight), bias: l.bias.map(|b| f.vector(b)) };
+        let (env, m) = (self.env(f), matrices(first));
+        match &node.op {
+            Op::ExpertGlu { act, .. } => {
+                experts::glu(env, input, &self.groups, (m, matrices(second)), width, *act, &mut outs[0])
+            }
+            Op::ExpertDownAdd { factor, .. } => {
+                let (weights, residual) = (self.numbers_of(f, node.inputs[2]), self.numbers_of(f, node.inputs[3]));
+                experts::down_add(env, input, &self.groups, m, width, weights, (residual, *factor), &mut outs[0])
+            }
+            op => {
+                let reads = if f.place(x).cols == inp { Reads::Token } else { Reads::Pair };
+                let act = if let Op::ExpertAct { act, .. } = op { Some(*act) } else { None };
+                experts::linear(env, input, reads, &self.groups, m, width, act, &mut outs[0])
+            }
+        }
+    }
+}
