@@ -106,8 +106,10 @@ unsafe fn one_super<F: Format, const T: usize>(
         };
         for i in 0..groups {
             let (codes, s) = (p.add(i * F::FORM.code_bytes()), scales.add(i * F::FORM.scale_bytes()));
-            for line in 0..F::FORM.code_bytes() / 64 {
-                _mm_prefetch::<_MM_HINT_T0>(codes.wrapping_add(AHEAD + 64 * line).cast());
+            // Every line of a super, scales too, shared out among its groups.
+            let lines = const { F::FORM.super_bytes(SUPER).div_ceil(64 * SUPER) };
+            for line in 0..lines {
+                _mm_prefetch::<_MM_HINT_T0>(p.wrapping_add(AHEAD + 64 * (i * lines + line)).cast());
             }
             if F::FORM.fine {
                 fine::<F, T>(codes, s, (d, dmin), first + i, acts, sums);
