@@ -249,6 +249,30 @@ fn every_item_runs_once() {
     }
 }
 
+/// Spans hold every item once, none is longer than was allowed, and they are far fewer than the items.
+#[test]
+fn spans_cover_the_items() {
+    for threads in [1, 2, 8] {
+        let pool = Pool::new(threads).unwrap();
+        for (items, most) in [(0, 4), (1, 4), (5, 1), (100, 7), (100, 1000), (1000, 1000)] {
+            let counts: Vec<AtomicUsize> = (0..items).map(|_| AtomicUsize::new(0)).collect();
+            let goes = AtomicUsize::new(0);
+            pool.run_spans(items, most, &|worker, span| {
+                assert!(worker < threads && !span.is_empty() && span.len() <= most);
+                goes.fetch_add(1, Ordering::Relaxed);
+                span.for_each(|i| _ = counts[i].fetch_add(1, Ordering::Relaxed));
+            })
+            .unwrap();
+            let case = format!("{threads} threads, {items} items, {most} at a time");
+            assert!(counts.iter().all(|c| c.load(Ordering::Relaxed) == 1), "{case}");
+            if items == most {
+                // A run is halved ten times at most until single items are left.
+                assert!(goes.into_inner() <= 12 * threads, "{case}");
+            }
+        }
+    }
+}
+
 /// Many tiny jobs, with pauses in which workers fall asleep.
 #[test]
 fn many_tiny_jobs() {

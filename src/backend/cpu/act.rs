@@ -189,16 +189,17 @@ impl Quantise<'_> {
     /// The processor has the features of `L`.
     #[inline(always)]
     unsafe fn group<L: Lanes>(&mut self, g: usize, x: &mut [f32; 32]) {
-        let mut whole = [0f32; 32];
-        // SAFETY: `x` and `whole` have 32 numbers; the features are there by the contract.
+        let codes = &mut self.codes[32 * g..32 * g + 32];
+        // SAFETY: `x` and `codes` have 32 numbers; the features are there by the contract.
         let (scale, whole_sums) = unsafe {
             let (a, b) = (L::load(x.as_ptr()), L::load(x.as_ptr().add(16)));
             let zero = L::splat(0.0);
             let largest = a.max(b).max(zero.sub(a).max(zero.sub(b))).largest();
             let inverse = if largest > 1e-30 { 127.0 / largest } else { 0.0 };
             let (qa, qb) = (a.mul(L::splat(inverse)).round(), b.mul(L::splat(inverse)).round());
-            qa.store(whole.as_mut_ptr());
-            qb.store(whole.as_mut_ptr().add(16));
+            // Not-a-number becomes 0 here: the scale carries it.
+            qa.store_i8(codes.as_mut_ptr());
+            qb.store_i8(codes.as_mut_ptr().add(16));
             let (sa, sb) = (qa.sum(), qb.sum());
             // Infinities and not-a-number end up in the sums, and from there in the scale.
             let scale = largest / 127.0 + 0.0 * (sa + sb);
@@ -206,10 +207,6 @@ impl Quantise<'_> {
             b.sub(qb.mul(L::splat(scale))).store(x.as_mut_ptr().add(16));
             (scale, [sa, sb])
         };
-        for (c, q) in self.codes[32 * g..32 * g + 32].iter_mut().zip(&whole) {
-            // Not-a-number becomes 0 here: the scale carries it.
-            *c = *q as i8;
-        }
         let sums = whole_sums.map(|s| s * scale);
         self.scales[g] = scale;
         self.isums16[2 * g..2 * g + 2].copy_from_slice(&whole_sums.map(|s| s as i32));

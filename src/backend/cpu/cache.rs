@@ -6,8 +6,9 @@
 
 use super::{
     buffer::{Out, Pages},
-    lanes::N,
+    lanes::{Lanes, N},
     products::Env,
+    tier::Floats,
 };
 use crate::{backend::KvType, error::Result, ir::CacheDecl};
 
@@ -72,10 +73,15 @@ impl Cache {
             return self.store_rows(env, self.decl.k_dim, first, rows);
         }
         let (d, heads, ctx) = (self.decl.k_dim, self.decl.kv_heads, self.ctx);
-        let at = |position: usize, h: usize| (h * ctx / N + position / N) * d * N + position % N;
+        let at = |position: usize, h: usize| Place {
+            start: (h * ctx / N + position / N) * d * N,
+            len: d * N,
+            first: position % N,
+            step: N,
+        };
         match &mut self.k {
-            Memory::F16(m) => store(env, heads, d, first, rows, Out::new(m), half_bits, at, N),
-            Memory::F32(m) => store(env, heads, d, first, rows, Out::new(m), |x| x, at, N),
+            Memory::F16(m) => store(env, heads, d, first, rows, Out::new(m), at),
+            Memory::F32(m) => store(env, heads, d, first, rows, Out::new(m), at),
         }
     }
 
@@ -90,30 +96,79 @@ impl Cache {
     /// Writes rows of `heads · d` numbers to the rows of values.
     fn store_rows(&mut self, env: Env<'_>, d: usize, first: usize, rows: &[f32]) -> Result<()> {
         let (heads, ctx, stride) = (self.decl.kv_heads, self.ctx, self.v_stride);
-        let at = |position: usize, h: usize| (h * ctx + position) * stride;
+        let at = |position: usize, h: usize| Place { start: (h * ctx + position) * stride, len: d, first: 0, step: 1 };
         match &mut self.v {
-            Memory::F16(m) => store(env, heads, d, first, rows, Out::new(m), half_bits, at, 1),
-            Memory::F32(m) => store(env, heads, d, first, rows, Out::new(m), |x| x, at, 1),
+            Memory::F16(m) => store(env, heads, d, first, rows, Out::new(m), at),
+            Memory::F32(m) => store(env, heads, d, first, rows, Out::new(m), at),
         }
     }
 }
 
-fn half_bits(x: f32) -> u16 {
-    half::f16::from_f32(x).to_bits()
+/// Where a head's row goes: column c to `first + c · step` of the `len` elements from `start` on, which are the head's own.
+struct Place {
+    start: usize,
+    len: usize,
+    first: usize,
+    step: usize,
 }
 
-/// Writes rows of `heads · d` numbers: column c of head h at a position to `at(position, h) + c · step`. Heads go to several
+/// What keys and values are kept as.
+trait Kept: bytemuck::Pod + Send {
+    /// Stores a vector.
+    ///
+    /// # Safety
+    /// As [`Lanes::store`].
+    unsafe fn put<L: Lanes>(v: L, to: *mut Self);
+}
+
+impl Kept for u16 {
+    #[inline(always)]
+    unsafe fn put<L: Lanes>(v: L, to: *mut u16) {
+        // SAFETY: by the contract.
+        unsafe { v.store_f16(to) }
+    }
+}
+
+impl Kept for f32 {
+    #[inline(always)]
+    unsafe fn put<L: Lanes>(v: L, to: *mut f32) {
+        // SAFETY: by the contract.
+        unsafe { v.store(to) }
+    }
+}
+
+/// A row, and every `step`-th of the elements that it goes to.
+struct Put<'a, T> {
+    row: &'a [f32],
+    to: &'a mut [T],
+    step: usize,
+}
+
+impl<T: Kept> Floats for Put<'_, T> {
+    type Output = ();
+
+    #[inline(always)]
+    unsafe fn run<L: Lanes>(self) {
+        let (mut from, mut kept) = ([0f32; N], [T::zeroed(); N]);
+        for (x, to) in self.row.chunks(N).zip(self.to.chunks_mut(N * self.step)) {
+            from[..x.len()].copy_from_slice(x);
+            // SAFETY: both have a vector's numbers; the features are there by the contract.
+            unsafe { T::put(L::load(from.as_ptr()), kept.as_mut_ptr()) };
+            to.iter_mut().step_by(self.step).zip(&kept[..x.len()]).for_each(|(to, k)| *to = *k);
+        }
+    }
+}
+
+/// Writes rows of `heads · d` numbers of consecutive positions from `first` on to where `at` says. Heads go to several
 /// threads where there is much to write.
-fn store<T: Copy + Send>(
+fn store<T: Kept>(
     env: Env<'_>,
     heads: usize,
     d: usize,
     first: usize,
     rows: &[f32],
     to: Out<'_, T>,
-    convert: impl Fn(f32) -> T + Sync,
-    at: impl Fn(usize, usize) -> usize + Sync,
-    step: usize,
+    at: impl Fn(usize, usize) -> Place + Sync,
 ) -> Result<()> {
     if heads * d == 0 {
         return Ok(());
@@ -122,11 +177,10 @@ fn store<T: Copy + Send>(
     env.pool.run(heads.div_ceil(per), &|_, item| {
         for h in item * per..heads.min((item + 1) * per) {
             for (t, row) in rows.chunks_exact(heads * d).enumerate() {
-                let from = at(first + t, h);
-                for (c, x) in row[h * d..(h + 1) * d].iter().enumerate() {
-                    // SAFETY: every head's elements belong to one item.
-                    unsafe { to.slice(from + c * step, 1)[0] = convert(*x) };
-                }
+                let place = at(first + t, h);
+                // SAFETY: every head's elements belong to one item.
+                let own = unsafe { to.slice(place.start, place.len) };
+                env.floats(Put { row: &row[h * d..(h + 1) * d], to: &mut own[place.first..], step: place.step });
             }
         }
     })

@@ -5,7 +5,7 @@
 
 use super::{
     buffer::Out,
-    products::{Env, add_bias, glu_tile},
+    products::{Env, MOST, add_bias, glu_tile},
     rows::Act,
     weight::{Input, Scratch, Weight, room},
 };
@@ -103,14 +103,14 @@ type BlockFn<'a> = &'a (dyn Fn(usize, usize, usize, usize, &[u32], &[u32]) + Syn
 
 /// Calls `f` for every block of rows of every chosen expert.
 fn each_block(env: Env<'_>, groups: &Groups, w: &Weight, reads: Reads, width: usize, f: BlockFn<'_>) -> Result<()> {
-    let block = env.block(width * groups.active.len(), w.row_bytes(), groups.largest()).min(width.next_multiple_of(16));
-    let blocks = width.div_ceil(block);
-    env.pool.run(groups.active.len() * blocks, &|worker, item| {
-        let (expert, start, end) = groups.active[item / blocks];
-        let first = item % blocks * block;
-        let pairs = &groups.pairs[start..end];
-        let rows_of_x = if reads == Reads::Token { &groups.tokens[start..end] } else { pairs };
-        f(worker, expert as usize, first, block.min(width - first), pairs, rows_of_x);
+    let cut = env.cut(width * groups.active.len(), w.row_bytes(), groups.largest());
+    env.pool.run_spans(groups.active.len() * cut.blocks(width), cut.most, &|worker, items| {
+        cut.each(width, items, |active, first, rows| {
+            let (expert, start, end) = groups.active[active];
+            let pairs = &groups.pairs[start..end];
+            let rows_of_x = if reads == Reads::Token { &groups.tokens[start..end] } else { pairs };
+            f(worker, expert as usize, first, rows, pairs, rows_of_x);
+        });
     })
 }
 
@@ -199,10 +199,12 @@ pub fn down_add(
     } else {
         (width / (8 * env.pool.threads())).clamp(16, 64).next_multiple_of(16)
     };
+    // Results of few pairs stay in the first cache.
+    let most = ((8 << 10) / groups.pairs.len().max(1)).min(MOST) / block;
     let out = Out::new(out);
-    env.pool.run(width.div_ceil(block), &|worker, item| {
-        let first = item * block;
-        let rows = block.min(width - first);
+    env.pool.run_spans(width.div_ceil(block), most, &|worker, items| {
+        let first = items.start * block;
+        let rows = width.min(items.end * block) - first;
         let mut scratch = env.scratch.of(worker);
         let Scratch { work, tile, other } = &mut *scratch;
         let slots = room(other, groups.pairs.len() * rows);

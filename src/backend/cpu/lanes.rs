@@ -86,6 +86,10 @@ pub trait Lanes: Copy {
     unsafe fn load_f16(p: *const u16) -> Self;
     unsafe fn load_bf16(p: *const u16) -> Self;
     unsafe fn store(self, p: *mut f32);
+    /// To the nearest half-precision numbers, ties to even.
+    unsafe fn store_f16(self, p: *mut u16);
+    /// Of whole numbers in -127 ..= 127; not-a-number becomes 0.
+    unsafe fn store_i8(self, p: *mut i8);
     unsafe fn add(self, o: Self) -> Self;
     unsafe fn sub(self, o: Self) -> Self;
     unsafe fn mul(self, o: Self) -> Self;
@@ -166,6 +170,16 @@ impl Lanes for Portable {
     unsafe fn store(self, p: *mut f32) {
         // SAFETY: valid by the contract.
         unsafe { p.cast::<[f32; N]>().write_unaligned(self.0) }
+    }
+    #[inline(always)]
+    unsafe fn store_f16(self, p: *mut u16) {
+        // SAFETY: valid by the contract.
+        unsafe { p.cast::<[u16; N]>().write_unaligned(self.0.map(|x| half::f16::from_f32(x).to_bits())) }
+    }
+    #[inline(always)]
+    unsafe fn store_i8(self, p: *mut i8) {
+        // SAFETY: valid by the contract.
+        unsafe { p.cast::<[i8; N]>().write_unaligned(self.0.map(|x| x as i8)) }
     }
     #[inline(always)]
     unsafe fn add(self, o: Self) -> Self {
@@ -293,6 +307,16 @@ mod x86 {
         }
         methods! {
             fn store(self, p: *mut f32) |s| {{ _mm256_storeu_ps(p, s.0); _mm256_storeu_ps(p.add(8), s.1) }}
+            fn store_f16(self, p: *mut u16) |s| {{
+                _mm_storeu_si128(p.cast(), _mm256_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(s.0));
+                _mm_storeu_si128(p.add(8).cast(), _mm256_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(s.1))
+            }}
+            fn store_i8(self, p: *mut i8) |s| {{
+                let whole = |x| _mm256_cvtps_epi32(_mm256_and_ps(x, _mm256_cmp_ps::<_CMP_ORD_Q>(x, x)));
+                let words = _mm256_permute4x64_epi64::<0b11_01_10_00>(_mm256_packs_epi32(whole(s.0), whole(s.1)));
+                let (low, high) = (_mm256_castsi256_si128(words), _mm256_extracti128_si256::<1>(words));
+                _mm_storeu_si128(p.cast(), _mm_packs_epi16(low, high))
+            }}
             fn add(self, o: Self) -> Self |s| { Avx2(_mm256_add_ps(s.0, o.0), _mm256_add_ps(s.1, o.1)) }
             fn sub(self, o: Self) -> Self |s| { Avx2(_mm256_sub_ps(s.0, o.0), _mm256_sub_ps(s.1, o.1)) }
             fn mul(self, o: Self) -> Self |s| { Avx2(_mm256_mul_ps(s.0, o.0), _mm256_mul_ps(s.1, o.1)) }
@@ -342,6 +366,11 @@ mod x86 {
         }
         methods! {
             fn store(self, p: *mut f32) |s| { _mm512_storeu_ps(p, s.0) }
+            fn store_f16(self, p: *mut u16) |s| {
+                _mm256_storeu_si256(p.cast(), _mm512_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(s.0))
+            }
+            // Not-a-number becomes the least 32-bit number, whose last byte is 0.
+            fn store_i8(self, p: *mut i8) |s| { _mm_storeu_si128(p.cast(), _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(s.0))) }
             fn add(self, o: Self) -> Self |s| { Avx512(_mm512_add_ps(s.0, o.0)) }
             fn sub(self, o: Self) -> Self |s| { Avx512(_mm512_sub_ps(s.0, o.0)) }
             fn mul(self, o: Self) -> Self |s| { Avx512(_mm512_mul_ps(s.0, o.0)) }

@@ -18,6 +18,17 @@ unsafe fn widen(half: uint16x4_t) -> float32x4_t {
     out
 }
 
+/// The nearest half-precision numbers of four, ties to even (the processor's mode as programs find it).
+#[inline(always)]
+unsafe fn narrow(single: float32x4_t) -> uint16x4_t {
+    let out: uint16x4_t;
+    // SAFETY: `fcvtn` is in every ARMv8 with NEON; it changes `out` only.
+    unsafe {
+        asm!("fcvtn {0:v}.4h, {1:v}.4s", out(vreg) out, in(vreg) single, options(pure, nomem, nostack, preserves_flags));
+    }
+    out
+}
+
 /// One half-precision number.
 ///
 /// # Safety
@@ -93,6 +104,16 @@ impl Lanes for Neon {
             vst1q_f32(p.add(4), s[1]);
             vst1q_f32(p.add(8), s[2]);
             vst1q_f32(p.add(12), s[3])
+        }}
+        fn store_f16(self, p: *mut u16) |s| {{
+            for (i, x) in s.into_iter().enumerate() {
+                vst1_u16(p.add(4 * i), narrow(x));
+            }
+        }}
+        fn store_i8(self, p: *mut i8) |s| {{
+            // The conversion makes 0 of not-a-number.
+            let words = |i: usize| vcombine_s16(vmovn_s32(vcvtq_s32_f32(s[i])), vmovn_s32(vcvtq_s32_f32(s[i + 1])));
+            vst1q_s8(p, vcombine_s8(vmovn_s16(words(0)), vmovn_s16(words(2))))
         }}
         fn add(self, o: Self) -> Self |s| { four!(|i| vaddq_f32(s[i], o.0[i])) }
         fn sub(self, o: Self) -> Self |s| { four!(|i| vsubq_f32(s[i], o.0[i])) }

@@ -1,8 +1,10 @@
 //! The thread pool: persistent workers that spin shortly and then sleep.
 //!
 //! A job is `items` independent pieces of work, cut into one contiguous run a worker (memory is read in order, which
-//! hardware prefetchers like) from which idle workers steal. The caller works too, as worker 0. Which worker computes an item
-//! never changes the item's result, so results do not depend on the number of threads.
+//! hardware prefetchers like) from which idle workers steal. Where a job can do neighbouring items in one go, a worker takes
+//! half of what is left of a run at a time: few goes, and still small ones at the end, when workers wait for each other. The
+//! caller works too, as worker 0. Which worker computes an item never changes the item's result, so results do not depend on
+//! the number of threads.
 //!
 //! Jobs of several callers take turns in the order of their arrival, so two sessions on one pool make progress side by side
 //! and never use more threads than the pool has. A worker that is late (asleep, or not scheduled by the system) is not waited
@@ -11,6 +13,7 @@
 use crate::error::{Error, Result};
 use std::{
     cell::{Cell, UnsafeCell},
+    ops::Range,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{
         Arc, Condvar, Mutex, MutexGuard, PoisonError,
@@ -23,8 +26,8 @@ use std::{
 /// How long a worker looks for the next job before it sleeps: longer than the serial part between two jobs of a token.
 const SPIN: Duration = Duration::from_micros(60);
 
-/// What a job calls: worker number, item number.
-type Work<'a> = dyn Fn(usize, usize) + Sync + 'a;
+/// What a job calls: worker number, item numbers.
+type Work<'a> = dyn Fn(usize, Range<usize>) + Sync + 'a;
 
 /// Bits of `Shared::state`: the number of workers in the job, whether it may still be joined, the job's number.
 const ACTIVE: u64 = 0xffff;
@@ -43,9 +46,16 @@ struct Run {
     end: AtomicUsize,
 }
 
+/// A job: its work, and how many items it takes at a time at most.
+#[derive(Clone, Copy)]
+struct Job<'a> {
+    work: &'a Work<'a>,
+    most: usize,
+}
+
 struct Shared {
     state: AtomicU64,
-    job: UnsafeCell<Option<&'static Work<'static>>>,
+    job: UnsafeCell<Option<Job<'static>>>,
     runs: Box<[Run]>,
     panicked: AtomicBool,
     stop: AtomicBool,
@@ -142,12 +152,22 @@ impl Pool {
     ///
     /// # Errors
     /// [`Error::Device`] where an item panicked; the other items may be left undone.
-    pub fn run(&self, items: usize, work: &Work<'_>) -> Result<()> {
+    pub fn run(&self, items: usize, work: &(dyn Fn(usize, usize) + Sync)) -> Result<()> {
+        self.run_spans(items, 1, &|worker, items| work(worker, items.start))
+    }
+
+    /// [`Pool::run`] for work that does up to `most` neighbouring items in one go: calls `work(worker, items)` for spans that
+    /// together are `0..items`.
+    ///
+    /// # Errors
+    /// As [`Pool::run`].
+    pub fn run_spans(&self, items: usize, most: usize, work: &Work<'_>) -> Result<()> {
         if items == 0 {
             return Ok(());
         }
+        let most = most.max(1);
         if items == 1 || self.workers.is_empty() || WORKING.get() {
-            let all = || (0..items).for_each(|i| work(0, i));
+            let all = || (0..items).step_by(most).for_each(|i| work(0, i..items.min(i + most)));
             return catch_unwind(AssertUnwindSafe(all)).map_err(|_| broken());
         }
         let _turn = self.turns.take();
@@ -160,7 +180,7 @@ impl Pool {
         s.panicked.store(false, Ordering::Relaxed);
         // SAFETY: only the lifetime changes, and the reference is dropped before `work` can be: this function returns only
         // after the job is closed and every worker that joined it has left.
-        let job = unsafe { std::mem::transmute::<&Work<'_>, &'static Work<'static>>(work) };
+        let job = unsafe { std::mem::transmute::<Job<'_>, Job<'static>>(Job { work, most }) };
         // SAFETY: it is our turn and no worker is in a job, see `Shared`.
         unsafe { *s.job.get() = Some(job) };
         let number = (s.state.load(Ordering::Relaxed) & !(ACTIVE | OPEN)).wrapping_add(NUMBER);
@@ -169,7 +189,7 @@ impl Pool {
             drop(relock(&s.lock));
             s.bell.notify_all();
         }
-        s.work(0, work);
+        s.work(0, job);
         s.state.fetch_and(!OPEN, Ordering::AcqRel);
         wait_until(|| s.state.load(Ordering::Acquire) & ACTIVE == 0);
         // SAFETY: as above; the job is closed and empty.
@@ -193,18 +213,21 @@ fn wait_until(done: impl Fn() -> bool) {
 
 impl Shared {
     /// Does items until none is left: first the own run, then those of the others.
-    fn work(&self, worker: usize, work: &Work<'_>) {
+    fn work(&self, worker: usize, job: Job<'_>) {
         WORKING.set(true);
         let n = self.runs.len();
         let all = || {
             for run in (0..n).map(|i| &self.runs[(worker + i) % n]) {
                 let end = run.end.load(Ordering::Relaxed);
                 while !self.panicked.load(Ordering::Relaxed) {
-                    let item = run.next.fetch_add(1, Ordering::Relaxed);
-                    if item >= end {
+                    // Another worker may take items in between; then this is more or less than half.
+                    let left = end.saturating_sub(run.next.load(Ordering::Relaxed));
+                    let take = (left / 2).clamp(1, job.most);
+                    let first = run.next.fetch_add(take, Ordering::Relaxed);
+                    if first >= end {
                         break;
                     }
-                    work(worker, item);
+                    (job.work)(worker, first..end.min(first + take));
                 }
             }
         };

@@ -15,6 +15,7 @@ use crate::{
     ir::{Activation, Linear},
     ops::elementwise::sigmoid,
 };
+use std::ops::Range;
 
 /// What every op needs.
 #[derive(Clone, Copy)]
@@ -40,12 +41,47 @@ impl Env<'_> {
         unsafe { dispatch(self.tier, f) }
     }
 
-    /// How many rows of a weight make a block: for few tokens some 24 KiB of weights, but enough blocks for every thread;
-    /// for many tokens a few panels, so that what is done once a block is little.
-    pub fn block(&self, rows: usize, row_bytes: usize, tokens: usize) -> usize {
-        let by_bytes = if tokens >= super::kernel::panel::WORTH { 64 } else { (24 << 10) / row_bytes.max(1) };
+    /// How the rows of a weight are cut for so many tokens.
+    pub fn cut(&self, rows: usize, row_bytes: usize, tokens: usize) -> Cut {
+        let many = tokens >= super::kernel::panel::WORTH;
+        let by_bytes = if many { 64 } else { (24 << 10) / row_bytes.max(1) };
         let by_threads = rows / (6 * self.pool.threads());
-        by_bytes.min(by_threads).clamp(16, 128).next_multiple_of(16)
+        let block = by_bytes.min(by_threads).clamp(16, 128).next_multiple_of(16);
+        Cut { block, most: if many { 1 } else { MOST / block } }
+    }
+}
+
+/// Rows of a product with few tokens, at most: what starting a product costs is little beside them, and its results still
+/// stay in the first cache.
+pub const MOST: usize = 512;
+
+/// How the rows of a matrix are cut.
+#[derive(Clone, Copy)]
+pub struct Cut {
+    /// Rows that a thread takes at a time at least: for few tokens some 24 KiB of weights, but enough blocks for every thread;
+    /// for many tokens a few panels, so that what is done once a block is little.
+    pub block: usize,
+    /// How many neighbouring blocks may make one product.
+    pub most: usize,
+}
+
+impl Cut {
+    /// Blocks of so many rows.
+    pub fn blocks(&self, rows: usize) -> usize {
+        rows.div_ceil(self.block)
+    }
+
+    /// Of the rows of several matrices of `rows` rows, whose blocks are numbered one matrix after the other: calls `f` with
+    /// each matrix that has some of `blocks`, their first row and how many rows they are.
+    pub fn each(&self, rows: usize, blocks: Range<usize>, mut f: impl FnMut(usize, usize, usize)) {
+        let per = self.blocks(rows);
+        let mut at = blocks.start;
+        while at < blocks.end {
+            let (matrix, first) = (at / per, at % per * self.block);
+            let end = blocks.end.min((matrix + 1) * per);
+            f(matrix, first, rows.min(first + (end - at) * self.block) - first);
+            at = end;
+        }
     }
 }
 
@@ -123,22 +159,21 @@ pub fn linears(
             *s = Some(Out::new(o));
         }
         let weight = |l: &Linear| &env.weights[l.weight.0 as usize];
-        let block = |w: &Weight| env.block(w.rows(), w.row_bytes(), t);
-        let blocks = |l: &Linear| weight(l).rows().div_ceil(block(weight(l)));
-        env.pool.run(parts.iter().map(blocks).sum(), &|worker, mut item| {
+        let cut = |w: &Weight| env.cut(w.rows(), w.row_bytes(), t);
+        let blocks = |l: &Linear| cut(weight(l)).blocks(weight(l).rows());
+        let most = parts.iter().map(|l| cut(weight(l)).most).min().unwrap_or(1);
+        env.pool.run_spans(parts.iter().map(blocks).sum(), most, &|worker, items| {
+            let mut before = 0;
             for (l, out) in parts.iter().zip(&shared) {
-                let n = blocks(l);
-                if item >= n {
-                    item -= n;
-                    continue;
+                let (w, n) = (weight(l), blocks(l));
+                // The part's own blocks among the items.
+                let own = items.start.max(before) - before..items.end.clamp(before, before + n) - before;
+                before += n;
+                if let (Some(out), false) = (out, own.is_empty()) {
+                    cut(w).each(w.rows(), own, |_, first, rows| {
+                        one_block(env, worker, x, t, l, first, rows, *out, finish);
+                    });
                 }
-                let w = weight(l);
-                let first = item * block(w);
-                let rows = block(w).min(w.rows() - first);
-                if let Some(out) = out {
-                    one_block(env, worker, x, t, l, first, rows, *out, finish);
-                }
-                return;
             }
         })?;
     }
@@ -199,18 +234,18 @@ pub fn linear_glu(
     out: &mut [f32],
 ) -> Result<()> {
     let total = gate.rows();
-    let block = env.block(total, gate.row_bytes(), t);
+    let cut = env.cut(total, gate.row_bytes(), t);
     let out = Out::new(out);
-    env.pool.run(total.div_ceil(block), &|worker, item| {
-        let first = item * block;
-        let rows = block.min(total - first);
-        let mut scratch = env.scratch.of(worker);
-        let tokens = &env.every[..t];
-        let tile = glu_tile(env, &mut scratch, x, (gate, up), None, act, first, rows, tokens);
-        for (i, y) in tile.chunks_exact(rows).enumerate() {
-            // SAFETY: blocks of rows are disjoint, and so are tokens.
-            unsafe { out.slice(i * total + first, rows) }.copy_from_slice(y);
-        }
+    env.pool.run_spans(cut.blocks(total), cut.most, &|worker, items| {
+        cut.each(total, items, |_, first, rows| {
+            let mut scratch = env.scratch.of(worker);
+            let tokens = &env.every[..t];
+            let tile = glu_tile(env, &mut scratch, x, (gate, up), None, act, first, rows, tokens);
+            for (i, y) in tile.chunks_exact(rows).enumerate() {
+                // SAFETY: blocks of rows are disjoint, and so are tokens.
+                unsafe { out.slice(i * total + first, rows) }.copy_from_slice(y);
+            }
+        });
     })
 }
 
