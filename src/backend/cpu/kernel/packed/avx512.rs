@@ -109,7 +109,9 @@ unsafe fn one_super<F: Format, const T: usize>(
             // Every line of a super, scales too, shared out among its groups.
             let lines = const { F::FORM.super_bytes(SUPER).div_ceil(64 * SUPER) };
             for line in 0..lines {
-                _mm_prefetch::<_MM_HINT_T0>(p.wrapping_add(AHEAD + 64 * (i * lines + line)).cast());
+                let at = p.wrapping_add(AHEAD + 64 * (i * lines + line)).cast();
+                // One token reads a line once: it need not stay in further caches, nor push others out of them.
+                if T == 1 { _mm_prefetch::<_MM_HINT_NTA>(at) } else { _mm_prefetch::<_MM_HINT_T0>(at) }
             }
             if F::FORM.fine {
                 fine::<F, T>(codes, s, (d, dmin), first + i, acts, sums);

@@ -35,7 +35,7 @@ const GROUP: usize = 32;
 const SUPER: usize = 8;
 
 /// How many bytes ahead of those in use memory is asked for: what a core reads in the time that memory takes to answer.
-const AHEAD: usize = 8192;
+const AHEAD: usize = 5120;
 
 /// How scales are stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
