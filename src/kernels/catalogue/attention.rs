@@ -1,0 +1,68 @@
+//! Rotation, the cache, attention.
+
+use super::{FRAME, Kernel, PLAIN, SEQUENCE, SUM, one_each, wg_items};
+use crate::kernels::params;
+
+const ROTATE: &str = include_str!("../../../shaders/common/rotate.wgsl");
+
+/// Rotation by position. Bindings: `rows` (as in `common/sequence.wgsl`), `x` `[T, heads·D]`, `rope_table` `vec2<f32>`
+/// `[ctx, dims / 2]` of cosines and sines by position, `y` (read_write).
+/// Items: heads·D columns; rows: T.
+pub static ROPE: Kernel = Kernel {
+    name: "rope",
+    parts: &[FRAME, SEQUENCE, ROTATE, include_str!("../../../shaders/rope.wgsl")],
+    consts: &[("WG", 64), ("BATCH", 0)],
+    params: params::RopeParams::FIELDS,
+    tile: wg_items,
+    ..PLAIN
+};
+
+/// Keys and values to the cache, layout `[sequences, kv_heads, ctx, dim]`. Bindings: `rows`, `k`, `v`, `k_cache`, `v_cache` (read_write).
+/// Items: kv_heads·(Dk + Dv)/4; rows: T.
+pub static KV_STORE: Kernel = Kernel {
+    name: "kv_store",
+    parts: &[FRAME, SEQUENCE, include_str!("../../../shaders/kv_store.wgsl")],
+    kv: true,
+    consts: &[("WG", 64), ("BATCH", 0)],
+    params: params::KvStoreParams::FIELDS,
+    tile: wg_items,
+    ..PLAIN
+};
+
+/// Norms and rotation of q and k, k and v to the cache. Bindings: `rows`, `qkv` (q, k and v side by side), `q_norm`, `k_norm`,
+/// `rope_table` (as `rope`), `y` (q') (read_write), `k_cache`, `v_cache` (read_write). Items: heads + 2·kv_heads; rows: T.
+pub static ROPE_STORE: Kernel = Kernel {
+    name: "rope_store",
+    parts: &[FRAME, SEQUENCE, SUM, ROTATE, include_str!("../../../shaders/rope_store.wgsl")],
+    kv: true,
+    consts: &[("WG", 32), ("BATCH", 0)],
+    params: params::RopeStoreParams::FIELDS,
+    tile: one_each,
+    ..PLAIN
+};
+
+/// Causal grouped-query attention with an online softmax. Bindings: `rows`, `q` `[T, heads·Dk]`, `k_cache`, `v_cache`, `sinks`
+/// f32 `[heads]`, `y` (read_write; with `SPLIT` = 1 the `partials` of `attend_reduce`, f32
+/// `[T, heads, splits, Dv + 4]`). Consts: `K_DIM`, `V_DIM` (both multiples of 4), `ROWS` (query rows a workgroup: the
+/// heads/kv_heads query heads of one kv head, token after token), `SPLIT`. Items: kv_heads; rows: T·heads/kv_heads;
+/// z with `SPLIT` = 1: ceil((P + T) / chunk), else 1.
+pub static ATTEND: Kernel = Kernel {
+    name: "attend",
+    parts: &[FRAME, SEQUENCE, include_str!("../../../shaders/attend.wgsl")],
+    kv: true,
+    consts: &[("WG", 64), ("K_DIM", 64), ("V_DIM", 64), ("ROWS", 4), ("SPLIT", 0), ("BATCH", 0), ("V_IN_K", 0)],
+    params: params::AttendParams::FIELDS,
+    tile: |v| [1, v.get("ROWS")],
+    ..PLAIN
+};
+
+/// Merges the splits of `attend`. Bindings: `partials` (the `y` of `attend` with `SPLIT` = 1), `sinks`, `y` (read_write)
+/// `[T, heads·Dv]`. Items: heads; rows: T.
+pub static ATTEND_REDUCE: Kernel = Kernel {
+    name: "attend_reduce",
+    parts: &[FRAME, include_str!("../../../shaders/attend_reduce.wgsl")],
+    consts: &[("WG", 32)],
+    params: params::AttendReduceParams::FIELDS,
+    tile: one_each,
+    ..PLAIN
+};

@@ -1,0 +1,166 @@
+//! Everything else: embedding, norms, the choice of experts, recurrent layers, element by element, the next token.
+
+use super::{ACTIVATION, FRAME, Kernel, PLAIN, SUM, one_each, wg_items};
+use crate::kernels::params;
+
+const SAMPLING: &str = include_str!("../../../shaders/common/sampling.wgsl");
+
+/// Rows of an embedding table. Bindings: `ids` u32 `[T, 1]`, `w_data` segment of `[V, H]`, `y` `[T, H]` (read_write).
+/// Items: groups of a row; rows: T. A token's row is written by the dispatch whose segment holds it.
+pub static EMBED: Kernel = Kernel {
+    name: "embed",
+    parts: &[FRAME, include_str!("../../../shaders/embed.wgsl")],
+    slots: &["w"],
+    consts: &[("WG", 32), ("TAIL", 0)],
+    params: params::EmbedParams::FIELDS,
+    tile: wg_items,
+    ..PLAIN
+};
+
+/// Root-mean-square norm of whole rows or of groups (heads), or with `LAYER` 1 a layer norm. Bindings: `x` `[R, n·g]`, `w`
+/// f32 `[n]`, `b` f32 `[n]` (read where `BIASED` = 1), `y` (read_write).
+/// Items: groups g of a row; rows: T or O.
+pub static RMS_NORM: Kernel = Kernel {
+    name: "rms_norm",
+    parts: &[FRAME, SUM, include_str!("../../../shaders/rms_norm.wgsl")],
+    consts: &[("WG", 64), ("LAYER", 0), ("BIASED", 0)],
+    params: params::RmsNormParams::FIELDS,
+    tile: one_each,
+    ..PLAIN
+};
+
+/// Causal convolution of each channel. Bindings: `x` `[T, C]`, `w` f32 `[taps, C]`, `bias` f32 `[C]` (read where
+/// `p.bias_on` = 1), `state` `[taps - 1, C]` (read_write), `y` (read_write). `TAPS`: 2 to 16. Items: channels; rows: 1 (an
+/// invocation goes through the tokens in order).
+pub static SHORT_CONV: Kernel = Kernel {
+    name: "short_conv",
+    parts: &[FRAME, ACTIVATION, include_str!("../../../shaders/short_conv.wgsl")],
+    consts: &[("WG", 64), ("TAPS", 4), ("ACT", 0)],
+    params: params::ShortConvParams::FIELDS,
+    tile: wg_items,
+    ..PLAIN
+};
+
+/// The gated delta rule. Bindings: `qkv` `[T, 2·Hk·Dk + Hv·Dv]`, `a` and `b` `[T, Hv]` (which may lie in one buffer), `decay`
+/// and `dt_bias` f32 `[Hv]`, `state` `[Hv, Dk, Dv]` (read_write), `y` `[T, Hv·Dv]` (read_write). Items: Hv·Dv columns of
+/// states; rows: 1 (an invocation goes through the tokens in order).
+pub static DELTA_NET: Kernel = Kernel {
+    name: "delta_net",
+    parts: &[FRAME, include_str!("../../../shaders/delta_net.wgsl")],
+    consts: &[("WG", 32)],
+    params: params::DeltaNetParams::FIELDS,
+    tile: wg_items,
+    ..PLAIN
+};
+
+/// Scores, top-k and weights. Bindings: `x` logits `[T, E]`, `per_expert` `[E]` selection biases (any buffer of zeros where there
+/// are none), with `SCALED` 1 `[2·E]`: and a factor on the weight of each expert; `ids` u32 `[T, k]` (read_write), `weights` `[T, k]` (read_write). Items: 1; rows: T. `EXPERTS`: at least E; loops
+/// run to it. `BY_SCORE` 1: the choice is made on scores, not on logits. `SPARSE` 1: sparsemixer; it and `SCALED` need `KEEP_IDS` 1. `GROUPED` 1: only
+/// some of `GROUPS` groups of experts take part.
+pub static ROUTER: Kernel = Kernel {
+    name: "router",
+    parts: &[FRAME, SUM, include_str!("../../../shaders/router.wgsl")],
+    consts: &[
+        ("WG", 64),
+        ("EXPERTS", 64),
+        ("BY_SCORE", 0),
+        ("GROUPED", 0),
+        ("GROUPS", 1),
+        ("KEEP_IDS", 0),
+        ("SPARSE", 0),
+        ("SCALED", 0),
+    ],
+    params: params::RouterParams::FIELDS,
+    tile: one_each,
+    ..PLAIN
+};
+
+/// Groups the T·k (token, slot) pairs by expert. Bindings: `ids` u32 `[T, k]`, `pairs` u32 `[T·k]` (read_write: t·k + j,
+/// experts ascending), `tiles` `vec4<u32>` `[T·k / tile + min(E, T·k)]` (read_write: expert, first pair, pairs, 0), `args`
+/// u32 `[8]` (read_write, also INDIRECT: arguments of two dispatches, at bytes 0 and 16). Items: 1; rows: 1 (one
+/// workgroup in all). `EXPERTS`: at least E.
+pub static EXPERT_SORT: Kernel = Kernel {
+    name: "expert_sort",
+    parts: &[FRAME, include_str!("../../../shaders/expert_sort.wgsl")],
+    consts: &[("WG", 64), ("EXPERTS", 64)],
+    params: params::ExpertSortParams::FIELDS,
+    tile: one_each,
+    ..PLAIN
+};
+
+/// `y = [residual +] Σ_j weights[t, j] · x[t, j]`. Bindings: `x` `[T, k·n]`, `weights` `[T, k]`, `residual` `[T, n]`, `y`
+/// (read_write). Items: n; rows: T.
+pub static EXPERT_COMBINE: Kernel = Kernel {
+    name: "expert_combine",
+    parts: &[FRAME, include_str!("../../../shaders/expert_combine.wgsl")],
+    consts: &[("WG", 64)],
+    params: params::ExpertCombineParams::FIELDS,
+    tile: wg_items,
+    ..PLAIN
+};
+
+/// `y = OP(a, b)` element by element. `OP`: 0 `a + b`, 1 `factor · a`, 2 `act(a) · b`, 3 `a · sigmoid(b[r, 0])`, 4 row
+/// `T - O + r` of a (`take_outputs`, with `p.outputs` = 1), 5 `act(a)`. Bindings: `a`, `b` (any buffer for 1, 4 and 5), `y`
+/// (read_write). Items: columns; rows: T or O.
+pub static ELEMENTWISE: Kernel = Kernel {
+    name: "elementwise",
+    parts: &[FRAME, ACTIVATION, include_str!("../../../shaders/elementwise.wgsl")],
+    consts: &[("WG", 64), ("OP", 0), ("ACT", 0), ("ALPHA", 0), ("LIMIT", 0)],
+    params: params::ElementwiseParams::FIELDS,
+    tile: wg_items,
+    ..PLAIN
+};
+
+/// Logits to keys, penalty and bans applied. Bindings: `settings` and `state` as `plan::sample` lays them out, `x` logits
+/// `[1, V]`, `keys` u32 `[V]` (read_write), `maxima` u32 `[ceil(V / 64)]` (read_write). Items: V; rows: 1.
+pub static SAMPLE_KEYS: Kernel = Kernel {
+    name: "sample_keys",
+    parts: &[FRAME, SAMPLING, include_str!("../../../shaders/sample_keys.wgsl")],
+    consts: &[("WG", 64)],
+    params: params::SampleKeysParams::FIELDS,
+    tile: |_| [1024, 1],
+    ..PLAIN
+};
+
+/// The next token from what `sample_keys` left. Bindings: `settings`, `keys`, `maxima`, `state` (read_write), `tokens`
+/// (read_write: the ids of the next step). Items: 1; rows: 1 (one workgroup in all). `WG` is the most that top-k may be
+/// for its short way; it must be 256, the number of bins.
+pub static SAMPLE_PICK: Kernel = Kernel {
+    name: "sample_pick",
+    parts: &[FRAME, SAMPLING, include_str!("../../../shaders/sample_pick.wgsl")],
+    consts: &[("WG", 256)],
+    params: params::SamplePickParams::FIELDS,
+    tile: one_each,
+    ..PLAIN
+};
+
+/// 0, 1, 2… in every row. Bindings: `y` u32 `[T, heads]` (read_write). Items: heads; rows: T.
+pub static HEAD_IDS: Kernel = Kernel {
+    name: "head_ids",
+    parts: &[FRAME, include_str!("../../../shaders/head_ids.wgsl")],
+    consts: &[("WG", 64)],
+    params: params::HeadIdsParams::FIELDS,
+    tile: wg_items,
+    ..PLAIN
+};
+
+/// Columns side by side, head by head. Bindings: `a` `[R, heads·m]`, `b` `[R, heads·n]`, `y` `[R, heads·(m + n)]` (read_write). Items:
+/// columns; rows: T or O.
+pub static JOIN_HEADS: Kernel = Kernel {
+    name: "join_heads",
+    parts: &[FRAME, include_str!("../../../shaders/join_heads.wgsl")],
+    consts: &[("WG", 64)],
+    params: params::JoinHeadsParams::FIELDS,
+    tile: wg_items,
+    ..PLAIN
+};
+
+/// `y = a`, to measure a device. Bindings: `a` u32 `[4 · groups]`, `y` (read_write). Items: groups; rows: 1.
+pub static COPY: Kernel = Kernel {
+    name: "copy",
+    parts: &[FRAME, include_str!("../../../shaders/copy.wgsl")],
+    consts: &[("WG", 64), ("EACH", 8)],
+    params: params::CopyParams::FIELDS,
+    tile: |v| [v.get("WG") * v.get("EACH"), 1],
+    ..PLAIN
+};
