@@ -87,6 +87,8 @@ pub fn attend() -> Vec<Case> {
         plain(Shape { sinks: true, ..s(4, 2, 16, 16) }, &STEPS),
         plain(Shape { chunk: Some(3), ..s(4, 2, 16, 16) }, &STEPS),
         plain(Shape { chunk: Some(64), sinks: true, ..gqa }, &LONG),
+        // Far into one chunk, and at the start of the next, where a query sees itself alone.
+        plain(Shape { chunk: Some(290), ..gqa }, &[(450, 0, 1), (1, 450, 1), (129, 451, 3), (1, 580, 1), (1, 581, 1)]),
     ]
 }
 

@@ -129,6 +129,12 @@ impl Tile<'_> {
         let start = self.a.first_seen(end - 1);
         start.max(self.span.start)..end.min(self.span.end)
     }
+
+    /// Key head and position of the keys that are needed after those up to position `to`: behind the last come the next head's.
+    fn after(&self, to: usize) -> (usize, usize) {
+        let (first, end) = (self.past + self.first, self.past + self.first + self.rows / self.group);
+        if to < end { (self.kv, to) } else { (self.kv + 1, self.a.first_seen(first) / N * N) }
+    }
 }
 
 /// A tile, its keys and values, and its state: for each row `v_stride` sums, maximum, sum of weights; then room for scores.
@@ -194,7 +200,8 @@ unsafe fn rows<S: Store, L: Lanes, const R: usize, const W: usize>(
     // SAFETY: by the contract; blocks of 16 positions are whole because the cache's length is.
     unsafe {
         let value = values.add((tile.kv * cache.ctx + from) * cache.v_stride * S::BYTES);
-        let next = keys.wrapping_add((tile.kv * cache.ctx + to) * cache.decl.k_dim * S::BYTES);
+        let (head, position) = tile.after(to);
+        let next = keys.wrapping_add((head * cache.ctx + position) * cache.decl.k_dim * S::BYTES);
         // The first rows of a tile fetch what comes next: values while they compute scores, keys while they sum values.
         let ahead = i == 0 && !cache.decl.v_in_k;
         if cache.decl.v_in_k {
