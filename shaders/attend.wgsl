@@ -6,10 +6,11 @@
 // so that in decode all heads of a kv head, in prefill several tokens too, share each key and value that is read. It goes
 // through the positions WG at a time: each invocation scores one position for all rows; then the rows' maxima; then each
 // invocation owns four columns of the result and goes through the scores, or through one of PARTS shares of them where
-// there are fewer columns than invocations. With SPLIT = 1 a workgroup sees only positions z*chunk .. (z+1)*chunk and
-// leaves sums, maximum and denominator to `attend_reduce`. f32 throughout; keys and values as the cache stores them.
+// there are fewer columns than invocations. With SPLIT = 1 a workgroup sees only one chunk of positions, the z-th that
+// the window of the step's first token touches, and leaves sums, maximum and denominator to `attend_reduce`. f32 throughout;
+// keys and values as the cache stores them.
 //
-// Grid: x = kv_heads, y = ceil(T*G / ROWS) (BATCH = 1: T * ceil(G / ROWS)), z = 1 or splits.
+// Grid: x = kv_heads, y = ceil(T*G / ROWS) (BATCH = 1: T * ceil(G / ROWS)), z = 1 or chunks.
 
 struct Params {
     heads: u32,
@@ -86,8 +87,13 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) l
     var begin = first_seen(past + first / group);
     var end = min(past + last_token + 1u, p.ctx);
     if (SPLIT == 1u) { // static
-        begin = max(begin, wg.z * p.chunk);
-        end = min(end, (wg.z + 1u) * p.chunk);
+        let seen = frame.past + 1u;
+        var chunk = wg.z;
+        if (p.window != 0u) {
+            chunk += (seen - min(seen, p.window)) / p.chunk;
+        }
+        begin = max(begin, chunk * p.chunk);
+        end = min(end, (chunk + 1u) * p.chunk);
     }
 
     for (var i = lid; i < ROWS * K4; i += WG) {

@@ -11,6 +11,7 @@ struct Params {
     splits: u32,
     y_offset: u32,
     y_stride: u32,
+    window: u32,
 }
 @group(0) @binding(1) var<uniform> p: Params;
 @group(0) @binding(2) var<storage, read> partials: array<vec4<f32>>;  // [T, heads, splits, Dv + 4]: sums; maximum, denominator
@@ -26,7 +27,12 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) l
     }
     let v4 = p.v_dim / 4u;
     let start = (token * p.heads + head) * p.splits * (v4 + 1u);
-    let used = min((frame.past + frame.tokens + p.chunk - 1u) / p.chunk, p.splits);
+    // The first chunk that a window touches, as in `attend`.
+    var before = 0u;
+    if (p.window != 0u) {
+        before = (frame.past + 1u - min(frame.past + 1u, p.window)) / p.chunk;
+    }
+    let used = min((frame.past + frame.tokens + p.chunk - 1u) / p.chunk - before, p.splits);
 
     var top = -1e30;
     var total = 0.0;

@@ -62,6 +62,32 @@ fn dispatches_of_a_token() {
     }
 }
 
+/// What a long context costs: keys and values once, whatever the number of query heads; a window bounds it.
+#[test]
+fn bytes_of_a_long_context() {
+    let caps = Caps::webgpu_defaults();
+    let g = |window| {
+        let mut g = graph::fuse(&goldens::definition("qwen3_moe").program.graph);
+        for n in &mut g.nodes {
+            if let Op::Attend(a) = &mut n.op {
+                a.window = window;
+            }
+        }
+        g
+    };
+    let read = |window, past| {
+        let g = g(window);
+        let w = plan::weights(&g, &vec![DType::F32; g.weights.len()], &caps).unwrap();
+        let p = plan::plan(&g, &w, &caps, &Options::new(8192, 64, KvType::F16)).unwrap();
+        p.decode.totals(plan::Sizes { tokens: 1, outputs: 1, past }).read
+    };
+    let caches = &g(None).caches;
+    let position: u64 = caches.iter().map(|c| 2 * (c.kv_heads * (c.k_dim + c.v_dim)) as u64).sum();
+    assert_eq!(read(None, 8191) - read(None, 127), 8064 * position);
+    assert_eq!(read(Some(1024), 8191) - read(Some(1024), 127), 896 * position);
+    assert_eq!(read(Some(1024), 8191), read(Some(1024), 2000));
+}
+
 /// Files of mixed formats (Q4_K_M stores values and last products more finely) cost no more dispatches.
 #[test]
 fn mixed_formats_cost_no_dispatch() {

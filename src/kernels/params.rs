@@ -416,6 +416,8 @@ params! {
         y_offset: u32,
         /// Of the result.
         y_stride: u32,
+        /// A query sees this many positions; 0: all.
+        window: u32,
     }
 
     /// `short_conv`.

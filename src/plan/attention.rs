@@ -259,15 +259,21 @@ impl Lower<'_> {
         let group = (a.heads / d.kv_heads.max(1)).max(1);
         let variant = catalogue::attend_variant(d.k_dim, d.v_dim, group, self.kv()).with("V_IN_K", u32::from(d.v_in_k));
         let keys = variant.get("WG").max(1) as usize;
-        let split = self.decode && self.batch() == 0 && self.style == Style::Lanes && self.options.ctx > SPLIT_FROM;
-        let chunk = self.options.ctx.div_ceil(MOST_SPLITS).max(128).next_multiple_of(keys);
-        let splits = if split { self.options.ctx.div_ceil(chunk) } else { 0 };
+        let ctx = self.options.ctx;
+        // A chunk of positions bounds what a query sees as a window of its length does.
+        let window = a.window.or(a.chunk).filter(|w| *w < ctx);
+        // Positions that a step looks at, at most.
+        let span = window.unwrap_or(ctx);
+        let split = self.decode && self.batch() == 0 && self.style == Style::Lanes && span > SPLIT_FROM;
+        let chunk = span.div_ceil(MOST_SPLITS).max(128).next_multiple_of(keys);
+        // A window may begin within a chunk.
+        let splits = if split { span.div_ceil(chunk) + usize::from(window.is_some()) } else { 0 };
         let target = if split { self.content(Count::Tokens, a.heads * splits * (d.v_dim + 4)) } else { y };
         let p = params::AttendParams {
             heads: a.heads as u32,
             kv_heads: d.kv_heads as u32,
-            ctx: self.options.ctx as u32,
-            window: a.window.or(a.chunk).unwrap_or(0).min(self.options.ctx) as u32,
+            ctx: ctx as u32,
+            window: window.unwrap_or(0) as u32,
             chunked: u32::from(a.chunk.is_some()),
             sinks_on: u32::from(a.sinks.is_some()),
             chunk: if split { chunk as u32 } else { 0 },
@@ -294,10 +300,11 @@ impl Lower<'_> {
             // No workgroup takes rows of two tokens.
             (*per, *tile) = (per.div_ceil((*tile).max(1)), 1);
         }
-        if let (true, Grid::Direct { split, .. }) = (split, &mut grid) {
-            *split = chunk as u32;
+        if let (true, Grid::Direct { split, most, .. }) = (split, &mut grid) {
+            (*split, *most) = (chunk as u32, splits as u32);
         }
-        let position = Cost { position: self.cache_cost(&d).token, ..Cost::default() };
+        let seen = window.unwrap_or(0) as u64;
+        let position = Cost { position: self.cache_cost(&d).token, window: seen, ..Cost::default() };
         let reads = self.row_cost(Count::Tokens, a.heads * d.k_dim).and(position);
         let row = self.row_cost(Count::Tokens, a.heads * d.v_dim);
         self.push(variant, &p, bindings, grid, reads, row);
@@ -323,6 +330,7 @@ impl Lower<'_> {
             splits: splits as u32,
             y_offset: y.offset,
             y_stride: y.stride,
+            window: a.window.or(a.chunk).filter(|w| *w < self.options.ctx).unwrap_or(0) as u32,
         };
         let variant = Variant::new(&catalogue::ATTEND_REDUCE);
         let bindings =

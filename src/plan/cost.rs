@@ -15,6 +15,8 @@ pub struct Cost {
     pub output: u64,
     /// For each of the P + T positions in the cache.
     pub position: u64,
+    /// Positions that count at most: a sliding window; 0: all.
+    pub window: u64,
     /// For each token, but no more than `at_most` in all: experts, which several tokens share.
     pub expert: u64,
     /// See `expert`.
@@ -25,6 +27,7 @@ impl Cost {
     /// The bytes for these sizes.
     pub fn eval(&self, s: Sizes) -> u64 {
         let (t, o, n) = (u64::from(s.tokens), u64::from(s.outputs), u64::from(s.past) + u64::from(s.tokens));
+        let n = if self.window > 0 { n.min(self.window + t - t.min(1)) } else { n };
         self.fixed + t * self.token + o * self.output + n * self.position + (t * self.expert).min(self.at_most)
     }
 
@@ -43,6 +46,7 @@ impl Cost {
             token: self.token + o.token,
             output: self.output + o.output,
             position: self.position + o.position,
+            window: self.window.max(o.window),
             expert: self.expert + o.expert,
             at_most: self.at_most + o.at_most,
         }

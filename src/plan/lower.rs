@@ -453,7 +453,7 @@ impl<'a> Lower<'a> {
     pub fn grid(&self, v: &Variant, items: usize, count: Count, per: usize) -> Grid {
         let [item_tile, tile] = v.tile();
         let x = (items as u64).div_ceil(u64::from(item_tile.max(1))) as u32;
-        Grid::Direct { x, count, per: per as u32, tile, split: 0 }
+        Grid::Direct { x, count, per: per as u32, tile, split: 0, most: 0 }
     }
 
     /// `elements` of 4 bytes for each row.

@@ -271,6 +271,8 @@ pub enum Grid {
         tile: u32,
         /// z is `ceil((P + T) / split)`; 0: z is 1.
         split: u32,
+        /// z is at most this, where there is a split.
+        most: u32,
     },
     /// Read by the device from a buffer.
     Indirect {
@@ -297,13 +299,13 @@ pub struct Sizes {
 impl Grid {
     /// The workgroups for these sizes; `None` where the device reads them from a buffer.
     pub fn eval(&self, s: Sizes) -> Option<[u32; 3]> {
-        let Grid::Direct { x, count, per, tile, split } = *self else { return None };
+        let Grid::Direct { x, count, per, tile, split, most } = *self else { return None };
         let rows = match count {
             Count::Tokens => s.tokens,
             Count::Outputs => s.outputs,
             Count::One => 1,
         };
-        let z = if split == 0 { 1 } else { (s.past + s.tokens).div_ceil(split) };
+        let z = if split == 0 { 1 } else { (s.past + s.tokens).div_ceil(split).min(most) };
         Some([x, (rows * per).div_ceil(tile.max(1)), z])
     }
 }

@@ -9,7 +9,7 @@ const ONE_TOKEN: Sizes = Sizes { tokens: 1, outputs: 1, past: 0 };
 
 impl fmt::Display for Grid {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Grid::Direct { x, count, per, tile, split } = *self else { return f.write_str("indirect") };
+        let Grid::Direct { x, count, per, tile, split, most: _ } = *self else { return f.write_str("indirect") };
         let rows = match count {
             Count::Tokens => "T",
             Count::Outputs => "O",

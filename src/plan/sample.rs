@@ -163,6 +163,6 @@ impl Sampling {
 
 fn step(variant: Variant, items: usize, params: &[u8], bindings: Vec<Binding>, (reads, writes): (Cost, Cost)) -> Step {
     let x = (items as u64).div_ceil(u64::from(variant.tile()[0].max(1))) as u32;
-    let grid = Grid::Direct { x, count: Count::One, per: 1, tile: 1, split: 0 };
+    let grid = Grid::Direct { x, count: Count::One, per: 1, tile: 1, split: 0, most: 0 };
     Step { op: "sample", layer: None, variant, bindings, params: params.to_vec(), grid, reads, writes }
 }

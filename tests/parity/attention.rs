@@ -82,9 +82,13 @@ pub fn attend() -> Vec<Case> {
         plain(s(4, 2, 16, 16), &STEPS).with_f16_cache(),
         plain(Shape { window: Some(3), ..s(4, 2, 16, 16) }, &STEPS),
         plain(Shape { window: Some(64), sinks: true, ..gqa }, &LONG),
+        // In chunks, the first of which the window has left.
+        plain(Shape { window: Some(290), sinks: true, ..gqa }, &[(450, 0, 1), (1, 450, 1), (70, 451, 3), (1, 521, 1)]),
         plain(Shape { sinks: true, ..s(4, 2, 16, 16) }, &STEPS),
         plain(Shape { chunk: Some(3), ..s(4, 2, 16, 16) }, &STEPS),
         plain(Shape { chunk: Some(64), sinks: true, ..gqa }, &LONG),
+        // Far into one chunk, and at the start of the next, where a query sees itself alone.
+        plain(Shape { chunk: Some(290), ..gqa }, &[(450, 0, 1), (1, 450, 1), (129, 451, 3), (1, 580, 1), (1, 581, 1)]),
     ]
 }
 
