@@ -166,8 +166,8 @@ fn build(ckpt: &Checkpoint) -> Result<Definition> {
     model::build(ckpt, &options(false))
 }
 
-/// Without the key, DeepSeek's architecture means softmax, as the files of V2 that are older than it do; beside a selection bias,
-/// which came with V3, that would be a guess. Other families' architectures define theirs.
+/// Without the key, DeepSeek's architecture means softmax, as the files of V2 that are older than it do; beside a selection
+/// bias, which came with V3, that would be a guess. Other families' architectures define theirs.
 #[test]
 fn a_missing_scoring_function_is_refused_where_it_matters() {
     let without = |name: &str, keys: &[&str]| {

@@ -42,7 +42,8 @@ pub fn folder(name: &str) -> PathBuf {
 }
 
 /// The goldens of transformers were computed by models that had been cast to BF16 as a whole (rotary frequencies included)
-/// and back to float32: the same rounding is asked for here (Phi-3.5-MoE's are computed anew at every call). Without it they agree to 1e-6 only, with it to 1e-12.
+/// and back to float32: the same rounding is asked for here (Phi-3.5-MoE's are computed anew at every call). Without it they
+/// agree to 1e-6 only, with it to 1e-12.
 pub fn definition(name: &str) -> Definition {
     let ckpt = file::open(&folder(name)).unwrap();
     let options = model::Options { trace_router: true, bf16_rope: !matches!(name, "mini_mixtral" | "phimoe") };

@@ -171,8 +171,8 @@ fn says_fp8(c: &mut serde_json::Value, block: Block) {
         json!({"quant_method": "fp8", "fmt": "e4m3", "activation_scheme": "dynamic", "weight_block_size": block});
 }
 
-/// FP8 with a scale for each block gives the logits of the same numbers stored as BF16, from the folder and from the GGUF made of
-/// it; experts are made when they are read and not before.
+/// FP8 with a scale for each block gives the logits of the same numbers stored as BF16, from the folder and from the GGUF
+/// made of it; experts are made when they are read and not before.
 #[test]
 fn fp8_blocks() {
     for (name, block) in [("deepseek_v3_yarn", [16, 128]), ("minimax_m2", [128, 20])] {

@@ -1,9 +1,10 @@
 //! The linker: from a [`Variant`] to one WGSL text.
 //!
 //! In order: the numbers as `const`s, the KV fragment, one format fragment a slot with its prefix replaced, the products
-//! of the slots, the fragment of the tiles, the kernel's parts. Then loops that say `// unroll` are written out: no shading language of today lets WGSL ask for it, and a loop
-//! that stays a loop turns the arrays it indexes into memory. Last, branches that say `// static` are decided: what the
-//! variant does not use is not even declared as used, which matters for workgroup memory and barriers.
+//! of the slots, the fragment of the tiles, the kernel's parts. Then loops that say `// unroll` are written out: no shading
+//! language of today lets WGSL ask for it, and a loop that stays a loop turns the arrays it indexes into memory. Last,
+//! branches that say `// static` are decided: what the variant does not use is not even declared as used, which matters for
+//! workgroup memory and barriers.
 
 use super::{Kv, Tiles, Variant};
 use crate::{

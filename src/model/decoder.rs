@@ -148,7 +148,7 @@ pub struct Decoder {
     /// Whether each head of the values is normalised, without weights.
     pub v_norm: bool,
     /// Whether there are norms behind attention and feed-forward networks too, the latter as Gemma 4 has them
-    /// ([`super::gemma4`]).
+    /// (`gemma4`).
     pub norms_behind: bool,
     /// Bound of the logits, c: `c · tanh(logits / c)`.
     pub softcap: Option<f32>,

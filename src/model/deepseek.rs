@@ -1,7 +1,7 @@
 //! DeepSeek-V2, V2-Lite, V3 and R1, and Kimi-K2, which has V3's shape: latent attention ([`super::mla`]), shared experts, the
-//! first layers dense. V2 scores by softmax and limits the choice to groups by their best expert; V3 by sigmoid with a selection
-//! bias, and by a group's two best. Sources: DeepSeek-AI 2024 (*DeepSeek-V2*, *DeepSeek-V3*), Hugging Face `modeling_deepseek_v2`
-//! and `modeling_deepseek_v3`; keys and names of llama.cpp's `deepseek2`, which is all of them.
+//! first layers dense. V2 scores by softmax and limits the choice to groups by their best expert; V3 by sigmoid with a
+//! selection bias, and by a group's two best. Sources: DeepSeek-AI 2024 (*DeepSeek-V2*, *DeepSeek-V3*), Hugging Face
+//! `modeling_deepseek_v2` and `modeling_deepseek_v3`; keys and names of llama.cpp's `deepseek2`, which is all of them.
 
 use super::{
     Architecture, Decoder, Names, Params,

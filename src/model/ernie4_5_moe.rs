@@ -1,6 +1,6 @@
-//! ERNIE-4.5 MoE: interleaved rotation, softmax scores with a selection bias, weights divided by at least `moe_norm_min`, shared
-//! experts, dense layers before and between. Source: Hugging Face `modeling_ernie4_5_moe`; keys and names of llama.cpp's
-//! `ernie4_5-moe`.
+//! ERNIE-4.5 MoE: interleaved rotation, softmax scores with a selection bias, weights divided by at least `moe_norm_min`,
+//! shared experts, dense layers before and between. Source: Hugging Face `modeling_ernie4_5_moe`; keys and names of
+//! llama.cpp's `ernie4_5-moe`.
 
 use super::{
     Architecture, Decoder, Names, Params, Shared,

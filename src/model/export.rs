@@ -186,8 +186,8 @@ fn hyperparameters(meta: &mut Metadata, arch: &str, d: &Decoder, rope: &Rope) ->
 }
 
 /// The keys of the experts, and refusals where llama.cpp's graph routes otherwise: `llama`, `qwen3moe` and their
-/// successors renormalise the chosen experts' weights, `qwen2moe` and `olmoe` do not, and no key changes that. Layers without experts are let
-/// through: llama.cpp misses their router and says so.
+/// successors renormalise the chosen experts' weights, `qwen2moe` and `olmoe` do not, and no key changes that. Layers
+/// without experts are let through: llama.cpp misses their router and says so.
 fn experts(meta: &mut Metadata, arch: &str, d: &Decoder) -> Result<()> {
     let Some(m) = &d.moe else { return Ok(()) };
     if arch == "lfm2moe" {

@@ -1,5 +1,5 @@
-//! The keys and tensors of families whose router has keys of its own in GGUF: DeepSeek's shape of experts, with latent attention
-//! and without, and Phi-3.5-MoE.
+//! The keys and tensors of families whose router has keys of its own in GGUF: DeepSeek's shape of experts, with latent
+//! attention and without, and Phi-3.5-MoE.
 //!
 //! Sources: llama.cpp's `conversion/deepseek.py`, `glm.py`, `ernie.py`, `dots1.py`, `minimax.py` and `phi.py`, and what its
 //! `src/models` read of them.
@@ -193,8 +193,8 @@ pub(super) fn latent_keys(meta: &mut Metadata, arch: &str, p: &Params<'_>, m: &L
     Ok(())
 }
 
-/// Joins the two parts that latent attention makes of two of its matrices: rows of each head that do not rotate and rows that do,
-/// and the latent vector's rows and those of the shared rotated key.
+/// Joins the two parts that latent attention makes of two of its matrices: rows of each head that do not rotate and rows
+/// that do, and the latent vector's rows and those of the shared rotated key.
 ///
 /// # Errors
 /// [`Error::Model`] where parts do not fit each other.

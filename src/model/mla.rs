@@ -1,11 +1,12 @@
 //! Multi-head latent attention (DeepSeek-AI 2024, *DeepSeek-V2*, section 2.1), in its absorbed form.
 //!
-//! Keys and values of all heads are made of one latent vector c a position: head h has `k = [W_k[h] c; r]` and `v = W_v[h] c`, r
-//! being a rotated key that all heads share. The cache holds `[c; r]` only. A score is `q·k = (W_k[h]ᵀ q_nope)·c + q_rope·r`,
-//! and a weighted sum of values is `W_v[h]` of the weighted sum of latents: so the two matrices are applied to the query and to
-//! the result, a head each, and attention itself is that of many query heads on one key head whose values are the first part of
-//! its keys. The same form serves prompts: it costs `heads · kv_lora · (nope + v)` multiplications a token, as expanding
-//! the keys and values would, and `heads · (2 kv_lora + rope)` instead of `heads · (nope + rope + v)` a pair of positions.
+//! Keys and values of all heads are made of one latent vector c a position: head h has `k = [W_k[h] c; r]` and
+//! `v = W_v[h] c`, r being a rotated key that all heads share. The cache holds `[c; r]` only. A score is
+//! `q·k = (W_k[h]ᵀ q_nope)·c + q_rope·r`, and a weighted sum of values is `W_v[h]` of the weighted sum of latents: so the
+//! two matrices are applied to the query and to the result, a head each, and attention itself is that of many query heads on
+//! one key head whose values are the first part of its keys. The same form serves prompts: it costs
+//! `heads · kv_lora · (nope + v)` multiplications a token, as expanding the keys and values would, and
+//! `heads · (2 kv_lora + rope)` instead of `heads · (nope + rope + v)` a pair of positions.
 
 use super::{
     Decoder, Params,
@@ -92,7 +93,8 @@ pub(super) fn rotation(p: &Params<'_>, mut rope: Rope) -> Result<Rope> {
     Ok(rope)
 }
 
-/// What latent attention adds to the residual, of the layer's normalised input; `heads` are the numbers of the heads, `[T, heads]`.
+/// What latent attention adds to the residual, of the layer's normalised input; `heads` are the numbers of the heads,
+/// `[T, heads]`.
 pub(super) fn attention(
     d: &Decoder,
     m: &Latent,
@@ -140,8 +142,8 @@ pub(super) fn attention(
     linear(l, &at("attn_output.weight"), d.hidden, d.heads * m.value, y) // [T, H]
 }
 
-/// The two matrices of each head: `[heads, rank, nope]`, from a query to the latent space, and `[heads, value, rank]`, from there to
-/// a value. Apart in newer GGUF files, merged (keys first, not transposed) elsewhere.
+/// The two matrices of each head: `[heads, rank, nope]`, from a query to the latent space, and `[heads, value, rank]`, from
+/// there to a value. Apart in newer GGUF files, merged (keys first, not transposed) elsewhere.
 fn matrices(l: &mut Loader<'_>, layer: usize, heads: usize, sizes: [usize; 2], rank: usize) -> Result<[WeightId; 2]> {
     let (k, v) = (format!("blk.{layer}.attn_k_b.weight"), format!("blk.{layer}.attn_v_b.weight"));
     let shapes = [[heads, rank, sizes[0]], [heads, sizes[1], rank]];

@@ -3,7 +3,8 @@
 //! FP8 with a scale for every block of rows and columns (DeepSeek-V3 and R1, Kimi-K2, MiniMax-M2, Qwen3's `-FP8`): a matrix
 //! `[out, in]` of `float8_e4m3fn`, and beside it, under the name with `_scale_inv`, `[out / 128, in / 128]` factors (both
 //! rounded up; `quantization_config.weight_block_size` says other sizes). A weight is its number times its block's factor. They
-//! become BF16, as DeepSeek's own `fp8_cast_bf16.py` makes of them, when they are first read: a file is converted matrix by matrix.
+//! become BF16, as DeepSeek's own `fp8_cast_bf16.py` makes of them, when they are first read: a file is converted matrix by
+//! matrix.
 //!
 //! MXFP4 blocks are read by [`super::expert_weights`].
 

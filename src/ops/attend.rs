@@ -1,12 +1,14 @@
 //! `kv_store` and `attend`: grouped-query causal attention over the cache.
 //!
 //! `kv_store` writes the keys and values of this step's T tokens at positions P..P+T. `attend` gives, for query head h of
-//! row t, `Σ_j softmax_j(scale · q·k_j) v_j` over the positions `j ≤ P + t` (and `j > P + t − window`, or `floor(j / chunk) = floor((P + t) / chunk)`), with the keys and
-//! values of head `h / (heads / kv_heads)`. In a cache with `v_in_k` the value is the first Dv numbers of the key. A sink adds `exp(sink_h)` to the softmax's denominator and nothing else.
+//! row t, `Σ_j softmax_j(scale · q·k_j) v_j` over the positions `j ≤ P + t` (and `j > P + t − window`, or
+//! `floor(j / chunk) = floor((P + t) / chunk)`), with the keys and values of head `h / (heads / kv_heads)`. In a cache with
+//! `v_in_k` the value is the first Dv numbers of the key. A sink adds `exp(sink_h)` to the softmax's denominator and nothing
+//! else.
 //!
-//! Sources: Vaswani et al. 2017; Ainslie et al. 2023 (grouped queries); sinks as in GPT-OSS's reference code; chunks as in Hugging Face's
-//! `modeling_llama4`. Shapes:
-//! q `[T, heads·Dk]`, k `[T, kv_heads·Dk]`, v `[T, kv_heads·Dv]` → `[T, heads·Dv]`.
+//! Sources: Vaswani et al. 2017; Ainslie et al. 2023 (grouped queries); sinks as in GPT-OSS's reference code; chunks as in
+//! Hugging Face's `modeling_llama4`. Shapes: q `[T, heads·Dk]`, k `[T, kv_heads·Dk]`, v `[T, kv_heads·Dv]` →
+//! `[T, heads·Dv]`.
 //!
 //! Tolerance: 1e-10 with an f32 cache; 1e-6 with an f16 cache, whose keys and values keep 11 bits (relative error up to
 //! 2⁻¹¹, 8e-8 in mean square, on both factors).

@@ -4,8 +4,8 @@
 //! `y[t, j, :] = W[ids[t, j]] · x[t, j, :] + b[ids[t, j]]`, where x has one row a token (the same for all slots) or one a
 //! slot, and b may be missing.
 //! `expert_combine`: `y[t, :] = Σ_j weights[t, j] · y[t, j, :]`, in slot order.
-//! `weigh_inputs`: `y[t, j, :] = weights[t, j] · x[t, :]`, and ones in the weights' place: for routers whose weights are for what
-//! goes into the experts and not for what comes out (Llama 4, Hugging Face `modeling_llama4`, `Llama4TextMoe`).
+//! `weigh_inputs`: `y[t, j, :] = weights[t, j] · x[t, :]`, and ones in the weights' place: for routers whose weights are for
+//! what goes into the experts and not for what comes out (Llama 4, Hugging Face `modeling_llama4`, `Llama4TextMoe`).
 //!
 //! Shapes: x `[T, in]` or `[T, k·in]`, W `[E, out, in]`, b `[E, out]`, ids `[T, k]` → `[T, k·out]`; then `[T, k·n]`,
 //! `[T, k]` → `[T, n]`. `weigh_inputs`: `[T, n]`, `[T, k]` → `[T, k·n]`, `[T, k]`.

@@ -1,8 +1,8 @@
 //! `head_ids` and `join_heads`: what latent attention needs beside the usual ops.
 //!
-//! `head_ids`: ids `[T, heads]` with 0, 1, 2… in every row, so that `expert_linear` multiplies each head by a matrix of its own.
-//! `join_heads`: `y[t, h, :] = [a[t, h, :]; b[t, h, :]]`. Shapes: a `[T, heads·m]`, b `[T, heads·n]` → `[T, heads·(m + n)]`. Nothing is
-//! computed, so the result is exact.
+//! `head_ids`: ids `[T, heads]` with 0, 1, 2… in every row, so that `expert_linear` multiplies each head by a matrix of its
+//! own. `join_heads`: `y[t, h, :] = [a[t, h, :]; b[t, h, :]]`. Shapes: a `[T, heads·m]`, b `[T, heads·n]` →
+//! `[T, heads·(m + n)]`. Nothing is computed, so the result is exact.
 
 use super::{Array, Phrase, arity, f32_of};
 use crate::ir::{Rows, Type};

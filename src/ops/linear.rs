@@ -44,7 +44,8 @@ pub enum Activations {
 
 impl Activations {
     /// How activations of so many rows are met. Those of the tokens whose logits are wanted are never rounded to 8 bits: what
-    /// the last matrix rounds goes into the logits undamped (a tenth of the whole divergence), and there it costs next to nothing.
+    /// the last matrix rounds goes into the logits undamped (a tenth of the whole divergence), and there it costs next to
+    /// nothing.
     pub fn of(self, rows: Rows) -> Activations {
         match (self, rows) {
             (Activations::Int8, Rows::Outputs) => Activations::Int16,

@@ -4,8 +4,8 @@
 //! A layer norm ([`NormKind::Layer`]) takes the mean off first: `y = w · (x − mean) / sqrt(var + eps) + b`, with the variance
 //! over all n numbers (not n − 1). A bias may be missing, and a root-mean-square norm may have one.
 //!
-//! Source: Ba et al. 2016, *Layer Normalization*; Zhang and Sennrich 2019, *Root Mean Square Layer Normalization*. Shapes: x `[R, g·n]`, w `[n]` → `[R, g·n]`.
-//! Tolerance 1e-10: an f32 sum of squares of up to some ten thousand numbers.
+//! Source: Ba et al. 2016, *Layer Normalization*; Zhang and Sennrich 2019, *Root Mean Square Layer Normalization*. Shapes: x
+//! `[R, g·n]`, w `[n]` → `[R, g·n]`. Tolerance 1e-10: an f32 sum of squares of up to some ten thousand numbers.
 
 use super::{Array, Phrase, Weights, arity, f32_of, weight_shape};
 use crate::ir::{Graph, Norm, NormKind, Type};

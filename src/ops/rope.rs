@@ -1,10 +1,11 @@
 //! `rope`: rotary position embedding. For a pair (a, b) of columns with frequency f and a row at position p:
 //! `a' = s (a cos pf − b sin pf)`, `b' = s (a sin pf + b cos pf)`.
 //!
-//! Source: Su et al. 2021, *RoFormer*. Which columns pair up is [`crate::ir::RopePairs`]; scalings of the frequencies (linear, NTK, YaRN,
-//! Llama 3) are applied by the model room when it makes `inv_freq`, so this op knows none of them. Columns beyond `dims`
-//! pass through. With a [`crate::ir::Temperature`] s grows with the position; without frequencies (all 0) that is all that
-//! the op does. Where a rope has two sets of frequencies, backends take [`crate::ir::Rope::for_context`]. Shapes: x `[T, heads·D]` → the same; row t is at position P + t.
+//! Source: Su et al. 2021, *RoFormer*. Which columns pair up is [`crate::ir::RopePairs`]; scalings of the frequencies
+//! (linear, NTK, YaRN, Llama 3) are applied by the model room when it makes `inv_freq`, so this op knows none of them.
+//! Columns beyond `dims` pass through. With a [`crate::ir::Temperature`] s grows with the position; without frequencies (all
+//! 0) that is all that the op does. Where a rope has two sets of frequencies, backends take
+//! [`crate::ir::Rope::for_context`]. Shapes: x `[T, heads·D]` → the same; row t is at position P + t.
 //!
 //! Tolerance 1e-10. The angle `p·f` is rounded to f32, as other implementations do; its sine and cosine must be as exact
 //! as f32 allows (a GPU's own `sin` is not, for large angles).

@@ -2,8 +2,8 @@
 //!
 //! A [`Plan`] is pure data, made without a GPU and equal for equal input, so it can be printed, counted and tested on any
 //! machine. It holds [`Schedule`]s over the same weights and caches: one for a single token (decode), one for up to
-//! `max_tokens` of them (prefill), and on GPUs one for the few tokens between. Row counts are symbolic: a schedule is made once, and the grid of each dispatch is a
-//! function of T, O and P that is evaluated while encoding, without any allocation.
+//! `max_tokens` of them (prefill), and on GPUs one for the few tokens between. Row counts are symbolic: a schedule is made
+//! once, and the grid of each dispatch is a function of T, O and P that is evaluated while encoding, without any allocation.
 //!
 //! # How it is made
 //!

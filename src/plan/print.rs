@@ -138,9 +138,10 @@ impl Plan {
         usize::from(self.sampling.is_none())
     }
 
-    /// The plan as JSON: `decode`, `few` (null where there is none) and `prefill` with their steps; the figures of a decoded token (at P = 0) are
-    /// `decode.dispatches_per_layer`, `decode.dispatches`, `decode.barriers`, `decode.bytes_per_token`,
-    /// `decode.host_waits_per_token`, `decode.sampling_dispatches` (of the choice of a token), and `decode.bytes_per_position` grows with the context.
+    /// The plan as JSON: `decode`, `few` (null where there is none) and `prefill` with their steps; the figures of a decoded
+    /// token (at P = 0) are `decode.dispatches_per_layer`, `decode.dispatches`, `decode.barriers`, `decode.bytes_per_token`,
+    /// `decode.host_waits_per_token`, `decode.sampling_dispatches` (of the choice of a token), and
+    /// `decode.bytes_per_position` grows with the context.
     pub fn to_json(&self) -> Value {
         let mut decode = schedule_json(&self.decode);
         let (here, next) = (self.decode.totals(ONE_TOKEN), self.decode.totals(Sizes { past: 1, ..ONE_TOKEN }));

@@ -53,8 +53,9 @@ pub fn quantize_bf16(x: &[f32], out: &mut Vec<u8>) -> Result<()> {
     Ok(())
 }
 
-/// f32 from FP8 with four bits of exponent and three of mantissa (`float8_e4m3fn`; Micikevicius et al. 2022, *FP8 Formats for Deep
-/// Learning*): bias 7, no infinities, largest 448, `0x7f` and `0xff` not-a-number. A format of Hugging Face files, not of GGUF.
+/// f32 from FP8 with four bits of exponent and three of mantissa (`float8_e4m3fn`; Micikevicius et al. 2022, *FP8 Formats
+/// for Deep Learning*): bias 7, no infinities, largest 448, `0x7f` and `0xff` not-a-number. A format of Hugging Face files,
+/// not of GGUF.
 pub fn f8_e4m3(b: u8) -> f32 {
     let (exponent, mantissa) = (i32::from(b >> 3 & 15), f32::from(b & 7));
     let size = match exponent {

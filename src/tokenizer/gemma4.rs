@@ -1,6 +1,6 @@
-//! GGUF's `gemma4` vocabularies: BPE by merges on characters, blanks spelled `▁`, bytes for what has no token, runs of line ends
-//! by themselves. It is what Gemma's `tokenizer.json` says, so the `tokenizers` crate does it: the vocabulary is spelled as
-//! such a file. Source: llama.cpp's `llama-vocab.cpp` (`LLAMA_VOCAB_PRE_TYPE_GEMMA4`).
+//! GGUF's `gemma4` vocabularies: BPE by merges on characters, blanks spelled `▁`, bytes for what has no token, runs of line
+//! ends by themselves. It is what Gemma's `tokenizer.json` says, so the `tokenizers` crate does it: the vocabulary is
+//! spelled as such a file. Source: llama.cpp's `llama-vocab.cpp` (`LLAMA_VOCAB_PRE_TYPE_GEMMA4`).
 
 use super::{
     Tokenizer,

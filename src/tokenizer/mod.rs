@@ -91,9 +91,9 @@ impl Tokenizer {
     /// A tokenizer from a vocabulary.
     ///
     /// # Errors
-    /// [`Error::Unsupported`] for another model than `gpt2`, `llama` and `gemma4`, or a pre-tokenizer that is not known (which lists
-    /// the known); [`Error::Tokenizer`] for a vocabulary that contradicts itself: merges of unknown tokens, ids out of
-    /// range, fewer kinds or scores than tokens.
+    /// [`Error::Unsupported`] for another model than `gpt2`, `llama` and `gemma4`, or a pre-tokenizer that is not known
+    /// (which lists the known); [`Error::Tokenizer`] for a vocabulary that contradicts itself: merges of unknown tokens, ids
+    /// out of range, fewer kinds or scores than tokens.
     pub fn from_vocab(mut v: GgufVocab) -> Result<Self> {
         let template = v.chat_template.take();
         let name = v.name.take().unwrap_or_default();

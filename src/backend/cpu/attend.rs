@@ -374,8 +374,8 @@ unsafe fn weigh<L: Lanes>(
     }
 }
 
-/// `state = factor · state + Σ weight · value` for `R` rows and `W` vectors of columns from `c` on, over `n` positions. `next` is what
-/// is needed next, and how many bytes of it to fetch a position.
+/// `state = factor · state + Σ weight · value` for `R` rows and `W` vectors of columns from `c` on, over `n` positions.
+/// `next` is what is needed next, and how many bytes of it to fetch a position.
 #[inline(always)]
 unsafe fn sum_values<S: Store, L: Lanes, const R: usize, const W: usize>(
     values: *const u8,

@@ -2,7 +2,8 @@
 //!
 //! Keys are stored in blocks of 16 positions, column by column (`[kv_head][position / 16][Dk][16]`): the scores of 16 positions
 //! are a few multiply-adds with no sum across a register. Values are stored a row a position (`[kv_head][position][Dv]`, Dv
-//! rounded up to whole vectors). Where values are part of keys there are only rows, which serve for both. Both in f16 or f32, read as they are.
+//! rounded up to whole vectors). Where values are part of keys there are only rows, which serve for both. Both in f16 or
+//! f32, read as they are.
 
 use super::{
     buffer::{Out, Pages},

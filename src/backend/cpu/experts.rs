@@ -174,8 +174,8 @@ pub fn glu(
     })
 }
 
-/// `residual + factor · Σ_j weights[t, j] · (W_e h[t, j] + b_e)` into `out`, `[T, width]`: a block of rows goes through all experts, so sums stay
-/// with one thread and are made in slot order.
+/// `residual + factor · Σ_j weights[t, j] · (W_e h[t, j] + b_e)` into `out`, `[T, width]`: a block of rows goes through all
+/// experts, so sums stay with one thread and are made in slot order.
 ///
 /// # Errors
 /// As [`super::pool::Pool::run`].

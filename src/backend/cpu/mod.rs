@@ -1,13 +1,13 @@
 //! The CPU backend: a graph, fused and laid out once, run by threads with SIMD kernels.
 //!
 //! Reading order: [`pool`] (threads), `tier` and `lanes` (instructions), `act` (activations in 8 bits), `kernel` (dot
-//! products by format), `weight` (a weight and its kernels), `rows`, `products`, `route`, `experts`, `cache`, `attend` (the ops), `layout`
-//! (values to buffers), `run` (a step).
+//! products by format), `weight` (a weight and its kernels), `rows`, `products`, `route`, `experts`, `cache`, `attend` (the
+//! ops), `layout` (values to buffers), `run` (a step).
 //!
 //! Only routed experts are touched. Weights stay in the memory map in the file's form, or where that is faster in a packed copy
 //! made at load, while the map's pages are released. Quantised weights are multiplied
-//! in integers with activations as 8-bit numbers, or two of them on request; float weights, norms, routers and attention are in f32. A result does not
-//! depend on the number of threads.
+//! in integers with activations as 8-bit numbers, or two of them on request; float weights, norms, routers and attention are
+//! in f32. A result does not depend on the number of threads.
 //!
 //! Deliberately absent: model architectures, the plan of the GPU backend.
 
@@ -57,13 +57,14 @@ pub struct Options {
     pub tier: Option<Tier>,
     /// How activations meet quantised weights. The default, [`Activations::Int8`] with a scale for every 32, is as fine as what
     /// llama.cpp does with formats of 32 weights a block, and finer than what it does with k-quants (a scale for every 256).
-    /// The last matrix, whose rounding would go straight into the logits, always gets 16 bits ([`Activations::of`]). On the demo
-    /// model and Shakespeare's text the distribution of the next token differs from exact arithmetic by a Kullback-Leibler
-    /// divergence of 5e-4 in Q4_K_M (llama.cpp: 14e-4) and in Q8_0 (llama.cpp: 5e-4).
+    /// The last matrix, whose rounding would go straight into the logits, always gets 16 bits ([`Activations::of`]). On the
+    /// demo model and Shakespeare's text the distribution of the next token differs from exact arithmetic by a
+    /// Kullback-Leibler divergence of 5e-4 in Q4_K_M (llama.cpp: 14e-4) and in Q8_0 (llama.cpp: 5e-4).
     /// [`Activations::Int16`] keeps products within 1e-7 of f32 arithmetic (divergence 1e-7), at half the speed of a prompt.
     pub activations: Activations,
     /// Copy quantised weights at load to a form that products read faster, where the tier has one: takes a second a
-    /// gigabyte or less, and memory of the size of the file, whose own pages are released. Otherwise weights are read from the map.
+    /// gigabyte or less, and memory of the size of the file, whose own pages are released. Otherwise weights are read from
+    /// the map.
     pub repack: bool,
 }
 

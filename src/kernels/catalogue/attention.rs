@@ -17,8 +17,8 @@ pub static ROPE: Kernel = Kernel {
     ..PLAIN
 };
 
-/// Keys and values to the cache, layout `[sequences, kv_heads, ctx, dim]`. Bindings: `rows`, `k`, `v`, `k_cache`, `v_cache` (read_write).
-/// Items: kv_heads·(Dk + Dv)/4; rows: T.
+/// Keys and values to the cache, layout `[sequences, kv_heads, ctx, dim]`. Bindings: `rows`, `k`, `v`, `k_cache`, `v_cache`
+/// (read_write). Items: kv_heads·(Dk + Dv)/4; rows: T.
 pub static KV_STORE: Kernel = Kernel {
     name: "kv_store",
     parts: &[FRAME, SEQUENCE, include_str!("../../../shaders/kv_store.wgsl")],

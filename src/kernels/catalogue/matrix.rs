@@ -71,10 +71,10 @@ fn unit_tile_size(v: &Variant) -> [u32; 2] {
     [v.get("TM") / 2, v.get("COLS")]
 }
 
-/// `y = [residual +] [factor ·] [sigmoid(g) ·] [act] (W norm(x) + b)`. Bindings: `x`, `w_data`, `bias` f32 `[N]` of the whole matrix,
-/// `residual` `[R, N]`, `gate` `[R, 1]`, `norm` f32 `[K]` (read where `NORM` = 1), `y` (read_write).
-/// With `NORMED` = 1 (and `NORM`) the first row of norm(x) goes to column `normed_offset` of y.
-/// Items: rows of the segment; rows: T or O.
+/// `y = [residual +] [factor ·] [sigmoid(g) ·] [act] (W norm(x) + b)`. Bindings: `x`, `w_data`, `bias` f32 `[N]` of the
+/// whole matrix, `residual` `[R, N]`, `gate` `[R, 1]`, `norm` f32 `[K]` (read where `NORM` = 1), `y` (read_write). With
+/// `NORMED` = 1 (and `NORM`) the first row of norm(x) goes to column `normed_offset` of y. Items: rows of the segment; rows:
+/// T or O.
 pub static LINEAR_KERNEL: Kernel = Kernel {
     name: "linear",
     parts: &[FRAME, DOT, ACTIVATION, ROWS_PLAIN, MATRIX_IO, ONE_MATRIX, ONE_MATRIX_LANES, LINEAR],
@@ -100,8 +100,8 @@ pub static LINEAR_TWO: Kernel = Kernel {
     ..PLAIN
 };
 
-/// `y[t, j] = [act] (W_e x + b_e)`, e the j-th expert of token t. Bindings: `x`, `w_data`, `bias` f32 `[E, N]`, `ids` u32 `[T, k]`, `y` (read_write).
-/// Items: rows of one expert's matrix; rows: T·k. `COLS` must be 1.
+/// `y[t, j] = [act] (W_e x + b_e)`, e the j-th expert of token t. Bindings: `x`, `w_data`, `bias` f32 `[E, N]`, `ids` u32
+/// `[T, k]`, `y` (read_write). Items: rows of one expert's matrix; rows: T·k. `COLS` must be 1.
 pub static EXPERT_LINEAR: Kernel = Kernel {
     name: "expert_linear",
     parts: &[FRAME, DOT, ACTIVATION, ROWS_SLOTS, EXPERT_IDS, MATRIX_IO, ONE_MATRIX, ONE_MATRIX_LANES, LINEAR],
@@ -139,8 +139,8 @@ pub static LINEAR_GLU: Kernel = Kernel {
     ..PLAIN
 };
 
-/// `h[t, j] = act(G_e x + b_e) · (U_e x + c_e)`. Bindings: `x`, `gate_data`, `up_data`, `bias` (b, then c), `ids` u32 `[T, k]`, `y` (read_write).
-/// Items: rows of one expert's matrix; rows: T·k. `COLS` must be 1.
+/// `h[t, j] = act(G_e x + b_e) · (U_e x + c_e)`. Bindings: `x`, `gate_data`, `up_data`, `bias` (b, then c), `ids` u32
+/// `[T, k]`, `y` (read_write). Items: rows of one expert's matrix; rows: T·k. `COLS` must be 1.
 pub static EXPERT_GLU: Kernel = Kernel {
     name: "expert_glu",
     parts: &[FRAME, DOT, ACTIVATION, ROWS_SLOTS, EXPERT_IDS, UNIT_IO, ONE_UNIT, ONE_UNIT_LANES, GLU_LINEAR],
@@ -167,8 +167,8 @@ pub static EXPERT_GLU_SHARED: Kernel = Kernel {
 };
 
 /// As `expert_glu`, the experts chosen by the kernel itself from the router's logits, which lie in the rows of `x` at
-/// `logits_offset`. Bindings: `x`, `gate_data`, `up_data`, `y` (read_write), `ids` u32 `[T, k]` (read_write), `weights` `[T, k]`
-/// (read_write). `EXPERTS`: at least E.
+/// `logits_offset`. Bindings: `x`, `gate_data`, `up_data`, `y` (read_write), `ids` u32 `[T, k]` (read_write), `weights`
+/// `[T, k]` (read_write). `EXPERTS`: at least E.
 pub static EXPERT_GLU_CHOOSE: Kernel = Kernel {
     name: "expert_glu_choose",
     parts: &[FRAME, SUM, DOT, ACTIVATION, ROWS_SLOTS, EXPERT_CHOOSE, UNIT_IO, ONE_UNIT, ONE_UNIT_LANES, GLU_LINEAR],
@@ -197,9 +197,9 @@ pub static EXPERT_GLU_GROUPED: Kernel = Kernel {
     ..PLAIN
 };
 
-/// `y = residual + factor · Σ_j weights[t, j] · (W_e h[t, j] + b_e)`. Bindings: `bias` f32 `[E, H]`, `x` (h) `[T, k·I]`, `w_data`, `ids`, `weights` `[T, k]`,
-/// `residual` `[T, H]`, `y` (read_write). Items: rows of one expert's matrix (H); rows: T. With several segments the
-/// first dispatch starts from the residual, later ones `ACCUMULATE`.
+/// `y = residual + factor · Σ_j weights[t, j] · (W_e h[t, j] + b_e)`. Bindings: `bias` f32 `[E, H]`, `x` (h) `[T, k·I]`,
+/// `w_data`, `ids`, `weights` `[T, k]`, `residual` `[T, H]`, `y` (read_write). Items: rows of one expert's matrix (H); rows:
+/// T. With several segments the first dispatch starts from the residual, later ones `ACCUMULATE`.
 pub static EXPERT_DOWN_ADD: Kernel = Kernel {
     name: "expert_down_add",
     parts: &[FRAME, DOT, DOWN_ALONE, EXPERT_DOWN],

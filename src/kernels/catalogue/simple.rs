@@ -53,10 +53,11 @@ pub static DELTA_NET: Kernel = Kernel {
     ..PLAIN
 };
 
-/// Scores, top-k and weights. Bindings: `x` logits `[T, E]`, `per_expert` `[E]` selection biases (any buffer of zeros where there
-/// are none), with `SCALED` 1 `[2·E]`: and a factor on the weight of each expert; `ids` u32 `[T, k]` (read_write), `weights` `[T, k]` (read_write). Items: 1; rows: T. `EXPERTS`: at least E; loops
-/// run to it. `BY_SCORE` 1: the choice is made on scores, not on logits. `SPARSE` 1: sparsemixer; it and `SCALED` need `KEEP_IDS` 1. `GROUPED` 1: only
-/// some of `GROUPS` groups of experts take part.
+/// Scores, top-k and weights. Bindings: `x` logits `[T, E]`, `per_expert` `[E]` selection biases (any buffer of zeros where
+/// there are none), with `SCALED` 1 `[2·E]`: and a factor on the weight of each expert; `ids` u32 `[T, k]` (read_write),
+/// `weights` `[T, k]` (read_write). Items: 1; rows: T. `EXPERTS`: at least E; loops run to it. `BY_SCORE` 1: the choice is
+/// made on scores, not on logits. `SPARSE` 1: sparsemixer; it and `SCALED` need `KEEP_IDS` 1. `GROUPED` 1: only some of
+/// `GROUPS` groups of experts take part.
 pub static ROUTER: Kernel = Kernel {
     name: "router",
     parts: &[FRAME, SUM, include_str!("../../../shaders/router.wgsl")],
@@ -144,8 +145,8 @@ pub static HEAD_IDS: Kernel = Kernel {
     ..PLAIN
 };
 
-/// Columns side by side, head by head. Bindings: `a` `[R, heads·m]`, `b` `[R, heads·n]`, `y` `[R, heads·(m + n)]` (read_write). Items:
-/// columns; rows: T or O.
+/// Columns side by side, head by head. Bindings: `a` `[R, heads·m]`, `b` `[R, heads·n]`, `y` `[R, heads·(m + n)]`
+/// (read_write). Items: columns; rows: T or O.
 pub static JOIN_HEADS: Kernel = Kernel {
     name: "join_heads",
     parts: &[FRAME, include_str!("../../../shaders/join_heads.wgsl")],

@@ -134,7 +134,8 @@ fn scales(dtype: DType, block: &[u8], r: usize, b: usize, groups: usize, to: &mu
     }
 }
 
-/// Group `g` of all rows to planes of `LOW` and `MORE` bits: numbers known where this is compiled, because loading waits for it.
+/// Group `g` of all rows to planes of `LOW` and `MORE` bits: numbers known where this is compiled, because loading waits for
+/// it.
 #[inline(always)]
 fn planes<const LOW: usize, const MORE: usize>(codes: &[[u8; GROUP * SUPER]; ROWS], g: usize, to: &mut [u8]) {
     let (low, high) = to.split_at_mut(64 * LOW);
