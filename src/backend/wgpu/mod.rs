@@ -5,7 +5,8 @@
 //! - `picker`: tokens chosen on the device, and their way back to the host;
 //! - `profile`: time of each kernel, and the device's floor;
 //! - `tuning`: which variants of kernels a device runs fastest;
-//! - `runner`: caches, scratch, bind groups, and the encode loop: one encoder, one compute pass, one submit a step.
+//! - `ready`: caches, scratch, bind groups, and what encodes steps into a pass;
+//! - `runner`: one encoder, one compute pass, one submit a step.
 //!
 //! A step writes token ids and a 32-byte uniform, submits, and reads the results back through one mapped buffer. Nothing
 //! is created per token. Routing stays on the device.
@@ -21,6 +22,7 @@ mod guard;
 mod picker;
 mod pipeline;
 mod profile;
+mod ready;
 mod runner;
 mod shaders;
 mod tuning;

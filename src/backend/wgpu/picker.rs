@@ -5,7 +5,7 @@
 
 use super::{
     device::{Gpu, Signal},
-    runner::{Made, made_once, make_steps, params_buffer},
+    ready::{Made, made_once, make_steps, params_buffer},
 };
 use crate::{
     backend::Sampling,

@@ -5,7 +5,8 @@
 
 use super::{
     device::{Gpu, Signal},
-    runner::{GpuRunner, encode},
+    ready::encode,
+    runner::GpuRunner,
 };
 use crate::{
     backend::{Floor, KernelTime, Step},
