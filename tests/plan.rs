@@ -75,17 +75,21 @@ fn bytes_of_a_long_context() {
         }
         g
     };
-    let read = |window, past| {
+    let planned = |window| {
         let g = g(window);
         let w = plan::weights(&g, &vec![DType::F32; g.weights.len()], &caps).unwrap();
-        let p = plan::plan(&g, &w, &caps, &Options::new(8192, 64, KvType::F16)).unwrap();
-        p.decode.totals(plan::Sizes { tokens: 1, outputs: 1, past }).read
+        plan::plan(&g, &w, &caps, &Options::new(8192, 64, KvType::F16)).unwrap()
     };
+    let read = |window, past| planned(window).decode.totals(plan::Sizes { tokens: 1, outputs: 1, past }).read;
     let caches = &g(None).caches;
     let position: u64 = caches.iter().map(|c| 2 * (c.kv_heads * (c.k_dim + c.v_dim)) as u64).sum();
     assert_eq!(read(None, 8191) - read(None, 127), 8064 * position);
     assert_eq!(read(Some(1024), 8191) - read(Some(1024), 127), 896 * position);
     assert_eq!(read(Some(1024), 8191), read(Some(1024), 2000));
+    // What a short window lets a token see needs no split, and so nothing that merges splits.
+    let steps = |window| planned(window).decode.steps.len();
+    assert_eq!(steps(None) - steps(Some(128)), caches.len());
+    assert_eq!(steps(None), steps(Some(1024)));
 }
 
 /// Files of mixed formats (Q4_K_M stores values and last products more finely) cost no more dispatches.

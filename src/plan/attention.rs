@@ -253,6 +253,12 @@ impl Lower<'_> {
         }
     }
 
+    /// Positions that a query sees at most, where that is fewer than all. A chunk of positions bounds them as a window of its
+    /// length does.
+    fn window(&self, a: &Attention) -> Option<usize> {
+        a.window.or(a.chunk).filter(|w| *w < self.options.ctx)
+    }
+
     fn attend(&mut self, a: &Attention, q: ValueId, out: ValueId) -> Result<()> {
         let d = self.cache_decl(a.cache)?;
         let (q_place, y) = (self.place(q)?, self.fresh(out)?);
@@ -260,8 +266,7 @@ impl Lower<'_> {
         let variant = catalogue::attend_variant(d.k_dim, d.v_dim, group, self.kv()).with("V_IN_K", u32::from(d.v_in_k));
         let keys = variant.get("WG").max(1) as usize;
         let ctx = self.options.ctx;
-        // A chunk of positions bounds what a query sees as a window of its length does.
-        let window = a.window.or(a.chunk).filter(|w| *w < ctx);
+        let window = self.window(a);
         // Positions that a step looks at, at most.
         let span = window.unwrap_or(ctx);
         let split = self.decode && self.batch() == 0 && self.style == Style::Lanes && span > SPLIT_FROM;
@@ -330,7 +335,7 @@ impl Lower<'_> {
             splits: splits as u32,
             y_offset: y.offset,
             y_stride: y.stride,
-            window: a.window.or(a.chunk).filter(|w| *w < self.options.ctx).unwrap_or(0) as u32,
+            window: self.window(a).unwrap_or(0) as u32,
         };
         let variant = Variant::new(&catalogue::ATTEND_REDUCE);
         let bindings =

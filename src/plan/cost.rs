@@ -26,19 +26,24 @@ pub struct Cost {
 impl Cost {
     /// The bytes for these sizes.
     pub fn eval(&self, s: Sizes) -> u64 {
-        let (t, o, n) = (u64::from(s.tokens), u64::from(s.outputs), u64::from(s.past) + u64::from(s.tokens));
-        let n = if self.window > 0 { n.min(self.window + t - t.min(1)) } else { n };
+        let (t, o, n) = (u64::from(s.tokens), u64::from(s.outputs), self.positions(s));
         self.fixed + t * self.token + o * self.output + n * self.position + (t * self.expert).min(self.at_most)
     }
 
     /// Bytes of weights, keys and values times the tokens that meet them: a measure of time where these are many.
     pub fn work(&self, s: Sizes) -> u64 {
-        let (t, n) = (u64::from(s.tokens), u64::from(s.past) + u64::from(s.tokens));
+        let (t, n) = (u64::from(s.tokens), self.positions(s));
         let met = self.fixed.saturating_add(self.expert).saturating_add(n.saturating_mul(self.position));
         met.saturating_mul(t)
     }
 
-    /// The sum of both, piece by piece.
+    /// Positions that count: with a window those that the first token sees, and one for each further token.
+    fn positions(&self, s: Sizes) -> u64 {
+        let (t, n) = (u64::from(s.tokens), u64::from(s.past) + u64::from(s.tokens));
+        if self.window > 0 { n.min(self.window + t - t.min(1)) } else { n }
+    }
+
+    /// The sum of both, piece by piece. Where both count positions, those of the wider window.
     #[must_use]
     pub fn and(self, o: Cost) -> Cost {
         Cost {
@@ -46,7 +51,13 @@ impl Cost {
             token: self.token + o.token,
             output: self.output + o.output,
             position: self.position + o.position,
-            window: self.window.max(o.window),
+            window: match (self.position, o.position) {
+                (0, _) => o.window,
+                (_, 0) => self.window,
+                // No window is the widest.
+                _ if self.window.min(o.window) == 0 => 0,
+                _ => self.window.max(o.window),
+            },
             expert: self.expert + o.expert,
             at_most: self.at_most + o.at_most,
         }

@@ -317,15 +317,7 @@ impl State {
                 ids.iter_mut().enumerate().for_each(|(i, id)| *id = (i % heads) as u32);
             }
             Op::KvStore { cache } => self.store(f, ins[0], None, ins.get(1).copied(), cache.0)?,
-            Op::RopeStore { q_norm, k_norm, rope, norm_last, cache } => {
-                self.turn(f, ins[0], q_norm.as_ref(), rope, *norm_last, &mut outs[0])?;
-                let mut k = take(&mut self.normed);
-                k.grow(self.numbers_of(f, ins[1]).len());
-                let turned = self.turn(f, ins[1], k_norm.as_ref(), rope, *norm_last, &mut k);
-                let stored = turned.and_then(|()| self.store(f, ins[1], Some(&k), Some(ins[2]), cache.0));
-                self.normed = k;
-                stored?;
-            }
+            Op::RopeStore { .. } => self.rope_store(f, node, &mut outs[0])?,
             Op::Attend(a) => {
                 let mut partial = take(&mut self.partial);
                 let (q, t) = (self.numbers_of(f, ins[0]), f.rows_of(ins[0]));
@@ -334,19 +326,7 @@ impl State {
                 self.partial = partial;
                 done?;
             }
-            Op::ShortConv(c) => {
-                let mut state = take(&mut self.states[c.state.0 as usize]);
-                let done = recurrent::short_conv(self.env(f), c, self.numbers_of(f, ins[0]), &mut state, &mut outs[0]);
-                self.states[c.state.0 as usize] = state;
-                done?;
-            }
-            Op::DeltaNet(d) => {
-                let mut state = take(&mut self.states[d.state.0 as usize]);
-                let [qkv, a, b] = [0, 1, 2].map(|i| self.numbers_of(f, ins[i]));
-                let done = recurrent::delta_net(self.env(f), d, [qkv, a, b], &mut state, &mut outs[0]);
-                self.states[d.state.0 as usize] = state;
-                done?;
-            }
+            Op::ShortConv(_) | Op::DeltaNet(_) => self.recurrent(f, node, &mut outs[0])?,
             Op::WeighInputs => {
                 let (x, weights) = (self.numbers_of(f, ins[0]), self.numbers_of(f, ins[1]));
                 let (n, k) = (f.place(ins[0]).cols, f.place(ins[1]).cols);
@@ -366,6 +346,26 @@ impl State {
             _ => self.simple(f, node, &mut outs[0])?,
         }
         Ok(())
+    }
+}
+
+impl State {
+    /// The ops on recurrent states, which leave their place while they are written.
+    fn recurrent(&mut self, f: Frame<'_>, node: &Node, out: &mut [f32]) -> Result<()> {
+        let at = match &node.op {
+            Op::ShortConv(c) => c.state.0 as usize,
+            Op::DeltaNet(d) => d.state.0 as usize,
+            op => return Err(Error::Graph(format!("{} has no state", op.name()))),
+        };
+        let mut state = take(&mut self.states[at]);
+        let input = |i: usize| self.numbers_of(f, node.inputs[i]);
+        let done = match &node.op {
+            Op::ShortConv(c) => recurrent::short_conv(self.env(f), c, input(0), &mut state, out),
+            Op::DeltaNet(d) => recurrent::delta_net(self.env(f), d, [0, 1, 2].map(input), &mut state, out),
+            _ => Ok(()),
+        };
+        self.states[at] = state;
+        done
     }
 }
 

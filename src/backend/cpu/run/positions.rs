@@ -31,6 +31,21 @@ impl State {
         })
     }
 
+    /// `rope_store`: turned queries into `out`, turned keys and values to the cache.
+    pub(super) fn rope_store(&mut self, f: Frame<'_>, node: &Node, out: &mut [f32]) -> Result<()> {
+        let Op::RopeStore { q_norm, k_norm, rope, norm_last, cache } = &node.op else {
+            return Err(Error::Graph(format!("{} turns and stores nothing", node.op.name())));
+        };
+        let [q, k, v] = [0, 1, 2].map(|i| node.inputs[i]);
+        self.turn(f, q, q_norm.as_ref(), rope, *norm_last, out)?;
+        let mut keys = take(&mut self.normed);
+        keys.grow(self.numbers_of(f, k).len());
+        let turned = self.turn(f, k, k_norm.as_ref(), rope, *norm_last, &mut keys);
+        let stored = turned.and_then(|()| self.store(f, k, Some(&keys), Some(v), cache.0));
+        self.normed = keys;
+        stored
+    }
+
     /// Writes keys (the value's, or what was made of them) and values.
     pub(super) fn store(
         &mut self,
