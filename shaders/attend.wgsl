@@ -29,15 +29,18 @@ struct Params {
 }
 @group(0) @binding(1) var<uniform> p: Params;
 @group(0) @binding(2) var<storage, read> q: array<vec4<f32>>;        // [T, heads*Dk]
-@group(0) @binding(3) var<storage, read> k_cache: array<KvWord>;     // [sequences, kv_heads, ctx, Dk/4]
-@group(0) @binding(4) var<storage, read> v_cache: array<KvWord>;     // [sequences, kv_heads, ctx, Dv/4]
+@group(0) @binding(3) var<storage, read> k_cache: array<KvWord>;     // [sequences, kv_heads, ctx, Dk/4 and scales]
+@group(0) @binding(4) var<storage, read> v_cache: array<KvWord>;     // [sequences, kv_heads, ctx, Dv/4 and scales]
 @group(0) @binding(5) var<storage, read> sinks: array<f32>;          // [heads]
 @group(0) @binding(6) var<storage, read_write> y: array<vec4<f32>>;  // [T, heads*Dv], or [T, heads, splits, Dv + 4]
 
 const K4: u32 = K_DIM / 4u;
 const V4: u32 = V_DIM / 4u;
-// From one position's value to the next one's: values may be the first part of keys, in the same buffer (V_IN_K).
-const V_ROW: u32 = V4 * (1u - V_IN_K) + K4 * V_IN_K;
+// Words of a position's key. Where the cache has scales, they come behind the codes.
+const K_ROW: u32 = K4 + KV_SCALES * ((K4 + 15u) / 16u);
+// The same of a value, and where its scales begin: values may be the first part of keys, in the same buffer (V_IN_K).
+const V_ROW: u32 = (V4 + KV_SCALES * ((V4 + 15u) / 16u)) * (1u - V_IN_K) + K_ROW * V_IN_K;
+const V_SCALES: u32 = V4 * (1u - V_IN_K) + K4 * V_IN_K;
 // Columns (in fours) of an invocation, and shares that the positions are split into.
 const OWN: u32 = (V4 + WG - 1u) / WG;
 const PARTS: u32 = (WG / V4) + (1u - min(1u, WG / V4));
@@ -113,10 +116,17 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) l
     for (var start = begin; start < end; start += WG) {
         let count = min(end - start, WG);
         // Scores of one position.
-        let at = (cache_row + start + min(lid, count - 1u)) * K4;
+        let at = (cache_row + start + min(lid, count - 1u)) * K_ROW;
         var score: array<f32, ROWS>;
+        var scale = 1.0;
         for (var d = 0u; d < K4; d++) {
-            let key = kv_load(k_cache[at + d]);
+            var key = kv_load(k_cache[at + d]);
+            if (KV_SCALES == 1u) { // static
+                if (d % 8u == 0u) {
+                    scale = kv_scale(k_cache[at + K4 + d / 16u], d / 8u);
+                }
+                key *= scale;
+            }
             for (var i = 0u; i < ROWS; i++) { // unroll
                 score[i] += dot(key, queries[i * K4 + d]);
             }
@@ -162,7 +172,11 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) l
                 }
                 for (var o = 0u; o < OWN; o++) {
                     let column = min(lid % V4 + o * WG, V4 - 1u);
-                    let value = kv_load(v_cache[(cache_row + start + s) * V_ROW + column]);
+                    let at = (cache_row + start + s) * V_ROW;
+                    var value = kv_load(v_cache[at + column]);
+                    if (KV_SCALES == 1u) { // static
+                        value *= kv_scale(v_cache[at + V_SCALES + column / 16u], column / 8u);
+                    }
                     for (var i = 0u; i < ROWS; i++) { // unroll
                         acc[i * OWN + o] = fma(vec4<f32>(scores[i * WG + s]), value, acc[i * OWN + o]);
                     }

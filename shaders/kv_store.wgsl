@@ -1,7 +1,7 @@
 
 // kv_store: writes the keys and values of this step to positions P .. P + T of the cache.
 //
-// One invocation four columns. Grid: x = ceil(kv_heads * (Dk + Dv)/4 / WG), y = T. Rounds to the cache's storage.
+// One workgroup a head: first those of k, then those of v. Grid: x = 2 * kv_heads, y = T. Rounds to the cache's storage.
 
 struct Params {
     kv_heads: u32,
@@ -16,15 +16,12 @@ struct Params {
 @group(0) @binding(1) var<uniform> p: Params;
 @group(0) @binding(2) var<storage, read> k: array<vec4<f32>>;            // [T, kv_heads*Dk]
 @group(0) @binding(3) var<storage, read> v: array<vec4<f32>>;            // [T, kv_heads*Dv]
-@group(0) @binding(4) var<storage, read_write> k_cache: array<KvWord>;   // [sequences, kv_heads, ctx, Dk/4]
-@group(0) @binding(5) var<storage, read_write> v_cache: array<KvWord>;   // [sequences, kv_heads, ctx, Dv/4]
+@group(0) @binding(4) var<storage, read_write> k_cache: array<KvWord>;   // [sequences, kv_heads, ctx, Dk/4 and scales]
+@group(0) @binding(5) var<storage, read_write> v_cache: array<KvWord>;   // [sequences, kv_heads, ctx, Dv/4 and scales]
 
 @compute @workgroup_size(WG)
 fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) lid: u32) {
     let t = wg.y;
-    let k4 = p.k_dim / 4u;
-    let v4 = p.v_dim / 4u;
-    let i = wg.x * WG + lid;
     if (t >= frame.tokens) {
         return;
     }
@@ -32,13 +29,21 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) l
     if (position >= p.ctx) {
         return;
     }
-    let first = sequence_of(t) * p.kv_heads;
-    if (i < p.kv_heads * k4) {
-        let word = kv_pack(k[(p.k_offset + t * p.k_stride) / 4u + i]);
-        k_cache[((first + i / k4) * p.ctx + position) * k4 + i % k4] = word;
-    } else if (i < p.kv_heads * (k4 + v4)) {
-        let j = i - p.kv_heads * k4;
-        let word = kv_pack(v[(p.v_offset + t * p.v_stride) / 4u + j]);
-        v_cache[((first + j / v4) * p.ctx + position) * v4 + j % v4] = word;
+    let is_v = wg.x >= p.kv_heads;
+    let head = wg.x % p.kv_heads;
+    let fours = select(p.k_dim, p.v_dim, is_v) / 4u;
+    let source = select(p.k_offset + t * p.k_stride, p.v_offset + t * p.v_stride, is_v) / 4u + head * fours;
+    let row = ((sequence_of(t) * p.kv_heads + head) * p.ctx + position) * row_words(fours);
+    for (var first = 0u; first < fours; first += WG) {
+        let i = first + lid;
+        var x: vec4<f32>;
+        if (i < fours) {
+            if (is_v) {
+                x = v[source + i];
+            } else {
+                x = k[source + i];
+            }
+        }
+        keep(lid, is_v, row, i, fours, x);
     }
 }

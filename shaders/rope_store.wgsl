@@ -30,8 +30,8 @@ struct Params {
 @group(0) @binding(4) var<storage, read> q_norm: array<f32>;             // [D] or [heads*D]
 @group(0) @binding(5) var<storage, read> k_norm: array<f32>;             // [D] or [kv_heads*D]
 @group(0) @binding(6) var<storage, read_write> y: array<vec4<f32>>;      // [T, heads*D]
-@group(0) @binding(7) var<storage, read_write> k_cache: array<KvWord>;   // [sequences, kv_heads, ctx, D/4]
-@group(0) @binding(8) var<storage, read_write> v_cache: array<KvWord>;   // [sequences, kv_heads, ctx, Dv/4]
+@group(0) @binding(7) var<storage, read_write> k_cache: array<KvWord>;   // [sequences, kv_heads, ctx, D/4 and scales]
+@group(0) @binding(8) var<storage, read_write> v_cache: array<KvWord>;   // [sequences, kv_heads, ctx, Dv/4 and scales]
 
 const EACH_HEAD: u32 = 1u;
 const WHOLE_ROW: u32 = 2u;
@@ -72,6 +72,20 @@ fn rotated(s: Source, c: u32, position: u32) -> f32 {
     return v;
 }
 
+// Columns c .. c + 4 of a head: of a value, which starts at `value`, as they are, else turned.
+fn four(s: Source, is_v: bool, value: u32, c: u32, position: u32) -> vec4<f32> {
+    if (is_v) {
+        let at = value + c;
+        return vec4<f32>(qkv[at], qkv[at + 1u], qkv[at + 2u], qkv[at + 3u]);
+    }
+    return vec4<f32>(
+        rotated(s, c, position),
+        rotated(s, c + 1u, position),
+        rotated(s, c + 2u, position),
+        rotated(s, c + 3u, position),
+    );
+}
+
 @compute @workgroup_size(WG)
 fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) lid: u32) {
     let t = wg.y;
@@ -101,29 +115,20 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) l
     let total = workgroup_sum(lid, squares);
     let factor = inverseSqrt(total / f32(max(count, 1u)) + select(p.k_eps, p.q_eps, is_q));
 
-    if (is_v) {
-        for (var i = lid; i < p.v_dim / 4u; i += WG) {
-            let at = row + p.v_offset + head * p.v_dim + i * 4u;
-            let v = vec4<f32>(qkv[at], qkv[at + 1u], qkv[at + 2u], qkv[at + 3u]);
-            v_cache[((sequence_of(t) * p.kv_heads + head) * p.ctx + position) * (p.v_dim / 4u) + i] = kv_pack(v);
-        }
-        return;
-    }
-    let d4 = p.head_dim / 4u;
+    let fours = select(p.head_dim, p.v_dim, is_v) / 4u;
+    let cached = ((sequence_of(t) * p.kv_heads + head) * p.ctx + position) * row_words(fours);
     let weight = select(0u, head * p.head_dim, kind == WHOLE_ROW);
     let source = Source(start + head * p.head_dim, factor, kind, weight, is_q);
-    for (var i = lid; i < d4; i += WG) {
-        let c = i * 4u;
-        let v = vec4<f32>(
-            rotated(source, c, position),
-            rotated(source, c + 1u, position),
-            rotated(source, c + 2u, position),
-            rotated(source, c + 3u, position),
-        );
-        if (is_q) {
-            y[(p.y_offset + t * p.y_stride) / 4u + head * d4 + i] = v;
-        } else {
-            k_cache[((sequence_of(t) * p.kv_heads + head) * p.ctx + position) * d4 + i] = kv_pack(v);
+    for (var first = 0u; first < fours; first += WG) {
+        let i = first + lid;
+        var v: vec4<f32>;
+        if (i < fours) {
+            v = four(source, is_v, row + p.v_offset + head * p.v_dim, i * 4u, position);
+        }
+        if (!is_q) {
+            keep(lid, is_v, cached, i, fours, v);
+        } else if (i < fours) {
+            y[(p.y_offset + t * p.y_stride) / 4u + head * fours + i] = v;
         }
     }
 }

@@ -124,7 +124,7 @@ fn other_variants() -> Vec<Variant> {
             continue;
         }
         let bases = match k.kv {
-            true => vec![Variant::new(k).kv(Kv::F32), Variant::new(k).kv(Kv::F16)],
+            true => [Kv::F32, Kv::F16, Kv::Q8_0].map(|kv| Variant::new(k).kv(kv)).to_vec(),
             false => vec![Variant::new(k)],
         };
         match k.name {
@@ -132,7 +132,7 @@ fn other_variants() -> Vec<Variant> {
                 for (k_dim, v_dim, group) in
                     [(64, 64, 1), (128, 128, 8), (80, 80, 4), (8, 8, 2), (192, 128, 1), (256, 256, 8), (576, 512, 16)]
                 {
-                    for kv in [Kv::F16, Kv::F32] {
+                    for kv in [Kv::F16, Kv::F32, Kv::Q8_0] {
                         for split in [0, 1] {
                             list.push(catalogue::attend_variant(k_dim, v_dim, group, kv).with("SPLIT", split));
                         }

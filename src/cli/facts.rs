@@ -3,7 +3,7 @@
 use crate::{
     backend::{KvType, Program},
     file::Checkpoint,
-    ir::{Attention, Op, Type},
+    ir::{Attention, CacheDecl, Op, Type},
     model::Definition,
     quant::{DType, mix::Mix},
 };
@@ -51,8 +51,7 @@ pub fn vocabulary(program: &Program) -> usize {
 
 /// Bytes of keys and values of one position.
 pub fn kv_bytes(program: &Program, kv: KvType) -> u64 {
-    let numbers: usize = program.graph.caches.iter().map(|c| c.kv_heads * (c.k_dim + c.stored_v_dim())).sum();
-    numbers as u64 * element_bytes(kv)
+    program.graph.caches.iter().map(|c| position_bytes(c, kv)).sum()
 }
 
 /// Bytes of keys and values that one token reads which sees `positions` others and itself, less where windows slide.
@@ -64,13 +63,13 @@ pub fn attended_bytes(program: &Program, kv: KvType, positions: usize) -> u64 {
     let of = |a: &Attention| {
         let cache = &program.graph.caches[a.cache.0 as usize];
         let seen = a.window.unwrap_or(usize::MAX).min(positions);
-        (seen * cache.kv_heads * (cache.k_dim + cache.stored_v_dim())) as u64 * element_bytes(kv)
+        seen as u64 * position_bytes(cache, kv)
     };
     attentions.map(of).sum()
 }
 
-fn element_bytes(kv: KvType) -> u64 {
-    if kv == KvType::F16 { 2 } else { 4 }
+fn position_bytes(c: &CacheDecl, kv: KvType) -> u64 {
+    (c.kv_heads * (kv.row_bytes(c.k_dim) + kv.row_bytes(c.stored_v_dim()))) as u64
 }
 
 /// Bytes of recurrent states of a sequence: as they stand, and as they were kept.

@@ -133,6 +133,7 @@ pub fn kv_or(args: &ContextArgs, default: KvType) -> KvType {
     match args.kv {
         Some(KvName::F16) => KvType::F16,
         Some(KvName::F32) => KvType::F32,
+        Some(KvName::Q8_0) => KvType::Q8_0,
         None => default,
     }
 }

@@ -6,7 +6,7 @@
 //! branches that say `// static` are decided: what the variant does not use is not even declared as used, which matters for
 //! workgroup memory and barriers.
 
-use super::{Kv, Tiles, Variant};
+use super::{Tiles, Variant};
 use crate::{
     error::{Error, Result},
     quant::gpu,
@@ -44,10 +44,9 @@ pub fn link(variant: &Variant) -> Result<String> {
     for (name, _) in kernel.consts {
         text.push_str(&format!("const {name}: u32 = {}u;\n", variant.get(name)));
     }
-    match variant.kv {
-        Some(Kv::F32) => text.push_str(include_str!("../../shaders/kv/f32.wgsl")),
-        Some(Kv::F16) => text.push_str(include_str!("../../shaders/kv/f16.wgsl")),
-        None => {}
+    if let Some(kv) = variant.kv {
+        text.push_str(&format!("const KV_SCALES: u32 = {}u;\n", variant.get("KV_SCALES")));
+        text.push_str(kv.row().1);
     }
     let ints = variant.tiles == Some(Tiles::Int8);
     for (slot, dtype) in kernel.slots.iter().zip(&variant.formats) {

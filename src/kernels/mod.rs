@@ -5,7 +5,7 @@
 //!   prepends: [`Kernel::consts`] names them with their defaults;
 //! - *weight formats* are fragments (`shaders/quant/q4_k.wgsl`, ...) linked once for each weight slot of the kernel; the
 //!   fragment's prefix `W_` becomes the slot's name (`w_dequant` reads `w_data`, `gate_dequant` reads `gate_data`);
-//! - *KV storage* is a fragment of two functions (`shaders/kv/f16.wgsl`);
+//! - *KV storage* is a fragment of a few functions (`shaders/kv/f16.wgsl`), and `KV_SCALES` says whether rows end in scales;
 //! - *tiles* in workgroup memory are a fragment that stores and multiplies them (`shaders/tiles/int8.wgsl`, ...): see [`tiles`].
 //!
 //! Everything that differs from dispatch to dispatch is a uniform: `p`, whose Rust twins are in [`params`], and `frame`
@@ -46,6 +46,28 @@ pub enum Kv {
     F32,
     /// Half precision, 4 numbers a `vec2<u32>`.
     F16,
+    /// Codes of 8 bits, 4 a `u32`; behind those of a row the scales of its blocks, 2 a `u32`.
+    Q8_0,
+}
+
+impl Kv {
+    /// Its name, and its fragment.
+    fn row(self) -> (&'static str, &'static str) {
+        match self {
+            Kv::F32 => ("f32", include_str!("../../shaders/kv/f32.wgsl")),
+            Kv::F16 => ("f16", include_str!("../../shaders/kv/f16.wgsl")),
+            Kv::Q8_0 => ("q8_0", include_str!("../../shaders/kv/q8_0.wgsl")),
+        }
+    }
+
+    /// Bytes of one head's row of `cols` numbers, a multiple of 4.
+    pub fn row_bytes(self, cols: usize) -> usize {
+        match self {
+            Kv::F32 => 4 * cols,
+            Kv::F16 => 2 * cols,
+            Kv::Q8_0 => cols + 4 * cols.div_ceil(64),
+        }
+    }
 }
 
 /// A kernel with everything fixed that makes a pipeline: the key of a pipeline cache.
@@ -101,8 +123,12 @@ impl Variant {
         self
     }
 
-    /// The value of a number, its default where it was not set; 0 for a name that the kernel does not have.
+    /// The value of a number, its default where it was not set; 0 for a name that the kernel does not have. `KV_SCALES` is 1
+    /// where the cache's rows end in scales.
     pub fn get(&self, name: &str) -> u32 {
+        if name == "KV_SCALES" {
+            return u32::from(self.kv == Some(Kv::Q8_0));
+        }
         let find = |list: &[(&'static str, u32)]| list.iter().find(|c| c.0 == name).map(|c| c.1);
         find(&self.consts).or_else(|| find(self.kernel.consts)).unwrap_or(0)
     }
@@ -120,7 +146,8 @@ impl Variant {
             s.push_str(&f.layout().name.to_lowercase());
         }
         if let Some(kv) = self.kv {
-            s.push_str(if kv == Kv::F16 { "-kv_f16" } else { "-kv_f32" });
+            s.push_str("-kv_");
+            s.push_str(kv.row().0);
         }
         if let Some(tiles) = self.tiles {
             s.push('-');

@@ -11,9 +11,14 @@
 //! `[T, heads·Dv]`.
 //!
 //! Tolerance: 1e-10 with an f32 cache; 1e-6 with an f16 cache, whose keys and values keep 11 bits (relative error up to
-//! 2⁻¹¹, 8e-8 in mean square, on both factors).
+//! 2⁻¹¹, 8e-8 in mean square, on both factors), and with a q8_0 cache, where a number that differs in its last bit between
+//! backends may fall on the other side of a tie: one code in some ten thousand, by a 127th of its block's largest. The CPU
+//! multiplies a q8_0 cache with queries and weights of 16 bits, 1e-5: beside an outlier Q of its block a query is off by
+//! Q / 65534, a score by that times the keys' magnitudes, and a weight by as much in proportion: a percent where queries and
+//! keys both have outliers of thirty deviations. (An f16 cache rounds such keys by sixteen times as much.)
 
 use super::{Array, Phrase, Weights, arity, f32_of, linear::dot, weight_shape};
+use crate::backend::KvType;
 use crate::ir::{Attention, CacheDecl, CacheId, Graph, Type};
 
 fn decl(g: &Graph, c: CacheId) -> Result<&CacheDecl, Phrase> {
@@ -75,14 +80,14 @@ pub struct Cache {
     pub v: Array,
 }
 
-/// Reference code of `kv_store`: `round` is the storage's rounding (to f16, or none).
-pub fn eval_store(k: &Array, v: Option<&Array>, past: usize, cache: &mut Cache, round: fn(f32) -> f32) {
-    for (from, to) in [(Some(k), &mut cache.k), (v, &mut cache.v)] {
+/// Reference code of `kv_store`: numbers are rounded as `kv` stores them.
+pub fn eval_store(k: &Array, v: Option<&Array>, past: usize, d: &CacheDecl, cache: &mut Cache, kv: KvType) {
+    for (from, to, cols) in [(Some(k), &mut cache.k, d.k_dim), (v, &mut cache.v, d.v_dim)] {
         let Some(from) = from else { continue };
         for t in 0..from.rows {
-            for (o, x) in to.row_mut(past + t).iter_mut().zip(from.row(t)) {
-                *o = round(*x);
-            }
+            let row = to.row_mut(past + t);
+            row.copy_from_slice(from.row(t));
+            row.chunks_exact_mut(cols.max(1)).for_each(|head| kv.round(head));
         }
     }
 }

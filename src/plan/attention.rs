@@ -2,7 +2,6 @@
 
 use super::{Buffer, Cost, Count, Grid, Place, lower::Lower};
 use crate::{
-    backend::KvType,
     error::{Error, Result},
     ir::{Attention, CacheDecl, CacheId, Norm, Op, Rope, RopePairs, Rows, ValueId},
     kernels::{Style, Variant, catalogue, params},
@@ -149,7 +148,7 @@ impl Lower<'_> {
         let [keys, values] = self.cache(cache, true)?;
         let bindings = vec![self.row_places()?, self.read("k", k.buffer)?, self.read("v", v.buffer)?, keys, values];
         let cols = d.kv_heads * (d.k_dim + d.stored_v_dim());
-        let grid = self.grid(&variant, cols / 4, Count::Tokens, 1);
+        let grid = self.grid(&variant, 2 * d.kv_heads, Count::Tokens, 1);
         let reads = self.row_cost(Count::Tokens, cols);
         self.push(variant, &p, bindings, grid, reads, self.cache_cost(&d));
         Ok(())
@@ -157,8 +156,8 @@ impl Lower<'_> {
 
     /// Bytes of keys and values for each token.
     fn cache_cost(&self, d: &CacheDecl) -> Cost {
-        let element = if self.options.kv == KvType::F16 { 2 } else { 4 };
-        Cost { token: (element * d.kv_heads * (d.k_dim + d.stored_v_dim())) as u64, ..Cost::default() }
+        let row = self.kv().row_bytes(d.k_dim) + self.kv().row_bytes(d.stored_v_dim());
+        Cost { token: (d.kv_heads * row) as u64, ..Cost::default() }
     }
 
     fn rope_store(

@@ -52,13 +52,21 @@ pub(super) fn rope_tables(g: &Graph, caps: &Caps, o: &Options) -> Result<Vec<Rop
     ropes(g).into_iter().map(table).collect()
 }
 
+/// How the kernels call the storage of the cache.
+fn kv(o: &Options) -> Kv {
+    match o.kv {
+        KvType::F16 => Kv::F16,
+        KvType::F32 => Kv::F32,
+        KvType::Q8_0 => Kv::Q8_0,
+    }
+}
+
 pub(super) fn caches(g: &Graph, caps: &Caps, o: &Options) -> Result<Vec<CacheBytes>> {
-    let element = if o.kv == KvType::F16 { 2 } else { 4 };
     let side = |heads: usize, dim: usize, i: usize| {
-        let bytes = [o.sequences.unwrap_or(1), heads, o.ctx, dim, element]
+        let bytes = [o.sequences.unwrap_or(1), heads, o.ctx, kv(o).row_bytes(dim)]
             .iter()
             .try_fold(1u64, |a, b| a.checked_mul(*b as u64));
-        let help = "ask for a shorter context (--ctx) or an f16 cache";
+        let help = "ask for a shorter context (--ctx) or a smaller cache (--kv f16, --kv q8_0)";
         fits(caps, bytes.unwrap_or(u64::MAX), &format!("the KV cache of layer {i}"), help)
     };
     let cache = |(i, d): (usize, &crate::ir::CacheDecl)| {
@@ -321,10 +329,7 @@ impl<'a> Lower<'a> {
     }
 
     pub fn kv(&self) -> Kv {
-        match self.options.kv {
-            KvType::F16 => Kv::F16,
-            KvType::F32 => Kv::F32,
-        }
+        kv(&self.options)
     }
 
     /// A product of many rows: by tiles where that suits the device, else as [`Lower::matrix_variant`] has it.

@@ -1,6 +1,7 @@
 //! Cases of rotation, cache and attention: no past, a long past, chunks against single tokens, windows, sinks.
 
 use super::case::{Case, Maker};
+use moeray::backend::KvType::{F16, Q8_0};
 use moeray::ir::{Attention, CacheDecl, Linear, Norm, Op, Rope, RopePairs, Temperature, ValueId};
 use moeray::quant::DType;
 
@@ -78,8 +79,16 @@ pub fn attend() -> Vec<Case> {
         plain(s(4, 1, 24, 40), &STEPS),
         plain(s(16, 1, 128, 128), &STEPS),
         plain(gqa, &LONG),
-        plain(gqa, &LONG).with_f16_cache(),
-        plain(s(4, 2, 16, 16), &STEPS).with_f16_cache(),
+        plain(gqa, &LONG).with_cache(F16),
+        plain(s(4, 2, 16, 16), &STEPS).with_cache(F16),
+        plain(gqa, &LONG).with_cache(Q8_0),
+        // Blocks of fewer than 32 columns, an odd number of blocks, several lines of them.
+        plain(s(4, 2, 16, 16), &STEPS).with_cache(Q8_0),
+        plain(s(4, 1, 24, 40), &STEPS).with_cache(Q8_0),
+        plain(s(3, 1, 96, 36), &LONG).with_cache(Q8_0),
+        plain(s(16, 2, 128, 256), &STEPS).with_cache(Q8_0),
+        plain(Shape { window: Some(290), sinks: true, ..gqa }, &[(450, 0, 1), (1, 450, 1), (70, 451, 3)])
+            .with_cache(Q8_0),
         plain(Shape { window: Some(3), ..s(4, 2, 16, 16) }, &STEPS),
         plain(Shape { window: Some(64), sinks: true, ..gqa }, &LONG),
         // In chunks, the first of which the window has left.
@@ -123,7 +132,11 @@ pub fn latent() -> Vec<Case> {
         let z = m.one(expand, &[y, ids]);
         let case =
             m.finish(format!("latent/{heads} heads, {rank} and {rope}, {dtype}"), &[("y0", y), ("y1", z)], steps);
-        cases.push(if dtype == DType::BF16 { case.with_f16_cache() } else { case });
+        cases.push(match dtype {
+            DType::BF16 => case.with_cache(F16),
+            DType::Q8_0 | DType::F16 => case.with_cache(Q8_0),
+            _ => case,
+        });
     }
     cases
 }
@@ -139,19 +152,23 @@ pub fn rope_store() -> Vec<Case> {
         ("per head, after", 1, RopePairs::Interleaved, true),
         ("over the row, after", 2, RopePairs::Halves, true),
     ];
-    for (name, qk_norm, pairs, norm_last) in kinds {
-        let s = Shape { heads: 6, kv_heads: 2, k_dim: 32, v_dim: 32, window: None, chunk: None, sinks: false };
-        let mut m = Maker::new(qk_norm);
-        let mut outputs = vec![];
-        for _ in 0..2 {
-            let (q, k, v) = (m.input(192), m.input(64), m.input(64));
-            outputs.push(block(&mut m, s, (qk_norm, norm_last), pairs, [q, k, v]));
-        }
-        let named: Vec<(&str, _)> = ["y0", "y1"].into_iter().zip(outputs).collect();
-        cases.push(m.finish(format!("rope_store/{name}"), &named, &STEPS));
-    }
+    cases.extend(kinds.map(|kind| two_layers(kind, [32, 32])));
+    cases.extend([two_layers(kinds[0], [32, 32]), two_layers(kinds[1], [144, 36])].map(|c| c.with_cache(Q8_0)));
     cases.push(unrotated());
     cases
+}
+
+/// Two blocks one beside the other, with heads of these columns.
+fn two_layers((name, qk_norm, pairs, norm_last): (&str, u64, RopePairs, bool), [k_dim, v_dim]: [usize; 2]) -> Case {
+    let s = Shape { heads: 6, kv_heads: 2, k_dim, v_dim, window: None, chunk: None, sinks: false };
+    let mut m = Maker::new(qk_norm);
+    let mut outputs = vec![];
+    for _ in 0..2 {
+        let (q, k, v) = (m.input(6 * k_dim), m.input(2 * k_dim), m.input(2 * v_dim));
+        outputs.push(block(&mut m, s, (qk_norm, norm_last), pairs, [q, k, v]));
+    }
+    let named: Vec<(&str, _)> = ["y0", "y1"].into_iter().zip(outputs).collect();
+    m.finish(format!("rope_store/{name}, {k_dim} and {v_dim}"), &named, &STEPS)
 }
 
 /// Queries that only grow with their position, keys as they are.

@@ -89,9 +89,9 @@ pub struct Case {
 }
 
 impl Case {
-    pub fn with_f16_cache(mut self) -> Self {
-        self.kv = KvType::F16;
-        self.name += " f16 cache";
+    pub fn with_cache(mut self, kv: KvType) -> Self {
+        self.kv = kv;
+        self.name += &format!(" {kv:?} cache");
         self
     }
 
@@ -113,7 +113,8 @@ impl Case {
             (Target::Cpu, true, _) if self.program.graph.nodes.len() > 2 => 1e-7,
             (Target::WgpuF16 | Target::WgpuCoop16, ..) => 1e-6,
             (Target::CpuInt8 | Target::WgpuInt8, true, _) if self.program.graph.nodes.len() > 2 => 1e-5,
-            (_, _, KvType::F16) => 1e-6,
+            (Target::Cpu, _, KvType::Q8_0) => 1e-5,
+            (_, _, KvType::F16 | KvType::Q8_0) => 1e-6,
             _ => 1e-10,
         }
     }

@@ -3,17 +3,23 @@
 //! Attention goes through the positions in chunks with a running maximum and sum (Milakov and Gimelshein 2018; Dao et al.
 //! 2022), for up to four query rows at a time that share a key head. With one token and a long context the positions are also
 //! split into fixed pieces for more threads, whose partial results are put together in order.
+//!
+//! [`numbers`] reads what is stored as floats, [`codes`] what is stored as 8-bit codes.
+
+mod codes;
+mod numbers;
 
 use super::{
     buffer::Out,
-    cache::{Cache, Memory},
-    lanes::{Half, Lanes, N, Single, Store},
+    cache::{Cache, Held},
+    lanes::{Half, Lanes, N, Single},
     products::Env,
     tier::Floats,
     weight::room,
 };
 use crate::{error::Result, ir::Attention};
-use std::marker::PhantomData;
+use codes::Coded;
+use numbers::Numbers;
 
 /// Positions of a chunk.
 const CHUNK: usize = 128;
@@ -62,15 +68,11 @@ pub fn attend(
         let sinks = if piece == 0 { sinks } else { None };
         let mut scratch = env.scratch.of(worker);
         let job = Tile { a, cache, q, past, kv, group, first, rows: tokens * group, span, sinks };
-        let state = room(&mut scratch.other, job.rows * stride + 4 * CHUNK);
-        match (&cache.k, &cache.v) {
-            (Memory::F16(k), Memory::F16(v)) => {
-                env.floats(Run(&job, k.as_ptr().cast(), v.as_ptr().cast(), &mut *state, PhantomData::<Half>));
-            }
-            (Memory::F32(k), Memory::F32(v)) => {
-                env.floats(Run(&job, k.as_ptr().cast(), v.as_ptr().cast(), &mut *state, PhantomData::<Single>));
-            }
-            _ => {}
+        let state = room(&mut scratch.other, job.rows * stride + 4 * CHUNK + codes::room(&job));
+        match &cache.held {
+            Held::F16([k, v]) => env.floats(Run(&job, Numbers::<Half>::new(k, v), &mut *state)),
+            Held::F32([k, v]) => env.floats(Run(&job, Numbers::<Single>::new(k, v), &mut *state)),
+            Held::Codes([k, v]) => env.floats(Run(&job, Coded { keys: k, values: v }, &mut *state)),
         }
         for (i, row) in state[..job.rows * stride].chunks_exact(stride).enumerate() {
             let (token, head) = (first + i / group, kv * group + i % group);
@@ -122,7 +124,14 @@ struct Tile<'a> {
     sinks: Option<&'a [f32]>,
 }
 
-impl Tile<'_> {
+impl<'a> Tile<'a> {
+    /// The query of row `i`.
+    fn query(&self, i: usize) -> &'a [f32] {
+        let d = self.cache.decl.k_dim;
+        let (token, head) = (self.first + i / self.group, self.kv * self.group + i % self.group);
+        &self.q[(token * self.a.heads + head) * d..][..d]
+    }
+
     /// The positions that query row `i` sees.
     fn seen(&self, i: usize) -> std::ops::Range<usize> {
         let end = self.past + self.first + i / self.group + 1;
@@ -137,17 +146,60 @@ impl Tile<'_> {
     }
 }
 
-/// A tile, its keys and values, and its state: for each row `v_stride` sums, maximum, sum of weights; then room for scores.
-struct Run<'a, S>(&'a Tile<'a>, *const u8, *const u8, &'a mut [f32], PhantomData<S>);
+/// Positions `from .. to` that are looked at together, `from` on the start of a block of 16. Where nothing was fetched
+/// before, what comes next is fetched `ahead`: values during the scores, the next keys during the sums.
+#[derive(Clone, Copy)]
+struct Chunk {
+    from: usize,
+    to: usize,
+    ahead: bool,
+}
 
-impl<S: Store> Floats for Run<'_, S> {
+/// A way to store keys and values, as attention goes through them.
+///
+/// All functions are unsafe for one reason: the processor must have the features of `L`, and the cache the positions of the
+/// chunk.
+#[allow(clippy::missing_safety_doc)]
+trait Reader: Copy {
+    /// Prepares the queries of a tile, in `own`, of [`codes::room`] numbers.
+    unsafe fn begin<L: Lanes>(self, tile: &Tile<'_>, own: &mut [f32]);
+
+    /// Scores of rows `i .. i + R`: the r-th's on position p to `scores[r * CHUNK + p - from]`, up to the end of a vector.
+    unsafe fn score<L: Lanes, const R: usize>(
+        self,
+        tile: &Tile<'_>,
+        own: &[f32],
+        scores: &mut [f32],
+        i: usize,
+        chunk: Chunk,
+    );
+
+    /// `state = factor · state + Σ weight · value` for `R` rows, with weights where the scores were; in `W` vectors of columns
+    /// at a time where that suits.
+    unsafe fn sum<L: Lanes, const R: usize, const W: usize>(
+        self,
+        tile: &Tile<'_>,
+        own: &mut [f32],
+        weights: &[f32],
+        factors: &[f32; R],
+        state: &mut [f32],
+        chunk: Chunk,
+    );
+}
+
+/// A tile, its keys and values, and its state: for each row `v_stride` sums, maximum, sum of weights; then room for scores and
+/// for what the reader prepares.
+struct Run<'a, S>(&'a Tile<'a>, S, &'a mut [f32]);
+
+impl<S: Reader> Floats for Run<'_, S> {
     type Output = ();
 
     #[inline(always)]
     unsafe fn run<L: Lanes>(self) {
-        let Run(tile, keys, values, state, _) = self;
+        let Run(tile, reader, state) = self;
         let stride = tile.cache.v_stride + N;
-        let (state, scores) = state.split_at_mut(tile.rows * stride);
+        let (state, rest) = state.split_at_mut(tile.rows * stride);
+        let (scores, own) = rest.split_at_mut(4 * CHUNK);
         for (i, row) in state.chunks_exact_mut(stride).enumerate() {
             let sink = tile.sinks.map(|s| s[tile.kv * tile.group + i % tile.group]);
             row.fill(0.0);
@@ -155,181 +207,60 @@ impl<S: Store> Floats for Run<'_, S> {
             row[tile.cache.v_stride + 1] = if sink.is_some() { 1.0 } else { 0.0 };
         }
         let (start, end) = (tile.seen(0).start, tile.seen(tile.rows - 1).end);
-        let mut chunk = start / N * N;
-        while chunk < end {
-            let to = (chunk + CHUNK).min(end);
-            let mut i = 0;
-            while i < tile.rows {
-                // SAFETY: positions below `end` are written; rows below `tile.rows` have state.
-                unsafe {
+        // SAFETY: the features are there by the contract; positions below `end` are written; rows below `tile.rows` have
+        // state.
+        unsafe {
+            reader.begin::<L>(tile, own);
+            let mut from = start / N * N;
+            while from < end {
+                let to = (from + CHUNK).min(end);
+                let mut i = 0;
+                while i < tile.rows {
+                    let chunk = Chunk { from, to, ahead: i == 0 };
+                    let state = &mut state[i * stride..];
                     i += match tile.rows - i {
-                        4.. => rows::<S, L, 4, 2>(tile, keys, values, &mut state[i * stride..], scores, i, chunk, to),
-                        2.. => {
-                            rows::<S, L, 2, WIDE>(tile, keys, values, &mut state[i * stride..], scores, i, chunk, to)
-                        }
-                        _ => rows::<S, L, 1, WIDE>(tile, keys, values, &mut state[i * stride..], scores, i, chunk, to),
+                        4.. => rows::<S, L, 4, 2>(reader, tile, own, state, scores, i, chunk),
+                        2.. => rows::<S, L, 2, WIDE>(reader, tile, own, state, scores, i, chunk),
+                        _ => rows::<S, L, 1, WIDE>(reader, tile, own, state, scores, i, chunk),
                     };
                 }
+                // Chunks start on whole blocks; `to` is one or the end.
+                from = to;
             }
-            chunk = to;
-            // Chunks start on whole blocks; `to` is one or the end.
         }
     }
 }
 
-/// Query rows `i .. i + R` on positions `from .. to`, `from` on a block's start; gives `R`.
+/// Query rows `i .. i + R` on a chunk; gives `R`.
 ///
-/// Safety: the features of `L` are there; keys and values of these positions are in the cache.
+/// Safety: as [`Reader`].
 #[inline(always)]
-unsafe fn rows<S: Store, L: Lanes, const R: usize, const W: usize>(
+unsafe fn rows<S: Reader, L: Lanes, const R: usize, const W: usize>(
+    reader: S,
     tile: &Tile<'_>,
-    keys: *const u8,
-    values: *const u8,
+    own: &mut [f32],
     state: &mut [f32],
     scores: &mut [f32],
     i: usize,
-    from: usize,
-    to: usize,
+    chunk: Chunk,
 ) -> usize {
-    let (cache, stride) = (tile.cache, tile.cache.v_stride + N);
+    let (v_stride, stride) = (tile.cache.v_stride, tile.cache.v_stride + N);
     // Rows of one tile see more and more: where the last sees nothing here, none does.
     let seen: [std::ops::Range<usize>; R] = std::array::from_fn(|r| tile.seen(i + r));
-    if seen.iter().all(|s| s.end <= from || s.start >= to) {
+    if seen.iter().all(|s| s.end <= chunk.from || s.start >= chunk.to) {
         return R;
     }
-    // SAFETY: by the contract; blocks of 16 positions are whole because the cache's length is.
+    // SAFETY: by the contract.
     unsafe {
-        let value = values.add((tile.kv * cache.ctx + from) * cache.v_stride * S::BYTES);
-        let (head, position) = tile.after(to);
-        let next = keys.wrapping_add((head * cache.ctx + position) * cache.decl.k_dim * S::BYTES);
-        // The first rows of a tile fetch what comes next: values while they compute scores, keys while they sum values.
-        let ahead = i == 0 && !cache.decl.v_in_k;
-        if cache.decl.v_in_k {
-            score_rows::<S, L, R>(tile, values, scores, i, from, to);
-        } else {
-            score::<S, L, R>(tile, keys, ahead.then_some(value), scores, i, from, to);
-        }
+        reader.score::<L, R>(tile, own, scores, i, chunk);
         let mut factors = [1f32; R];
         for r in 0..R {
             let s = &mut scores[r * CHUNK..(r + 1) * CHUNK];
-            let row = &mut state[r * stride + cache.v_stride..][..2];
-            factors[r] = weigh::<L>(s, &seen[r], from, to, row);
+            factors[r] = weigh::<L>(s, &seen[r], chunk.from, chunk.to, &mut state[r * stride + v_stride..][..2]);
         }
-        let next = ahead.then_some((next, cache.decl.k_dim * S::BYTES));
-        let mut c = 0;
-        let width = cache.decl.v_dim.next_multiple_of(N);
-        while c < width {
-            if c + W * N <= width {
-                let next = next.filter(|_| c == 0);
-                sum_values::<S, L, R, W>(value, next, cache.v_stride, c, to - from, scores, &factors, state, stride);
-                c += W * N;
-            } else {
-                let next = next.filter(|_| c == 0);
-                sum_values::<S, L, R, 1>(value, next, cache.v_stride, c, to - from, scores, &factors, state, stride);
-                c += N;
-            }
-        }
+        reader.sum::<L, R, W>(tile, own, scores, &factors, state, chunk);
     }
     R
-}
-
-/// Scores of `R` rows: two blocks of 16 positions at a time. Fetches the values of the same positions.
-#[inline(always)]
-unsafe fn score<S: Store, L: Lanes, const R: usize>(
-    tile: &Tile<'_>,
-    keys: *const u8,
-    values: Option<*const u8>,
-    scores: &mut [f32],
-    i: usize,
-    from: usize,
-    to: usize,
-) {
-    let (cache, d) = (tile.cache, tile.cache.decl.k_dim);
-    // SAFETY: by the contract of `rows`; where the cache ends, the second block repeats the first and is dropped.
-    unsafe {
-        let q: [*const f32; R] = std::array::from_fn(|r| {
-            let (token, head) = (tile.first + (i + r) / tile.group, tile.kv * tile.group + (i + r) % tile.group);
-            tile.q[(token * tile.a.heads + head) * d..][..d].as_ptr()
-        });
-        let blocks = (to - from).div_ceil(N);
-        let mut b = 0;
-        while b < blocks {
-            let block = |b: usize| keys.add((tile.kv * cache.ctx / N + from / N + b) * d * N * S::BYTES);
-            let two = b + 1 < blocks;
-            if let Some(values) = values {
-                let bytes = N * cache.v_stride * S::BYTES;
-                for line in (b * bytes..(b + 2) * bytes).step_by(64) {
-                    L::prefetch(values.wrapping_add(line));
-                }
-            }
-            let (k0, k1) = (block(b), block(if two { b + 1 } else { b }));
-            let mut sums = [[L::splat(0.0); 2]; R];
-            for c in 0..d {
-                let (x0, x1) = (S::load::<L>(k0.add(c * N * S::BYTES)), S::load::<L>(k1.add(c * N * S::BYTES)));
-                for r in 0..R {
-                    let y = L::splat(*q[r].add(c));
-                    sums[r][0] = x0.fma(y, sums[r][0]);
-                    sums[r][1] = x1.fma(y, sums[r][1]);
-                }
-            }
-            let scale = L::splat(tile.a.scale);
-            for r in 0..R {
-                sums[r][0].mul(scale).store(scores[r * CHUNK + b * N..][..N].as_mut_ptr());
-                if two {
-                    sums[r][1].mul(scale).store(scores[r * CHUNK + (b + 1) * N..][..N].as_mut_ptr());
-                }
-            }
-            b += 2;
-        }
-    }
-}
-
-/// Scores of `R` rows from keys that are stored as rows: where values are part of keys.
-#[inline(always)]
-unsafe fn score_rows<S: Store, L: Lanes, const R: usize>(
-    tile: &Tile<'_>,
-    rows: *const u8,
-    scores: &mut [f32],
-    i: usize,
-    from: usize,
-    to: usize,
-) {
-    let (cache, d) = (tile.cache, tile.cache.decl.k_dim);
-    let whole = d / N * N;
-    // Rows end in zeros up to whole vectors; the queries' last columns get them here.
-    let mut ends = [[0f32; N]; R];
-    // SAFETY: by the contract of `rows`; columns up to `v_stride` of a position are in the cache.
-    unsafe {
-        let q: [*const f32; R] = std::array::from_fn(|r| {
-            let (token, head) = (tile.first + (i + r) / tile.group, tile.kv * tile.group + (i + r) % tile.group);
-            let q = &tile.q[(token * tile.a.heads + head) * d..][..d];
-            ends[r][..d - whole].copy_from_slice(&q[whole..]);
-            q.as_ptr()
-        });
-        for p in from..to {
-            let row = rows.add((tile.kv * cache.ctx + p) * cache.v_stride * S::BYTES);
-            let mut sums = [[L::splat(0.0); 2]; R];
-            for c in (0..whole).step_by(N) {
-                let x = S::load::<L>(row.add(c * S::BYTES));
-                for r in 0..R {
-                    sums[r][(c / N) & 1] = x.fma(L::load(q[r].add(c)), sums[r][(c / N) & 1]);
-                }
-            }
-            if whole < d {
-                let x = S::load::<L>(row.add(whole * S::BYTES));
-                for r in 0..R {
-                    sums[r][0] = x.fma(L::load(ends[r].as_ptr()), sums[r][0]);
-                }
-            }
-            for r in 0..R {
-                scores[r * CHUNK + p - from] = sums[r][0].add(sums[r][1]).sum() * tile.a.scale;
-            }
-        }
-        // The last vector of scores is read as a whole.
-        for r in 0..R {
-            scores[r * CHUNK + to - from..r * CHUNK + (to - from).next_multiple_of(N)].fill(0.0);
-        }
-    }
 }
 
 /// Turns the scores of one row into weights relative to the running maximum, updates that and the sum (`state`), and gives the
@@ -371,47 +302,5 @@ unsafe fn weigh<L: Lanes>(
         state[0] = max;
         state[1] = state[1] * factor + sum.sum();
         factor
-    }
-}
-
-/// `state = factor · state + Σ weight · value` for `R` rows and `W` vectors of columns from `c` on, over `n` positions.
-/// `next` is what is needed next, and how many bytes of it to fetch a position.
-#[inline(always)]
-unsafe fn sum_values<S: Store, L: Lanes, const R: usize, const W: usize>(
-    values: *const u8,
-    next: Option<(*const u8, usize)>,
-    v_stride: usize,
-    c: usize,
-    n: usize,
-    weights: &[f32],
-    factors: &[f32; R],
-    state: &mut [f32],
-    stride: usize,
-) {
-    assert!(state.len() >= (R - 1) * stride + c + W * N && weights.len() >= (R - 1) * CHUNK + n);
-    // SAFETY: in range, as asserted; the values of `n` positions are there by the contract of `rows`.
-    unsafe {
-        let mut sums: [[L; W]; R] = std::array::from_fn(|r| {
-            std::array::from_fn(|w| L::load(state.as_ptr().add(r * stride + c + w * N)).mul(L::splat(factors[r])))
-        });
-        for p in 0..n {
-            let row = values.add((p * v_stride + c) * S::BYTES);
-            if let Some((next, bytes)) = next {
-                for line in (p * bytes..(p + 1) * bytes).step_by(64) {
-                    L::prefetch(next.wrapping_add(line));
-                }
-            }
-            for w in 0..W {
-                let v = S::load::<L>(row.add(w * N * S::BYTES));
-                for r in 0..R {
-                    sums[r][w] = v.fma(L::splat(*weights.as_ptr().add(r * CHUNK + p)), sums[r][w]);
-                }
-            }
-        }
-        for r in 0..R {
-            for w in 0..W {
-                sums[r][w].store(state.as_mut_ptr().add(r * stride + c + w * N));
-            }
-        }
     }
 }

@@ -3,44 +3,30 @@
 //! Keys are stored in blocks of 16 positions, column by column (`[kv_head][position / 16][Dk][16]`): the scores of 16 positions
 //! are a few multiply-adds with no sum across a register. Values are stored a row a position (`[kv_head][position][Dv]`, Dv
 //! rounded up to whole vectors). Where values are part of keys there are only rows, which serve for both. Both in f16 or
-//! f32, read as they are.
+//! f32, read as they are; or as codes ([`super::codes`]).
 
 use super::{
     buffer::{Out, Pages},
+    codes::{Codes, Pairs},
     lanes::{Lanes, N},
     products::Env,
     tier::Floats,
 };
 use crate::{backend::KvType, error::Result, ir::CacheDecl};
 
-/// Numbers of one kind.
-pub(super) enum Memory {
+/// Keys and values as they are stored.
+pub(super) enum Held {
     /// Bits of half-precision numbers.
-    F16(Pages<u16>),
+    F16([Pages<u16>; 2]),
     /// Single precision.
-    F32(Pages<f32>),
-}
-
-impl Memory {
-    fn new(kind: KvType, len: usize) -> Option<Self> {
-        Some(match kind {
-            KvType::F16 => Memory::F16(Pages::zeroed(len)?),
-            KvType::F32 => Memory::F32(Pages::zeroed(len)?),
-        })
-    }
-
-    fn bytes(&self) -> u64 {
-        match self {
-            Memory::F16(m) => m.bytes(),
-            Memory::F32(m) => m.bytes(),
-        }
-    }
+    F32([Pages<f32>; 2]),
+    /// Codes of 8 bits.
+    Codes([Codes; 2]),
 }
 
 /// One layer's keys and values.
 pub struct Cache {
-    pub(super) k: Memory,
-    pub(super) v: Memory,
+    pub(super) held: Held,
     pub(super) decl: CacheDecl,
     /// Positions, rounded up to whole blocks.
     pub(super) ctx: usize,
@@ -55,14 +41,26 @@ impl Cache {
         // Where values are part of keys, both are read from rows.
         let (k_cols, v_cols) = if decl.v_in_k { (0, decl.k_dim) } else { (decl.k_dim, decl.v_dim) };
         let v_stride = v_cols.next_multiple_of(N);
-        let size = |cols: usize| ctx.checked_mul(decl.kv_heads)?.checked_mul(cols).filter(|n| *n < usize::MAX / 8);
-        let (k, v) = (Memory::new(kind, size(k_cols)?)?, Memory::new(kind, size(v_stride)?)?);
-        Some(Cache { k, v, decl: decl.clone(), ctx, v_stride })
+        let heads = decl.kv_heads;
+        let size = |cols: usize| ctx.checked_mul(heads)?.checked_mul(cols).filter(|n| *n < usize::MAX / 8);
+        let held = match kind {
+            KvType::F16 => Held::F16([Pages::zeroed(size(k_cols)?)?, Pages::zeroed(size(v_stride)?)?]),
+            KvType::F32 => Held::F32([Pages::zeroed(size(k_cols)?)?, Pages::zeroed(size(v_stride)?)?]),
+            KvType::Q8_0 => Held::Codes([
+                Codes::new(Pairs::Columns, heads, k_cols, ctx)?,
+                Codes::new(Pairs::Positions, heads, v_cols, ctx)?,
+            ]),
+        };
+        Some(Cache { held, decl: decl.clone(), ctx, v_stride })
     }
 
     /// Bytes held.
     pub fn bytes(&self) -> u64 {
-        self.k.bytes() + self.v.bytes()
+        match &self.held {
+            Held::F16(m) => m.iter().map(Pages::bytes).sum(),
+            Held::F32(m) => m.iter().map(Pages::bytes).sum(),
+            Held::Codes(m) => m.iter().map(Codes::bytes).sum(),
+        }
     }
 
     /// Writes key rows `[kv_heads · Dk]` of consecutive positions from `first` on.
@@ -80,9 +78,10 @@ impl Cache {
             first: position % N,
             step: N,
         };
-        match &mut self.k {
-            Memory::F16(m) => store(env, heads, d, first, rows, Out::new(m), at),
-            Memory::F32(m) => store(env, heads, d, first, rows, Out::new(m), at),
+        match &mut self.held {
+            Held::F16([k, _]) => store(env, heads, d, first, rows, Out::new(k), at),
+            Held::F32([k, _]) => store(env, heads, d, first, rows, Out::new(k), at),
+            Held::Codes([k, _]) => k.store(env, first, rows),
         }
     }
 
@@ -98,9 +97,10 @@ impl Cache {
     fn store_rows(&mut self, env: Env<'_>, d: usize, first: usize, rows: &[f32]) -> Result<()> {
         let (heads, ctx, stride) = (self.decl.kv_heads, self.ctx, self.v_stride);
         let at = |position: usize, h: usize| Place { start: (h * ctx + position) * stride, len: d, first: 0, step: 1 };
-        match &mut self.v {
-            Memory::F16(m) => store(env, heads, d, first, rows, Out::new(m), at),
-            Memory::F32(m) => store(env, heads, d, first, rows, Out::new(m), at),
+        match &mut self.held {
+            Held::F16([_, v]) => store(env, heads, d, first, rows, Out::new(v), at),
+            Held::F32([_, v]) => store(env, heads, d, first, rows, Out::new(v), at),
+            Held::Codes([_, v]) => v.store(env, first, rows),
         }
     }
 }
@@ -160,8 +160,7 @@ impl<T: Kept> Floats for Put<'_, T> {
     }
 }
 
-/// Writes rows of `heads · d` numbers of consecutive positions from `first` on to where `at` says. Heads go to several
-/// threads where there is much to write.
+/// Writes rows of `heads · d` numbers of consecutive positions from `first` on to where `at` says.
 fn store<T: Kept>(
     env: Env<'_>,
     heads: usize,
@@ -171,6 +170,23 @@ fn store<T: Kept>(
     to: Out<'_, T>,
     at: impl Fn(usize, usize) -> Place + Sync,
 ) -> Result<()> {
+    each_head(env, heads, d, rows, &|h, t, row| {
+        let place = at(first + t, h);
+        // SAFETY: every head's elements belong to one item.
+        let own = unsafe { to.slice(place.start, place.len) };
+        env.floats(Put { row, to: &mut own[place.first..], step: place.step });
+    })
+}
+
+/// Calls `f` with every head, row and that row's part of the head, of rows of `heads · d` numbers. Heads go to several threads
+/// where there is much to write, one to one thread.
+pub(super) fn each_head(
+    env: Env<'_>,
+    heads: usize,
+    d: usize,
+    rows: &[f32],
+    f: &(dyn Fn(usize, usize, &[f32]) + Sync),
+) -> Result<()> {
     if heads * d == 0 {
         return Ok(());
     }
@@ -178,10 +194,7 @@ fn store<T: Kept>(
     env.pool.run(heads.div_ceil(per), &|_, item| {
         for h in item * per..heads.min((item + 1) * per) {
             for (t, row) in rows.chunks_exact(heads * d).enumerate() {
-                let place = at(first + t, h);
-                // SAFETY: every head's elements belong to one item.
-                let own = unsafe { to.slice(place.start, place.len) };
-                env.floats(Put { row: &row[h * d..(h + 1) * d], to: &mut own[place.first..], step: place.step });
+                f(h, t, &row[h * d..(h + 1) * d]);
             }
         }
     })

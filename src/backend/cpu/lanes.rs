@@ -81,6 +81,9 @@ impl Store for Brain {
 /// alignment and must be valid for sixteen numbers.
 #[allow(clippy::missing_safety_doc, missing_docs)]
 pub trait Lanes: Copy {
+    /// 64 bytes of whole numbers: sixteen of 32 bits, or sixteen pairs of 16 bits.
+    type Ints: Copy;
+
     unsafe fn splat(x: f32) -> Self;
     unsafe fn load(p: *const f32) -> Self;
     unsafe fn load_f16(p: *const u16) -> Self;
@@ -90,6 +93,16 @@ pub trait Lanes: Copy {
     unsafe fn store_f16(self, p: *mut u16);
     /// Of whole numbers in -127 ..= 127; not-a-number becomes 0.
     unsafe fn store_i8(self, p: *mut i8);
+    /// Of whole numbers in -32767 ..= 32767; not-a-number becomes 0.
+    unsafe fn store_i16(self, p: *mut i16);
+    /// Sixteen times `x`: a number, or a pair whose first is the lower half.
+    unsafe fn ints(x: i32) -> Self::Ints;
+    unsafe fn load_ints(p: *const i32) -> Self::Ints;
+    /// Pairs of 32 bytes.
+    unsafe fn widen_i8(p: *const i8) -> Self::Ints;
+    /// `sum + a.0 * b.0 + a.1 * b.1` of every two pairs.
+    unsafe fn dot2(a: Self::Ints, b: Self::Ints, sum: Self::Ints) -> Self::Ints;
+    unsafe fn from_ints(x: Self::Ints) -> Self;
     unsafe fn add(self, o: Self) -> Self;
     unsafe fn sub(self, o: Self) -> Self;
     unsafe fn mul(self, o: Self) -> Self;
@@ -109,6 +122,14 @@ pub trait Lanes: Copy {
     /// Asks for the cache line at `p`, which may be any address; does nothing where there is no such instruction.
     #[inline(always)]
     unsafe fn prefetch(_p: *const u8) {}
+    /// Asks for every line of `len` bytes from `p` on.
+    #[inline(always)]
+    unsafe fn prefetch_all(p: *const i8, len: usize) {
+        for line in (0..len).step_by(64) {
+            // SAFETY: any address may be asked for.
+            unsafe { Self::prefetch(p.wrapping_add(line).cast()) }
+        }
+    }
 
     /// `e^self` with a relative error of about 1e-7: range reduction by ln 2 in two parts (Cody and Waite) and the minimax
     /// polynomial of degree 6 of Cephes' `expf`. Clamped to -87.33 ..= 88; not-a-number stays.
@@ -145,6 +166,8 @@ macro_rules! each {
 }
 
 impl Lanes for Portable {
+    type Ints = [i32; N];
+
     #[inline(always)]
     unsafe fn splat(x: f32) -> Self {
         Portable([x; N])
@@ -180,6 +203,35 @@ impl Lanes for Portable {
     unsafe fn store_i8(self, p: *mut i8) {
         // SAFETY: valid by the contract.
         unsafe { p.cast::<[i8; N]>().write_unaligned(self.0.map(|x| x as i8)) }
+    }
+    #[inline(always)]
+    unsafe fn store_i16(self, p: *mut i16) {
+        // SAFETY: valid by the contract.
+        unsafe { p.cast::<[i16; N]>().write_unaligned(self.0.map(|x| x as i16)) }
+    }
+    #[inline(always)]
+    unsafe fn ints(x: i32) -> [i32; N] {
+        [x; N]
+    }
+    #[inline(always)]
+    unsafe fn load_ints(p: *const i32) -> [i32; N] {
+        // SAFETY: valid by the contract.
+        unsafe { p.cast::<[i32; N]>().read_unaligned() }
+    }
+    #[inline(always)]
+    unsafe fn widen_i8(p: *const i8) -> [i32; N] {
+        // SAFETY: valid by the contract.
+        let codes = unsafe { p.cast::<[[i8; 2]; N]>().read_unaligned() };
+        codes.map(|[a, b]| i32::from(a) & 0xffff | i32::from(b) << 16)
+    }
+    #[inline(always)]
+    unsafe fn dot2(a: [i32; N], b: [i32; N], sum: [i32; N]) -> [i32; N] {
+        let [low, high] = [|x: i32| i32::from(x as i16), |x: i32| x >> 16];
+        std::array::from_fn(|i| sum[i] + low(a[i]) * low(b[i]) + high(a[i]) * high(b[i]))
+    }
+    #[inline(always)]
+    unsafe fn from_ints(x: [i32; N]) -> Self {
+        Portable(x.map(|x| x as f32))
     }
     #[inline(always)]
     unsafe fn add(self, o: Self) -> Self {
@@ -240,148 +292,6 @@ pub use neon::{Neon, half_neon};
 pub use x86::{Avx2, Avx512};
 
 #[cfg(target_arch = "aarch64")]
-#[path = "lanes_neon.rs"]
 mod neon;
-
 #[cfg(target_arch = "x86_64")]
-mod x86 {
-    use super::Lanes;
-    use std::arch::x86_64::*;
-
-    /// Two 256-bit registers.
-    #[derive(Clone, Copy)]
-    pub struct Avx2(__m256, __m256);
-
-    /// One 512-bit register.
-    #[derive(Clone, Copy)]
-    pub struct Avx512(__m512);
-
-    #[inline(always)]
-    unsafe fn round8(x: __m256) -> __m256 {
-        // SAFETY: the features are there by the contract of `Lanes`.
-        unsafe { _mm256_round_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(x) }
-    }
-
-    #[inline(always)]
-    unsafe fn pow8(x: __m256, n: __m256) -> __m256 {
-        // SAFETY: as above.
-        unsafe {
-            let e = _mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127));
-            _mm256_mul_ps(x, _mm256_castsi256_ps(_mm256_slli_epi32::<23>(e)))
-        }
-    }
-
-    /// Methods whose body is an expression over intrinsics; the features are there by the contract of `Lanes`.
-    macro_rules! methods {
-        ($(fn $name:ident($($arg:ident: $ty:ty),*) $(-> $ret:ty)? { $body:expr })*) => {$(
-            #[inline(always)]
-            // SAFETY: as the contract of `Lanes` says: the features are there, pointers are valid.
-            unsafe fn $name($($arg: $ty),*) $(-> $ret)? { unsafe { $body } }
-        )*};
-        ($(fn $name:ident(self $(, $arg:ident: $ty:ty)*) $(-> $ret:ty)? |$s:ident| { $body:expr })*) => {$(
-            #[inline(always)]
-            // SAFETY: as the contract of `Lanes` says: the features are there, pointers are valid.
-            unsafe fn $name(self $(, $arg: $ty)*) $(-> $ret)? { let $s = self; unsafe { $body } }
-        )*};
-    }
-
-    impl Lanes for Avx2 {
-        #[inline(always)]
-        unsafe fn prefetch(p: *const u8) {
-            // SAFETY: a prefetch reads nothing that the program sees.
-            unsafe { _mm_prefetch::<_MM_HINT_T0>(p.cast()) }
-        }
-        methods! {
-            fn splat(x: f32) -> Self { Avx2(_mm256_set1_ps(x), _mm256_set1_ps(x)) }
-            fn load(p: *const f32) -> Self { Avx2(_mm256_loadu_ps(p), _mm256_loadu_ps(p.add(8))) }
-            fn load_f16(p: *const u16) -> Self {
-                Avx2(_mm256_cvtph_ps(_mm_loadu_si128(p.cast())), _mm256_cvtph_ps(_mm_loadu_si128(p.add(8).cast())))
-            }
-            fn load_bf16(p: *const u16) -> Self {{
-                let wide = |p: *const u16| {
-                    let x = _mm256_cvtepu16_epi32(_mm_loadu_si128(p.cast()));
-                    _mm256_castsi256_ps(_mm256_slli_epi32::<16>(x))
-                };
-                Avx2(wide(p), wide(p.add(8)))
-            }}
-        }
-        methods! {
-            fn store(self, p: *mut f32) |s| {{ _mm256_storeu_ps(p, s.0); _mm256_storeu_ps(p.add(8), s.1) }}
-            fn store_f16(self, p: *mut u16) |s| {{
-                _mm_storeu_si128(p.cast(), _mm256_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(s.0));
-                _mm_storeu_si128(p.add(8).cast(), _mm256_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(s.1))
-            }}
-            fn store_i8(self, p: *mut i8) |s| {{
-                let whole = |x| _mm256_cvtps_epi32(_mm256_and_ps(x, _mm256_cmp_ps::<_CMP_ORD_Q>(x, x)));
-                let words = _mm256_permute4x64_epi64::<0b11_01_10_00>(_mm256_packs_epi32(whole(s.0), whole(s.1)));
-                let (low, high) = (_mm256_castsi256_si128(words), _mm256_extracti128_si256::<1>(words));
-                _mm_storeu_si128(p.cast(), _mm_packs_epi16(low, high))
-            }}
-            fn add(self, o: Self) -> Self |s| { Avx2(_mm256_add_ps(s.0, o.0), _mm256_add_ps(s.1, o.1)) }
-            fn sub(self, o: Self) -> Self |s| { Avx2(_mm256_sub_ps(s.0, o.0), _mm256_sub_ps(s.1, o.1)) }
-            fn mul(self, o: Self) -> Self |s| { Avx2(_mm256_mul_ps(s.0, o.0), _mm256_mul_ps(s.1, o.1)) }
-            fn div(self, o: Self) -> Self |s| { Avx2(_mm256_div_ps(s.0, o.0), _mm256_div_ps(s.1, o.1)) }
-            fn max(self, o: Self) -> Self |s| { Avx2(_mm256_max_ps(s.0, o.0), _mm256_max_ps(s.1, o.1)) }
-            fn min(self, o: Self) -> Self |s| { Avx2(_mm256_min_ps(s.0, o.0), _mm256_min_ps(s.1, o.1)) }
-            fn fma(self, m: Self, a: Self) -> Self |s| {
-                Avx2(_mm256_fmadd_ps(s.0, m.0, a.0), _mm256_fmadd_ps(s.1, m.1, a.1))
-            }
-            fn round(self) -> Self |s| { Avx2(round8(s.0), round8(s.1)) }
-            fn scale2(self, n: Self) -> Self |s| { Avx2(pow8(s.0, n.0), pow8(s.1, n.1)) }
-            fn sum(self) -> f32 |s| { sum8(_mm256_add_ps(s.0, s.1)) }
-            fn largest(self) -> f32 |s| {{
-                let v = _mm256_max_ps(s.0, s.1);
-                let v = _mm_max_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps::<1>(v));
-                let v = _mm_max_ps(v, _mm_movehl_ps(v, v));
-                _mm_cvtss_f32(_mm_max_ss(v, _mm_movehdup_ps(v)))
-            }}
-        }
-    }
-
-    /// The sum of eight numbers.
-    #[inline(always)]
-    pub unsafe fn sum8(v: __m256) -> f32 {
-        // SAFETY: the caller has AVX.
-        unsafe {
-            let v = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps::<1>(v));
-            let v = _mm_add_ps(v, _mm_movehl_ps(v, v));
-            _mm_cvtss_f32(_mm_add_ss(v, _mm_movehdup_ps(v)))
-        }
-    }
-
-    impl Lanes for Avx512 {
-        #[inline(always)]
-        unsafe fn prefetch(p: *const u8) {
-            // SAFETY: a prefetch reads nothing that the program sees.
-            unsafe { _mm_prefetch::<_MM_HINT_T0>(p.cast()) }
-        }
-        methods! {
-            fn splat(x: f32) -> Self { Avx512(_mm512_set1_ps(x)) }
-            fn load(p: *const f32) -> Self { Avx512(_mm512_loadu_ps(p)) }
-            fn load_f16(p: *const u16) -> Self { Avx512(_mm512_cvtph_ps(_mm256_loadu_si256(p.cast()))) }
-            fn load_bf16(p: *const u16) -> Self {{
-                let x = _mm512_cvtepu16_epi32(_mm256_loadu_si256(p.cast()));
-                Avx512(_mm512_castsi512_ps(_mm512_slli_epi32::<16>(x)))
-            }}
-        }
-        methods! {
-            fn store(self, p: *mut f32) |s| { _mm512_storeu_ps(p, s.0) }
-            fn store_f16(self, p: *mut u16) |s| {
-                _mm256_storeu_si256(p.cast(), _mm512_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(s.0))
-            }
-            // Not-a-number becomes the least 32-bit number, whose last byte is 0.
-            fn store_i8(self, p: *mut i8) |s| { _mm_storeu_si128(p.cast(), _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(s.0))) }
-            fn add(self, o: Self) -> Self |s| { Avx512(_mm512_add_ps(s.0, o.0)) }
-            fn sub(self, o: Self) -> Self |s| { Avx512(_mm512_sub_ps(s.0, o.0)) }
-            fn mul(self, o: Self) -> Self |s| { Avx512(_mm512_mul_ps(s.0, o.0)) }
-            fn div(self, o: Self) -> Self |s| { Avx512(_mm512_div_ps(s.0, o.0)) }
-            fn max(self, o: Self) -> Self |s| { Avx512(_mm512_max_ps(s.0, o.0)) }
-            fn min(self, o: Self) -> Self |s| { Avx512(_mm512_min_ps(s.0, o.0)) }
-            fn fma(self, m: Self, a: Self) -> Self |s| { Avx512(_mm512_fmadd_ps(s.0, m.0, a.0)) }
-            fn round(self) -> Self |s| { Avx512(_mm512_roundscale_ps::<0>(s.0)) }
-            fn scale2(self, n: Self) -> Self |s| { Avx512(_mm512_scalef_ps(s.0, n.0)) }
-            fn sum(self) -> f32 |s| { _mm512_reduce_add_ps(s.0) }
-            fn largest(self) -> f32 |s| { _mm512_reduce_max_ps(s.0) }
-        }
-    }
-}
+mod x86;

@@ -18,6 +18,7 @@ mod act;
 mod attend;
 mod buffer;
 mod cache;
+mod codes;
 mod experts;
 mod kernel;
 mod lanes;

@@ -21,7 +21,7 @@ use super::{
 };
 use crate::{
     backend::{
-        KvType, Output, Runner, RunnerOptions, Step, check_cache_memory, check_step,
+        Output, Runner, RunnerOptions, Step, check_cache_memory, check_step,
         state::{Move, Standing},
     },
     error::{Error, Result},
@@ -91,7 +91,7 @@ impl CpuRunner {
     /// # Errors
     /// [`Error::Invalid`] for a context or chunk of 0; [`Error::Device`] where a cache is too large to address.
     pub fn new(model: Arc<Model>, options: RunnerOptions) -> Result<Self> {
-        check_cache_memory(&model.graph, &options, if options.kv == KvType::F16 { 2 } else { 4 })?;
+        check_cache_memory(&model.graph, &options, options.kv)?;
         let chunk = options.chunk.min(options.ctx);
         let rows = |r: Rows| if r == Rows::Tokens { chunk } else { 1 };
         let (mut numbers, mut ids) = (vec![], vec![]);

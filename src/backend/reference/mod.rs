@@ -45,7 +45,7 @@ impl Loaded for Reference {
     }
 
     fn runner(&self, options: RunnerOptions) -> Result<Box<dyn Runner>> {
-        check_cache_memory(&self.program.graph, &options, 4)?;
+        check_cache_memory(&self.program.graph, &options, KvType::F32)?;
         let cache = |d: &crate::ir::CacheDecl| attend::Cache {
             k: Array::zeros(options.ctx, d.kv_heads * d.k_dim),
             v: Array::zeros(options.ctx, d.kv_heads * d.stored_v_dim()),
@@ -221,11 +221,8 @@ impl Walker {
     }
 
     fn store(&mut self, k: &Array, v: Option<&Array>, cache: u32, step: &Step<'_>) {
-        let round: fn(f32) -> f32 = match self.options.kv {
-            KvType::F32 => |x| x,
-            KvType::F16 => |x| half::f16::from_f32(x).to_f32(),
-        };
-        attend::eval_store(k, v, step.past, &mut self.caches[cache as usize], round);
+        let decl = &self.program.graph.caches[cache as usize];
+        attend::eval_store(k, v, step.past, decl, &mut self.caches[cache as usize], self.options.kv);
     }
 }
 

@@ -3,6 +3,7 @@
 use super::{FRAME, Kernel, PLAIN, SEQUENCE, SUM, one_each, wg_items};
 use crate::kernels::params;
 
+const KEEP: &str = include_str!("../../../shaders/common/keep.wgsl");
 const ROTATE: &str = include_str!("../../../shaders/common/rotate.wgsl");
 
 /// Rotation by position. Bindings: `rows` (as in `common/sequence.wgsl`), `x` `[T, heads·D]`, `rope_table` `vec2<f32>`
@@ -18,14 +19,14 @@ pub static ROPE: Kernel = Kernel {
 };
 
 /// Keys and values to the cache, layout `[sequences, kv_heads, ctx, dim]`. Bindings: `rows`, `k`, `v`, `k_cache`, `v_cache`
-/// (read_write). Items: kv_heads·(Dk + Dv)/4; rows: T.
+/// (read_write). Items: 2·kv_heads; rows: T.
 pub static KV_STORE: Kernel = Kernel {
     name: "kv_store",
-    parts: &[FRAME, SEQUENCE, include_str!("../../../shaders/kv_store.wgsl")],
+    parts: &[FRAME, SEQUENCE, KEEP, include_str!("../../../shaders/kv_store.wgsl")],
     kv: true,
-    consts: &[("WG", 64), ("BATCH", 0)],
+    consts: &[("WG", 32), ("BATCH", 0)],
     params: params::KvStoreParams::FIELDS,
-    tile: wg_items,
+    tile: one_each,
     ..PLAIN
 };
 
@@ -33,7 +34,7 @@ pub static KV_STORE: Kernel = Kernel {
 /// `rope_table` (as `rope`), `y` (q') (read_write), `k_cache`, `v_cache` (read_write). Items: heads + 2·kv_heads; rows: T.
 pub static ROPE_STORE: Kernel = Kernel {
     name: "rope_store",
-    parts: &[FRAME, SEQUENCE, SUM, ROTATE, include_str!("../../../shaders/rope_store.wgsl")],
+    parts: &[FRAME, SEQUENCE, SUM, KEEP, ROTATE, include_str!("../../../shaders/rope_store.wgsl")],
     kv: true,
     consts: &[("WG", 32), ("BATCH", 0)],
     params: params::RopeStoreParams::FIELDS,

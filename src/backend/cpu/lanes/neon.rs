@@ -73,6 +73,8 @@ macro_rules! four {
 }
 
 impl Lanes for Neon {
+    type Ints = [int32x4_t; 4];
+
     #[inline(always)]
     unsafe fn prefetch(p: *const u8) {
         // SAFETY: a prefetch reads nothing that the program sees.
@@ -98,7 +100,46 @@ impl Lanes for Neon {
         // SAFETY: as above.
         unsafe { four!(|i| vreinterpretq_f32_u32(vshll_n_u16::<16>(vld1_u16(p.add(4 * i))))) }
     }
+    #[inline(always)]
+    unsafe fn ints(x: i32) -> Self::Ints {
+        // SAFETY: as above.
+        unsafe { [vdupq_n_s32(x); 4] }
+    }
+    #[inline(always)]
+    unsafe fn load_ints(p: *const i32) -> Self::Ints {
+        // SAFETY: as above.
+        unsafe { [vld1q_s32(p), vld1q_s32(p.add(4)), vld1q_s32(p.add(8)), vld1q_s32(p.add(12))] }
+    }
+    #[inline(always)]
+    unsafe fn widen_i8(p: *const i8) -> Self::Ints {
+        // SAFETY: as above.
+        unsafe {
+            let (a, b) = (vld1q_s8(p), vld1q_s8(p.add(16)));
+            let (low, high) = (|x| vmovl_s8(vget_low_s8(x)), |x| vmovl_high_s8(x));
+            [low(a), high(a), low(b), high(b)].map(|x| vreinterpretq_s32_s16(x))
+        }
+    }
+    #[inline(always)]
+    unsafe fn dot2(a: Self::Ints, b: Self::Ints, sum: Self::Ints) -> Self::Ints {
+        // SAFETY: as above.
+        std::array::from_fn(|i| unsafe {
+            let (a, b) = (vreinterpretq_s16_s32(a[i]), vreinterpretq_s16_s32(b[i]));
+            let (low, high) = (vmull_s16(vget_low_s16(a), vget_low_s16(b)), vmull_high_s16(a, b));
+            vaddq_s32(sum[i], vpaddq_s32(low, high))
+        })
+    }
+    #[inline(always)]
+    unsafe fn from_ints(x: Self::Ints) -> Self {
+        // SAFETY: as above.
+        Neon(x.map(|x| unsafe { vcvtq_f32_s32(x) }))
+    }
     methods! {
+        fn store_i16(self, p: *mut i16) |s| {{
+            // The conversion makes 0 of not-a-number.
+            for (i, x) in s.into_iter().enumerate() {
+                vst1_s16(p.add(4 * i), vmovn_s32(vcvtq_s32_f32(x)));
+            }
+        }}
         fn store(self, p: *mut f32) |s| {{
             vst1q_f32(p, s[0]);
             vst1q_f32(p.add(4), s[1]);

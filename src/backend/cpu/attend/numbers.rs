@@ -1,0 +1,225 @@
+//! Attention over keys and values that are stored as floats.
+
+use super::{
+    super::{
+        buffer::Pages,
+        lanes::{Lanes, N, Store},
+    },
+    CHUNK, Chunk, Reader, Tile,
+};
+use std::marker::PhantomData;
+
+/// Keys and values of one kind.
+#[derive(Clone, Copy)]
+pub struct Numbers<S> {
+    keys: *const u8,
+    values: *const u8,
+    kind: PhantomData<S>,
+}
+
+impl<S: Store> Numbers<S> {
+    /// Of these pages, whose elements are of this kind.
+    pub fn new<T: bytemuck::Pod>(keys: &Pages<T>, values: &Pages<T>) -> Self {
+        assert_eq!(size_of::<T>(), S::BYTES);
+        Numbers { keys: keys.as_ptr().cast(), values: values.as_ptr().cast(), kind: PhantomData }
+    }
+
+    /// The value of the first position of a chunk.
+    fn value(&self, tile: &Tile<'_>, from: usize) -> *const u8 {
+        self.values.wrapping_add((tile.kv * tile.cache.ctx + from) * tile.cache.v_stride * S::BYTES)
+    }
+}
+
+impl<S: Store> Reader for Numbers<S> {
+    #[inline(always)]
+    unsafe fn begin<L: Lanes>(self, _: &Tile<'_>, _: &mut [f32]) {}
+
+    #[inline(always)]
+    unsafe fn score<L: Lanes, const R: usize>(
+        self,
+        tile: &Tile<'_>,
+        _: &[f32],
+        scores: &mut [f32],
+        i: usize,
+        Chunk { from, to, ahead }: Chunk,
+    ) {
+        // SAFETY: by the contract.
+        unsafe {
+            if tile.cache.decl.v_in_k {
+                score_rows::<S, L, R>(tile, self.values, scores, i, from, to);
+            } else {
+                score_columns::<S, L, R>(tile, self.keys, ahead.then_some(self.value(tile, from)), scores, i, from, to);
+            }
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn sum<L: Lanes, const R: usize, const W: usize>(
+        self,
+        tile: &Tile<'_>,
+        _: &mut [f32],
+        weights: &[f32],
+        factors: &[f32; R],
+        state: &mut [f32],
+        Chunk { from, to, ahead }: Chunk,
+    ) {
+        let (cache, value) = (tile.cache, self.value(tile, from));
+        let (v_stride, stride, n) = (cache.v_stride, cache.v_stride + N, to - from);
+        let (head, position) = tile.after(to);
+        let row = cache.decl.k_dim * S::BYTES;
+        let next =
+            (ahead && !cache.decl.v_in_k).then(|| (self.keys.wrapping_add((head * cache.ctx + position) * row), row));
+        let width = cache.decl.v_dim.next_multiple_of(N);
+        let mut c = 0;
+        // SAFETY: by the contract.
+        unsafe {
+            while c < width {
+                let next = next.filter(|_| c == 0);
+                if c + W * N <= width {
+                    sum_values::<S, L, R, W>(value, next, v_stride, c, n, weights, factors, state, stride);
+                    c += W * N;
+                } else {
+                    sum_values::<S, L, R, 1>(value, next, v_stride, c, n, weights, factors, state, stride);
+                    c += N;
+                }
+            }
+        }
+    }
+}
+
+/// Scores of `R` rows: two blocks of 16 positions at a time. Fetches the values of the same positions.
+#[inline(always)]
+unsafe fn score_columns<S: Store, L: Lanes, const R: usize>(
+    tile: &Tile<'_>,
+    keys: *const u8,
+    values: Option<*const u8>,
+    scores: &mut [f32],
+    i: usize,
+    from: usize,
+    to: usize,
+) {
+    let (cache, d) = (tile.cache, tile.cache.decl.k_dim);
+    // SAFETY: by the contract of `Reader`; where the cache ends, the second block repeats the first and is dropped.
+    unsafe {
+        let q: [*const f32; R] = std::array::from_fn(|r| tile.query(i + r).as_ptr());
+        let blocks = (to - from).div_ceil(N);
+        let mut b = 0;
+        while b < blocks {
+            let block = |b: usize| keys.add((tile.kv * cache.ctx / N + from / N + b) * d * N * S::BYTES);
+            let two = b + 1 < blocks;
+            if let Some(values) = values {
+                let bytes = N * cache.v_stride * S::BYTES;
+                for line in (b * bytes..(b + 2) * bytes).step_by(64) {
+                    L::prefetch(values.wrapping_add(line));
+                }
+            }
+            let (k0, k1) = (block(b), block(if two { b + 1 } else { b }));
+            let mut sums = [[L::splat(0.0); 2]; R];
+            for c in 0..d {
+                let (x0, x1) = (S::load::<L>(k0.add(c * N * S::BYTES)), S::load::<L>(k1.add(c * N * S::BYTES)));
+                for r in 0..R {
+                    let y = L::splat(*q[r].add(c));
+                    sums[r][0] = x0.fma(y, sums[r][0]);
+                    sums[r][1] = x1.fma(y, sums[r][1]);
+                }
+            }
+            let scale = L::splat(tile.a.scale);
+            for r in 0..R {
+                sums[r][0].mul(scale).store(scores[r * CHUNK + b * N..][..N].as_mut_ptr());
+                if two {
+                    sums[r][1].mul(scale).store(scores[r * CHUNK + (b + 1) * N..][..N].as_mut_ptr());
+                }
+            }
+            b += 2;
+        }
+    }
+}
+
+/// Scores of `R` rows from keys that are stored as rows: where values are part of keys.
+#[inline(always)]
+unsafe fn score_rows<S: Store, L: Lanes, const R: usize>(
+    tile: &Tile<'_>,
+    rows: *const u8,
+    scores: &mut [f32],
+    i: usize,
+    from: usize,
+    to: usize,
+) {
+    let (cache, d) = (tile.cache, tile.cache.decl.k_dim);
+    let whole = d / N * N;
+    // Rows end in zeros up to whole vectors; the queries' last columns get them here.
+    let mut ends = [[0f32; N]; R];
+    // SAFETY: by the contract of `Reader`; columns up to `v_stride` of a position are in the cache.
+    unsafe {
+        let q: [*const f32; R] = std::array::from_fn(|r| {
+            let q = tile.query(i + r);
+            ends[r][..d - whole].copy_from_slice(&q[whole..]);
+            q.as_ptr()
+        });
+        for p in from..to {
+            let row = rows.add((tile.kv * cache.ctx + p) * cache.v_stride * S::BYTES);
+            let mut sums = [[L::splat(0.0); 2]; R];
+            for c in (0..whole).step_by(N) {
+                let x = S::load::<L>(row.add(c * S::BYTES));
+                for r in 0..R {
+                    sums[r][(c / N) & 1] = x.fma(L::load(q[r].add(c)), sums[r][(c / N) & 1]);
+                }
+            }
+            if whole < d {
+                let x = S::load::<L>(row.add(whole * S::BYTES));
+                for r in 0..R {
+                    sums[r][0] = x.fma(L::load(ends[r].as_ptr()), sums[r][0]);
+                }
+            }
+            for r in 0..R {
+                scores[r * CHUNK + p - from] = sums[r][0].add(sums[r][1]).sum() * tile.a.scale;
+            }
+        }
+        // The last vector of scores is read as a whole.
+        for r in 0..R {
+            scores[r * CHUNK + to - from..r * CHUNK + (to - from).next_multiple_of(N)].fill(0.0);
+        }
+    }
+}
+
+/// `state = factor · state + Σ weight · value` for `R` rows and `W` vectors of columns from `c` on, over `n` positions.
+/// `next` is what is needed next, and how many bytes of it to fetch a position.
+#[inline(always)]
+unsafe fn sum_values<S: Store, L: Lanes, const R: usize, const W: usize>(
+    values: *const u8,
+    next: Option<(*const u8, usize)>,
+    v_stride: usize,
+    c: usize,
+    n: usize,
+    weights: &[f32],
+    factors: &[f32; R],
+    state: &mut [f32],
+    stride: usize,
+) {
+    assert!(state.len() >= (R - 1) * stride + c + W * N && weights.len() >= (R - 1) * CHUNK + n);
+    // SAFETY: in range, as asserted; the values of `n` positions are there by the contract of `Reader`.
+    unsafe {
+        let mut sums: [[L; W]; R] = std::array::from_fn(|r| {
+            std::array::from_fn(|w| L::load(state.as_ptr().add(r * stride + c + w * N)).mul(L::splat(factors[r])))
+        });
+        for p in 0..n {
+            let row = values.add((p * v_stride + c) * S::BYTES);
+            if let Some((next, bytes)) = next {
+                for line in (p * bytes..(p + 1) * bytes).step_by(64) {
+                    L::prefetch(next.wrapping_add(line));
+                }
+            }
+            for w in 0..W {
+                let v = S::load::<L>(row.add(w * N * S::BYTES));
+                for r in 0..R {
+                    sums[r][w] = v.fma(L::splat(*weights.as_ptr().add(r * CHUNK + p)), sums[r][w]);
+                }
+            }
+        }
+        for r in 0..R {
+            for w in 0..W {
+                sums[r][w].store(state.as_mut_ptr().add(r * stride + c + w * N));
+            }
+        }
+    }
+}
