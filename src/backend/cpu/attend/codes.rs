@@ -32,22 +32,20 @@ fn blocks(tile: &Tile<'_>) -> usize {
     tile.cache.decl.k_dim.div_ceil(BLOCK)
 }
 
-/// Numbers that a tile needs: queries and their scales, and the weights of four rows.
+/// Lists of weights at a time: those of four rows for one block of columns, of fewer rows for two.
+const LISTS: usize = 4;
+
+/// Numbers that a tile needs: queries and their scales, and weights.
 pub fn room(tile: &Tile<'_>) -> usize {
-    tile.rows * blocks(tile) * (query_words(tile) + 1) + 4 * CHUNK / 2
+    tile.rows * blocks(tile) * (query_words(tile) + 1) + LISTS * CHUNK / 2
 }
 
-impl<'a> Coded<'a> {
+impl Coded<'_> {
     /// The parts of `own`: queries, their scales.
     fn queries<'o>(tile: &Tile<'_>, own: &'o [f32]) -> (&'o [i32], &'o [f32]) {
         let n = tile.rows * blocks(tile);
         let (queries, rest) = own.split_at(n * query_words(tile));
         (bytemuck::cast_slice(queries), &rest[..n])
-    }
-
-    /// What holds values.
-    fn rows(self) -> &'a Codes {
-        self.values
     }
 }
 
@@ -89,9 +87,13 @@ impl Reader for Coded<'_> {
         // SAFETY: by the contract.
         unsafe {
             if tile.cache.decl.v_in_k {
-                score_rows::<L, R>(self.rows(), tile, own, scores, i, chunk);
+                score_rows::<L, R>(self.values, tile, own, scores, i, chunk);
             } else {
-                score_columns::<L, R>(self, tile, own, scores, i, chunk);
+                // Enough sums at a time that none waits for its last product.
+                match R {
+                    4 => score_columns::<L, R, 2>(self, tile, own, scores, i, chunk),
+                    _ => score_columns::<L, R, 4>(self, tile, own, scores, i, chunk),
+                }
             }
         }
     }
@@ -106,70 +108,79 @@ impl Reader for Coded<'_> {
         state: &mut [f32],
         chunk: Chunk,
     ) {
-        let at = own.len() - 4 * CHUNK / 2;
-        let short_weights: &mut [i16] = bytemuck::cast_slice_mut(&mut own[at..]);
+        let at = own.len() - LISTS * CHUNK / 2;
+        let lists: &mut [i16] = bytemuck::cast_slice_mut(&mut own[at..]);
         let width = tile.cache.decl.v_dim.next_multiple_of(N);
-        for (b, c) in (0..width).step_by(BLOCK).enumerate() {
-            let chunk = Chunk { ahead: chunk.ahead && b == 0 && !tile.cache.decl.v_in_k, ..chunk };
-            let mut scales = [0f32; R];
+        let most = if R == 4 { 2 * N } else { 4 * N };
+        for c in (0..width).step_by(most) {
+            let chunk = Chunk { ahead: chunk.ahead && c == 0 && !tile.cache.decl.v_in_k, ..chunk };
+            let part = Part { c, weights, factors, chunk };
             // SAFETY: by the contract; values have columns up to `width`.
             unsafe {
-                for r in 0..R {
-                    let to = &mut short_weights[r * CHUNK..(r + 1) * CHUNK];
-                    let of_positions = self.rows().scales(tile.kv, b, chunk.from);
-                    scales[r] = weigh_block::<L>(&weights[r * CHUNK..], of_positions, chunk.to - chunk.from, to);
-                }
-                if c + N < width {
-                    sum_values::<L, R, 2>(self, tile, c, short_weights, (&scales, factors), state, chunk);
-                } else {
-                    sum_values::<L, R, 1>(self, tile, c, short_weights, (&scales, factors), state, chunk);
+                match (width - c).min(most) / N {
+                    4 => sum_values::<L, R, 4>(self, tile, part, lists, state),
+                    3 => {
+                        sum_values::<L, R, 2>(self, tile, part, lists, state);
+                        let chunk = Chunk { ahead: false, ..chunk };
+                        sum_values::<L, R, 1>(self, tile, Part { c: c + 2 * N, chunk, ..part }, lists, state);
+                    }
+                    2 => sum_values::<L, R, 2>(self, tile, part, lists, state),
+                    _ => sum_values::<L, R, 1>(self, tile, part, lists, state),
                 }
             }
         }
     }
 }
 
-/// `x` as whole numbers of 16 bits, vectors of them; gives their scale.
+/// Some columns of values, from the start `c` of a block on.
+#[derive(Clone, Copy)]
+struct Part<'a, const R: usize> {
+    c: usize,
+    weights: &'a [f32],
+    factors: &'a [f32; R],
+    chunk: Chunk,
+}
+
+/// A block of a query as whole numbers of 16 bits; gives their scale.
 #[inline(always)]
-unsafe fn short<L: Lanes>(x: &[f32], to: &mut [i16]) -> f32 {
-    assert!(x.len() % N == 0 && to.len() >= x.len());
+unsafe fn short<L: Lanes>(x: &[f32; BLOCK], to: &mut [i16; BLOCK]) -> f32 {
+    // SAFETY: two vectors; the features are there by the contract of `Reader`.
+    unsafe {
+        let [a, b] = [0, N].map(|i| L::load(x[i..].as_ptr()));
+        let zero = L::splat(0.0);
+        let top = a.max(zero.sub(a)).max(b.max(zero.sub(b))).largest();
+        let inverse = L::splat(if top > 0.0 { MOST / top } else { 0.0 });
+        a.mul(inverse).round().store_i16(to.as_mut_ptr());
+        b.mul(inverse).round().store_i16(to[N..].as_mut_ptr());
+        top * (1.0 / MOST)
+    }
+}
+
+/// Weights of positions times the scales of their blocks as whole numbers, whole vectors of them; gives those numbers' scale.
+#[inline(always)]
+unsafe fn weigh_block<L: Lanes>(weights: &[f32], scales: &[u16], to: &mut [i16]) -> f32 {
+    assert!(weights.len() == scales.len() && weights.len() <= to.len() && weights.len() % N == 0);
     // SAFETY: whole vectors; the features are there by the contract of `Reader`.
     unsafe {
-        let mut top = L::splat(0.0);
-        for x in x.chunks_exact(N) {
-            let x = L::load(x.as_ptr());
-            top = top.max(x).max(L::splat(0.0).sub(x));
+        // Behind the last position weights are 0 and scales whatever was there before a step back: not-a-number becomes 0.
+        let zero = L::splat(0.0);
+        let scaled = |p: usize| L::load(weights.as_ptr().add(p)).mul(L::load_bf16(scales.as_ptr().add(p))).max(zero);
+        let mut top = zero;
+        for p in (0..weights.len()).step_by(N) {
+            top = top.max(scaled(p));
         }
         let top = top.largest();
         let inverse = L::splat(if top > 0.0 { MOST / top } else { 0.0 });
-        for (x, to) in x.chunks_exact(N).zip(to.chunks_exact_mut(N)) {
-            L::load(x.as_ptr()).mul(inverse).round().store_i16(to.as_mut_ptr());
+        for p in (0..weights.len()).step_by(N) {
+            scaled(p).mul(inverse).round().store_i16(to.as_mut_ptr().add(p));
         }
         top * (1.0 / MOST)
     }
 }
 
-/// Weights of `n` positions times their scales, as whole numbers; gives those numbers' scale.
+/// Scores of `R` rows: `B` blocks of 16 positions at a time.
 #[inline(always)]
-unsafe fn weigh_block<L: Lanes>(weights: &[f32], scales: &[u16], n: usize, to: &mut [i16]) -> f32 {
-    let whole = n.next_multiple_of(N);
-    let (weights, scales) = (&weights[..whole], &scales[..whole]);
-    let mut scaled = [0f32; CHUNK];
-    // SAFETY: whole vectors, at most a chunk; the features are there by the contract of `Reader`.
-    unsafe {
-        for p in (0..whole).step_by(N) {
-            let scale = L::load_bf16(scales[p..p + N].as_ptr());
-            L::load(weights[p..p + N].as_ptr()).mul(scale).store(scaled[p..p + N].as_mut_ptr());
-        }
-        // What stands behind the last position, from before a step back, has no part in the largest.
-        scaled[n..whole].fill(0.0);
-        short::<L>(&scaled[..whole], to)
-    }
-}
-
-/// Scores of `R` rows: two blocks of 16 positions at a time.
-#[inline(always)]
-unsafe fn score_columns<L: Lanes, const R: usize>(
+unsafe fn score_columns<L: Lanes, const R: usize, const B: usize>(
     of: Coded<'_>,
     tile: &Tile<'_>,
     own: &[f32],
@@ -179,40 +190,41 @@ unsafe fn score_columns<L: Lanes, const R: usize>(
 ) {
     let (queries, query_scales) = Coded::queries(tile, own);
     let (d, column_blocks, words) = (tile.cache.decl.k_dim, blocks(tile), BLOCK / 2);
+    let queries: [&[i32]; R] = std::array::from_fn(|r| &queries[(i + r) * column_blocks * words..]);
     let count = (to - from).div_ceil(N);
-    // SAFETY: by the contract of `Reader`; where the chunk ends, the second block repeats the first and is dropped.
+    // SAFETY: by the contract of `Reader`; beyond the chunk's end its last block is repeated, and dropped.
     unsafe {
-        for b in (0..count).step_by(2) {
-            let second = if b + 1 < count { b + 1 } else { b };
+        for b in (0..count).step_by(B) {
+            let at: [usize; B] = std::array::from_fn(|s| from + (b + s).min(count - 1) * N);
             if ahead {
-                for p in [b, second] {
-                    L::prefetch_all(of.values.row(tile.kv, from + p * N), of.values.row_bytes() * N);
+                for p in at {
+                    L::prefetch_all(of.values.row(tile.kv, p), of.values.row_bytes() * N);
                 }
             }
-            let keys = [b, second].map(|b| of.keys.row(tile.kv, from + b * N));
-            let mut sums = [[L::splat(0.0); 2]; R];
+            let keys = at.map(|p| of.keys.row(tile.kv, p));
+            let mut sums = [[L::splat(0.0); B]; R];
             for block in 0..column_blocks {
-                let mut dots = [[L::ints(0); 2]; R];
+                let mut dots = [[L::ints(0); B]; R];
                 for pair in block * words..((block + 1) * words).min(d.div_ceil(2)) {
                     let x = keys.map(|k| L::widen_i8(k.add(2 * N * pair)));
                     for r in 0..R {
-                        let at = (i + r) * column_blocks * words + pair;
-                        let y = L::ints(*queries.get_unchecked(at));
-                        dots[r] = [L::dot2(x[0], y, dots[r][0]), L::dot2(x[1], y, dots[r][1])];
+                        let y = L::ints(*queries[r].get_unchecked(pair));
+                        for s in 0..B {
+                            dots[r][s] = L::dot2(x[s], y, dots[r][s]);
+                        }
                     }
                 }
-                let scale = [b, second].map(|b| L::load_bf16(of.keys.scales(tile.kv, block, from + b * N).as_ptr()));
-                for r in 0..R {
-                    let of_query = L::splat(query_scales[(i + r) * column_blocks + block] * tile.a.scale);
-                    for s in 0..2 {
-                        sums[r][s] = L::from_ints(dots[r][s]).mul(of_query).fma(scale[s], sums[r][s]);
+                for s in 0..B {
+                    let scale = L::load_bf16(of.keys.scales(tile.kv, block, at[s]).as_ptr());
+                    for r in 0..R {
+                        let of_query = L::splat(query_scales[(i + r) * column_blocks + block] * tile.a.scale);
+                        sums[r][s] = L::from_ints(dots[r][s]).mul(of_query).fma(scale, sums[r][s]);
                     }
                 }
             }
             for r in 0..R {
-                sums[r][0].store(scores[r * CHUNK + b * N..][..N].as_mut_ptr());
-                if second > b {
-                    sums[r][1].store(scores[r * CHUNK + second * N..][..N].as_mut_ptr());
+                for s in 0..B.min(count - b) {
+                    sums[r][s].store(scores[r * CHUNK + (b + s) * N..][..N].as_mut_ptr());
                 }
             }
         }
@@ -270,37 +282,47 @@ unsafe fn score_rows<L: Lanes, const R: usize>(
     }
 }
 
-/// [`Reader::sum`] for `W` vectors of columns of one block, from column `c` on.
+/// [`Reader::sum`] for `W` vectors of columns: of a block, or of two.
 #[inline(always)]
 unsafe fn sum_values<L: Lanes, const R: usize, const W: usize>(
     of: Coded<'_>,
     tile: &Tile<'_>,
-    c: usize,
-    weights: &[i16],
-    (scales, factors): (&[f32; R], &[f32; R]),
+    Part { c, weights, factors, chunk: Chunk { from, to, ahead } }: Part<'_, R>,
+    lists: &mut [i16],
     state: &mut [f32],
-    Chunk { from, to, ahead }: Chunk,
 ) {
-    let stride = tile.cache.v_stride + N;
+    let (stride, n) = (tile.cache.v_stride + N, to - from);
     let (head, position) = tile.after(to);
     let next = of.keys.row(head, position);
-    let weights: &[i32] = bytemuck::cast_slice(&weights[..R * CHUNK]);
-    assert!(state.len() >= (R - 1) * stride + c + W * N);
+    let mut scales = [[0f32; 2]; R];
+    // SAFETY: by the contract of `Reader`.
+    unsafe {
+        for r in 0..R {
+            for b in 0..W.div_ceil(2) {
+                let whole = n.next_multiple_of(N);
+                let of_positions = &of.values.scales(tile.kv, c / BLOCK + b, from)[..whole];
+                let list = &mut lists[(r + b * R) * CHUNK..][..CHUNK];
+                scales[r][b] = weigh_block::<L>(&weights[r * CHUNK..][..whole], of_positions, list);
+            }
+        }
+    }
+    let lists: &[i32] = bytemuck::cast_slice(lists);
+    assert!(state.len() >= (R - 1) * stride + c + W * N && lists.len() >= W.div_ceil(2) * R * CHUNK / 2);
     // SAFETY: in range, as asserted; the values of these positions are there by the contract of `Reader`.
     unsafe {
         let mut dots = [[L::ints(0); W]; R];
         let (first, step) = (of.values.row(tile.kv, from).add(2 * c), 2 * of.values.row_bytes());
-        for pair in 0..(to - from).div_ceil(2) {
+        for pair in 0..n.div_ceil(2) {
             if ahead {
                 let bytes = 2 * of.keys.row_bytes();
                 L::prefetch_all(next.wrapping_add(pair * bytes), bytes);
             }
             let row = first.add(pair * step);
-            let y: [L::Ints; R] = std::array::from_fn(|r| L::ints(*weights.get_unchecked(r * CHUNK / 2 + pair)));
             for w in 0..W {
                 let x = L::widen_i8(row.add(2 * w * N));
                 for r in 0..R {
-                    dots[r][w] = L::dot2(x, y[r], dots[r][w]);
+                    let y = L::ints(*lists.get_unchecked((r + w / 2 * R) * CHUNK / 2 + pair));
+                    dots[r][w] = L::dot2(x, y, dots[r][w]);
                 }
             }
         }
@@ -308,7 +330,7 @@ unsafe fn sum_values<L: Lanes, const R: usize, const W: usize>(
             for w in 0..W {
                 let at = state.as_mut_ptr().add(r * stride + c + w * N);
                 let before = L::load(at).mul(L::splat(factors[r]));
-                L::from_ints(dots[r][w]).fma(L::splat(scales[r]), before).store(at);
+                L::from_ints(dots[r][w]).fma(L::splat(scales[r][w / 2]), before).store(at);
             }
         }
     }
