@@ -124,10 +124,10 @@ pub trait Lanes: Copy {
     unsafe fn prefetch(_p: *const u8) {}
     /// Asks for every line of `len` bytes from `p` on.
     #[inline(always)]
-    unsafe fn prefetch_all(p: *const i8, len: usize) {
+    unsafe fn prefetch_all(p: *const u8, len: usize) {
         for line in (0..len).step_by(64) {
             // SAFETY: any address may be asked for.
-            unsafe { Self::prefetch(p.wrapping_add(line).cast()) }
+            unsafe { Self::prefetch(p.wrapping_add(line)) }
         }
     }
 

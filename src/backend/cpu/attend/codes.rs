@@ -192,20 +192,21 @@ unsafe fn score_columns<L: Lanes, const R: usize, const B: usize>(
     let (d, column_blocks, words) = (tile.cache.decl.k_dim, blocks(tile), BLOCK / 2);
     let queries: [&[i32]; R] = std::array::from_fn(|r| &queries[(i + r) * column_blocks * words..]);
     let count = (to - from).div_ceil(N);
+    // Bytes of values to fetch a step: all at once would wait for each other.
+    let share = (B * N * of.values.row_bytes()).div_ceil(d.div_ceil(2)).next_multiple_of(64);
     // SAFETY: by the contract of `Reader`; beyond the chunk's end its last block is repeated, and dropped.
     unsafe {
         for b in (0..count).step_by(B) {
             let at: [usize; B] = std::array::from_fn(|s| from + (b + s).min(count - 1) * N);
-            if ahead {
-                for p in at {
-                    L::prefetch_all(of.values.row(tile.kv, p), of.values.row_bytes() * N);
-                }
-            }
+            let values = of.values.row(tile.kv, at[0]);
             let keys = at.map(|p| of.keys.row(tile.kv, p));
             let mut sums = [[L::splat(0.0); B]; R];
             for block in 0..column_blocks {
                 let mut dots = [[L::ints(0); B]; R];
                 for pair in block * words..((block + 1) * words).min(d.div_ceil(2)) {
+                    if ahead {
+                        L::prefetch_all(values.wrapping_add(pair * share).cast(), share);
+                    }
                     let x = keys.map(|k| L::widen_i8(k.add(2 * N * pair)));
                     for r in 0..R {
                         let y = L::ints(*queries[r].get_unchecked(pair));
@@ -315,7 +316,7 @@ unsafe fn sum_values<L: Lanes, const R: usize, const W: usize>(
         for pair in 0..n.div_ceil(2) {
             if ahead {
                 let bytes = 2 * of.keys.row_bytes();
-                L::prefetch_all(next.wrapping_add(pair * bytes), bytes);
+                L::prefetch_all(next.wrapping_add(pair * bytes).cast(), bytes);
             }
             let row = first.add(pair * step);
             for w in 0..W {

@@ -99,6 +99,9 @@ unsafe fn score_columns<S: Store, L: Lanes, const R: usize>(
     to: usize,
 ) {
     let (cache, d) = (tile.cache, tile.cache.decl.k_dim);
+    let bytes = N * cache.v_stride * S::BYTES;
+    // Bytes of values to fetch a column: all at once would wait for each other.
+    let share = (2 * bytes).div_ceil(d).next_multiple_of(64);
     // SAFETY: by the contract of `Reader`; where the cache ends, the second block repeats the first and is dropped.
     unsafe {
         let q: [*const f32; R] = std::array::from_fn(|r| tile.query(i + r).as_ptr());
@@ -107,15 +110,13 @@ unsafe fn score_columns<S: Store, L: Lanes, const R: usize>(
         while b < blocks {
             let block = |b: usize| keys.add((tile.kv * cache.ctx / N + from / N + b) * d * N * S::BYTES);
             let two = b + 1 < blocks;
-            if let Some(values) = values {
-                let bytes = N * cache.v_stride * S::BYTES;
-                for line in (b * bytes..(b + 2) * bytes).step_by(64) {
-                    L::prefetch(values.wrapping_add(line));
-                }
-            }
+            let values = values.map(|v| v.wrapping_add(b * bytes));
             let (k0, k1) = (block(b), block(if two { b + 1 } else { b }));
             let mut sums = [[L::splat(0.0); 2]; R];
             for c in 0..d {
+                if let Some(values) = values {
+                    L::prefetch_all(values.wrapping_add(c * share), share);
+                }
                 let (x0, x1) = (S::load::<L>(k0.add(c * N * S::BYTES)), S::load::<L>(k1.add(c * N * S::BYTES)));
                 for r in 0..R {
                     let y = L::splat(*q[r].add(c));
@@ -205,9 +206,7 @@ unsafe fn sum_values<S: Store, L: Lanes, const R: usize, const W: usize>(
         for p in 0..n {
             let row = values.add((p * v_stride + c) * S::BYTES);
             if let Some((next, bytes)) = next {
-                for line in (p * bytes..(p + 1) * bytes).step_by(64) {
-                    L::prefetch(next.wrapping_add(line));
-                }
+                L::prefetch_all(next.wrapping_add(p * bytes), bytes);
             }
             for w in 0..W {
                 let v = S::load::<L>(row.add(w * N * S::BYTES));
