@@ -22,7 +22,7 @@ use codes::Coded;
 use numbers::Numbers;
 
 /// Positions of a chunk.
-const CHUNK: usize = 128;
+pub const CHUNK: usize = 128;
 /// Positions of a piece of a split.
 const PIECE: usize = 512;
 /// Query rows of an item, about.

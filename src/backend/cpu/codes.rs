@@ -6,6 +6,7 @@
 //! `[kv_head][block of columns][position]`.
 
 use super::{
+    attend::CHUNK,
     buffer::{Out, Pages},
     cache::each_head,
     lanes::{Lanes, N},
@@ -76,6 +77,20 @@ impl Codes {
     pub fn scales(&self, head: usize, block: usize, position: usize) -> &[u16] {
         let first = (head * self.cols.div_ceil(BLOCK) + block) * self.ctx;
         &self.scales[first + position..first + self.ctx]
+    }
+
+    /// Asks for the scales of a chunk's positions, which any numbers may be.
+    ///
+    /// # Safety
+    /// The processor has the features of `L`.
+    #[inline(always)]
+    pub unsafe fn prefetch_scales<L: Lanes>(&self, head: usize, position: usize) {
+        for block in 0..self.cols.div_ceil(BLOCK) {
+            let first = (head * self.cols.div_ceil(BLOCK) + block) * self.ctx;
+            let at = self.scales.as_ptr().wrapping_add(first + position).cast();
+            // SAFETY: any address may be asked for; the features are there by the contract.
+            unsafe { L::prefetch_lines(at, CHUNK * size_of::<u16>() / 64) }
+        }
     }
 
     /// Where the code of a position and a column is among its head's.

@@ -122,12 +122,12 @@ pub trait Lanes: Copy {
     /// Asks for the cache line at `p`, which may be any address; does nothing where there is no such instruction.
     #[inline(always)]
     unsafe fn prefetch(_p: *const u8) {}
-    /// Asks for every line of `len` bytes from `p` on.
+    /// Asks for some lines from `p` on.
     #[inline(always)]
-    unsafe fn prefetch_all(p: *const u8, len: usize) {
-        for line in (0..len).step_by(64) {
+    unsafe fn prefetch_lines(p: *const u8, lines: usize) {
+        for line in 0..lines {
             // SAFETY: any address may be asked for.
-            unsafe { Self::prefetch(p.wrapping_add(line)) }
+            unsafe { Self::prefetch(p.wrapping_add(64 * line)) }
         }
     }
 

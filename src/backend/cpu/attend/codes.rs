@@ -86,6 +86,9 @@ impl Reader for Coded<'_> {
     ) {
         // SAFETY: by the contract.
         unsafe {
+            if chunk.ahead {
+                self.values.prefetch_scales::<L>(tile.kv, chunk.from);
+            }
             if tile.cache.decl.v_in_k {
                 score_rows::<L, R>(self.values, tile, own, scores, i, chunk);
             } else {
@@ -111,6 +114,11 @@ impl Reader for Coded<'_> {
         let at = own.len() - LISTS * CHUNK / 2;
         let lists: &mut [i16] = bytemuck::cast_slice_mut(&mut own[at..]);
         let width = tile.cache.decl.v_dim.next_multiple_of(N);
+        if chunk.ahead && !tile.cache.decl.v_in_k {
+            let (head, position) = tile.after(chunk.to);
+            // SAFETY: the features are there by the contract.
+            unsafe { self.keys.prefetch_scales::<L>(head, position) }
+        }
         let most = if R == 4 { 2 * N } else { 4 * N };
         for c in (0..width).step_by(most) {
             let chunk = Chunk { ahead: chunk.ahead && c == 0 && !tile.cache.decl.v_in_k, ..chunk };
@@ -192,8 +200,8 @@ unsafe fn score_columns<L: Lanes, const R: usize, const B: usize>(
     let (d, column_blocks, words) = (tile.cache.decl.k_dim, blocks(tile), BLOCK / 2);
     let queries: [&[i32]; R] = std::array::from_fn(|r| &queries[(i + r) * column_blocks * words..]);
     let count = (to - from).div_ceil(N);
-    // Bytes of values to fetch a step: all at once would wait for each other.
-    let share = (B * N * of.values.row_bytes()).div_ceil(d.div_ceil(2)).next_multiple_of(64);
+    // Lines of values to fetch a step: all at once would wait for each other.
+    let share = (B * N * of.values.row_bytes()).div_ceil(64 * d.div_ceil(2));
     // SAFETY: by the contract of `Reader`; beyond the chunk's end its last block is repeated, and dropped.
     unsafe {
         for b in (0..count).step_by(B) {
@@ -205,7 +213,7 @@ unsafe fn score_columns<L: Lanes, const R: usize, const B: usize>(
                 let mut dots = [[L::ints(0); B]; R];
                 for pair in block * words..((block + 1) * words).min(d.div_ceil(2)) {
                     if ahead {
-                        L::prefetch_all(values.wrapping_add(pair * share).cast(), share);
+                        L::prefetch_lines(values.wrapping_add(64 * pair * share).cast(), share);
                     }
                     let x = keys.map(|k| L::widen_i8(k.add(2 * N * pair)));
                     for r in 0..R {
@@ -312,11 +320,11 @@ unsafe fn sum_values<L: Lanes, const R: usize, const W: usize>(
     // SAFETY: in range, as asserted; the values of these positions are there by the contract of `Reader`.
     unsafe {
         let mut dots = [[L::ints(0); W]; R];
+        let share = (2 * of.keys.row_bytes()).div_ceil(64);
         let (first, step) = (of.values.row(tile.kv, from).add(2 * c), 2 * of.values.row_bytes());
         for pair in 0..n.div_ceil(2) {
             if ahead {
-                let bytes = 2 * of.keys.row_bytes();
-                L::prefetch_all(next.wrapping_add(pair * bytes).cast(), bytes);
+                L::prefetch_lines(next.wrapping_add(64 * pair * share).cast(), share);
             }
             let row = first.add(pair * step);
             for w in 0..W {

@@ -67,8 +67,8 @@ impl<S: Store> Reader for Numbers<S> {
         let (v_stride, stride, n) = (cache.v_stride, cache.v_stride + N, to - from);
         let (head, position) = tile.after(to);
         let row = cache.decl.k_dim * S::BYTES;
-        let next =
-            (ahead && !cache.decl.v_in_k).then(|| (self.keys.wrapping_add((head * cache.ctx + position) * row), row));
+        let next = self.keys.wrapping_add((head * cache.ctx + position) * row);
+        let next = (ahead && !cache.decl.v_in_k).then_some((next, row.div_ceil(64)));
         let width = cache.decl.v_dim.next_multiple_of(N);
         let mut c = 0;
         // SAFETY: by the contract.
@@ -100,8 +100,8 @@ unsafe fn score_columns<S: Store, L: Lanes, const R: usize>(
 ) {
     let (cache, d) = (tile.cache, tile.cache.decl.k_dim);
     let bytes = N * cache.v_stride * S::BYTES;
-    // Bytes of values to fetch a column: all at once would wait for each other.
-    let share = (2 * bytes).div_ceil(d).next_multiple_of(64);
+    // Lines of values to fetch a column: all at once would wait for each other.
+    let share = (2 * bytes).div_ceil(64 * d);
     // SAFETY: by the contract of `Reader`; where the cache ends, the second block repeats the first and is dropped.
     unsafe {
         let q: [*const f32; R] = std::array::from_fn(|r| tile.query(i + r).as_ptr());
@@ -115,7 +115,7 @@ unsafe fn score_columns<S: Store, L: Lanes, const R: usize>(
             let mut sums = [[L::splat(0.0); 2]; R];
             for c in 0..d {
                 if let Some(values) = values {
-                    L::prefetch_all(values.wrapping_add(c * share), share);
+                    L::prefetch_lines(values.wrapping_add(64 * c * share), share);
                 }
                 let (x0, x1) = (S::load::<L>(k0.add(c * N * S::BYTES)), S::load::<L>(k1.add(c * N * S::BYTES)));
                 for r in 0..R {
@@ -184,7 +184,7 @@ unsafe fn score_rows<S: Store, L: Lanes, const R: usize>(
 }
 
 /// `state = factor · state + Σ weight · value` for `R` rows and `W` vectors of columns from `c` on, over `n` positions.
-/// `next` is what is needed next, and how many bytes of it to fetch a position.
+/// `next` is what is needed next, and how many lines of it to fetch a position.
 #[inline(always)]
 unsafe fn sum_values<S: Store, L: Lanes, const R: usize, const W: usize>(
     values: *const u8,
@@ -205,8 +205,8 @@ unsafe fn sum_values<S: Store, L: Lanes, const R: usize, const W: usize>(
         });
         for p in 0..n {
             let row = values.add((p * v_stride + c) * S::BYTES);
-            if let Some((next, bytes)) = next {
-                L::prefetch_all(next.wrapping_add(p * bytes), bytes);
+            if let Some((next, lines)) = next {
+                L::prefetch_lines(next.wrapping_add(64 * p * lines), lines);
             }
             for w in 0..W {
                 let v = S::load::<L>(row.add(w * N * S::BYTES));
