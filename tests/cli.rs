@@ -347,6 +347,10 @@ fn logits_without_further_options_are_exact() {
     }
     let coarse = error_of(&["--backend", "reference", "--kv", "f16"]);
     assert!(coarse > 1e-9, "alarm: a cache in half precision looks the same ({coarse:e})");
+    // 8 bits: a thousandth of the largest of 32, a hundred times coarser than half precision, and no more.
+    let [reference, cpu] = ["reference", "cpu"].map(|b| error_of(&["--backend", b, "--kv", "q8_0"]));
+    assert!(reference > 3.0 * coarse && reference < 1e-3, "{reference:e} {coarse:e}");
+    assert!((cpu / reference - 1.0).abs() < 0.1, "{cpu:e} {reference:e}");
 }
 
 #[test]
@@ -361,6 +365,9 @@ fn inspect_and_devices_show_what_is_there() {
     assert_eq!((j["model"]["experts"].as_u64(), j["model"]["vocabulary"].as_u64()), (Some(8), Some(4096)));
     // Four layers, two heads of 64 numbers for keys and values each, two bytes.
     assert_eq!(j["model"]["memory"]["kv"], 4 * 2 * 2 * 64 * 2 * 1000);
+    // One byte, and a scale of two for every 32.
+    let j = json(&["inspect", "--plan", "--json", "--ctx", "1000", "--kv", "q8_0"]);
+    assert_eq!(j["model"]["memory"]["kv"], 4 * 2 * 2 * (64 + 4) * 1000);
     assert!(j["decode"]["dispatches"].as_u64().unwrap() > 10 && j["prefill"]["steps"].is_array());
     assert_eq!(j["tensors"].as_array().unwrap().len(), 71);
     let dense = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/goldens/mixtral");

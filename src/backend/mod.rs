@@ -8,12 +8,15 @@
 
 mod batch;
 pub mod cpu;
+mod kv;
 pub mod reference;
 pub(crate) mod state;
 pub mod wgpu;
 
 pub use crate::graph::Program;
 pub use batch::{BatchOptions, BatchRow, BatchRunner, OneByOne, check_batch};
+pub use kv::KvType;
+pub(crate) use kv::block_scale;
 
 use crate::error::{Error, Result};
 
@@ -26,56 +29,6 @@ pub struct Progress {
     pub done: u64,
     /// How much there is.
     pub total: u64,
-}
-
-/// How keys and values are stored.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub enum KvType {
-    /// Half precision: half the memory and half the bytes read.
-    #[default]
-    F16,
-    /// Single precision: for comparing with references.
-    F32,
-    /// Codes of 8 bits, about half the memory and half the bytes read of [`KvType::F16`], for long contexts. Blocks of 32
-    /// neighbouring columns of a head (its last may be shorter) have a scale d, a 127th of the largest magnitude rounded up to
-    /// the upper half of a single; a code is x / d rounded to the nearest whole number, ties to even. (ggml's Q8_0, but for the
-    /// scale, which here holds whatever a single does.)
-    Q8_0,
-}
-
-impl KvType {
-    /// Columns that share a scale in [`KvType::Q8_0`].
-    pub const BLOCK: usize = 32;
-
-    /// Bytes of one head's keys or values, `cols` numbers, at one position.
-    pub fn row_bytes(self, cols: usize) -> usize {
-        match self {
-            KvType::F16 => cols.saturating_mul(2),
-            KvType::F32 => cols.saturating_mul(4),
-            KvType::Q8_0 => cols.saturating_add(2 * cols.div_ceil(Self::BLOCK)),
-        }
-    }
-
-    /// What numbers become when they are stored: `row` is one head's at one position.
-    pub fn round(self, row: &mut [f32]) {
-        match self {
-            KvType::F32 => {}
-            KvType::F16 => row.iter_mut().for_each(|x| *x = half::f16::from_f32(*x).to_f32()),
-            KvType::Q8_0 => {
-                for block in row.chunks_mut(Self::BLOCK) {
-                    let d = block_scale(block.iter().fold(0f32, |top, x| top.max(x.abs())));
-                    let inverse = if d > 0.0 { 1.0 / d } else { 0.0 };
-                    block.iter_mut().for_each(|x| *x = (*x * inverse).round_ties_even().clamp(-127.0, 127.0) * d);
-                }
-            }
-        }
-    }
-}
-
-/// The scale of a block of [`KvType::Q8_0`] whose largest magnitude is `top`: its upper 16 bits are stored.
-pub(crate) fn block_scale(top: f32) -> f32 {
-    let bits = (top * (1.0 / 127.0)).to_bits();
-    f32::from_bits(bits.saturating_add(0xffff) & 0xffff_0000)
 }
 
 /// Size of a runner: fixed when it is made.
@@ -289,7 +242,7 @@ pub fn check_step(step: &Step<'_>, options: &RunnerOptions) -> Result<()> {
     }
 }
 
-/// Refuses a context whose KV caches, at `bytes` a number, the system would not give memory for: asking for it in earnest
+/// Refuses a context whose KV caches, stored as `kv`, the system would not give memory for: asking for it in earnest
 /// would end the process.
 ///
 /// # Errors
