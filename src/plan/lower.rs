@@ -329,7 +329,7 @@ impl<'a> Lower<'a> {
     }
 
     pub fn kv(&self) -> Kv {
-        kv(&self.options)
+        kv(self.options)
     }
 
     /// A product of many rows: by tiles where that suits the device, else as [`Lower::matrix_variant`] has it.
