@@ -18,7 +18,6 @@
 //! keys both have outliers of thirty deviations. (An f16 cache rounds such keys by sixteen times as much.)
 
 use super::{Array, Phrase, Weights, arity, f32_of, linear::dot, weight_shape};
-use crate::backend::KvType;
 use crate::ir::{Attention, CacheDecl, CacheId, Graph, Type};
 
 fn decl(g: &Graph, c: CacheId) -> Result<&CacheDecl, Phrase> {
@@ -80,14 +79,21 @@ pub struct Cache {
     pub v: Array,
 }
 
-/// Reference code of `kv_store`: numbers are rounded as `kv` stores them.
-pub fn eval_store(k: &Array, v: Option<&Array>, past: usize, d: &CacheDecl, cache: &mut Cache, kv: KvType) {
+/// Reference code of `kv_store`: `round` makes of a head's numbers what the storage makes of them.
+pub fn eval_store(
+    k: &Array,
+    v: Option<&Array>,
+    past: usize,
+    d: &CacheDecl,
+    cache: &mut Cache,
+    round: impl Fn(&mut [f32]),
+) {
     for (from, to, cols) in [(Some(k), &mut cache.k, d.k_dim), (v, &mut cache.v, d.v_dim)] {
         let Some(from) = from else { continue };
         for t in 0..from.rows {
             let row = to.row_mut(past + t);
             row.copy_from_slice(from.row(t));
-            row.chunks_exact_mut(cols.max(1)).for_each(|head| kv.round(head));
+            row.chunks_exact_mut(cols.max(1)).for_each(&round);
         }
     }
 }

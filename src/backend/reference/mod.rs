@@ -222,7 +222,8 @@ impl Walker {
 
     fn store(&mut self, k: &Array, v: Option<&Array>, cache: u32, step: &Step<'_>) {
         let decl = &self.program.graph.caches[cache as usize];
-        attend::eval_store(k, v, step.past, decl, &mut self.caches[cache as usize], self.options.kv);
+        let kv = self.options.kv;
+        attend::eval_store(k, v, step.past, decl, &mut self.caches[cache as usize], |head| kv.round(head));
     }
 }
 
