@@ -30,7 +30,7 @@ import urllib.request
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 
-def llama_round(model, n_prompt, n_gen, depth, threads, gpu):
+def llama_round(model, n_prompt, n_gen, depth, threads, gpu, kv):
     """One measurement of llama.cpp in this process."""
     import llama_cpp as lc
 
@@ -44,6 +44,9 @@ def llama_round(model, n_prompt, n_gen, depth, threads, gpu):
     batch = max(n_prompt, min(depth, 512), 1)
     cp.n_ctx, cp.n_batch, cp.n_ubatch = depth + max(n_prompt, n_gen) + 8, batch, batch
     cp.n_threads = cp.n_threads_batch = threads
+    if kv == "q8_0":
+        cp.type_k = cp.type_v = lc.GGML_TYPE_Q8_0
+        cp.flash_attn_type = lc.LLAMA_FLASH_ATTN_TYPE_ENABLED  # values in 8 bits need it
     ctx = lc.llama_init_from_model(m, cp)
     vocab = lc.llama_vocab_n_tokens(lc.llama_model_get_vocab(m))
     rng = random.Random(1)
@@ -74,10 +77,14 @@ def llama_round(model, n_prompt, n_gen, depth, threads, gpu):
     print(json.dumps({test: timed(*w) for test, w in work.items() if w[1]}))
 
 
+def llama_kv(a):
+    return ["-ctk", "q8_0", "-ctv", "q8_0", "-fa", "1"] if a.kv == "q8_0" else []
+
+
 def bench_round(binary, model, a):
     """One measurement by llama-bench, all layers on the GPU."""
     command = [binary, "-m", model, "-p", str(a.prompt), "-n", str(a.gen), "-d", str(a.depth), "-r", "1"]
-    command += ["-ngl", "99", "-o", "json"]
+    command += ["-ngl", "99", "-o", "json"] + llama_kv(a)
     rows = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
     return {("prompt" if r["n_gen"] == 0 else "generation"): r["avg_ts"] for r in rows}
 
@@ -91,6 +98,7 @@ def server_round(binary, model, a):
     env = dict(os.environ, LD_LIBRARY_PATH=folder + ":" + os.environ.get("LD_LIBRARY_PATH", ""))
     command = [binary, "-m", model, "-ngl", "99", "--port", str(port), "-np", "1", "--no-warmup"]
     command += ["-c", str(a.prompt + a.gen + 8), "-b", str(max(a.prompt, 32)), "-ub", str(max(a.prompt, 32))]
+    command += llama_kv(a)
     server = subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         url = f"http://127.0.0.1:{port}"
@@ -123,13 +131,13 @@ def llama(model, a):
     if a.llama_server:
         return server_round(a.llama_server, model, a)
     child = [sys.executable, __file__, model, "--llama-child", "-p", str(a.prompt), "-n", str(a.gen), "-d", str(a.depth)]
-    child += ["--threads", str(a.threads)] + (["--llama-gpu"] if a.llama_gpu else [])
+    child += ["--kv", a.kv, "--threads", str(a.threads)] + (["--llama-gpu"] if a.llama_gpu else [])
     return json.loads(subprocess.run(child, check=True, capture_output=True, text=True).stdout)
 
 
 def moeray_round(binary, model, a):
     command = [binary, "bench", "-m", model, "-p", str(a.prompt), "-n", str(a.gen), "-d", str(a.depth)]
-    command += ["-r", "1", "-o", "json", "-q", "--backend", a.backend]
+    command += ["-r", "1", "-o", "json", "-q", "--kv", a.kv, "--backend", a.backend]
     command += ["--threads", str(a.threads)] if a.backend == "cpu" else []
     command += ["--device", a.device] if a.device else []
     command += ["--activations", a.activations] if a.backend == "cpu" else []
@@ -144,6 +152,7 @@ def main():
     ap.add_argument("-p", "--prompt", type=int, default=128)
     ap.add_argument("-n", "--gen", type=int, default=32)
     ap.add_argument("-d", "--depth", type=int, default=0, help="tokens in the context before what is timed")
+    ap.add_argument("--kv", default="f16", choices=["f16", "q8_0"], help="storage of keys and values, for both")
     ap.add_argument("-r", "--rounds", type=int, default=5)
     ap.add_argument("--threads", type=int, default=2)
     ap.add_argument("--backend", default="cpu")
@@ -157,11 +166,11 @@ def main():
     ap.add_argument("--llama-child", action="store_true", help=argparse.SUPPRESS)
     a = ap.parse_args()
     if a.llama_child:
-        llama_round(a.models[0], a.prompt, a.gen, a.depth, a.threads, a.llama_gpu)
+        llama_round(a.models[0], a.prompt, a.gen, a.depth, a.threads, a.llama_gpu, a.kv)
         return
     if a.depth and a.llama_server:
         ap.error("--depth: llama-server times no generation after tokens that are not of its prompt")
-    at = f" at depth {a.depth}" if a.depth else ""
+    at = (f" at depth {a.depth}" if a.depth else "") + (f", K/V {a.kv}" if a.kv != "f16" else "")
     lines = [f"| model | test | moeray {a.backend} t/s | llama.cpp t/s | ratio | ratios of the rounds |", "|---|---|---|---|---|---|"]
     for model in a.models:
         ours, theirs = [], []
