@@ -125,9 +125,16 @@ pub trait Lanes: Copy {
     /// Asks for some lines from `p` on.
     #[inline(always)]
     unsafe fn prefetch_lines(p: *const u8, lines: usize) {
-        for line in 0..lines {
-            // SAFETY: any address may be asked for.
-            unsafe { Self::prefetch(p.wrapping_add(64 * line)) }
+        // SAFETY: any address may be asked for.
+        unsafe {
+            // Mostly one or two: no loop within a loop.
+            Self::prefetch(p);
+            if lines > 1 {
+                Self::prefetch(p.wrapping_add(64));
+            }
+            for line in 2..lines {
+                Self::prefetch(p.wrapping_add(64 * line));
+            }
         }
     }
 
