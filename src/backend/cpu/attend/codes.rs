@@ -92,11 +92,7 @@ impl Reader for Coded<'_> {
             if tile.cache.decl.v_in_k {
                 score_rows::<L, R>(self.values, tile, own, scores, i, chunk);
             } else {
-                // Enough sums at a time that none waits for its last product.
-                match R {
-                    4 => score_columns::<L, R, 2>(self, tile, own, scores, i, chunk),
-                    _ => score_columns::<L, R, 4>(self, tile, own, scores, i, chunk),
-                }
+                score_columns::<L, R>(self, tile, own, scores, i, chunk);
             }
         }
     }
@@ -186,9 +182,12 @@ unsafe fn weigh_block<L: Lanes>(weights: &[f32], scales: &[u16], to: &mut [i16])
     }
 }
 
-/// Scores of `R` rows: `B` blocks of 16 positions at a time.
+/// Blocks of 16 positions that are scored at a time.
+const B: usize = 2;
+
+/// Scores of `R` rows.
 #[inline(always)]
-unsafe fn score_columns<L: Lanes, const R: usize, const B: usize>(
+unsafe fn score_columns<L: Lanes, const R: usize>(
     of: Coded<'_>,
     tile: &Tile<'_>,
     own: &[f32],
