@@ -12,12 +12,16 @@ fn kv_scale(word: KvWord, block: u32) -> f32 {
     return bitcast<f32>((word << (16u - (block & 1u) * 16u)) & 0xffff0000u);
 }
 
-// The scale for this largest magnitude, in the upper half of the word.
-fn kv_scale_bits(top: f32) -> u32 {
-    return (bitcast<u32>(top * (1.0 / 127.0)) + 0xffffu) & 0xffff0000u;
+// The scale for the largest magnitude of these bits, in the upper half of the word. Bits of infinities and of what is no number
+// are above all others: the scale shows them.
+fn kv_scale_bits(top: u32) -> u32 {
+    if (top >= 0x7f800000u) {
+        return 0x7fc00000u;
+    }
+    return (bitcast<u32>(bitcast<f32>(top) * (1.0 / 127.0)) + 0xffffu) & 0xffff0000u;
 }
 
-fn kv_codes(v: vec4<f32>, top: f32) -> KvWord {
+fn kv_codes(v: vec4<f32>, top: u32) -> KvWord {
     let scale = bitcast<f32>(kv_scale_bits(top));
     let inverse = select(0.0, 1.0 / scale, scale > 0.0);
     return pack4xI8(vec4<i32>(clamp(round(v * inverse), vec4<f32>(-127.0), vec4<f32>(127.0))));

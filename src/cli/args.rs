@@ -86,7 +86,7 @@ pub enum KvName {
     F16,
     /// Single precision
     F32,
-    /// 8 bits and a scale for every 32: half of f16's memory, and faster in long contexts
+    /// 8 bits and a scale for every 32: half of f16's memory; on the CPU faster in long contexts
     #[value(name = "q8_0")]
     Q8_0,
 }

@@ -1,6 +1,7 @@
 //! Cases of rotation, cache and attention: no past, a long past, chunks against single tokens, windows, sinks.
 
 use super::case::{Case, Maker};
+use crate::support::{Target, load, run};
 use moeray::backend::KvType::{F16, Q8_0};
 use moeray::ir::{Attention, CacheDecl, Linear, Norm, Op, Rope, RopePairs, Temperature, ValueId};
 use moeray::quant::DType;
@@ -99,6 +100,35 @@ pub fn attend() -> Vec<Case> {
         // Far into one chunk, and at the start of the next, where a query sees itself alone.
         plain(Shape { chunk: Some(290), ..gqa }, &[(450, 0, 1), (1, 450, 1), (129, 451, 3), (1, 580, 1), (1, 581, 1)]),
     ]
+}
+
+/// A number that is none in position 3 of the keys or values of the first of two heads, token by token: those before it, the
+/// other head, and position 2 once more after a step back see nothing of it.
+pub fn not_finite(target: Target) {
+    let s = Shape { heads: 2, kv_heads: 2, k_dim: 40, v_dim: 40, window: None, chunk: None, sinks: false };
+    let steps = [0, 1, 2, 3, 4, 2].map(|past| (1, past, 1));
+    for (input, bad) in [1, 2].into_iter().flat_map(|i| [f32::NAN, f32::INFINITY, f32::NEG_INFINITY].map(|b| (i, b))) {
+        // On a GPU scores that are no numbers count as not seen, whatever the cache.
+        if input == 1 && target.is_gpu() {
+            continue;
+        }
+        let mut case = plain(s, &steps).with_cache(Q8_0);
+        case.steps[3].2[input].1[35] = bad;
+        let Some(loaded) = load(target, &case.program) else { return };
+        for (step, out) in run(&*loaded, case.kv, &case.steps).iter().enumerate() {
+            let (first, second) = out[0].f32.split_at(40);
+            // A key spoils the whole sum, a value its column and perhaps its block's others.
+            let spoilt = if input == 1 { first } else { &first[35..36] };
+            let right = match step {
+                3 | 4 => !spoilt.iter().any(|x| x.is_finite()),
+                _ => first.iter().all(|x| x.is_finite()),
+            };
+            assert!(
+                right && second.iter().all(|x| x.is_finite()),
+                "{target:?}, {bad} in {input}, step {step}: {first:?}"
+            );
+        }
+    }
 }
 
 /// Latent attention: a matrix for each head, heads put together, values that are the first part of their keys.

@@ -90,6 +90,14 @@ fn tiles_hide_no_infinity() {
     }
 }
 
+/// The same of values in a cache of codes, whose scales carry them, and on processors of keys.
+#[test]
+fn codes_hide_no_infinity() {
+    for target in [Target::Reference, Target::Cpu, Target::Wgpu, Target::WgpuLanes] {
+        attention::not_finite(target);
+    }
+}
+
 /// Shaders run without checks by default: the table above and the whole models of `gpu` and `goldens`, which the tests run
 /// with the checks on, have them all. (The two of sampling are run in `picker`, the one that measures devices in `gpu`.)
 #[test]

@@ -193,8 +193,7 @@ impl Quantise<'_> {
         // SAFETY: `x` and `codes` have 32 numbers; the features are there by the contract.
         let (scale, whole_sums) = unsafe {
             let (a, b) = (L::load(x.as_ptr()), L::load(x.as_ptr().add(16)));
-            let zero = L::splat(0.0);
-            let largest = a.max(b).max(zero.sub(a).max(zero.sub(b))).largest();
+            let largest = a.magnitude().max(b.magnitude()).largest();
             let inverse = if largest > 1e-30 { 127.0 / largest } else { 0.0 };
             let (qa, qb) = (a.mul(L::splat(inverse)).round(), b.mul(L::splat(inverse)).round());
             // Not-a-number becomes 0 here: the scale carries it.

@@ -22,13 +22,11 @@ use codes::Coded;
 use numbers::Numbers;
 
 /// Positions of a chunk.
-pub const CHUNK: usize = 128;
+const CHUNK: usize = 128;
 /// Positions of a piece of a split.
 const PIECE: usize = 512;
 /// Query rows of an item, about.
 const ROWS: usize = 32;
-/// Vectors of values that are summed in registers, at most.
-const WIDE: usize = 4;
 
 /// Attention of `t` query rows `q` `[T, heads · Dk]`, row i at position `past + i`, into `out` `[T, heads · Dv]`. `partial` is
 /// scratch for splits.
@@ -174,9 +172,8 @@ trait Reader: Copy {
         chunk: Chunk,
     );
 
-    /// `state = factor · state + Σ weight · value` for `R` rows, with weights where the scores were; in `W` vectors of columns
-    /// at a time where that suits.
-    unsafe fn sum<L: Lanes, const R: usize, const W: usize>(
+    /// `state = factor · state + Σ weight · value` for `R` rows, with weights where the scores were.
+    unsafe fn sum<L: Lanes, const R: usize>(
         self,
         tile: &Tile<'_>,
         own: &mut [f32],
@@ -219,9 +216,9 @@ impl<S: Reader> Floats for Run<'_, S> {
                     let chunk = Chunk { from, to, ahead: i == 0 };
                     let state = &mut state[i * stride..];
                     i += match tile.rows - i {
-                        4.. => rows::<S, L, 4, 2>(reader, tile, own, state, scores, i, chunk),
-                        2.. => rows::<S, L, 2, WIDE>(reader, tile, own, state, scores, i, chunk),
-                        _ => rows::<S, L, 1, WIDE>(reader, tile, own, state, scores, i, chunk),
+                        4.. => rows::<S, L, 4>(reader, tile, own, state, scores, i, chunk),
+                        2.. => rows::<S, L, 2>(reader, tile, own, state, scores, i, chunk),
+                        _ => rows::<S, L, 1>(reader, tile, own, state, scores, i, chunk),
                     };
                 }
                 // Chunks start on whole blocks; `to` is one or the end.
@@ -235,7 +232,7 @@ impl<S: Reader> Floats for Run<'_, S> {
 ///
 /// Safety: as [`Reader`].
 #[inline(always)]
-unsafe fn rows<S: Reader, L: Lanes, const R: usize, const W: usize>(
+unsafe fn rows<S: Reader, L: Lanes, const R: usize>(
     reader: S,
     tile: &Tile<'_>,
     own: &mut [f32],
@@ -258,7 +255,7 @@ unsafe fn rows<S: Reader, L: Lanes, const R: usize, const W: usize>(
             let s = &mut scores[r * CHUNK..(r + 1) * CHUNK];
             factors[r] = weigh::<L>(s, &seen[r], chunk.from, chunk.to, &mut state[r * stride + v_stride..][..2]);
         }
-        reader.sum::<L, R, W>(tile, own, scores, &factors, state, chunk);
+        reader.sum::<L, R>(tile, own, scores, &factors, state, chunk);
     }
     R
 }

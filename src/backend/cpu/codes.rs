@@ -6,7 +6,6 @@
 //! `[kv_head][block of columns][position]`.
 
 use super::{
-    attend::CHUNK,
     buffer::{Out, Pages},
     cache::each_head,
     lanes::{Lanes, N},
@@ -79,17 +78,17 @@ impl Codes {
         &self.scales[first + position..first + self.ctx]
     }
 
-    /// Asks for the scales of a chunk's positions, which any numbers may be.
+    /// Asks for the scales of some positions, which any numbers may be.
     ///
     /// # Safety
     /// The processor has the features of `L`.
     #[inline(always)]
-    pub unsafe fn prefetch_scales<L: Lanes>(&self, head: usize, position: usize) {
+    pub unsafe fn prefetch_scales<L: Lanes>(&self, head: usize, position: usize, positions: usize) {
         for block in 0..self.cols.div_ceil(BLOCK) {
             let first = (head * self.cols.div_ceil(BLOCK) + block) * self.ctx;
             let at = self.scales.as_ptr().wrapping_add(first + position).cast();
             // SAFETY: any address may be asked for; the features are there by the contract.
-            unsafe { L::prefetch_lines(at, CHUNK * size_of::<u16>() / 64) }
+            unsafe { L::prefetch_lines(at, (positions * size_of::<u16>()).div_ceil(64)) }
         }
     }
 
@@ -138,8 +137,9 @@ impl Floats for Encode<'_> {
         // SAFETY: both have two vectors' numbers; the features are there by the contract.
         unsafe {
             let [a, b] = [0, N].map(|i| L::load(block[i..].as_ptr()));
-            let zero = L::splat(0.0);
-            let scale = block_scale(a.max(zero.sub(a)).max(b.max(zero.sub(b))).largest());
+            // Infinities and not-a-number become codes of 0: the scale carries them.
+            let bad = 0.0 * a.add(b).sum();
+            let scale = block_scale(a.magnitude().max(b.magnitude()).largest()) + bad;
             let inverse = L::splat(if scale > 0.0 { 1.0 / scale } else { 0.0 });
             a.mul(inverse).round().store_i8(codes.as_mut_ptr());
             b.mul(inverse).round().store_i8(codes[N..].as_mut_ptr());

@@ -119,6 +119,12 @@ pub trait Lanes: Copy {
     unsafe fn scale2(self, n: Self) -> Self;
     unsafe fn sum(self) -> f32;
     unsafe fn largest(self) -> f32;
+    /// The magnitudes.
+    #[inline(always)]
+    unsafe fn magnitude(self) -> Self {
+        // SAFETY: the features are there by the contract.
+        unsafe { self.max(Self::splat(0.0).sub(self)) }
+    }
     /// Asks for the cache line at `p`, which may be any address; does nothing where there is no such instruction.
     #[inline(always)]
     unsafe fn prefetch(_p: *const u8) {}

@@ -87,7 +87,7 @@ impl Reader for Coded<'_> {
         // SAFETY: by the contract.
         unsafe {
             if chunk.ahead {
-                self.values.prefetch_scales::<L>(tile.kv, chunk.from);
+                self.values.prefetch_scales::<L>(tile.kv, chunk.from, CHUNK);
             }
             if tile.cache.decl.v_in_k {
                 score_rows::<L, R>(self.values, tile, own, scores, i, chunk);
@@ -98,7 +98,7 @@ impl Reader for Coded<'_> {
     }
 
     #[inline(always)]
-    unsafe fn sum<L: Lanes, const R: usize, const W: usize>(
+    unsafe fn sum<L: Lanes, const R: usize>(
         self,
         tile: &Tile<'_>,
         own: &mut [f32],
@@ -113,24 +113,19 @@ impl Reader for Coded<'_> {
         if chunk.ahead && !tile.cache.decl.v_in_k {
             let (head, position) = tile.after(chunk.to);
             // SAFETY: the features are there by the contract.
-            unsafe { self.keys.prefetch_scales::<L>(head, position) }
+            unsafe { self.keys.prefetch_scales::<L>(head, position, CHUNK) }
         }
-        let most = if R == 4 { 2 * N } else { 4 * N };
-        for c in (0..width).step_by(most) {
-            let chunk = Chunk { ahead: chunk.ahead && c == 0 && !tile.cache.decl.v_in_k, ..chunk };
-            let part = Part { c, weights, factors, chunk };
+        let mut c = 0;
+        while c < width {
+            let ahead = chunk.ahead && c == 0 && !tile.cache.decl.v_in_k;
+            let part = Part { c, weights, factors, chunk: Chunk { ahead, ..chunk } };
             // SAFETY: by the contract; values have columns up to `width`.
             unsafe {
-                match (width - c).min(most) / N {
-                    4 => sum_values::<L, R, 4>(self, tile, part, lists, state),
-                    3 => {
-                        sum_values::<L, R, 2>(self, tile, part, lists, state);
-                        let chunk = Chunk { ahead: false, ..chunk };
-                        sum_values::<L, R, 1>(self, tile, Part { c: c + 2 * N, chunk, ..part }, lists, state);
-                    }
-                    2 => sum_values::<L, R, 2>(self, tile, part, lists, state),
+                c += N * match (width - c) / N {
+                    4.. if R < 4 => sum_values::<L, R, 4>(self, tile, part, lists, state),
+                    2.. => sum_values::<L, R, 2>(self, tile, part, lists, state),
                     _ => sum_values::<L, R, 1>(self, tile, part, lists, state),
-                }
+                };
             }
         }
     }
@@ -151,34 +146,41 @@ unsafe fn short<L: Lanes>(x: &[f32; BLOCK], to: &mut [i16; BLOCK]) -> f32 {
     // SAFETY: two vectors; the features are there by the contract of `Reader`.
     unsafe {
         let [a, b] = [0, N].map(|i| L::load(x[i..].as_ptr()));
-        let zero = L::splat(0.0);
-        let top = a.max(zero.sub(a)).max(b.max(zero.sub(b))).largest();
+        let top = a.magnitude().max(b.magnitude()).largest();
         let inverse = L::splat(if top > 0.0 { MOST / top } else { 0.0 });
         a.mul(inverse).round().store_i16(to.as_mut_ptr());
         b.mul(inverse).round().store_i16(to[N..].as_mut_ptr());
-        top * (1.0 / MOST)
+        // Infinities and not-a-number become 0: the scale carries them.
+        top * (1.0 / MOST) + 0.0 * a.add(b).sum()
     }
 }
 
-/// Weights of positions times the scales of their blocks as whole numbers, whole vectors of them; gives those numbers' scale.
+/// Weights of `n` positions times the scales of their blocks as whole numbers, whole vectors of them; gives those numbers' scale.
 #[inline(always)]
-unsafe fn weigh_block<L: Lanes>(weights: &[f32], scales: &[u16], to: &mut [i16]) -> f32 {
-    assert!(weights.len() == scales.len() && weights.len() <= to.len() && weights.len() % N == 0);
+unsafe fn weigh_block<L: Lanes>(weights: &[f32], scales: &[u16], n: usize, to: &mut [i16]) -> f32 {
+    let whole = n.next_multiple_of(N);
+    assert!(weights.len() >= whole && scales.len() >= whole && to.len() >= whole);
+    // Behind the last position stands whatever was there before a step back.
+    let mut last = [0; N];
+    last[..n % N].copy_from_slice(&scales[n / N * N..n]);
     // SAFETY: whole vectors; the features are there by the contract of `Reader`.
     unsafe {
-        // Behind the last position weights are 0 and scales whatever was there before a step back: not-a-number becomes 0.
-        let zero = L::splat(0.0);
-        let scaled = |p: usize| L::load(weights.as_ptr().add(p)).mul(L::load_bf16(scales.as_ptr().add(p))).max(zero);
-        let mut top = zero;
-        for p in (0..weights.len()).step_by(N) {
-            top = top.max(scaled(p));
+        let scaled = |p: usize| {
+            let scales = if p + N <= n { scales.as_ptr().add(p) } else { last.as_ptr() };
+            L::load(weights.as_ptr().add(p)).mul(L::load_bf16(scales))
+        };
+        let (mut top, mut all) = (L::splat(0.0), L::splat(0.0));
+        for p in (0..whole).step_by(N) {
+            let x = scaled(p);
+            (top, all) = (top.max(x), all.add(x));
         }
         let top = top.largest();
         let inverse = L::splat(if top > 0.0 { MOST / top } else { 0.0 });
-        for p in (0..weights.len()).step_by(N) {
+        for p in (0..whole).step_by(N) {
             scaled(p).mul(inverse).round().store_i16(to.as_mut_ptr().add(p));
         }
-        top * (1.0 / MOST)
+        // As in `short`.
+        top * (1.0 / MOST) + 0.0 * all.sum()
     }
 }
 
@@ -290,7 +292,7 @@ unsafe fn score_rows<L: Lanes, const R: usize>(
     }
 }
 
-/// [`Reader::sum`] for `W` vectors of columns: of a block, or of two.
+/// [`Reader::sum`] for `W` vectors of columns: of a block, or of two; gives `W`.
 #[inline(always)]
 unsafe fn sum_values<L: Lanes, const R: usize, const W: usize>(
     of: Coded<'_>,
@@ -298,7 +300,7 @@ unsafe fn sum_values<L: Lanes, const R: usize, const W: usize>(
     Part { c, weights, factors, chunk: Chunk { from, to, ahead } }: Part<'_, R>,
     lists: &mut [i16],
     state: &mut [f32],
-) {
+) -> usize {
     let (stride, n) = (tile.cache.v_stride + N, to - from);
     let (head, position) = tile.after(to);
     let next = of.keys.row(head, position);
@@ -307,10 +309,9 @@ unsafe fn sum_values<L: Lanes, const R: usize, const W: usize>(
     unsafe {
         for r in 0..R {
             for b in 0..W.div_ceil(2) {
-                let whole = n.next_multiple_of(N);
-                let of_positions = &of.values.scales(tile.kv, c / BLOCK + b, from)[..whole];
+                let of_positions = of.values.scales(tile.kv, c / BLOCK + b, from);
                 let list = &mut lists[(r + b * R) * CHUNK..][..CHUNK];
-                scales[r][b] = weigh_block::<L>(&weights[r * CHUNK..][..whole], of_positions, list);
+                scales[r][b] = weigh_block::<L>(&weights[r * CHUNK..], of_positions, n, list);
             }
         }
     }
@@ -342,4 +343,5 @@ unsafe fn sum_values<L: Lanes, const R: usize, const W: usize>(
             }
         }
     }
+    W
 }

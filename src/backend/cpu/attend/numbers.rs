@@ -54,7 +54,7 @@ impl<S: Store> Reader for Numbers<S> {
     }
 
     #[inline(always)]
-    unsafe fn sum<L: Lanes, const R: usize, const W: usize>(
+    unsafe fn sum<L: Lanes, const R: usize>(
         self,
         tile: &Tile<'_>,
         _: &mut [f32],
@@ -75,13 +75,17 @@ impl<S: Store> Reader for Numbers<S> {
         unsafe {
             while c < width {
                 let next = next.filter(|_| c == 0);
-                if c + W * N <= width {
-                    sum_values::<S, L, R, W>(value, next, v_stride, c, n, weights, factors, state, stride);
-                    c += W * N;
-                } else {
-                    sum_values::<S, L, R, 1>(value, next, v_stride, c, n, weights, factors, state, stride);
-                    c += N;
-                }
+                let state = &mut *state;
+                // As many sums as there are registers for.
+                c += N * match (width - c) / N {
+                    4.. if R < 4 => {
+                        sum_values::<S, L, R, 4>(value, next, v_stride, c, n, weights, factors, state, stride)
+                    }
+                    2.. if R == 4 => {
+                        sum_values::<S, L, R, 2>(value, next, v_stride, c, n, weights, factors, state, stride)
+                    }
+                    _ => sum_values::<S, L, R, 1>(value, next, v_stride, c, n, weights, factors, state, stride),
+                };
             }
         }
     }
@@ -184,7 +188,7 @@ unsafe fn score_rows<S: Store, L: Lanes, const R: usize>(
 }
 
 /// `state = factor · state + Σ weight · value` for `R` rows and `W` vectors of columns from `c` on, over `n` positions.
-/// `next` is what is needed next, and how many lines of it to fetch a position.
+/// Gives `W`. `next` is what is needed next, and how many lines of it to fetch a position.
 #[inline(always)]
 unsafe fn sum_values<S: Store, L: Lanes, const R: usize, const W: usize>(
     values: *const u8,
@@ -196,7 +200,7 @@ unsafe fn sum_values<S: Store, L: Lanes, const R: usize, const W: usize>(
     factors: &[f32; R],
     state: &mut [f32],
     stride: usize,
-) {
+) -> usize {
     assert!(state.len() >= (R - 1) * stride + c + W * N && weights.len() >= (R - 1) * CHUNK + n);
     // SAFETY: in range, as asserted; the values of `n` positions are there by the contract of `Reader`.
     unsafe {
@@ -221,4 +225,5 @@ unsafe fn sum_values<S: Store, L: Lanes, const R: usize, const W: usize>(
             }
         }
     }
+    W
 }
