@@ -398,7 +398,7 @@ pub struct BenchArgs {
     /// No run before the measured ones
     #[arg(long)]
     pub no_warmup: bool,
-    /// Time, bytes and bandwidth of every GPU kernel too, from a run of its own
+    /// Time, bytes and bandwidth of every kernel of the GPU, or op of the CPU, too: from runs of their own
     #[arg(long)]
     pub profile: bool,
     /// Backends to measure, in this order [default: the one that run would take]

@@ -16,7 +16,7 @@ use crate::{
     model,
     quant::mix::{self, Mix},
     sampler::Rng,
-    session::{KernelTime, Model, Sampling, Session},
+    session::{Model, Sampling, Session},
 };
 use std::{
     io::{self, Write},
@@ -193,30 +193,38 @@ fn measure(args: &BenchArgs, model: &Model, tests: &[Test], row: &Row, rows: &mu
         let reachable = row.read_bandwidth.map(|b| b / bytes.max(1) as f64);
         row.floor_percent = reachable.filter(|_| test.prompt == 0).map(|r| 100.0 * row.avg_ts / r);
         if args.profile {
-            row.kernels = profile(&mut session, test, &mut random)?;
+            row.kernels = profile(&mut session, test, args.repetitions, &mut random)?;
         }
         rows.push(row);
     }
     Ok(())
 }
 
-/// The kernels of one step of a test, timed after a run that compiles and warms them.
-fn profile(session: &mut Session, test: &Test, random: &mut Rng) -> Outcome<Vec<Kernel>> {
+/// The kernels of one step of a test: their mean times over some steps, after one that compiles and warms them.
+fn profile(session: &mut Session, test: &Test, repetitions: u32, random: &mut Rng) -> Outcome<Vec<Kernel>> {
     session.truncate(test.depth);
-    let tokens = ids(random, test.prompt.clamp(1, session.chunk()), session.model().vocab());
-    session.profile(&tokens)?;
-    let Some(times) = session.profile(&tokens)? else {
-        say(format_args!("--profile: {} has no clock for its kernels", session.model().describe()));
-        return Ok(vec![]);
-    };
-    let kernel = |k: KernelTime| Kernel {
-        ns: (1e9 * k.seconds) as u64,
-        kernel: k.kernel,
-        op: k.op,
-        dispatches: k.dispatches,
-        bytes: k.bytes,
-    };
-    Ok(times.into_iter().map(kernel).collect())
+    let mut kernels: Vec<Kernel> = vec![];
+    for i in 0..=repetitions {
+        let tokens = ids(random, test.prompt.clamp(1, session.chunk()), session.model().vocab());
+        let Some(times) = session.profile(&tokens)? else {
+            say(format_args!("--profile: {} has no clock for its kernels", session.model().describe()));
+            return Ok(vec![]);
+        };
+        if i == 0 {
+            continue;
+        }
+        for k in times {
+            let (ns, bytes) = ((1e9 * k.seconds) as u64, k.bytes);
+            match kernels.iter_mut().find(|seen| seen.kernel == k.kernel && seen.op == k.op) {
+                Some(seen) => (seen.ns, seen.bytes) = (seen.ns + ns, seen.bytes + bytes),
+                None => kernels.push(Kernel { kernel: k.kernel, op: k.op, dispatches: k.dispatches, ns, bytes }),
+            }
+        }
+    }
+    for k in &mut kernels {
+        (k.ns, k.bytes) = (k.ns / u64::from(repetitions), k.bytes / u64::from(repetitions));
+    }
+    Ok(kernels)
 }
 
 /// Random tokens: they spread over the experts as text does, and need no tokenizer.

@@ -406,6 +406,12 @@ impl Op {
         }
     }
 
+    /// Whether the op multiplies with the matrices of chosen experts.
+    pub fn is_routed(&self) -> bool {
+        use Op::{ExpertAct, ExpertDownAdd, ExpertGlu, ExpertLinear};
+        matches!(self, ExpertLinear(_) | ExpertAct { .. } | ExpertGlu { .. } | ExpertDownAdd { .. })
+    }
+
     /// The recurrent state that the op reads and overwrites.
     pub fn state(&self) -> Option<StateId> {
         match self {

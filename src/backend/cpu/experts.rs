@@ -61,6 +61,11 @@ impl Groups {
         Ok(())
     }
 
+    /// How many experts were chosen.
+    pub fn chosen(&self) -> usize {
+        self.active.len()
+    }
+
     /// Most pairs of an expert.
     fn largest(&self) -> usize {
         self.active.iter().map(|(_, a, b)| b - a).max().unwrap_or(0)

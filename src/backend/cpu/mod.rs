@@ -2,7 +2,7 @@
 //!
 //! Reading order: [`pool`] (threads), `tier` and `lanes` (instructions), `act` (activations in 8 bits), `kernel` (dot
 //! products by format), `weight` (a weight and its kernels), `rows`, `products`, `route`, `experts`, `cache`, `attend` (the
-//! ops), `layout` (values to buffers), `run` (a step).
+//! ops), `layout` (values to buffers), `run` (a step), `profile` (the time of its ops).
 //!
 //! Only routed experts are touched. Weights stay in the memory map in the file's form, or where that is faster in a packed copy
 //! made at load, while the map's pages are released. Quantised weights are multiplied
@@ -25,6 +25,7 @@ mod lanes;
 mod layout;
 pub mod pool;
 mod products;
+mod profile;
 mod recurrent;
 mod route;
 mod rows;

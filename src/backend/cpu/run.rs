@@ -21,7 +21,7 @@ use super::{
 };
 use crate::{
     backend::{
-        Output, Runner, RunnerOptions, Step, check_cache_memory, check_step,
+        KernelTime, Output, Runner, RunnerOptions, Step, check_cache_memory, check_step,
         state::{Move, Standing},
     },
     error::{Error, Result},
@@ -39,17 +39,17 @@ use std::{
 
 /// The state of one sequence.
 pub struct CpuRunner {
-    model: Arc<Model>,
-    options: RunnerOptions,
-    state: State,
-    standing: Standing,
+    pub(super) model: Arc<Model>,
+    pub(super) options: RunnerOptions,
+    pub(super) state: State,
+    pub(super) standing: Standing,
 }
 
 /// All memory of a runner.
-struct State {
+pub(super) struct State {
     numbers: Vec<Aligned<f32>>,
     ids: Vec<Vec<u32>>,
-    caches: Vec<Cache>,
+    pub(super) caches: Vec<Cache>,
     /// Recurrent states, and the copy that `keep_states` made.
     states: Vec<Aligned<f32>>,
     kept: Vec<Aligned<f32>>,
@@ -61,7 +61,7 @@ struct State {
     acts_of: Option<(ValueId, usize)>,
     normed: Aligned<f32>,
     logits: Vec<f32>,
-    groups: Groups,
+    pub(super) groups: Groups,
     partial: Vec<f32>,
     /// Output buffers of the node that runs, out of `numbers` meanwhile.
     taken: Vec<Aligned<f32>>,
@@ -80,9 +80,9 @@ enum Then {
 
 /// What is the same for all nodes of a step.
 #[derive(Clone, Copy)]
-struct Frame<'a> {
-    model: &'a Model,
-    step: Step<'a>,
+pub(super) struct Frame<'a> {
+    pub(super) model: &'a Model,
+    pub(super) step: Step<'a>,
 }
 
 impl CpuRunner {
@@ -168,6 +168,10 @@ impl Runner for CpuRunner {
         Ok(())
     }
 
+    fn profile(&mut self, step: Step<'_>) -> Result<Option<Vec<KernelTime>>> {
+        self.profile_step(step).map(Some)
+    }
+
     fn memory_bytes(&self) -> u64 {
         let s = &self.state;
         let caches: u64 = s.caches.iter().map(Cache::bytes).sum();
@@ -200,7 +204,7 @@ impl Frame<'_> {
     }
 
     /// Rows of a value in this step.
-    fn rows_of(&self, v: ValueId) -> usize {
+    pub(super) fn rows_of(&self, v: ValueId) -> usize {
         self.rows(self.place(v).rows)
     }
 
@@ -209,7 +213,7 @@ impl Frame<'_> {
         self.model.activations.of(self.place(v).rows)
     }
 
-    fn weight(&self, w: WeightId) -> &Weight {
+    pub(super) fn weight(&self, w: WeightId) -> &Weight {
         &self.model.weights[w.0 as usize]
     }
 
@@ -220,7 +224,7 @@ impl Frame<'_> {
 
 impl State {
     /// Prepares for a step: buffers of outputs grow to the rows asked for.
-    fn begin(&mut self, f: Frame<'_>) {
+    pub(super) fn begin(&mut self, f: Frame<'_>) {
         for (i, b) in f.model.layout.buffers.iter().enumerate() {
             let len = f.rows(b.rows).saturating_mul(b.cols);
             if !b.ids {
@@ -259,7 +263,7 @@ impl State {
     }
 
     /// Runs one node: takes its output buffers out, so that inputs and outputs can be borrowed side by side.
-    fn run(&mut self, f: Frame<'_>, node: &Node) -> Result<()> {
+    pub(super) fn run(&mut self, f: Frame<'_>, node: &Node) -> Result<()> {
         let mut outs = take(&mut self.taken);
         for v in &node.outputs {
             let is_data = f.model.graph.ty(*v).dims().is_some();
@@ -340,9 +344,7 @@ impl State {
             }
             Op::Router(r) => self.route(f, node, r, outs, None)?,
             Op::NormRouter { norm, linear, router } => self.route(f, node, router, outs, Some((norm, linear)))?,
-            Op::ExpertLinear(_) | Op::ExpertAct { .. } | Op::ExpertGlu { .. } | Op::ExpertDownAdd { .. } => {
-                self.routed(f, node, outs)?;
-            }
+            op if op.is_routed() => self.routed(f, node, outs)?,
             _ => self.simple(f, node, &mut outs[0])?,
         }
         Ok(())

@@ -111,7 +111,7 @@ unsafe fn one_super<F: Format, const T: usize>(
             for line in 0..lines {
                 let at = p.wrapping_add(AHEAD + 64 * (i * lines + line)).cast();
                 // One token reads a line once: it need not stay in further caches, nor push others out of them.
-                if T == 1 { _mm_prefetch::<_MM_HINT_NTA>(at) } else { _mm_prefetch::<_MM_HINT_T0>(at) }
+                _mm_prefetch::<_MM_HINT_T0>(at);
             }
             if F::FORM.fine {
                 fine::<F, T>(codes, s, (d, dmin), first + i, acts, sums);
