@@ -5,7 +5,7 @@
 
 use super::{
     buffer::Out,
-    products::{Env, MOST, add_bias, glu_tile},
+    products::{Env, Gated, MOST, add_bias},
     rows::Act,
     weight::{Input, Scratch, Weight, room},
 };
@@ -66,6 +66,11 @@ impl Groups {
         self.active.len()
     }
 
+    /// The first row of the i-th chosen expert in a weight of `width` rows an expert; behind the last where there is none.
+    fn first_row(&self, i: usize, width: usize, w: &Weight) -> usize {
+        self.active.get(i).map_or(w.rows(), |(expert, ..)| *expert as usize * width)
+    }
+
     /// Most pairs of an expert.
     fn largest(&self) -> usize {
         self.active.iter().map(|(_, a, b)| b - a).max().unwrap_or(0)
@@ -103,8 +108,22 @@ impl Matrices<'_> {
     }
 }
 
-/// What is done with a block of an expert's rows: worker, expert, first row, rows, pairs, rows of x.
-type BlockFn<'a> = &'a (dyn Fn(usize, usize, usize, usize, &[u32], &[u32]) + Sync);
+/// Rows of an expert.
+struct Block<'a> {
+    /// The first, among all experts' rows.
+    at: usize,
+    /// The first, among the expert's.
+    first: usize,
+    rows: usize,
+    /// Which row comes after these; behind the last of all experts where none does.
+    next: usize,
+    pairs: &'a [u32],
+    /// For each of the pairs, its row of x.
+    xs: &'a [u32],
+}
+
+/// What is done with a block: by which worker.
+type BlockFn<'a> = &'a (dyn Fn(usize, Block<'_>) + Sync);
 
 /// Calls `f` for every block of rows of every chosen expert.
 fn each_block(env: Env<'_>, groups: &Groups, w: &Weight, reads: Reads, width: usize, f: BlockFn<'_>) -> Result<()> {
@@ -113,8 +132,10 @@ fn each_block(env: Env<'_>, groups: &Groups, w: &Weight, reads: Reads, width: us
         cut.each(width, items, |active, first, rows| {
             let (expert, start, end) = groups.active[active];
             let pairs = &groups.pairs[start..end];
-            let rows_of_x = if reads == Reads::Token { &groups.tokens[start..end] } else { pairs };
-            f(worker, expert as usize, first, rows, pairs, rows_of_x);
+            let at = expert as usize * width + first;
+            let next = if first + rows < width { at + rows } else { groups.first_row(active + 1, width, w) };
+            let xs = if reads == Reads::Token { &groups.tokens[start..end] } else { pairs };
+            f(worker, Block { at, first, rows, next, pairs, xs });
         });
     })
 }
@@ -135,12 +156,13 @@ pub fn linear(
 ) -> Result<()> {
     let out = Out::new(out);
     let w = m.weight;
-    each_block(env, groups, w, reads, width, &|worker, expert, first, rows, pairs, xs| {
+    each_block(env, groups, w, reads, width, &|worker, block| {
+        let Block { at, first, rows, next, pairs, xs } = block;
         let mut scratch = env.scratch.of(worker);
         let Scratch { work, tile, .. } = &mut *scratch;
         let tile = room(tile, pairs.len() * rows);
-        w.product(expert * width + first, rows, x, xs, work, tile);
-        if let Some(bias) = m.bias_of(expert * width + first, rows) {
+        w.product(at, rows, x, xs, work, tile, w.address(next));
+        if let Some(bias) = m.bias_of(at, rows) {
             add_bias(tile, bias, rows);
         }
         if let Some(act) = act {
@@ -167,11 +189,12 @@ pub fn glu(
     out: &mut [f32],
 ) -> Result<()> {
     let out = Out::new(out);
-    each_block(env, groups, gate.weight, Reads::Token, width, &|worker, expert, first, rows, pairs, xs| {
+    each_block(env, groups, gate.weight, Reads::Token, width, &|worker, block| {
+        let Block { at, first, rows, next, pairs, xs } = block;
         let mut scratch = env.scratch.of(worker);
-        let at = expert * width + first;
         let biases = gate.bias_of(at, rows).zip(up.bias_of(at, rows)).map(|(g, u)| [g, u]);
-        let tile = glu_tile(env, &mut scratch, x, (gate.weight, up.weight), biases, act, at, rows, xs);
+        let unit = Gated { gate: gate.weight, up: up.weight, biases, act };
+        let tile = unit.tile(env, &mut scratch, x, (at, rows, next), xs);
         for (y, pair) in tile.chunks_exact(rows).zip(pairs) {
             // SAFETY: as in `linear`.
             unsafe { out.slice(*pair as usize * width + first, rows) }.copy_from_slice(y);
@@ -214,13 +237,13 @@ pub fn down_add(
         let Scratch { work, tile, other } = &mut *scratch;
         let slots = room(other, groups.pairs.len() * rows);
         for (i, (expert, start, end)) in groups.active.iter().enumerate() {
-            if let Some((next, ..)) = groups.active.get(i + 1) {
-                m.weight.prefetch(*next as usize * width + first);
-            }
             let pairs = &groups.pairs[*start..*end];
             let tile = room(tile, pairs.len() * rows);
             let at = *expert as usize * width + first;
-            m.weight.product(at, rows, h, pairs, work, tile);
+            // The next expert's, or the next span's of the first.
+            let (after, from) = if i + 1 < groups.active.len() { (i + 1, first) } else { (0, first + rows) };
+            let next = if from < width { groups.first_row(after, width, m.weight) + from } else { m.weight.rows() };
+            m.weight.product(at, rows, h, pairs, work, tile, m.weight.address(next));
             if let Some(bias) = m.bias_of(at, rows) {
                 add_bias(tile, bias, rows);
             }

@@ -164,14 +164,16 @@ pub fn linears(
         let most = parts.iter().map(|l| cut(weight(l)).most).min().unwrap_or(1);
         env.pool.run_spans(parts.iter().map(blocks).sum(), most, &|worker, items| {
             let mut before = 0;
-            for (l, out) in parts.iter().zip(&shared) {
+            for (i, (l, out)) in parts.iter().zip(&shared).enumerate() {
                 let (w, n) = (weight(l), blocks(l));
+                let after = parts.get(i + 1).map_or(std::ptr::null(), |l| weight(l).address(0));
                 // The part's own blocks among the items.
                 let own = items.start.max(before) - before..items.end.clamp(before, before + n) - before;
                 before += n;
                 if let (Some(out), false) = (out, own.is_empty()) {
                     cut(w).each(w.rows(), own, |_, first, rows| {
-                        one_block(env, worker, x, t, l, first, rows, *out, finish);
+                        let next = if first + rows < w.rows() { w.address(first + rows) } else { after };
+                        one_block(env, worker, x, t, l, first, rows, next, *out, finish);
                     });
                 }
             }
@@ -180,7 +182,7 @@ pub fn linears(
     Ok(())
 }
 
-/// Rows `first .. first + rows` of one part.
+/// Rows `first .. first + rows` of one part; after these come the weights at `next`.
 fn one_block(
     env: Env<'_>,
     worker: usize,
@@ -189,6 +191,7 @@ fn one_block(
     l: &Linear,
     first: usize,
     rows: usize,
+    next: *const u8,
     out: Out<'_, f32>,
     finish: Finish<'_>,
 ) {
@@ -197,7 +200,7 @@ fn one_block(
     let mut scratch = env.scratch.of(worker);
     let Scratch { work, tile, .. } = &mut *scratch;
     let tile = room(tile, t * rows);
-    w.product(first, rows, x, &env.every[..t], work, tile);
+    w.product(first, rows, x, &env.every[..t], work, tile, next);
     let bias = l.bias.map(|b| &env.vectors[b.0 as usize][first..first + rows]);
     for (i, y) in tile.chunks_exact_mut(rows).enumerate() {
         if let Some(bias) = bias {
@@ -239,8 +242,8 @@ pub fn linear_glu(
     env.pool.run_spans(cut.blocks(total), cut.most, &|worker, items| {
         cut.each(total, items, |_, first, rows| {
             let mut scratch = env.scratch.of(worker);
-            let tokens = &env.every[..t];
-            let tile = glu_tile(env, &mut scratch, x, (gate, up), None, act, first, rows, tokens);
+            let unit = Gated { gate, up, biases: None, act };
+            let tile = unit.tile(env, &mut scratch, x, (first, rows, first + rows), &env.every[..t]);
             for (i, y) in tile.chunks_exact(rows).enumerate() {
                 // SAFETY: blocks of rows are disjoint, and so are tokens.
                 unsafe { out.slice(i * total + first, rows) }.copy_from_slice(y);
@@ -249,29 +252,41 @@ pub fn linear_glu(
     })
 }
 
-/// Rows of a gated unit for some tokens, `[tokens, rows]`, in the worker's scratch; with the biases of these rows.
-pub fn glu_tile<'s>(
-    env: Env<'_>,
-    scratch: &'s mut Scratch,
-    x: Input<'_>,
-    (gate, up): (&Weight, &Weight),
-    biases: Option<[&[f32]; 2]>,
-    act: Activation,
-    first: usize,
-    rows: usize,
-    tokens: &[u32],
-) -> &'s [f32] {
-    let Scratch { work, tile, other } = scratch;
-    up.prefetch(first);
-    let (g, u) = (room(tile, tokens.len() * rows), room(other, tokens.len() * rows));
-    gate.product(first, rows, x, tokens, work, g);
-    up.product(first, rows, x, tokens, work, u);
-    if let Some([of_gate, of_up]) = biases {
-        add_bias(g, of_gate, rows);
-        add_bias(u, of_up, rows);
+/// A gated unit: its matrices, of one shape.
+#[derive(Clone, Copy)]
+pub struct Gated<'a> {
+    /// What goes through the activation.
+    pub gate: &'a Weight,
+    /// What is multiplied with that.
+    pub up: &'a Weight,
+    /// Those of the rows that are wanted.
+    pub biases: Option<[&'a [f32]; 2]>,
+    /// On the gate.
+    pub act: Activation,
+}
+
+impl Gated<'_> {
+    /// `rows` rows from `first` on for some tokens, `[tokens, rows]`, in the worker's scratch. `next` is the row that is
+    /// wanted after these.
+    pub fn tile<'s>(
+        &self,
+        env: Env<'_>,
+        scratch: &'s mut Scratch,
+        x: Input<'_>,
+        (first, rows, next): (usize, usize, usize),
+        tokens: &[u32],
+    ) -> &'s [f32] {
+        let Scratch { work, tile, other } = scratch;
+        let (g, u) = (room(tile, tokens.len() * rows), room(other, tokens.len() * rows));
+        self.gate.product(first, rows, x, tokens, work, g, self.up.address(first));
+        self.up.product(first, rows, x, tokens, work, u, self.gate.address(next));
+        if let Some([of_gate, of_up]) = self.biases {
+            add_bias(g, of_gate, rows);
+            add_bias(u, of_up, rows);
+        }
+        env.floats(Glu { gate: g, up: u, act: self.act });
+        g
     }
-    env.floats(Glu { gate: g, up: u, act });
-    g
 }
 
 /// Adds a bias of `rows` numbers to each of some rows.

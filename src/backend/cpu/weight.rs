@@ -138,25 +138,33 @@ impl Weight {
         &self.tensor
     }
 
-    /// Asks for the beginning of rows from `first` on, which a product is soon to read.
-    pub fn prefetch(&self, first: usize) {
-        if let Some(packed) = &self.packed {
-            packed.prefetch(first);
-        }
+    /// Where the rows from `first` on begin, if they are packed; null where they are not, or there is no such row.
+    pub fn address(&self, first: usize) -> *const u8 {
+        let packed = self.packed.as_ref().filter(|_| first < self.rows());
+        packed.map_or(std::ptr::null(), |p| p.address(first))
     }
 
     /// Rows `first .. first + rows` times the activation rows `tokens` of `x`: row r of the i-th token to
-    /// `out[i * rows + r]`.
+    /// `out[i * rows + r]`. `next` is the [`Weight::address`] of what is needed after these rows: it will be asked for.
     ///
     /// # Panics
     /// Where a row, a token or `out` is out of range.
-    pub fn product(&self, first: usize, rows: usize, x: Input<'_>, tokens: &[u32], work: &mut Work, out: &mut [f32]) {
+    pub fn product(
+        &self,
+        first: usize,
+        rows: usize,
+        x: Input<'_>,
+        tokens: &[u32],
+        work: &mut Work,
+        out: &mut [f32],
+        next: *const u8,
+    ) {
         assert!(first + rows <= self.rows() && out.len() >= rows * tokens.len());
         assert!(!self.is_quantised() || x.acts.cols() == self.cols());
         if let Some(packed) = &self.packed {
             // SAFETY: `Acts` gives rows of as many activations as the weight has columns, as asserted.
             with_planes(x.acts, tokens, work, out, (rows, rows), |acts, _, out, stride| unsafe {
-                packed.product(first, rows, acts, out, stride);
+                packed.product(first, rows, acts, out, stride, next);
             });
             return;
         }

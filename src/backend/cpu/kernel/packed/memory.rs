@@ -5,9 +5,9 @@ use super::{
         act::ActRow,
         buffer::Out,
         pool::Pool,
-        tier::{Tier, dispatch},
+        tier::{Tier, dispatch, is_amd},
     },
-    AHEAD, Form, Job, Kernels, ROWS, kernels,
+    Fetch, Form, Job, Kernels, ROWS, kernels,
     pack::Pack,
 };
 use crate::{
@@ -24,6 +24,8 @@ pub struct Packed {
     panels: usize,
     panel_bytes: usize,
     cols: usize,
+    /// Whether weights come by [`Fetch::Staged`].
+    staged: bool,
 }
 
 impl Packed {
@@ -69,7 +71,7 @@ impl Packed {
             progress((row_of(end) * tensor.row_bytes()) as u64);
             first = end;
         }
-        Ok(Some(Packed { bytes, kernels, rows, panels, panel_bytes, cols }))
+        Ok(Some(Packed { bytes, kernels, rows, panels, panel_bytes, cols, staged: !is_amd() }))
     }
 
     /// Bytes held.
@@ -77,34 +79,41 @@ impl Packed {
         self.bytes.len() as u64
     }
 
-    /// Asks for the beginning of the panel of row `first`, which will be needed soon.
-    pub fn prefetch(&self, first: usize) {
-        #[cfg(target_arch = "x86_64")]
-        {
-            use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
-            let at = (first / self.rows * self.panels + first % self.rows / ROWS) * self.panel_bytes;
-            for line in 0..AHEAD / 64 {
-                // SAFETY: every processor of this kind has the instruction, and it may name any address.
-                unsafe { _mm_prefetch::<_MM_HINT_T1>(self.bytes.as_ptr().wrapping_add(at + 64 * line).cast()) }
-            }
-        }
-        #[cfg(not(target_arch = "x86_64"))]
-        let _ = first;
+    /// Where the panel of row `first` begins.
+    pub fn address(&self, first: usize) -> *const u8 {
+        let panel = first / self.rows * self.panels + first % self.rows / ROWS;
+        self.bytes.as_ptr().wrapping_add(panel * self.panel_bytes)
     }
 
     /// Rows `first .. first + rows` (of all matrices' rows in order) times `acts`: row r of the i-th to `out[i * stride + r]`.
+    /// `next` is where the weights begin that are needed after these; where it is null, these are those behind them.
     ///
     /// # Panics
     /// Where the rows are not within one matrix, do not begin with a panel, or `out` is too short.
     ///
     /// # Safety
     /// `acts` are valid rows of as many activations as the weight has columns.
-    pub unsafe fn product(&self, first: usize, rows: usize, acts: &[ActRow], out: &mut [f32], stride: usize) {
+    pub unsafe fn product(
+        &self,
+        first: usize,
+        rows: usize,
+        acts: &[ActRow],
+        out: &mut [f32],
+        stride: usize,
+        next: *const u8,
+    ) {
         let (matrix, at) = (first / self.rows, first % self.rows);
         assert!(at % ROWS == 0 && at + rows <= self.rows, "rows {first} + {rows} of matrices of {}", self.rows);
         assert!(acts.is_empty() || out.len() >= (acts.len() - 1) * stride + rows);
         let panel = matrix * self.panels + at / ROWS;
         let from = &self.bytes[panel * self.panel_bytes..][..rows.div_ceil(ROWS) * self.panel_bytes];
+        let fetch = match self.staged {
+            true => Fetch::Staged,
+            false if acts.len() == 1 => Fetch::Past2,
+            false => Fetch::Into1,
+        };
+        let end = from.as_ptr_range().end;
+        let next = if next.is_null() { end } else { next };
         // Tokens whose activations stay in the second cache while some panels pass by.
         for (some, acts) in acts.chunks(TOKENS).enumerate() {
             for (i, panel) in from.chunks_exact(self.panel_bytes).enumerate() {
@@ -123,6 +132,9 @@ impl Packed {
                             acts: acts.as_ptr().add(done),
                             out: out.as_mut_ptr().add(at),
                             stride,
+                            fetch,
+                            end,
+                            next,
                         });
                     }
                     done += 1 << kernel;
