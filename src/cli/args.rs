@@ -389,6 +389,9 @@ pub struct BenchArgs {
     /// Tokens that are in the context before each test
     #[arg(short = 'd', long, value_name = "N,...", value_delimiter = ',', default_value = "0")]
     pub n_depth: Vec<u32>,
+    /// Sequences that generate side by side, a token of each in every step; their tokens are counted together
+    #[arg(long, value_name = "N,...", value_delimiter = ',', default_value = "1", value_parser = clap::value_parser!(u32).range(1..=4096))]
+    pub sequences: Vec<u32>,
     /// Repetitions of each test
     #[arg(short, long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
     pub repetitions: u32,

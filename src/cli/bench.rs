@@ -2,6 +2,7 @@
 
 use super::{
     args::{BackendName, BenchArgs, Format},
+    bench_batch::SideBySide,
     facts,
     failure::{Failure, Outcome, say},
     load::{self, Bar},
@@ -61,20 +62,24 @@ pub fn bench(args: &BenchArgs, quiet: bool) -> Outcome {
     Ok(out.flush()?)
 }
 
-/// A prompt of so many tokens, or a generation of so many, after so many.
+/// A prompt of so many tokens, or a generation of so many, after so many, by so many sequences side by side.
 #[derive(Clone, Copy)]
 struct Test {
     prompt: usize,
     generate: usize,
     depth: usize,
+    sequences: usize,
 }
 
 fn tests(args: &BenchArgs) -> Outcome<Vec<Test>> {
     let mut tests = Vec::new();
     for depth in args.n_depth.iter().map(|d| *d as usize) {
-        let prompts = args.n_prompt.iter().map(|p| Test { prompt: *p as usize, generate: 0, depth });
-        let generations = args.n_gen.iter().map(|n| Test { prompt: 0, generate: *n as usize, depth });
-        tests.extend(prompts.chain(generations).filter(|t| t.prompt + t.generate > 0));
+        let prompts = args.n_prompt.iter().map(|p| Test { prompt: *p as usize, generate: 0, depth, sequences: 1 });
+        tests.extend(prompts.filter(|t| t.prompt > 0));
+        for generate in args.n_gen.iter().map(|n| *n as usize).filter(|n| *n > 0) {
+            let several = args.sequences.iter().map(|s| *s as usize);
+            tests.extend(several.map(|sequences| Test { prompt: 0, generate, depth, sequences }));
+        }
     }
     if tests.is_empty() {
         return Err(Failure::new("nothing to measure: -p and -n are both 0"));
@@ -168,36 +173,61 @@ fn measure(args: &BenchArgs, model: &Model, tests: &[Test], row: &Row, rows: &mu
             n_prompt: test.prompt,
             n_gen: test.generate,
             n_depth: test.depth,
+            n_seq: test.sequences,
             test_time: report::utc(report::seconds_now()),
             ..row.clone()
         };
         let mut random = Rng::new(1);
-        session.truncate(0);
-        if test.depth > 0 {
-            session.prefill(&ids(&mut random, test.depth, model.vocab()))?;
-        }
-        if !args.no_warmup {
-            let few = Test { generate: test.generate.min(1), ..*test };
-            repetition(&mut session, &few, &mut random)?;
-        }
-        let mut times = Vec::new();
-        for i in 0..args.repetitions {
-            times.push(repetition(&mut session, test, &mut random)?);
-            bar.show(Progress { phase: "measuring", done: u64::from(i) + 1, total: u64::from(args.repetitions) });
-        }
+        let times = times(args, model, &mut session, test, &mut random, &mut bar)?;
         row.set_samples(&times);
-        // On average half of what is generated stands before a token.
-        let seen = test.depth + test.generate.div_ceil(2);
-        row.kv_bytes_per_token = facts::attended_bytes(&model.definition().program, load::kv(&args.context), seen);
-        let bytes = row.bytes_per_token + row.kv_bytes_per_token;
-        let reachable = row.read_bandwidth.map(|b| b / bytes.max(1) as f64);
-        row.floor_percent = reachable.filter(|_| test.prompt == 0).map(|r| 100.0 * row.avg_ts / r);
-        if args.profile {
+        if test.sequences == 1 {
+            // On average half of what is generated stands before a token.
+            let seen = test.depth + test.generate.div_ceil(2);
+            row.kv_bytes_per_token = facts::attended_bytes(&model.definition().program, load::kv(&args.context), seen);
+            let bytes = row.bytes_per_token + row.kv_bytes_per_token;
+            let reachable = row.read_bandwidth.map(|b| b / bytes.max(1) as f64);
+            row.floor_percent = reachable.filter(|_| test.prompt == 0).map(|r| 100.0 * row.avg_ts / r);
+        }
+        if args.profile && test.sequences == 1 {
             row.kernels = profile(&mut session, test, args.repetitions, &mut random)?;
         }
         rows.push(row);
     }
     Ok(())
+}
+
+/// The time of every repetition of a test.
+fn times(
+    args: &BenchArgs,
+    model: &Model,
+    session: &mut Session,
+    test: &Test,
+    random: &mut Rng,
+    bar: &mut Bar,
+) -> Outcome<Vec<Duration>> {
+    let mut several = match test.sequences {
+        1 => None,
+        n => Some(SideBySide::new(model, n, test.depth, test.generate, &args.context, random)?),
+    };
+    if several.is_none() {
+        session.truncate(0);
+        if test.depth > 0 {
+            session.prefill(&ids(random, test.depth, model.vocab()))?;
+        }
+    }
+    let mut one = |test: &Test, random: &mut Rng| match &mut several {
+        Some(s) => s.steps(test.generate, random),
+        None => repetition(session, test, random),
+    };
+    if !args.no_warmup {
+        one(&Test { generate: test.generate.min(1), ..*test }, random)?;
+    }
+    let mut times = Vec::new();
+    for i in 0..args.repetitions {
+        times.push(one(test, random)?);
+        bar.show(Progress { phase: "measuring", done: u64::from(i) + 1, total: u64::from(args.repetitions) });
+    }
+    Ok(times)
 }
 
 /// The kernels of one step of a test: their mean times over some steps, after one that compiles and warms them.
@@ -228,7 +258,7 @@ fn profile(session: &mut Session, test: &Test, repetitions: u32, random: &mut Rn
 }
 
 /// Random tokens: they spread over the experts as text does, and need no tokenizer.
-fn ids(random: &mut Rng, n: usize, vocab: usize) -> Vec<u32> {
+pub fn ids(random: &mut Rng, n: usize, vocab: usize) -> Vec<u32> {
     (0..n).map(|_| (random.next_u64() % vocab.max(1) as u64) as u32).collect()
 }
 

@@ -6,6 +6,7 @@
 
 mod args;
 mod bench;
+mod bench_batch;
 mod chat;
 mod devices;
 mod facts;

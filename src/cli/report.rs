@@ -43,6 +43,8 @@ pub struct Row {
     pub n_gen: usize,
     /// Tokens in the context before the test.
     pub n_depth: usize,
+    /// Sequences that generated side by side.
+    pub n_seq: usize,
     /// When the test began, UTC, ISO 8601.
     pub test_time: String,
     /// Mean time of a repetition.
@@ -96,19 +98,20 @@ pub fn mean_deviation(x: &[f64]) -> (f64, f64) {
 }
 
 impl Row {
-    /// `pp512`, `tg128`, with ` @ d4096` where there is a depth.
+    /// `pp512`, `tg128`, with ` x 8` where there are several sequences and ` @ d4096` where there is a depth.
     pub fn test(&self) -> String {
         let name = match (self.n_prompt, self.n_gen) {
             (p, 0) => format!("pp{p}"),
             (0, n) => format!("tg{n}"),
             (p, n) => format!("pp{p}+tg{n}"),
         };
+        let name = if self.n_seq > 1 { format!("{name} x {}", self.n_seq) } else { name };
         if self.n_depth > 0 { format!("{name} @ d{}", self.n_depth) } else { name }
     }
 
     /// Fills the times and speeds from the repetitions.
     pub fn set_samples(&mut self, times: &[Duration]) {
-        let tokens = (self.n_prompt + self.n_gen) as f64;
+        let tokens = ((self.n_prompt + self.n_gen) * self.n_seq) as f64;
         self.samples_ns = times.iter().map(|t| t.as_nanos() as u64).collect();
         self.samples_ts = times.iter().map(|t| tokens / t.as_secs_f64().max(1e-9)).collect();
         let ns: Vec<f64> = self.samples_ns.iter().map(|n| *n as f64).collect();

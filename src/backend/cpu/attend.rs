@@ -14,6 +14,8 @@ use super::{
     cache::{Cache, Held},
     lanes::{Half, Lanes, N, Single},
     products::Env,
+    sequence::{Segment, Sequence},
+    stream::{self, Level},
     tier::Floats,
     weight::room,
 };
@@ -28,82 +30,162 @@ const PIECE: usize = 512;
 /// Query rows of an item, about.
 const ROWS: usize = 32;
 
-/// Attention of `t` query rows `q` `[T, heads · Dk]`, row i at position `past + i`, into `out` `[T, heads · Dv]`. `partial` is
-/// scratch for splits.
-///
-/// # Errors
-/// As [`super::pool::Pool::run`].
-pub fn attend(
-    env: Env<'_>,
-    a: &Attention,
-    cache: &Cache,
-    q: &[f32],
-    t: usize,
-    past: usize,
-    partial: &mut Vec<f32>,
-    out: &mut [f32],
-) -> Result<()> {
-    if t == 0 {
-        return Ok(());
+/// Attention of the query rows of some segments.
+pub struct Job<'a> {
+    /// What is computed.
+    pub a: &'a Attention,
+    /// By number.
+    pub sequences: &'a [Sequence],
+    /// The rows.
+    pub segments: &'a [Segment],
+}
+
+/// Memory of [`Job::run`].
+#[derive(Default)]
+pub struct Scratch {
+    partial: Vec<f32>,
+    cuts: Vec<Cut>,
+}
+
+impl Scratch {
+    /// Bytes held.
+    pub fn bytes(&self) -> u64 {
+        (4 * self.partial.capacity() + self.cuts.capacity() * size_of::<Cut>()) as u64
     }
-    let d = &cache.decl;
-    let group = a.heads / d.kv_heads;
-    let per_tile = (ROWS / group).clamp(1, t);
-    let tiles = t.div_ceil(per_tile);
-    let pieces = if t == 1 { (past + 1).div_ceil(PIECE) } else { 1 };
-    let sinks = a.sinks.map(|s| env.vectors[s.0 as usize].as_slice());
-    // A partial result is a row of sums, the maximum, and the sum of weights.
-    let stride = cache.v_stride + N;
-    let partials = Out::new(room(partial, if pieces > 1 { a.heads * pieces * stride } else { 0 }));
-    let shared = Out::new(out);
-    env.pool.run(d.kv_heads * tiles * pieces, &|worker, item| {
-        // Late tiles see the most positions: they go first.
-        let (kv, rest) = (item / (tiles * pieces), item % (tiles * pieces));
-        let (tile, piece) = (tiles - 1 - rest / pieces, rest % pieces);
-        let first = tile * per_tile;
-        let tokens = per_tile.min(t - first);
-        let span = if pieces > 1 { piece * PIECE..(piece + 1) * PIECE } else { 0..usize::MAX };
-        let sinks = if piece == 0 { sinks } else { None };
-        let mut scratch = env.scratch.of(worker);
-        let job = Tile { a, cache, q, past, kv, group, first, rows: tokens * group, span, sinks };
-        let state = room(&mut scratch.other, job.rows * stride + 4 * CHUNK + codes::room(&job));
-        match &cache.held {
-            Held::F16([k, v]) => env.floats(Run(&job, Numbers::<Half>::new(k, v), &mut *state)),
-            Held::F32([k, v]) => env.floats(Run(&job, Numbers::<Single>::new(k, v), &mut *state)),
-            Held::Codes([k, v]) => env.floats(Run(&job, Coded { keys: k, values: v }, &mut *state)),
+}
+
+/// How a segment is cut into items: key heads, tiles of query rows, pieces of the positions.
+#[derive(Clone, Copy)]
+struct Cut {
+    segment: Segment,
+    /// Rows of a tile.
+    per_tile: usize,
+    tiles: usize,
+    pieces: usize,
+    /// Items of the segments before.
+    items: usize,
+    /// Partial results of the segments before.
+    partials: usize,
+}
+
+impl Job<'_> {
+    fn cache(&self, s: &Segment) -> &Cache {
+        &self.sequences[s.sequence].caches[self.a.cache.0 as usize]
+    }
+
+    /// Cuts the segments into `cuts`; gives how many items and partial results they make.
+    fn cut(&self, kv_heads: usize, cuts: &mut Vec<Cut>) -> (usize, usize) {
+        let (mut items, mut partials) = (0, 0);
+        cuts.clear();
+        for s in self.segments {
+            let per_tile = (ROWS / (self.a.heads / kv_heads)).clamp(1, s.rows);
+            let tiles = s.rows.div_ceil(per_tile);
+            let pieces = if s.rows == 1 { s.end().div_ceil(PIECE) } else { 1 };
+            cuts.push(Cut { segment: *s, per_tile, tiles, pieces, items, partials });
+            items += kv_heads * tiles * pieces;
+            partials += if pieces > 1 { self.a.heads * pieces } else { 0 };
         }
-        for (i, row) in state[..job.rows * stride].chunks_exact(stride).enumerate() {
-            let (token, head) = (first + i / group, kv * group + i % group);
-            // SAFETY: every (token, head, piece) belongs to one item.
-            unsafe {
-                if pieces > 1 {
-                    partials.slice((head * pieces + piece) * stride, stride).copy_from_slice(row);
-                } else {
-                    let sum = row[cache.v_stride + 1];
-                    let to = shared.slice((token * a.heads + head) * d.v_dim, d.v_dim);
-                    to.iter_mut().zip(row).for_each(|(o, x)| *o = x / sum);
+        (items, partials)
+    }
+
+    /// Queries `q`, `[T, heads · Dk]`, against their sequences up to their own positions, into `out`, `[T, heads · Dv]`.
+    ///
+    /// # Errors
+    /// As [`super::pool::Pool::run`].
+    pub fn run(&self, env: Env<'_>, q: &[f32], scratch: &mut Scratch, out: &mut [f32]) -> Result<()> {
+        let Some(first) = self.segments.first() else { return Ok(()) };
+        let (heads, decl) = (self.a.heads, &self.cache(first).decl);
+        // A partial result is a row of sums, the maximum, and the sum of weights.
+        let v_stride = self.cache(first).v_stride;
+        let stride = v_stride + N;
+        let Scratch { partial, cuts } = scratch;
+        let (items, partials) = self.cut(decl.kv_heads, cuts);
+        let partial = room(partial, partials * stride);
+        let (cuts, parts, outs) = (&*cuts, Out::new(&mut *partial), Out::new(out));
+        let level = stream::level();
+        env.pool.run(items, &|worker, item| {
+            let cut = &cuts[cuts.partition_point(|c| c.items <= item) - 1];
+            let (tile, piece) = self.tile(env, cut, q, item - cut.items, level);
+            let mut scratch = env.scratch.of(worker);
+            let state = room(&mut scratch.other, tile.rows * stride + 4 * CHUNK + codes::room(&tile));
+            tile.run(env, state);
+            for (i, row) in state[..tile.rows * stride].chunks_exact(stride).enumerate() {
+                let (token, head) = tile.place(i);
+                // SAFETY: every (token, head, piece) belongs to one item.
+                unsafe {
+                    if cut.pieces > 1 {
+                        let at = (cut.partials + head * cut.pieces + piece) * stride;
+                        parts.slice(at, stride).copy_from_slice(row);
+                    } else {
+                        let to = outs.slice((token * heads + head) * decl.v_dim, decl.v_dim);
+                        to.iter_mut().zip(row).for_each(|(o, x)| *o = x / row[v_stride + 1]);
+                    }
                 }
             }
-        }
-    })?;
-    if pieces > 1 {
-        for (head, parts) in partial.chunks_exact(pieces * stride).take(a.heads).enumerate() {
-            combine(parts, stride, cache.v_stride, &mut out[head * d.v_dim..(head + 1) * d.v_dim]);
-        }
+        })?;
+        env.pool.run(if partials > 0 { cuts.len() } else { 0 }, &|_, i| {
+            let cut = &cuts[i];
+            for head in (0..heads).filter(|_| cut.pieces > 1) {
+                let parts = &partial[(cut.partials + head * cut.pieces) * stride..][..cut.pieces * stride];
+                // SAFETY: every segment's rows belong to one item.
+                let out = unsafe { outs.slice((cut.segment.first * heads + head) * decl.v_dim, decl.v_dim) };
+                env.floats(Combine { parts, stride, v_stride, out });
+            }
+        })
     }
-    Ok(())
+
+    /// Item `i` of a segment, and the number of its piece.
+    fn tile<'t>(&'t self, env: Env<'t>, cut: &Cut, q: &'t [f32], i: usize, level: Level) -> (Tile<'t>, usize) {
+        let cache = self.cache(&cut.segment);
+        // Late tiles see the most positions: they go first.
+        let (kv, rest) = (i / (cut.tiles * cut.pieces), i % (cut.tiles * cut.pieces));
+        let (tile, piece) = (cut.tiles - 1 - rest / cut.pieces, rest % cut.pieces);
+        let first = tile * cut.per_tile;
+        let tokens = cut.per_tile.min(cut.segment.rows - first);
+        let group = self.a.heads / cache.decl.kv_heads;
+        let sinks = self.a.sinks.filter(|_| piece == 0).map(|s| env.vectors[s.0 as usize].as_slice());
+        let tile = Tile {
+            a: self.a,
+            cache,
+            q,
+            kv,
+            group,
+            row: cut.segment.first + first,
+            position: cut.segment.past + first,
+            rows: tokens * group,
+            span: if cut.pieces > 1 { piece * PIECE..(piece + 1) * PIECE } else { 0..usize::MAX },
+            sinks,
+            level,
+        };
+        (tile, piece)
+    }
 }
 
 /// Puts the partial results of one head together.
-fn combine(parts: &[f32], stride: usize, v_stride: usize, out: &mut [f32]) {
-    // Pieces outside of a window have seen nothing: their maximum is −∞ and their factor 0.
-    let max = parts.chunks_exact(stride).map(|p| p[v_stride]).fold(f32::NEG_INFINITY, f32::max);
-    let factor = |p: &[f32]| if p[v_stride] == f32::NEG_INFINITY { 0.0 } else { (p[v_stride] - max).exp() };
-    let sum: f32 = parts.chunks_exact(stride).map(|p| factor(p) * p[v_stride + 1]).sum();
-    out.fill(0.0);
-    for p in parts.chunks_exact(stride) {
-        let f = factor(p) / sum;
-        out.iter_mut().zip(p).for_each(|(o, x)| *o += f * x);
+struct Combine<'a> {
+    parts: &'a [f32],
+    stride: usize,
+    v_stride: usize,
+    out: &'a mut [f32],
+}
+
+impl Floats for Combine<'_> {
+    type Output = ();
+
+    // Plain loops, which the compiler makes vectors of.
+    #[inline(always)]
+    unsafe fn run<L: Lanes>(self) {
+        let parts = || self.parts.chunks_exact(self.stride);
+        let max = parts().map(|p| p[self.v_stride]).fold(f32::NEG_INFINITY, f32::max);
+        let mut sum = 0.0;
+        self.out.fill(0.0);
+        // Pieces outside of a window have seen nothing: their maximum is −∞.
+        for p in parts().filter(|p| p[self.v_stride] != f32::NEG_INFINITY) {
+            let factor = (p[self.v_stride] - max).exp();
+            sum += factor * p[self.v_stride + 1];
+            self.out.iter_mut().zip(p).for_each(|(o, x)| *o += factor * x);
+        }
+        self.out.iter_mut().for_each(|o| *o /= sum);
     }
 }
 
@@ -112,35 +194,52 @@ struct Tile<'a> {
     a: &'a Attention,
     cache: &'a Cache,
     q: &'a [f32],
-    past: usize,
     kv: usize,
     group: usize,
-    first: usize,
+    /// The first token's row of `q`, and its position.
+    row: usize,
+    position: usize,
     rows: usize,
     /// Positions that this item looks at.
     span: std::ops::Range<usize>,
     sinks: Option<&'a [f32]>,
+    /// Where keys and values are asked into ahead of their use.
+    level: Level,
 }
 
 impl<'a> Tile<'a> {
+    /// Goes through the positions.
+    fn run(&self, env: Env<'_>, state: &mut [f32]) {
+        match &self.cache.held {
+            Held::F16([k, v]) => env.floats(Run(self, Numbers::<Half>::new(k, v), state)),
+            Held::F32([k, v]) => env.floats(Run(self, Numbers::<Single>::new(k, v), state)),
+            Held::Codes([k, v]) => env.floats(Run(self, Coded { keys: k, values: v }, state)),
+        }
+    }
+
+    /// Row of `q` and head of query row `i`.
+    fn place(&self, i: usize) -> (usize, usize) {
+        (self.row + i / self.group, self.kv * self.group + i % self.group)
+    }
+
     /// The query of row `i`.
     fn query(&self, i: usize) -> &'a [f32] {
         let d = self.cache.decl.k_dim;
-        let (token, head) = (self.first + i / self.group, self.kv * self.group + i % self.group);
+        let (token, head) = self.place(i);
         &self.q[(token * self.a.heads + head) * d..][..d]
     }
 
     /// The positions that query row `i` sees.
     fn seen(&self, i: usize) -> std::ops::Range<usize> {
-        let end = self.past + self.first + i / self.group + 1;
+        let end = self.position + i / self.group + 1;
         let start = self.a.first_seen(end - 1);
         start.max(self.span.start)..end.min(self.span.end)
     }
 
     /// Key head and position of the keys that are needed after those up to position `to`: behind the last come the next head's.
     fn after(&self, to: usize) -> (usize, usize) {
-        let (first, end) = (self.past + self.first, self.past + self.first + self.rows / self.group);
-        if to < end { (self.kv, to) } else { (self.kv + 1, self.a.first_seen(first) / N * N) }
+        let end = self.position + self.rows / self.group;
+        if to < end { (self.kv, to) } else { (self.kv + 1, self.a.first_seen(self.position) / N * N) }
     }
 }
 

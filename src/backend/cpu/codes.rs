@@ -10,6 +10,7 @@ use super::{
     cache::each_head,
     lanes::{Lanes, N},
     products::Env,
+    stream::{Level, prefetch_lines},
     tier::Floats,
 };
 use crate::{
@@ -79,16 +80,12 @@ impl Codes {
     }
 
     /// Asks for the scales of some positions, which any numbers may be.
-    ///
-    /// # Safety
-    /// The processor has the features of `L`.
     #[inline(always)]
-    pub unsafe fn prefetch_scales<L: Lanes>(&self, head: usize, position: usize, positions: usize) {
+    pub fn prefetch_scales(&self, head: usize, position: usize, positions: usize, level: Level) {
         for block in 0..self.cols.div_ceil(BLOCK) {
             let first = (head * self.cols.div_ceil(BLOCK) + block) * self.ctx;
             let at = self.scales.as_ptr().wrapping_add(first + position).cast();
-            // SAFETY: any address may be asked for; the features are there by the contract.
-            unsafe { L::prefetch_lines(at, (positions * size_of::<u16>()).div_ceil(64)) }
+            prefetch_lines(at, (positions * size_of::<u16>()).div_ceil(64), level);
         }
     }
 

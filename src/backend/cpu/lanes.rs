@@ -125,25 +125,6 @@ pub trait Lanes: Copy {
         // SAFETY: the features are there by the contract.
         unsafe { self.max(Self::splat(0.0).sub(self)) }
     }
-    /// Asks for the cache line at `p`, which may be any address; does nothing where there is no such instruction.
-    #[inline(always)]
-    unsafe fn prefetch(_p: *const u8) {}
-    /// Asks for some lines from `p` on.
-    #[inline(always)]
-    unsafe fn prefetch_lines(p: *const u8, lines: usize) {
-        // SAFETY: any address may be asked for.
-        unsafe {
-            // Mostly one or two: no loop within a loop.
-            Self::prefetch(p);
-            if lines > 1 {
-                Self::prefetch(p.wrapping_add(64));
-            }
-            for line in 2..lines {
-                Self::prefetch(p.wrapping_add(64 * line));
-            }
-        }
-    }
-
     /// `e^self` with a relative error of about 1e-7: range reduction by ln 2 in two parts (Cody and Waite) and the minimax
     /// polynomial of degree 6 of Cephes' `expf`. Clamped to -87.33 ..= 88; not-a-number stays.
     #[inline(always)]

@@ -1,8 +1,9 @@
 //! The CPU backend: a graph, fused and laid out once, run by threads with SIMD kernels.
 //!
-//! Reading order: [`pool`] (threads), `tier` and `lanes` (instructions), `act` (activations in 8 bits), `kernel` (dot
+//! Reading order: [`pool`] (threads), `tier` and `lanes` (instructions), `stream` (asking memory ahead), `act` (activations in 8 bits), `kernel` (dot
 //! products by format), `weight` (a weight and its kernels), `rows`, `products`, `route`, `experts`, `cache`, `attend` (the
-//! ops), `layout` (values to buffers), `run` (a step), `profile` (the time of its ops).
+//! ops), `layout` (values to buffers), `sequence` (what is kept of a text), `run` (the nodes of a step), `profile` (their
+//! times), `runner` (steps).
 //!
 //! Only routed experts are touched. Weights stay in the memory map in the file's form, or where that is faster in a packed copy
 //! made at load, while the map's pages are released. Quantised weights are multiplied
@@ -30,12 +31,15 @@ mod recurrent;
 mod route;
 mod rows;
 mod run;
+mod runner;
+mod sequence;
+mod stream;
 mod tier;
 mod weight;
 
 pub use tier::{Tier, tiers};
 
-use super::{Loaded, Program, Progress, Runner, RunnerOptions};
+use super::{BatchOptions, BatchRunner, Loaded, Program, Progress, Runner, RunnerOptions};
 use crate::{
     error::{Error, Result},
     file::Tensor,
@@ -209,7 +213,11 @@ impl Loaded for Handle {
     }
 
     fn runner(&self, options: RunnerOptions) -> Result<Box<dyn Runner>> {
-        Ok(Box::new(run::CpuRunner::new(self.0.clone(), options)?))
+        Ok(Box::new(runner::CpuRunner::new(self.0.clone(), options, 1)?))
+    }
+
+    fn batch(&self, options: BatchOptions) -> Result<Box<dyn BatchRunner>> {
+        Ok(Box::new(runner::CpuBatch::new(self.0.clone(), options)?))
     }
 
     fn weight_bytes(&self) -> u64 {

@@ -242,17 +242,17 @@ pub struct RopeTable {
     rope: Rope,
     /// The rope as it is in this context.
     here: Rope,
-    /// `[T, dims / 2]` of (cosine, sine).
-    table: Vec<(f32, f32)>,
-    /// What the table was made for: P, T.
-    made: (usize, usize),
+    /// For each row `dims / 2` cosines, then as many sines.
+    table: Vec<f32>,
+    /// Whether the table is of the step that runs.
+    made: bool,
 }
 
 impl RopeTable {
     /// A table for up to `chunk` rows of a context of `ctx` positions.
     pub fn new(rope: &Rope, chunk: usize, ctx: usize) -> Self {
-        let table = Vec::with_capacity(chunk.saturating_mul(rope.dims / 2));
-        RopeTable { rope: rope.clone(), here: rope.for_context(ctx), table, made: (0, 0) }
+        let table = Vec::with_capacity(chunk.saturating_mul(rope.dims));
+        RopeTable { rope: rope.clone(), here: rope.for_context(ctx), table, made: false }
     }
 
     /// Whether it is of this rope.
@@ -260,41 +260,69 @@ impl RopeTable {
         self.rope == *rope
     }
 
-    /// Makes it for rows at positions `past .. past + t`, unless it is.
-    pub fn make(&mut self, past: usize, t: usize) {
-        if self.made == (past, t) {
+    /// Forgets the positions that it was made for.
+    pub fn forget(&mut self) {
+        self.made = false;
+    }
+
+    /// Makes it for rows at these positions, unless it is.
+    pub fn make(&mut self, positions: impl Iterator<Item = usize>) {
+        if std::mem::replace(&mut self.made, true) {
             return;
         }
         self.table.clear();
         let pairs = self.rope.dims / 2;
-        let rope = &self.here;
-        self.table.extend((0..t).flat_map(|r| (0..pairs).map(move |i| cos_sin(rope, past + r, i))));
-        self.made = (past, t);
+        for position in positions {
+            let of = |i| cos_sin(&self.here, position, i);
+            self.table.extend((0..pairs).map(|i| of(i).0));
+            self.table.extend((0..pairs).map(|i| of(i).1));
+        }
     }
 
-    /// Rotates all heads of row `t`.
-    pub fn rotate(&self, row: &mut [f32], t: usize) {
-        let half = self.rope.dims / 2;
-        let table = &self.table[t * half..(t + 1) * half];
-        for head in row.chunks_exact_mut(self.rope.head_dim) {
-            match self.rope.pairs {
+    /// The rotation of all heads of row `t`.
+    pub fn rotation<'a>(&'a self, row: &'a mut [f32], t: usize) -> Rotate<'a> {
+        let (cos, sin) = self.table[t * self.rope.dims..][..self.rope.dims].split_at(self.rope.dims / 2);
+        Rotate { row, head_dim: self.rope.head_dim, pairs: self.rope.pairs, cos, sin }
+    }
+
+    /// Bytes held.
+    pub fn bytes(&self) -> u64 {
+        4 * self.table.capacity() as u64
+    }
+}
+
+/// Rotates every head of a row in place.
+pub struct Rotate<'a> {
+    row: &'a mut [f32],
+    head_dim: usize,
+    pairs: RopePairs,
+    /// Of each pair of columns.
+    cos: &'a [f32],
+    sin: &'a [f32],
+}
+
+impl Floats for Rotate<'_> {
+    type Output = ();
+
+    // Plain loops, which the compiler makes vectors of.
+    #[inline(always)]
+    unsafe fn run<L: Lanes>(self) {
+        let half = self.cos.len();
+        let turns = || self.cos.iter().zip(self.sin);
+        for head in self.row.chunks_exact_mut(self.head_dim) {
+            match self.pairs {
                 RopePairs::Halves => {
                     let (a, b) = head[..2 * half].split_at_mut(half);
-                    for ((a, b), (cos, sin)) in a.iter_mut().zip(b).zip(table) {
+                    for ((a, b), (cos, sin)) in a.iter_mut().zip(b).zip(turns()) {
                         (*a, *b) = (*a * cos - *b * sin, *a * sin + *b * cos);
                     }
                 }
                 RopePairs::Interleaved => {
-                    for (pair, (cos, sin)) in head[..2 * half].chunks_exact_mut(2).zip(table) {
+                    for (pair, (cos, sin)) in head[..2 * half].chunks_exact_mut(2).zip(turns()) {
                         (pair[0], pair[1]) = (pair[0] * cos - pair[1] * sin, pair[0] * sin + pair[1] * cos);
                     }
                 }
             }
         }
-    }
-
-    /// Bytes held.
-    pub fn bytes(&self) -> u64 {
-        (self.table.capacity() * size_of::<(f32, f32)>()) as u64
     }
 }

@@ -8,22 +8,19 @@ mod simple;
 use super::{
     Model,
     act::Acts,
-    attend::attend,
+    attend,
     buffer::{Aligned, Out},
-    cache::Cache,
     experts::{self, Groups, Matrices, Reads},
     layout::Place,
     products::{self, Env, Finish, each_output, each_row},
     recurrent,
     route::choose,
     rows::{Act, AddScaled, Glu, LayerNorm, NormInPlace, RmsNorm, RopeTable},
+    sequence::{Segment, Sequence},
     weight::{Input, Scratches, Weight, room},
 };
 use crate::{
-    backend::{
-        KernelTime, Output, Runner, RunnerOptions, Step, check_cache_memory, check_step,
-        state::{Move, Standing},
-    },
+    backend::{Output, Step},
     error::{Error, Result},
     ir::{Activation, Linear, Node, Norm, NormKind, Op, Rope, Router, Rows, ValueId, WeightId},
     ops::{elementwise::sigmoid, linear::Activations},
@@ -31,28 +28,14 @@ use crate::{
 use linears::norm_rows;
 use std::{
     mem::take,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::atomic::{AtomicBool, Ordering},
 };
-
-/// The state of one sequence.
-pub struct CpuRunner {
-    pub(super) model: Arc<Model>,
-    pub(super) options: RunnerOptions,
-    pub(super) state: State,
-    pub(super) standing: Standing,
-}
 
 /// All memory of a runner.
 pub(super) struct State {
     numbers: Vec<Aligned<f32>>,
     ids: Vec<Vec<u32>>,
-    pub(super) caches: Vec<Cache>,
-    /// Recurrent states, and the copy that `keep_states` made.
-    states: Vec<Aligned<f32>>,
-    kept: Vec<Aligned<f32>>,
+    pub(super) sequences: Vec<Sequence>,
     ropes: Vec<RopeTable>,
     scratch: Scratches,
     every: Vec<u32>,
@@ -62,7 +45,7 @@ pub(super) struct State {
     normed: Aligned<f32>,
     logits: Vec<f32>,
     pub(super) groups: Groups,
-    partial: Vec<f32>,
+    attention: attend::Scratch,
     /// Output buffers of the node that runs, out of `numbers` meanwhile.
     taken: Vec<Aligned<f32>>,
 }
@@ -83,112 +66,8 @@ enum Then {
 pub(super) struct Frame<'a> {
     pub(super) model: &'a Model,
     pub(super) step: Step<'a>,
-}
-
-impl CpuRunner {
-    /// Allocates.
-    ///
-    /// # Errors
-    /// [`Error::Invalid`] for a context or chunk of 0; [`Error::Device`] where a cache is too large to address.
-    pub fn new(model: Arc<Model>, options: RunnerOptions) -> Result<Self> {
-        check_cache_memory(&model.graph, &options, options.kv)?;
-        let chunk = options.chunk.min(options.ctx);
-        let rows = |r: Rows| if r == Rows::Tokens { chunk } else { 1 };
-        let (mut numbers, mut ids) = (vec![], vec![]);
-        for b in &model.layout.buffers {
-            let len = rows(b.rows).saturating_mul(b.cols);
-            numbers.push(Aligned::zeroed(if b.ids { 0 } else { len }));
-            ids.push(if b.ids { vec![0; len] } else { vec![] });
-        }
-        let mut caches = vec![];
-        for d in &model.graph.caches {
-            let too_large = || Error::Device(format!("a context of {} positions of {d:?} is too large", options.ctx));
-            caches.push(Cache::new(d, options.ctx, options.kv).ok_or_else(too_large)?);
-        }
-        let mut ropes: Vec<RopeTable> = vec![];
-        for node in &model.graph.nodes {
-            if let Op::Rope(r) | Op::RopeStore { rope: r, .. } = &node.op
-                && !ropes.iter().any(|t| t.is_of(r))
-            {
-                ropes.push(RopeTable::new(r, chunk, options.ctx));
-            }
-        }
-        let state = State {
-            numbers,
-            ids,
-            caches,
-            states: states(&model.graph),
-            kept: states(&model.graph),
-            ropes,
-            scratch: Scratches::new(model.pool.threads()),
-            every: (0..chunk as u32).collect(),
-            acts: Acts::default(),
-            acts_of: None,
-            normed: Aligned::default(),
-            logits: vec![],
-            groups: Groups::default(),
-            partial: vec![],
-            taken: vec![],
-        };
-        let standing = Standing::new(&model.graph);
-        Ok(CpuRunner { model, options, state, standing })
-    }
-}
-
-impl Runner for CpuRunner {
-    fn step(&mut self, step: Step<'_>, out: &mut Vec<Output>) -> Result<()> {
-        check_step(&step, &self.options)?;
-        let model = self.model.clone();
-        let frame = Frame { model: &model, step };
-        match self.standing.begin(step.past)? {
-            Move::Stay => {}
-            Move::Clear => self.state.states.iter_mut().for_each(|s| s.fill(0.0)),
-            Move::Restore => copy_states(&self.state.kept, &mut self.state.states),
-        }
-        self.state.begin(frame);
-        for node in &model.graph.nodes {
-            self.state.run(frame, node)?;
-        }
-        out.resize_with(model.graph.outputs.len(), Output::default);
-        for (o, (_, v)) in out.iter_mut().zip(&model.graph.outputs) {
-            self.state.output(frame, *v, o);
-        }
-        self.standing.done(step.past + step.tokens.len());
-        Ok(())
-    }
-
-    fn resume_at(&self, past: usize) -> usize {
-        self.standing.resume_at(past)
-    }
-
-    fn keep_states(&mut self) -> Result<()> {
-        if self.standing.keep() {
-            copy_states(&self.state.states, &mut self.state.kept);
-        }
-        Ok(())
-    }
-
-    fn profile(&mut self, step: Step<'_>) -> Result<Option<Vec<KernelTime>>> {
-        self.profile_step(step).map(Some)
-    }
-
-    fn memory_bytes(&self) -> u64 {
-        let s = &self.state;
-        let caches: u64 = s.caches.iter().map(Cache::bytes).sum();
-        let numbers: u64 = s.numbers.iter().chain(&s.states).chain(&s.kept).map(Aligned::bytes).sum();
-        let ids: u64 = s.ids.iter().map(|v| 4 * v.capacity() as u64).sum();
-        let ropes: u64 = s.ropes.iter().map(RopeTable::bytes).sum();
-        let small = 4 * (s.every.capacity() + s.logits.capacity() + s.partial.capacity()) as u64;
-        caches
-            + numbers
-            + ids
-            + ropes
-            + small
-            + s.scratch.bytes()
-            + s.acts.bytes()
-            + s.normed.bytes()
-            + s.groups.bytes()
-    }
+    /// The rows of the step, and where they are in their sequences.
+    pub(super) segments: &'a [Segment],
 }
 
 impl Frame<'_> {
@@ -223,6 +102,50 @@ impl Frame<'_> {
 }
 
 impl State {
+    /// Allocates for steps of up to `chunk` rows of sequences of `ctx` positions.
+    pub(super) fn new(model: &Model, chunk: usize, ctx: usize, sequences: Vec<Sequence>) -> Self {
+        let (mut numbers, mut ids) = (vec![], vec![]);
+        for b in &model.layout.buffers {
+            let len = b.cols.saturating_mul(if b.rows == Rows::Tokens { chunk } else { 1 });
+            numbers.push(Aligned::zeroed(if b.ids { 0 } else { len }));
+            ids.push(if b.ids { vec![0; len] } else { vec![] });
+        }
+        let mut ropes: Vec<RopeTable> = vec![];
+        for node in &model.graph.nodes {
+            if let Op::Rope(r) | Op::RopeStore { rope: r, .. } = &node.op
+                && !ropes.iter().any(|t| t.is_of(r))
+            {
+                ropes.push(RopeTable::new(r, chunk, ctx));
+            }
+        }
+        State {
+            numbers,
+            ids,
+            sequences,
+            ropes,
+            scratch: Scratches::new(model.pool.threads()),
+            every: (0..chunk as u32).collect(),
+            acts: Acts::default(),
+            acts_of: None,
+            normed: Aligned::default(),
+            logits: vec![],
+            groups: Groups::default(),
+            attention: attend::Scratch::default(),
+            taken: vec![],
+        }
+    }
+
+    /// Bytes held.
+    pub(super) fn bytes(&self) -> u64 {
+        let sequences: u64 = self.sequences.iter().map(Sequence::bytes).sum();
+        let numbers: u64 = self.numbers.iter().map(Aligned::bytes).sum();
+        let ids: u64 = self.ids.iter().map(|v| 4 * v.capacity() as u64).sum();
+        let ropes: u64 = self.ropes.iter().map(RopeTable::bytes).sum();
+        let small = 4 * (self.every.capacity() + self.logits.capacity()) as u64 + self.attention.bytes();
+        let scratch = self.scratch.bytes() + self.acts.bytes() + self.normed.bytes() + self.groups.bytes();
+        sequences + numbers + ids + ropes + small + scratch
+    }
+
     /// Prepares for a step: buffers of outputs grow to the rows asked for.
     pub(super) fn begin(&mut self, f: Frame<'_>) {
         for (i, b) in f.model.layout.buffers.iter().enumerate() {
@@ -234,6 +157,15 @@ impl State {
             }
         }
         self.acts_of = None;
+        self.ropes.iter_mut().for_each(RopeTable::forget);
+    }
+
+    /// Leaves the outputs of a step in `out`.
+    pub(super) fn outputs(&self, f: Frame<'_>, out: &mut Vec<Output>) {
+        out.resize_with(f.model.graph.outputs.len(), Output::default);
+        for (o, (_, v)) in out.iter_mut().zip(&f.model.graph.outputs) {
+            self.output(f, *v, o);
+        }
     }
 
     fn output(&self, f: Frame<'_>, v: ValueId, out: &mut Output) {
@@ -323,11 +255,10 @@ impl State {
             Op::KvStore { cache } => self.store(f, ins[0], None, ins.get(1).copied(), cache.0)?,
             Op::RopeStore { .. } => self.rope_store(f, node, &mut outs[0])?,
             Op::Attend(a) => {
-                let mut partial = take(&mut self.partial);
-                let (q, t) = (self.numbers_of(f, ins[0]), f.rows_of(ins[0]));
-                let cache = &self.caches[a.cache.0 as usize];
-                let done = attend(self.env(f), a, cache, q, t, f.step.past, &mut partial, &mut outs[0]);
-                self.partial = partial;
+                let mut scratch = take(&mut self.attention);
+                let job = attend::Job { a, sequences: &self.sequences, segments: f.segments };
+                let done = job.run(self.env(f), self.numbers_of(f, ins[0]), &mut scratch, &mut outs[0]);
+                self.attention = scratch;
                 done?;
             }
             Op::ShortConv(_) | Op::DeltaNet(_) => self.recurrent(f, node, &mut outs[0])?,
@@ -359,24 +290,20 @@ impl State {
             Op::DeltaNet(d) => d.state.0 as usize,
             op => return Err(Error::Graph(format!("{} has no state", op.name()))),
         };
-        let mut state = take(&mut self.states[at]);
-        let input = |i: usize| self.numbers_of(f, node.inputs[i]);
-        let done = match &node.op {
-            Op::ShortConv(c) => recurrent::short_conv(self.env(f), c, input(0), &mut state, out),
-            Op::DeltaNet(d) => recurrent::delta_net(self.env(f), d, [0, 1, 2].map(input), &mut state, out),
-            _ => Ok(()),
-        };
-        self.states[at] = state;
+        let mut sequences = take(&mut self.sequences);
+        let done = f.segments.iter().try_for_each(|s| {
+            let state = &mut sequences[s.sequence].states[at];
+            let input = |i: usize| s.of(self.numbers_of(f, node.inputs[i]), f.place(node.inputs[i]).cols);
+            let out = s.of_mut(out, f.place(node.outputs[0]).cols);
+            match &node.op {
+                Op::ShortConv(c) => recurrent::short_conv(self.env(f), c, input(0), state, out),
+                Op::DeltaNet(d) => recurrent::delta_net(self.env(f), d, [0, 1, 2].map(input), state, out),
+                _ => Ok(()),
+            }
+        });
+        self.sequences = sequences;
         done
     }
-}
-
-fn states(graph: &crate::ir::Graph) -> Vec<Aligned<f32>> {
-    graph.states.iter().map(|s| Aligned::zeroed(s.len)).collect()
-}
-
-fn copy_states(from: &[Aligned<f32>], to: &mut [Aligned<f32>]) {
-    from.iter().zip(to).for_each(|(a, b)| b.copy_from_slice(a));
 }
 
 fn env<'a>(f: Frame<'a>, scratch: &'a Scratches, every: &'a [u32]) -> Env<'a> {

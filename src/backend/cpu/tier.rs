@@ -82,20 +82,6 @@ pub fn best() -> Tier {
     tiers().pop().unwrap_or(Tier::Scalar)
 }
 
-/// Whether this is a processor of AMD's.
-pub fn is_amd() -> bool {
-    #[cfg(target_arch = "x86_64")]
-    {
-        // Safe since Rust 1.94.
-        #[allow(unused_unsafe)]
-        // SAFETY: every processor of this architecture has the instruction.
-        let id = unsafe { std::arch::x86_64::__cpuid(0) };
-        [id.ebx, id.edx, id.ecx].map(u32::to_le_bytes).concat() == b"AuthenticAMD"
-    }
-    #[cfg(not(target_arch = "x86_64"))]
-    false
-}
-
 /// Float code written over [`Lanes`], to be run at a tier.
 pub trait Floats {
     /// What it gives.

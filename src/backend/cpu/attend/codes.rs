@@ -8,6 +8,7 @@ use super::{
     super::{
         codes::{BLOCK, Codes},
         lanes::{Lanes, N},
+        stream::prefetch_lines,
     },
     CHUNK, Chunk, Reader, Tile,
 };
@@ -87,7 +88,7 @@ impl Reader for Coded<'_> {
         // SAFETY: by the contract.
         unsafe {
             if chunk.ahead {
-                self.values.prefetch_scales::<L>(tile.kv, chunk.from, CHUNK);
+                self.values.prefetch_scales(tile.kv, chunk.from, CHUNK, tile.level);
             }
             if tile.cache.decl.v_in_k {
                 score_rows::<L, R>(self.values, tile, own, scores, i, chunk);
@@ -112,8 +113,7 @@ impl Reader for Coded<'_> {
         let width = tile.cache.decl.v_dim.next_multiple_of(N);
         if chunk.ahead && !tile.cache.decl.v_in_k {
             let (head, position) = tile.after(chunk.to);
-            // SAFETY: the features are there by the contract.
-            unsafe { self.keys.prefetch_scales::<L>(head, position, CHUNK) }
+            self.keys.prefetch_scales(head, position, CHUNK, tile.level);
         }
         let mut c = 0;
         while c < width {
@@ -214,7 +214,7 @@ unsafe fn score_columns<L: Lanes, const R: usize>(
                 let mut dots = [[L::ints(0); B]; R];
                 for pair in block * words..((block + 1) * words).min(d.div_ceil(2)) {
                     if ahead {
-                        L::prefetch_lines(values.wrapping_add(64 * pair * share).cast(), share);
+                        prefetch_lines(values.wrapping_add(64 * pair * share).cast(), share, tile.level);
                     }
                     let x = keys.map(|k| L::widen_i8(k.add(2 * N * pair)));
                     for r in 0..R {
@@ -324,7 +324,7 @@ unsafe fn sum_values<L: Lanes, const R: usize, const W: usize>(
         let (first, step) = (of.values.row(tile.kv, from).add(2 * c), 2 * of.values.row_bytes());
         for pair in 0..n.div_ceil(2) {
             if ahead {
-                L::prefetch_lines(next.wrapping_add(64 * pair * share).cast(), share);
+                prefetch_lines(next.wrapping_add(64 * pair * share).cast(), share, tile.level);
             }
             let row = first.add(pair * step);
             for w in 0..W {

@@ -4,6 +4,7 @@ use super::{
     super::{
         buffer::Pages,
         lanes::{Lanes, N, Store},
+        stream::{Level, prefetch_lines},
     },
     CHUNK, Chunk, Reader, Tile,
 };
@@ -68,7 +69,7 @@ impl<S: Store> Reader for Numbers<S> {
         let (head, position) = tile.after(to);
         let row = cache.decl.k_dim * S::BYTES;
         let next = self.keys.wrapping_add((head * cache.ctx + position) * row);
-        let next = (ahead && !cache.decl.v_in_k).then_some((next, row.div_ceil(64)));
+        let next = (ahead && !cache.decl.v_in_k).then_some((next, row.div_ceil(64), tile.level));
         let width = cache.decl.v_dim.next_multiple_of(N);
         let mut c = 0;
         // SAFETY: by the contract.
@@ -119,7 +120,7 @@ unsafe fn score_columns<S: Store, L: Lanes, const R: usize>(
             let mut sums = [[L::splat(0.0); 2]; R];
             for c in 0..d {
                 if let Some(values) = values {
-                    L::prefetch_lines(values.wrapping_add(64 * c * share), share);
+                    prefetch_lines(values.wrapping_add(64 * c * share), share, tile.level);
                 }
                 let (x0, x1) = (S::load::<L>(k0.add(c * N * S::BYTES)), S::load::<L>(k1.add(c * N * S::BYTES)));
                 for r in 0..R {
@@ -188,11 +189,11 @@ unsafe fn score_rows<S: Store, L: Lanes, const R: usize>(
 }
 
 /// `state = factor · state + Σ weight · value` for `R` rows and `W` vectors of columns from `c` on, over `n` positions.
-/// Gives `W`. `next` is what is needed next, and how many lines of it to fetch a position.
+/// Gives `W`. `next` is what is needed next, how many lines of it to fetch a position, and where to.
 #[inline(always)]
 unsafe fn sum_values<S: Store, L: Lanes, const R: usize, const W: usize>(
     values: *const u8,
-    next: Option<(*const u8, usize)>,
+    next: Option<(*const u8, usize, Level)>,
     v_stride: usize,
     c: usize,
     n: usize,
@@ -209,8 +210,8 @@ unsafe fn sum_values<S: Store, L: Lanes, const R: usize, const W: usize>(
         });
         for p in 0..n {
             let row = values.add((p * v_stride + c) * S::BYTES);
-            if let Some((next, lines)) = next {
-                L::prefetch_lines(next.wrapping_add(64 * p * lines), lines);
+            if let Some((next, lines, level)) = next {
+                prefetch_lines(next.wrapping_add(64 * p * lines), lines, level);
             }
             for w in 0..W {
                 let v = S::load::<L>(row.add(w * N * S::BYTES));

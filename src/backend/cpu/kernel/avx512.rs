@@ -3,7 +3,7 @@
 //! its sixteen sums in f32, minima and offsets once a turn through the activations' sums.
 
 use super::{
-    Kernels, RowsJob, by_format,
+    Kernels, RowsJob, ask_ahead, by_format,
     formats::{FP4, IQ4, e8m0_half, iq4_xs_scales, q3_scales},
 };
 use crate::quant::DType;
@@ -60,9 +60,8 @@ unsafe fn rows<F: Codes, const T: usize>(job: &RowsJob<T>) {
             let mut lows = [_mm512_setzero_ps(); T];
             for b in 0..whole {
                 let p = row.add(b * turn_bytes);
-                let ahead = p.wrapping_add(1536).cast::<i8>();
                 for line in 0..turn_bytes.div_ceil(64) {
-                    _mm_prefetch::<_MM_HINT_T0>(ahead.wrapping_add(64 * line));
+                    ask_ahead(p.wrapping_add(64 * line));
                 }
                 let codes = F::codes(p);
                 let scales = F::scales(p);

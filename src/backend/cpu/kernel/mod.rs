@@ -17,8 +17,23 @@ pub mod panel;
 mod scalar;
 mod wide;
 
-use super::{act::ActRow, tier::Tier};
+use super::{
+    act::ActRow,
+    stream::{self, Level},
+    tier::Tier,
+};
 use crate::quant::DType;
+
+/// How many bytes ahead of those in use weights are asked into the second cache, and how many into the first.
+const FAR: usize = 8192;
+const NEAR: usize = 1536;
+
+/// Asks for the lines that are read some time after that at `p`.
+#[inline(always)]
+fn ask_ahead(p: *const u8) {
+    stream::prefetch(p.wrapping_add(FAR), Level::L2);
+    stream::prefetch(p.wrapping_add(NEAR), Level::L1);
+}
 
 /// What a rows kernel works on: `rows` weight rows of `cols` weights, one behind the other.
 #[derive(Clone, Copy, Debug)]

@@ -76,11 +76,6 @@ impl Lanes for Neon {
     type Ints = [int32x4_t; 4];
 
     #[inline(always)]
-    unsafe fn prefetch(p: *const u8) {
-        // SAFETY: a prefetch reads nothing that the program sees.
-        unsafe { asm!("prfm pldl1keep, [{0}]", in(reg) p, options(nostack, preserves_flags, readonly)) }
-    }
-    #[inline(always)]
     unsafe fn splat(x: f32) -> Self {
         // SAFETY: the processor has NEON by the contract.
         unsafe { Neon([vdupq_n_f32(x); 4]) }

@@ -53,11 +53,6 @@ unsafe fn words(s: Avx2) -> __m256i {
 impl Lanes for Avx2 {
     type Ints = (__m256i, __m256i);
 
-    #[inline(always)]
-    unsafe fn prefetch(p: *const u8) {
-        // SAFETY: a prefetch reads nothing that the program sees.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(p.cast()) }
-    }
     methods! {
         fn splat(x: f32) -> Self { Avx2(_mm256_set1_ps(x), _mm256_set1_ps(x)) }
         fn load(p: *const f32) -> Self { Avx2(_mm256_loadu_ps(p), _mm256_loadu_ps(p.add(8))) }
@@ -132,11 +127,6 @@ pub unsafe fn sum8(v: __m256) -> f32 {
 impl Lanes for Avx512 {
     type Ints = __m512i;
 
-    #[inline(always)]
-    unsafe fn prefetch(p: *const u8) {
-        // SAFETY: a prefetch reads nothing that the program sees.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(p.cast()) }
-    }
     methods! {
         fn splat(x: f32) -> Self { Avx512(_mm512_set1_ps(x)) }
         fn load(p: *const f32) -> Self { Avx512(_mm512_loadu_ps(p)) }

@@ -23,7 +23,7 @@ impl State {
                 Some(n) if !norm_last => env.floats(RmsNorm { x, y: &mut *y, w: f.vector(n.weight), eps: n.eps }),
                 _ => y.copy_from_slice(x),
             }
-            table.rotate(y, t);
+            env.floats(table.rotation(y, t));
             if let (Some(n), true) = (norm, norm_last) {
                 let w = f.vector(n.weight);
                 env.floats(NormInPlace { x: y, w, eps: n.eps });
@@ -55,17 +55,19 @@ impl State {
         v: Option<ValueId>,
         cache: u32,
     ) -> Result<()> {
-        let mut cache_out = take(&mut self.caches);
-        let c = &mut cache_out[cache as usize];
+        let mut sequences = take(&mut self.sequences);
         let keys = self.numbers_of(f, k);
         let keys = turned.map_or(keys, |t| &t[..keys.len()]);
         let env = self.env(f);
-        let done = c.store_keys(env, f.step.past, keys);
-        let done = done.and_then(|()| match v {
-            Some(v) => c.store_values(env, f.step.past, self.numbers_of(f, v)),
-            None => Ok(()),
+        let done = f.segments.iter().try_for_each(|s| {
+            let c = &mut sequences[s.sequence].caches[cache as usize];
+            c.store_keys(env, s.past, s.of(keys, f.place(k).cols))?;
+            match v {
+                Some(v) => c.store_values(env, s.past, s.of(self.numbers_of(f, v), f.place(v).cols)),
+                None => Ok(()),
+            }
         });
-        self.caches = cache_out;
+        self.sequences = sequences;
         done
     }
 }
@@ -74,6 +76,6 @@ impl State {
 fn rope_table<'a>(tables: &'a mut [RopeTable], rope: &Rope, f: Frame<'_>) -> Result<&'a RopeTable> {
     let table = tables.iter_mut().find(|t| t.is_of(rope));
     let table = table.ok_or_else(|| Error::Graph("a rope without a table".into()))?;
-    table.make(f.step.past, f.step.tokens.len());
+    table.make(f.segments.iter().flat_map(|s| s.past..s.end()));
     Ok(table)
 }

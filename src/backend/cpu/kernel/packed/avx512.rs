@@ -8,7 +8,7 @@ use super::{
         ActRow, by_format,
         formats::{FP4, IQ4},
     },
-    AHEAD, FAR, Fetch, Form, GROUP, Job, Kernels, NEAR, ROWS, SUPER, Scales,
+    Form, GROUP, Job, Kernels, ROWS, SUPER, Scales,
 };
 use crate::quant::DType;
 use std::arch::x86_64::*;
@@ -109,33 +109,13 @@ unsafe fn one_super<F: Format, const T: usize>(
             let (codes, s) = (p.add(i * F::FORM.code_bytes()), scales.add(i * F::FORM.scale_bytes()));
             // Every line of a super, scales too, shared out among its groups.
             let lines = const { F::FORM.super_bytes(SUPER).div_ceil(64 * SUPER) };
-            ask(job, p.add(64 * i * lines), lines);
+            job.ask(p.wrapping_add(64 * i * lines), lines);
             if F::FORM.fine {
                 fine::<F, T>(codes, s, (d, dmin), first + i, acts, sums);
             } else {
                 coarse::<F, T>(codes, s, (d, dmin), first + i, acts, sums);
             }
         }
-    }
-}
-
-/// Asks for `lines` lines ahead of those from `p` on.
-#[inline(always)]
-unsafe fn ask(job: &Job, p: *const u8, lines: usize) {
-    macro_rules! ask {
-        ($ahead:expr, $hint:ident) => {{
-            let at = job.ahead(p, $ahead);
-            // SAFETY: the processor has the instruction, by the contract of `multiply`, and it may name any address.
-            (0..lines).for_each(|line| unsafe { _mm_prefetch::<$hint>(at.wrapping_add(64 * line).cast()) });
-        }};
-    }
-    match job.fetch {
-        Fetch::Staged => {
-            ask!(FAR, _MM_HINT_T1);
-            ask!(NEAR, _MM_HINT_T0);
-        }
-        Fetch::Into1 => ask!(AHEAD, _MM_HINT_T0),
-        Fetch::Past2 => ask!(AHEAD, _MM_HINT_NTA),
     }
 }
 

@@ -5,7 +5,8 @@ use super::{
         act::ActRow,
         buffer::Out,
         pool::Pool,
-        tier::{Tier, dispatch, is_amd},
+        stream::{self, Level},
+        tier::{Tier, dispatch},
     },
     Fetch, Form, Job, Kernels, ROWS, kernels,
     pack::Pack,
@@ -24,8 +25,6 @@ pub struct Packed {
     panels: usize,
     panel_bytes: usize,
     cols: usize,
-    /// Whether weights come by [`Fetch::Staged`].
-    staged: bool,
 }
 
 impl Packed {
@@ -71,7 +70,7 @@ impl Packed {
             progress((row_of(end) * tensor.row_bytes()) as u64);
             first = end;
         }
-        Ok(Some(Packed { bytes, kernels, rows, panels, panel_bytes, cols, staged: !is_amd() }))
+        Ok(Some(Packed { bytes, kernels, rows, panels, panel_bytes, cols }))
     }
 
     /// Bytes held.
@@ -107,10 +106,10 @@ impl Packed {
         assert!(acts.is_empty() || out.len() >= (acts.len() - 1) * stride + rows);
         let panel = matrix * self.panels + at / ROWS;
         let from = &self.bytes[panel * self.panel_bytes..][..rows.div_ceil(ROWS) * self.panel_bytes];
-        let fetch = match self.staged {
-            true => Fetch::Staged,
-            false if acts.len() == 1 => Fetch::Past2,
-            false => Fetch::Into1,
+        let fetch = match stream::level() {
+            Level::L2 => Fetch::Staged,
+            _ if acts.len() == 1 => Fetch::Direct(Level::L1Only),
+            level => Fetch::Direct(level),
         };
         let end = from.as_ptr_range().end;
         let next = if next.is_null() { end } else { next };

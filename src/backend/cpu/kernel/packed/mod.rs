@@ -24,7 +24,14 @@ mod pack;
 
 pub use memory::Packed;
 
-use super::super::{act::ActRow, tier::Tier};
+use super::{
+    super::{
+        act::ActRow,
+        stream::{self, Level},
+        tier::Tier,
+    },
+    FAR, NEAR,
+};
 use crate::quant::DType;
 
 /// Rows of a panel.
@@ -34,26 +41,20 @@ pub const ROWS: usize = 16;
 const GROUP: usize = 32;
 const SUPER: usize = 8;
 
-/// How a core asks memory for weights before it reads them. Too early costs nothing but cache, too late is a wait.
+/// How memory is asked for weights before they are read. Too early costs nothing but cache, too late is a wait.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fetch {
-    /// Far ahead into the second cache, and from there into the first: an Intel core waits for 48 lines at a time on their way
-    /// to its second cache, but for 16 on their way to its first (Intel, *Optimization Reference Manual*, 2.6 and later).
-    /// On an Emerald Rapids 100 tokens a second where [`Fetch::Into1`] makes 88, and [`Fetch::Past2`], which
-    /// passes the second cache by, 62.
+    /// Far ahead into the second cache, and from there into the first: where [`stream::level`] is the second. On an Emerald
+    /// Rapids 100 tokens a second where the first cache alone makes 88, and the first only 62.
     Staged,
-    /// Into the first cache.
-    Into1,
-    /// Into the first cache without keeping it in further ones: what one token reads once need not push other things out of
-    /// them. On a Zen 5 3 to 5 % more tokens than [`Fetch::Into1`] where memory is slow.
-    Past2,
+    /// Into the first cache, for a single token [`Level::L1Only`]: on a Zen 5 that brings 3 to 5 % more tokens where memory is
+    /// slow.
+    Direct(Level),
 }
 
-/// How many bytes ahead of those in use memory is asked for: what a core reads in the time that memory takes to answer. And
-/// how many ahead what comes through the second cache is asked from there.
+/// How many bytes ahead of those in use memory is asked for where it goes to the first cache at once: what a core reads in the
+/// time that memory takes to answer.
 const AHEAD: usize = 5120;
-const FAR: usize = 8192;
-const NEAR: usize = 1536;
 
 /// How scales are stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -169,11 +170,20 @@ pub struct Job {
 }
 
 impl Job {
-    /// The address `ahead` bytes ahead of `p`, one of this job's, among those that will be read.
+    /// Asks for as many lines ahead of those at `p`, which are this job's.
     #[inline(always)]
-    fn ahead(&self, p: *const u8, ahead: usize) -> *const u8 {
-        let at = p.wrapping_add(ahead);
-        if at < self.end { at } else { self.next.wrapping_add(at as usize - self.end as usize) }
+    fn ask(&self, p: *const u8, lines: usize) {
+        let ahead = |bytes: usize| {
+            let at = p.wrapping_add(bytes);
+            if at < self.end { at } else { self.next.wrapping_add(at as usize - self.end as usize) }
+        };
+        match self.fetch {
+            Fetch::Staged => {
+                stream::prefetch_lines(ahead(FAR), lines, Level::L2);
+                stream::prefetch_lines(ahead(NEAR), lines, Level::L1);
+            }
+            Fetch::Direct(level) => stream::prefetch_lines(ahead(AHEAD), lines, level),
+        }
     }
 }
 

@@ -63,8 +63,6 @@ pub trait Wide: Copy {
 
     /// A half-precision number.
     unsafe fn half(p: *const u8) -> f32;
-    /// Asks for the cache line at `p`, which may be any address.
-    unsafe fn prefetch(p: *const u8);
 
     /// Eight times `x`.
     unsafe fn splat(x: f32) -> Self::Floats;

@@ -67,9 +67,6 @@ impl Wide for Neon {
         }}
         fn flip(b: Bytes) -> Bytes { (veorq_u8(b.0, vdupq_n_u8(128)), veorq_u8(b.1, vdupq_n_u8(128))) }
         fn half(p: *const u8) -> f32 { crate::backend::cpu::lanes::half_neon(p.cast::<u16>().read_unaligned()) }
-        fn prefetch(p: *const u8) {
-            asm!("prfm pldl1keep, [{0}]", in(reg) p, options(nostack, preserves_flags, readonly))
-        }
         fn splat(x: f32) -> Floats { (vdupq_n_f32(x), vdupq_n_f32(x)) }
         fn halves(a: f32, b: f32) -> Floats { (vdupq_n_f32(a), vdupq_n_f32(b)) }
         fn read(p: *const f32) -> Floats { (vld1q_f32(p), vld1q_f32(p.add(4))) }

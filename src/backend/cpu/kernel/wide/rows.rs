@@ -1,7 +1,10 @@
 //! Weight rows one after the other against 1, 2 or 4 tokens.
 
 use super::{Wide, formats::Format};
-use crate::backend::cpu::{act::ActRow, kernel::RowsJob};
+use crate::backend::cpu::{
+    act::ActRow,
+    kernel::{RowsJob, ask_ahead},
+};
 
 /// Blocks of 32 weights that are multiplied side by side, so that their sums do not wait for each other.
 const ABREAST: usize = 4;
@@ -32,7 +35,7 @@ pub unsafe fn rows<W: Wide, F: Format, const T: usize>(job: &RowsJob<T>) {
             let mut b = 0;
             while b + abreast <= blocks {
                 for line in 0..(abreast * F::BYTES).div_ceil(64) {
-                    W::prefetch(row.wrapping_add(b * F::BYTES + 1536 + 64 * line));
+                    ask_ahead(row.wrapping_add(b * F::BYTES + 64 * line));
                 }
                 for u in 0..abreast {
                     block::<W, F, T>(job, row.add((b + u) * F::BYTES), b + u, u, &mut sums);

@@ -59,7 +59,6 @@ impl<const VNNI: bool> Wide for Avx2<VNNI> {
             let bits = p.cast::<u16>().read_unaligned();
             _mm_cvtss_f32(_mm_cvtph_ps(_mm_cvtsi32_si128(i32::from(bits))))
         }}
-        fn prefetch(p: *const u8) { _mm_prefetch::<_MM_HINT_T0>(p.cast()) }
         fn splat(x: f32) -> __m256 { _mm256_set1_ps(x) }
         fn halves(a: f32, b: f32) -> __m256 {
             _mm256_insertf128_ps::<1>(_mm256_castps128_ps256(_mm_set1_ps(a)), _mm_set1_ps(b))

@@ -1,0 +1,46 @@
+//! `moeray bench --sequences`: generations side by side.
+
+use super::{args::ContextArgs, bench::ids, failure::Outcome, load};
+use crate::{backend::BatchOptions, batch::Batch, sampler::Rng, session::Model};
+use std::time::{Duration, Instant};
+
+/// Sequences of one length that get a token each in every step.
+pub struct SideBySide {
+    batch: Batch,
+    depth: usize,
+}
+
+impl SideBySide {
+    /// Fills the contexts of `sequences` sequences with `depth` random tokens each.
+    pub fn new(
+        model: &Model,
+        sequences: usize,
+        depth: usize,
+        generate: usize,
+        args: &ContextArgs,
+        random: &mut Rng,
+    ) -> Outcome<Self> {
+        let rows = sequences.max((args.chunk as usize).min(depth));
+        let options = BatchOptions { ctx: depth + generate, sequences, rows, kv: load::kv(args) };
+        let mut batch = Batch::new(model, options)?;
+        for s in 0..sequences {
+            for piece in ids(random, depth, model.vocab()).chunks(rows) {
+                batch.step(&[(s, piece)])?;
+            }
+        }
+        Ok(SideBySide { batch, depth })
+    }
+
+    /// The time of `n` steps.
+    pub fn steps(&mut self, n: usize, random: &mut Rng) -> Outcome<Duration> {
+        let sequences = self.batch.sequences();
+        (0..sequences).for_each(|s| self.batch.truncate(s, self.depth));
+        let tokens = ids(random, n * sequences, self.batch.model().vocab());
+        let start = Instant::now();
+        for step in tokens.chunks(sequences) {
+            let feed: Vec<(usize, &[u32])> = step.chunks(1).enumerate().collect();
+            self.batch.step(&feed)?;
+        }
+        Ok(start.elapsed())
+    }
+}
