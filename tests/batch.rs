@@ -83,8 +83,12 @@ fn each_sequence_as_if_alone_on_the_reference() {
 
 #[test]
 fn each_sequence_as_if_alone_on_the_cpu() {
+    // Norms of heads; rows that fill a step; windows and sinks; a latent cache; recurrent states of two kinds.
     check(Target::Cpu, "qwen3_moe", 40);
     check(Target::Cpu, "mixtral", 12);
+    for name in ["gpt_oss", "deepseek_v2", "qwen3_next", "lfm2_moe"] {
+        check(Target::Cpu, name, 40);
+    }
 }
 
 #[test]

@@ -208,6 +208,27 @@ fn bench_speaks_llama_bench() {
 }
 
 #[test]
+fn bench_runs_sequences_side_by_side_and_profiles() {
+    let args = ["bench", "--backend", "cpu", "-p", "3", "-n", "2", "-d", "5", "--sequences", "1,3", "-r", "2", "-q"];
+    let rows = json(&[&args[..], &["-o", "json", "--profile"]].concat());
+    let of = |i: usize, field: &str| rows[i][field].as_u64().unwrap();
+    assert_eq!(
+        [0, 1, 2].map(|i| (of(i, "n_prompt"), of(i, "n_gen"), of(i, "n_seq"))),
+        [(3, 0, 1), (0, 2, 1), (0, 2, 3)]
+    );
+    for (i, tokens) in [(0, 3.0), (1, 2.0), (2, 6.0)] {
+        let (ns, ts) = (&rows[i]["samples_ns"][0], &rows[i]["samples_ts"][0]);
+        assert!((ts.as_f64().unwrap() * ns.as_f64().unwrap() / 1e9 - tokens).abs() < 1e-3, "{}", rows[i]);
+    }
+    // The floor of one sequence says nothing of several.
+    assert!(rows[1]["floor_percent"].is_number() && rows[2]["floor_percent"].is_null());
+    let kernels = rows[1]["kernels"].as_array().unwrap();
+    assert!(kernels.iter().any(|k| k["op"] == "expert_glu" && k["kernel"] == "Q4_K" && k["bytes"].as_u64() > Some(0)));
+    assert!(ok(&args).contains("tg2 x 3 @ d5"));
+    fails(&["bench", "--sequences", "0"], 2, &["--sequences"]);
+}
+
+#[test]
 fn bench_makes_models_that_are_not_there() {
     let rows = json(&[
         "bench",

@@ -462,6 +462,36 @@ fn tiers_agree() {
     }
 }
 
+/// A profile tells of every op, and of the bytes that a token has to read at least; the sequence goes on as if nothing had been.
+#[test]
+fn a_profile_counts_ops_and_bytes() {
+    let program = model(DType::Q4K, DType::Q8_0);
+    let loaded = load(&program, 2, None);
+    let options = RunnerOptions { ctx: 16, chunk: 8, kv: KvType::F16 };
+    let (mut runner, mut other) = (loaded.runner(options).unwrap(), loaded.runner(options).unwrap());
+    let (mut out, mut want) = (vec![], vec![]);
+    let step = |past: usize, tokens: &'static [u32]| Step { tokens, past, outputs: 1, inputs: &[] };
+    for r in [&mut runner, &mut other] {
+        r.step(step(0, &[1, 2, 3]), &mut out).unwrap();
+    }
+    let times = runner.profile(step(3, &[4])).unwrap().unwrap();
+    assert_eq!(times.iter().map(|t| t.dispatches).sum::<usize>(), moeray::graph::fuse(&program.graph).nodes.len());
+    assert!(times.iter().all(|t| t.seconds.is_finite() && t.seconds >= 0.0));
+    let experts = program.graph.weights.iter().zip(program.weights.iter()).filter(|(w, _)| w.shape.len() == 3);
+    // Three experts of those that there are.
+    let read: usize = experts.map(|(w, t)| t.byte_len() / w.shape[0] * 3).sum();
+    let counted = |kernel: &str, op: &str| -> u64 {
+        times.iter().filter(|t| t.kernel == kernel && t.op.starts_with(op)).map(|t| t.bytes).sum()
+    };
+    assert_eq!(counted("Q4_K", "expert_"), read as u64, "{times:?}");
+    assert!(counted("F16", "attend") > 0 && counted("Q8_0", "") > 0, "{times:?}");
+    assert_eq!(counted("Q4_K", "linear"), 0);
+    runner.step(step(3, &[4]), &mut out).unwrap();
+    other.step(step(3, &[4]), &mut want).unwrap();
+    assert_eq!(out, want);
+    assert!(runner.profile(step(3, &[])).is_err());
+}
+
 /// Two runners of one model at the same time, from two threads, give what one gives.
 #[test]
 fn two_runners_at_once() {

@@ -1,4 +1,5 @@
-//! Activations as 8-bit numbers: one f32 scale per 32, and the sums that formats with a minimum need.
+//! Activations as 8-bit numbers: one f32 scale per 32, and the sums that formats with a minimum need. They are there twice: as
+//! lists for kernels that take several groups of a row at a time, and as [`Line`]s for those of packed weights.
 //!
 //! With [`Activations::Int16`] a row has two planes: the codes, and the codes of what they leave over. A product with both
 //! costs a second pass of integer arithmetic over weights that are in registers already, and no memory traffic.
@@ -19,12 +20,32 @@ pub struct Acts {
     codes: Aligned<i8>,
     scales: Aligned<f32>,
     sums16: Aligned<f32>,
-    isums16: Aligned<i32>,
     sums32: Aligned<f32>,
+    lines: Aligned<Line>,
     stride: usize,
     cols: usize,
     /// Whether every row is followed by the plane of what its codes leave over.
     fine: bool,
+}
+
+/// 32 activations as kernels of packed weights read them: all that belongs together in one line of the cache, so that a kernel
+/// for many rows has an address each.
+#[derive(Clone, Copy, Debug, Default, bytemuck::Pod, bytemuck::Zeroable)]
+#[repr(C, align(64))]
+pub struct Line {
+    /// Codes.
+    pub codes: [i8; 32],
+    /// Their scale.
+    pub scale: f32,
+    /// Scale times sum of codes.
+    pub sum: f32,
+    /// Scale times sum of codes of each 16.
+    pub sums16: [f32; 2],
+    /// Sum of codes of each 16.
+    pub isums16: [i32; 2],
+    /// Sum of codes.
+    pub isum: i32,
+    unused: u32,
 }
 
 /// One quantised row, as kernels take it. Codes are zero up to the next multiple of 64.
@@ -36,10 +57,10 @@ pub struct ActRow {
     pub scales: *const f32,
     /// Scale times sum of codes of each 16.
     pub sums16: *const f32,
-    /// Sum of codes of each 16.
-    pub isums16: *const i32,
     /// Scale times sum of codes of each 32.
     pub sums32: *const f32,
+    /// All that belongs to each 32.
+    pub lines: *const Line,
 }
 
 impl ActRow {
@@ -48,8 +69,8 @@ impl ActRow {
         codes: std::ptr::null(),
         scales: std::ptr::null(),
         sums16: std::ptr::null(),
-        isums16: std::ptr::null(),
         sums32: std::ptr::null(),
+        lines: std::ptr::null(),
     };
 }
 
@@ -70,13 +91,14 @@ impl Acts {
         self.codes.grow(n);
         self.scales.grow(n / 32);
         self.sums16.grow(n / 16);
-        self.isums16.grow(n / 16);
         self.sums32.grow(n / 32);
+        self.lines.grow(n / 32);
     }
 
     /// Bytes held.
     pub fn bytes(&self) -> u64 {
-        self.codes.bytes() + self.scales.bytes() + self.sums16.bytes() + self.isums16.bytes() + self.sums32.bytes()
+        let sums = self.sums16.bytes() + self.sums32.bytes();
+        self.codes.bytes() + self.scales.bytes() + sums + self.lines.bytes()
     }
 
     /// Columns that the last [`Acts::fill`] was for.
@@ -96,8 +118,8 @@ impl Acts {
         let stride = self.stride;
         let planes = self.planes_a_row();
         let (codes, scales) = (Out::new(&mut self.codes), Out::new(&mut self.scales));
-        let (sums16, isums16) = (Out::new(&mut self.sums16), Out::new(&mut self.isums16));
-        let sums32 = Out::new(&mut self.sums32);
+        let (sums16, sums32) = (Out::new(&mut self.sums16), Out::new(&mut self.sums32));
+        let lines = Out::new(&mut self.lines);
         // Rows are cheap: give a thread at least some thousand numbers.
         let per = (8192 / cols).max(1);
         pool.run(rows.div_ceil(per), &|_, item| {
@@ -105,16 +127,17 @@ impl Acts {
                 let n = planes * stride;
                 let at = r * n;
                 // SAFETY: rows do not overlap, and each is of one item.
-                let (codes, scales, sums16, isums16, sums32) = unsafe {
+                let (codes, scales, sums16, sums32, lines) = unsafe {
                     (
                         codes.slice(at, n),
                         scales.slice(at / 32, n / 32),
                         sums16.slice(at / 16, n / 16),
-                        isums16.slice(at / 16, n / 16),
                         sums32.slice(at / 32, n / 32),
+                        lines.slice(at / 32, n / 32),
                     )
                 };
-                let job = Quantise { x: &x[r * cols..(r + 1) * cols], codes, scales, sums16, isums16, sums32, stride };
+                let x = &x[r * cols..(r + 1) * cols];
+                let job = Quantise { x, codes, scales, sums16, sums32, lines, stride };
                 // SAFETY: the tier is one of this processor's; the slices have the lengths that `Quantise` wants.
                 unsafe { dispatch(tier, job) }
             }
@@ -128,7 +151,7 @@ impl Acts {
     pub fn gather(&self, rows: &[u32], to: &mut Vec<ActRow>) {
         let (planes, n) = (self.planes_a_row(), self.stride);
         let most = rows.iter().max().map_or(0, |r| (*r as usize + 1) * planes * n);
-        assert!(self.codes.len() >= most && self.isums16.len() >= most / 16 && self.sums32.len() >= most / 32);
+        assert!(self.codes.len() >= most && self.lines.len() >= most / 32 && self.sums32.len() >= most / 32);
         to.clear();
         to.reserve(rows.len() * planes);
         for r in rows {
@@ -138,8 +161,8 @@ impl Acts {
                     codes: self.codes[at..].as_ptr(),
                     scales: self.scales[at / 32..].as_ptr(),
                     sums16: self.sums16[at / 16..].as_ptr(),
-                    isums16: self.isums16[at / 16..].as_ptr(),
                     sums32: self.sums32[at / 32..].as_ptr(),
+                    lines: self.lines[at / 32..].as_ptr(),
                 });
             }
         }
@@ -152,8 +175,8 @@ struct Quantise<'a> {
     codes: &'a mut [i8],
     scales: &'a mut [f32],
     sums16: &'a mut [f32],
-    isums16: &'a mut [i32],
     sums32: &'a mut [f32],
+    lines: &'a mut [Line],
     stride: usize,
 }
 
@@ -176,8 +199,8 @@ impl Floats for Quantise<'_> {
             self.codes[from..to].fill(0);
             self.scales[from / 32..to / 32].fill(0.0);
             self.sums16[from / 16..to / 16].fill(0.0);
-            self.isums16[from / 16..to / 16].fill(0);
             self.sums32[from / 32..to / 32].fill(0.0);
+            self.lines[from / 32..to / 32].fill(Line::default());
         }
     }
 }
@@ -206,10 +229,14 @@ impl Quantise<'_> {
             b.sub(qb.mul(L::splat(scale))).store(x.as_mut_ptr().add(16));
             (scale, [sa, sb])
         };
-        let sums = whole_sums.map(|s| s * scale);
+        let (sums16, isums16) = (whole_sums.map(|s| s * scale), whole_sums.map(|s| s as i32));
+        let sum = sums16[0] + sums16[1];
         self.scales[g] = scale;
-        self.isums16[2 * g..2 * g + 2].copy_from_slice(&whole_sums.map(|s| s as i32));
-        self.sums16[2 * g..2 * g + 2].copy_from_slice(&sums);
-        self.sums32[g] = sums[0] + sums[1];
+        self.sums16[2 * g..2 * g + 2].copy_from_slice(&sums16);
+        self.sums32[g] = sum;
+        let line = &mut self.lines[g];
+        line.codes.copy_from_slice(codes);
+        (line.scale, line.sum, line.sums16) = (scale, sum, sums16);
+        (line.isums16, line.isum) = (isums16, isums16[0] + isums16[1]);
     }
 }

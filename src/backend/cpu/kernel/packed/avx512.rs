@@ -5,12 +5,12 @@
 
 use super::{
     super::{
-        ActRow, by_format,
+        by_format,
         formats::{FP4, IQ4},
     },
     Form, GROUP, Job, Kernels, ROWS, SUPER, Scales,
 };
-use crate::quant::DType;
+use crate::{backend::cpu::act::Line, quant::DType};
 use std::arch::x86_64::*;
 
 pub fn kernels(dtype: DType) -> Kernels {
@@ -67,7 +67,7 @@ mod types {
 unsafe fn multiply<F: Format, const T: usize>(job: &Job) {
     // SAFETY: every read is within the panel or an activation row, by the contract; the prefetch may name any address.
     unsafe {
-        let acts: [ActRow; T] = std::array::from_fn(|t| *job.acts.add(t));
+        let acts: [*const Line; T] = std::array::from_fn(|t| (*job.acts.add(t)).lines);
         let mut sums = [_mm512_setzero_ps(); T];
         let groups = job.cols / GROUP;
         let (mut p, mut done) = (job.panel, 0);
@@ -93,7 +93,7 @@ unsafe fn one_super<F: Format, const T: usize>(
     p: *const u8,
     first: usize,
     groups: usize,
-    acts: &[ActRow; T],
+    acts: &[*const Line; T],
     sums: &mut [__m512; T],
 ) {
     // SAFETY: as `multiply`.
@@ -126,7 +126,7 @@ unsafe fn coarse<F: Format, const T: usize>(
     s: *const u8,
     (d, dmin): (__m512, __m512),
     g: usize,
-    acts: &[ActRow; T],
+    acts: &[*const Line; T],
     sums: &mut [__m512; T],
 ) {
     // SAFETY: as `multiply`.
@@ -141,20 +141,19 @@ unsafe fn coarse<F: Format, const T: usize>(
             if F::OFFSET == 0 {
                 return _mm512_setzero_si512();
             }
-            let pair = acts[t].isums16.add(2 * g);
-            _mm512_set1_epi32(-F::OFFSET * (*pair + *pair.add(1)))
+            _mm512_set1_epi32(-F::OFFSET * (*acts[t].add(g)).isum)
         });
         for k in 0..8 {
             let w = step::<F>(codes, k);
             for t in 0..T {
-                dots[t] = _mm512_dpbusd_epi32(dots[t], w, four(&acts[t], GROUP * g + 4 * k));
+                dots[t] = _mm512_dpbusd_epi32(dots[t], w, four(acts[t].add(g), k));
             }
         }
         for t in 0..T {
-            let x = _mm512_mul_ps(scale, _mm512_set1_ps(*acts[t].scales.add(g)));
+            let x = _mm512_mul_ps(scale, _mm512_set1_ps((*acts[t].add(g)).scale));
             sums[t] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dots[t]), x, sums[t]);
         }
-        let low = |t: usize| _mm512_set1_ps(*acts[t].sums32.add(g));
+        let low = |t: usize| _mm512_set1_ps((*acts[t].add(g)).sum);
         match F::FORM.scales {
             Scales::HalfMin => {
                 let m = halves(s.add(2 * ROWS));
@@ -176,7 +175,7 @@ unsafe fn fine<F: Format, const T: usize>(
     s: *const u8,
     (d, dmin): (__m512, __m512),
     g: usize,
-    acts: &[ActRow; T],
+    acts: &[*const Line; T],
     sums: &mut [__m512; T],
 ) {
     // SAFETY: as `multiply`.
@@ -192,12 +191,12 @@ unsafe fn fine<F: Format, const T: usize>(
                 if F::OFFSET == 0 {
                     return _mm512_setzero_si512();
                 }
-                _mm512_set1_epi32(-F::OFFSET * *acts[t].isums16.add(2 * g + h))
+                _mm512_set1_epi32(-F::OFFSET * (*acts[t].add(g)).isums16[h])
             });
             for k in 4 * h..4 * h + 4 {
                 let w = step::<F>(codes, k);
                 for t in 0..T {
-                    dots[t] = _mm512_dpbusd_epi32(dots[t], w, four(&acts[t], GROUP * g + 4 * k));
+                    dots[t] = _mm512_dpbusd_epi32(dots[t], w, four(acts[t].add(g), k));
                 }
             }
             for t in 0..T {
@@ -206,12 +205,12 @@ unsafe fn fine<F: Format, const T: usize>(
             if F::FORM.scales == Scales::Nibble {
                 let m = _mm512_mul_ps(nibbles(of, 4), dmin);
                 for t in 0..T {
-                    sums[t] = _mm512_fnmadd_ps(m, _mm512_set1_ps(*acts[t].sums16.add(2 * g + h)), sums[t]);
+                    sums[t] = _mm512_fnmadd_ps(m, _mm512_set1_ps((*acts[t].add(g)).sums16[h]), sums[t]);
                 }
             }
         }
         for t in 0..T {
-            sums[t] = _mm512_fmadd_ps(both[t], _mm512_set1_ps(*acts[t].scales.add(g)), sums[t]);
+            sums[t] = _mm512_fmadd_ps(both[t], _mm512_set1_ps((*acts[t].add(g)).scale), sums[t]);
         }
     }
 }
@@ -255,11 +254,11 @@ unsafe fn part(v: __m512i, from: usize, to: usize, mask: u8) -> __m512i {
     }
 }
 
-/// Four activations from column `at` on, for every row.
+/// Activations `4 k .. 4 k + 4` of a line, for every row.
 #[inline(always)]
-unsafe fn four(act: &ActRow, at: usize) -> __m512i {
-    // SAFETY: the row has these codes, by the contract of `multiply`.
-    unsafe { _mm512_set1_epi32(act.codes.add(at).cast::<i32>().read_unaligned()) }
+unsafe fn four(line: *const Line, k: usize) -> __m512i {
+    // SAFETY: the row has this line, by the contract of `multiply`.
+    unsafe { _mm512_set1_epi32(line.cast::<i32>().add(k).read()) }
 }
 
 /// Sixteen halves.

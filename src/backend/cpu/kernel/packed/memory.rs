@@ -131,7 +131,7 @@ impl Packed {
                             acts: acts.as_ptr().add(done),
                             out: out.as_mut_ptr().add(at),
                             stride,
-                            fetch,
+                            fetch: if some + done == 0 { fetch } else { Fetch::Nothing },
                             end,
                             next,
                         });

@@ -50,6 +50,8 @@ pub enum Fetch {
     /// Into the first cache, for a single token [`Level::L1Only`]: on a Zen 5 that brings 3 to 5 % more tokens where memory is
     /// slow.
     Direct(Level),
+    /// Not at all: these weights were just read for other tokens.
+    Nothing,
 }
 
 /// How many bytes ahead of those in use memory is asked for where it goes to the first cache at once: what a core reads in the
@@ -183,6 +185,7 @@ impl Job {
                 stream::prefetch_lines(ahead(NEAR), lines, Level::L1);
             }
             Fetch::Direct(level) => stream::prefetch_lines(ahead(AHEAD), lines, level),
+            Fetch::Nothing => {}
         }
     }
 }
