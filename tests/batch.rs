@@ -32,7 +32,7 @@ const STEPS: [&[(usize, usize)]; 7] = [
 ];
 
 fn ids(sequence: usize) -> Vec<u32> {
-    (0..16).map(|i| ((7 + 31 * sequence + 13 * i * (sequence + 1)) % 300) as u32).collect()
+    (0..16).map(|i| ((7 + 31 * sequence + 13 * i * (sequence + 1)) % 96) as u32).collect()
 }
 
 fn check(target: Target, name: &str, most_rows: usize) {

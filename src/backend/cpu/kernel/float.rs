@@ -1,6 +1,6 @@
 //! Rows kernels of F32, F16 and BF16 weights: f32 products and sums, sixteen partial sums a vector.
 
-use super::{Kernels, RowsJob};
+use super::{Kernels, RowsJob, ask_ahead};
 use crate::{
     backend::cpu::{
         lanes::{Brain, Half, Lanes, N, Single, Store},
@@ -83,6 +83,9 @@ unsafe fn tile<S: Store, L: Lanes, const T: usize, const R: usize, const U: usiz
         let row: [*const u8; R] = std::array::from_fn(|r| job.weights.add((first + r) * job.row_bytes));
         let mut c = 0;
         while c + step <= cols {
+            for line in 0..(step * S::BYTES).div_ceil(64) {
+                row.iter().for_each(|row| ask_ahead(row.wrapping_add(c * S::BYTES + 64 * line)));
+            }
             for u in 0..U {
                 let at = c + N * u;
                 let w: [L; R] = std::array::from_fn(|r| S::load::<L>(row[r].add(at * S::BYTES)));
