@@ -1,7 +1,7 @@
 //! Attention over the KV cache ([`super::cache`]), whose keys and values are read as they are stored.
 //!
 //! Attention goes through the positions in chunks with a running maximum and sum (Milakov and Gimelshein 2018; Dao et al.
-//! 2022), for up to four query rows at a time that share a key head. With one token and a long context the positions are also
+//! 2022), for up to eight query rows at a time that share a key head. With one token and a long context the positions are also
 //! split into fixed pieces for more threads, whose partial results are put together in order.
 //!
 //! [`numbers`] reads what is stored as floats, [`codes`] what is stored as 8-bit codes.
@@ -29,6 +29,8 @@ const CHUNK: usize = 128;
 const PIECE: usize = 512;
 /// Query rows of an item, about.
 const ROWS: usize = 32;
+/// Query rows that go through a chunk together, at most: each key and value is loaded once for them.
+const ABREAST: usize = 8;
 
 /// Attention of the query rows of some segments.
 pub struct Job<'a> {
@@ -107,7 +109,7 @@ impl Job<'_> {
             let cut = &cuts[cuts.partition_point(|c| c.items <= item) - 1];
             let (tile, piece) = self.tile(env, cut, q, item - cut.items, level);
             let mut scratch = env.scratch.of(worker);
-            let state = room(&mut scratch.other, tile.rows * stride + 4 * CHUNK + codes::room(&tile));
+            let state = room(&mut scratch.other, tile.rows * stride + ABREAST * CHUNK + codes::room(&tile));
             tile.run(env, state);
             for (i, row) in state[..tile.rows * stride].chunks_exact(stride).enumerate() {
                 let (token, head) = tile.place(i);
@@ -295,7 +297,7 @@ impl<S: Reader> Floats for Run<'_, S> {
         let Run(tile, reader, state) = self;
         let stride = tile.cache.v_stride + N;
         let (state, rest) = state.split_at_mut(tile.rows * stride);
-        let (scores, own) = rest.split_at_mut(4 * CHUNK);
+        let (scores, own) = rest.split_at_mut(ABREAST * CHUNK);
         for (i, row) in state.chunks_exact_mut(stride).enumerate() {
             let sink = tile.sinks.map(|s| s[tile.kv * tile.group + i % tile.group]);
             row.fill(0.0);
@@ -315,6 +317,7 @@ impl<S: Reader> Floats for Run<'_, S> {
                     let chunk = Chunk { from, to, ahead: i == 0 };
                     let state = &mut state[i * stride..];
                     i += match tile.rows - i {
+                        8.. if L::ROOMY => rows::<S, L, ABREAST>(reader, tile, own, state, scores, i, chunk),
                         4.. => rows::<S, L, 4>(reader, tile, own, state, scores, i, chunk),
                         2.. => rows::<S, L, 2>(reader, tile, own, state, scores, i, chunk),
                         _ => rows::<S, L, 1>(reader, tile, own, state, scores, i, chunk),

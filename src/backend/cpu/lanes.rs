@@ -83,6 +83,8 @@ impl Store for Brain {
 pub trait Lanes: Copy {
     /// 64 bytes of whole numbers: sixteen of 32 bits, or sixteen pairs of 16 bits.
     type Ints: Copy;
+    /// Whether some twenty vectors fit into the processor's registers.
+    const ROOMY: bool = false;
 
     unsafe fn splat(x: f32) -> Self;
     unsafe fn load(p: *const f32) -> Self;

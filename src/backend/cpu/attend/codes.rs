@@ -10,7 +10,7 @@ use super::{
         lanes::{Lanes, N},
         stream::prefetch_lines,
     },
-    CHUNK, Chunk, Reader, Tile,
+    ABREAST, CHUNK, Chunk, Reader, Tile,
 };
 
 /// The largest number of 16 bits.
@@ -33,8 +33,8 @@ fn blocks(tile: &Tile<'_>) -> usize {
     tile.cache.decl.k_dim.div_ceil(BLOCK)
 }
 
-/// Lists of weights at a time: those of four rows for one block of columns, of fewer rows for two.
-const LISTS: usize = 4;
+/// Lists of weights at a time: those of all rows for one block of columns, or of fewer rows for two.
+const LISTS: usize = ABREAST;
 
 /// Numbers that a tile needs: queries and their scales, and weights.
 pub fn room(tile: &Tile<'_>) -> usize {

@@ -82,7 +82,7 @@ impl<S: Store> Reader for Numbers<S> {
                     4.. if R < 4 => {
                         sum_values::<S, L, R, 4>(value, next, v_stride, c, n, weights, factors, state, stride)
                     }
-                    2.. if R == 4 => {
+                    2.. if R >= 4 => {
                         sum_values::<S, L, R, 2>(value, next, v_stride, c, n, weights, factors, state, stride)
                     }
                     _ => sum_values::<S, L, R, 1>(value, next, v_stride, c, n, weights, factors, state, stride),

@@ -126,6 +126,7 @@ pub unsafe fn sum8(v: __m256) -> f32 {
 
 impl Lanes for Avx512 {
     type Ints = __m512i;
+    const ROOMY: bool = true;
 
     methods! {
         fn splat(x: f32) -> Self { Avx512(_mm512_set1_ps(x)) }
