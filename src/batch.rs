@@ -2,7 +2,7 @@
 //!
 //! A [`Batch`] has a fixed number of sequences, each with its own KV cache and position. A step feeds some of them any number
 //! of tokens, one as a rule, a whole piece of a prompt for a sequence that is new, and leaves the logits after the last token
-//! of each. Every weight is read once for all rows of a step.
+//! of each. On the GPU and on the CPU every weight is read once for all rows of a step.
 //!
 //! Deliberately absent: which sequence comes when, sampling.
 
