@@ -59,7 +59,8 @@ pub struct ActRow {
     pub sums16: *const f32,
     /// Scale times sum of codes of each 32.
     pub sums32: *const f32,
-    /// All that belongs to each 32.
+    /// All that belongs to each 32: for kernels of packed weights.
+    #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
     pub lines: *const Line,
 }
 

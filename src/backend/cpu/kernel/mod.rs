@@ -12,6 +12,8 @@ mod avx512;
 pub mod float;
 pub mod float_panel;
 pub mod formats;
+// Only AVX-512 has kernels for it yet.
+#[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
 pub mod packed;
 pub mod panel;
 mod scalar;
