@@ -45,7 +45,7 @@ const SUPER: usize = 8;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fetch {
     /// Far ahead into the second cache, and from there into the first: where [`stream::level`] is the second. On an Emerald
-    /// Rapids 100 tokens a second where the first cache alone makes 88, and the first only 62.
+    /// Rapids 100 tokens a second where [`Level::L1`] alone makes 88, and [`Level::L1Only`] 62.
     Staged,
     /// Into the first cache, for a single token [`Level::L1Only`]: on a Zen 5 that brings 3 to 5 % more tokens where memory is
     /// slow.
