@@ -43,8 +43,6 @@ pub struct Row {
     pub n_gen: usize,
     /// Tokens in the context before the test.
     pub n_depth: usize,
-    /// Sequences that generated side by side.
-    pub n_seq: usize,
     /// When the test began, UTC, ISO 8601.
     pub test_time: String,
     /// Mean time of a repetition.
@@ -59,6 +57,8 @@ pub struct Row {
     pub samples_ns: Vec<u64>,
     /// Speed of every repetition.
     pub samples_ts: Vec<f64>,
+    /// Sequences that generated side by side.
+    pub n_seq: usize,
     /// Bytes of weights that one generated token reads.
     pub bytes_per_token: u64,
     /// Bytes of keys and values that a token of this test reads at its place, on average.
@@ -69,7 +69,7 @@ pub struct Row {
     pub floor_percent: Option<f64>,
     /// Seconds of an empty dispatch that waits for the one before it; only on a GPU.
     pub dispatch_seconds: Option<f64>,
-    /// Time of every kernel in one step, with `--profile` on a GPU.
+    /// Time of every kernel (op, on the cpu backend) in one step, with `--profile`.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub kernels: Vec<Kernel>,
 }

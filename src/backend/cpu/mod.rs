@@ -1,9 +1,9 @@
 //! The CPU backend: a graph, fused and laid out once, run by threads with SIMD kernels.
 //!
-//! Reading order: [`pool`] (threads), `tier` and `lanes` (instructions), `stream` (asking memory ahead), `act` (activations in 8 bits), `kernel` (dot
-//! products by format), `weight` (a weight and its kernels), `rows`, `products`, `route`, `experts`, `cache`, `attend` (the
-//! ops), `layout` (values to buffers), `sequence` (what is kept of a text), `run` (the nodes of a step), `profile` (their
-//! times), `runner` (steps).
+//! Reading order: [`pool`] (threads), `tier` and `lanes` (instructions), `stream` (asking memory ahead), `act` (activations in
+//! 8 bits), `kernel` (dot products by format), `weight` (a weight and its kernels), `rows`, `products`, `route`, `experts`,
+//! `cache`, `attend` (the ops), `layout` (values to buffers), `sequence` (what is kept of a text), `run` (the nodes of a step),
+//! `profile` (their times), `runner` (steps).
 //!
 //! Only routed experts are touched. Weights stay in the memory map in the file's form, or where that is faster in a packed copy
 //! made at load, while the map's pages are released. Quantised weights are multiplied

@@ -273,9 +273,12 @@ impl RopeTable {
         self.table.clear();
         let pairs = self.rope.dims / 2;
         for position in positions {
-            let of = |i| cos_sin(&self.here, position, i);
-            self.table.extend((0..pairs).map(|i| of(i).0));
-            self.table.extend((0..pairs).map(|i| of(i).1));
+            let at = self.table.len();
+            self.table.resize(at + 2 * pairs, 0.0);
+            let (cos, sin) = self.table[at..].split_at_mut(pairs);
+            for (i, (cos, sin)) in cos.iter_mut().zip(sin).enumerate() {
+                (*cos, *sin) = cos_sin(&self.here, position, i);
+            }
         }
     }
 
