@@ -16,7 +16,9 @@
 //!              tokenizer ─→ text         cli on top
 //! ```
 //!
-//! The modules below stand in reading order.
+//! The modules stand in reading order. An application needs few of them: [`session`] (a [`session::Model`] and its sequences), [`batch`],
+//! [`generate`], [`sampler`], [`tokenizer`], [`routing`], and [`gpu`] or [`cpu`] to say where it runs. The others are the
+//! engine's rooms: they are not part of the interface and change from version to version.
 //!
 //! # Promises that hold everywhere
 //!
@@ -51,16 +53,52 @@
 //! }
 //! ```
 
-pub mod error;
+mod error;
+#[cfg(not(feature = "internals"))]
+mod quant;
+#[cfg(feature = "internals")]
+#[doc(hidden)]
 pub mod quant;
+#[cfg(not(feature = "internals"))]
+mod file;
+#[cfg(feature = "internals")]
+#[doc(hidden)]
 pub mod file;
 pub mod tokenizer;
+#[cfg(not(feature = "internals"))]
+mod ir;
+#[cfg(feature = "internals")]
+#[doc(hidden)]
 pub mod ir;
+#[cfg(not(feature = "internals"))]
+mod ops;
+#[cfg(feature = "internals")]
+#[doc(hidden)]
 pub mod ops;
+#[cfg(not(feature = "internals"))]
+mod graph;
+#[cfg(feature = "internals")]
+#[doc(hidden)]
 pub mod graph;
+#[cfg(not(feature = "internals"))]
+mod model;
+#[cfg(feature = "internals")]
+#[doc(hidden)]
 pub mod model;
+#[cfg(not(feature = "internals"))]
+mod kernels;
+#[cfg(feature = "internals")]
+#[doc(hidden)]
 pub mod kernels;
+#[cfg(not(feature = "internals"))]
+mod plan;
+#[cfg(feature = "internals")]
+#[doc(hidden)]
 pub mod plan;
+#[cfg(not(feature = "internals"))]
+mod backend;
+#[cfg(feature = "internals")]
+#[doc(hidden)]
 pub mod backend;
 pub mod routing;
 pub mod session;
@@ -68,9 +106,30 @@ pub mod batch;
 pub mod sampler;
 pub mod generate;
 #[cfg(feature = "cli")]
+#[doc(hidden)]
 pub mod cli;
 
+pub use backend::{KvType, Progress};
 pub use error::{Error, Result};
+
+/// GPUs: the devices that there are, how one is opened, and how programs run on it.
+pub mod gpu {
+    pub use crate::{
+        backend::wgpu::{DeviceInfo, ForcedLimits, Gpu, Measured, Options, RunOptions, ShaderCache, Tuning, devices},
+        kernels::{Style, Tiles},
+    };
+}
+
+/// The CPU: threads, instruction sets, and the precision of activations.
+pub mod cpu {
+    pub use crate::{
+        backend::cpu::{Options, Tier, measure_bandwidth, tiers},
+        ops::linear::Activations,
+    };
+}
+
+/// What a model gives beyond its logits.
+pub use model::Options as ModelOptions;
 
 /// The README's code, compiled by the tests.
 #[cfg(doctest)]
