@@ -2,7 +2,7 @@
 
 use super::{
     args::{BackendName, BenchArgs, Format},
-    bench_batch::SideBySide,
+    bench_batch::{SideBySide, random_ids},
     facts,
     failure::{Failure, Outcome, say},
     load::{self, Bar},
@@ -212,7 +212,7 @@ fn times(
     if several.is_none() {
         session.truncate(0);
         if test.depth > 0 {
-            session.prefill(&ids(random, test.depth, model.vocab()))?;
+            session.prefill(&random_ids(random, test.depth, model.vocab()))?;
         }
     }
     let mut one = |test: &Test, random: &mut Rng| match &mut several {
@@ -235,7 +235,7 @@ fn profile(session: &mut Session, test: &Test, repetitions: u32, random: &mut Rn
     session.truncate(test.depth);
     let mut kernels: Vec<Kernel> = vec![];
     for i in 0..=repetitions {
-        let tokens = ids(random, test.prompt.clamp(1, session.chunk()), session.model().vocab());
+        let tokens = random_ids(random, test.prompt.clamp(1, session.chunk()), session.model().vocab());
         let Some(times) = session.profile(&tokens)? else {
             say(format_args!("--profile: {} has no clock for its kernels", session.model().describe()));
             return Ok(vec![]);
@@ -257,14 +257,9 @@ fn profile(session: &mut Session, test: &Test, repetitions: u32, random: &mut Rn
     Ok(kernels)
 }
 
-/// Random tokens: they spread over the experts as text does, and need no tokenizer.
-pub fn ids(random: &mut Rng, n: usize, vocab: usize) -> Vec<u32> {
-    (0..n).map(|_| (random.next_u64() % vocab.max(1) as u64) as u32).collect()
-}
-
 fn repetition(session: &mut Session, test: &Test, random: &mut Rng) -> Outcome<Duration> {
     session.truncate(test.depth);
-    let tokens = ids(random, test.prompt + test.generate, session.model().vocab());
+    let tokens = random_ids(random, test.prompt + test.generate, session.model().vocab());
     let start = Instant::now();
     if test.prompt > 0 {
         session.prefill(&tokens)?;

@@ -1,8 +1,13 @@
 //! `moeray bench --sequences`: generations side by side.
 
-use super::{args::ContextArgs, bench::ids, failure::Outcome, load};
+use super::{args::ContextArgs, failure::Outcome, load};
 use crate::{backend::BatchOptions, batch::Batch, sampler::Rng, session::Model};
 use std::time::{Duration, Instant};
+
+/// Random tokens: they spread over the experts as text does, and need no tokenizer.
+pub fn random_ids(random: &mut Rng, n: usize, vocab: usize) -> Vec<u32> {
+    (0..n).map(|_| (random.next_u64() % vocab.max(1) as u64) as u32).collect()
+}
 
 /// Sequences of one length that get a token each in every step.
 pub struct SideBySide {
@@ -24,7 +29,7 @@ impl SideBySide {
         let options = BatchOptions { ctx: depth + generate, sequences, rows, kv: load::kv(args) };
         let mut batch = Batch::new(model, options)?;
         for s in 0..sequences {
-            for piece in ids(random, depth, model.vocab()).chunks(rows) {
+            for piece in random_ids(random, depth, model.vocab()).chunks(rows) {
                 batch.step(&[(s, piece)])?;
             }
         }
@@ -35,7 +40,7 @@ impl SideBySide {
     pub fn steps(&mut self, n: usize, random: &mut Rng) -> Outcome<Duration> {
         let sequences = self.batch.sequences();
         (0..sequences).for_each(|s| self.batch.truncate(s, self.depth));
-        let tokens = ids(random, n * sequences, self.batch.model().vocab());
+        let tokens = random_ids(random, n * sequences, self.batch.model().vocab());
         let start = Instant::now();
         for step in tokens.chunks(sequences) {
             let feed: Vec<(usize, &[u32])> = step.chunks(1).enumerate().collect();

@@ -11,7 +11,7 @@ use super::{
     EncodeOptions, GgufVocab, Tokenizer, hf,
     pretok::patterns::{self, Known},
     probe, rank,
-    vocab::{bad, byte_of},
+    vocab::{NORMAL, bad, byte_of, cannot},
 };
 use crate::{
     error::{Error, Result},
@@ -20,8 +20,7 @@ use crate::{
 use serde_json::Value as Json;
 use std::collections::HashSet;
 
-/// Numbers of `tokenizer.ggml.token_type`.
-pub(super) const NORMAL: i32 = 1;
+/// Numbers of `tokenizer.ggml.token_type`, beside [`NORMAL`].
 const UNKNOWN: i32 = 2;
 const CONTROL: i32 = 3;
 const USER_DEFINED: i32 = 4;
@@ -123,13 +122,6 @@ impl GgufVocab {
             meta.set("tokenizer.chat_template", Value::string(template.as_str()));
         }
     }
-}
-
-/// What a GGUF vocabulary has no words for.
-pub(super) fn cannot(what: impl std::fmt::Display) -> Error {
-    Error::Unsupported(format!(
-        "tokenizer.json has {what}, which the vocabulary of a GGUF file cannot say; the model can be run from its folder"
-    ))
 }
 
 /// Texts and kinds by id.

@@ -5,10 +5,7 @@
 //! where the pairs of one union stand together: then the union's place in the list is its score. Lists that transformers
 //! made from a SentencePiece model are like that.
 
-use super::{
-    export::{NORMAL, cannot},
-    vocab::bad,
-};
+use super::vocab::{NORMAL, bad, cannot};
 use crate::error::Result;
 use std::collections::{HashMap, HashSet};
 

@@ -3,6 +3,9 @@
 use crate::error::{Error, Result};
 use std::collections::HashMap;
 
+/// The number of an ordinary token in `tokenizer.ggml.token_type`.
+pub(super) const NORMAL: i32 = 1;
+
 /// What a GGUF file says of its tokenizer, key by key (`tokenizer.ggml.*`, see the GGUF specification,
 /// <https://github.com/ggml-org/ggml/blob/master/docs/gguf.md>). A missing key is `None`.
 #[derive(Clone, Debug, Default)]
@@ -272,4 +275,11 @@ pub(crate) fn byte_of(text: &str) -> Option<u8> {
 
 pub(crate) fn bad(what: impl Into<String>) -> Error {
     Error::Tokenizer(what.into())
+}
+
+/// The error for what a GGUF vocabulary has no words for.
+pub(super) fn cannot(what: impl std::fmt::Display) -> Error {
+    Error::Unsupported(format!(
+        "tokenizer.json has {what}, which the vocabulary of a GGUF file cannot say; the model can be run from its folder"
+    ))
 }
