@@ -294,7 +294,7 @@ pub fn generate_with<'a, D: Decoder + ?Sized>(
     if needed > capacity {
         return Err(Error::ContextFull { needed, capacity });
     }
-    let mut sampler = Sampler::new(options.sampler.clone())?;
+    let mut sampler = Sampler::new(options.sampler)?;
     if options.ignore_eos {
         sampler.forbid(eos);
     }
@@ -389,14 +389,14 @@ impl<D: Decoder + ?Sized> Generation<'_, D> {
         let prompt = self.tokens[self.prompt.clone()].len();
         let Some(session) = self.decoder.session() else { return Err(Error::Invalid("the session went away".into())) };
         if first {
-            let draw = self.sampler.next_draw();
+            let draw = (self.sampler.next_random() >> 32) as u32;
             session.pick_feed(&self.tokens[self.prompt.clone()], draw, || self.cancel.check())?;
         }
         while session.pick_pending() < QUEUED
             && generated + session.pick_pending() < self.options.max_tokens
             && session.pick_queued() < capacity
         {
-            session.pick_advance(self.sampler.next_draw())?;
+            session.pick_advance((self.sampler.next_random() >> 32) as u32)?;
         }
         let id = session.pick_take()?;
         if first {

@@ -31,7 +31,7 @@ use crate::error::{Error, Result};
 use std::cmp::Ordering;
 
 /// How tokens are chosen. The defaults are llama.cpp's.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct SamplerOptions {
     /// Divides the logits before the draw; 0 takes the best token.
     pub temperature: f32,
@@ -45,7 +45,7 @@ pub struct SamplerOptions {
     pub repeat_penalty: f32,
     /// How many of the recent tokens the penalty looks at; 0 for none.
     pub repeat_last_n: usize,
-    /// Seed of the draws.
+    /// Seed of the random words. Rows of a [`crate::backend::Runner`] bring their own words: there the seed is not looked at.
     pub seed: u64,
 }
 
@@ -69,7 +69,11 @@ impl SamplerOptions {
         SamplerOptions { temperature: 0.0, ..Default::default() }
     }
 
-    fn check(&self) -> Result<()> {
+    /// Checks every option's range.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] with the option, its value and its range.
+    pub fn check(&self) -> Result<()> {
         let ranges = [
             ("temperature", self.temperature, self.temperature >= 0.0 && self.temperature.is_finite(), "0 or more"),
             ("top-p", self.top_p, self.top_p > 0.0 && self.top_p <= 1.0, "above 0 and at most 1"),
@@ -86,6 +90,34 @@ impl SamplerOptions {
             None => Ok(()),
         }
     }
+}
+
+/// Everything that is fixed while a sequence's tokens are chosen: what a generation sets once.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Sampling<'a> {
+    /// The filters.
+    pub options: SamplerOptions,
+    /// Tokens that are never chosen.
+    pub forbidden: &'a [u32],
+    /// Tokens to whose logits a number is added first, at most once each.
+    pub bias: &'a [(u32, f32)],
+    /// The tokens so far, the latest last, for the repetition penalty. Chosen tokens are appended to them.
+    pub recent: &'a [u32],
+    /// Whether rows will bring masks of allowed tokens.
+    pub masked: bool,
+    /// Choose on the host even where the device could.
+    pub on_host: bool,
+}
+
+/// The rules of one choice.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Rules<'a> {
+    pub options: &'a SamplerOptions,
+    pub forbidden: &'a [u32],
+    pub bias: &'a [(u32, f32)],
+    /// One bit a token: those that are allowed.
+    pub mask: Option<&'a [u32]>,
+    pub recent: &'a [u32],
 }
 
 /// A token that is still in the running.
@@ -105,9 +137,7 @@ fn best_first(a: &Candidate, b: &Candidate) -> Ordering {
 pub struct Sampler {
     options: SamplerOptions,
     rng: Rng,
-    candidates: Vec<Candidate>,
-    weights: Vec<f64>,
-    window: Vec<u32>,
+    chooser: Chooser,
     forbidden: Vec<u32>,
 }
 
@@ -118,9 +148,7 @@ impl Sampler {
     /// [`Error::Invalid`] where an option is out of its range.
     pub fn new(options: SamplerOptions) -> Result<Self> {
         options.check()?;
-        let rng = Rng::new(options.seed);
-        let (candidates, weights, window, forbidden) = Default::default();
-        Ok(Sampler { options, rng, candidates, weights, window, forbidden })
+        Ok(Sampler { options, rng: Rng::new(options.seed), chooser: Chooser::default(), forbidden: vec![] })
     }
 
     /// Never chooses one of `ids` from now on.
@@ -133,13 +161,9 @@ impl Sampler {
         &self.forbidden
     }
 
-    /// The next draw, for a backend that chooses tokens itself: where in [0, 2^32) it falls. One is used up a token,
-    /// none at temperature 0.
-    pub fn next_draw(&mut self) -> u32 {
-        if self.options.temperature == 0.0 {
-            return 0;
-        }
-        (self.rng.unit() * 4_294_967_296.0) as u32
+    /// The next random word, for a runner that chooses tokens itself. One is used up a token, none at temperature 0.
+    pub fn next_random(&mut self) -> u64 {
+        if self.options.temperature == 0.0 { 0 } else { self.rng.next_u64() }
     }
 
     /// The options it was made with.
@@ -159,40 +183,76 @@ impl Sampler {
     /// [`Error::Invalid`] where a logit is NaN or plus infinity, or no token is left to choose from.
     pub fn sample(&mut self, logits: &[f32], recent: &[u32]) -> Result<u32> {
         check_logits(logits)?;
+        let random = self.next_random();
+        let rules = Rules { options: &self.options, forbidden: &self.forbidden, bias: &[], mask: None, recent };
+        self.chooser.choose(logits, &rules, random).ok_or_else(nothing_left)
+    }
+}
+
+/// The chain of filters and its scratch, without a random state.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Chooser {
+    candidates: Vec<Candidate>,
+    weights: Vec<f64>,
+    window: Vec<u32>,
+}
+
+impl Chooser {
+    /// A token by these rules; `None` where none is left to choose from. The logits hold neither NaN nor plus infinity.
+    pub fn choose(&mut self, logits: &[f32], rules: &Rules<'_>, random: u64) -> Option<u32> {
+        let o = rules.options;
         self.candidates.clear();
         self.candidates.extend(logits.iter().zip(0u32..).map(|(&logit, id)| Candidate { logit, id }));
-        self.penalise(recent);
-        for id in &self.forbidden {
+        for (id, bias) in rules.bias {
             if let Some(c) = self.candidates.get_mut(*id as usize) {
-                c.logit = f32::NEG_INFINITY;
+                // An overflow would turn the best token into one that cannot be compared.
+                c.logit = (c.logit + bias).min(f32::MAX);
             }
         }
-        if self.options.temperature == 0.0 {
+        self.penalise(o, rules.recent);
+        self.forbid(rules);
+        if o.temperature == 0.0 {
             let best = self.candidates.iter().copied().min_by(best_first);
-            return best.filter(|c| c.logit > f32::NEG_INFINITY).map(|c| c.id).ok_or_else(nothing_left);
+            return best.filter(|c| c.logit > f32::NEG_INFINITY).map(|c| c.id);
         }
         self.candidates.retain(|c| c.logit > f32::NEG_INFINITY);
-        self.keep_top_k();
-        self.keep_top_p();
-        self.keep_min_p();
-        self.draw()
+        self.keep_top_k(o.top_k);
+        self.keep_top_p(o.top_p);
+        self.keep_min_p(o.min_p);
+        self.draw(o.temperature, random)
     }
 
-    fn penalise(&mut self, recent: &[u32]) {
-        let penalty = self.options.repeat_penalty;
+    fn penalise(&mut self, o: &SamplerOptions, recent: &[u32]) {
+        let penalty = o.repeat_penalty;
         if penalty == 1.0 {
             return;
         }
         self.window.clear();
-        self.window.extend_from_slice(&recent[recent.len().saturating_sub(self.options.repeat_last_n)..]);
+        self.window.extend_from_slice(&recent[recent.len().saturating_sub(o.repeat_last_n)..]);
         self.window.sort_unstable();
         self.window.dedup();
         for id in &self.window {
             // Candidates still stand in the order of their ids here.
             if let Some(c) = self.candidates.get_mut(*id as usize) {
-                // An overflow would turn the best token into one that cannot be compared.
                 let penalised = if c.logit > 0.0 { c.logit / penalty } else { c.logit * penalty };
                 c.logit = penalised.min(f32::MAX);
+            }
+        }
+    }
+
+    /// Forbidden tokens, and those outside the mask, get logits of minus infinity.
+    fn forbid(&mut self, rules: &Rules<'_>) {
+        for id in rules.forbidden {
+            if let Some(c) = self.candidates.get_mut(*id as usize) {
+                c.logit = f32::NEG_INFINITY;
+            }
+        }
+        if let Some(mask) = rules.mask {
+            for c in &mut self.candidates {
+                let allowed = mask.get(c.id as usize / 32).is_some_and(|word| word >> (c.id % 32) & 1 == 1);
+                if !allowed {
+                    c.logit = f32::NEG_INFINITY;
+                }
             }
         }
     }
@@ -209,22 +269,21 @@ impl Sampler {
         self.candidates[..n].sort_unstable_by(best_first);
     }
 
-    fn keep_top_k(&mut self) {
-        let k = self.options.top_k;
+    fn keep_top_k(&mut self, k: usize) {
         if k > 0 && k < self.candidates.len() {
             self.sort_prefix(k);
             self.candidates.truncate(k);
         }
     }
 
-    fn keep_top_p(&mut self) {
-        if self.options.top_p >= 1.0 || self.candidates.len() < 2 {
+    fn keep_top_p(&mut self, p: f32) {
+        if p >= 1.0 || self.candidates.len() < 2 {
             return;
         }
         let max = self.max_logit();
         // The sum runs over ids or ranks, the running sum over ranks: both in f64, so that the order hardly matters.
         let total: f64 = self.candidates.iter().map(|c| exp(f64::from(c.logit) - max)).sum();
-        let want = total * f64::from(self.options.top_p);
+        let want = total * f64::from(p);
         // A few hundred tokens hold the mass as a rule: sort no more than needed.
         let mut sorted = 256;
         loop {
@@ -244,11 +303,11 @@ impl Sampler {
         }
     }
 
-    fn keep_min_p(&mut self) {
-        if self.options.min_p <= 0.0 || self.candidates.len() < 2 {
+    fn keep_min_p(&mut self, min_p: f32) {
+        if min_p <= 0.0 || self.candidates.len() < 2 {
             return;
         }
-        let (max, min_p) = (self.max_logit(), f64::from(self.options.min_p));
+        let (max, min_p) = (self.max_logit(), f64::from(min_p));
         self.candidates.retain(|c| exp(f64::from(c.logit) - max) >= min_p);
     }
 
@@ -256,22 +315,27 @@ impl Sampler {
         f64::from(self.candidates.iter().fold(f32::NEG_INFINITY, |m, c| m.max(c.logit)))
     }
 
-    fn draw(&mut self) -> Result<u32> {
-        let (max, t) = (self.max_logit(), f64::from(self.options.temperature));
+    fn draw(&mut self, temperature: f32, random: u64) -> Option<u32> {
+        let (max, t) = (self.max_logit(), f64::from(temperature));
         self.weights.clear();
         self.weights.extend(self.candidates.iter().map(|c| exp((f64::from(c.logit) - max) / t)));
         let total: f64 = self.weights.iter().sum();
-        let mut left = self.rng.unit() * total;
+        let mut left = unit(random) * total;
         for (c, w) in self.candidates.iter().zip(&self.weights) {
             left -= w;
             if left < 0.0 {
-                return Ok(c.id);
+                return Some(c.id);
             }
         }
         // Rounding can leave a trace of the total: the last token of any weight takes it.
         let last = self.candidates.iter().zip(&self.weights).rev().find(|(_, w)| **w > 0.0);
-        last.map(|(c, _)| c.id).ok_or_else(nothing_left)
+        last.map(|(c, _)| c.id)
     }
+}
+
+/// A random word as a number in [0, 1), of its upper 53 bits.
+fn unit(word: u64) -> f64 {
+    (word >> 11) as f64 / (1u64 << 53) as f64
 }
 
 fn check_logits(logits: &[f32]) -> Result<()> {
@@ -345,6 +409,6 @@ impl Rng {
 
     /// A number in [0, 1), of 53 random bits.
     pub fn unit(&mut self) -> f64 {
-        (self.next_u64() >> 11) as f64 / (1u64 << 53) as f64
+        unit(self.next_u64())
     }
 }

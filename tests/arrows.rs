@@ -13,6 +13,7 @@ use std::{
 /// rooms beside the one of their common traits. Rooms stand below those that they name.
 const ARROWS: &[(&str, &[&str])] = &[
     ("error", &[]),
+    ("sampler", &["error"]),
     ("quant", &["error"]),
     ("file", &["error", "quant"]),
     ("tokenizer", &["error", "file"]),
@@ -21,7 +22,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("graph", &["error", "ir", "ops", "file"]),
     ("model", &["error", "ir", "ops", "graph", "file", "quant", "tokenizer"]),
     ("kernels", &["error", "ir", "quant"]),
-    ("backend", &["error", "graph", "ir", "ops", "file", "quant"]),
+    ("backend", &["error", "sampler", "graph", "ir", "ops", "file", "quant"]),
     ("plan", &["error", "ir", "ops", "graph", "kernels", "file", "quant", "backend::KvType"]),
     // The oracle and the CPU path do not go through the plan: a bug of the memory planner must not hide on both sides.
     ("backend/reference", &["error", "ir", "ops", "graph", "backend"]),
@@ -43,7 +44,6 @@ const ARROWS: &[(&str, &[&str])] = &[
         ],
     ),
     ("batch", &["error", "backend", "session"]),
-    ("sampler", &["error"]),
     ("generate", &["error", "session", "sampler", "tokenizer"]),
 ];
 

@@ -56,7 +56,7 @@ fn both(
     forbidden: &[u32],
     draws: usize,
 ) -> (Vec<u32>, Vec<u32>) {
-    let mut host = Sampler::new(o.clone()).unwrap();
+    let mut host = Sampler::new(*o).unwrap();
     host.forbid(forbidden);
     let mut source = host.clone();
     let picker = r.picker().unwrap();
@@ -70,7 +70,9 @@ fn both(
     assert!(picker.begin(&sampling(o, forbidden), recent).unwrap());
     let inputs = [("x", logits)];
     for _ in 0..draws {
-        picker.feed(Step { tokens: &[0], past: 0, outputs: 1, inputs: &inputs }, source.next_draw()).unwrap();
+        picker
+            .feed(Step { tokens: &[0], past: 0, outputs: 1, inputs: &inputs }, (source.next_random() >> 32) as u32)
+            .unwrap();
         device.push(picker.take().unwrap());
     }
     (device, want)
@@ -120,7 +122,7 @@ fn the_device_picks_the_hosts_tokens() {
         let mut rng = Rng(11);
         for (name, o) in ways() {
             for seed in 0..3 {
-                let o = SamplerOptions { seed, ..o.clone() };
+                let o = SamplerOptions { seed, ..o };
                 let logits = peaked(&mut rng, vocab);
                 let recent: Vec<u32> = (0..rng.below(30)).map(|_| rng.below(vocab) as u32).collect();
                 let forbidden: Vec<u32> = (0..rng.below(3)).map(|_| rng.below(vocab) as u32).collect();
@@ -180,7 +182,9 @@ fn the_distribution_is_the_softmax() {
         let mut counts = [0usize; 8];
         let (n, inputs) = (2000, [("x", &logits[..])]);
         for _ in 0..n {
-            picker.feed(Step { tokens: &[0], past: 0, outputs: 1, inputs: &inputs }, draws.next_draw()).unwrap();
+            picker
+                .feed(Step { tokens: &[0], past: 0, outputs: 1, inputs: &inputs }, (draws.next_random() >> 32) as u32)
+                .unwrap();
             counts[picker.take().unwrap() as usize] += 1;
         }
         // The least likely is cut by a top-k of 7.

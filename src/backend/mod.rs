@@ -10,6 +10,7 @@ mod batch;
 pub mod cpu;
 mod kv;
 pub mod reference;
+pub mod runner;
 pub(crate) mod state;
 pub mod wgpu;
 
@@ -91,6 +92,15 @@ pub trait Loaded: Send + Sync {
         let one = RunnerOptions { ctx: options.ctx, chunk: options.rows, kv: options.kv };
         let runners = (0..options.sequences).map(|_| self.runner(one)).collect::<Result<_>>()?;
         Ok(Box::new(OneByOne::new(runners, options)?))
+    }
+
+    /// Makes what executes the steps of a [`runner::Runner`]: allocates KV caches, recurrent states and scratch.
+    ///
+    /// # Errors
+    /// [`Error::Device`] where memory is short; [`Error::Invalid`] for a size of 0; [`Error::Unsupported`] where the graph has
+    /// ops that are not made for several sequences.
+    fn executor(&self, _options: runner::RunnerOptions) -> Result<Box<dyn runner::Executor>> {
+        Err(Error::Unsupported("this backend executes no steps of rows".into()))
     }
 
     /// Measures what the device could do at best; `None` where the backend has no device of its own.

@@ -162,7 +162,7 @@ impl Chat<'_> {
         let sampler = SamplerOptions {
             // Another answer to the same question in another turn, and the same conversation for the same seed.
             seed: self.options.sampler.seed.wrapping_add(self.messages.len() as u64),
-            ..self.options.sampler.clone()
+            ..self.options.sampler
         };
         let options = GenerateOptions { history: ids[..known].to_vec(), sampler, ..self.options.clone() };
         let answer = stream::stream(&mut self.session, Some(self.tokenizer), &ids[known..], "", options, Some(out));

@@ -40,7 +40,7 @@ pub fn run(args: &RunArgs, quiet: bool) -> Outcome {
             max_tokens: args.tokens,
             stop: load::stops(&args.stop),
             ignore_eos: args.stop.ignore_eos,
-            sampler: sampler.clone(),
+            sampler,
             history: Vec::new(),
         };
         let echo = if args.no_echo { "" } else { prompt };
