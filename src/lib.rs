@@ -109,8 +109,9 @@ pub mod generate;
 #[doc(hidden)]
 pub mod cli;
 
-pub use backend::{KvType, Progress};
+pub use backend::Progress;
 pub use error::{Error, Result};
+pub use quant::KvType;
 
 /// GPUs: the devices that there are, how one is opened, and how programs run on it.
 pub mod gpu {

@@ -6,10 +6,11 @@
 //! Deliberately absent: kernels, sampling.
 
 use crate::{
-    backend::{self, KvType, Loaded, Output, Progress, Runner, RunnerOptions, Step},
+    backend::{self, Loaded, Output, Progress, Runner, RunnerOptions, Step},
     error::{Error, Result},
     file::{self, Checkpoint},
     model::{self, Decoder, Definition},
+    quant::KvType,
     routing::Trace,
     tokenizer::Tokenizer,
 };

@@ -23,7 +23,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("model", &["error", "ir", "ops", "graph", "file", "quant", "tokenizer"]),
     ("kernels", &["error", "ir", "quant"]),
     ("backend", &["error", "sampler", "graph", "ir", "ops", "file", "quant"]),
-    ("plan", &["error", "ir", "ops", "graph", "kernels", "file", "quant", "backend::KvType"]),
+    ("plan", &["error", "ir", "ops", "graph", "kernels", "file", "quant"]),
     // The oracle and the CPU path do not go through the plan: a bug of the memory planner must not hide on both sides.
     ("backend/reference", &["error", "ir", "ops", "graph", "backend"]),
     ("backend/cpu", &["error", "ir", "ops", "graph", "file", "quant", "backend"]),

@@ -6,8 +6,9 @@ use crate::{
 };
 use moeray::{
     Error,
-    backend::{BatchOptions, BatchRow, KvType, Loaded, Output, RunnerOptions, Step},
+    backend::{BatchOptions, BatchRow, Loaded, Output, RunnerOptions, Step},
     batch::Batch,
+    quant::KvType,
     session::{BackendChoice, LoadOptions, Model, Session, SessionOptions},
 };
 

@@ -4,14 +4,14 @@
 use crate::quant::dequantized;
 use moeray::{
     backend::{
-        KvType, Loaded, Output, Program, RunnerOptions, Step,
+        Loaded, Output, Program, RunnerOptions, Step,
         cpu::{self, Options, Tier, pool::Pool},
     },
     file::{Bytes, Tensor},
     graph::Builder,
     ir::{Activation, Attention, CacheDecl, Linear, Norm, Op, Renormalise, Rope, RopePairs, Router, Score},
     ops::linear::Activations,
-    quant::DType,
+    quant::{DType, KvType},
 };
 use proptest::prelude::*;
 use std::sync::atomic::{AtomicUsize, Ordering};

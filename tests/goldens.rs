@@ -3,9 +3,10 @@
 
 use crate::support::{Target, compare, load};
 use moeray::{
-    backend::{KvType, Output, RunnerOptions, Step},
+    backend::{Output, RunnerOptions, Step},
     file,
     model::{self, Definition},
+    quant::KvType,
 };
 use safetensors::SafeTensors;
 use std::path::{Path, PathBuf};

@@ -8,10 +8,11 @@ use crate::{
 use moeray::{
     Error,
     backend::{
-        KvType, Loaded, Output, Program, RunnerOptions, Step,
+        Loaded, Output, Program, RunnerOptions, Step,
         wgpu::{self, ForcedLimits, Gpu, Options, RunOptions},
     },
     kernels::{Style, Tiles},
+    quant::KvType,
 };
 
 /// The device under test, opened once more in another way; `None` where there is none (see [`gpu`]).

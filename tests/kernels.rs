@@ -4,12 +4,12 @@
 use moeray::{
     ir::Activation,
     kernels::{
-        Access, Kv, Style, Variant, catalogue,
+        Access, Style, Variant, catalogue,
         catalogue::{ALL, Kernel},
         link, params, reflect,
         tiles::{self, Tiles},
     },
-    quant::DType,
+    quant::{DType, KvType},
 };
 use naga::{
     back::{hlsl, msl, spv, wgsl},
@@ -124,7 +124,7 @@ fn other_variants() -> Vec<Variant> {
             continue;
         }
         let bases = match k.kv {
-            true => [Kv::F32, Kv::F16, Kv::Q8_0].map(|kv| Variant::new(k).kv(kv)).to_vec(),
+            true => [KvType::F32, KvType::F16, KvType::Q8_0].map(|kv| Variant::new(k).kv(kv)).to_vec(),
             false => vec![Variant::new(k)],
         };
         match k.name {
@@ -132,7 +132,7 @@ fn other_variants() -> Vec<Variant> {
                 for (k_dim, v_dim, group) in
                     [(64, 64, 1), (128, 128, 8), (80, 80, 4), (8, 8, 2), (192, 128, 1), (256, 256, 8), (576, 512, 16)]
                 {
-                    for kv in [Kv::F16, Kv::F32, Kv::Q8_0] {
+                    for kv in [KvType::F16, KvType::F32, KvType::Q8_0] {
                         for split in [0, 1] {
                             list.push(catalogue::attend_variant(k_dim, v_dim, group, kv).with("SPLIT", split));
                         }
@@ -239,7 +239,7 @@ fn two_formats_in_one_kernel() {
 fn any_variant(k: &'static Kernel) -> Variant {
     let v = Variant::new(k).formats(&vec![DType::Q8_0; k.slots.len()]);
     let v = if k.tiles { v.tiles(Tiles::F32, None) } else { v };
-    if k.kv { v.kv(Kv::F16) } else { v }
+    if k.kv { v.kv(KvType::F16) } else { v }
 }
 
 #[test]
@@ -338,7 +338,7 @@ fn a_wrong_variant_is_an_error() {
     assert!(link(&linear).is_err(), "no format");
     assert!(link(&linear.clone().formats(&[DType::F32, DType::F32])).is_err(), "two formats for one slot");
     assert!(link(&linear.clone().formats(&[DType::F32]).with("HEIGHT", 3)).is_err(), "an unknown number");
-    assert!(link(&linear.formats(&[DType::F32]).kv(Kv::F16)).is_err(), "a cache where there is none");
+    assert!(link(&linear.formats(&[DType::F32]).kv(KvType::F16)).is_err(), "a cache where there is none");
     assert!(link(&Variant::new(&catalogue::ATTEND)).is_err(), "no cache");
 }
 

@@ -8,10 +8,11 @@ use crate::{
 };
 use moeray::{
     Error, Result,
-    backend::{KvType, Loaded, Program, Runner, RunnerOptions, Sampling, Step, wgpu},
+    backend::{Loaded, Program, Runner, RunnerOptions, Sampling, Step, wgpu},
     generate::{CancelToken, Decoder, FinishReason, GenerateOptions, TextStream, generate_with},
     graph::Builder,
     ir::Op,
+    quant::KvType,
     sampler::{Sampler, SamplerOptions},
     session::{BackendChoice, LoadOptions, Model, Session, SessionOptions},
 };

@@ -4,12 +4,11 @@
 use crate::{goldens, support::rng::Rng};
 use moeray::{
     Error,
-    backend::KvType,
     graph::{self, Builder},
     ir::{Activation, Graph, Linear, Norm, Op, ValueId},
     kernels::Style,
     plan::{self, Access, Buffer, Caps, Grid, Options, Plan, Weights},
-    quant::DType,
+    quant::{DType, KvType},
 };
 
 /// A fused model of the goldens with all matrices in one format, planned for a device of WebGPU's default limits.

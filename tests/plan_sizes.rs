@@ -1,13 +1,12 @@
 //! The plan of models of real sizes, none of whose weights is made: what a token costs, and what few tokens share.
 
 use moeray::{
-    backend::KvType,
     file::{Bytes, Checkpoint, Tensor, synth::Shape},
     graph,
     ir::{Graph, Op},
     model,
     plan::{self, Caps, Grid, Options, Plan, Weights},
-    quant::DType,
+    quant::{DType, KvType},
 };
 
 /// Grouped queries with a shared expert and without, wide and narrow experts.

@@ -5,8 +5,9 @@ use crate::{
     support::{Target, compare, load},
 };
 use moeray::{
-    backend::{KvType, RunnerOptions, Step},
+    backend::{RunnerOptions, Step},
     model,
+    quant::KvType,
     session::{BackendChoice, LoadOptions, Model, Session, SessionOptions},
 };
 

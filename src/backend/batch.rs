@@ -1,8 +1,11 @@
 //! Several sequences in one step: each row of a step is a token of some sequence at some position. Prompts and generated
 //! tokens mix freely, as long as a step's rows hold them.
 
-use super::{KvType, Output, Runner, Step};
-use crate::error::{Error, Result};
+use super::{Output, Runner, Step};
+use crate::{
+    error::{Error, Result},
+    quant::KvType,
+};
 
 /// Size of a batch: fixed when it is made.
 #[derive(Clone, Copy, Debug)]

@@ -8,7 +8,6 @@
 
 mod batch;
 pub mod cpu;
-mod kv;
 pub mod reference;
 pub mod runner;
 pub(crate) mod state;
@@ -16,10 +15,11 @@ pub mod wgpu;
 
 pub use crate::graph::Program;
 pub use batch::{BatchOptions, BatchRow, BatchRunner, OneByOne, check_batch};
-pub use kv::KvType;
-pub(crate) use kv::block_scale;
 
-use crate::error::{Error, Result};
+use crate::{
+    error::{Error, Result},
+    quant::KvType,
+};
 
 /// How far a long operation has come.
 #[derive(Clone, Copy, Debug)]
@@ -264,7 +264,8 @@ pub(crate) fn check_cache_memory(graph: &crate::ir::Graph, options: &RunnerOptio
     // A state is there twice: as it stands, and as it was kept.
     let states = graph.states.iter().try_fold(0usize, |sum, s| sum.checked_add(s.len.checked_mul(8)?));
     let total = graph.caches.iter().try_fold(states.unwrap_or(usize::MAX), |sum, d| {
-        let bytes = kv.row_bytes(d.k_dim).checked_add(kv.row_bytes(d.stored_v_dim()))?.checked_mul(d.kv_heads)?;
+        let bytes =
+            kv.cpu_row_bytes(d.k_dim).checked_add(kv.cpu_row_bytes(d.stored_v_dim()))?.checked_mul(d.kv_heads)?;
         sum.checked_add(options.ctx.checked_mul(bytes)?)
     });
     // Reserving touches no memory; a request beyond what the machine has is refused here.

@@ -1,11 +1,11 @@
 //! What there is to say about a loaded or opened model: names, sizes, bytes a token.
 
 use crate::{
-    backend::{KvType, Program},
+    backend::Program,
     file::Checkpoint,
     ir::{Attention, CacheDecl, Op, Type},
     model::Definition,
-    quant::{DType, mix::Mix},
+    quant::{DType, KvType, mix::Mix},
 };
 use std::collections::BTreeMap;
 
@@ -69,7 +69,7 @@ pub fn attended_bytes(program: &Program, kv: KvType, positions: usize) -> u64 {
 }
 
 fn position_bytes(c: &CacheDecl, kv: KvType) -> u64 {
-    (c.kv_heads * (kv.row_bytes(c.k_dim) + kv.row_bytes(c.stored_v_dim()))) as u64
+    (c.kv_heads * (kv.cpu_row_bytes(c.k_dim) + kv.cpu_row_bytes(c.stored_v_dim()))) as u64
 }
 
 /// Bytes of recurrent states of a sequence: as they stand, and as they were kept.

@@ -9,11 +9,12 @@ use super::{
     shaders,
 };
 use crate::{
-    backend::{self, KvType, Progress},
+    backend::{self, Progress},
     file::{self, Bytes, Checkpoint},
     kernels::{Style, Tiles},
     model,
     ops::linear::Activations,
+    quant::KvType,
     sampler::SamplerOptions,
     session::{BackendChoice, LoadOptions, Model, Session, SessionOptions},
     tokenizer::{EncodeOptions, Tokenizer},

@@ -8,8 +8,9 @@ use super::{
     tensors::{Entry, Writer},
 };
 use crate::{
-    backend::{KvType, Output},
+    backend::Output,
     model,
+    quant::KvType,
     session::{Model, Session, SessionOptions},
 };
 use std::path::Path;

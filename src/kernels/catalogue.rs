@@ -8,7 +8,8 @@ pub use attention::*;
 pub use matrix::*;
 pub use simple::*;
 
-use super::{Kv, Variant, params::Field};
+use super::{Variant, params::Field};
+use crate::quant::KvType;
 
 /// A kernel of the catalogue.
 pub struct Kernel {
@@ -181,7 +182,7 @@ pub fn router_variant(r: &crate::ir::Router) -> Variant {
 }
 
 /// `attend` for heads of this size, `group` query heads to a kv head. `SPLIT` is left to the caller.
-pub fn attend_variant(k_dim: usize, v_dim: usize, group: usize, kv: Kv) -> Variant {
+pub fn attend_variant(k_dim: usize, v_dim: usize, group: usize, kv: KvType) -> Variant {
     let mut rows = if group > 4 { 8 } else { 4 };
     // Queries, scores and the meeting of the shares within 16 KiB, the least that a device offers.
     while rows > 1 && rows * (k_dim + 64 + 256) * 4 + 1024 > 16384 {

@@ -6,7 +6,7 @@
 //! branches that say `// static` are decided: what the variant does not use is not even declared as used, which matters for
 //! workgroup memory and barriers.
 
-use super::{Tiles, Variant};
+use super::{Tiles, Variant, kv_fragment};
 use crate::{
     error::{Error, Result},
     quant::gpu,
@@ -46,7 +46,7 @@ pub fn link(variant: &Variant) -> Result<String> {
     }
     if let Some(kv) = variant.kv {
         text.push_str(&format!("const KV_SCALES: u32 = {}u;\n", variant.get("KV_SCALES")));
-        text.push_str(kv.row().1);
+        text.push_str(kv_fragment(kv).1);
     }
     let ints = variant.tiles == Some(Tiles::Int8);
     for (slot, dtype) in kernel.slots.iter().zip(&variant.formats) {

@@ -37,36 +37,15 @@ pub use link::link;
 pub use reflect::{Access, Binding, Reflection, reflect};
 pub use tiles::Tiles;
 
-use crate::quant::DType;
+use crate::quant::{DType, KvType};
 
-/// Storage of keys and values in a cache.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Kv {
-    /// Single precision, 4 numbers a `vec4<f32>`.
-    F32,
-    /// Half precision, 4 numbers a `vec2<u32>`.
-    F16,
-    /// Codes of 8 bits, 4 a `u32`; behind those of a row the scales of its blocks, 2 a `u32`.
-    Q8_0,
-}
-
-impl Kv {
-    /// Its name, and its fragment.
-    fn row(self) -> (&'static str, &'static str) {
-        match self {
-            Kv::F32 => ("f32", include_str!("../../shaders/kv/f32.wgsl")),
-            Kv::F16 => ("f16", include_str!("../../shaders/kv/f16.wgsl")),
-            Kv::Q8_0 => ("q8_0", include_str!("../../shaders/kv/q8_0.wgsl")),
-        }
-    }
-
-    /// Bytes of one head's row of `cols` numbers, a multiple of 4.
-    pub fn row_bytes(self, cols: usize) -> usize {
-        match self {
-            Kv::F32 => 4 * cols,
-            Kv::F16 => 2 * cols,
-            Kv::Q8_0 => cols + 4 * cols.div_ceil(64),
-        }
+/// The name of a storage of keys and values in labels, and its fragment. The layout of a row in u32 words is in the fragment;
+/// its size is [`KvType::gpu_row_bytes`].
+fn kv_fragment(kv: KvType) -> (&'static str, &'static str) {
+    match kv {
+        KvType::F32 => ("f32", include_str!("../../shaders/kv/f32.wgsl")),
+        KvType::F16 => ("f16", include_str!("../../shaders/kv/f16.wgsl")),
+        KvType::Q8_0 => ("q8_0", include_str!("../../shaders/kv/q8_0.wgsl")),
     }
 }
 
@@ -78,7 +57,7 @@ pub struct Variant {
     /// One format for each of the kernel's slots.
     pub formats: Vec<DType>,
     /// Storage of the cache, where the kernel has one.
-    pub kv: Option<Kv>,
+    pub kv: Option<KvType>,
     /// How its tiles are stored and multiplied, where the kernel has such.
     pub tiles: Option<Tiles>,
     /// Numbers that differ from the kernel's defaults, by name.
@@ -100,7 +79,7 @@ impl Variant {
 
     /// With a cache of this storage.
     #[must_use]
-    pub fn kv(mut self, kv: Kv) -> Self {
+    pub fn kv(mut self, kv: KvType) -> Self {
         self.kv = Some(kv);
         self
     }
@@ -127,7 +106,7 @@ impl Variant {
     /// where the cache's rows end in scales.
     pub fn get(&self, name: &str) -> u32 {
         if name == "KV_SCALES" {
-            return u32::from(self.kv == Some(Kv::Q8_0));
+            return u32::from(self.kv == Some(KvType::Q8_0));
         }
         let find = |list: &[(&'static str, u32)]| list.iter().find(|c| c.0 == name).map(|c| c.1);
         find(&self.consts).or_else(|| find(self.kernel.consts)).unwrap_or(0)
@@ -147,7 +126,7 @@ impl Variant {
         }
         if let Some(kv) = self.kv {
             s.push_str("-kv_");
-            s.push_str(kv.row().0);
+            s.push_str(kv_fragment(kv).0);
         }
         if let Some(tiles) = self.tiles {
             s.push('-');

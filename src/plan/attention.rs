@@ -156,7 +156,7 @@ impl Lower<'_> {
 
     /// Bytes of keys and values for each token.
     fn cache_cost(&self, d: &CacheDecl) -> Cost {
-        let row = self.kv().row_bytes(d.k_dim) + self.kv().row_bytes(d.stored_v_dim());
+        let row = self.kv().gpu_row_bytes(d.k_dim) + self.kv().gpu_row_bytes(d.stored_v_dim());
         Cost { token: (d.kv_heads * row) as u64, ..Cost::default() }
     }
 

@@ -6,11 +6,10 @@ use super::{
     Phase, Place, READBACK, RopeTable, Schedule, Step, VectorPart, Weights, ZERO_BYTES, memory,
 };
 use crate::{
-    backend::KvType,
     error::{Error, Result},
     ir::{Activation, CacheId, Graph, Norm, NormKind, Op, Rope, Rows, Type, ValueId, WeightId},
-    kernels::{Kernel, Kv, Style, Tiles, Variant, catalogue, params},
-    quant::DType,
+    kernels::{Kernel, Style, Tiles, Variant, catalogue, params},
+    quant::{DType, KvType},
 };
 
 /// Tokens of a step beyond which nothing gains: longer chunks are run in pieces.
@@ -52,18 +51,9 @@ pub(super) fn rope_tables(g: &Graph, caps: &Caps, o: &Options) -> Result<Vec<Rop
     ropes(g).into_iter().map(table).collect()
 }
 
-/// How the kernels call the storage of the cache.
-fn kv(o: &Options) -> Kv {
-    match o.kv {
-        KvType::F16 => Kv::F16,
-        KvType::F32 => Kv::F32,
-        KvType::Q8_0 => Kv::Q8_0,
-    }
-}
-
 pub(super) fn caches(g: &Graph, caps: &Caps, o: &Options) -> Result<Vec<CacheBytes>> {
     let side = |heads: usize, dim: usize, i: usize| {
-        let bytes = [o.sequences.unwrap_or(1), heads, o.ctx, kv(o).row_bytes(dim)]
+        let bytes = [o.sequences.unwrap_or(1), heads, o.ctx, o.kv.gpu_row_bytes(dim)]
             .iter()
             .try_fold(1u64, |a, b| a.checked_mul(*b as u64));
         let help = "ask for a shorter context (--ctx) or a smaller cache (--kv f16, --kv q8_0)";
@@ -328,8 +318,8 @@ impl<'a> Lower<'a> {
         Ok(place)
     }
 
-    pub fn kv(&self) -> Kv {
-        kv(self.options)
+    pub fn kv(&self) -> KvType {
+        self.options.kv
     }
 
     /// A product of many rows: by tiles where that suits the device, else as [`Lower::matrix_variant`] has it.

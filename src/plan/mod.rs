@@ -36,11 +36,10 @@ pub use cost::{Cost, Totals};
 pub use weights::{Matrix, Segment, Vector, VectorPart, Weights};
 
 use crate::{
-    backend::KvType,
     error::Result,
     ir::{Graph, Rope, Rows},
     kernels::{Style, Tiles, Variant, tiles::Extras},
-    quant::DType,
+    quant::{DType, KvType},
 };
 
 /// What a device can do, as far as the plan cares.

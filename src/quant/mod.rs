@@ -5,7 +5,8 @@
 //! dequantisation equals ggml's bit for bit.
 //!
 //! [`dequantize`] and [`quantize`] turn blocks into f32 and back; [`gpu`] rearranges blocks for the GPU, where
-//! `shaders/quant/<format>.wgsl` reads them; [`mix`] chooses a format for every tensor of a model.
+//! `shaders/quant/<format>.wgsl` reads them; [`mix`] chooses a format for every tensor of a model. [`KvType`] says how a
+//! cache stores keys and values.
 //!
 //! Deliberately absent: matrix products (see `backend/`), file layout (see `file/`).
 
@@ -17,6 +18,7 @@ mod float;
 pub mod gpu;
 pub(crate) mod iq4_nl;
 pub(crate) mod iq4_xs;
+pub(crate) mod kv;
 pub mod mix;
 pub(crate) mod mxfp4;
 pub(crate) mod q2_k;
@@ -33,6 +35,7 @@ pub(crate) mod q8_0;
 use crate::error::{Error, Result};
 pub use encode::{quantize, quantize_rows, quantize_weighted};
 pub use float::f8_e4m3;
+pub use kv::KvType;
 
 /// The type of a weight's elements, as GGUF names it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]

@@ -2,9 +2,9 @@
 
 use super::case::{Case, Maker};
 use crate::support::{Target, load, run};
-use moeray::backend::KvType::{F16, Q8_0};
 use moeray::ir::{Attention, CacheDecl, Linear, Norm, Op, Rope, RopePairs, Temperature, ValueId};
 use moeray::quant::DType;
+use moeray::quant::KvType::{F16, Q8_0};
 
 fn rope_of(head_dim: usize, dims: usize, pairs: RopePairs) -> Rope {
     let inv_freq = (0..dims / 2).map(|i| 10000f32.powf(-2.0 * i as f32 / dims as f32)).collect();

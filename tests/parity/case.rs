@@ -3,12 +3,12 @@
 
 use crate::support::{Shape, StepInput, Target, compare, load, rng::Rng, run};
 use moeray::{
-    backend::{KvType, Loaded, Output, Program, reference},
+    backend::{Loaded, Output, Program, reference},
     file::{Bytes, Tensor},
     graph::Builder,
     ir::{Graph, ValueId, WeightId},
     ops::linear::Activations,
-    quant::{self, DType},
+    quant::{self, DType, KvType},
 };
 
 /// A case while it is made.

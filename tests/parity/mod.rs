@@ -130,7 +130,7 @@ fn every_kernel_of_the_catalogue_is_run() {
         for style in [Style::Rows, Style::Lanes] {
             let caps = plan::Caps::webgpu_defaults();
             let weights = plan::weights(&graph, &dtypes, &caps).unwrap();
-            let kv = moeray::backend::KvType::F32;
+            let kv = moeray::quant::KvType::F32;
             let options = plan::Options { style: Some(style), ..plan::Options::new(ctx, chunk, kv) };
             let plan = plan::plan(&graph, &weights, &caps, &options).unwrap();
             let schedules = plan.schedules().into_iter().filter_map(|s| s.1).filter(|s| s.max_tokens <= chunk.max(1));

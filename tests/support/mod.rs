@@ -4,9 +4,10 @@ pub mod compare;
 pub mod rng;
 
 use moeray::{
-    backend::{self, KvType, Loaded, Output, Program, RunnerOptions, Step},
+    backend::{self, Loaded, Output, Program, RunnerOptions, Step},
     kernels::Tiles,
     ops::linear::Activations,
+    quant::KvType,
 };
 
 /// The backends that are held to the reference.

@@ -12,7 +12,7 @@ use super::{
     products::Env,
     tier::Floats,
 };
-use crate::{backend::KvType, error::Result, ir::CacheDecl};
+use crate::{error::Result, ir::CacheDecl, quant::KvType};
 
 /// Keys and values as they are stored.
 pub(super) enum Held {

@@ -1,4 +1,4 @@
-//! Keys or values as 8-bit codes: [`KvType::Q8_0`](crate::backend::KvType::Q8_0).
+//! Keys or values as 8-bit codes: [`KvType::Q8_0`](crate::quant::KvType::Q8_0).
 //!
 //! Products take pairs of codes. For scores these are two columns of a key, of 16 positions side by side:
 //! `[kv_head][position / 16][column / 2][16][2]`. For sums they are two positions of a column:
@@ -14,8 +14,8 @@ use super::{
     tier::Floats,
 };
 use crate::{
-    backend::{KvType, block_scale},
     error::Result,
+    quant::{KvType, kv::block_scale},
 };
 
 /// Columns that share a scale.

@@ -2,9 +2,10 @@
 
 use super::run::{Frame, State};
 use crate::{
-    backend::{KernelTime, KvType},
+    backend::KernelTime,
     error::Result,
     ir::{Node, Op, WeightId},
+    quant::KvType,
 };
 use std::time::Instant;
 

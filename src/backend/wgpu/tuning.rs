@@ -10,13 +10,13 @@ use super::{
     device::{Gpu, lock},
 };
 use crate::{
-    backend::{KvType, Program, RunnerOptions, Step},
+    backend::{Program, RunnerOptions, Step},
     error::{Error, Result},
     file::{Bytes, Tensor},
     graph::Builder,
     ir::{Linear, Op},
     kernels::{Style, Tiles, tiles},
-    quant::{self, DType},
+    quant::{self, DType, KvType},
 };
 use std::{
     sync::{Arc, Mutex},

@@ -73,7 +73,7 @@ impl Model {
 }
 
 fn smallest() -> plan::Options {
-    plan::Options::new(1, 1, crate::backend::KvType::F16)
+    plan::Options::new(1, 1, crate::quant::KvType::F16)
 }
 
 impl Loaded for Model {

@@ -1,16 +1,16 @@
-//! How keys and values are stored.
+//! Storage of keys and values in a cache: the types, their row sizes on the CPU and on the GPU, and their rounding.
 
 /// How keys and values are stored.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum KvType {
     /// Half precision: half the memory and half the bytes read.
     #[default]
     F16,
     /// Single precision: for comparing with references.
     F32,
-    /// Codes of 8 bits, about half the memory and half the bytes read of [`KvType::F16`], for long contexts. Blocks of 32
+    /// 8-bit quants, about half the memory and half the bytes read of [`KvType::F16`], for long contexts. Blocks of 32
     /// neighbouring columns of a head (its last may be shorter) have a scale d, a 127th of the largest magnitude rounded up to
-    /// the upper half of a single; a code is x / d rounded to the nearest whole number, ties to even. (ggml's Q8_0, but for the
+    /// the upper half of a single; a quant is x / d rounded to the nearest whole number, ties to even. (ggml's Q8_0, but for the
     /// scale, which here holds whatever a single does.)
     Q8_0,
 }
@@ -19,8 +19,9 @@ impl KvType {
     /// Columns that share a scale in [`KvType::Q8_0`].
     pub const BLOCK: usize = 32;
 
-    /// Bytes of one head's keys or values, `cols` numbers, at one position.
-    pub fn row_bytes(self, cols: usize) -> usize {
+    /// Bytes of one head's keys or values, `cols` values, at one position of a cache on the CPU. There the scales of
+    /// [`KvType::Q8_0`] lie 16 bits each beside the quants.
+    pub fn cpu_row_bytes(self, cols: usize) -> usize {
         match self {
             KvType::F16 => cols.saturating_mul(2),
             KvType::F32 => cols.saturating_mul(4),
@@ -28,7 +29,18 @@ impl KvType {
         }
     }
 
-    /// What numbers become when they are stored: `row` is one head's at one position.
+    /// Bytes of one head's keys or values, `cols` values, at one position of a cache on the GPU. There the scales of
+    /// [`KvType::Q8_0`] follow the quants of their row, two in a u32 word, so a row of an odd number of blocks ends in two
+    /// unused bytes. A multiple of 4 where `cols` is one, the only widths that the kernels take.
+    pub fn gpu_row_bytes(self, cols: usize) -> usize {
+        match self {
+            KvType::F16 => cols.saturating_mul(2),
+            KvType::F32 => cols.saturating_mul(4),
+            KvType::Q8_0 => cols.saturating_add(4 * cols.div_ceil(2 * Self::BLOCK)),
+        }
+    }
+
+    /// What values become when they are stored: `row` is one head's at one position.
     pub fn round(self, row: &mut [f32]) {
         match self {
             KvType::F32 => {}
@@ -56,9 +68,9 @@ mod tests {
     use proptest::prelude::*;
 
     proptest! {
-        /// No number moves by more than half a code of its block, and none of another block matters.
+        /// No value moves by more than half a quant of its block, and none of another block matters.
         #[test]
-        fn codes_are_near(x in proptest::collection::vec(-1e3f32..1e3, 1..100), power in -30i32..30) {
+        fn quants_are_near(x in proptest::collection::vec(-1e3f32..1e3, 1..100), power in -30i32..30) {
             let x: Vec<f32> = x.iter().map(|x| x * 2f32.powi(power)).collect();
             let mut y = x.clone();
             KvType::Q8_0.round(&mut y);
@@ -84,9 +96,14 @@ mod tests {
 
     #[test]
     fn rows_have_these_bytes() {
-        let bytes = |cols: usize| [KvType::F32, KvType::F16, KvType::Q8_0].map(|kv| kv.row_bytes(cols));
-        assert_eq!(bytes(64), [256, 128, 68]);
-        assert_eq!(bytes(36), [144, 72, 40]);
-        assert_eq!(bytes(0), [0, 0, 0]);
+        let all = [KvType::F32, KvType::F16, KvType::Q8_0];
+        let cpu = |cols: usize| all.map(|kv| kv.cpu_row_bytes(cols));
+        assert_eq!(cpu(64), [256, 128, 68]);
+        assert_eq!(cpu(36), [144, 72, 40]);
+        assert_eq!(cpu(0), [0, 0, 0]);
+        let gpu = |cols: usize| all.map(|kv| kv.gpu_row_bytes(cols));
+        assert_eq!(gpu(64), cpu(64));
+        assert_eq!(gpu(96), [384, 192, 104]);
+        assert_eq!(gpu(0), [0, 0, 0]);
     }
 }
