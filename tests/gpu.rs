@@ -3,7 +3,7 @@
 
 use crate::{
     goldens::definition,
-    support::{Target, compare, gpu, load, rng::Rng},
+    support::{Target, compare, gpu, load, rng::Rng, skip},
 };
 use moeray::{
     Error,
@@ -14,6 +14,7 @@ use moeray::{
     kernels::{Style, Tiles},
     quant::KvType,
 };
+use std::time::Duration;
 
 /// The device under test, opened once more in another way; `None` where there is none (see [`gpu`]).
 fn open(change: impl FnOnce(&mut Options)) -> Option<Gpu> {
@@ -333,7 +334,10 @@ fn a_profile_counts_every_dispatch() {
     for (n, schedule) in [(1, &plan.decode), (4, &plan.prefill)] {
         let times = match runner.profile(step(8, n)) {
             Ok(times) => times.unwrap(),
-            Err(Error::Unsupported(what)) => return assert!(what.contains("timestamp"), "{what}"),
+            Err(Error::Unsupported(what)) => {
+                assert!(what.contains("timestamp"), "{what}");
+                return skip(&what);
+            }
             Err(e) => panic!("{e}"),
         };
         assert_eq!(times.iter().map(|k| k.dispatches).sum::<usize>(), schedule.steps.len());
@@ -374,8 +378,7 @@ fn compiled_shaders_between_runs() {
     let cache = wgpu::ShaderCache::default();
     let Some(first) = open(|o| o.shaders = cache.clone()) else { return };
     check(&first, "llama", RunOptions::default());
-    // Drivers without pipeline caches give nothing.
-    let Some(bytes) = cache.bytes() else { return };
+    let Some(bytes) = cache.bytes() else { return skip("the driver has no pipeline caches") };
     for bytes in [&bytes[..], &bytes[..bytes.len() / 2], b"", b"nobody's"] {
         // SAFETY: they come from `ShaderCache::bytes`, or are damaged so that the checksum refuses them.
         let kept = unsafe { wgpu::ShaderCache::from_bytes(bytes) };
@@ -385,20 +388,20 @@ fn compiled_shaders_between_runs() {
     }
 }
 
-/// Every way to multiply tiles that the device has is measured, and gives right numbers; a tuning that measures nothing leaves
-/// a device's own choice.
+/// Every way to multiply tiles that the device has is measured, and gives right numbers; where time is up, only the base is.
 #[test]
 fn tiles_are_measured() {
     use moeray::kernels::tiles::ROWS;
     let Some(gpu) = gpu() else { return };
-    let m = gpu.measure(256, 20).unwrap();
+    let m = gpu.measure(256, 20, Duration::MAX).unwrap();
     let runs: Vec<_> = ROWS.iter().filter(|r| (r.runs)(&gpu.caps().extras)).map(|r| r.tiles).collect();
     let found: Vec<_> = m.seconds.iter().map(|s| s.0).collect();
-    // A slow device does not get through all of them within the second.
-    assert!(runs.starts_with(&found) && found.len() > 1, "{found:?} of {runs:?}");
+    assert!(runs == found && found.len() > 1, "{found:?} of {runs:?}");
+    let base = gpu.measure(256, 20, Duration::ZERO).unwrap();
+    assert_eq!((base.tiles, base.seconds.len()), (Tiles::F32, 1));
     let best = m.seconds.iter().map(|s| s.1).fold(f64::MAX, f64::min);
     assert!(m.seconds.contains(&(m.tiles, best)) && best > 0.0, "{m:?}");
-    assert!(gpu.measure(100, 20).is_err() && gpu.measure(256, 0).is_err());
+    assert!(gpu.measure(100, 20, Duration::MAX).is_err() && gpu.measure(256, 0, Duration::MAX).is_err());
     // Asked for by name, what a device lacks is refused at load.
     let d = definition("llama");
     for row in ROWS.iter().filter(|r| !(r.runs)(&gpu.caps().extras)) {

@@ -5,14 +5,12 @@ use moeray::quant::{DType, gpu};
 
 /// A device with WebGPU's default limits, and its name. `None` where there is no adapter and none is demanded.
 fn device() -> Option<(wgpu::Device, wgpu::Queue, String)> {
+    crate::support::gpu()?;
     let mut desc = wgpu::InstanceDescriptor::new_without_display_handle();
     desc.backends = wgpu::Backends::PRIMARY;
     let instance = wgpu::Instance::new(desc);
-    let adapter = match pollster::block_on(instance.request_adapter(&wgpu::RequestAdapterOptions::default())) {
-        Ok(adapter) => adapter,
-        Err(e) if std::env::var_os("MOERAY_REQUIRE_GPU").is_some() => panic!("no adapter: {e}"),
-        Err(_) => return None,
-    };
+    let options = wgpu::RequestAdapterOptions::default();
+    let adapter = pollster::block_on(instance.request_adapter(&options)).unwrap();
     let info = adapter.get_info();
     let (device, queue) = pollster::block_on(adapter.request_device(&wgpu::DeviceDescriptor::default())).unwrap();
     Some((device, queue, format!("{} ({} {})", info.name, info.driver, info.driver_info)))

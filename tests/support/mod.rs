@@ -3,6 +3,8 @@
 pub mod compare;
 pub mod rng;
 
+use std::io::Write as _;
+
 use moeray::{
     backend::{self, Loaded, Output, Program, RunnerOptions, Step},
     kernels::Tiles,
@@ -39,7 +41,7 @@ impl Target {
     }
 }
 
-/// Loads `program` on `target`; `None` where there is no GPU and its absence is allowed (said once, see [`gpu`]).
+/// Loads `program` on `target`; `None` where there is no GPU and its absence is allowed (see [`gpu`]).
 pub fn load(target: Target, program: &Program) -> Option<Box<dyn Loaded>> {
     let quiet = &mut |_| {};
     match target {
@@ -76,11 +78,11 @@ pub fn load(target: Target, program: &Program) -> Option<Box<dyn Loaded>> {
     }
 }
 
-/// The GPU of the tests: the device named in `MOERAY_TEST_DEVICE`, else lavapipe, else whatever there is. Prints which.
-/// Where there is none the tests that need it say so and pass, unless `MOERAY_REQUIRE_GPU` is set: then they fail.
+/// The GPU of the tests: the device named in `MOERAY_TEST_DEVICE`, else lavapipe, else whatever there is. Says which.
+/// Where there is none the running test is [`skip`]ped, unless `MOERAY_REQUIRE_GPU` is set, as `tests/run` does: then it fails.
 pub fn gpu() -> Option<backend::wgpu::Gpu> {
-    static GPU: std::sync::OnceLock<Option<backend::wgpu::Gpu>> = std::sync::OnceLock::new();
-    GPU.get_or_init(|| {
+    static GPU: std::sync::OnceLock<Result<backend::wgpu::Gpu, String>> = std::sync::OnceLock::new();
+    let gpu = GPU.get_or_init(|| {
         let named = std::env::var("MOERAY_TEST_DEVICE").ok();
         let devices = backend::wgpu::devices();
         let software = devices.iter().find(|d| d.name.to_lowercase().contains("llvmpipe"));
@@ -89,19 +91,36 @@ pub fn gpu() -> Option<backend::wgpu::Gpu> {
         // Numbers are compared with the reference's: in single precision unless a test says otherwise.
         let run = backend::wgpu::RunOptions { tiles: Some(Tiles::F32), ..Default::default() };
         let options = backend::wgpu::Options { device, checked: true, run, experimental: true, ..Default::default() };
-        match backend::wgpu::Gpu::open(&options) {
-            Ok(gpu) => {
-                println!("GPU under test: {}", gpu.describe());
-                Some(gpu)
-            }
-            Err(e) if std::env::var_os("MOERAY_REQUIRE_GPU").is_none() => {
-                println!("no GPU: its tests are skipped ({e})");
-                None
-            }
-            Err(e) => panic!("MOERAY_REQUIRE_GPU is set and there is no GPU: {e}"),
+        let gpu = backend::wgpu::Gpu::open(&options).map_err(|e| e.to_string());
+        let said = gpu.as_ref().map_or_else(|e| format!("none ({e})"), |g| g.describe());
+        report("device", &said);
+        // Not by a macro, whose text the test harness keeps to itself while the test passes.
+        _ = writeln!(std::io::stderr(), "GPU under test: {said}");
+        gpu
+    });
+    match gpu {
+        Ok(gpu) => Some(gpu.clone()),
+        Err(e) if std::env::var_os("MOERAY_REQUIRE_GPU").is_some() => {
+            panic!("MOERAY_REQUIRE_GPU is set and there is no GPU ({e}); `tests/run --without-gpu` does without")
         }
-    })
-    .clone()
+        Err(_) => {
+            skip("no GPU");
+            None
+        }
+    }
+}
+
+/// Says that the running test leaves out something, and why: on its output, and in the report of `tests/run`, which counts.
+pub fn skip(why: &str) {
+    println!("skipped: {why}");
+    report("skipped", &format!("{}\t{why}", std::thread::current().name().unwrap_or("?")));
+}
+
+/// Adds a line to the file named by `MOERAY_TEST_REPORT`.
+fn report(what: &str, line: &str) {
+    let Some(path) = std::env::var_os("MOERAY_TEST_REPORT") else { return };
+    let mut file = std::fs::OpenOptions::new().create(true).append(true).open(path).unwrap();
+    file.write_all(format!("{what}\t{line}\n").as_bytes()).unwrap();
 }
 
 /// One step of a test: how many tokens, after how many, with how many outputs.

@@ -235,6 +235,8 @@ const WANTED: wgpu::Features = wgpu::Features::PIPELINE_CACHE
 /// Sizes of the products that are measured: those of a layer of a model of some billion weights, and of a chunk of a prompt.
 const MEASURED_HIDDEN: usize = 2048;
 const MEASURED_TOKENS: usize = 256;
+/// No further way is begun after this long.
+const MEASURING_BUDGET: Duration = Duration::from_millis(700);
 
 /// How long a mapping may take after the device is done: the callback may be in the hands of another thread.
 const MAPPING: Duration = Duration::from_secs(10);
@@ -334,7 +336,9 @@ impl Gpu {
         let extras = &self.caps.extras;
         let more = if extras.coop16 || extras.coop8 { ", experimental" } else { "" };
         let key = format!("{}, {} {}{more}", self.name, info.driver, info.driver_info).replace(['\t', '\n', '\r'], " ");
-        if let Some(tiles) = options.tuning.tiles(&key, || self.measure(MEASURED_HIDDEN, MEASURED_TOKENS)) {
+        if let Some(tiles) =
+            options.tuning.tiles(&key, || self.measure(MEASURED_HIDDEN, MEASURED_TOKENS, MEASURING_BUDGET))
+        {
             self.caps = Arc::new(Caps { tiles, ..(*self.caps).clone() });
         }
     }
