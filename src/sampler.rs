@@ -344,12 +344,14 @@ fn check_logits(logits: &[f32]) -> Result<()> {
     if bad == 0 {
         return Ok(());
     }
-    let at = logits.iter().position(|l| l.is_nan() || *l == f32::INFINITY).unwrap_or(0);
-    Err(Error::Invalid(format!(
-        "{bad} of {} logits are not finite (the first is {} of token {at}): the model's weights or the computation are broken",
-        logits.len(),
-        logits[at]
-    )))
+    match logits.iter().zip(0..).find(|(l, _)| l.is_nan() || **l == f32::INFINITY) {
+        None => Ok(()),
+        Some((logit, token)) => Err(Error::Invalid(format!(
+            "{bad} of {} logits are not finite (the first is {logit} of token {token}): the model's weights or the \
+             computation are broken",
+            logits.len(),
+        ))),
+    }
 }
 
 fn nothing_left() -> Error {

@@ -30,7 +30,7 @@ pub fn infer(op: &Op, inputs: &[Type]) -> Result<Vec<Type>, Phrase> {
             let [x] = arity(inputs)?;
             match f32_of(&x)? {
                 (Rows::Tokens, cols) => Ok(vec![Type::F32(Rows::Outputs, cols)]),
-                _ => Err("outputs are taken already".into()),
+                (Rows::Outputs, _) => Err("outputs are taken already".into()),
             }
         }
         Op::SigmoidGate => {
@@ -38,11 +38,12 @@ pub fn infer(op: &Op, inputs: &[Type]) -> Result<Vec<Type>, Phrase> {
             let (rows, _) = f32_of(&x)?;
             if g == Type::F32(rows, 1) { Ok(vec![x]) } else { Err(format!("a gate of {g}")) }
         }
-        _ => {
+        Op::Add | Op::Glu(_) => {
             let [a, b] = arity(inputs)?;
             f32_of(&a)?;
             if a == b { Ok(vec![a]) } else { Err("operands of different shapes".into()) }
         }
+        other => Err(format!("no elementwise shape rule for {}", other.name())),
     }
 }
 
@@ -83,7 +84,13 @@ pub fn gated(act: Activation, gate: f64, up: f64) -> f64 {
             let g = gate.min(limit);
             g * sigmoid(f64::from(alpha) * g) * (up.min(limit).max(-limit) + 1.0)
         }
-        _ => activate(act, gate) * up,
+        Activation::Silu
+        | Activation::Gelu
+        | Activation::GeluTanh
+        | Activation::Relu
+        | Activation::Tanh
+        | Activation::Sigmoid
+        | Activation::Identity => activate(act, gate) * up,
     }
 }
 

@@ -162,6 +162,14 @@ pub fn infer(op: &Op, inputs: &[Type], graph: &Graph) -> Result<Vec<Type>, Phras
         Op::WeighInputs => experts::infer_weigh(inputs),
         Op::ExpertLinear(l) => experts::infer_linear(l, inputs, graph),
         Op::ExpertCombine => experts::infer_combine(inputs),
-        _ => fused::infer(op, inputs, graph),
+        Op::NormLinears { .. }
+        | Op::RopeStore { .. }
+        | Op::LinearAdd { .. }
+        | Op::LinearGlu { .. }
+        | Op::LinearAct { .. }
+        | Op::NormRouter { .. }
+        | Op::ExpertGlu { .. }
+        | Op::ExpertAct { .. }
+        | Op::ExpertDownAdd { .. } => fused::infer(op, inputs, graph),
     }
 }

@@ -139,16 +139,17 @@ pub fn eval(logits: &Array, r: &Router, w: Weights<'_>) -> (Vec<u32>, Array) {
         let values: Vec<f32> = among.iter().map(|e| by[*e]).collect();
         let chosen: Vec<usize> = top_k(&values, r.used).iter().map(|i| among[*i]).collect();
         let mut s: Vec<f64> = chosen.iter().map(|e| scores[*e]).collect();
-        if r.score == Score::SoftmaxOfSelected {
-            s = softmax(&s);
+        match r.score {
+            Score::Softmax | Score::Sigmoid | Score::SqrtSoftplus => {}
+            Score::SoftmaxOfSelected => s = softmax(&s),
+            Score::SparseMixer { threshold } => {
+                let weight = |j: usize| sparse_mixer(logits.row(t), |e| chosen[..j].contains(&e), chosen[j], threshold);
+                s = (0..r.used).map(weight).collect();
+            }
         }
-        if let Score::SparseMixer { threshold } = r.score {
-            s = (0..r.used)
-                .map(|j| sparse_mixer(logits.row(t), |e| chosen[..j].contains(&e), chosen[j], threshold))
-                .collect();
-        }
-        if r.renormalise == Renormalise::Softmax {
-            s = softmax(&s);
+        match r.renormalise {
+            Renormalise::Softmax => s = softmax(&s),
+            Renormalise::No | Renormalise::Sum | Renormalise::SumPlus(_) | Renormalise::SumAtLeast(_) => {}
         }
         let divisor = divisor(r.renormalise, s.iter().sum());
         for ((o, s), e) in weights.row_mut(t).iter_mut().zip(&s).zip(&chosen) {

@@ -87,7 +87,10 @@ impl Acts {
 
     /// Room for `rows` rows of `cols` numbers of this precision; f32 is not one of codes and counts as [`Activations::Int16`].
     pub fn reserve(&mut self, activations: Activations, rows: usize, cols: usize) {
-        self.fine = activations != Activations::Int8;
+        self.fine = match activations {
+            Activations::Int8 => false,
+            Activations::Int16 | Activations::F32 => true,
+        };
         let n = rows.saturating_mul(padded(cols)).saturating_mul(self.planes_a_row());
         self.codes.grow(n);
         self.scales.grow(n / 32);

@@ -36,6 +36,7 @@ mod sequence;
 mod stream;
 mod tier;
 mod weight;
+mod weight_roles;
 
 pub use tier::{Tier, tiers};
 
@@ -44,7 +45,7 @@ use crate::{
     error::{Error, Result},
     file::Tensor,
     graph,
-    ir::{Graph, Linear, Op, WeightId},
+    ir::{Graph, Linear, WeightId},
     ops::linear::Activations,
 };
 use layout::Layout;
@@ -102,21 +103,19 @@ pub fn load(program: Program, options: &Options, progress: &mut dyn FnMut(Progre
     check_tier(tier)?;
     let pool = Pool::new(options.threads.unwrap_or_else(pool::default_threads))?;
     let graph = graph::fuse(&program.graph);
-    let routers = router_weights(&graph);
-    let is_vector = vectors_of(&graph);
-    let multiplied = multiplied(&graph, &is_vector);
+    let roles = weight_roles::roles(&graph);
     let total: u64 = program.weights.iter().map(|t| t.byte_len() as u64).sum();
     let mut done = 0;
     let (mut weights, mut vectors) = (vec![], vec![]);
-    for (i, (decl, tensor)) in graph.weights.iter().zip(program.weights.iter()).enumerate() {
+    for ((decl, tensor), role) in graph.weights.iter().zip(program.weights.iter()).zip(roles) {
         if tensor.rows() == 0 || tensor.cols() == 0 {
             return Err(Error::Model(format!("{} has no elements", decl.name)));
         }
-        vectors.push(if is_vector[i] { numbers(tensor)? } else { vec![] });
+        vectors.push(if role.vector { numbers(tensor)? } else { vec![] });
         // Experts are chosen by router logits, so these are computed from f32 activations, whatever the router's format.
-        let exact = if routers.contains(&i) && !tensor.dtype().is_float() { Some(expanded(tensor)?) } else { None };
+        let exact = if role.router && !tensor.dtype().is_float() { Some(expanded(tensor)?) } else { None };
         let mut weight = Weight::new(exact.unwrap_or_else(|| tensor.clone()), tier);
-        if options.repack && multiplied[i] {
+        if options.repack && role.matrix {
             weight
                 .pack(tier, &pool, &mut |n| progress(Progress { phase: "packing weights", done: done + n, total }))?;
         }
@@ -156,52 +155,6 @@ fn numbers(tensor: &Tensor) -> Result<Vec<f32>> {
 
 fn expanded(tensor: &Tensor) -> Result<Tensor> {
     Tensor::from_f32(tensor.shape().to_vec(), numbers(tensor)?)
-}
-
-/// Which weights are matrices of products, not only tables and vectors.
-fn multiplied(graph: &Graph, is_vector: &[bool]) -> Vec<bool> {
-    let mut found = vec![false; graph.weights.len()];
-    for node in graph.nodes.iter().filter(|n| !matches!(n.op, Op::Embed { .. })) {
-        node.op.weights().iter().for_each(|w| found[w.0 as usize] = true);
-    }
-    for (found, is_vector) in found.iter_mut().zip(is_vector) {
-        *found &= !is_vector;
-    }
-    found
-}
-
-/// For each weight, whether ops read it as plain numbers: all of one dimension, and the biases of experts.
-fn vectors_of(graph: &Graph) -> Vec<bool> {
-    let mut found: Vec<bool> = graph.weights.iter().map(|w| w.shape.len() == 1).collect();
-    for node in &graph.nodes {
-        let biases = match &node.op {
-            Op::ExpertLinear(l) | Op::ExpertAct { linear: l, .. } | Op::ExpertDownAdd { linear: l, .. } => {
-                [l.bias, None]
-            }
-            Op::ExpertGlu { gate, up, .. } => [gate.bias, up.bias],
-            _ => [None, None],
-        };
-        biases.into_iter().flatten().for_each(|b| found[b.0 as usize] = true);
-    }
-    found
-}
-
-/// The weights whose products choose experts.
-fn router_weights(graph: &Graph) -> Vec<usize> {
-    let mut found = vec![];
-    for node in &graph.nodes {
-        match &node.op {
-            Op::NormRouter { linear, .. } => found.push(linear.weight.0 as usize),
-            Op::Router(_) => {
-                let maker = graph.nodes.iter().find(|n| n.outputs.contains(&node.inputs[0]));
-                if let Some(Op::Linear(l)) = maker.map(|n| &n.op) {
-                    found.push(l.weight.0 as usize);
-                }
-            }
-            _ => {}
-        }
-    }
-    found
 }
 
 struct Handle(Arc<Model>);

@@ -34,7 +34,7 @@ fn kernel(f: Frame<'_>, node: &Node, kv: KvType) -> String {
     match (&node.op, matrix) {
         (Op::Attend(_), _) => format!("{kv:?}"),
         (_, Some(w)) => f.weight(w).tensor().dtype().to_string(),
-        _ => "F32".into(),
+        (_, None) => "F32".into(),
     }
 }
 
@@ -47,7 +47,7 @@ fn bytes(state: &State, f: Frame<'_>, node: &Node) -> u64 {
             let of_segment = |s: &super::sequence::Segment| {
                 let cache = &state.sequences[s.sequence].caches[a.cache.0 as usize];
                 let seen = (s.end() - a.first_seen(s.past)) as u64;
-                (seen * cache.bytes()).checked_div(cache.ctx as u64).unwrap_or(0)
+                seen * cache.bytes() / cache.ctx as u64
             };
             f.segments.iter().map(of_segment).sum()
         }

@@ -12,7 +12,8 @@ use crate::{
 const OUT: f32 = f32::NAN;
 
 /// Ids and weights of one token from its logits; `scratch` has room for two numbers an expert. E·k steps. Scores are
-/// computed in f64, like the reference's.
+/// computed in f64, like the reference's. Gives `false`, with nothing chosen, where more experts are asked for than take part
+/// (which [`Router::check`] refuses).
 pub fn choose(
     logits: &[f32],
     r: &Router,
@@ -20,12 +21,13 @@ pub fn choose(
     scratch: &mut [f32],
     ids: &mut [u32],
     weights: &mut [f32],
-) {
+) -> bool {
     let of = |i: usize| f64::from(logits[i]);
     let (values, groups) = scratch.split_at_mut(logits.len());
     let mut softmax = (0.0, 1.0);
-    if r.score == Score::Softmax {
-        softmax = top_and_sum(logits.iter().map(|l| f64::from(*l)));
+    match r.score {
+        Score::Softmax => softmax = top_and_sum(logits.iter().map(|l| f64::from(*l))),
+        Score::SoftmaxOfSelected | Score::Sigmoid | Score::SqrtSoftplus | Score::SparseMixer { .. } => {}
     }
     let score = |i: usize, (top, sum): (f64, f64)| match r.score {
         Score::Softmax | Score::SoftmaxOfSelected | Score::SparseMixer { .. } => (of(i) - top).exp() / sum,
@@ -40,34 +42,41 @@ pub fn choose(
         }
     }
     values.iter_mut().filter(|v| v.is_nan()).for_each(|v| *v = f32::NEG_INFINITY);
-    if let Some(g) = &r.groups {
-        limit_to_groups(values, g, &mut groups[..g.count]);
+    if let Some(g) = &r.groups
+        && !limit_to_groups(values, g, &mut groups[..g.count])
+    {
+        return false;
     }
     for id in ids.iter_mut() {
-        *id = take_best(values) as u32;
+        let Some(best) = take_best(values) else { return false };
+        *id = best as u32;
     }
-    if r.score == Score::SoftmaxOfSelected {
-        softmax = top_and_sum(ids.iter().map(|i| of(*i as usize)));
-    }
-    if let Score::SparseMixer { threshold } = r.score {
-        for (j, w) in weights.iter_mut().enumerate() {
-            let s = sparse_mixer(logits, |e| ids[..j].contains(&(e as u32)), ids[j] as usize, threshold);
-            *w = (s * f64::from(r.scale)) as f32;
+    match r.score {
+        Score::Softmax | Score::Sigmoid | Score::SqrtSoftplus => {}
+        Score::SoftmaxOfSelected => softmax = top_and_sum(ids.iter().map(|i| of(*i as usize))),
+        Score::SparseMixer { threshold } => {
+            for (j, w) in weights.iter_mut().enumerate() {
+                let s = sparse_mixer(logits, |e| ids[..j].contains(&(e as u32)), ids[j] as usize, threshold);
+                *w = (s * f64::from(r.scale)) as f32;
+            }
+            return true;
         }
-        return;
     }
-    if r.renormalise == Renormalise::Softmax {
-        let (top, sum) = top_and_sum(ids.iter().map(|i| score(*i as usize, softmax)));
-        for (w, i) in weights.iter_mut().zip(&*ids) {
-            *w = ((score(*i as usize, softmax) - top).exp() / sum * f64::from(r.scale)) as f32;
+    match r.renormalise {
+        Renormalise::Softmax => {
+            let (top, sum) = top_and_sum(ids.iter().map(|i| score(*i as usize, softmax)));
+            for (w, i) in weights.iter_mut().zip(&*ids) {
+                *w = ((score(*i as usize, softmax) - top).exp() / sum * f64::from(r.scale)) as f32;
+            }
         }
-        return;
+        Renormalise::No | Renormalise::Sum | Renormalise::SumPlus(_) | Renormalise::SumAtLeast(_) => {
+            let divisor = divisor(r.renormalise, ids.iter().map(|i| score(*i as usize, softmax)).sum());
+            for (w, i) in weights.iter_mut().zip(&*ids) {
+                *w = (score(*i as usize, softmax) / divisor * f64::from(r.scale)) as f32;
+            }
+        }
     }
-    let sum = ids.iter().map(|i| score(*i as usize, softmax)).sum();
-    let divisor = divisor(r.renormalise, sum);
-    for (w, i) in weights.iter_mut().zip(&*ids) {
-        *w = (score(*i as usize, softmax) / divisor * f64::from(r.scale)) as f32;
-    }
+    true
 }
 
 /// The largest number, and the sum of the exponentials relative to it.
@@ -76,16 +85,17 @@ fn top_and_sum(x: impl Iterator<Item = f64> + Clone) -> (f64, f64) {
     (top, x.map(|v| (v - top).exp()).sum())
 }
 
-/// The first of the largest values that take part; it takes no part from now on.
-fn take_best(values: &mut [f32]) -> usize {
+/// The first of the largest values that take part, which takes no part from now on; `None` where none does.
+fn take_best(values: &mut [f32]) -> Option<usize> {
     let free = (0..values.len()).filter(|i| !values[*i].is_nan());
-    let best = free.reduce(|a, b| if values[b] > values[a] { b } else { a }).unwrap_or(0);
+    let best = free.reduce(|a, b| if values[b] > values[a] { b } else { a })?;
     values[best] = OUT;
-    best
+    Some(best)
 }
 
-/// Takes the experts of all but the best groups out of the choice. `scores` has room for a number a group.
-fn limit_to_groups(values: &mut [f32], g: &Groups, scores: &mut [f32]) {
+/// Takes the experts of all but the best groups out of the choice. `scores` has room for a number a group. Gives `false`
+/// where more groups are asked for than there are.
+fn limit_to_groups(values: &mut [f32], g: &Groups, scores: &mut [f32]) -> bool {
     let size = values.len() / g.count;
     for (s, group) in scores.iter_mut().zip(values.chunks_exact(size)) {
         let (mut best, mut second) = (f32::NEG_INFINITY, f32::NEG_INFINITY);
@@ -93,14 +103,18 @@ fn limit_to_groups(values: &mut [f32], g: &Groups, scores: &mut [f32]) {
             second = second.max(best.min(v));
             best = best.max(v);
         }
-        *s = if g.score == GroupScore::TopTwo { best + second } else { best };
+        *s = match g.score {
+            GroupScore::Max => best,
+            GroupScore::TopTwo => best + second,
+        };
     }
-    for _ in 0..g.used {
-        take_best(scores);
+    if (0..g.used).any(|_| take_best(scores).is_none()) {
+        return false;
     }
     for (s, group) in scores.iter().zip(values.chunks_exact_mut(size)) {
         if !s.is_nan() {
             group.fill(OUT);
         }
     }
+    true
 }

@@ -155,41 +155,74 @@ pub struct Glu<'a> {
     pub act: Activation,
 }
 
+/// Activations that a gated unit has vector code for.
+#[derive(Clone, Copy)]
+enum VectorAct {
+    Identity,
+    Sigmoid,
+    /// `g · sigmoid(alpha · g)`. With a limit, gate and up are clamped first and 1 is added to up.
+    Swish {
+        alpha: f32,
+        limit: Option<f32>,
+    },
+}
+
+impl VectorAct {
+    /// `None` for activations that are computed number by number with the code of their op page.
+    fn of(act: Activation) -> Option<Self> {
+        match act {
+            Activation::Identity => Some(VectorAct::Identity),
+            Activation::Sigmoid => Some(VectorAct::Sigmoid),
+            Activation::Silu => Some(VectorAct::Swish { alpha: 1.0, limit: None }),
+            Activation::ClampedSwiglu { alpha, limit } => Some(VectorAct::Swish { alpha, limit: Some(limit) }),
+            Activation::Gelu | Activation::GeluTanh | Activation::Relu | Activation::Tanh => None,
+        }
+    }
+}
+
 impl Floats for Glu<'_> {
     type Output = ();
 
     #[inline(always)]
     unsafe fn run<L: Lanes>(self) {
         let n = self.gate.len().min(self.up.len());
-        let one = |g: f32, u: f32| gated(self.act, f64::from(g), f64::from(u)) as f32;
-        let (alpha, limit) = match self.act {
-            Activation::ClampedSwiglu { alpha, limit } => (alpha, limit),
-            _ => (1.0, f32::INFINITY),
-        };
-        let clamped = matches!(self.act, Activation::ClampedSwiglu { .. });
-        let fast = clamped || matches!(self.act, Activation::Silu | Activation::Sigmoid | Activation::Identity);
-        let whole = if fast { n / N * N } else { 0 };
-        // SAFETY: vectors lie within the first `whole` numbers of both slices; the features are there.
+        let mut whole = 0;
+        if let Some(act) = VectorAct::of(self.act) {
+            whole = n / N * N;
+            // SAFETY: the first `whole` numbers of both slices are whole vectors; the features are there by the contract.
+            unsafe { glu_vectors::<L>(act, &mut self.gate[..whole], &self.up[..whole]) }
+        }
+        for (g, u) in self.gate[whole..n].iter_mut().zip(&self.up[whole..n]) {
+            *g = gated(self.act, f64::from(*g), f64::from(*u)) as f32;
+        }
+    }
+}
+
+/// `gate = act(gate) · up` for slices of one length, whole vectors.
+///
+/// # Safety
+/// The processor has the features of `L`.
+#[inline(always)]
+unsafe fn glu_vectors<L: Lanes>(act: VectorAct, gate: &mut [f32], up: &[f32]) {
+    for (gate, up) in gate.chunks_exact_mut(N).zip(up.chunks_exact(N)) {
+        // SAFETY: both slices have a vector's numbers; the features are there by the contract.
         unsafe {
             let (zero, unit) = (L::splat(0.0), L::splat(1.0));
-            for i in (0..whole).step_by(N) {
-                let (mut g, mut u) = (L::load(self.gate.as_ptr().add(i)), L::load(self.up.as_ptr().add(i)));
-                if clamped {
+            let (g, u) = (L::load(gate.as_ptr()), L::load(up.as_ptr()));
+            let swish = |g: L, alpha: f32| g.div(unit.add(zero.sub(g.mul(L::splat(alpha))).exp()));
+            let y = match act {
+                VectorAct::Identity => g.mul(u),
+                VectorAct::Sigmoid => unit.div(unit.add(zero.sub(g).exp())).mul(u),
+                VectorAct::Swish { alpha, limit: None } => swish(g, alpha).mul(u),
+                VectorAct::Swish { alpha, limit: Some(limit) } => {
                     // The smaller of a and b is −max(−a, −b).
                     let least = L::splat(-limit);
-                    g = zero.sub(zero.sub(g).max(least));
-                    u = zero.sub(zero.sub(u).max(least)).max(least).add(unit);
+                    let g = zero.sub(zero.sub(g).max(least));
+                    let u = zero.sub(zero.sub(u).max(least)).max(least).add(unit);
+                    swish(g, alpha).mul(u)
                 }
-                let y = match self.act {
-                    Activation::Identity => g,
-                    Activation::Sigmoid => unit.div(unit.add(zero.sub(g).exp())),
-                    _ => g.div(unit.add(zero.sub(g.mul(L::splat(alpha))).exp())),
-                };
-                y.mul(u).store(self.gate.as_mut_ptr().add(i));
-            }
-        }
-        for i in whole..n {
-            self.gate[i] = one(self.gate[i], self.up[i]);
+            };
+            y.store(gate.as_mut_ptr());
         }
     }
 }

@@ -22,7 +22,7 @@ use super::{
 use crate::{
     backend::{Output, Step},
     error::{Error, Result},
-    ir::{Activation, Linear, Node, Norm, NormKind, Op, Rope, Router, Rows, ValueId, WeightId},
+    ir::{Activation, Linear, Node, Norm, NormKind, Op, Rope, Router, Rows, StateId, ValueId, WeightId},
     ops::{elementwise::sigmoid, linear::Activations},
 };
 use linears::norm_rows;
@@ -60,6 +60,9 @@ enum Then {
     /// A factor, a sigmoid gate, a residual.
     Add { residual: ValueId, gate: Option<ValueId>, factor: f32 },
 }
+
+/// Gives the rows of the i-th input of a node that belong to one segment.
+type SegmentInput<'i, 'x> = &'i dyn Fn(usize) -> &'x [f32];
 
 /// What is the same for all nodes of a step.
 #[derive(Clone, Copy)]
@@ -106,7 +109,11 @@ impl State {
     pub(super) fn new(model: &Model, chunk: usize, ctx: usize, sequences: Vec<Sequence>) -> Self {
         let (mut numbers, mut ids) = (vec![], vec![]);
         for b in &model.layout.buffers {
-            let len = b.cols.saturating_mul(if b.rows == Rows::Tokens { chunk } else { 1 });
+            let rows = match b.rows {
+                Rows::Tokens => chunk,
+                Rows::Outputs => 1,
+            };
+            let len = b.cols.saturating_mul(rows);
             numbers.push(Aligned::zeroed(if b.ids { 0 } else { len }));
             ids.push(if b.ids { vec![0; len] } else { vec![] });
         }
@@ -261,7 +268,12 @@ impl State {
                 self.attention = scratch;
                 done?;
             }
-            Op::ShortConv(_) | Op::DeltaNet(_) => self.recurrent(f, node, &mut outs[0])?,
+            Op::ShortConv(c) => self.recurrent(f, node, c.state, &mut outs[0], |env, input, state, out| {
+                recurrent::short_conv(env, c, input(0), state, out)
+            })?,
+            Op::DeltaNet(d) => self.recurrent(f, node, d.state, &mut outs[0], |env, input, state, out| {
+                recurrent::delta_net(env, d, [0, 1, 2].map(input), state, out)
+            })?,
             Op::WeighInputs => {
                 let (x, weights) = (self.numbers_of(f, ins[0]), self.numbers_of(f, ins[1]));
                 let (n, k) = (f.place(ins[0]).cols, f.place(ins[1]).cols);
@@ -275,31 +287,39 @@ impl State {
             }
             Op::Router(r) => self.route(f, node, r, outs, None)?,
             Op::NormRouter { norm, linear, router } => self.route(f, node, router, outs, Some((norm, linear)))?,
-            op if op.is_routed() => self.routed(f, node, outs)?,
-            _ => self.simple(f, node, &mut outs[0])?,
+            Op::ExpertLinear(_) | Op::ExpertAct { .. } | Op::ExpertGlu { .. } | Op::ExpertDownAdd { .. } => {
+                self.routed(f, node, outs)?;
+            }
+            Op::Add
+            | Op::Scale(_)
+            | Op::Glu(_)
+            | Op::Act(_)
+            | Op::SigmoidGate
+            | Op::JoinHeads { .. }
+            | Op::ExpertCombine
+            | Op::TakeOutputs => self.simple(f, node, &mut outs[0])?,
         }
         Ok(())
     }
 }
 
 impl State {
-    /// The ops on recurrent states, which leave their place while they are written.
-    fn recurrent(&mut self, f: Frame<'_>, node: &Node, out: &mut [f32]) -> Result<()> {
-        let at = match &node.op {
-            Op::ShortConv(c) => c.state.0 as usize,
-            Op::DeltaNet(d) => d.state.0 as usize,
-            op => return Err(Error::Graph(format!("{} has no state", op.name()))),
-        };
+    /// Runs an op on a recurrent state: calls `work` for every segment with the segment's rows of each input, its sequence's
+    /// state, and its rows of the output. The sequences leave `self` meanwhile, because their states are written while the
+    /// inputs are read.
+    fn recurrent(
+        &mut self,
+        f: Frame<'_>,
+        node: &Node,
+        state: StateId,
+        out: &mut [f32],
+        work: impl Fn(Env<'_>, SegmentInput<'_, '_>, &mut [f32], &mut [f32]) -> Result<()>,
+    ) -> Result<()> {
         let mut sequences = take(&mut self.sequences);
         let done = f.segments.iter().try_for_each(|s| {
-            let state = &mut sequences[s.sequence].states[at];
+            let state = &mut sequences[s.sequence].states[state.0 as usize];
             let input = |i: usize| s.of(self.numbers_of(f, node.inputs[i]), f.place(node.inputs[i]).cols);
-            let out = s.of_mut(out, f.place(node.outputs[0]).cols);
-            match &node.op {
-                Op::ShortConv(c) => recurrent::short_conv(self.env(f), c, input(0), state, out),
-                Op::DeltaNet(d) => recurrent::delta_net(self.env(f), d, [0, 1, 2].map(input), state, out),
-                _ => Ok(()),
-            }
+            work(self.env(f), &input, state, s.of_mut(out, f.place(node.outputs[0]).cols))
         });
         self.sequences = sequences;
         done

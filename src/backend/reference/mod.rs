@@ -143,11 +143,11 @@ impl Walker {
         // `graph::check` has made sure that operands are what the op wants.
         let nums = |i: usize| match &values[node.inputs[i].0 as usize] {
             Value::Numbers(a) => a,
-            _ => unreachable!("checked graph"),
+            Value::Ids(_) | Value::Nothing => unreachable!("checked graph"),
         };
         let ids = |i: usize| match &values[node.inputs[i].0 as usize] {
             Value::Ids(a) => a.as_slice(),
-            _ => unreachable!("checked graph"),
+            Value::Numbers(_) | Value::Nothing => unreachable!("checked graph"),
         };
         let plain = |x: &Array, weight: WeightId| linear::eval(x, &Linear { weight, bias: None }, w);
         let made = match &node.op {

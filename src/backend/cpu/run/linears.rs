@@ -61,10 +61,13 @@ impl State {
 }
 
 pub(super) fn norm_rows(env: Env<'_>, f: Frame<'_>, x: &[f32], n: &Norm, cols: usize, out: &mut [f32]) -> Result<()> {
-    let w = f.vector(n.weight);
-    if n.kind == NormKind::Rms && n.bias.is_none() {
-        return each_row(env, x, cols, out, &|_, x, y| env.floats(RmsNorm { x, y, w, eps: n.eps }));
-    }
-    let (b, centred) = (n.bias.map(|b| f.vector(b)), n.kind == NormKind::Layer);
+    let (w, b) = (f.vector(n.weight), n.bias.map(|b| f.vector(b)));
+    let centred = match n.kind {
+        NormKind::Rms if b.is_none() => {
+            return each_row(env, x, cols, out, &|_, x, y| env.floats(RmsNorm { x, y, w, eps: n.eps }));
+        }
+        NormKind::Rms => false,
+        NormKind::Layer => true,
+    };
     each_row(env, x, cols, out, &|_, x, y| env.floats(LayerNorm { x, y, w, b, centred, eps: n.eps }))
 }

@@ -32,6 +32,7 @@ impl State {
         let (to_ids, to_weights) = (Out::new(&mut ids), Out::new(&mut outs[weights_at]));
         let per = (1024 / r.experts).max(1);
         let (bias, factors) = (r.selection_bias.map(|b| f.vector(b)), r.expert_scale.map(|s| f.vector(s)));
+        let failed = AtomicBool::new(false);
         let done = f.model.pool.run(t.div_ceil(per), &|worker, item| {
             let mut scratch = self.scratch.of(worker);
             let scratch = room(&mut scratch.other, 2 * r.experts);
@@ -39,7 +40,10 @@ impl State {
                 let l = &logits[i * r.experts..(i + 1) * r.experts];
                 // SAFETY: every token belongs to one item.
                 let (ids, w) = unsafe { (to_ids.slice(i * r.used, r.used), to_weights.slice(i * r.used, r.used)) };
-                choose(l, r, bias, scratch, ids, w);
+                if !choose(l, r, bias, scratch, ids, w) {
+                    failed.store(true, Ordering::Relaxed);
+                    return;
+                }
                 if let Some(s) = factors {
                     w.iter_mut().zip(&*ids).for_each(|(w, e)| *w *= s[*e as usize]);
                 }
@@ -47,6 +51,9 @@ impl State {
         });
         self.ids[p.buffer] = ids;
         self.normed = logits;
+        if failed.into_inner() {
+            return Err(Error::Graph(format!("a router takes {} of {} experts: {}", r.used, r.experts, r.variant())));
+        }
         done
     }
 
@@ -56,7 +63,7 @@ impl State {
         let (first, second) = match &node.op {
             Op::ExpertLinear(l) | Op::ExpertAct { linear: l, .. } | Op::ExpertDownAdd { linear: l, .. } => (*l, *l),
             Op::ExpertGlu { gate, up, .. } => (*gate, *up),
-            _ => return Err(Error::Graph(format!("{} routes nothing", node.op.name()))),
+            op => return Err(Error::Graph(format!("the CPU backend has no expert code for {}", op.name()))),
         };
         let shape = f.weight(first.weight).tensor().shape();
         let (n, width, inp) = (shape[0], shape[1], shape[2]);
@@ -68,6 +75,7 @@ impl State {
         let input = Input { floats: self.numbers_of(f, x), acts: &self.acts };
         let matrices = |l: Linear| Matrices { weight: f.weight(l.weight), bias: l.bias.map(|b| f.vector(b)) };
         let (env, m) = (self.env(f), matrices(first));
+        let reads = if f.place(x).cols == inp { Reads::Token } else { Reads::Pair };
         match &node.op {
             Op::ExpertGlu { act, .. } => {
                 experts::glu(env, input, &self.groups, (m, matrices(second)), width, *act, &mut outs[0])
@@ -76,11 +84,11 @@ impl State {
                 let (weights, residual) = (self.numbers_of(f, node.inputs[2]), self.numbers_of(f, node.inputs[3]));
                 experts::down_add(env, input, &self.groups, m, width, weights, (residual, *factor), &mut outs[0])
             }
-            op => {
-                let reads = if f.place(x).cols == inp { Reads::Token } else { Reads::Pair };
-                let act = if let Op::ExpertAct { act, .. } = op { Some(*act) } else { None };
-                experts::linear(env, input, reads, &self.groups, m, width, act, &mut outs[0])
+            Op::ExpertLinear(_) => experts::linear(env, input, reads, &self.groups, m, width, None, &mut outs[0]),
+            Op::ExpertAct { act, .. } => {
+                experts::linear(env, input, reads, &self.groups, m, width, Some(*act), &mut outs[0])
             }
+            op => Err(Error::Graph(format!("the CPU backend has no expert code for {}", op.name()))),
         }
     }
 }

@@ -55,12 +55,12 @@ impl State {
                     }
                 })
             }
-            // TakeOutputs.
-            _ => {
+            Op::TakeOutputs => {
                 let from = (f.step.tokens.len() - f.step.outputs) * cols;
                 out[..a.len() - from].copy_from_slice(&a[from..]);
                 Ok(())
             }
+            op => Err(Error::Graph(format!("the CPU backend has no row code for {}", op.name()))),
         }
     }
 
