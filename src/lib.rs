@@ -124,7 +124,7 @@ pub mod gpu {
 /// The CPU: threads, instruction sets, and the precision of activations.
 pub mod cpu {
     pub use crate::{
-        backend::cpu::{Options, Tier, measure_bandwidth, tiers},
+        backend::cpu::{Options, SimdLevel, measure_bandwidth, simd_levels},
         ops::linear::Activations,
     };
 }

@@ -1,11 +1,11 @@
-//! The CPU backend by itself: every format's products at every tier, the thread pool, and independence of the number of
+//! The CPU backend by itself: every format's products at every SIMD level, the thread pool, and independence of the number of
 //! threads. Parity of ops with the reference is in `parity`.
 
 use crate::quant::dequantized;
 use moeray::{
     backend::{
         Loaded, Output, Program, RunnerOptions, Step,
-        cpu::{self, Options, Tier, pool::Pool},
+        cpu::{self, Options, SimdLevel, pool::Pool},
     },
     file::{Bytes, Tensor},
     graph::Builder,
@@ -94,13 +94,20 @@ fn rounded(x: &[f32]) -> Vec<f64> {
 ///   bounded by the row's largest weight (formats whose codes have an offset sum it apart and subtract it);
 /// - with the true activations (quantised formats): within the bound of the rounding, half a step of each activation,
 ///   Σ |w| · largest of its 32 / 254.
-fn check_product(tier: Tier, dtype: DType, rows: usize, cols: usize, tokens: usize, pool: &Pool) -> Result<(), String> {
-    [false, true].into_iter().try_for_each(|repack| check_form(tier, dtype, rows, cols, tokens, repack, pool))
+fn check_product(
+    level: SimdLevel,
+    dtype: DType,
+    rows: usize,
+    cols: usize,
+    tokens: usize,
+    pool: &Pool,
+) -> Result<(), String> {
+    [false, true].into_iter().try_for_each(|repack| check_form(level, dtype, rows, cols, tokens, repack, pool))
 }
 
-/// The same from the file's form or a packed copy (where the tier has none: from the file's form again).
+/// The same from the file's form or a packed copy (where the SIMD level has none: from the file's form again).
 fn check_form(
-    tier: Tier,
+    level: SimdLevel,
     dtype: DType,
     rows: usize,
     cols: usize,
@@ -111,9 +118,10 @@ fn check_form(
     let mut rng = Rng((rows * 1_000_003 + cols * 1009 + tokens) as u64);
     let weight = matrix(dtype, rows, cols, &mut rng);
     let x = activations(tokens * cols, &mut rng);
-    let got = cpu::multiply(&weight, &x, tier, Activations::Int8, repack, pool).unwrap();
+    let got = cpu::multiply(&weight, &x, level, Activations::Int8, repack, pool).unwrap();
     let form = if repack { "packed" } else { "mapped" };
-    let at = |t: usize, r: usize| format!("{dtype} {form} {rows}x{cols}, {tokens} tokens, {}: [{t}, {r}]", tier.name());
+    let at =
+        |t: usize, r: usize| format!("{dtype} {form} {rows}x{cols}, {tokens} tokens, {}: [{t}, {r}]", level.name());
     for t in 0..tokens {
         let x = &x[t * cols..(t + 1) * cols];
         let near = if dtype.is_float() { x.iter().map(|v| f64::from(*v)).collect() } else { rounded(x) };
@@ -142,15 +150,15 @@ fn check_form(
     Ok(())
 }
 
-/// Every format × tier × shape × number of tokens (1, 2, 3, 4: rows kernels; 5 to 29: panels with every remainder).
+/// Every format × SIMD level × shape × number of tokens (1, 2, 3, 4: rows kernels; 5 to 29: panels with every remainder).
 #[test]
 fn products() {
     let pool = Pool::new(2).unwrap();
-    let tiers = cpu::tiers();
-    println!("tiers under test: {tiers:?}");
+    let levels = cpu::simd_levels();
+    println!("SIMD levels under test: {levels:?}");
     let mut ran = 0;
     for dtype in DType::ALL {
-        for &tier in &tiers {
+        for &level in &levels {
             for cols in [32, 64, 96, 256, 288, 512, 800] {
                 if cols % dtype.layout().block != 0 {
                     continue;
@@ -158,14 +166,14 @@ fn products() {
                 for (rows, tokens) in
                     [(1, 1), (2, 1), (3, 2), (5, 3), (17, 4), (5, 5), (35, 6), (1, 7), (16, 21), (33, 15), (18, 29)]
                 {
-                    check_product(tier, dtype, rows, cols, tokens, &pool).unwrap();
+                    check_product(level, dtype, rows, cols, tokens, &pool).unwrap();
                     ran += 1;
                 }
             }
         }
     }
     // 10 formats take all seven widths, 6 only the two multiples of 256.
-    assert_eq!(ran, tiers.len() * 11 * (10 * 7 + 6 * 2));
+    assert_eq!(ran, levels.len() * 11 * (10 * 7 + 6 * 2));
 }
 
 /// Float rows need not be whole vectors.
@@ -173,10 +181,10 @@ fn products() {
 fn float_rows_of_any_length() {
     let pool = Pool::new(1).unwrap();
     for dtype in [DType::F32, DType::F16, DType::BF16] {
-        for tier in cpu::tiers() {
+        for level in cpu::simd_levels() {
             for cols in [1, 3, 15, 17, 63, 65, 100, 300] {
                 for tokens in [1, 2, 5, 64, 77] {
-                    check_product(tier, dtype, 6, cols, tokens, &pool).unwrap();
+                    check_product(level, dtype, 6, cols, tokens, &pool).unwrap();
                 }
             }
         }
@@ -197,7 +205,7 @@ fn alarm_one_code_off_is_seen() {
         let x: Vec<f32> = (0..512).map(|i| (i % 13) as f32 + 1.0).collect();
         let y = |bytes: Vec<u8>| {
             let w = Tensor::new(dtype, vec![1, 512], vec![Bytes::from_vec(bytes)]).unwrap();
-            cpu::multiply(&w, &x, Tier::Scalar, Activations::Int8, false, &pool).unwrap()[0]
+            cpu::multiply(&w, &x, SimdLevel::Scalar, Activations::Int8, false, &pool).unwrap()[0]
         };
         assert_ne!(y(good), y(bad), "{dtype}");
     }
@@ -213,9 +221,9 @@ fn bad_numbers_are_not_hidden() {
         for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
             let mut x = activations(256, &mut rng);
             x[77] = bad;
-            for tier in cpu::tiers() {
-                let y = cpu::multiply(&w, &x, tier, Activations::Int8, false, &pool).unwrap()[0];
-                assert!(!y.is_finite(), "{dtype} {}: {bad} became {y}", tier.name());
+            for level in cpu::simd_levels() {
+                let y = cpu::multiply(&w, &x, level, Activations::Int8, false, &pool).unwrap()[0];
+                assert!(!y.is_finite(), "{dtype} {}: {bad} became {y}", level.name());
             }
         }
     }
@@ -225,7 +233,7 @@ fn bad_numbers_are_not_hidden() {
 fn wrong_arguments_are_errors() {
     let pool = Pool::new(1).unwrap();
     let w = matrix(DType::F32, 1, 8, &mut Rng(1));
-    assert!(cpu::multiply(&w, &[0.0; 9], Tier::Scalar, Activations::Int8, false, &pool).is_err());
+    assert!(cpu::multiply(&w, &[0.0; 9], SimdLevel::Scalar, Activations::Int8, false, &pool).is_err());
     assert!(Pool::new(0).is_err());
     assert!(Pool::new(100_000).is_err());
 }
@@ -398,9 +406,9 @@ fn model(experts: DType, rest: DType) -> Program {
     Program::new(b.finish(), weights).unwrap()
 }
 
-fn load(program: &Program, threads: usize, tier: Option<Tier>) -> Box<dyn Loaded> {
+fn load(program: &Program, threads: usize, level: Option<SimdLevel>) -> Box<dyn Loaded> {
     let (mut calls, mut last, mut total) = (0, 0, 0);
-    let options = Options { threads: Some(threads), tier, ..Options::default() };
+    let options = Options { threads: Some(threads), simd_level: level, ..Options::default() };
     let loaded = cpu::load(program.clone(), &options, &mut |p| {
         assert!(p.done >= last && p.done <= p.total, "{p:?} after {last}");
         (calls, last, total) = (calls + 1, p.done, p.total);
@@ -444,20 +452,20 @@ fn threads_do_not_change_bits() {
     }
 }
 
-/// The tiers differ by rounding only, and describe themselves.
+/// The SIMD levels differ by rounding only, and describe themselves.
 #[test]
-fn tiers_agree() {
+fn simd_levels_agree() {
     let program = model(DType::Q4K, DType::Q6K);
     for kv in [KvType::F16, KvType::Q8_0] {
-        let want = logits_with(&*load(&program, 2, Some(Tier::Scalar)), kv);
+        let want = logits_with(&*load(&program, 2, Some(SimdLevel::Scalar)), kv);
         let energy: f64 = want.iter().map(|x| f64::from(*x).powi(2)).sum();
-        for tier in cpu::tiers() {
-            let loaded = load(&program, 2, Some(tier));
-            assert_eq!(loaded.describe(), format!("cpu (2 threads, {})", tier.name()));
+        for level in cpu::simd_levels() {
+            let loaded = load(&program, 2, Some(level));
+            assert_eq!(loaded.describe(), format!("cpu (2 threads, {})", level.name()));
             let got = logits_with(&*loaded, kv);
             let error: f64 = want.iter().zip(&got).map(|(a, b)| f64::from(a - b).powi(2)).sum();
             // One activation code that rounds the other way is 1e-5 or so; a wrong kernel is 1e-2 and more.
-            assert!(error / energy < 1e-4, "{}, {kv:?}: {:e}", tier.name(), error / energy);
+            assert!(error / energy < 1e-4, "{}, {kv:?}: {:e}", level.name(), error / energy);
         }
     }
 }
@@ -568,30 +576,30 @@ proptest! {
         let dtype = DType::ALL[format];
         let cols = groups * if dtype.layout().block == 256 { 256 } else { 32 };
         let pool = Pool::new(2).unwrap();
-        for tier in cpu::tiers() {
-            check_product(tier, dtype, rows, cols.min(2048), tokens, &pool).map_err(TestCaseError::fail)?;
+        for level in cpu::simd_levels() {
+            check_product(level, dtype, rows, cols.min(2048), tokens, &pool).map_err(TestCaseError::fail)?;
         }
     }
 }
 
-/// Weights are packed where the tier has packed kernels and it is not forbidden: memory says so, and the results are those of
+/// Weights are packed where the SIMD level has packed kernels and it is not forbidden: memory says so, and the results are those of
 /// the map up to the order of sums.
 #[test]
 fn packed_and_mapped_agree() {
     for (experts, rest) in [(DType::Q4K, DType::Q6K), (DType::Q8_0, DType::Q5_0)] {
         let program = model(experts, rest);
-        for tier in cpu::tiers() {
+        for level in cpu::simd_levels() {
             let with = |repack: bool| {
-                let options = Options { threads: Some(2), tier: Some(tier), repack, ..Options::default() };
+                let options = Options { threads: Some(2), simd_level: Some(level), repack, ..Options::default() };
                 cpu::load(program.clone(), &options, &mut |_| {}).unwrap()
             };
             let (mapped, packed) = (with(false), with(true));
             assert_eq!(mapped.weight_bytes(), 0);
-            assert_eq!(packed.weight_bytes() > 0, tier == Tier::Avx512Vnni, "{}", tier.name());
+            assert_eq!(packed.weight_bytes() > 0, level == SimdLevel::Avx512Vnni, "{}", level.name());
             let (want, got) = (logits(&*mapped), logits(&*packed));
             let energy: f64 = want.iter().map(|x| f64::from(*x).powi(2)).sum();
             let error: f64 = want.iter().zip(&got).map(|(a, b)| f64::from(a - b).powi(2)).sum();
-            assert!(error / energy < 1e-4, "{}: {:e}", tier.name(), error / energy);
+            assert!(error / energy < 1e-4, "{}: {:e}", level.name(), error / energy);
         }
     }
 }

@@ -9,7 +9,7 @@ use std::io::{self, Write};
 pub fn devices(args: &DevicesArgs) -> Outcome {
     let found = wgpu::devices();
     let chosen = found.iter().find(|d| d.chosen_by_default);
-    let tiers: Vec<&str> = cpu::tiers().into_iter().map(cpu::Tier::name).collect();
+    let simd_levels: Vec<&str> = cpu::simd_levels().into_iter().map(cpu::SimdLevel::name).collect();
     let (processor, threads) = (facts::processor(), cpu::pool::default_threads());
     let mut out = io::stdout().lock();
     if args.json {
@@ -27,7 +27,7 @@ pub fn devices(args: &DevicesArgs) -> Outcome {
                 })
             })
             .collect();
-        let cpu = json!({"name": processor, "threads": threads, "instructions": tiers});
+        let cpu = json!({"name": processor, "threads": threads, "simd_levels": simd_levels});
         let choice = chosen.map_or(json!({"backend": "cpu"}), |d| json!({"backend": "wgpu", "device": d.index}));
         writeln!(out, "{:#}", json!({"gpus": list, "cpu": cpu, "choice": choice}))?;
         return Ok(());
@@ -54,7 +54,7 @@ pub fn devices(args: &DevicesArgs) -> Outcome {
         writeln!(out, "  no GPU that wgpu reaches (Vulkan, Metal or DX12)")?;
     }
     let mark = if chosen.is_none() { '*' } else { ' ' };
-    writeln!(out, "{mark} cpu: {processor} ({threads} threads, {})", tiers.join(", "))?;
+    writeln!(out, "{mark} cpu: {processor} ({threads} threads, {})", simd_levels.join(", "))?;
     let choice = chosen.map_or("cpu".to_string(), |d| format!("wgpu on {}", d.name));
     writeln!(out, "\nwithout --backend: {choice}")?;
     Ok(())

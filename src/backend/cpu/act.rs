@@ -6,9 +6,9 @@
 
 use super::{
     buffer::{Aligned, Out},
-    lanes::Lanes,
     pool::Pool,
-    tier::{Floats, Tier, dispatch},
+    simd::F32x16,
+    simd_level::{SimdKernel, SimdLevel, dispatch},
 };
 use crate::{error::Result, ops::linear::Activations};
 
@@ -33,7 +33,7 @@ pub struct Acts {
 #[derive(Clone, Copy, Debug, Default, bytemuck::Pod, bytemuck::Zeroable)]
 #[repr(C, align(64))]
 pub struct Line {
-    /// Codes.
+    /// KvQuants.
     pub codes: [i8; 32],
     /// Their scale.
     pub scale: f32,
@@ -48,10 +48,10 @@ pub struct Line {
     unused: u32,
 }
 
-/// One quantised row, as kernels take it. Codes are zero up to the next multiple of 64.
+/// One quantised row, as kernels take it. KvQuants are zero up to the next multiple of 64.
 #[derive(Clone, Copy, Debug)]
 pub struct ActRow {
-    /// Codes.
+    /// KvQuants.
     pub codes: *const i8,
     /// Scale of each 32.
     pub scales: *const f32,
@@ -114,7 +114,14 @@ impl Acts {
     ///
     /// # Errors
     /// As [`Pool::run`].
-    pub fn fill(&mut self, pool: &Pool, tier: Tier, activations: Activations, x: &[f32], cols: usize) -> Result<()> {
+    pub fn fill(
+        &mut self,
+        pool: &Pool,
+        simd_level: SimdLevel,
+        activations: Activations,
+        x: &[f32],
+        cols: usize,
+    ) -> Result<()> {
         let rows = x.len() / cols;
         self.reserve(activations, rows, cols);
         self.stride = padded(cols);
@@ -142,8 +149,8 @@ impl Acts {
                 };
                 let x = &x[r * cols..(r + 1) * cols];
                 let job = Quantise { x, codes, scales, sums16, sums32, lines, stride };
-                // SAFETY: the tier is one of this processor's; the slices have the lengths that `Quantise` wants.
-                unsafe { dispatch(tier, job) }
+                // SAFETY: the SIMD level is one of this processor's; the slices have the lengths that `Quantise` wants.
+                unsafe { dispatch(simd_level, job) }
             }
         })
     }
@@ -184,11 +191,11 @@ struct Quantise<'a> {
     stride: usize,
 }
 
-impl Floats for Quantise<'_> {
+impl SimdKernel for Quantise<'_> {
     type Output = ();
 
     #[inline(always)]
-    unsafe fn run<L: Lanes>(mut self) {
+    unsafe fn run<L: F32x16>(mut self) {
         let groups = self.x.len() / 32;
         let mut left = [0f32; 32];
         for g in 0..groups {
@@ -215,7 +222,7 @@ impl Quantise<'_> {
     /// # Safety
     /// The processor has the features of `L`.
     #[inline(always)]
-    unsafe fn group<L: Lanes>(&mut self, g: usize, x: &mut [f32; 32]) {
+    unsafe fn group<L: F32x16>(&mut self, g: usize, x: &mut [f32; 32]) {
         let codes = &mut self.codes[32 * g..32 * g + 32];
         // SAFETY: `x` and `codes` have 32 numbers; the features are there by the contract.
         let (scale, whole_sums) = unsafe {

@@ -2,35 +2,35 @@
 //!
 //! Attention goes through the positions in chunks with a running maximum and sum (Milakov and Gimelshein 2018; Dao et al.
 //! 2022), for up to eight query rows at a time that share a key head. With one token and a long context the positions are also
-//! split into fixed pieces for more threads, whose partial results are put together in order.
+//! split into fixed splits for more threads, whose partial results are put together in order.
 //!
-//! [`numbers`] reads what is stored as floats, [`codes`] what is stored as 8-bit codes.
+//! [`floats`] reads what is stored as floats, [`quants`] what is stored as 8-bit codes.
 
-mod codes;
-mod numbers;
+mod quants;
+mod floats;
 
 use super::{
     buffer::Out,
     cache::{Cache, Held},
-    lanes::{Half, Lanes, N, Single},
-    products::Env,
+    parallel::Env,
+    prefetch::{self, Level},
     sequence::{Segment, Sequence},
-    stream::{self, Level},
-    tier::Floats,
-    weight::room,
+    simd::{F16, F32, F32x16, N},
+    simd_level::SimdKernel,
+    weight::ensure_len,
 };
 use crate::{error::Result, ir::Attention};
-use codes::Coded;
-use numbers::Numbers;
+use floats::FloatReader;
+use quants::QuantReader;
 
-/// Positions of a chunk.
-const CHUNK: usize = 128;
-/// Positions of a piece of a split.
-const PIECE: usize = 512;
+/// Positions of a kv_tile.
+const KV_TILE: usize = 128;
+/// Positions of a split of a split.
+const SPLIT_POSITIONS: usize = 512;
 /// Query rows of an item, about.
-const ROWS: usize = 32;
-/// Query rows that go through a chunk together, at most: each key and value is loaded once for them.
-const ABREAST: usize = 8;
+const TILE_ROWS: usize = 32;
+/// Query rows that go through a kv_tile together, at most: each key and value is loaded once for them.
+const MAX_QUERY_ROWS: usize = 8;
 
 /// Attention of the query rows of some segments.
 pub struct Job<'a> {
@@ -46,24 +46,24 @@ pub struct Job<'a> {
 #[derive(Default)]
 pub struct Scratch {
     partial: Vec<f32>,
-    cuts: Vec<Cut>,
+    works: Vec<SegmentWork>,
 }
 
 impl Scratch {
     /// Bytes held.
     pub fn bytes(&self) -> u64 {
-        (4 * self.partial.capacity() + self.cuts.capacity() * size_of::<Cut>()) as u64
+        (4 * self.partial.capacity() + self.works.capacity() * size_of::<SegmentWork>()) as u64
     }
 }
 
-/// How a segment is cut into items: key heads, tiles of query rows, pieces of the positions.
+/// How a segment is work into items: key heads, tiles of query rows, splits of the positions.
 #[derive(Clone, Copy)]
-struct Cut {
+struct SegmentWork {
     segment: Segment,
     /// Rows of a tile.
     per_tile: usize,
     tiles: usize,
-    pieces: usize,
+    splits: usize,
     /// Items of the segments before.
     items: usize,
     /// Partial results of the segments before.
@@ -75,17 +75,17 @@ impl Job<'_> {
         &self.sequences[s.sequence].caches[self.a.cache.0 as usize]
     }
 
-    /// Cuts the segments into `cuts`; gives how many items and partial results they make.
-    fn cut(&self, kv_heads: usize, cuts: &mut Vec<Cut>) -> (usize, usize) {
+    /// Cuts the segments into `works`; gives how many items and partial results they make.
+    fn divide(&self, kv_heads: usize, works: &mut Vec<SegmentWork>) -> (usize, usize) {
         let (mut items, mut partials) = (0, 0);
-        cuts.clear();
+        works.clear();
         for s in self.segments {
-            let per_tile = (ROWS / (self.a.heads / kv_heads)).clamp(1, s.rows);
+            let per_tile = (TILE_ROWS / (self.a.heads / kv_heads)).clamp(1, s.rows);
             let tiles = s.rows.div_ceil(per_tile);
-            let pieces = if s.rows == 1 { s.end().div_ceil(PIECE) } else { 1 };
-            cuts.push(Cut { segment: *s, per_tile, tiles, pieces, items, partials });
-            items += kv_heads * tiles * pieces;
-            partials += if pieces > 1 { self.a.heads * pieces } else { 0 };
+            let splits = if s.rows == 1 { s.end().div_ceil(SPLIT_POSITIONS) } else { 1 };
+            works.push(SegmentWork { segment: *s, per_tile, tiles, splits, items, partials });
+            items += kv_heads * tiles * splits;
+            partials += if splits > 1 { self.a.heads * splits } else { 0 };
         }
         (items, partials)
     }
@@ -100,23 +100,26 @@ impl Job<'_> {
         // A partial result is a row of sums, the maximum, and the sum of weights.
         let v_stride = self.cache(first).v_stride;
         let stride = v_stride + N;
-        let Scratch { partial, cuts } = scratch;
-        let (items, partials) = self.cut(decl.kv_heads, cuts);
-        let partial = room(partial, partials * stride);
-        let (cuts, parts, outs) = (&*cuts, Out::new(&mut *partial), Out::new(out));
-        let level = stream::level();
+        let Scratch { partial, works } = scratch;
+        let (items, partials) = self.divide(decl.kv_heads, works);
+        let partial = ensure_len(partial, partials * stride);
+        let (works, parts, outs) = (&*works, Out::new(&mut *partial), Out::new(out));
+        let level = prefetch::level();
         env.pool.run(items, &|worker, item| {
-            let cut = &cuts[cuts.partition_point(|c| c.items <= item) - 1];
-            let (tile, piece) = self.tile(env, cut, q, item - cut.items, level);
+            let work = &works[works.partition_point(|c| c.items <= item) - 1];
+            let (tile, split) = self.tile(env, work, q, item - work.items, level);
             let mut scratch = env.scratch.of(worker);
-            let state = room(&mut scratch.other, tile.rows * stride + ABREAST * CHUNK + codes::room(&tile));
+            let state = ensure_len(
+                &mut scratch.other,
+                tile.rows * stride + MAX_QUERY_ROWS * KV_TILE + quants::scratch_len(&tile),
+            );
             tile.run(env, state);
             for (i, row) in state[..tile.rows * stride].chunks_exact(stride).enumerate() {
                 let (token, head) = tile.place(i);
-                // SAFETY: every (token, head, piece) belongs to one item.
+                // SAFETY: every (token, head, split) belongs to one item.
                 unsafe {
-                    if cut.pieces > 1 {
-                        let at = (cut.partials + head * cut.pieces + piece) * stride;
+                    if work.splits > 1 {
+                        let at = (work.partials + head * work.splits + split) * stride;
                         parts.slice(at, stride).copy_from_slice(row);
                     } else {
                         let to = outs.slice((token * heads + head) * decl.v_dim, decl.v_dim);
@@ -125,41 +128,48 @@ impl Job<'_> {
                 }
             }
         })?;
-        env.pool.run(if partials > 0 { cuts.len() } else { 0 }, &|_, i| {
-            let cut = &cuts[i];
-            for head in (0..heads).filter(|_| cut.pieces > 1) {
-                let parts = &partial[(cut.partials + head * cut.pieces) * stride..][..cut.pieces * stride];
+        env.pool.run(if partials > 0 { works.len() } else { 0 }, &|_, i| {
+            let work = &works[i];
+            for head in (0..heads).filter(|_| work.splits > 1) {
+                let parts = &partial[(work.partials + head * work.splits) * stride..][..work.splits * stride];
                 // SAFETY: every segment's rows belong to one item.
-                let out = unsafe { outs.slice((cut.segment.first * heads + head) * decl.v_dim, decl.v_dim) };
-                env.floats(Combine { parts, stride, v_stride, out });
+                let out = unsafe { outs.slice((work.segment.first * heads + head) * decl.v_dim, decl.v_dim) };
+                env.simd(Combine { parts, stride, v_stride, out });
             }
         })
     }
 
-    /// Item `i` of a segment, and the number of its piece.
-    fn tile<'t>(&'t self, env: Env<'t>, cut: &Cut, q: &'t [f32], i: usize, level: Level) -> (Tile<'t>, usize) {
-        let cache = self.cache(&cut.segment);
+    /// Item `i` of a segment, and the number of its split.
+    fn tile<'t>(
+        &'t self,
+        env: Env<'t>,
+        work: &SegmentWork,
+        q: &'t [f32],
+        i: usize,
+        level: Level,
+    ) -> (QueryTile<'t>, usize) {
+        let cache = self.cache(&work.segment);
         // Late tiles see the most positions: they go first.
-        let (kv, rest) = (i / (cut.tiles * cut.pieces), i % (cut.tiles * cut.pieces));
-        let (tile, piece) = (cut.tiles - 1 - rest / cut.pieces, rest % cut.pieces);
-        let first = tile * cut.per_tile;
-        let tokens = cut.per_tile.min(cut.segment.rows - first);
+        let (kv, rest) = (i / (work.tiles * work.splits), i % (work.tiles * work.splits));
+        let (tile, split) = (work.tiles - 1 - rest / work.splits, rest % work.splits);
+        let first = tile * work.per_tile;
+        let tokens = work.per_tile.min(work.segment.rows - first);
         let group = self.a.heads / cache.decl.kv_heads;
-        let sinks = self.a.sinks.filter(|_| piece == 0).map(|s| env.vectors[s.0 as usize].as_slice());
-        let tile = Tile {
+        let sinks = self.a.sinks.filter(|_| split == 0).map(|s| env.vectors[s.0 as usize].as_slice());
+        let tile = QueryTile {
             a: self.a,
             cache,
             q,
             kv,
             group,
-            row: cut.segment.first + first,
-            position: cut.segment.past + first,
+            row: work.segment.first + first,
+            position: work.segment.past + first,
             rows: tokens * group,
-            span: if cut.pieces > 1 { piece * PIECE..(piece + 1) * PIECE } else { 0..usize::MAX },
+            span: if work.splits > 1 { split * SPLIT_POSITIONS..(split + 1) * SPLIT_POSITIONS } else { 0..usize::MAX },
             sinks,
             level,
         };
-        (tile, piece)
+        (tile, split)
     }
 }
 
@@ -171,12 +181,12 @@ struct Combine<'a> {
     out: &'a mut [f32],
 }
 
-impl Floats for Combine<'_> {
+impl SimdKernel for Combine<'_> {
     type Output = ();
 
     // Plain loops, which the compiler makes vectors of.
     #[inline(always)]
-    unsafe fn run<L: Lanes>(self) {
+    unsafe fn run<L: F32x16>(self) {
         let parts = || self.parts.chunks_exact(self.stride);
         let max = parts().map(|p| p[self.v_stride]).fold(f32::NEG_INFINITY, f32::max);
         let mut sum = 0.0;
@@ -192,7 +202,7 @@ impl Floats for Combine<'_> {
 }
 
 /// The query rows of one item: `rows` (token, head) pairs of one key head, token by token.
-struct Tile<'a> {
+struct QueryTile<'a> {
     a: &'a Attention,
     cache: &'a Cache,
     q: &'a [f32],
@@ -209,13 +219,13 @@ struct Tile<'a> {
     level: Level,
 }
 
-impl<'a> Tile<'a> {
+impl<'a> QueryTile<'a> {
     /// Goes through the positions.
     fn run(&self, env: Env<'_>, state: &mut [f32]) {
         match &self.cache.held {
-            Held::F16([k, v]) => env.floats(Run(self, Numbers::<Half>::new(k, v), state)),
-            Held::F32([k, v]) => env.floats(Run(self, Numbers::<Single>::new(k, v), state)),
-            Held::Codes([k, v]) => env.floats(Run(self, Coded { keys: k, values: v }, state)),
+            Held::F16([k, v]) => env.simd(Run(self, FloatReader::<F16>::new(k, v), state)),
+            Held::F32([k, v]) => env.simd(Run(self, FloatReader::<F32>::new(k, v), state)),
+            Held::KvQuants([k, v]) => env.simd(Run(self, QuantReader { keys: k, values: v }, state)),
         }
     }
 
@@ -248,7 +258,7 @@ impl<'a> Tile<'a> {
 /// Positions `from .. to` that are looked at together, `from` on the start of a block of 16. Where nothing was fetched
 /// before, what comes next is fetched `ahead`: values during the scores, the next keys during the sums.
 #[derive(Clone, Copy)]
-struct Chunk {
+struct KvTile {
     from: usize,
     to: usize,
     ahead: bool,
@@ -257,47 +267,47 @@ struct Chunk {
 /// A way to store keys and values, as attention goes through them.
 ///
 /// All functions are unsafe for one reason: the processor must have the features of `L`, and the cache the positions of the
-/// chunk.
+/// kv_tile.
 #[allow(clippy::missing_safety_doc)]
 trait Reader: Copy {
-    /// Prepares the queries of a tile, in `own`, of [`codes::room`] numbers.
-    unsafe fn begin<L: Lanes>(self, tile: &Tile<'_>, own: &mut [f32]);
+    /// Prepares the queries of a tile, in `own`, of [`quants::scratch_len`] numbers.
+    unsafe fn begin<L: F32x16>(self, tile: &QueryTile<'_>, own: &mut [f32]);
 
-    /// Scores of rows `i .. i + R`: the r-th's on position p to `scores[r * CHUNK + p - from]`, up to the end of a vector.
-    unsafe fn score<L: Lanes, const R: usize>(
+    /// Scores of rows `i .. i + R`: the r-th's on position p to `scores[r * KV_TILE + p - from]`, up to the end of a vector.
+    unsafe fn score<L: F32x16, const R: usize>(
         self,
-        tile: &Tile<'_>,
+        tile: &QueryTile<'_>,
         own: &[f32],
         scores: &mut [f32],
         i: usize,
-        chunk: Chunk,
+        kv_tile: KvTile,
     );
 
     /// `state = factor · state + Σ weight · value` for `R` rows, with weights where the scores were.
-    unsafe fn sum<L: Lanes, const R: usize>(
+    unsafe fn sum<L: F32x16, const R: usize>(
         self,
-        tile: &Tile<'_>,
+        tile: &QueryTile<'_>,
         own: &mut [f32],
         weights: &[f32],
         factors: &[f32; R],
         state: &mut [f32],
-        chunk: Chunk,
+        kv_tile: KvTile,
     );
 }
 
 /// A tile, its keys and values, and its state: for each row `v_stride` sums, maximum, sum of weights; then room for scores and
 /// for what the reader prepares.
-struct Run<'a, S>(&'a Tile<'a>, S, &'a mut [f32]);
+struct Run<'a, S>(&'a QueryTile<'a>, S, &'a mut [f32]);
 
-impl<S: Reader> Floats for Run<'_, S> {
+impl<S: Reader> SimdKernel for Run<'_, S> {
     type Output = ();
 
     #[inline(always)]
-    unsafe fn run<L: Lanes>(self) {
+    unsafe fn run<L: F32x16>(self) {
         let Run(tile, reader, state) = self;
         let stride = tile.cache.v_stride + N;
         let (state, rest) = state.split_at_mut(tile.rows * stride);
-        let (scores, own) = rest.split_at_mut(ABREAST * CHUNK);
+        let (scores, own) = rest.split_at_mut(MAX_QUERY_ROWS * KV_TILE);
         for (i, row) in state.chunks_exact_mut(stride).enumerate() {
             let sink = tile.sinks.map(|s| s[tile.kv * tile.group + i % tile.group]);
             row.fill(0.0);
@@ -311,16 +321,18 @@ impl<S: Reader> Floats for Run<'_, S> {
             reader.begin::<L>(tile, own);
             let mut from = start / N * N;
             while from < end {
-                let to = (from + CHUNK).min(end);
+                let to = (from + KV_TILE).min(end);
                 let mut i = 0;
                 while i < tile.rows {
-                    let chunk = Chunk { from, to, ahead: i == 0 };
+                    let kv_tile = KvTile { from, to, ahead: i == 0 };
                     let state = &mut state[i * stride..];
                     i += match tile.rows - i {
-                        8.. if L::ROOMY => rows::<S, L, ABREAST>(reader, tile, own, state, scores, i, chunk),
-                        4.. => rows::<S, L, 4>(reader, tile, own, state, scores, i, chunk),
-                        2.. => rows::<S, L, 2>(reader, tile, own, state, scores, i, chunk),
-                        _ => rows::<S, L, 1>(reader, tile, own, state, scores, i, chunk),
+                        8.. if L::MANY_REGISTERS => {
+                            rows::<S, L, MAX_QUERY_ROWS>(reader, tile, own, state, scores, i, kv_tile)
+                        }
+                        4.. => rows::<S, L, 4>(reader, tile, own, state, scores, i, kv_tile),
+                        2.. => rows::<S, L, 2>(reader, tile, own, state, scores, i, kv_tile),
+                        _ => rows::<S, L, 1>(reader, tile, own, state, scores, i, kv_tile),
                     };
                 }
                 // Chunks start on whole blocks; `to` is one or the end.
@@ -330,34 +342,34 @@ impl<S: Reader> Floats for Run<'_, S> {
     }
 }
 
-/// Query rows `i .. i + R` on a chunk; gives `R`.
+/// Query rows `i .. i + R` on a kv_tile; gives `R`.
 ///
 /// Safety: as [`Reader`].
 #[inline(always)]
-unsafe fn rows<S: Reader, L: Lanes, const R: usize>(
+unsafe fn rows<S: Reader, L: F32x16, const R: usize>(
     reader: S,
-    tile: &Tile<'_>,
+    tile: &QueryTile<'_>,
     own: &mut [f32],
     state: &mut [f32],
     scores: &mut [f32],
     i: usize,
-    chunk: Chunk,
+    kv_tile: KvTile,
 ) -> usize {
     let (v_stride, stride) = (tile.cache.v_stride, tile.cache.v_stride + N);
     // Rows of one tile see more and more: where the last sees nothing here, none does.
     let seen: [std::ops::Range<usize>; R] = std::array::from_fn(|r| tile.seen(i + r));
-    if seen.iter().all(|s| s.end <= chunk.from || s.start >= chunk.to) {
+    if seen.iter().all(|s| s.end <= kv_tile.from || s.start >= kv_tile.to) {
         return R;
     }
     // SAFETY: by the contract.
     unsafe {
-        reader.score::<L, R>(tile, own, scores, i, chunk);
+        reader.score::<L, R>(tile, own, scores, i, kv_tile);
         let mut factors = [1f32; R];
         for r in 0..R {
-            let s = &mut scores[r * CHUNK..(r + 1) * CHUNK];
-            factors[r] = weigh::<L>(s, &seen[r], chunk.from, chunk.to, &mut state[r * stride + v_stride..][..2]);
+            let s = &mut scores[r * KV_TILE..(r + 1) * KV_TILE];
+            factors[r] = weigh::<L>(s, &seen[r], kv_tile.from, kv_tile.to, &mut state[r * stride + v_stride..][..2]);
         }
-        reader.sum::<L, R>(tile, own, scores, &factors, state, chunk);
+        reader.sum::<L, R>(tile, own, scores, &factors, state, kv_tile);
     }
     R
 }
@@ -365,7 +377,7 @@ unsafe fn rows<S: Reader, L: Lanes, const R: usize>(
 /// Turns the scores of one row into weights relative to the running maximum, updates that and the sum (`state`), and gives the
 /// factor by which earlier sums shrink. Positions that the row does not see get weight 0.
 #[inline(always)]
-unsafe fn weigh<L: Lanes>(
+unsafe fn weigh<L: F32x16>(
     scores: &mut [f32],
     seen: &std::ops::Range<usize>,
     from: usize,

@@ -3,14 +3,14 @@
 //! Keys are stored in blocks of 16 positions, column by column (`[kv_head][position / 16][Dk][16]`): the scores of 16 positions
 //! are a few multiply-adds with no sum across a register. Values are stored a row a position (`[kv_head][position][Dv]`, Dv
 //! rounded up to whole vectors). Where values are part of keys there are only rows, which serve for both. Both in f16 or
-//! f32, read as they are; or as codes ([`super::codes`]).
+//! f32, read as they are; or as codes ([`super::kv_quants`]).
 
 use super::{
     buffer::{Out, Pages},
-    codes::{Codes, Pairs},
-    lanes::{Lanes, N},
-    products::Env,
-    tier::Floats,
+    kv_quants::{KvQuants, Pairs},
+    parallel::{Env, each_head},
+    simd::{F32x16, N},
+    simd_level::SimdKernel,
 };
 use crate::{error::Result, ir::CacheDecl, quant::KvType};
 
@@ -18,10 +18,10 @@ use crate::{error::Result, ir::CacheDecl, quant::KvType};
 pub(super) enum Held {
     /// Bits of half-precision numbers.
     F16([Pages<u16>; 2]),
-    /// Single precision.
+    /// F32 precision.
     F32([Pages<f32>; 2]),
-    /// Codes of 8 bits.
-    Codes([Codes; 2]),
+    /// KvQuants of 8 bits.
+    KvQuants([KvQuants; 2]),
 }
 
 /// One layer's keys and values.
@@ -46,9 +46,9 @@ impl Cache {
         let held = match kind {
             KvType::F16 => Held::F16([Pages::zeroed(size(k_cols)?)?, Pages::zeroed(size(v_stride)?)?]),
             KvType::F32 => Held::F32([Pages::zeroed(size(k_cols)?)?, Pages::zeroed(size(v_stride)?)?]),
-            KvType::Q8_0 => Held::Codes([
-                Codes::new(Pairs::Columns, heads, k_cols, ctx)?,
-                Codes::new(Pairs::Positions, heads, v_cols, ctx)?,
+            KvType::Q8_0 => Held::KvQuants([
+                KvQuants::new(Pairs::Columns, heads, k_cols, ctx)?,
+                KvQuants::new(Pairs::Positions, heads, v_cols, ctx)?,
             ]),
         };
         Some(Cache { held, decl: decl.clone(), ctx, v_stride })
@@ -59,7 +59,7 @@ impl Cache {
         match &self.held {
             Held::F16(m) => m.iter().map(Pages::bytes).sum(),
             Held::F32(m) => m.iter().map(Pages::bytes).sum(),
-            Held::Codes(m) => m.iter().map(Codes::bytes).sum(),
+            Held::KvQuants(m) => m.iter().map(KvQuants::bytes).sum(),
         }
     }
 
@@ -81,7 +81,7 @@ impl Cache {
         match &mut self.held {
             Held::F16([k, _]) => store(env, heads, d, first, rows, Out::new(k), at),
             Held::F32([k, _]) => store(env, heads, d, first, rows, Out::new(k), at),
-            Held::Codes([k, _]) => k.store(env, first, rows),
+            Held::KvQuants([k, _]) => k.store(env, first, rows),
         }
     }
 
@@ -100,7 +100,7 @@ impl Cache {
         match &mut self.held {
             Held::F16([_, v]) => store(env, heads, d, first, rows, Out::new(v), at),
             Held::F32([_, v]) => store(env, heads, d, first, rows, Out::new(v), at),
-            Held::Codes([_, v]) => v.store(env, first, rows),
+            Held::KvQuants([_, v]) => v.store(env, first, rows),
         }
     }
 }
@@ -118,13 +118,13 @@ trait Kept: bytemuck::Pod + Send {
     /// Stores a vector.
     ///
     /// # Safety
-    /// As [`Lanes::store`].
-    unsafe fn put<L: Lanes>(v: L, to: *mut Self);
+    /// As [`F32x16::store`].
+    unsafe fn put<L: F32x16>(v: L, to: *mut Self);
 }
 
 impl Kept for u16 {
     #[inline(always)]
-    unsafe fn put<L: Lanes>(v: L, to: *mut u16) {
+    unsafe fn put<L: F32x16>(v: L, to: *mut u16) {
         // SAFETY: by the contract.
         unsafe { v.store_f16(to) }
     }
@@ -132,7 +132,7 @@ impl Kept for u16 {
 
 impl Kept for f32 {
     #[inline(always)]
-    unsafe fn put<L: Lanes>(v: L, to: *mut f32) {
+    unsafe fn put<L: F32x16>(v: L, to: *mut f32) {
         // SAFETY: by the contract.
         unsafe { v.store(to) }
     }
@@ -145,11 +145,11 @@ struct Put<'a, T> {
     step: usize,
 }
 
-impl<T: Kept> Floats for Put<'_, T> {
+impl<T: Kept> SimdKernel for Put<'_, T> {
     type Output = ();
 
     #[inline(always)]
-    unsafe fn run<L: Lanes>(self) {
+    unsafe fn run<L: F32x16>(self) {
         let (mut from, mut kept) = ([0f32; N], [T::zeroed(); N]);
         for (x, to) in self.row.chunks(N).zip(self.to.chunks_mut(N * self.step)) {
             from[..x.len()].copy_from_slice(x);
@@ -174,28 +174,6 @@ fn store<T: Kept>(
         let place = at(first + t, h);
         // SAFETY: every head's elements belong to one item.
         let own = unsafe { to.slice(place.start, place.len) };
-        env.floats(Put { row, to: &mut own[place.first..], step: place.step });
-    })
-}
-
-/// Calls `f` with every head, row and that row's part of the head, of rows of `heads · d` numbers. Heads go to several threads
-/// where there is much to write, one to one thread.
-pub(super) fn each_head(
-    env: Env<'_>,
-    heads: usize,
-    d: usize,
-    rows: &[f32],
-    f: &(dyn Fn(usize, usize, &[f32]) + Sync),
-) -> Result<()> {
-    if heads * d == 0 {
-        return Ok(());
-    }
-    let per = if rows.len() > 16384 { 1 } else { heads };
-    env.pool.run(heads.div_ceil(per), &|_, item| {
-        for h in item * per..heads.min((item + 1) * per) {
-            for (t, row) in rows.chunks_exact(heads * d).enumerate() {
-                f(h, t, &row[h * d..(h + 1) * d]);
-            }
-        }
+        env.simd(Put { row, to: &mut own[place.first..], step: place.step });
     })
 }

@@ -5,9 +5,10 @@
 
 use super::{
     buffer::Out,
-    products::{Env, Gated, MOST, add_bias},
-    rows::Act,
-    weight::{Input, Scratch, Weight, room},
+    matmul::{Gated, add_bias},
+    parallel::{Env, MAX_SPAN_ROWS},
+    row_ops::Act,
+    weight::{Input, Scratch, Weight, ensure_len},
 };
 use crate::{
     error::{Error, Result},
@@ -16,7 +17,7 @@ use crate::{
 
 /// The pairs of a step by expert.
 #[derive(Default)]
-pub struct Groups {
+pub struct SlotsByExpert {
     /// Experts that were chosen, and where their pairs start and end in `pairs`.
     active: Vec<(u32, usize, usize)>,
     /// Pair numbers `t · k + j`, expert by expert, ascending within an expert.
@@ -29,8 +30,8 @@ pub struct Groups {
     used: usize,
 }
 
-impl Groups {
-    /// Groups `ids`, `[T, used]`: a counting sort.
+impl SlotsByExpert {
+    /// SlotsByExpert `ids`, `[T, used]`: a counting sort.
     ///
     /// # Errors
     /// [`Error::Invalid`] for an id beyond the experts.
@@ -83,25 +84,25 @@ impl Groups {
     }
 }
 
-/// Which row of x a pair reads.
+/// Which row of x a pair input_rows.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub enum Reads {
-    /// The token's.
-    Token,
-    /// Its own.
-    Pair,
+pub enum ExpertInput {
+    /// The row of its token: x is `[T, in]`.
+    PerToken,
+    /// A row of its own: x is `[T, k · in]`.
+    PerSlot,
 }
 
 /// Experts' matrices as an op uses them.
 #[derive(Clone, Copy)]
-pub struct Matrices<'a> {
+pub struct ExpertMatrix<'a> {
     /// `[E, width, in]`.
     pub weight: &'a Weight,
     /// `[E, width]`.
     pub bias: Option<&'a [f32]>,
 }
 
-impl Matrices<'_> {
+impl ExpertMatrix<'_> {
     /// The biases of `rows` rows of all experts' from `first` on.
     fn bias_of(&self, first: usize, rows: usize) -> Option<&[f32]> {
         self.bias.map(|b| &b[first..first + rows])
@@ -126,15 +127,22 @@ struct Block<'a> {
 type BlockFn<'a> = &'a (dyn Fn(usize, Block<'_>) + Sync);
 
 /// Calls `f` for every block of rows of every chosen expert.
-fn each_block(env: Env<'_>, groups: &Groups, w: &Weight, reads: Reads, width: usize, f: BlockFn<'_>) -> Result<()> {
-    let cut = env.cut(width * groups.active.len(), w.row_bytes(), groups.largest());
-    env.pool.run_spans(groups.active.len() * cut.blocks(width), cut.most, &|worker, items| {
-        cut.each(width, items, |active, first, rows| {
+fn each_block(
+    env: Env<'_>,
+    groups: &SlotsByExpert,
+    w: &Weight,
+    input_rows: ExpertInput,
+    width: usize,
+    f: BlockFn<'_>,
+) -> Result<()> {
+    let partition = env.partition(width * groups.active.len(), w.row_bytes(), groups.largest());
+    env.pool.run_spans(groups.active.len() * partition.blocks(width), partition.max_blocks, &|worker, items| {
+        partition.for_each_block(width, items, |active, first, rows| {
             let (expert, start, end) = groups.active[active];
             let pairs = &groups.pairs[start..end];
             let at = expert as usize * width + first;
             let next = if first + rows < width { at + rows } else { groups.first_row(active + 1, width, w) };
-            let xs = if reads == Reads::Token { &groups.tokens[start..end] } else { pairs };
+            let xs = if input_rows == ExpertInput::PerToken { &groups.tokens[start..end] } else { pairs };
             f(worker, Block { at, first, rows, next, pairs, xs });
         });
     })
@@ -147,26 +155,26 @@ fn each_block(env: Env<'_>, groups: &Groups, w: &Weight, reads: Reads, width: us
 pub fn linear(
     env: Env<'_>,
     x: Input<'_>,
-    reads: Reads,
-    groups: &Groups,
-    m: Matrices<'_>,
+    input_rows: ExpertInput,
+    groups: &SlotsByExpert,
+    m: ExpertMatrix<'_>,
     width: usize,
     act: Option<Activation>,
     out: &mut [f32],
 ) -> Result<()> {
     let out = Out::new(out);
     let w = m.weight;
-    each_block(env, groups, w, reads, width, &|worker, block| {
+    each_block(env, groups, w, input_rows, width, &|worker, block| {
         let Block { at, first, rows, next, pairs, xs } = block;
         let mut scratch = env.scratch.of(worker);
         let Scratch { work, tile, .. } = &mut *scratch;
-        let tile = room(tile, pairs.len() * rows);
+        let tile = ensure_len(tile, pairs.len() * rows);
         w.product(at, rows, x, xs, work, tile, w.address(next));
         if let Some(bias) = m.bias_of(at, rows) {
             add_bias(tile, bias, rows);
         }
         if let Some(act) = act {
-            env.floats(Act { x: &mut *tile, act });
+            env.simd(Act { x: &mut *tile, act });
         }
         for (y, pair) in tile.chunks_exact(rows).zip(pairs) {
             // SAFETY: a pair belongs to one expert, and blocks of rows are disjoint.
@@ -182,14 +190,14 @@ pub fn linear(
 pub fn glu(
     env: Env<'_>,
     x: Input<'_>,
-    groups: &Groups,
-    (gate, up): (Matrices<'_>, Matrices<'_>),
+    groups: &SlotsByExpert,
+    (gate, up): (ExpertMatrix<'_>, ExpertMatrix<'_>),
     width: usize,
     act: Activation,
     out: &mut [f32],
 ) -> Result<()> {
     let out = Out::new(out);
-    each_block(env, groups, gate.weight, Reads::Token, width, &|worker, block| {
+    each_block(env, groups, gate.weight, ExpertInput::PerToken, width, &|worker, block| {
         let Block { at, first, rows, next, pairs, xs } = block;
         let mut scratch = env.scratch.of(worker);
         let biases = gate.bias_of(at, rows).zip(up.bias_of(at, rows)).map(|(g, u)| [g, u]);
@@ -210,8 +218,8 @@ pub fn glu(
 pub fn down_add(
     env: Env<'_>,
     h: Input<'_>,
-    groups: &Groups,
-    m: Matrices<'_>,
+    groups: &SlotsByExpert,
+    m: ExpertMatrix<'_>,
     width: usize,
     weights: &[f32],
     (residual, factor): (&[f32], f32),
@@ -228,17 +236,17 @@ pub fn down_add(
         (width / (8 * env.pool.threads())).clamp(16, 64).next_multiple_of(16)
     };
     // Results of few pairs stay in the first cache.
-    let most = ((8 << 10) / groups.pairs.len().max(1)).min(MOST) / block;
+    let most = ((8 << 10) / groups.pairs.len().max(1)).min(MAX_SPAN_ROWS) / block;
     let out = Out::new(out);
     env.pool.run_spans(width.div_ceil(block), most, &|worker, items| {
         let first = items.start * block;
         let rows = width.min(items.end * block) - first;
         let mut scratch = env.scratch.of(worker);
         let Scratch { work, tile, other } = &mut *scratch;
-        let slots = room(other, groups.pairs.len() * rows);
+        let slots = ensure_len(other, groups.pairs.len() * rows);
         for (i, (expert, start, end)) in groups.active.iter().enumerate() {
             let pairs = &groups.pairs[*start..*end];
-            let tile = room(tile, pairs.len() * rows);
+            let tile = ensure_len(tile, pairs.len() * rows);
             let at = *expert as usize * width + first;
             // The next expert's, or the next span's of the first.
             let (after, from) = if i + 1 < groups.active.len() { (i + 1, first) } else { (0, first + rows) };

@@ -5,7 +5,7 @@ use crate::ir::{Graph, Rows, Type, ValueId};
 /// What a buffer holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Buffer {
-    /// Numbers or ids.
+    /// FloatReader or ids.
     pub ids: bool,
     /// T or O rows.
     pub rows: Rows,

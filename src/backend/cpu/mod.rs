@@ -1,6 +1,6 @@
 //! The CPU backend: a graph, fused and laid out once, run by threads with SIMD kernels.
 //!
-//! Reading order: [`pool`] (threads), `tier` and `lanes` (instructions), `stream` (asking memory ahead), `act` (activations in
+//! Reading order: [`pool`] (threads), `simd_level` and `simd` (instructions), `prefetch` (asking memory ahead), `act` (activations in
 //! 8 bits), `kernel` (dot products by format), `weight` (a weight and its kernels), `rows`, `products`, `route`, `experts`,
 //! `cache`, `attend` (the ops), `layout` (values to buffers), `sequence` (what is kept of a text), `run` (the nodes of a step),
 //! `profile` (their times), `runner` (steps).
@@ -19,26 +19,27 @@ mod act;
 mod attend;
 mod buffer;
 mod cache;
-mod codes;
+mod kv_quants;
 mod experts;
 mod kernel;
-mod lanes;
+mod simd;
 mod layout;
 pub mod pool;
-mod products;
+mod matmul;
+mod parallel;
 mod profile;
 mod recurrent;
-mod route;
-mod rows;
+mod router;
+mod row_ops;
 mod run;
 mod runner;
 mod sequence;
-mod stream;
-mod tier;
+mod prefetch;
+mod simd_level;
 mod weight;
 mod weight_roles;
 
-pub use tier::{Tier, tiers};
+pub use simd_level::{SimdLevel, simd_levels};
 
 use super::{BatchOptions, BatchRunner, Loaded, Program, Progress, Runner, RunnerOptions};
 use crate::{
@@ -49,6 +50,7 @@ use crate::{
     ops::linear::Activations,
 };
 use layout::Layout;
+use parallel::Env;
 use pool::Pool;
 use std::sync::Arc;
 use weight::Weight;
@@ -61,7 +63,7 @@ pub struct Options {
     /// processor out themselves. Results do not depend on it.
     pub threads: Option<usize>,
     /// Instructions to use; the fastest that the processor has where not given.
-    pub tier: Option<Tier>,
+    pub simd_level: Option<SimdLevel>,
     /// How activations meet quantised weights. The default, [`Activations::Int8`] with a scale for every 32, is as fine as what
     /// llama.cpp does with formats of 32 weights a block, and finer than what it does with k-quants (a scale for every 256).
     /// The last matrix, whose rounding would go straight into the logits, always gets 16 bits ([`Activations::of`]). On the
@@ -69,7 +71,7 @@ pub struct Options {
     /// Kullback-Leibler divergence of 5e-4 in Q4_K_M (llama.cpp: 14e-4) and in Q8_0 (llama.cpp: 5e-4).
     /// [`Activations::Int16`] keeps products within 1e-7 of f32 arithmetic (divergence 1e-7), at half the speed of a prompt.
     pub activations: Activations,
-    /// Copy quantised weights at load to a form that products read faster, where the tier has one: takes a second a
+    /// Copy quantised weights at load to a form that products read faster, where the SIMD level has one: takes a second a
     /// gigabyte or less, and memory of the size of the file, whose own pages are released. Otherwise weights are read from
     /// the map.
     pub repack: bool,
@@ -77,14 +79,14 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Options { threads: None, tier: None, activations: Activations::Int8, repack: true }
+        Options { threads: None, simd_level: None, activations: Activations::Int8, repack: true }
     }
 }
 
 /// A loaded model: what runners share.
 struct Model {
     pool: Pool,
-    tier: Tier,
+    simd_level: SimdLevel,
     activations: Activations,
     graph: Graph,
     layout: Layout,
@@ -96,11 +98,11 @@ struct Model {
 /// Makes the CPU backend of a program.
 ///
 /// # Errors
-/// [`Error::Invalid`] for 0 threads; [`Error::Unsupported`] for a tier that the processor lacks; [`Error::Model`] for a weight
+/// [`Error::Invalid`] for 0 threads; [`Error::Unsupported`] for a SIMD level that the processor lacks; [`Error::Model`] for a weight
 /// without elements.
 pub fn load(program: Program, options: &Options, progress: &mut dyn FnMut(Progress)) -> Result<Box<dyn Loaded>> {
-    let tier = options.tier.unwrap_or_else(tier::best);
-    check_tier(tier)?;
+    let simd_level = options.simd_level.unwrap_or_else(simd_level::best);
+    check_tier(simd_level)?;
     let pool = Pool::new(options.threads.unwrap_or_else(pool::default_threads))?;
     let graph = graph::fuse(&program.graph);
     let roles = weight_roles::roles(&graph);
@@ -114,20 +116,26 @@ pub fn load(program: Program, options: &Options, progress: &mut dyn FnMut(Progre
         vectors.push(if role.vector { numbers(tensor)? } else { vec![] });
         // Experts are chosen by router logits, so these are computed from f32 activations, whatever the router's format.
         let exact = if role.router && !tensor.dtype().is_float() { Some(expanded(tensor)?) } else { None };
-        let mut weight = Weight::new(exact.unwrap_or_else(|| tensor.clone()), tier);
+        let mut weight = Weight::new(exact.unwrap_or_else(|| tensor.clone()), simd_level);
         if options.repack && role.matrix {
-            weight
-                .pack(tier, &pool, &mut |n| progress(Progress { phase: "packing weights", done: done + n, total }))?;
+            weight.pack(simd_level, &pool, &mut |n| {
+                progress(Progress { phase: "packing weights", done: done + n, total })
+            })?;
         }
         weights.push(weight);
         done += tensor.byte_len() as u64;
         progress(Progress { phase: "packing weights", done, total });
     }
     let layout = Layout::new(&graph);
-    tracing::debug!(threads = pool.threads(), tier = tier.name(), nodes = graph.nodes.len(), "cpu backend loaded");
+    tracing::debug!(
+        threads = pool.threads(),
+        simd_level = simd_level.name(),
+        nodes = graph.nodes.len(),
+        "cpu backend loaded"
+    );
     Ok(Box::new(Handle(Arc::new(Model {
         pool,
-        tier,
+        simd_level,
         activations: options.activations,
         graph,
         layout,
@@ -136,12 +144,12 @@ pub fn load(program: Program, options: &Options, progress: &mut dyn FnMut(Progre
     }))))
 }
 
-fn check_tier(tier: Tier) -> Result<()> {
-    if tier.is_available() {
+fn check_tier(simd_level: SimdLevel) -> Result<()> {
+    if simd_level.is_available() {
         return Ok(());
     }
-    let have: Vec<&str> = tiers().into_iter().map(Tier::name).collect();
-    Err(Error::Unsupported(format!("this processor has no {}; it has {}", tier.name(), have.join(", "))))
+    let have: Vec<&str> = simd_levels().into_iter().map(SimdLevel::name).collect();
+    Err(Error::Unsupported(format!("this processor has no {}; it has {}", simd_level.name(), have.join(", "))))
 }
 
 /// A tensor's numbers.
@@ -162,7 +170,7 @@ struct Handle(Arc<Model>);
 impl Loaded for Handle {
     fn describe(&self) -> String {
         let n = self.0.pool.threads();
-        format!("cpu ({n} thread{}, {})", if n == 1 { "" } else { "s" }, self.0.tier.name())
+        format!("cpu ({n} thread{}, {})", if n == 1 { "" } else { "s" }, self.0.simd_level.name())
     }
 
     fn runner(&self, options: RunnerOptions) -> Result<Box<dyn Runner>> {
@@ -178,39 +186,39 @@ impl Loaded for Handle {
     }
 }
 
-/// A matrix times rows of activations, `x [T, cols]` → `[T, rows]`, with the instructions of `tier`: what the products of
-/// every op are made of, by itself. With `repack` from a packed copy, where the tier has such (see [`Options::repack`]).
+/// A matrix times rows of activations, `x [T, cols]` → `[T, rows]`, with the instructions of `simd_level`: what the products of
+/// every op are made of, by itself. With `repack` from a packed copy, where the SIMD level has such (see [`Options::repack`]).
 ///
 /// # Errors
-/// [`Error::Unsupported`] for a tier that the processor lacks; [`Error::Invalid`] where `x` is no whole number of rows.
+/// [`Error::Unsupported`] for a SIMD level that the processor lacks; [`Error::Invalid`] where `x` is no whole number of rows.
 pub fn multiply(
     weight: &Tensor,
     x: &[f32],
-    tier: Tier,
+    simd_level: SimdLevel,
     activations: Activations,
     repack: bool,
     pool: &Pool,
 ) -> Result<Vec<f32>> {
-    check_tier(tier)?;
+    check_tier(simd_level)?;
     if weight.cols() == 0 || x.len() % weight.cols() != 0 {
         return Err(Error::Invalid(format!("{} numbers for rows of {}", x.len(), weight.cols())));
     }
     let tokens = x.len() / weight.cols();
-    let mut weights = [Weight::new(weight.clone(), tier)];
+    let mut weights = [Weight::new(weight.clone(), simd_level)];
     if repack {
-        weights[0].pack(tier, pool, &mut |_| {})?;
+        weights[0].pack(simd_level, pool, &mut |_| {})?;
     }
-    let every: Vec<u32> = (0..tokens as u32).collect();
-    let scratch = weight::Scratches::new(pool.threads());
-    let env = products::Env { pool, tier, scratch: &scratch, weights: &weights, vectors: &[], every: &every };
+    let all_tokens: Vec<u32> = (0..tokens as u32).collect();
+    let scratch = weight::ScratchPool::new(pool.threads());
+    let env = Env { pool, simd_level, scratch: &scratch, weights: &weights, vectors: &[], all_tokens: &all_tokens };
     let mut acts = act::Acts::default();
     if weights[0].is_quantised() {
-        acts.fill(pool, tier, activations, x, weight.cols())?;
+        acts.fill(pool, simd_level, activations, x, weight.cols())?;
     }
     let mut outs = [buffer::Aligned::zeroed(tokens * weight.rows())];
     let part = [Linear { weight: WeightId(0), bias: None }];
     let input = weight::Input { floats: x, acts: &acts };
-    products::linears(env, input, tokens, &part, &mut outs, products::Finish::Plain)?;
+    matmul::linears(env, input, tokens, &part, &mut outs, matmul::Epilogue::Plain)?;
     Ok(outs[0][..tokens * weight.rows()].to_vec())
 }
 
@@ -222,15 +230,15 @@ pub fn multiply(
 pub fn measure_bandwidth(threads: usize) -> Result<f64> {
     const BLOCK: usize = 1 << 16;
     let pool = Pool::new(threads)?;
-    let tier = tier::best();
+    let simd_level = simd_level::best();
     let data = vec![1.0f32; 64 << 20];
     let sums: Vec<std::sync::atomic::AtomicU32> = (0..threads).map(|_| Default::default()).collect();
     let mut best = 0.0f64;
     for _ in 0..6 {
         let start = std::time::Instant::now();
         pool.run(data.len() / BLOCK, &|w, i| {
-            // SAFETY: the tier is this processor's; the slice is a whole number of steps.
-            let s = unsafe { tier::dispatch(tier, rows::Sum(&data[i * BLOCK..(i + 1) * BLOCK])) };
+            // SAFETY: the SIMD level is this processor's; the slice is a whole number of steps.
+            let s = unsafe { simd_level::dispatch(simd_level, row_ops::Sum(&data[i * BLOCK..(i + 1) * BLOCK])) };
             // Keeps the reading from being optimised away.
             sums[w].fetch_add(s as u32, std::sync::atomic::Ordering::Relaxed);
         })?;

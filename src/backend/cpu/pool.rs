@@ -80,7 +80,7 @@ struct Turns {
 
 impl Turns {
     fn take(&self) -> Turn<'_> {
-        let mut s = relock(&self.state);
+        let mut s = lock_unpoisoned(&self.state);
         let mine = s.0;
         s.0 += 1;
         while s.1 != mine {
@@ -94,7 +94,7 @@ struct Turn<'a>(&'a Turns);
 
 impl Drop for Turn<'_> {
     fn drop(&mut self) {
-        let mut s = relock(&self.0.state);
+        let mut s = lock_unpoisoned(&self.0.state);
         s.1 += 1;
         if s.0 != s.1 {
             self.0.bell.notify_all();
@@ -103,7 +103,7 @@ impl Drop for Turn<'_> {
 }
 
 /// Locks whether or not another thread panicked while it held the lock: what our locks guard stays valid.
-pub(super) fn relock<T>(m: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(super) fn lock_unpoisoned<T>(m: &Mutex<T>) -> MutexGuard<'_, T> {
     m.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -186,7 +186,7 @@ impl Pool {
         let number = (s.state.load(Ordering::Relaxed) & !(ACTIVE | OPEN)).wrapping_add(NUMBER);
         s.state.store(number | OPEN, Ordering::SeqCst);
         if s.sleepers.load(Ordering::SeqCst) > 0 {
-            drop(relock(&s.lock));
+            drop(lock_unpoisoned(&s.lock));
             s.bell.notify_all();
         }
         s.work(0, job);
@@ -274,7 +274,7 @@ impl Shared {
                 break;
             }
         }
-        let mut guard = relock(&self.lock);
+        let mut guard = lock_unpoisoned(&self.lock);
         self.sleepers.fetch_add(1, Ordering::SeqCst);
         let found = loop {
             if self.stop.load(Ordering::SeqCst) {
@@ -293,7 +293,7 @@ impl Shared {
 impl Drop for Pool {
     fn drop(&mut self) {
         self.shared.stop.store(true, Ordering::SeqCst);
-        drop(relock(&self.shared.lock));
+        drop(lock_unpoisoned(&self.shared.lock));
         self.shared.bell.notify_all();
         for w in self.workers.drain(..) {
             // A worker catches the panics of its items; there is nothing to hand on here.

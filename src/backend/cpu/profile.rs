@@ -1,6 +1,6 @@
 //! Time and bytes of every kind of op in a step.
 
-use super::run::{Frame, State};
+use super::run::{State, StepContext};
 use crate::{
     backend::KernelTime,
     error::Result,
@@ -13,7 +13,7 @@ use std::time::Instant;
 ///
 /// # Errors
 /// As [`State::run`].
-pub fn times(state: &mut State, f: Frame<'_>, kv: KvType) -> Result<Vec<KernelTime>> {
+pub fn times(state: &mut State, f: StepContext<'_>, kv: KvType) -> Result<Vec<KernelTime>> {
     let mut times: Vec<KernelTime> = vec![];
     for node in &f.model.graph.nodes {
         let start = Instant::now();
@@ -29,7 +29,7 @@ pub fn times(state: &mut State, f: Frame<'_>, kv: KvType) -> Result<Vec<KernelTi
 }
 
 /// What an op is computed from: the format of its matrix, or how keys and values are kept.
-fn kernel(f: Frame<'_>, node: &Node, kv: KvType) -> String {
+fn kernel(f: StepContext<'_>, node: &Node, kv: KvType) -> String {
     let matrix = node.op.weights().into_iter().find(|w| f.model.graph.weight(*w).shape.len() > 1);
     match (&node.op, matrix) {
         (Op::Attend(_), _) => format!("{kv:?}"),
@@ -39,7 +39,7 @@ fn kernel(f: Frame<'_>, node: &Node, kv: KvType) -> String {
 }
 
 /// Bytes of weights, keys and values that a node has read, in the step that just ran it.
-fn bytes(state: &State, f: Frame<'_>, node: &Node) -> u64 {
+fn bytes(state: &State, f: StepContext<'_>, node: &Node) -> u64 {
     let tensor = |w: WeightId| f.weight(w).tensor();
     match &node.op {
         Op::Embed { table, .. } => (f.rows_of(node.outputs[0]) * tensor(*table).row_bytes()) as u64,

@@ -2,10 +2,10 @@
 
 use super::{
     buffer::Out,
-    lanes::{Lanes, N},
-    products::Env,
-    rows::Glu,
-    tier::Floats,
+    parallel::Env,
+    row_ops::Glu,
+    simd::{F32x16, N},
+    simd_level::SimdKernel,
 };
 use crate::{
     error::Result,
@@ -57,7 +57,7 @@ pub fn short_conv(env: Env<'_>, c: &ShortConv, x: &[f32], state: &mut [f32], out
                 y.iter_mut().zip(w).zip(input(t + j)).for_each(|((y, w), x)| *y += w * x);
             }
             if let Some(act) = c.act {
-                env.floats(Glu { gate: y, up: &ONES[..len], act });
+                env.simd(Glu { gate: y, up: &ONES[..len], act });
             }
         }
         // The last inputs become the state; rows move towards the front, so none is overwritten before it is read.
@@ -104,7 +104,7 @@ pub fn delta_net(
                 // SAFETY: as above, of row t.
                 y: unsafe { to.slice(t * y_cols + h * d.v_dim + from, len) },
             };
-            env.floats(token);
+            env.simd(token);
         }
     })
 }
@@ -122,13 +122,13 @@ struct Token<'a, S> {
     y: &'a mut [f32],
 }
 
-impl<'a, S: Fn(usize) -> &'a mut [f32]> Floats for Token<'a, S> {
+impl<'a, S: Fn(usize) -> &'a mut [f32]> SimdKernel for Token<'a, S> {
     type Output = ();
 
     /// One sweep reads what the state says of the key and of the query, a second one writes; what the query would read
     /// after the write follows from both: `Sᵀq̂ + (k̂·q̂) δ`.
     #[inline(always)]
-    unsafe fn run<L: Lanes>(self) {
+    unsafe fn run<L: F32x16>(self) {
         debug_assert!(self.y.len() <= self.stride && self.y.len() <= COLUMNS);
         let square = |x: &[f32]| x.iter().map(|v| v * v).sum::<f32>();
         let q_scale = 1.0 / ((square(self.q) + EPS as f32) * self.q.len() as f32).sqrt();

@@ -10,14 +10,15 @@ use super::{
     act::Acts,
     attend,
     buffer::{Aligned, Out},
-    experts::{self, Groups, Matrices, Reads},
+    experts::{self, ExpertInput, ExpertMatrix, SlotsByExpert},
     layout::Place,
-    products::{self, Env, Finish, each_output, each_row},
+    matmul::{self, Epilogue},
+    parallel::{Env, each_output, each_row},
     recurrent,
-    route::choose,
-    rows::{Act, AddScaled, Glu, LayerNorm, NormInPlace, RmsNorm, RopeTable},
+    router::choose,
+    row_ops::{Act, AddScaled, Glu, LayerNorm, NormInPlace, RmsNorm, RopeTable},
     sequence::{Segment, Sequence},
-    weight::{Input, Scratches, Weight, room},
+    weight::{Input, ScratchPool, Weight, ensure_len},
 };
 use crate::{
     backend::{Output, Step},
@@ -33,18 +34,18 @@ use std::{
 
 /// All memory of a runner.
 pub(super) struct State {
-    numbers: Vec<Aligned<f32>>,
+    floats: Vec<Aligned<f32>>,
     ids: Vec<Vec<u32>>,
     pub(super) sequences: Vec<Sequence>,
     ropes: Vec<RopeTable>,
-    scratch: Scratches,
-    every: Vec<u32>,
+    scratch: ScratchPool,
+    all_tokens: Vec<u32>,
     acts: Acts,
     /// The value whose numbers are in `acts`, and the length of their rows.
     acts_of: Option<(ValueId, usize)>,
     normed: Aligned<f32>,
     logits: Vec<f32>,
-    pub(super) groups: Groups,
+    pub(super) groups: SlotsByExpert,
     attention: attend::Scratch,
     /// Output buffers of the node that runs, out of `numbers` meanwhile.
     taken: Vec<Aligned<f32>>,
@@ -52,7 +53,7 @@ pub(super) struct State {
 
 /// What follows a product.
 #[derive(Clone, Copy)]
-enum Then {
+enum After {
     /// Nothing.
     Nothing,
     /// An activation.
@@ -66,14 +67,14 @@ type SegmentInput<'i, 'x> = &'i dyn Fn(usize) -> &'x [f32];
 
 /// What is the same for all nodes of a step.
 #[derive(Clone, Copy)]
-pub(super) struct Frame<'a> {
+pub(super) struct StepContext<'a> {
     pub(super) model: &'a Model,
     pub(super) step: Step<'a>,
     /// The rows of the step, and where they are in their sequences.
     pub(super) segments: &'a [Segment],
 }
 
-impl Frame<'_> {
+impl StepContext<'_> {
     fn rows(&self, rows: Rows) -> usize {
         match rows {
             Rows::Tokens => self.step.tokens.len(),
@@ -107,14 +108,14 @@ impl Frame<'_> {
 impl State {
     /// Allocates for steps of up to `chunk` rows of sequences of `ctx` positions.
     pub(super) fn new(model: &Model, chunk: usize, ctx: usize, sequences: Vec<Sequence>) -> Self {
-        let (mut numbers, mut ids) = (vec![], vec![]);
+        let (mut floats, mut ids) = (vec![], vec![]);
         for b in &model.layout.buffers {
             let rows = match b.rows {
                 Rows::Tokens => chunk,
                 Rows::Outputs => 1,
             };
             let len = b.cols.saturating_mul(rows);
-            numbers.push(Aligned::zeroed(if b.ids { 0 } else { len }));
+            floats.push(Aligned::zeroed(if b.ids { 0 } else { len }));
             ids.push(if b.ids { vec![0; len] } else { vec![] });
         }
         let mut ropes: Vec<RopeTable> = vec![];
@@ -126,17 +127,17 @@ impl State {
             }
         }
         State {
-            numbers,
+            floats,
             ids,
             sequences,
             ropes,
-            scratch: Scratches::new(model.pool.threads()),
-            every: (0..chunk as u32).collect(),
+            scratch: ScratchPool::new(model.pool.threads()),
+            all_tokens: (0..chunk as u32).collect(),
             acts: Acts::default(),
             acts_of: None,
             normed: Aligned::default(),
             logits: vec![],
-            groups: Groups::default(),
+            groups: SlotsByExpert::default(),
             attention: attend::Scratch::default(),
             taken: vec![],
         }
@@ -145,20 +146,20 @@ impl State {
     /// Bytes held.
     pub(super) fn bytes(&self) -> u64 {
         let sequences: u64 = self.sequences.iter().map(Sequence::bytes).sum();
-        let numbers: u64 = self.numbers.iter().map(Aligned::bytes).sum();
+        let floats: u64 = self.floats.iter().map(Aligned::bytes).sum();
         let ids: u64 = self.ids.iter().map(|v| 4 * v.capacity() as u64).sum();
         let ropes: u64 = self.ropes.iter().map(RopeTable::bytes).sum();
-        let small = 4 * (self.every.capacity() + self.logits.capacity()) as u64 + self.attention.bytes();
+        let small = 4 * (self.all_tokens.capacity() + self.logits.capacity()) as u64 + self.attention.bytes();
         let scratch = self.scratch.bytes() + self.acts.bytes() + self.normed.bytes() + self.groups.bytes();
-        sequences + numbers + ids + ropes + small + scratch
+        sequences + floats + ids + ropes + small + scratch
     }
 
     /// Prepares for a step: buffers of outputs grow to the rows asked for.
-    pub(super) fn begin(&mut self, f: Frame<'_>) {
+    pub(super) fn begin(&mut self, f: StepContext<'_>) {
         for (i, b) in f.model.layout.buffers.iter().enumerate() {
             let len = f.rows(b.rows).saturating_mul(b.cols);
             if !b.ids {
-                self.numbers[i].grow(len);
+                self.floats[i].grow(len);
             } else if self.ids[i].len() < len {
                 self.ids[i].resize(len, 0);
             }
@@ -168,14 +169,14 @@ impl State {
     }
 
     /// Leaves the outputs of a step in `out`.
-    pub(super) fn outputs(&self, f: Frame<'_>, out: &mut Vec<Output>) {
+    pub(super) fn outputs(&self, f: StepContext<'_>, out: &mut Vec<Output>) {
         out.resize_with(f.model.graph.outputs.len(), Output::default);
         for (o, (_, v)) in out.iter_mut().zip(&f.model.graph.outputs) {
             self.output(f, *v, o);
         }
     }
 
-    fn output(&self, f: Frame<'_>, v: ValueId, out: &mut Output) {
+    fn output(&self, f: StepContext<'_>, v: ValueId, out: &mut Output) {
         let place = f.place(v);
         (out.rows, out.cols) = (f.rows(place.rows), place.cols);
         out.f32.clear();
@@ -183,37 +184,37 @@ impl State {
         if f.model.layout.buffers[place.buffer].ids {
             out.u32.extend_from_slice(self.ids_of(f, v));
         } else {
-            out.f32.extend_from_slice(self.numbers_of(f, v));
+            out.f32.extend_from_slice(self.floats_of(f, v));
         }
     }
 
-    fn numbers_of(&self, f: Frame<'_>, v: ValueId) -> &[f32] {
+    fn floats_of(&self, f: StepContext<'_>, v: ValueId) -> &[f32] {
         let p = f.place(v);
-        &self.numbers[p.buffer][..f.rows(p.rows) * p.cols]
+        &self.floats[p.buffer][..f.rows(p.rows) * p.cols]
     }
 
-    fn ids_of(&self, f: Frame<'_>, v: ValueId) -> &[u32] {
+    fn ids_of(&self, f: StepContext<'_>, v: ValueId) -> &[u32] {
         let p = f.place(v);
         &self.ids[p.buffer][..f.rows(p.rows) * p.cols]
     }
 
-    fn env<'a>(&'a self, f: Frame<'a>) -> Env<'a> {
-        env(f, &self.scratch, &self.every)
+    fn env<'a>(&'a self, f: StepContext<'a>) -> Env<'a> {
+        env(f, &self.scratch, &self.all_tokens)
     }
 
     /// Runs one node: takes its output buffers out, so that inputs and outputs can be borrowed side by side.
-    pub(super) fn run(&mut self, f: Frame<'_>, node: &Node) -> Result<()> {
+    pub(super) fn run(&mut self, f: StepContext<'_>, node: &Node) -> Result<()> {
         let mut outs = take(&mut self.taken);
         for v in &node.outputs {
             let is_data = f.model.graph.ty(*v).dims().is_some();
             let numbers = is_data && !f.model.layout.buffers[f.place(*v).buffer].ids;
-            outs.push(if numbers { take(&mut self.numbers[f.place(*v).buffer]) } else { Aligned::default() });
+            outs.push(if numbers { take(&mut self.floats[f.place(*v).buffer]) } else { Aligned::default() });
         }
         let done = self.eval(f, node, &mut outs);
         for (v, out) in node.outputs.iter().zip(outs.drain(..)) {
             let is_data = f.model.graph.ty(*v).dims().is_some();
             if is_data && !f.model.layout.buffers[f.place(*v).buffer].ids {
-                self.numbers[f.place(*v).buffer] = out;
+                self.floats[f.place(*v).buffer] = out;
             }
             if self.acts_of.is_some_and(|(of, _)| is_data && f.place(of).buffer == f.place(*v).buffer && of != *v) {
                 self.acts_of = None;
@@ -223,7 +224,7 @@ impl State {
         done
     }
 
-    fn eval(&mut self, f: Frame<'_>, node: &Node, outs: &mut [Aligned<f32>]) -> Result<()> {
+    fn eval(&mut self, f: StepContext<'_>, node: &Node, outs: &mut [Aligned<f32>]) -> Result<()> {
         let ins = &node.inputs;
         match &node.op {
             Op::Tokens => {
@@ -233,27 +234,27 @@ impl State {
             Op::Input { name, cols } => outs[0][..f.step.tokens.len() * cols].copy_from_slice(input(f, name, *cols)?),
             Op::Embed { table, scale } => self.embed(f, ins[0], *table, *scale, &mut outs[0])?,
             Op::RmsNorm(n) => {
-                let x = self.numbers_of(f, ins[0]);
+                let x = self.floats_of(f, ins[0]);
                 norm_rows(self.env(f), f, x, n, f.place(ins[0]).cols, &mut outs[0])?;
             }
-            Op::Linear(l) => self.linears(f, ins[0], None, std::slice::from_ref(l), outs, Then::Nothing)?,
+            Op::Linear(l) => self.linears(f, ins[0], None, std::slice::from_ref(l), outs, After::Nothing)?,
             Op::NormLinears { norm, parts } => {
-                self.linears(f, ins[0], norm.as_ref(), parts, outs, Then::Nothing)?;
+                self.linears(f, ins[0], norm.as_ref(), parts, outs, After::Nothing)?;
             }
             Op::LinearAdd { linear, gated, factor } => {
-                let add = Then::Add { residual: ins[1], gate: gated.then(|| ins[2]), factor: *factor };
+                let add = After::Add { residual: ins[1], gate: gated.then(|| ins[2]), factor: *factor };
                 self.linears(f, ins[0], None, std::slice::from_ref(linear), outs, add)?;
             }
             Op::LinearAct { linear, act } => {
-                self.linears(f, ins[0], None, std::slice::from_ref(linear), outs, Then::Act(*act))?;
+                self.linears(f, ins[0], None, std::slice::from_ref(linear), outs, After::Act(*act))?;
             }
             Op::LinearGlu { gate, up, act } => {
                 let t = f.rows_of(ins[0]);
                 self.quantise(f, ins[0], &[*gate, *up])?;
-                let x = Input { floats: self.numbers_of(f, ins[0]), acts: &self.acts };
-                products::linear_glu(self.env(f), x, t, f.weight(*gate), f.weight(*up), *act, &mut outs[0])?;
+                let x = Input { floats: self.floats_of(f, ins[0]), acts: &self.acts };
+                matmul::linear_glu(self.env(f), x, t, f.weight(*gate), f.weight(*up), *act, &mut outs[0])?;
             }
-            Op::Rope(r) => self.turn(f, ins[0], None, r, false, &mut outs[0])?,
+            Op::Rope(r) => self.norm_and_rope(f, ins[0], None, r, false, &mut outs[0])?,
             Op::HeadIds { heads } => {
                 let p = f.place(node.outputs[0]);
                 let ids = &mut self.ids[p.buffer][..f.step.tokens.len() * heads];
@@ -264,7 +265,7 @@ impl State {
             Op::Attend(a) => {
                 let mut scratch = take(&mut self.attention);
                 let job = attend::Job { a, sequences: &self.sequences, segments: f.segments };
-                let done = job.run(self.env(f), self.numbers_of(f, ins[0]), &mut scratch, &mut outs[0]);
+                let done = job.run(self.env(f), self.floats_of(f, ins[0]), &mut scratch, &mut outs[0]);
                 self.attention = scratch;
                 done?;
             }
@@ -275,7 +276,7 @@ impl State {
                 recurrent::delta_net(env, d, [0, 1, 2].map(input), state, out)
             })?,
             Op::WeighInputs => {
-                let (x, weights) = (self.numbers_of(f, ins[0]), self.numbers_of(f, ins[1]));
+                let (x, weights) = (self.floats_of(f, ins[0]), self.floats_of(f, ins[1]));
                 let (n, k) = (f.place(ins[0]).cols, f.place(ins[1]).cols);
                 each_output(self.env(f), x.len() / n, n, &mut outs[0], k * n, &|r, y| {
                     let row = &x[r * n..(r + 1) * n];
@@ -309,7 +310,7 @@ impl State {
     /// inputs are read.
     fn recurrent(
         &mut self,
-        f: Frame<'_>,
+        f: StepContext<'_>,
         node: &Node,
         state: StateId,
         out: &mut [f32],
@@ -318,7 +319,7 @@ impl State {
         let mut sequences = take(&mut self.sequences);
         let done = f.segments.iter().try_for_each(|s| {
             let state = &mut sequences[s.sequence].states[state.0 as usize];
-            let input = |i: usize| s.of(self.numbers_of(f, node.inputs[i]), f.place(node.inputs[i]).cols);
+            let input = |i: usize| s.of(self.floats_of(f, node.inputs[i]), f.place(node.inputs[i]).cols);
             work(self.env(f), &input, state, s.of_mut(out, f.place(node.outputs[0]).cols))
         });
         self.sequences = sequences;
@@ -326,13 +327,13 @@ impl State {
     }
 }
 
-fn env<'a>(f: Frame<'a>, scratch: &'a Scratches, every: &'a [u32]) -> Env<'a> {
+fn env<'a>(f: StepContext<'a>, scratch: &'a ScratchPool, all_tokens: &'a [u32]) -> Env<'a> {
     let m = f.model;
-    Env { pool: &m.pool, tier: m.tier, scratch, weights: &m.weights, vectors: &m.vectors, every }
+    Env { pool: &m.pool, simd_level: m.simd_level, scratch, weights: &m.weights, vectors: &m.vectors, all_tokens }
 }
 
 /// The numbers of a named input.
-fn input<'a>(f: Frame<'a>, name: &str, cols: usize) -> Result<&'a [f32]> {
+fn input<'a>(f: StepContext<'a>, name: &str, cols: usize) -> Result<&'a [f32]> {
     let rows = f.step.tokens.len();
     match f.step.inputs.iter().find(|(n, _)| *n == name) {
         Some((_, data)) if data.len() == rows * cols => Ok(data),

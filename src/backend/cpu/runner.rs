@@ -2,7 +2,7 @@
 
 use super::{
     Model, profile,
-    run::{Frame, State},
+    run::{State, StepContext},
     sequence::{Segment, Sequence},
 };
 use crate::{
@@ -52,9 +52,9 @@ impl CpuRunner {
     }
 
     /// Calls `work` with everything that the nodes of a step need.
-    fn walk<R>(&mut self, step: Step<'_>, work: impl FnOnce(&mut State, Frame<'_>) -> Result<R>) -> Result<R> {
+    fn walk<R>(&mut self, step: Step<'_>, work: impl FnOnce(&mut State, StepContext<'_>) -> Result<R>) -> Result<R> {
         let segments = take(&mut self.segments);
-        let frame = Frame { model: &self.model, step, segments: &segments };
+        let frame = StepContext { model: &self.model, step, segments: &segments };
         self.state.begin(frame);
         let done = work(&mut self.state, frame);
         self.segments = segments;

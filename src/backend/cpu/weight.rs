@@ -4,8 +4,8 @@ use super::{
     act::{ActRow, Acts},
     buffer::Aligned,
     kernel::{Kernels, RowsJob, float_panel, kernels, packed::Packed, panel},
-    pool::{Pool, relock},
-    tier::Tier,
+    pool::{Pool, lock_unpoisoned},
+    simd_level::SimdLevel,
 };
 use crate::{error::Result, file::Tensor};
 use std::sync::{Mutex, MutexGuard};
@@ -14,7 +14,7 @@ use std::sync::{Mutex, MutexGuard};
 pub struct Weight {
     tensor: Tensor,
     kernels: Kernels,
-    tier: Tier,
+    simd_level: SimdLevel,
     packed: Option<Packed>,
 }
 
@@ -31,7 +31,7 @@ pub struct Input<'a> {
 #[derive(Default)]
 pub struct Scratch {
     /// Memory of products.
-    pub work: Work,
+    pub work: MatmulScratch,
     /// Results of a product.
     pub tile: Vec<f32>,
     /// Results of a second product, or of attention.
@@ -40,7 +40,7 @@ pub struct Scratch {
 
 /// Memory of products.
 #[derive(Default)]
-pub struct Work {
+pub struct MatmulScratch {
     panel: panel::Panel,
     acts: Vec<ActRow>,
     /// Sixteen rows of a float weight.
@@ -52,9 +52,9 @@ pub struct Work {
 }
 
 // SAFETY: `acts` and `rows` hold pointers only while a product runs, on one thread.
-unsafe impl Send for Work {}
+unsafe impl Send for MatmulScratch {}
 
-impl Work {
+impl MatmulScratch {
     /// Bytes held.
     pub fn bytes(&self) -> u64 {
         self.panel.bytes()
@@ -64,28 +64,28 @@ impl Work {
 }
 
 /// The scratch of each worker.
-pub struct Scratches(Vec<Mutex<Scratch>>);
+pub struct ScratchPool(Vec<Mutex<Scratch>>);
 
-impl Scratches {
+impl ScratchPool {
     /// One for each of `threads` workers.
     pub fn new(threads: usize) -> Self {
-        Scratches((0..threads).map(|_| Mutex::default()).collect())
+        ScratchPool((0..threads).map(|_| Mutex::default()).collect())
     }
 
     /// That of `worker`; never contended, because worker numbers are unique within a job.
     pub fn of(&self, worker: usize) -> MutexGuard<'_, Scratch> {
-        relock(&self.0[worker])
+        lock_unpoisoned(&self.0[worker])
     }
 
     /// Bytes held.
     pub fn bytes(&self) -> u64 {
         let one = |s: MutexGuard<'_, Scratch>| s.work.bytes() + 4 * (s.tile.capacity() + s.other.capacity()) as u64;
-        self.0.iter().map(|s| one(relock(s))).sum()
+        self.0.iter().map(|s| one(lock_unpoisoned(s))).sum()
     }
 }
 
 /// The first `len` numbers of `v`, which grows where it is shorter.
-pub fn room(v: &mut Vec<f32>, len: usize) -> &mut [f32] {
+pub fn ensure_len(v: &mut Vec<f32>, len: usize) -> &mut [f32] {
     if v.len() < len {
         v.resize(len, 0.0);
     }
@@ -93,18 +93,18 @@ pub fn room(v: &mut Vec<f32>, len: usize) -> &mut [f32] {
 }
 
 impl Weight {
-    /// Prepares a tensor for `tier`.
-    pub fn new(tensor: Tensor, tier: Tier) -> Self {
-        let kernels = kernels(tensor.dtype(), tier);
-        Weight { tensor, kernels, tier, packed: None }
+    /// Prepares a tensor for `simd_level`.
+    pub fn new(tensor: Tensor, simd_level: SimdLevel) -> Self {
+        let kernels = kernels(tensor.dtype(), simd_level);
+        Weight { tensor, kernels, simd_level, packed: None }
     }
 
-    /// Makes a packed copy for products, where the tier has kernels for that; `progress` gets the bytes done.
+    /// Makes a packed copy for products, where the SIMD level has kernels for that; `progress` gets the bytes done.
     ///
     /// # Errors
     /// As [`Packed::new`].
-    pub fn pack(&mut self, tier: Tier, pool: &Pool, progress: &mut dyn FnMut(u64)) -> Result<()> {
-        self.packed = Packed::new(&self.tensor, tier, pool, progress)?;
+    pub fn pack(&mut self, simd_level: SimdLevel, pool: &Pool, progress: &mut dyn FnMut(u64)) -> Result<()> {
+        self.packed = Packed::new(&self.tensor, simd_level, pool, progress)?;
         Ok(())
     }
 
@@ -155,7 +155,7 @@ impl Weight {
         rows: usize,
         x: Input<'_>,
         tokens: &[u32],
-        work: &mut Work,
+        work: &mut MatmulScratch,
         out: &mut [f32],
         next: *const u8,
     ) {
@@ -186,28 +186,28 @@ impl Weight {
         n: usize,
         x: Input<'_>,
         tokens: &[u32],
-        work: &mut Work,
+        work: &mut MatmulScratch,
         out: &mut [f32],
         stride: usize,
     ) {
         if !self.is_quantised() {
             let floats = |t: &u32| x.floats[*t as usize * self.cols()..][..self.cols()].as_ptr();
-            if tokens.len() >= float_panel::worth(self.tier) {
+            if tokens.len() >= float_panel::worth(self.simd_level) {
                 work.rows.clear();
                 work.rows.extend(tokens.iter().map(floats));
-                self.by_columns(bytes, n, work, out, stride);
+                self.float_gemm(bytes, n, work, out, stride);
                 return;
             }
-            self.by_rows(bytes, n, tokens.len(), |i| (ActRow::NONE, floats(&tokens[i])), out, stride);
+            self.gemv_rows(bytes, n, tokens.len(), |i| (ActRow::NONE, floats(&tokens[i])), out, stride);
             return;
         }
         with_planes(x.acts, tokens, work, out, (n, stride), |acts, panel, out, stride| {
-            self.by_codes(bytes, n, acts, panel, out, stride);
+            self.quantised_products(bytes, n, acts, panel, out, stride);
         });
     }
 
     /// Products of float weights with the rows of activations of `work`.
-    fn by_columns(&self, bytes: &[u8], n: usize, work: &mut Work, out: &mut [f32], stride: usize) {
+    fn float_gemm(&self, bytes: &[u8], n: usize, work: &mut MatmulScratch, out: &mut [f32], stride: usize) {
         assert!(out.len() >= (work.rows.len() - 1) * stride + n && bytes.len() == n * self.row_bytes());
         for r in (0..n).step_by(panel::ROWS) {
             let rows = panel::ROWS.min(n - r);
@@ -220,14 +220,14 @@ impl Weight {
                 out: out[r..].as_mut_ptr(),
                 stride,
             };
-            // SAFETY: the weight was made for a tier that the processor has; rows, activations and `out` have the sizes that
+            // SAFETY: the weight was made for a SIMD level that the processor has; rows, activations and `out` have the sizes that
             // the job states, as asserted here and where `rows` was made.
-            unsafe { float_panel::product(self.tier, self.tensor.dtype(), &mut work.floats, job) }
+            unsafe { float_panel::product(self.simd_level, self.tensor.dtype(), &mut work.floats, job) }
         }
     }
 
     /// Products with activations in 8 bits; the i-th of `acts` to `out[i * stride ..]`.
-    fn by_codes(
+    fn quantised_products(
         &self,
         bytes: &[u8],
         n: usize,
@@ -238,7 +238,7 @@ impl Weight {
     ) {
         let worth = |fill: &panel::Fill| acts.len() >= if fill.fine { panel::WORTH_FINE } else { panel::WORTH };
         let Some(fill) = self.kernels.panel.filter(worth) else {
-            self.by_rows(bytes, n, acts.len(), |i| (acts[i], std::ptr::null()), out, stride);
+            self.gemv_rows(bytes, n, acts.len(), |i| (acts[i], std::ptr::null()), out, stride);
             return;
         };
         for r in (0..n).step_by(panel::ROWS) {
@@ -254,7 +254,7 @@ impl Weight {
     }
 
     /// Products a row at a time with four, two or one of `count` activation rows, whose codes or numbers `of` gives.
-    fn by_rows(
+    fn gemv_rows(
         &self,
         bytes: &[u8],
         n: usize,
@@ -295,7 +295,7 @@ impl Weight {
             out: out.as_mut_ptr(),
             stride,
         };
-        // SAFETY: the kernel is of this processor's tier and this weight's format; the rows are in `bytes`, the activations
+        // SAFETY: the kernel is of this processor's SIMD level and this weight's format; the rows are in `bytes`, the activations
         // have `cols` numbers, `out` has the room, as asserted.
         unsafe { kernel(&job) };
         T
@@ -307,17 +307,17 @@ impl Weight {
 fn with_planes(
     x: &Acts,
     tokens: &[u32],
-    work: &mut Work,
+    work: &mut MatmulScratch,
     out: &mut [f32],
     (n, stride): (usize, usize),
     product: impl FnOnce(&[ActRow], &mut panel::Panel, &mut [f32], usize),
 ) {
-    let Work { panel, acts, pair, .. } = work;
+    let MatmulScratch { panel, acts, pair, .. } = work;
     x.gather(tokens, acts);
     if acts.len() == tokens.len() {
         return product(acts, panel, out, stride);
     }
-    let pair = room(pair, acts.len() * n);
+    let pair = ensure_len(pair, acts.len() * n);
     product(acts, panel, pair, n);
     for (i, planes) in pair.chunks_exact(2 * n).enumerate() {
         let (high, low) = planes.split_at(n);

@@ -190,8 +190,9 @@ impl Walker {
             }
             Op::RopeStore { q_norm, k_norm, rope, norm_last, cache } => {
                 let rope = rope.for_context(self.options.ctx);
-                let turned = |x: &Array, n: &Option<Norm>| turn(x, n.as_ref(), &rope, *norm_last, step.past, w);
-                let (q, k) = (turned(nums(0), q_norm), turned(nums(1), k_norm));
+                let rotated =
+                    |x: &Array, n: &Option<Norm>| norm_and_rope(x, n.as_ref(), &rope, *norm_last, step.past, w);
+                let (q, k) = (rotated(nums(0), q_norm), rotated(nums(1), k_norm));
                 self.store(&k, Some(nums(2)), cache.0, step);
                 return Ok(vec![Value::Numbers(q), Value::Nothing]);
             }
@@ -236,7 +237,7 @@ fn normed(x: &Array, n: Option<&Norm>, w: Weights<'_>) -> Array {
     n.map_or_else(|| x.clone(), |n| rms_norm::eval(x, n, w))
 }
 
-fn turn(x: &Array, n: Option<&Norm>, r: &Rope, norm_last: bool, past: usize, w: Weights<'_>) -> Array {
+fn norm_and_rope(x: &Array, n: Option<&Norm>, r: &Rope, norm_last: bool, past: usize, w: Weights<'_>) -> Array {
     if norm_last { normed(&rope::eval(x, r, past), n, w) } else { rope::eval(&normed(x, n, w), r, past) }
 }
 

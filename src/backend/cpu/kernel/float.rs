@@ -3,50 +3,50 @@
 use super::{Kernels, RowsJob, ask_ahead};
 use crate::{
     backend::cpu::{
-        lanes::{Brain, Half, Lanes, N, Single, Store},
-        tier::{Floats, Tier, dispatch},
+        simd::{BF16, F16, F32, F32x16, FloatStorage, N},
+        simd_level::{SimdKernel, SimdLevel, dispatch},
     },
     quant::DType,
 };
 use std::marker::PhantomData;
 
 /// The kernels of a float dtype.
-pub fn kernels(dtype: DType, tier: Tier) -> Kernels {
+pub fn kernels(dtype: DType, simd_level: SimdLevel) -> Kernels {
     match dtype {
-        DType::F16 => at::<Half>(tier),
-        DType::BF16 => at::<Brain>(tier),
-        _ => at::<Single>(tier),
+        DType::F16 => at::<F16>(simd_level),
+        DType::BF16 => at::<BF16>(simd_level),
+        _ => at::<F32>(simd_level),
     }
 }
 
-fn at<S: Store>(tier: Tier) -> Kernels {
+fn at<S: FloatStorage>(simd_level: SimdLevel) -> Kernels {
     macro_rules! all {
-        ($tier:literal) => {
-            Kernels { one: rows::<S, $tier, 1>, two: rows::<S, $tier, 2>, four: rows::<S, $tier, 4>, panel: None }
+        ($level:literal) => {
+            Kernels { one: rows::<S, $level, 1>, two: rows::<S, $level, 2>, four: rows::<S, $level, 4>, panel: None }
         };
     }
-    match tier {
-        Tier::Scalar => all!(0),
-        Tier::NeonDotprod => all!(1),
+    match simd_level {
+        SimdLevel::Scalar => all!(0),
+        SimdLevel::NeonDotprod => all!(1),
         // AVX-VNNI is about integers.
-        Tier::Avx2 | Tier::AvxVnni => all!(2),
-        Tier::Avx512Vnni => all!(4),
+        SimdLevel::Avx2 | SimdLevel::AvxVnni => all!(2),
+        SimdLevel::Avx512Vnni => all!(4),
     }
 }
 
 /// Safety: see [`super::RowsKernel`].
-unsafe fn rows<S: Store, const TIER: usize, const T: usize>(job: &RowsJob<T>) {
-    // SAFETY: the caller vouches for the tier and the pointers.
-    unsafe { dispatch(Tier::ALL[TIER], Rows::<S, T>(job, PhantomData)) }
+unsafe fn rows<S: FloatStorage, const LEVEL: usize, const T: usize>(job: &RowsJob<T>) {
+    // SAFETY: the caller vouches for the SIMD level and the pointers.
+    unsafe { dispatch(SimdLevel::ALL[LEVEL], Rows::<S, T>(job, PhantomData)) }
 }
 
 struct Rows<'a, S, const T: usize>(&'a RowsJob<T>, PhantomData<S>);
 
-impl<S: Store, const T: usize> Floats for Rows<'_, S, T> {
+impl<S: FloatStorage, const T: usize> SimdKernel for Rows<'_, S, T> {
     type Output = ();
 
     #[inline(always)]
-    unsafe fn run<L: Lanes>(self) {
+    unsafe fn run<L: F32x16>(self) {
         let job = self.0;
         // Several rows at a time share the loads of the activations; one token leaves registers for more partial sums.
         let mut r = 0;
@@ -75,7 +75,10 @@ impl<S: Store, const T: usize> Floats for Rows<'_, S, T> {
 ///
 /// Safety: the rows exist, the job's pointers are valid, the processor has the features of `L`.
 #[inline(always)]
-unsafe fn tile<S: Store, L: Lanes, const T: usize, const R: usize, const U: usize>(job: &RowsJob<T>, first: usize) {
+unsafe fn tile<S: FloatStorage, L: F32x16, const T: usize, const R: usize, const U: usize>(
+    job: &RowsJob<T>,
+    first: usize,
+) {
     let (cols, step) = (job.cols, N * U);
     // SAFETY: every read is within a row of `cols` numbers, the writes within `out`.
     unsafe {

@@ -8,8 +8,8 @@ use super::panel::ROWS;
 use crate::{
     backend::cpu::{
         buffer::Aligned,
-        lanes::{Brain, Half, Lanes, N, Single, Store},
-        tier::{Floats, Tier, dispatch},
+        simd::{BF16, F16, F32, F32x16, FloatStorage, N},
+        simd_level::{SimdKernel, SimdLevel, dispatch},
     },
     quant::DType,
 };
@@ -17,8 +17,8 @@ use std::marker::PhantomData;
 
 /// From how many tokens on the conversion pays, if it does: with 512-bit registers, four rows and four tokens at a time do as
 /// well from the file's form (measured on Zen 5: 184 G products a second against 146 for F16).
-pub fn worth(tier: Tier) -> usize {
-    if tier == Tier::Avx512Vnni { usize::MAX } else { 64 }
+pub fn worth(simd_level: SimdLevel) -> usize {
+    if simd_level == SimdLevel::Avx512Vnni { usize::MAX } else { 64 }
 }
 
 /// Columns that are summed before they are added to the rest.
@@ -46,28 +46,28 @@ pub struct Job<'a> {
 /// Multiplies; `panel` is scratch.
 ///
 /// # Safety
-/// The processor has `tier`, `dtype` is a float format, and the pointers of the job are valid for the sizes it states.
-pub unsafe fn product(tier: Tier, dtype: DType, panel: &mut Aligned<f32>, job: Job<'_>) {
+/// The processor has `simd_level`, `dtype` is a float format, and the pointers of the job are valid for the sizes it states.
+pub unsafe fn product(simd_level: SimdLevel, dtype: DType, panel: &mut Aligned<f32>, job: Job<'_>) {
     assert!(job.rows <= ROWS);
     panel.grow(job.cols * ROWS);
     let to = panel.as_mut_ptr();
     // SAFETY: the panel has room for 16 rows; the rest is the caller's.
     unsafe {
         match dtype {
-            DType::F16 => dispatch(tier, Run::<Half>(job, to, PhantomData)),
-            DType::BF16 => dispatch(tier, Run::<Brain>(job, to, PhantomData)),
-            _ => dispatch(tier, Run::<Single>(job, to, PhantomData)),
+            DType::F16 => dispatch(simd_level, Run::<F16>(job, to, PhantomData)),
+            DType::BF16 => dispatch(simd_level, Run::<BF16>(job, to, PhantomData)),
+            _ => dispatch(simd_level, Run::<F32>(job, to, PhantomData)),
         }
     }
 }
 
 struct Run<'a, S>(Job<'a>, *mut f32, PhantomData<S>);
 
-impl<S: Store> Floats for Run<'_, S> {
+impl<S: FloatStorage> SimdKernel for Run<'_, S> {
     type Output = ();
 
     #[inline(always)]
-    unsafe fn run<L: Lanes>(self) {
+    unsafe fn run<L: F32x16>(self) {
         let Run(job, panel, _) = self;
         // SAFETY: by the contract of `product`.
         unsafe {
@@ -90,7 +90,7 @@ impl<S: Store> Floats for Run<'_, S> {
 
 /// Row `r` as a column of the panel; zeros where there is none.
 #[inline(always)]
-unsafe fn fill<S: Store, L: Lanes>(job: &Job<'_>, r: usize, to: *mut f32) {
+unsafe fn fill<S: FloatStorage, L: F32x16>(job: &Job<'_>, r: usize, to: *mut f32) {
     // SAFETY: rows below `job.rows` have `cols` weights, the panel has `cols` times 16 numbers.
     unsafe {
         if r >= job.rows {
@@ -114,7 +114,7 @@ unsafe fn fill<S: Store, L: Lanes>(job: &Job<'_>, r: usize, to: *mut f32) {
 
 /// The panel with `T` tokens from `first` on; gives `T`.
 #[inline(always)]
-unsafe fn tokens<L: Lanes, const T: usize>(job: &Job<'_>, panel: *const f32, first: usize) -> usize {
+unsafe fn tokens<L: F32x16, const T: usize>(job: &Job<'_>, panel: *const f32, first: usize) -> usize {
     // SAFETY: the panel has `cols` columns, the tokens as many numbers, `out` room for `rows` numbers of each.
     unsafe {
         let x: [*const f32; T] = std::array::from_fn(|t| job.tokens[first + t]);

@@ -1,5 +1,5 @@
 //! The quantised formats in one form: `w = scale · code − minimum` with codes of 8 bits without sign, and scales and minima
-//! per 16 weights. Plain Rust; the SIMD tiers have their own unpacking and are tested against this.
+//! per 16 weights. Plain Rust; the SIMD levels have their own unpacking and are tested against this.
 //!
 //! Bit layouts are ggml's (`ggml-common.h`), described on the pages of [`crate::quant`]. A format's constant offset (8 of
 //! Q4_0, 32 of Q6_K, 128 of formats with signed codes) is part of the minimum here.

@@ -1,8 +1,8 @@
-//! Dot products of weight rows with activations, by format and tier.
+//! Dot products of weight rows with activations, by format and SIMD level.
 //!
-//! Weights are packed at load ([`packed`]) where the tier has kernels for that. From the file's own bytes there are two shapes
+//! Weights are packed at load ([`packed`]) where the SIMD level has kernels for that. From the file's own bytes there are two shapes
 //! of kernel: *rows* (one weight row after the other against 1, 2 or 4 tokens: decode, bound by the bytes of the
-//! weights) and, at the AVX-512 tier, *panels* (16 rows unpacked once, against many tokens: prefill, bound by arithmetic).
+//! weights) and, at the AVX-512 level, *panels* (16 rows unpacked once, against many tokens: prefill, bound by arithmetic).
 //!
 //! Quantised weights meet activations of 8 bits (see [`super::act`]): integer products are exact, scales are applied in f32
 //! every 16 or 32 weights. Float weights meet f32 activations. Each result is summed by one thread in a fixed order.
@@ -21,8 +21,8 @@ mod wide;
 
 use super::{
     act::ActRow,
-    stream::{self, Level},
-    tier::Tier,
+    prefetch::{self, Level},
+    simd_level::SimdLevel,
 };
 use crate::quant::DType;
 
@@ -34,8 +34,8 @@ const NEAR: usize = 1536;
 /// alone makes 60, from mapped Q4_K 87 and asked into the first cache alone 75.
 #[inline(always)]
 fn ask_ahead(p: *const u8) {
-    stream::prefetch(p.wrapping_add(FAR), Level::L2);
-    stream::prefetch(p.wrapping_add(NEAR), Level::L1);
+    prefetch::line(p.wrapping_add(FAR), Level::L2);
+    prefetch::line(p.wrapping_add(NEAR), Level::L1);
 }
 
 /// What a rows kernel works on: `rows` weight rows of `cols` weights, one behind the other.
@@ -61,10 +61,10 @@ pub struct RowsJob<const T: usize> {
 
 /// A rows kernel for `T` tokens at a time.
 ///
-/// Safety: the processor has the kernel's tier, and the pointers of the job are valid for the sizes it states.
+/// Safety: the processor has the kernel's SIMD level, and the pointers of the job are valid for the sizes it states.
 pub type RowsKernel<const T: usize> = unsafe fn(&RowsJob<T>);
 
-/// The kernels of one format at one tier.
+/// The kernels of one format at one SIMD level.
 #[derive(Clone, Copy)]
 pub struct Kernels {
     /// For one token.
@@ -73,24 +73,24 @@ pub struct Kernels {
     pub two: RowsKernel<2>,
     /// For four tokens.
     pub four: RowsKernel<4>,
-    /// Unpacks 16 rows for a panel, where the tier has panels.
+    /// Unpacks 16 rows for a panel, where the SIMD level has panels.
     pub panel: Option<panel::Fill>,
 }
 
-/// The kernels of `dtype` at `tier`.
-pub fn kernels(dtype: DType, tier: Tier) -> Kernels {
+/// The kernels of `dtype` at `simd_level`.
+pub fn kernels(dtype: DType, simd_level: SimdLevel) -> Kernels {
     if dtype.is_float() {
-        return float::kernels(dtype, tier);
+        return float::kernels(dtype, simd_level);
     }
-    match tier {
+    match simd_level {
         #[cfg(target_arch = "x86_64")]
-        Tier::Avx512Vnni => avx512::kernels(dtype),
+        SimdLevel::Avx512Vnni => avx512::kernels(dtype),
         #[cfg(target_arch = "x86_64")]
-        Tier::AvxVnni => wide::avx_vnni::kernels(dtype),
+        SimdLevel::AvxVnni => wide::avx_vnni::kernels(dtype),
         #[cfg(target_arch = "x86_64")]
-        Tier::Avx2 => wide::avx2::kernels(dtype),
+        SimdLevel::Avx2 => wide::avx2::kernels(dtype),
         #[cfg(target_arch = "aarch64")]
-        Tier::NeonDotprod => wide::dotprod::kernels(dtype),
+        SimdLevel::NeonDotprod => wide::dotprod::kernels(dtype),
         _ => scalar::kernels(dtype),
     }
 }

@@ -18,9 +18,9 @@ pub const WORTH_FINE: usize = 9;
 /// How a format fills panels.
 #[derive(Clone, Copy)]
 pub struct Fill {
-    /// Unpacks the rows. Safety: the processor has the tier, and a valid job.
+    /// Unpacks the rows. Safety: the processor has the SIMD level, and a valid job.
     pub fill: unsafe fn(&FillJob),
-    /// Multiplies what this fill made. Safety: the processor has the tier, and a valid job.
+    /// Multiplies what this fill made. Safety: the processor has the SIMD level, and a valid job.
     pub multiply: unsafe fn(&MultiplyJob<'_>),
     /// Scales are per 16 weights, not 32.
     pub fine: bool,
@@ -94,7 +94,7 @@ impl Panel {
     /// Unpacks `rows` rows of `cols` weights.
     ///
     /// # Safety
-    /// The processor has the fill's tier; the rows lie one behind the other from `weights` on, of the fill's format.
+    /// The processor has the fill's SIMD level; the rows lie one behind the other from `weights` on, of the fill's format.
     pub unsafe fn fill(&mut self, fill: Fill, weights: *const u8, row_bytes: usize, rows: usize, cols: usize) {
         self.reserve(cols);
         let job = FillJob {
@@ -114,7 +114,7 @@ impl Panel {
     /// Multiplies the panel with tokens: row r of token t goes to `out[t * stride + r]`, for `rows` rows.
     ///
     /// # Safety
-    /// The panel was filled with rows of `cols` weights by `fill`; the processor has its tier; `acts` are rows of `cols`
+    /// The panel was filled with rows of `cols` weights by `fill`; the processor has its SIMD level; `acts` are rows of `cols`
     /// activations.
     pub unsafe fn multiply(
         &self,

@@ -1,4 +1,4 @@
-//! Rows kernels in plain Rust: for processors without the SIMD tiers, and as their check.
+//! Rows kernels in plain Rust: for processors without the SIMD levels, and as their check.
 
 use super::{
     Kernels, RowsJob, by_format,

@@ -4,7 +4,7 @@ use super::*;
 
 impl State {
     /// Quantises a value for these weights, unless none of them needs it or it is done.
-    pub(super) fn quantise(&mut self, f: Frame<'_>, v: ValueId, weights: &[WeightId]) -> Result<()> {
+    pub(super) fn quantise(&mut self, f: StepContext<'_>, v: ValueId, weights: &[WeightId]) -> Result<()> {
         // The columns of the weight, not of the value: a row a slot is as many rows.
         let cols = f.weight(weights[0]).cols();
         if self.acts_of == Some((v, cols)) || !weights.iter().any(|w| f.weight(*w).is_quantised()) {
@@ -12,28 +12,28 @@ impl State {
         }
         let mut acts = take(&mut self.acts);
         self.acts_of = None;
-        let done = acts.fill(&f.model.pool, f.model.tier, f.activations(v), self.numbers_of(f, v), cols);
+        let done = acts.fill(&f.model.pool, f.model.simd_level, f.activations(v), self.floats_of(f, v), cols);
         self.acts = acts;
         self.acts_of = Some((v, cols));
         done
     }
 
-    /// Matrices on one input, after an optional norm; what follows is for a single matrix.
+    /// ExpertMatrix on one input, after an optional norm; what follows is for a single matrix.
     pub(super) fn linears(
         &mut self,
-        f: Frame<'_>,
+        f: StepContext<'_>,
         x: ValueId,
         norm: Option<&Norm>,
         parts: &[Linear],
         outs: &mut [Aligned<f32>],
-        then: Then,
+        then: After,
     ) -> Result<()> {
         let (t, cols) = (f.rows_of(x), f.place(x).cols);
         let quantised = parts.iter().any(|l| f.weight(l.weight).is_quantised());
         let mut normed = take(&mut self.normed);
         let mut acts = take(&mut self.acts);
         let made = (|| {
-            let mut floats = self.numbers_of(f, x);
+            let mut floats = self.floats_of(f, x);
             if let Some(n) = norm {
                 normed.grow(t * cols);
                 norm_rows(self.env(f), f, floats, n, cols, &mut normed)?;
@@ -41,16 +41,16 @@ impl State {
             }
             // What is in `acts` is the value itself, not its norm.
             if quantised && (norm.is_some() || self.acts_of != Some((x, cols))) {
-                acts.fill(&f.model.pool, f.model.tier, f.activations(x), floats, cols)?;
+                acts.fill(&f.model.pool, f.model.simd_level, f.activations(x), floats, cols)?;
             }
-            let finish = match then {
-                Then::Add { residual, gate, factor } => {
-                    Finish::Add(self.numbers_of(f, residual), gate.map(|g| self.numbers_of(f, g)), factor)
+            let epilogue = match then {
+                After::Add { residual, gate, factor } => {
+                    Epilogue::Add(self.floats_of(f, residual), gate.map(|g| self.floats_of(f, g)), factor)
                 }
-                Then::Act(act) => Finish::Act(act),
-                Then::Nothing => Finish::Plain,
+                After::Act(act) => Epilogue::Act(act),
+                After::Nothing => Epilogue::Plain,
             };
-            products::linears(self.env(f), Input { floats, acts: &acts }, t, parts, outs, finish)
+            matmul::linears(self.env(f), Input { floats, acts: &acts }, t, parts, outs, epilogue)
         })();
         if quantised {
             self.acts_of = if norm.is_none() { Some((x, cols)) } else { None };
@@ -60,14 +60,21 @@ impl State {
     }
 }
 
-pub(super) fn norm_rows(env: Env<'_>, f: Frame<'_>, x: &[f32], n: &Norm, cols: usize, out: &mut [f32]) -> Result<()> {
+pub(super) fn norm_rows(
+    env: Env<'_>,
+    f: StepContext<'_>,
+    x: &[f32],
+    n: &Norm,
+    cols: usize,
+    out: &mut [f32],
+) -> Result<()> {
     let (w, b) = (f.vector(n.weight), n.bias.map(|b| f.vector(b)));
     let centred = match n.kind {
         NormKind::Rms if b.is_none() => {
-            return each_row(env, x, cols, out, &|_, x, y| env.floats(RmsNorm { x, y, w, eps: n.eps }));
+            return each_row(env, x, cols, out, &|_, x, y| env.simd(RmsNorm { x, y, w, eps: n.eps }));
         }
         NormKind::Rms => false,
         NormKind::Layer => true,
     };
-    each_row(env, x, cols, out, &|_, x, y| env.floats(LayerNorm { x, y, w, b, centred, eps: n.eps }))
+    each_row(env, x, cols, out, &|_, x, y| env.simd(LayerNorm { x, y, w, b, centred, eps: n.eps }))
 }

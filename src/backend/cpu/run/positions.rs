@@ -4,9 +4,9 @@ use super::*;
 
 impl State {
     /// An optional norm and the rotation of a value, in either order.
-    pub(super) fn turn(
+    pub(super) fn norm_and_rope(
         &mut self,
-        f: Frame<'_>,
+        f: StepContext<'_>,
         x: ValueId,
         norm: Option<&Norm>,
         rope: &Rope,
@@ -15,33 +15,33 @@ impl State {
     ) -> Result<()> {
         let cols = f.place(x).cols;
         let table = rope_table(&mut self.ropes, rope, f)?;
-        let env = env(f, &self.scratch, &self.every);
+        let env = env(f, &self.scratch, &self.all_tokens);
         let p = f.place(x);
-        let from = &self.numbers[p.buffer][..f.rows(p.rows) * p.cols];
+        let from = &self.floats[p.buffer][..f.rows(p.rows) * p.cols];
         each_row(env, from, cols, out, &|t, x, y| {
             match norm {
-                Some(n) if !norm_last => env.floats(RmsNorm { x, y: &mut *y, w: f.vector(n.weight), eps: n.eps }),
+                Some(n) if !norm_last => env.simd(RmsNorm { x, y: &mut *y, w: f.vector(n.weight), eps: n.eps }),
                 _ => y.copy_from_slice(x),
             }
-            env.floats(table.rotation(y, t));
+            env.simd(table.rotation(y, t));
             if let (Some(n), true) = (norm, norm_last) {
                 let w = f.vector(n.weight);
-                env.floats(NormInPlace { x: y, w, eps: n.eps });
+                env.simd(NormInPlace { x: y, w, eps: n.eps });
             }
         })
     }
 
-    /// `rope_store`: turned queries into `out`, turned keys and values to the cache.
-    pub(super) fn rope_store(&mut self, f: Frame<'_>, node: &Node, out: &mut [f32]) -> Result<()> {
+    /// `rope_store`: rotated queries into `out`, rotated keys and values to the cache.
+    pub(super) fn rope_store(&mut self, f: StepContext<'_>, node: &Node, out: &mut [f32]) -> Result<()> {
         let Op::RopeStore { q_norm, k_norm, rope, norm_last, cache } = &node.op else {
-            return Err(Error::Graph(format!("{} turns and stores nothing", node.op.name())));
+            return Err(Error::Graph(format!("{} rotates and stores nothing", node.op.name())));
         };
         let [q, k, v] = [0, 1, 2].map(|i| node.inputs[i]);
-        self.turn(f, q, q_norm.as_ref(), rope, *norm_last, out)?;
+        self.norm_and_rope(f, q, q_norm.as_ref(), rope, *norm_last, out)?;
         let mut keys = take(&mut self.normed);
-        keys.grow(self.numbers_of(f, k).len());
-        let turned = self.turn(f, k, k_norm.as_ref(), rope, *norm_last, &mut keys);
-        let stored = turned.and_then(|()| self.store(f, k, Some(&keys), Some(v), cache.0));
+        keys.grow(self.floats_of(f, k).len());
+        let rotated = self.norm_and_rope(f, k, k_norm.as_ref(), rope, *norm_last, &mut keys);
+        let stored = rotated.and_then(|()| self.store(f, k, Some(&keys), Some(v), cache.0));
         self.normed = keys;
         stored
     }
@@ -49,21 +49,21 @@ impl State {
     /// Writes keys (the value's, or what was made of them) and values.
     pub(super) fn store(
         &mut self,
-        f: Frame<'_>,
+        f: StepContext<'_>,
         k: ValueId,
-        turned: Option<&[f32]>,
+        rotated: Option<&[f32]>,
         v: Option<ValueId>,
         cache: u32,
     ) -> Result<()> {
         let mut sequences = take(&mut self.sequences);
-        let keys = self.numbers_of(f, k);
-        let keys = turned.map_or(keys, |t| &t[..keys.len()]);
+        let keys = self.floats_of(f, k);
+        let keys = rotated.map_or(keys, |t| &t[..keys.len()]);
         let env = self.env(f);
         let done = f.segments.iter().try_for_each(|s| {
             let c = &mut sequences[s.sequence].caches[cache as usize];
             c.store_keys(env, s.past, s.of(keys, f.place(k).cols))?;
             match v {
-                Some(v) => c.store_values(env, s.past, s.of(self.numbers_of(f, v), f.place(v).cols)),
+                Some(v) => c.store_values(env, s.past, s.of(self.floats_of(f, v), f.place(v).cols)),
                 None => Ok(()),
             }
         });
@@ -73,7 +73,7 @@ impl State {
 }
 
 /// The table of a rope, made for this step.
-fn rope_table<'a>(tables: &'a mut [RopeTable], rope: &Rope, f: Frame<'_>) -> Result<&'a RopeTable> {
+fn rope_table<'a>(tables: &'a mut [RopeTable], rope: &Rope, f: StepContext<'_>) -> Result<&'a RopeTable> {
     let table = tables.iter_mut().find(|t| t.is_of(rope));
     let table = table.ok_or_else(|| Error::Graph("a rope without a table".into()))?;
     table.make(f.segments.iter().flat_map(|s| s.past..s.end()));

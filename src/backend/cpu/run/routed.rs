@@ -6,7 +6,7 @@ impl State {
     /// `router`, and with `fused` the norm and the matrix before it.
     pub(super) fn route(
         &mut self,
-        f: Frame<'_>,
+        f: StepContext<'_>,
         node: &Node,
         r: &Router,
         outs: &mut [Aligned<f32>],
@@ -19,13 +19,13 @@ impl State {
         let (ids_at, weights_at) = if fused.is_some() { (1, 2) } else { (0, 1) };
         if let Some((norm, linear)) = fused {
             let cols = f.place(x).cols;
-            norm_rows(self.env(f), f, self.numbers_of(f, x), norm, cols, &mut outs[0])?;
+            norm_rows(self.env(f), f, self.floats_of(f, x), norm, cols, &mut outs[0])?;
             // Routers are float weights here (see `load`), so nothing is read from `acts`.
             let input = Input { floats: &outs[0][..t * cols], acts: &self.acts };
             let to = std::slice::from_mut(&mut logits);
-            products::linears(self.env(f), input, t, std::slice::from_ref(linear), to, Finish::Plain)?;
+            matmul::linears(self.env(f), input, t, std::slice::from_ref(linear), to, Epilogue::Plain)?;
         } else {
-            logits[..t * r.experts].copy_from_slice(self.numbers_of(f, x));
+            logits[..t * r.experts].copy_from_slice(self.floats_of(f, x));
         }
         let p = f.place(node.outputs[ids_at]);
         let mut ids = take(&mut self.ids[p.buffer]);
@@ -35,7 +35,7 @@ impl State {
         let failed = AtomicBool::new(false);
         let done = f.model.pool.run(t.div_ceil(per), &|worker, item| {
             let mut scratch = self.scratch.of(worker);
-            let scratch = room(&mut scratch.other, 2 * r.experts);
+            let scratch = ensure_len(&mut scratch.other, 2 * r.experts);
             for i in item * per..t.min((item + 1) * per) {
                 let l = &logits[i * r.experts..(i + 1) * r.experts];
                 // SAFETY: every token belongs to one item.
@@ -58,7 +58,7 @@ impl State {
     }
 
     /// The ops on routed experts.
-    pub(super) fn routed(&mut self, f: Frame<'_>, node: &Node, outs: &mut [Aligned<f32>]) -> Result<()> {
+    pub(super) fn routed(&mut self, f: StepContext<'_>, node: &Node, outs: &mut [Aligned<f32>]) -> Result<()> {
         let (x, ids) = (node.inputs[0], node.inputs[1]);
         let (first, second) = match &node.op {
             Op::ExpertLinear(l) | Op::ExpertAct { linear: l, .. } | Op::ExpertDownAdd { linear: l, .. } => (*l, *l),
@@ -72,21 +72,21 @@ impl State {
         self.groups = groups;
         made?;
         self.quantise(f, x, &[first.weight, second.weight])?;
-        let input = Input { floats: self.numbers_of(f, x), acts: &self.acts };
-        let matrices = |l: Linear| Matrices { weight: f.weight(l.weight), bias: l.bias.map(|b| f.vector(b)) };
+        let input = Input { floats: self.floats_of(f, x), acts: &self.acts };
+        let matrices = |l: Linear| ExpertMatrix { weight: f.weight(l.weight), bias: l.bias.map(|b| f.vector(b)) };
         let (env, m) = (self.env(f), matrices(first));
-        let reads = if f.place(x).cols == inp { Reads::Token } else { Reads::Pair };
+        let input_rows = if f.place(x).cols == inp { ExpertInput::PerToken } else { ExpertInput::PerSlot };
         match &node.op {
             Op::ExpertGlu { act, .. } => {
                 experts::glu(env, input, &self.groups, (m, matrices(second)), width, *act, &mut outs[0])
             }
             Op::ExpertDownAdd { factor, .. } => {
-                let (weights, residual) = (self.numbers_of(f, node.inputs[2]), self.numbers_of(f, node.inputs[3]));
+                let (weights, residual) = (self.floats_of(f, node.inputs[2]), self.floats_of(f, node.inputs[3]));
                 experts::down_add(env, input, &self.groups, m, width, weights, (residual, *factor), &mut outs[0])
             }
-            Op::ExpertLinear(_) => experts::linear(env, input, reads, &self.groups, m, width, None, &mut outs[0]),
+            Op::ExpertLinear(_) => experts::linear(env, input, input_rows, &self.groups, m, width, None, &mut outs[0]),
             Op::ExpertAct { act, .. } => {
-                experts::linear(env, input, reads, &self.groups, m, width, Some(*act), &mut outs[0])
+                experts::linear(env, input, input_rows, &self.groups, m, width, Some(*act), &mut outs[0])
             }
             op => Err(Error::Graph(format!("the CPU backend has no expert code for {}", op.name()))),
         }

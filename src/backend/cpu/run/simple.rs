@@ -4,15 +4,15 @@ use super::*;
 
 impl State {
     /// Ops on rows that are cheap.
-    pub(super) fn simple(&self, f: Frame<'_>, node: &Node, out: &mut [f32]) -> Result<()> {
-        let a = self.numbers_of(f, node.inputs[0]);
-        let b = || self.numbers_of(f, node.inputs[1]);
+    pub(super) fn simple(&self, f: StepContext<'_>, node: &Node, out: &mut [f32]) -> Result<()> {
+        let a = self.floats_of(f, node.inputs[0]);
+        let b = || self.floats_of(f, node.inputs[1]);
         let (env, cols) = (self.env(f), f.place(node.inputs[0]).cols.max(1));
         let row = |r: usize| r * cols..(r + 1) * cols;
         match &node.op {
             Op::Add => {
                 let b = b();
-                each_row(env, a, cols, out, &|r, a, y| env.floats(AddScaled { y, a, b: &b[row(r)], factor: 1.0 }))
+                each_row(env, a, cols, out, &|r, a, y| env.simd(AddScaled { y, a, b: &b[row(r)], factor: 1.0 }))
             }
             Op::Scale(factor) => {
                 each_row(env, a, cols, out, &|_, a, y| y.iter_mut().zip(a).for_each(|(y, x)| *y = x * factor))
@@ -21,12 +21,12 @@ impl State {
                 let b = b();
                 each_row(env, a, cols, out, &|r, a, y| {
                     y.copy_from_slice(a);
-                    env.floats(Glu { gate: y, up: &b[row(r)], act: *act });
+                    env.simd(Glu { gate: y, up: &b[row(r)], act: *act });
                 })
             }
             Op::Act(act) => each_row(env, a, cols, out, &|_, a, y| {
                 y.copy_from_slice(a);
-                env.floats(Act { x: y, act: *act });
+                env.simd(Act { x: y, act: *act });
             }),
             Op::SigmoidGate => {
                 let gates = b();
@@ -64,7 +64,14 @@ impl State {
         }
     }
 
-    pub(super) fn embed(&self, f: Frame<'_>, ids: ValueId, table: WeightId, scale: f32, out: &mut [f32]) -> Result<()> {
+    pub(super) fn embed(
+        &self,
+        f: StepContext<'_>,
+        ids: ValueId,
+        table: WeightId,
+        scale: f32,
+        out: &mut [f32],
+    ) -> Result<()> {
         let tensor = f.weight(table).tensor();
         let ids = self.ids_of(f, ids);
         if let Some(id) = ids.iter().find(|id| **id as usize >= tensor.rows()) {

@@ -5,8 +5,8 @@ use super::{
         act::ActRow,
         buffer::Out,
         pool::Pool,
-        stream::{self, Level},
-        tier::{Tier, dispatch},
+        prefetch::{self, Level},
+        simd_level::{SimdLevel, dispatch},
     },
     Fetch, Form, Job, Kernels, ROWS, kernels,
     pack::Pack,
@@ -28,14 +28,19 @@ pub struct Packed {
 }
 
 impl Packed {
-    /// Packs a tensor for `tier`; `None` where the tier has no kernels for its format. Pages of a mapped file are released as
+    /// Packs a tensor for `simd_level`; `None` where the SIMD level has no kernels for its format. Pages of a mapped file are released as
     /// they have been read; `progress` is called with the bytes of the tensor that are done.
     ///
     /// # Errors
     /// [`Error::Device`] where there is no memory for it.
-    pub fn new(tensor: &Tensor, tier: Tier, pool: &Pool, progress: &mut dyn FnMut(u64)) -> Result<Option<Packed>> {
+    pub fn new(
+        tensor: &Tensor,
+        simd_level: SimdLevel,
+        pool: &Pool,
+        progress: &mut dyn FnMut(u64),
+    ) -> Result<Option<Packed>> {
         let dtype = tensor.dtype();
-        let (Some(form), Some(kernels)) = (Form::of(dtype), kernels(dtype, tier)) else {
+        let (Some(form), Some(kernels)) = (Form::of(dtype), kernels(dtype, simd_level)) else {
             return Ok(None);
         };
         let shape = tensor.shape();
@@ -62,8 +67,8 @@ impl Packed {
                 (0..n).for_each(|i| list[i] = tensor.row(from + i));
                 // SAFETY: every panel belongs to one item.
                 let to = unsafe { out.slice(panel * panel_bytes, panel_bytes) };
-                // SAFETY: the tier is one of this processor's, because it has kernels; packing has no other conditions.
-                unsafe { dispatch(tier, Pack { dtype, form, rows: &list[..n], cols, panel: to }) }
+                // SAFETY: the SIMD level is one of this processor's, because it has kernels; packing has no other conditions.
+                unsafe { dispatch(simd_level, Pack { dtype, form, rows: &list[..n], cols, panel: to }) }
             })?;
             let row_of = |panel: usize| panel / panels * rows + (panel % panels * ROWS).min(rows);
             tensor.release(row_of(first)..row_of(end));
@@ -106,7 +111,7 @@ impl Packed {
         assert!(acts.is_empty() || out.len() >= (acts.len() - 1) * stride + rows);
         let panel = matrix * self.panels + at / ROWS;
         let from = &self.bytes[panel * self.panel_bytes..][..rows.div_ceil(ROWS) * self.panel_bytes];
-        let fetch = match stream::level() {
+        let fetch = match prefetch::level() {
             Level::L2 => Fetch::Staged,
             _ if acts.len() == 1 => Fetch::Direct(Level::L1Only),
             level => Fetch::Direct(level),
@@ -121,7 +126,7 @@ impl Packed {
                 while done < acts.len() {
                     let kernel = (acts.len() - done).ilog2().min(3) as usize;
                     let at = (some * TOKENS + done) * stride + i * ROWS;
-                    // SAFETY: kernels exist only for tiers that the processor has; the panel is of this weight's format,
+                    // SAFETY: kernels exist only for SIMD levels that the processor has; the panel is of this weight's format,
                     // the kernel takes as many activation rows as are left, and `out` has the room, as asserted.
                     unsafe {
                         (self.kernels.by[kernel])(&Job {

@@ -27,8 +27,8 @@ pub use memory::Packed;
 use super::{
     super::{
         act::ActRow,
-        stream::{self, Level},
-        tier::Tier,
+        prefetch::{self, Level},
+        simd_level::SimdLevel,
     },
     FAR, NEAR,
 };
@@ -44,7 +44,7 @@ const SUPER: usize = 8;
 /// How memory is asked for weights before they are read. Too early costs nothing but cache, too late is a wait.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fetch {
-    /// Far ahead into the second cache, and from there into the first: where [`stream::level`] is the second. On an Emerald
+    /// Far ahead into the second cache, and from there into the first: where [`prefetch::level`] is the second. On an Emerald
     /// Rapids 100 tokens a second where [`Level::L1`] alone makes 88, and [`Level::L1Only`] 62.
     Staged,
     /// Into the first cache, for a single token [`Level::L1Only`]: on a Zen 5 that brings 3 to 5 % more tokens where memory is
@@ -181,10 +181,10 @@ impl Job {
         };
         match self.fetch {
             Fetch::Staged => {
-                stream::prefetch_lines(ahead(FAR), lines, Level::L2);
-                stream::prefetch_lines(ahead(NEAR), lines, Level::L1);
+                prefetch::lines(ahead(FAR), lines, Level::L2);
+                prefetch::lines(ahead(NEAR), lines, Level::L1);
             }
-            Fetch::Direct(level) => stream::prefetch_lines(ahead(AHEAD), lines, level),
+            Fetch::Direct(level) => prefetch::lines(ahead(AHEAD), lines, level),
             Fetch::Nothing => {}
         }
     }
@@ -192,7 +192,7 @@ impl Job {
 
 /// Multiplies a panel with some activation rows.
 ///
-/// Safety: the processor has the kernel's tier; the panel is of the kernel's format; the job's pointers are valid for the
+/// Safety: the processor has the kernel's SIMD level; the panel is of the kernel's format; the job's pointers are valid for the
 /// sizes it states.
 pub type Kernel = unsafe fn(&Job);
 
@@ -203,12 +203,12 @@ pub struct Kernels {
     pub by: [Kernel; 4],
 }
 
-/// The kernels of a format at a tier, where there are.
-pub fn kernels(dtype: DType, tier: Tier) -> Option<Kernels> {
+/// The kernels of a format at a SIMD level, where there are.
+pub fn kernels(dtype: DType, simd_level: SimdLevel) -> Option<Kernels> {
     Form::of(dtype)?;
-    match tier {
+    match simd_level {
         #[cfg(target_arch = "x86_64")]
-        Tier::Avx512Vnni => Some(avx512::kernels(dtype)),
+        SimdLevel::Avx512Vnni => Some(avx512::kernels(dtype)),
         _ => None,
     }
 }

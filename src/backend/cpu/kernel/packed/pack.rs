@@ -1,8 +1,8 @@
-//! From the file's blocks to panels. Plain Rust; run with the instructions of the tier, which the loops over bytes are
+//! From the file's blocks to panels. Plain Rust; run with the instructions of the SIMD level, which the loops over bytes are
 //! vectorised for.
 
 use super::{
-    super::{super::lanes::Lanes, super::tier::Floats, formats},
+    super::{super::simd::F32x16, super::simd_level::SimdKernel, formats},
     Form, GROUP, ROWS, SUPER,
 };
 use crate::quant::DType;
@@ -21,11 +21,11 @@ pub struct Pack<'a> {
     pub panel: &'a mut [u8],
 }
 
-impl Floats for Pack<'_> {
+impl SimdKernel for Pack<'_> {
     type Output = ();
 
     #[inline(always)]
-    unsafe fn run<L: Lanes>(self) {
+    unsafe fn run<L: F32x16>(self) {
         let Pack { dtype, form, rows, cols, panel } = self;
         let l = dtype.layout();
         let mut codes = [[0u8; GROUP * SUPER]; ROWS];

@@ -66,7 +66,7 @@ impl Wide for Neon {
             (vorrq_u8(codes.0, of(*p, *p.add(1))), vorrq_u8(codes.1, of(*p.add(2), *p.add(3))))
         }}
         fn flip(b: Bytes) -> Bytes { (veorq_u8(b.0, vdupq_n_u8(128)), veorq_u8(b.1, vdupq_n_u8(128))) }
-        fn half(p: *const u8) -> f32 { crate::backend::cpu::lanes::half_neon(p.cast::<u16>().read_unaligned()) }
+        fn half(p: *const u8) -> f32 { crate::backend::cpu::simd::half_neon(p.cast::<u16>().read_unaligned()) }
         fn splat(x: f32) -> Floats { (vdupq_n_f32(x), vdupq_n_f32(x)) }
         fn halves(a: f32, b: f32) -> Floats { (vdupq_n_f32(a), vdupq_n_f32(b)) }
         fn read(p: *const f32) -> Floats { (vld1q_f32(p), vld1q_f32(p.add(4))) }

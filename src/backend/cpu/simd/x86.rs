@@ -1,6 +1,6 @@
-//! [`Lanes`] of AVX2 and AVX-512 registers.
+//! [`F32x16`] of AVX2 and AVX-512 registers.
 
-use super::Lanes;
+use super::F32x16;
 use std::arch::x86_64::*;
 
 /// Two 256-bit registers.
@@ -13,7 +13,7 @@ pub struct Avx512(__m512);
 
 #[inline(always)]
 unsafe fn round8(x: __m256) -> __m256 {
-    // SAFETY: the features are there by the contract of `Lanes`.
+    // SAFETY: the features are there by the contract of `F32x16`.
     unsafe { _mm256_round_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(x) }
 }
 
@@ -26,16 +26,16 @@ unsafe fn pow8(x: __m256, n: __m256) -> __m256 {
     }
 }
 
-/// Methods whose body is an expression over intrinsics; the features are there by the contract of `Lanes`.
+/// Methods whose body is an expression over intrinsics; the features are there by the contract of `F32x16`.
 macro_rules! methods {
     ($(fn $name:ident($($arg:ident: $ty:ty),*) $(-> $ret:ty)? { $body:expr })*) => {$(
         #[inline(always)]
-        // SAFETY: as the contract of `Lanes` says: the features are there, pointers are valid.
+        // SAFETY: as the contract of `F32x16` says: the features are there, pointers are valid.
         unsafe fn $name($($arg: $ty),*) $(-> $ret)? { unsafe { $body } }
     )*};
     ($(fn $name:ident(self $(, $arg:ident: $ty:ty)*) $(-> $ret:ty)? |$s:ident| { $body:expr })*) => {$(
         #[inline(always)]
-        // SAFETY: as the contract of `Lanes` says: the features are there, pointers are valid.
+        // SAFETY: as the contract of `F32x16` says: the features are there, pointers are valid.
         unsafe fn $name(self $(, $arg: $ty)*) $(-> $ret)? { let $s = self; unsafe { $body } }
     )*};
 }
@@ -43,14 +43,14 @@ macro_rules! methods {
 /// Sixteen whole numbers in 16 bits; not-a-number becomes 0.
 #[inline(always)]
 unsafe fn words(s: Avx2) -> __m256i {
-    // SAFETY: the features are there by the contract of `Lanes`.
+    // SAFETY: the features are there by the contract of `F32x16`.
     unsafe {
         let whole = |x| _mm256_cvtps_epi32(_mm256_and_ps(x, _mm256_cmp_ps::<_CMP_ORD_Q>(x, x)));
         _mm256_permute4x64_epi64::<0b11_01_10_00>(_mm256_packs_epi32(whole(s.0), whole(s.1)))
     }
 }
 
-impl Lanes for Avx2 {
+impl F32x16 for Avx2 {
     type Ints = (__m256i, __m256i);
 
     methods! {
@@ -124,9 +124,9 @@ pub unsafe fn sum8(v: __m256) -> f32 {
     }
 }
 
-impl Lanes for Avx512 {
+impl F32x16 for Avx512 {
     type Ints = __m512i;
-    const ROOMY: bool = true;
+    const MANY_REGISTERS: bool = true;
 
     methods! {
         fn splat(x: f32) -> Self { Avx512(_mm512_set1_ps(x)) }

@@ -7,11 +7,10 @@
 
 use super::{
     buffer::{Out, Pages},
-    cache::each_head,
-    lanes::{Lanes, N},
-    products::Env,
-    stream::{Level, prefetch_lines},
-    tier::Floats,
+    parallel::{Env, each_head},
+    prefetch::{self, Level},
+    simd::{F32x16, N},
+    simd_level::SimdKernel,
 };
 use crate::{
     error::Result,
@@ -31,7 +30,7 @@ pub enum Pairs {
 }
 
 /// The keys or the values of a cache.
-pub struct Codes {
+pub struct KvQuants {
     codes: Pages<i8>,
     scales: Pages<u16>,
     pairs: Pairs,
@@ -43,7 +42,7 @@ pub struct Codes {
     row_bytes: usize,
 }
 
-impl Codes {
+impl KvQuants {
     /// Room for `ctx` positions (a multiple of [`N`]) of `heads` heads of `cols` columns; `None` where that overflows or the
     /// system does not give it.
     pub fn new(pairs: Pairs, heads: usize, cols: usize, ctx: usize) -> Option<Self> {
@@ -54,7 +53,7 @@ impl Codes {
         let rows = ctx.checked_mul(heads)?;
         let size = |n: usize| rows.checked_mul(n).filter(|n| *n < usize::MAX / 8);
         let (codes, scales) = (Pages::zeroed(size(row_bytes)?)?, Pages::zeroed(size(cols.div_ceil(BLOCK))?)?);
-        Some(Codes { codes, scales, pairs, heads, cols, ctx, row_bytes })
+        Some(KvQuants { codes, scales, pairs, heads, cols, ctx, row_bytes })
     }
 
     /// Bytes held.
@@ -85,7 +84,7 @@ impl Codes {
         for block in 0..self.cols.div_ceil(BLOCK) {
             let first = (head * self.cols.div_ceil(BLOCK) + block) * self.ctx;
             let at = self.scales.as_ptr().wrapping_add(first + position).cast();
-            prefetch_lines(at, (positions * size_of::<u16>()).div_ceil(64), level);
+            prefetch::lines(at, (positions * size_of::<u16>()).div_ceil(64), level);
         }
     }
 
@@ -111,7 +110,7 @@ impl Codes {
                 (codes.slice(head * ctx * row_bytes, ctx * row_bytes), scales.slice(head * blocks * ctx, blocks * ctx))
             };
             for (b, x) in row.chunks(BLOCK).enumerate() {
-                let (block, scale) = env.floats(Encode(x));
+                let (block, scale) = env.simd(Encode(x));
                 scales[b * ctx + first + t] = scale;
                 for (c, code) in block[..x.len()].iter().enumerate() {
                     codes[Self::place(pairs, row_bytes, first + t, b * BLOCK + c)] = *code;
@@ -124,11 +123,11 @@ impl Codes {
 /// A block, to be made codes and a scale.
 struct Encode<'a>(&'a [f32]);
 
-impl Floats for Encode<'_> {
+impl SimdKernel for Encode<'_> {
     type Output = ([i8; BLOCK], u16);
 
     #[inline(always)]
-    unsafe fn run<L: Lanes>(self) -> Self::Output {
+    unsafe fn run<L: F32x16>(self) -> Self::Output {
         let (mut block, mut codes) = ([0f32; BLOCK], [0i8; BLOCK]);
         block[..self.0.len()].copy_from_slice(self.0);
         // SAFETY: both have two vectors' numbers; the features are there by the contract.

@@ -1,14 +1,14 @@
-//! Sixteen f32 numbers at a time, on whatever the processor has: the float kernels are written once over [`Lanes`].
+//! Sixteen f32 numbers at a time, on whatever the processor has: the float kernels are written once over [`F32x16`].
 //!
 //! Every function here is `#[inline(always)]` and is meant to be inlined into a function that enables the target features
-//! of its tier (see [`super::tier::dispatch`]); called from elsewhere it would be slow, and on a processor without the
+//! of its SIMD level (see [`super::simd_level::dispatch`]); called from elsewhere it would be slow, and on a processor without the
 //! features undefined.
 
-/// Numbers in a vector.
+/// FloatReader in a vector.
 pub const N: usize = 16;
 
 /// How floating-point storage becomes f32.
-pub trait Store: Copy {
+pub trait FloatStorage: Copy {
     /// Bytes of a number.
     const BYTES: usize;
     /// One number.
@@ -20,20 +20,20 @@ pub trait Store: Copy {
     ///
     /// # Safety
     /// `p` is readable for `16 * BYTES` bytes and the processor has the features of `L`.
-    unsafe fn load<L: Lanes>(p: *const u8) -> L;
+    unsafe fn load<L: F32x16>(p: *const u8) -> L;
 }
 
 /// IEEE single precision.
 #[derive(Clone, Copy)]
-pub struct Single;
+pub struct F32;
 /// IEEE half precision.
 #[derive(Clone, Copy)]
-pub struct Half;
+pub struct F16;
 /// The upper half of a single.
 #[derive(Clone, Copy)]
-pub struct Brain;
+pub struct BF16;
 
-impl Store for Single {
+impl FloatStorage for F32 {
     const BYTES: usize = 4;
     #[inline(always)]
     unsafe fn one(p: *const u8) -> f32 {
@@ -41,35 +41,35 @@ impl Store for Single {
         unsafe { p.cast::<f32>().read_unaligned() }
     }
     #[inline(always)]
-    unsafe fn load<L: Lanes>(p: *const u8) -> L {
+    unsafe fn load<L: F32x16>(p: *const u8) -> L {
         // SAFETY: by the contract.
         unsafe { L::load(p.cast()) }
     }
 }
 
-impl Store for Half {
+impl FloatStorage for F16 {
     const BYTES: usize = 2;
     #[inline(always)]
     unsafe fn one(p: *const u8) -> f32 {
-        // SAFETY: as `Single::one`.
+        // SAFETY: as `F32::one`.
         half::f16::from_bits(unsafe { p.cast::<u16>().read_unaligned() }).to_f32()
     }
     #[inline(always)]
-    unsafe fn load<L: Lanes>(p: *const u8) -> L {
+    unsafe fn load<L: F32x16>(p: *const u8) -> L {
         // SAFETY: by the contract.
         unsafe { L::load_f16(p.cast()) }
     }
 }
 
-impl Store for Brain {
+impl FloatStorage for BF16 {
     const BYTES: usize = 2;
     #[inline(always)]
     unsafe fn one(p: *const u8) -> f32 {
-        // SAFETY: as `Single::one`.
+        // SAFETY: as `F32::one`.
         half::bf16::from_bits(unsafe { p.cast::<u16>().read_unaligned() }).to_f32()
     }
     #[inline(always)]
-    unsafe fn load<L: Lanes>(p: *const u8) -> L {
+    unsafe fn load<L: F32x16>(p: *const u8) -> L {
         // SAFETY: by the contract.
         unsafe { L::load_bf16(p.cast()) }
     }
@@ -80,11 +80,11 @@ impl Store for Brain {
 /// All functions are unsafe for one reason: the processor must have the features of the implementation. Pointers need no
 /// alignment and must be valid for sixteen numbers.
 #[allow(clippy::missing_safety_doc, missing_docs)]
-pub trait Lanes: Copy {
+pub trait F32x16: Copy {
     /// 64 bytes of whole numbers: sixteen of 32 bits, or sixteen pairs of 16 bits.
     type Ints: Copy;
     /// Whether some twenty vectors fit into the processor's registers.
-    const ROOMY: bool = false;
+    const MANY_REGISTERS: bool = false;
 
     unsafe fn splat(x: f32) -> Self;
     unsafe fn load(p: *const f32) -> Self;
@@ -161,7 +161,7 @@ macro_rules! each {
     }};
 }
 
-impl Lanes for Portable {
+impl F32x16 for Portable {
     type Ints = [i32; N];
 
     #[inline(always)]

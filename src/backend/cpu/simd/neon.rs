@@ -1,6 +1,6 @@
-//! [`Lanes`] of four NEON registers.
+//! [`F32x16`] of four NEON registers.
 
-use super::Lanes;
+use super::F32x16;
 use std::arch::{aarch64::*, asm};
 
 /// Four registers of four numbers.
@@ -39,11 +39,11 @@ pub unsafe fn half_neon(bits: u16) -> f32 {
     unsafe { vgetq_lane_f32::<0>(widen(vdup_n_u16(bits))) }
 }
 
-/// Methods whose body is an expression over intrinsics; the features are there by the contract of `Lanes`.
+/// Methods whose body is an expression over intrinsics; the features are there by the contract of `F32x16`.
 macro_rules! methods {
     ($(fn $name:ident(self $(, $arg:ident: $ty:ty)*) $(-> $ret:ty)? |$s:ident| { $body:expr })*) => {$(
         #[inline(always)]
-        // SAFETY: as the contract of `Lanes` says: the features are there, pointers are valid.
+        // SAFETY: as the contract of `F32x16` says: the features are there, pointers are valid.
         unsafe fn $name(self $(, $arg: $ty)*) $(-> $ret)? { let $s = self.0; unsafe { $body } }
     )*};
 }
@@ -72,7 +72,7 @@ macro_rules! four {
     };
 }
 
-impl Lanes for Neon {
+impl F32x16 for Neon {
     type Ints = [int32x4_t; 4];
 
     #[inline(always)]

@@ -1,16 +1,16 @@
 //! Attention over keys and values that are stored as 8-bit codes: whole-number products.
 //!
 //! Queries become numbers of 16 bits with a scale for every block of columns, and so do, for every block of values' columns,
-//! the weights of a chunk's positions times the scales of their blocks: each is within a 65 534th of the largest, far below what
-//! 8-bit codes lose. Two products at a time are added up in 32 bits: 32767 · 127 · [`CHUNK`] stays below 2³¹.
+//! the weights of a kv_tile's positions times the scales of their blocks: each is within a 65 534th of the largest, far below what
+//! 8-bit codes lose. Two products at a time are added up in 32 bits: 32767 · 127 · [`KV_TILE`] stays below 2³¹.
 
 use super::{
     super::{
-        codes::{BLOCK, Codes},
-        lanes::{Lanes, N},
-        stream::prefetch_lines,
+        kv_quants::{BLOCK, KvQuants},
+        prefetch,
+        simd::{F32x16, N},
     },
-    ABREAST, CHUNK, Chunk, Reader, Tile,
+    KV_TILE, KvTile, MAX_QUERY_ROWS, QueryTile, Reader,
 };
 
 /// The largest number of 16 bits.
@@ -18,41 +18,41 @@ const MOST: f32 = 32767.0;
 
 /// Keys and values as codes.
 #[derive(Clone, Copy)]
-pub struct Coded<'a> {
-    pub keys: &'a Codes,
-    pub values: &'a Codes,
+pub struct QuantReader<'a> {
+    pub keys: &'a KvQuants,
+    pub values: &'a KvQuants,
 }
 
 /// Words that a block of a query takes: pairs of columns. Against rows, columns one by one: as the first of a pair, then as the
 /// second.
-fn query_words(tile: &Tile<'_>) -> usize {
+fn query_words(tile: &QueryTile<'_>) -> usize {
     if tile.cache.decl.v_in_k { 2 * BLOCK } else { BLOCK / 2 }
 }
 
-fn blocks(tile: &Tile<'_>) -> usize {
+fn blocks(tile: &QueryTile<'_>) -> usize {
     tile.cache.decl.k_dim.div_ceil(BLOCK)
 }
 
 /// Lists of weights at a time: those of all rows for one block of columns, or of fewer rows for two.
-const LISTS: usize = ABREAST;
+const LISTS: usize = MAX_QUERY_ROWS;
 
-/// Numbers that a tile needs: queries and their scales, and weights.
-pub fn room(tile: &Tile<'_>) -> usize {
-    tile.rows * blocks(tile) * (query_words(tile) + 1) + LISTS * CHUNK / 2
+/// FloatReader that a tile needs: queries and their scales, and weights.
+pub fn scratch_len(tile: &QueryTile<'_>) -> usize {
+    tile.rows * blocks(tile) * (query_words(tile) + 1) + LISTS * KV_TILE / 2
 }
 
-impl Coded<'_> {
+impl QuantReader<'_> {
     /// The parts of `own`: queries, their scales.
-    fn queries<'o>(tile: &Tile<'_>, own: &'o [f32]) -> (&'o [i32], &'o [f32]) {
+    fn queries<'o>(tile: &QueryTile<'_>, own: &'o [f32]) -> (&'o [i32], &'o [f32]) {
         let n = tile.rows * blocks(tile);
         let (queries, rest) = own.split_at(n * query_words(tile));
         (bytemuck::cast_slice(queries), &rest[..n])
     }
 }
 
-impl Reader for Coded<'_> {
+impl Reader for QuantReader<'_> {
     #[inline(always)]
-    unsafe fn begin<L: Lanes>(self, tile: &Tile<'_>, own: &mut [f32]) {
+    unsafe fn begin<L: F32x16>(self, tile: &QueryTile<'_>, own: &mut [f32]) {
         let (blocks, words) = (blocks(tile), query_words(tile));
         let (queries, rest) = own.split_at_mut(tile.rows * blocks * words);
         let queries: &mut [i32] = bytemuck::cast_slice_mut(queries);
@@ -77,48 +77,48 @@ impl Reader for Coded<'_> {
     }
 
     #[inline(always)]
-    unsafe fn score<L: Lanes, const R: usize>(
+    unsafe fn score<L: F32x16, const R: usize>(
         self,
-        tile: &Tile<'_>,
+        tile: &QueryTile<'_>,
         own: &[f32],
         scores: &mut [f32],
         i: usize,
-        chunk: Chunk,
+        kv_tile: KvTile,
     ) {
         // SAFETY: by the contract.
         unsafe {
-            if chunk.ahead {
-                self.values.prefetch_scales(tile.kv, chunk.from, CHUNK, tile.level);
+            if kv_tile.ahead {
+                self.values.prefetch_scales(tile.kv, kv_tile.from, KV_TILE, tile.level);
             }
             if tile.cache.decl.v_in_k {
-                score_rows::<L, R>(self.values, tile, own, scores, i, chunk);
+                score_rows::<L, R>(self.values, tile, own, scores, i, kv_tile);
             } else {
-                score_columns::<L, R>(self, tile, own, scores, i, chunk);
+                score_columns::<L, R>(self, tile, own, scores, i, kv_tile);
             }
         }
     }
 
     #[inline(always)]
-    unsafe fn sum<L: Lanes, const R: usize>(
+    unsafe fn sum<L: F32x16, const R: usize>(
         self,
-        tile: &Tile<'_>,
+        tile: &QueryTile<'_>,
         own: &mut [f32],
         weights: &[f32],
         factors: &[f32; R],
         state: &mut [f32],
-        chunk: Chunk,
+        kv_tile: KvTile,
     ) {
-        let at = own.len() - LISTS * CHUNK / 2;
+        let at = own.len() - LISTS * KV_TILE / 2;
         let lists: &mut [i16] = bytemuck::cast_slice_mut(&mut own[at..]);
         let width = tile.cache.decl.v_dim.next_multiple_of(N);
-        if chunk.ahead && !tile.cache.decl.v_in_k {
-            let (head, position) = tile.after(chunk.to);
-            self.keys.prefetch_scales(head, position, CHUNK, tile.level);
+        if kv_tile.ahead && !tile.cache.decl.v_in_k {
+            let (head, position) = tile.after(kv_tile.to);
+            self.keys.prefetch_scales(head, position, KV_TILE, tile.level);
         }
         let mut c = 0;
         while c < width {
-            let ahead = chunk.ahead && c == 0 && !tile.cache.decl.v_in_k;
-            let part = Part { c, weights, factors, chunk: Chunk { ahead, ..chunk } };
+            let ahead = kv_tile.ahead && c == 0 && !tile.cache.decl.v_in_k;
+            let part = Part { c, weights, factors, kv_tile: KvTile { ahead, ..kv_tile } };
             // SAFETY: by the contract; values have columns up to `width`.
             unsafe {
                 c += N * match (width - c) / N {
@@ -137,12 +137,12 @@ struct Part<'a, const R: usize> {
     c: usize,
     weights: &'a [f32],
     factors: &'a [f32; R],
-    chunk: Chunk,
+    kv_tile: KvTile,
 }
 
 /// A block of a query as whole numbers of 16 bits; gives their scale.
 #[inline(always)]
-unsafe fn short<L: Lanes>(x: &[f32; BLOCK], to: &mut [i16; BLOCK]) -> f32 {
+unsafe fn short<L: F32x16>(x: &[f32; BLOCK], to: &mut [i16; BLOCK]) -> f32 {
     // SAFETY: two vectors; the features are there by the contract of `Reader`.
     unsafe {
         let [a, b] = [0, N].map(|i| L::load(x[i..].as_ptr()));
@@ -157,7 +157,7 @@ unsafe fn short<L: Lanes>(x: &[f32; BLOCK], to: &mut [i16; BLOCK]) -> f32 {
 
 /// Weights of `n` positions times the scales of their blocks as whole numbers, whole vectors of them; gives those numbers' scale.
 #[inline(always)]
-unsafe fn weigh_block<L: Lanes>(weights: &[f32], scales: &[u16], n: usize, to: &mut [i16]) -> f32 {
+unsafe fn weigh_block<L: F32x16>(weights: &[f32], scales: &[u16], n: usize, to: &mut [i16]) -> f32 {
     let whole = n.next_multiple_of(N);
     assert!(weights.len() >= whole && scales.len() >= whole && to.len() >= whole);
     // Behind the last position stands whatever was there before a step back.
@@ -189,21 +189,21 @@ const B: usize = 2;
 
 /// Scores of `R` rows.
 #[inline(always)]
-unsafe fn score_columns<L: Lanes, const R: usize>(
-    of: Coded<'_>,
-    tile: &Tile<'_>,
+unsafe fn score_columns<L: F32x16, const R: usize>(
+    of: QuantReader<'_>,
+    tile: &QueryTile<'_>,
     own: &[f32],
     scores: &mut [f32],
     i: usize,
-    Chunk { from, to, ahead }: Chunk,
+    KvTile { from, to, ahead }: KvTile,
 ) {
-    let (queries, query_scales) = Coded::queries(tile, own);
+    let (queries, query_scales) = QuantReader::queries(tile, own);
     let (d, column_blocks, words) = (tile.cache.decl.k_dim, blocks(tile), BLOCK / 2);
     let queries: [&[i32]; R] = std::array::from_fn(|r| &queries[(i + r) * column_blocks * words..]);
     let count = (to - from).div_ceil(N);
     // Lines of values to fetch a step: all at once would wait for each other.
     let share = (B * N * of.values.row_bytes()).div_ceil(64 * d.div_ceil(2));
-    // SAFETY: by the contract of `Reader`; beyond the chunk's end its last block is repeated, and dropped.
+    // SAFETY: by the contract of `Reader`; beyond the kv_tile's end its last block is repeated, and dropped.
     unsafe {
         for b in (0..count).step_by(B) {
             let at: [usize; B] = std::array::from_fn(|s| from + (b + s).min(count - 1) * N);
@@ -214,7 +214,7 @@ unsafe fn score_columns<L: Lanes, const R: usize>(
                 let mut dots = [[L::ints(0); B]; R];
                 for pair in block * words..((block + 1) * words).min(d.div_ceil(2)) {
                     if ahead {
-                        prefetch_lines(values.wrapping_add(64 * pair * share).cast(), share, tile.level);
+                        prefetch::lines(values.wrapping_add(64 * pair * share).cast(), share, tile.level);
                     }
                     let x = keys.map(|k| L::widen_i8(k.add(2 * N * pair)));
                     for r in 0..R {
@@ -234,7 +234,7 @@ unsafe fn score_columns<L: Lanes, const R: usize>(
             }
             for r in 0..R {
                 for s in 0..B.min(count - b) {
-                    sums[r][s].store(scores[r * CHUNK + (b + s) * N..][..N].as_mut_ptr());
+                    sums[r][s].store(scores[r * KV_TILE + (b + s) * N..][..N].as_mut_ptr());
                 }
             }
         }
@@ -243,15 +243,15 @@ unsafe fn score_columns<L: Lanes, const R: usize>(
 
 /// Scores of `R` rows from keys that are stored as rows, two positions side by side: where values are part of keys.
 #[inline(always)]
-unsafe fn score_rows<L: Lanes, const R: usize>(
-    of: &Codes,
-    tile: &Tile<'_>,
+unsafe fn score_rows<L: F32x16, const R: usize>(
+    of: &KvQuants,
+    tile: &QueryTile<'_>,
     own: &[f32],
     scores: &mut [f32],
     i: usize,
-    Chunk { from, to, .. }: Chunk,
+    KvTile { from, to, .. }: KvTile,
 ) {
-    let (queries, query_scales) = Coded::queries(tile, own);
+    let (queries, query_scales) = QuantReader::queries(tile, own);
     let (column_blocks, words) = (blocks(tile), 2 * BLOCK);
     let width = tile.cache.v_stride;
     // SAFETY: by the contract of `Reader`; rows have whole vectors of columns, and pairs of positions are whole.
@@ -281,23 +281,23 @@ unsafe fn score_rows<L: Lanes, const R: usize>(
             }
             for r in 0..R {
                 for s in 0..2 {
-                    scores[r * CHUNK + p - from + s] = sums[r][s].sum();
+                    scores[r * KV_TILE + p - from + s] = sums[r][s].sum();
                 }
             }
         }
         // The last vector of scores is read as a whole.
         for r in 0..R {
-            scores[r * CHUNK + to - from..r * CHUNK + (to - from).next_multiple_of(N)].fill(0.0);
+            scores[r * KV_TILE + to - from..r * KV_TILE + (to - from).next_multiple_of(N)].fill(0.0);
         }
     }
 }
 
 /// [`Reader::sum`] for `W` vectors of columns: of a block, or of two; gives `W`.
 #[inline(always)]
-unsafe fn sum_values<L: Lanes, const R: usize, const W: usize>(
-    of: Coded<'_>,
-    tile: &Tile<'_>,
-    Part { c, weights, factors, chunk: Chunk { from, to, ahead } }: Part<'_, R>,
+unsafe fn sum_values<L: F32x16, const R: usize, const W: usize>(
+    of: QuantReader<'_>,
+    tile: &QueryTile<'_>,
+    Part { c, weights, factors, kv_tile: KvTile { from, to, ahead } }: Part<'_, R>,
     lists: &mut [i16],
     state: &mut [f32],
 ) -> usize {
@@ -310,13 +310,13 @@ unsafe fn sum_values<L: Lanes, const R: usize, const W: usize>(
         for r in 0..R {
             for b in 0..W.div_ceil(2) {
                 let of_positions = of.values.scales(tile.kv, c / BLOCK + b, from);
-                let list = &mut lists[(r + b * R) * CHUNK..][..CHUNK];
-                scales[r][b] = weigh_block::<L>(&weights[r * CHUNK..], of_positions, n, list);
+                let list = &mut lists[(r + b * R) * KV_TILE..][..KV_TILE];
+                scales[r][b] = weigh_block::<L>(&weights[r * KV_TILE..], of_positions, n, list);
             }
         }
     }
     let lists: &[i32] = bytemuck::cast_slice(lists);
-    assert!(state.len() >= (R - 1) * stride + c + W * N && lists.len() >= W.div_ceil(2) * R * CHUNK / 2);
+    assert!(state.len() >= (R - 1) * stride + c + W * N && lists.len() >= W.div_ceil(2) * R * KV_TILE / 2);
     // SAFETY: in range, as asserted; the values of these positions are there by the contract of `Reader`.
     unsafe {
         let mut dots = [[L::ints(0); W]; R];
@@ -324,13 +324,13 @@ unsafe fn sum_values<L: Lanes, const R: usize, const W: usize>(
         let (first, step) = (of.values.row(tile.kv, from).add(2 * c), 2 * of.values.row_bytes());
         for pair in 0..n.div_ceil(2) {
             if ahead {
-                prefetch_lines(next.wrapping_add(64 * pair * share).cast(), share, tile.level);
+                prefetch::lines(next.wrapping_add(64 * pair * share).cast(), share, tile.level);
             }
             let row = first.add(pair * step);
             for w in 0..W {
                 let x = L::widen_i8(row.add(2 * w * N));
                 for r in 0..R {
-                    let y = L::ints(*lists.get_unchecked((r + w / 2 * R) * CHUNK / 2 + pair));
+                    let y = L::ints(*lists.get_unchecked((r + w / 2 * R) * KV_TILE / 2 + pair));
                     dots[r][w] = L::dot2(x, y, dots[r][w]);
                 }
             }

@@ -1,8 +1,8 @@
 //! The ops that look at one row at a time: norms, rotation, activations, sums of two rows.
 
 use super::{
-    lanes::{Lanes, N},
-    tier::Floats,
+    simd::{F32x16, N},
+    simd_level::SimdKernel,
 };
 use crate::{
     ir::{Activation, Rope, RopePairs},
@@ -15,11 +15,11 @@ use crate::{
 /// The sum of a slice of whole vectors of four: for measuring bandwidth.
 pub struct Sum<'a>(pub &'a [f32]);
 
-impl Floats for Sum<'_> {
+impl SimdKernel for Sum<'_> {
     type Output = f32;
 
     #[inline(always)]
-    unsafe fn run<L: Lanes>(self) -> f32 {
+    unsafe fn run<L: F32x16>(self) -> f32 {
         // SAFETY: chunks have 64 numbers; the features are there by the contract.
         unsafe {
             let mut s = [L::splat(0.0); 4];
@@ -45,11 +45,11 @@ pub struct RmsNorm<'a> {
     pub eps: f32,
 }
 
-impl Floats for RmsNorm<'_> {
+impl SimdKernel for RmsNorm<'_> {
     type Output = ();
 
     #[inline(always)]
-    unsafe fn run<L: Lanes>(self) {
+    unsafe fn run<L: F32x16>(self) {
         let n = self.w.len();
         for (x, y) in self.x.chunks_exact(n).zip(self.y.chunks_exact_mut(n)) {
             let whole = n / N * N;
@@ -85,13 +85,13 @@ pub struct NormInPlace<'a> {
     pub eps: f32,
 }
 
-impl Floats for NormInPlace<'_> {
+impl SimdKernel for NormInPlace<'_> {
     type Output = ();
 
     #[inline(always)]
-    unsafe fn run<L: Lanes>(self) {
+    unsafe fn run<L: F32x16>(self) {
         for x in self.x.chunks_exact_mut(self.w.len()) {
-            let r = 1.0 / (by_lanes(x, |v| v * v) / x.len() as f32 + self.eps).sqrt();
+            let r = 1.0 / (vector_sum(x, |v| v * v) / x.len() as f32 + self.eps).sqrt();
             x.iter_mut().zip(self.w).for_each(|(x, w)| *x = *x * r * w);
         }
     }
@@ -113,15 +113,15 @@ pub struct LayerNorm<'a> {
     pub eps: f32,
 }
 
-impl Floats for LayerNorm<'_> {
+impl SimdKernel for LayerNorm<'_> {
     type Output = ();
 
     #[inline(always)]
-    unsafe fn run<L: Lanes>(self) {
+    unsafe fn run<L: F32x16>(self) {
         let n = self.w.len();
         for (x, y) in self.x.chunks_exact(n).zip(self.y.chunks_exact_mut(n)) {
-            let mean = if self.centred { by_lanes(x, |v| v) / n as f32 } else { 0.0 };
-            let variance = by_lanes(x, |v| (v - mean) * (v - mean)) / n as f32;
+            let mean = if self.centred { vector_sum(x, |v| v) / n as f32 } else { 0.0 };
+            let variance = vector_sum(x, |v| (v - mean) * (v - mean)) / n as f32;
             let r = 1.0 / (variance + self.eps).sqrt();
             for ((y, x), w) in y.iter_mut().zip(x).zip(self.w) {
                 *y = (x - mean) * r * w;
@@ -135,7 +135,7 @@ impl Floats for LayerNorm<'_> {
 
 /// The sum of `f` of all numbers, in 16 partial sums that the compiler keeps in vectors.
 #[inline(always)]
-fn by_lanes(x: &[f32], f: impl Fn(f32) -> f32) -> f32 {
+fn vector_sum(x: &[f32], f: impl Fn(f32) -> f32) -> f32 {
     let mut sums = [0f32; 16];
     let chunks = x.chunks_exact(16);
     let rest: f32 = chunks.remainder().iter().map(|v| f(*v)).sum();
@@ -180,11 +180,11 @@ impl VectorAct {
     }
 }
 
-impl Floats for Glu<'_> {
+impl SimdKernel for Glu<'_> {
     type Output = ();
 
     #[inline(always)]
-    unsafe fn run<L: Lanes>(self) {
+    unsafe fn run<L: F32x16>(self) {
         let n = self.gate.len().min(self.up.len());
         let mut whole = 0;
         if let Some(act) = VectorAct::of(self.act) {
@@ -203,7 +203,7 @@ impl Floats for Glu<'_> {
 /// # Safety
 /// The processor has the features of `L`.
 #[inline(always)]
-unsafe fn glu_vectors<L: Lanes>(act: VectorAct, gate: &mut [f32], up: &[f32]) {
+unsafe fn glu_vectors<L: F32x16>(act: VectorAct, gate: &mut [f32], up: &[f32]) {
     for (gate, up) in gate.chunks_exact_mut(N).zip(up.chunks_exact(N)) {
         // SAFETY: both slices have a vector's numbers; the features are there by the contract.
         unsafe {
@@ -235,11 +235,11 @@ pub struct Act<'a> {
     pub act: Activation,
 }
 
-impl Floats for Act<'_> {
+impl SimdKernel for Act<'_> {
     type Output = ();
 
     #[inline(always)]
-    unsafe fn run<L: Lanes>(self) {
+    unsafe fn run<L: F32x16>(self) {
         match self.act {
             Activation::Relu => self.x.iter_mut().for_each(|v| *v = v.max(0.0)),
             act => self.x.iter_mut().for_each(|v| *v = activate(act, f64::from(*v)) as f32),
@@ -259,11 +259,11 @@ pub struct AddScaled<'a> {
     pub factor: f32,
 }
 
-impl Floats for AddScaled<'_> {
+impl SimdKernel for AddScaled<'_> {
     type Output = ();
 
     #[inline(always)]
-    unsafe fn run<L: Lanes>(self) {
+    unsafe fn run<L: F32x16>(self) {
         for ((y, a), b) in self.y.iter_mut().zip(self.a).zip(self.b) {
             *y = a + self.factor * b;
         }
@@ -337,24 +337,24 @@ pub struct Rotate<'a> {
     sin: &'a [f32],
 }
 
-impl Floats for Rotate<'_> {
+impl SimdKernel for Rotate<'_> {
     type Output = ();
 
     // Plain loops, which the compiler makes vectors of.
     #[inline(always)]
-    unsafe fn run<L: Lanes>(self) {
+    unsafe fn run<L: F32x16>(self) {
         let half = self.cos.len();
-        let turns = || self.cos.iter().zip(self.sin);
+        let angles = || self.cos.iter().zip(self.sin);
         for head in self.row.chunks_exact_mut(self.head_dim) {
             match self.pairs {
                 RopePairs::Halves => {
                     let (a, b) = head[..2 * half].split_at_mut(half);
-                    for ((a, b), (cos, sin)) in a.iter_mut().zip(b).zip(turns()) {
+                    for ((a, b), (cos, sin)) in a.iter_mut().zip(b).zip(angles()) {
                         (*a, *b) = (*a * cos - *b * sin, *a * sin + *b * cos);
                     }
                 }
                 RopePairs::Interleaved => {
-                    for (pair, (cos, sin)) in head[..2 * half].chunks_exact_mut(2).zip(turns()) {
+                    for (pair, (cos, sin)) in head[..2 * half].chunks_exact_mut(2).zip(angles()) {
                         (pair[0], pair[1]) = (pair[0] * cos - pair[1] * sin, pair[0] * sin + pair[1] * cos);
                     }
                 }

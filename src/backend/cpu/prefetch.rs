@@ -14,7 +14,7 @@ pub enum Level {
 
 /// Asks for the line of a cache at `p`, which may be any address; does nothing where there is no such instruction.
 #[inline(always)]
-pub fn prefetch(p: *const u8, level: Level) {
+pub fn line(p: *const u8, level: Level) {
     #[cfg(target_arch = "x86_64")]
     {
         use std::arch::x86_64::{_MM_HINT_NTA, _MM_HINT_T0, _MM_HINT_T1, _mm_prefetch};
@@ -43,16 +43,16 @@ pub fn prefetch(p: *const u8, level: Level) {
     let _ = (p, level);
 }
 
-/// [`prefetch`] of some lines from `p` on.
+/// [`line`] of some lines from `p` on.
 #[inline(always)]
-pub fn prefetch_lines(p: *const u8, lines: usize, level: Level) {
+pub fn lines(p: *const u8, lines: usize, level: Level) {
     // Mostly one or two: no loop within a loop.
-    prefetch(p, level);
+    line(p, level);
     if lines > 1 {
-        prefetch(p.wrapping_add(64), level);
+        line(p.wrapping_add(64), level);
     }
-    for line in 2..lines {
-        prefetch(p.wrapping_add(64 * line), level);
+    for i in 2..lines {
+        line(p.wrapping_add(64 * i), level);
     }
 }
 

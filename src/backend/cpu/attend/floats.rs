@@ -3,46 +3,46 @@
 use super::{
     super::{
         buffer::Pages,
-        lanes::{Lanes, N, Store},
-        stream::{Level, prefetch_lines},
+        prefetch::{self, Level},
+        simd::{F32x16, FloatStorage, N},
     },
-    CHUNK, Chunk, Reader, Tile,
+    KV_TILE, KvTile, QueryTile, Reader,
 };
 use std::marker::PhantomData;
 
 /// Keys and values of one kind.
 #[derive(Clone, Copy)]
-pub struct Numbers<S> {
+pub struct FloatReader<S> {
     keys: *const u8,
     values: *const u8,
     kind: PhantomData<S>,
 }
 
-impl<S: Store> Numbers<S> {
+impl<S: FloatStorage> FloatReader<S> {
     /// Of these pages, whose elements are of this kind.
     pub fn new<T: bytemuck::Pod>(keys: &Pages<T>, values: &Pages<T>) -> Self {
         assert_eq!(size_of::<T>(), S::BYTES);
-        Numbers { keys: keys.as_ptr().cast(), values: values.as_ptr().cast(), kind: PhantomData }
+        FloatReader { keys: keys.as_ptr().cast(), values: values.as_ptr().cast(), kind: PhantomData }
     }
 
-    /// The value of the first position of a chunk.
-    fn value(&self, tile: &Tile<'_>, from: usize) -> *const u8 {
+    /// The value of the first position of a kv_tile.
+    fn value(&self, tile: &QueryTile<'_>, from: usize) -> *const u8 {
         self.values.wrapping_add((tile.kv * tile.cache.ctx + from) * tile.cache.v_stride * S::BYTES)
     }
 }
 
-impl<S: Store> Reader for Numbers<S> {
+impl<S: FloatStorage> Reader for FloatReader<S> {
     #[inline(always)]
-    unsafe fn begin<L: Lanes>(self, _: &Tile<'_>, _: &mut [f32]) {}
+    unsafe fn begin<L: F32x16>(self, _: &QueryTile<'_>, _: &mut [f32]) {}
 
     #[inline(always)]
-    unsafe fn score<L: Lanes, const R: usize>(
+    unsafe fn score<L: F32x16, const R: usize>(
         self,
-        tile: &Tile<'_>,
+        tile: &QueryTile<'_>,
         _: &[f32],
         scores: &mut [f32],
         i: usize,
-        Chunk { from, to, ahead }: Chunk,
+        KvTile { from, to, ahead }: KvTile,
     ) {
         // SAFETY: by the contract.
         unsafe {
@@ -55,14 +55,14 @@ impl<S: Store> Reader for Numbers<S> {
     }
 
     #[inline(always)]
-    unsafe fn sum<L: Lanes, const R: usize>(
+    unsafe fn sum<L: F32x16, const R: usize>(
         self,
-        tile: &Tile<'_>,
+        tile: &QueryTile<'_>,
         _: &mut [f32],
         weights: &[f32],
         factors: &[f32; R],
         state: &mut [f32],
-        Chunk { from, to, ahead }: Chunk,
+        KvTile { from, to, ahead }: KvTile,
     ) {
         let (cache, value) = (tile.cache, self.value(tile, from));
         let (v_stride, stride, n) = (cache.v_stride, cache.v_stride + N, to - from);
@@ -94,8 +94,8 @@ impl<S: Store> Reader for Numbers<S> {
 
 /// Scores of `R` rows: two blocks of 16 positions at a time. Fetches the values of the same positions.
 #[inline(always)]
-unsafe fn score_columns<S: Store, L: Lanes, const R: usize>(
-    tile: &Tile<'_>,
+unsafe fn score_columns<S: FloatStorage, L: F32x16, const R: usize>(
+    tile: &QueryTile<'_>,
     keys: *const u8,
     values: Option<*const u8>,
     scores: &mut [f32],
@@ -120,7 +120,7 @@ unsafe fn score_columns<S: Store, L: Lanes, const R: usize>(
             let mut sums = [[L::splat(0.0); 2]; R];
             for c in 0..d {
                 if let Some(values) = values {
-                    prefetch_lines(values.wrapping_add(64 * c * share), share, tile.level);
+                    prefetch::lines(values.wrapping_add(64 * c * share), share, tile.level);
                 }
                 let (x0, x1) = (S::load::<L>(k0.add(c * N * S::BYTES)), S::load::<L>(k1.add(c * N * S::BYTES)));
                 for r in 0..R {
@@ -131,9 +131,9 @@ unsafe fn score_columns<S: Store, L: Lanes, const R: usize>(
             }
             let scale = L::splat(tile.a.scale);
             for r in 0..R {
-                sums[r][0].mul(scale).store(scores[r * CHUNK + b * N..][..N].as_mut_ptr());
+                sums[r][0].mul(scale).store(scores[r * KV_TILE + b * N..][..N].as_mut_ptr());
                 if two {
-                    sums[r][1].mul(scale).store(scores[r * CHUNK + (b + 1) * N..][..N].as_mut_ptr());
+                    sums[r][1].mul(scale).store(scores[r * KV_TILE + (b + 1) * N..][..N].as_mut_ptr());
                 }
             }
             b += 2;
@@ -143,8 +143,8 @@ unsafe fn score_columns<S: Store, L: Lanes, const R: usize>(
 
 /// Scores of `R` rows from keys that are stored as rows: where values are part of keys.
 #[inline(always)]
-unsafe fn score_rows<S: Store, L: Lanes, const R: usize>(
-    tile: &Tile<'_>,
+unsafe fn score_rows<S: FloatStorage, L: F32x16, const R: usize>(
+    tile: &QueryTile<'_>,
     rows: *const u8,
     scores: &mut [f32],
     i: usize,
@@ -178,12 +178,12 @@ unsafe fn score_rows<S: Store, L: Lanes, const R: usize>(
                 }
             }
             for r in 0..R {
-                scores[r * CHUNK + p - from] = sums[r][0].add(sums[r][1]).sum() * tile.a.scale;
+                scores[r * KV_TILE + p - from] = sums[r][0].add(sums[r][1]).sum() * tile.a.scale;
             }
         }
         // The last vector of scores is read as a whole.
         for r in 0..R {
-            scores[r * CHUNK + to - from..r * CHUNK + (to - from).next_multiple_of(N)].fill(0.0);
+            scores[r * KV_TILE + to - from..r * KV_TILE + (to - from).next_multiple_of(N)].fill(0.0);
         }
     }
 }
@@ -191,7 +191,7 @@ unsafe fn score_rows<S: Store, L: Lanes, const R: usize>(
 /// `state = factor · state + Σ weight · value` for `R` rows and `W` vectors of columns from `c` on, over `n` positions.
 /// Gives `W`. `next` is what is needed next, how many lines of it to fetch a position, and where to.
 #[inline(always)]
-unsafe fn sum_values<S: Store, L: Lanes, const R: usize, const W: usize>(
+unsafe fn sum_values<S: FloatStorage, L: F32x16, const R: usize, const W: usize>(
     values: *const u8,
     next: Option<(*const u8, usize, Level)>,
     v_stride: usize,
@@ -202,7 +202,7 @@ unsafe fn sum_values<S: Store, L: Lanes, const R: usize, const W: usize>(
     state: &mut [f32],
     stride: usize,
 ) -> usize {
-    assert!(state.len() >= (R - 1) * stride + c + W * N && weights.len() >= (R - 1) * CHUNK + n);
+    assert!(state.len() >= (R - 1) * stride + c + W * N && weights.len() >= (R - 1) * KV_TILE + n);
     // SAFETY: in range, as asserted; the values of `n` positions are there by the contract of `Reader`.
     unsafe {
         let mut sums: [[L; W]; R] = std::array::from_fn(|r| {
@@ -211,12 +211,12 @@ unsafe fn sum_values<S: Store, L: Lanes, const R: usize, const W: usize>(
         for p in 0..n {
             let row = values.add((p * v_stride + c) * S::BYTES);
             if let Some((next, lines, level)) = next {
-                prefetch_lines(next.wrapping_add(64 * p * lines), lines, level);
+                prefetch::lines(next.wrapping_add(64 * p * lines), lines, level);
             }
             for w in 0..W {
                 let v = S::load::<L>(row.add(w * N * S::BYTES));
                 for r in 0..R {
-                    sums[r][w] = v.fma(L::splat(*weights.as_ptr().add(r * CHUNK + p)), sums[r][w]);
+                    sums[r][w] = v.fma(L::splat(*weights.as_ptr().add(r * KV_TILE + p)), sums[r][w]);
                 }
             }
         }
