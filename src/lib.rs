@@ -54,6 +54,7 @@
 //! ```
 
 mod error;
+mod threads;
 #[cfg(not(feature = "internals"))]
 mod quant;
 #[cfg(feature = "internals")]
@@ -116,7 +117,10 @@ pub use quant::KvType;
 /// GPUs: the devices that there are, how one is opened, and how programs run on it.
 pub mod gpu {
     pub use crate::{
-        backend::wgpu::{DeviceInfo, ForcedLimits, Gpu, Measured, Options, RunOptions, ShaderCache, Tuning, devices},
+        backend::wgpu::{
+            DeviceCallbacks, DeviceInfo, ForcedLimits, Gpu, Measured, Options, Requirements, RunOptions, ShaderCache,
+            Tuning, devices, requirements,
+        },
         kernels::{Style, Tiles},
     };
 }

@@ -3,6 +3,7 @@
 // clippy.toml allows unwrap in test functions; this is for the functions that they share. Tests say what they measure.
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
 
+mod adopt;
 mod alarms;
 mod alloc;
 mod arrows;

@@ -3,7 +3,7 @@
 //! Every byte is random except the scales, which are set so that the dequantised weights have mean 0 (nearly) and a
 //! standard deviation near [`STD`], and are finite. The block layouts are ggml's (`ggml-common.h`).
 
-use crate::{error::Result, quant::DType};
+use crate::{error::Result, quant::DType, threads};
 use half::{bf16, f16};
 use std::sync::{Mutex, PoisonError};
 
@@ -60,27 +60,16 @@ impl Maker {
     ) -> Result<()> {
         let block = self.dtype.layout().bytes;
         let piece = PIECE / block * block;
-        let state = Mutex::new((out.chunks_mut(piece).enumerate(), done, Ok(())));
-        let work = || {
-            loop {
-                let Some((i, part)) = state.lock().unwrap_or_else(PoisonError::into_inner).0.next() else { break };
+        let done = Mutex::new(done);
+        threads::for_each(
+            threads,
+            out.chunks_mut(piece).enumerate(),
+            || (),
+            |(), (i, part)| {
                 self.fill_piece(SplitMix(SplitMix(seed ^ i as u64).next()), part);
-                let mut s = state.lock().unwrap_or_else(PoisonError::into_inner);
-                if s.2.is_ok() {
-                    s.2 = (s.1)(part.len() as u64);
-                }
-                if s.2.is_err() {
-                    break;
-                }
-            }
-        };
-        std::thread::scope(|scope| {
-            for _ in 1..threads {
-                scope.spawn(work);
-            }
-            work();
-        });
-        state.into_inner().unwrap_or_else(PoisonError::into_inner).2
+                (done.lock().unwrap_or_else(PoisonError::into_inner))(part.len() as u64)
+            },
+        )
     }
 
     fn fill_piece(&self, mut rng: SplitMix, out: &mut [u8]) {

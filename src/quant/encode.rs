@@ -1,7 +1,10 @@
 //! f32 to blocks: checks, importances, threads, and the dispatch to the formats.
 
 use super::{DType, float, iq4_nl, iq4_xs, mxfp4, q2_k, q3_k, q4_0, q4_1, q4_k, q5_0, q5_1, q5_k, q6_k, q8_0};
-use crate::error::{Error, Result};
+use crate::{
+    error::{Error, Result},
+    threads,
+};
 
 /// Appends the blocks of `x` to `out`. Every weight counts the same: the scales minimise the squared error.
 ///
@@ -57,17 +60,19 @@ pub fn quantize_rows(dtype: DType, rows: usize, cols: usize, x: &[f32], threads:
         quantize(dtype, x, &mut out)?;
         return Ok(out);
     }
-    let parts: Vec<Result<Vec<u8>>> = std::thread::scope(|scope| {
-        let start = |(i, x)| {
-            scope.spawn(move || {
-                let mut out = Vec::new();
-                quantize(dtype, x, &mut out).map(|()| out).map_err(|e| shifted(e, i * each))
-            })
-        };
-        let workers: Vec<_> = x.chunks(each * cols.max(1)).enumerate().map(start).collect();
-        let lost = || Err(Error::Invalid("a quantisation thread ended early".into()));
-        workers.into_iter().map(|w| w.join().unwrap_or_else(|_| lost())).collect()
-    });
+    // Every part has a result of its own, so that the first rows' error is told whichever thread is faster.
+    let mut parts: Vec<Result<Vec<u8>>> = (0..rows.div_ceil(each)).map(|_| Ok(vec![])).collect();
+    let work = x.chunks(each * cols.max(1)).zip(&mut parts).enumerate();
+    threads::for_each(
+        threads,
+        work,
+        || (),
+        |(), (i, (x, part))| {
+            let mut bytes = vec![];
+            *part = quantize(dtype, x, &mut bytes).map(|()| bytes).map_err(|e| shifted(e, i * each));
+            Ok(())
+        },
+    )?;
     for part in parts {
         out.extend(part?);
     }

@@ -1,7 +1,7 @@
 //! Several sequences on the device: a plan whose rows name their sequence and position, one step for all of them, so that a
 //! weight is read once for all.
 
-use super::{runner::GpuRunner, upload::Placed};
+use super::{runner::GpuRunner, upload::DeviceWeights};
 use crate::{
     backend::{BatchOptions, BatchRow, BatchRunner, Output, RunnerOptions, Step, check_batch},
     error::{Error, Result},
@@ -17,12 +17,12 @@ pub(super) struct GpuBatch {
 }
 
 impl GpuBatch {
-    pub fn new(placed: Arc<Placed>, options: BatchOptions) -> Result<Self> {
+    pub fn new(weights: Arc<DeviceWeights>, options: BatchOptions) -> Result<Self> {
         if options.sequences == 0 {
             return Err(Error::Invalid("a batch has at least one sequence".into()));
         }
         let one = RunnerOptions { ctx: options.ctx, chunk: options.rows, kv: options.kv };
-        let runner = GpuRunner::new(placed, one, Some(options.sequences))?;
+        let runner = GpuRunner::new(weights, one, Some(options.sequences))?;
         Ok(GpuBatch { runner, options, tokens: vec![], places: vec![] })
     }
 }

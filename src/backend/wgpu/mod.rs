@@ -1,12 +1,15 @@
 //! The GPU backend: runs a [`crate::plan`] on a device that wgpu reaches (Vulkan, Metal, DX12).
 //!
-//! - `device`: adapters, the choice among them, the opened device with its pipelines and its errors;
+//! In the order in which they stand on each other:
+//! - `adapters`: which devices there are, the choice among them, what one must be opened with;
+//! - `device`: the handle, errors, buffers, waits with a bound; `mapping`: buffers read back;
+//! - `pipeline`: compiled kernels; `shaders`: compiled shaders as bytes between runs; `gpu`: a device with its pipelines;
+//! - `canary`: poison and canaries, for tests;
 //! - `upload`: weights, packed and streamed to buffers made once;
-//! - `picker`: tokens chosen on the device, and their way back to the host;
-//! - `profile`: time of each kernel, and the device's floor;
-//! - `tuning`: which variants of kernels a device runs fastest;
-//! - `ready`: caches, scratch, bind groups, and what encodes steps into a pass;
-//! - `runner`: one encoder, one compute pass, one submit a step.
+//! - `schedules`: caches, scratch, bind groups, and what encodes steps into a pass;
+//! - `sampler`: tokens chosen on the device, and their way back to the host;
+//! - `runner`, `batch`: one encoder, one compute pass, one submit a step; `profile`: time of each kernel, and the device's roofline;
+//! - `model`: a loaded model; `tuning`: which variants of kernels a device runs fastest; `open`: a device opened or adopted.
 //!
 //! A step writes token ids and a 32-byte uniform, submits, and reads the results back through one mapped buffer. Nothing
 //! is created per token. Routing stays on the device.
@@ -16,19 +19,25 @@
 //!
 //! Deliberately absent: shape rules, models, decisions (the plan makes them).
 
+mod adapters;
 mod batch;
+mod canary;
 mod device;
-mod guard;
-mod picker;
+mod gpu;
+mod mapping;
+mod model;
+mod open;
 mod pipeline;
 mod profile;
-mod ready;
 mod runner;
+mod sampler;
+mod schedules;
 mod shaders;
 mod tuning;
 mod upload;
 
-pub use device::{DeviceInfo, Gpu, devices};
+pub use adapters::{DeviceInfo, Requirements, devices, requirements};
+pub use gpu::Gpu;
 pub use shaders::ShaderCache;
 pub use tuning::{Measured, Tuning};
 
@@ -73,6 +82,17 @@ impl Default for Options {
             experimental: false,
         }
     }
+}
+
+/// Who hears of an adopted device's loss and of errors outside error scopes. wgpu has one place for each of these two callbacks on a
+/// device; whoever sets one last replaces what stood there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DeviceCallbacks {
+    /// The host keeps both, set before or after: Moeray never touches them. The host forwards the loss of the device with
+    /// [`Gpu::lost`]; errors of Moeray's own work are caught in error scopes and do not reach the host.
+    KeptByHost,
+    /// The host hands both over: Moeray sets them, and what they report becomes [`Error::Device`](crate::Error::Device).
+    HandedOver,
 }
 
 /// Limits below what a device offers.

@@ -1,16 +1,14 @@
 //! Pipelines, made once for each variant and shared by everything on a device.
 
-use super::device::{Gpu, lock};
+use super::device::{Device, lock};
 use crate::{
     error::{Error, Result},
     kernels::{self, Access, Reflection, Variant},
+    threads,
 };
 use std::{
     collections::HashMap,
-    sync::{
-        Arc, Mutex,
-        atomic::{AtomicUsize, Ordering},
-    },
+    sync::{Arc, Mutex},
 };
 
 /// A compiled kernel.
@@ -37,74 +35,66 @@ impl Pipelines {
     }
 
     /// The pipeline of a variant.
-    pub fn get(&self, gpu: &Gpu, variant: &Variant) -> Result<Arc<Pipeline>> {
+    pub fn get(&self, device: &Device, variant: &Variant) -> Result<Arc<Pipeline>> {
         let label = variant.label();
         if let Some(p) = lock(&self.made).get(&label) {
             return Ok(p.clone());
         }
-        let p = Arc::new(self.make(gpu, variant, &label)?);
+        let p = Arc::new(self.make(device, variant, &label)?);
         Ok(lock(&self.made).entry(label).or_insert(p).clone())
     }
 
     /// Makes the pipelines of these variants that are not there yet, on several threads: drivers compile here. Errors come
     /// again when the pipeline is asked for.
-    pub fn prepare<'a>(&self, gpu: &Gpu, variants: impl Iterator<Item = &'a Variant>) {
+    pub fn prepare<'a>(&self, device: &Device, variants: impl Iterator<Item = &'a Variant>) {
         let mut missing: HashMap<String, &Variant> = HashMap::new();
         {
             let made = lock(&self.made);
             missing.extend(variants.map(|v| (v.label(), v)).filter(|(label, _)| !made.contains_key(label)));
         }
-        let list: Vec<&Variant> = missing.into_values().collect();
-        let threads = std::thread::available_parallelism().map_or(1, usize::from).min(list.len());
-        let next = AtomicUsize::new(0);
-        let work = || {
-            while let Some(v) = list.get(next.fetch_add(1, Ordering::Relaxed)) {
-                if let Err(e) = self.get(gpu, v) {
-                    tracing::debug!("{e}");
-                }
+        let threads = std::thread::available_parallelism().map_or(1, usize::from).min(missing.len());
+        let compile = |(): &mut (), v: &Variant| {
+            if let Err(e) = self.get(device, v) {
+                tracing::debug!("{e}");
             }
+            Ok(())
         };
-        std::thread::scope(|s| {
-            for _ in 1..threads {
-                // A thread that the system does not give is done without.
-                drop(std::thread::Builder::new().spawn_scoped(s, work));
-            }
-            work();
-        });
+        if let Err(e) = threads::for_each(threads, missing.into_values(), || (), compile) {
+            tracing::debug!("{e}");
+        }
     }
 
-    fn make(&self, gpu: &Gpu, variant: &Variant, label: &str) -> Result<Pipeline> {
+    fn make(&self, device: &Device, variant: &Variant, label: &str) -> Result<Pipeline> {
         let text = kernels::link(variant)?;
         let reflection = kernels::reflect(&text)?;
         let size: u32 = reflection.workgroup.iter().product();
-        if reflection.workgroup_bytes > gpu.caps.workgroup_bytes || size > gpu.caps.max_invocations {
-            let (bytes, most) = (reflection.workgroup_bytes, gpu.caps.workgroup_bytes);
+        if reflection.workgroup_bytes > device.caps.workgroup_bytes || size > device.caps.max_invocations {
+            let (bytes, most) = (reflection.workgroup_bytes, device.caps.workgroup_bytes);
             return Err(Error::Device(format!(
                 "kernel {label} wants {size} invocations and {bytes} bytes of workgroup memory; {} has {} and {most}",
-                gpu.name(),
-                gpu.caps.max_invocations,
+                device.name, device.caps.max_invocations,
             )));
         }
         let checked = self.checked || variant.tiles.is_some_and(|t| !t.row().tested);
-        let made = gpu.scoped(|device| {
+        let made = device.scoped(|raw| {
             let source = wgpu::ShaderSource::Wgsl(text.as_str().into());
             let descriptor = wgpu::ShaderModuleDescriptor { label: Some(label), source };
             let module = if checked {
-                device.create_shader_module(descriptor)
+                raw.create_shader_module(descriptor)
             } else {
                 // SAFETY: the shaders are this crate's own; its tests run every one of them with the checks on, with
                 // poisoned and guarded buffers, so that they neither index out of bounds nor loop for ever.
-                unsafe { device.create_shader_module_trusted(descriptor, wgpu::ShaderRuntimeChecks::unchecked()) }
+                unsafe { raw.create_shader_module_trusted(descriptor, wgpu::ShaderRuntimeChecks::unchecked()) }
             };
             let entries: Vec<wgpu::BindGroupLayoutEntry> = reflection.bindings.iter().map(entry).collect();
-            let layout = device
+            let layout = raw
                 .create_bind_group_layout(&wgpu::BindGroupLayoutDescriptor { label: Some(label), entries: &entries });
-            let pipeline_layout = device.create_pipeline_layout(&wgpu::PipelineLayoutDescriptor {
+            let pipeline_layout = raw.create_pipeline_layout(&wgpu::PipelineLayoutDescriptor {
                 label: Some(label),
                 bind_group_layouts: &[Some(&layout)],
                 immediate_size: 0,
             });
-            let pipeline = device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
+            let pipeline = raw.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
                 label: Some(label),
                 layout: Some(&pipeline_layout),
                 module: &module,

@@ -3,11 +3,7 @@
 //!
 //! A profiled step has a pass a dispatch, so it is slower than a real one; the figures of the kernels are those of the device.
 
-use super::{
-    device::{Gpu, Signal},
-    ready::encode,
-    runner::GpuRunner,
-};
+use super::{gpu::Gpu, mapping::map_read, runner::GpuRunner, schedules::encode};
 use crate::{
     backend::{Floor, KernelTime, Step},
     error::{Error, Result},
@@ -32,7 +28,7 @@ impl GpuRunner {
         }
         self.upload(piece, step)?;
         let sizes = Sizes { tokens: t as u32, outputs: step.outputs as u32, past: step.past as u32 };
-        let (schedule, made, scratch) = self.made(piece)?;
+        let (schedule, made, scratch) = self.prepared(piece)?;
         let gpu = self.gpu();
         let mut times = vec![];
         for from in (0..schedule.steps.len()).step_by(AT_ONCE) {
@@ -53,19 +49,19 @@ fn timed(
     encode_one: &dyn Fn(&mut wgpu::ComputePass<'_>, usize),
 ) -> Result<Vec<f64>> {
     use wgpu::BufferUsages as U;
-    if !gpu.device.features().contains(wgpu::Features::TIMESTAMP_QUERY) {
+    if !gpu.device.raw.features().contains(wgpu::Features::TIMESTAMP_QUERY) {
         return Err(Error::Unsupported(format!("{} has no timestamp queries: no profile on this device", gpu.name())));
     }
     let count = 2 * range.len() as u32;
     let bytes = 8 * u64::from(count);
-    let queries = gpu.device.create_query_set(&wgpu::QuerySetDescriptor {
+    let queries = gpu.device.raw.create_query_set(&wgpu::QuerySetDescriptor {
         label: Some("times"),
         ty: wgpu::QueryType::Timestamp,
         count,
     });
-    let resolved = gpu.buffer("times", bytes, U::QUERY_RESOLVE | U::COPY_SRC)?;
-    let staging = gpu.buffer("times", bytes, U::MAP_READ | U::COPY_DST)?;
-    let mut encoder = gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
+    let resolved = gpu.device.buffer("times", bytes, U::QUERY_RESOLVE | U::COPY_SRC)?;
+    let staging = gpu.device.buffer("times", bytes, U::MAP_READ | U::COPY_DST)?;
+    let mut encoder = gpu.device.raw.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
     for (n, i) in range.enumerate() {
         let at = 2 * n as u32;
         let writes = wgpu::ComputePassTimestampWrites {
@@ -78,9 +74,9 @@ fn timed(
     }
     encoder.resolve_query_set(&queries, 0..count, &resolved, 0);
     encoder.copy_buffer_to_buffer(&resolved, 0, &staging, 0, bytes);
-    let submission = gpu.queue.submit([encoder.finish()]);
-    let view = gpu.map_read(&staging, 0..bytes, &Signal::default(), Some(submission))?;
-    let tick = 1e-9 * f64::from(gpu.queue.get_timestamp_period());
+    let submission = gpu.device.queue.submit([encoder.finish()]);
+    let view = map_read(&gpu.device, &staging, 0..bytes, &submission, "timestamps")?;
+    let tick = 1e-9 * f64::from(gpu.device.queue.get_timestamp_period());
     let stamps: &[u64] = bytemuck::cast_slice(&view);
     Ok(stamps.chunks_exact(2).map(|s| s[1].saturating_sub(s[0]) as f64 * tick).collect())
 }
@@ -111,7 +107,7 @@ const ROW: u32 = 65_535;
 
 /// See [`crate::backend::Loaded::floor`]. Takes some tenths of a second on a software device, less on others.
 pub(super) fn floor(gpu: &Gpu) -> Result<Floor> {
-    let bytes = COPY.min(gpu.caps.max_binding.min(gpu.caps.max_buffer) / 16 * 16);
+    let bytes = COPY.min(gpu.device.caps.max_binding.min(gpu.device.caps.max_buffer) / 16 * 16);
     let copy = time_of(gpu, bytes, 2, 8)?;
     let dispatch = time_of(gpu, EMPTY, 64, 576)?;
     Ok(Floor { bandwidth: 2.0 * bytes as f64 / copy.as_secs_f64().max(1e-9), dispatch: dispatch.as_secs_f64() })
@@ -120,11 +116,11 @@ pub(super) fn floor(gpu: &Gpu) -> Result<Floor> {
 /// Time of one of a chain of copies of so many bytes: the difference of a long and a short chain, best of a few.
 fn time_of(gpu: &Gpu, bytes: u64, short: usize, long: usize) -> Result<Duration> {
     use wgpu::BufferUsages as U;
-    let make = |usage| gpu.buffer("copy", bytes, usage);
+    let make = |usage| gpu.device.buffer("copy", bytes, usage);
     let buffers = [make(U::STORAGE | U::COPY_DST)?, make(U::STORAGE | U::COPY_DST)?];
     let small = |bytes: &[u8]| {
-        let b = gpu.buffer("copy", plan::PARAMS_STRIDE, U::UNIFORM | U::COPY_DST)?;
-        gpu.queue.write_buffer(&b, 0, bytes);
+        let b = gpu.device.buffer("copy", plan::PARAMS_STRIDE, U::UNIFORM | U::COPY_DST)?;
+        gpu.device.queue.write_buffer(&b, 0, bytes);
         Ok(b)
     };
     let groups = (bytes / 16) as u32;
@@ -132,7 +128,7 @@ fn time_of(gpu: &Gpu, bytes: u64, short: usize, long: usize) -> Result<Duration>
     let params = small(bytemuck::bytes_of(&CopyParams { groups }))?;
     let variant = Variant::new(&catalogue::COPY);
     let workgroups = groups.div_ceil(variant.tile()[0].max(1));
-    let pipeline = gpu.pipelines.get(gpu, &variant)?;
+    let pipeline = gpu.pipelines.get(&gpu.device, &variant)?;
     let group = |from: usize| {
         let entry = |b: &crate::kernels::Binding| {
             let buffer = match b.name.as_str() {
@@ -145,11 +141,11 @@ fn time_of(gpu: &Gpu, bytes: u64, short: usize, long: usize) -> Result<Duration>
         };
         let entries: Vec<_> = pipeline.reflection.bindings.iter().map(entry).collect();
         let descriptor = wgpu::BindGroupDescriptor { label: Some("copy"), layout: &pipeline.layout, entries: &entries };
-        gpu.scoped(|d| d.create_bind_group(&descriptor)).map_err(|e| Error::Device(format!("copying: {e}")))
+        gpu.device.scoped(|d| d.create_bind_group(&descriptor)).map_err(|e| Error::Device(format!("copying: {e}")))
     };
     let bound = [group(0)?, group(1)?];
     let chain = |n: usize| -> Result<Duration> {
-        let mut encoder = gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
+        let mut encoder = gpu.device.raw.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
         let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
         pass.set_pipeline(&pipeline.pipeline);
         for i in 0..n {
@@ -158,7 +154,7 @@ fn time_of(gpu: &Gpu, bytes: u64, short: usize, long: usize) -> Result<Duration>
         }
         drop(pass);
         let start = Instant::now();
-        gpu.wait(Some(gpu.queue.submit([encoder.finish()])))?;
+        gpu.device.wait(&gpu.device.queue.submit([encoder.finish()]), "a chain of copies")?;
         Ok(start.elapsed())
     };
     chain(short)?;

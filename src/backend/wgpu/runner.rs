@@ -1,11 +1,12 @@
 //! A sequence on the device: its steps, cut where they must be, submitted, and their results fetched.
 
 use super::{
-    device::{Gpu, Signal},
-    guard,
-    picker::Picks,
-    ready::{Made, POISON, Ready, Shared, encode, find},
-    upload::Placed,
+    canary::{self, POISON},
+    gpu::Gpu,
+    mapping::{self, Signal, map_later},
+    sampler::GpuSampler,
+    schedules::{PreparedSchedule, PreparedStep, SequenceBuffers, buffer_of, encode},
+    upload::DeviceWeights,
 };
 use crate::{
     backend::{
@@ -21,13 +22,13 @@ use std::sync::Arc;
 
 /// See [`crate::backend::Runner`].
 pub(super) struct GpuRunner {
-    placed: Arc<Placed>,
+    weights: Arc<DeviceWeights>,
     plan: Plan,
     options: RunnerOptions,
-    shared: Shared,
-    decode: Ready,
-    few: Option<Ready>,
-    prefill: Ready,
+    shared: SequenceBuffers,
+    decode: PreparedSchedule,
+    few: Option<PreparedSchedule>,
+    prefill: PreparedSchedule,
     staging: wgpu::Buffer,
     mapped: Signal,
     /// Rows of the embedding table: token ids are below.
@@ -37,7 +38,7 @@ pub(super) struct GpuRunner {
     padded: Vec<f32>,
     standing: Standing,
     /// Sampling, made when it is first asked for.
-    picks: Option<Picks>,
+    picks: Option<GpuSampler>,
 }
 
 /// A part of a step that the schedule takes at once.
@@ -51,24 +52,24 @@ pub(super) struct Piece {
 
 impl GpuRunner {
     /// A runner of one sequence, or of rows of several: then `options.chunk` is the most rows of a step.
-    pub fn new(placed: Arc<Placed>, options: RunnerOptions, sequences: Option<usize>) -> Result<Self> {
-        let gpu = &placed.gpu;
-        gpu.errors.take()?;
+    pub fn new(weights: Arc<DeviceWeights>, options: RunnerOptions, sequences: Option<usize>) -> Result<Self> {
+        let gpu = &weights.gpu;
+        gpu.device.errors.take()?;
         let wanted = plan::Options {
-            style: placed.run.style,
-            tiles: placed.run.tiles,
-            subgroups: placed.run.subgroups,
-            guard: placed.run.guard,
+            style: weights.run.style,
+            tiles: weights.run.tiles,
+            subgroups: weights.run.subgroups,
+            guard: weights.run.guard,
             sequences,
             ..plan::Options::new(options.ctx, options.chunk, options.kv)
         };
-        let plan = plan::plan(&placed.graph, &placed.weights, &gpu.caps, &wanted)?;
-        let shared = Shared::new(gpu, &plan, placed.run.poison)?;
-        let decode = Ready::new(gpu, &plan.decode)?;
-        let few = plan.few.as_ref().map(|s| Ready::new(gpu, s)).transpose()?;
-        let prefill = Ready::new(gpu, &plan.prefill)?;
+        let plan = plan::plan(&weights.graph, &weights.weights, &gpu.device.caps, &wanted)?;
+        let shared = SequenceBuffers::new(gpu, &plan, weights.run.poison)?;
+        let decode = PreparedSchedule::new(gpu, &plan.decode)?;
+        let few = plan.few.as_ref().map(|s| PreparedSchedule::new(gpu, s)).transpose()?;
+        let prefill = PreparedSchedule::new(gpu, &plan.prefill)?;
         // Decoding starts without delay, whatever came before.
-        decode.made(&placed, &plan.decode, &shared)?;
+        decode.prepared(&weights, &plan.decode, &shared)?;
         let results = |s: &Schedule| -> u64 {
             let rows = |o: &OutputPlace| if o.rows == Rows::Tokens { s.max_tokens } else { s.max_outputs };
             s.outputs.iter().map(|o| 4 * u64::from(o.place.stride) * rows(o) as u64).sum()
@@ -76,9 +77,9 @@ impl GpuRunner {
         let all = plan.schedules().into_iter().filter_map(|s| s.1);
         let bytes = all.map(results).fold(16, u64::max).next_multiple_of(8);
         let usage = wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST;
-        let staging = gpu.buffer("results", bytes, usage)?;
-        let vocab = vocab(&placed.graph);
-        gpu.wait(Some(gpu.queue.submit([])))?;
+        let staging = gpu.device.buffer("results", bytes, usage)?;
+        let vocab = vocab(&weights.graph);
+        gpu.device.wait_idle("the buffers of a runner")?;
         Ok(GpuRunner {
             plan,
             options,
@@ -91,9 +92,9 @@ impl GpuRunner {
             vocab,
             last: None,
             padded: vec![],
-            standing: Standing::new(&placed.graph),
+            standing: Standing::new(&weights.graph),
             picks: None,
-            placed,
+            weights,
         })
     }
 
@@ -118,13 +119,13 @@ impl GpuRunner {
             draw,
             ..Frame::default()
         };
-        self.placed.gpu.queue.write_buffer(&self.shared.frame, 0, bytemuck::bytes_of(&frame));
+        self.weights.gpu.device.queue.write_buffer(&self.shared.frame, 0, bytemuck::bytes_of(&frame));
     }
 
     /// Ids and numbers of a piece to the device.
     fn write(&mut self, piece: Piece, step: &Step<'_>, sources: &[&[f32]], draw: u32) {
         self.write_frame(piece, step.past, draw);
-        let queue = &self.placed.gpu.queue;
+        let queue = &self.weights.gpu.device.queue;
         let tokens = &step.tokens[piece.at..piece.at + piece.tokens];
         queue.write_buffer(&self.shared.tokens, 0, bytemuck::cast_slice(tokens));
         for ((place, data), buffer) in self.plan.inputs.iter().zip(sources).zip(&self.shared.inputs) {
@@ -140,30 +141,30 @@ impl GpuRunner {
 
     /// Encodes and submits a piece. Last come the copies of its results to the staging buffer, or the choice of a token.
     fn submit(&mut self, piece: Piece, past: usize, pick: bool) -> Result<()> {
-        let gpu = &self.placed.gpu;
+        let gpu = &self.weights.gpu;
         let (which, schedule, ready) = self.ready(piece);
-        let made = ready.made(&self.placed, schedule, &self.shared)?;
-        if self.placed.run.poison {
+        let made = ready.prepared(&self.weights, schedule, &self.shared)?;
+        if self.weights.run.poison {
             for (b, s) in ready.scratch.iter().zip(&schedule.scratch) {
-                guard::fill(gpu, b, 0, s.bytes, POISON);
+                canary::fill(&gpu.device, b, 0, s.bytes, POISON);
             }
         }
-        if self.placed.run.guard {
-            guard::write(gpu, schedule, &ready.scratch);
+        if self.weights.run.guard {
+            canary::write(&gpu.device, schedule, &ready.scratch);
         }
         let sizes =
             Sizes { tokens: piece.tokens as u32, outputs: piece.outputs as u32, past: (past + piece.at) as u32 };
         let picking = match (&self.picks, &self.plan.sampling) {
             (Some(p), Some(plan)) if pick => {
-                let buffer = |b: Buffer| find(&self.placed, &self.shared, &ready.scratch, b);
-                Some((&plan.steps[which][..], p.made(gpu, plan, which, &buffer)?))
+                let buffer = |b: Buffer| buffer_of(&self.weights, &self.shared, &ready.scratch, b);
+                Some((&plan.steps[which][..], p.prepared(gpu, plan, which, &buffer)?))
             }
             _ => None,
         };
         let mut from = 0usize;
         loop {
             let to = from + self.submission(&schedule.steps[from..], sizes);
-            let mut encoder = gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
+            let mut encoder = gpu.device.raw.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
             let done = to == schedule.steps.len();
             let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
             encode(&mut pass, &schedule.steps[from..to], &made[from..to], &ready.scratch, sizes);
@@ -173,16 +174,16 @@ impl GpuRunner {
             drop(pass);
             from = to;
             if !done {
-                gpu.queue.submit([encoder.finish()]);
+                gpu.device.queue.submit([encoder.finish()]);
                 continue;
             }
             if !pick {
                 self.copy_results(&mut encoder, schedule, ready, piece);
-                self.last = Some(gpu.queue.submit([encoder.finish()]));
+                self.last = Some(gpu.device.queue.submit([encoder.finish()]));
             } else if let Some(picks) = &mut self.picks {
                 let slot = picks.copy(&mut encoder)?;
-                let submission = gpu.queue.submit([encoder.finish()]);
-                picks.submitted(gpu, slot, submission.clone());
+                let submission = gpu.device.queue.submit([encoder.finish()]);
+                picks.submitted(slot, submission.clone());
                 self.last = Some(submission);
             }
             return Ok(());
@@ -191,7 +192,7 @@ impl GpuRunner {
 
     /// How many of these steps one submission takes.
     fn submission(&self, steps: &[plan::Step], sizes: Sizes) -> usize {
-        let run = &self.placed.run;
+        let run = &self.weights.run;
         let most = run.max_dispatches.unwrap_or(usize::MAX).max(1).min(steps.len());
         let Some(limit) = run.max_work else { return most };
         let mut work = 0u64;
@@ -203,7 +204,7 @@ impl GpuRunner {
     }
 
     /// The schedule of a piece: its number in [`Plan::schedules`], itself, and its buffers.
-    fn ready(&self, piece: Piece) -> (usize, &Schedule, &Ready) {
+    fn ready(&self, piece: Piece) -> (usize, &Schedule, &PreparedSchedule) {
         match (self.plan.choose(piece.tokens, piece.outputs), &self.plan.few, &self.few) {
             (0, ..) => (0, &self.plan.decode, &self.decode),
             (1, Some(few), Some(ready)) => (1, few, ready),
@@ -212,12 +213,12 @@ impl GpuRunner {
     }
 
     /// The schedule of a piece with everything that encoding it needs.
-    pub fn made(&self, piece: Piece) -> Result<(&Schedule, &[Made], &[wgpu::Buffer])> {
+    pub fn prepared(&self, piece: Piece) -> Result<(&Schedule, &[PreparedStep], &[wgpu::Buffer])> {
         let (_, schedule, ready) = self.ready(piece);
-        Ok((schedule, ready.made(&self.placed, schedule, &self.shared)?, &ready.scratch))
+        Ok((schedule, ready.prepared(&self.weights, schedule, &self.shared)?, &ready.scratch))
     }
 
-    fn copy_results(&self, encoder: &mut wgpu::CommandEncoder, s: &Schedule, ready: &Ready, piece: Piece) {
+    fn copy_results(&self, encoder: &mut wgpu::CommandEncoder, s: &Schedule, ready: &PreparedSchedule, piece: Piece) {
         let mut at = 0;
         for o in &s.outputs {
             let bytes = result_bytes(o, piece);
@@ -235,14 +236,21 @@ impl GpuRunner {
 
     /// Waits for a piece and appends its results.
     fn collect(&mut self, piece: Piece, out: &mut [Output]) -> Result<()> {
-        let gpu = &self.placed.gpu;
+        let gpu = &self.weights.gpu;
         let (_, schedule, ready) = self.ready(piece);
         let total: u64 = schedule.outputs.iter().map(|o| result_bytes(o, piece)).sum();
         if total == 0 {
             return Ok(());
         }
         let range = 0..total.next_multiple_of(8);
-        let view = gpu.map_read(&self.staging, range, &self.mapped, self.last.clone())?;
+        let Some(last) = &self.last else { return Err(Error::Device("no step was submitted".into())) };
+        map_later(&self.staging, range.clone(), &self.mapped);
+        if let Err(e) = mapping::wait(&gpu.device, &self.mapped, last, "the results of a step") {
+            self.staging.unmap();
+            return Err(e);
+        }
+        let view = mapping::if_mapped(&gpu.device, &self.staging, range, &self.mapped)?;
+        let view = view.ok_or_else(|| Error::Device("the results of a step did not arrive".into()))?;
         let mut at = 0;
         for (place, out) in schedule.outputs.iter().zip(out) {
             let bytes = result_bytes(place, piece) as usize;
@@ -251,8 +259,8 @@ impl GpuRunner {
         }
         drop(view);
         self.staging.unmap();
-        if self.placed.run.guard {
-            guard::check(gpu, schedule, &ready.scratch)?;
+        if self.weights.run.guard {
+            canary::check(&gpu.device, schedule, &ready.scratch)?;
         }
         Ok(())
     }
@@ -263,13 +271,13 @@ impl GpuRunner {
         if moving == Move::Stay {
             return Ok(());
         }
-        let gpu = &self.placed.gpu;
-        let mut encoder = gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
+        let gpu = &self.weights.gpu;
+        let mut encoder = gpu.device.raw.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
         match moving {
             Move::Restore => copy_all(&mut encoder, &self.shared.kept, &self.shared.states),
             _ => self.shared.states.iter().for_each(|b| encoder.clear_buffer(b, 0, None)),
         }
-        gpu.queue.submit([encoder.finish()]);
+        gpu.device.queue.submit([encoder.finish()]);
         Ok(())
     }
 
@@ -298,7 +306,7 @@ impl GpuRunner {
         if let Some(id) = tokens.iter().find(|id| **id as usize >= self.vocab) {
             return Err(Error::Invalid(format!("token id {id} is not below the vocabulary's {}", self.vocab)));
         }
-        self.placed.gpu.errors.take()
+        self.weights.gpu.device.errors.take()
     }
 
     /// Bytes of caches and scratch.
@@ -309,7 +317,7 @@ impl GpuRunner {
     }
 
     pub fn gpu(&self) -> &Gpu {
-        &self.placed.gpu
+        &self.weights.gpu
     }
 
     /// Everything that a piece reads, to the device.
@@ -335,7 +343,7 @@ impl GpuRunner {
             let piece = self.piece(at, t, step.outputs);
             let before = self.last.take();
             if let Some(places) = places.get(piece.at..piece.at + piece.tokens) {
-                self.placed.gpu.queue.write_buffer(&self.shared.rows, 0, bytemuck::cast_slice(places));
+                self.weights.gpu.device.queue.write_buffer(&self.shared.rows, 0, bytemuck::cast_slice(places));
             }
             self.write(piece, &step, &sources, 0);
             self.submit(piece, step.past, false)?;
@@ -345,19 +353,21 @@ impl GpuRunner {
                 self.hold_back(before)?;
             }
         }
-        self.placed.gpu.errors.take()
+        self.weights.gpu.device.errors.take()
     }
 
     /// Without results nothing waits: at most two pieces are on their way.
     fn hold_back(&self, before: Option<wgpu::SubmissionIndex>) -> Result<()> {
-        before.map_or(Ok(()), |b| self.placed.gpu.wait(Some(b)))
+        before.map_or(Ok(()), |b| self.weights.gpu.device.wait(&b, "a part of a prompt"))
     }
 
     /// The picks, made when they are first asked for.
     fn make_picks(&mut self) -> Result<()> {
         let (None, Some(plan)) = (&self.picks, &self.plan.sampling) else { return Ok(()) };
-        let picks = Picks::new(&self.placed.gpu, plan)?;
-        picks.made(&self.placed.gpu, plan, 0, &|b| find(&self.placed, &self.shared, &self.decode.scratch, b))?;
+        let picks = GpuSampler::new(&self.weights.gpu, plan)?;
+        picks.prepared(&self.weights.gpu, plan, 0, &|b| {
+            buffer_of(&self.weights, &self.shared, &self.decode.scratch, b)
+        })?;
         self.picks = Some(picks);
         Ok(())
     }
@@ -365,10 +375,10 @@ impl GpuRunner {
 
 impl Picker for GpuRunner {
     fn begin(&mut self, sampling: &Sampling<'_>, recent: &[u32]) -> Result<bool> {
-        self.placed.gpu.errors.take()?;
+        self.weights.gpu.device.errors.take()?;
         self.make_picks()?;
         let (Some(picks), Some(plan)) = (&mut self.picks, &self.plan.sampling) else { return Ok(false) };
-        Ok(picks.begin(&self.placed.gpu, plan.vocab, sampling, recent))
+        Ok(picks.begin(&self.weights.gpu, plan.vocab, sampling, recent))
     }
 
     fn feed(&mut self, step: Step<'_>, draw: u32) -> Result<()> {
@@ -388,7 +398,7 @@ impl Picker for GpuRunner {
                 self.hold_back(before)?;
             }
         }
-        self.placed.gpu.errors.take()
+        self.weights.gpu.device.errors.take()
     }
 
     fn advance(&mut self, past: usize, draw: u32) -> Result<()> {
@@ -401,16 +411,16 @@ impl Picker for GpuRunner {
         let piece = Piece { at: 0, tokens: 1, outputs: 1 };
         self.write_frame(piece, past, draw);
         self.submit(piece, past, true)?;
-        self.placed.gpu.errors.take()
+        self.weights.gpu.device.errors.take()
     }
 
     fn pending(&self) -> usize {
-        self.picks.as_ref().map_or(0, Picks::pending)
+        self.picks.as_ref().map_or(0, GpuSampler::pending)
     }
 
     fn take(&mut self) -> Result<u32> {
         match &mut self.picks {
-            Some(picks) => picks.take(&self.placed.gpu),
+            Some(picks) => picks.take(&self.weights.gpu),
             None => Err(Error::Invalid("no token is on its way".into())),
         }
     }
@@ -425,8 +435,11 @@ impl Picker for GpuRunner {
 impl Runner for GpuRunner {
     fn step(&mut self, step: Step<'_>, out: &mut Vec<Output>) -> Result<()> {
         self.check(&step)?;
-        self.move_states(step.past)?;
-        self.run(step, &[], out)?;
+        let device = self.weights.gpu.device.clone();
+        device.catching(|| {
+            self.move_states(step.past)?;
+            self.run(step, &[], out)
+        })?;
         self.standing.done(step.past + step.tokens.len());
         Ok(())
     }
@@ -437,10 +450,10 @@ impl Runner for GpuRunner {
 
     fn keep_states(&mut self) -> Result<()> {
         if self.standing.keep() {
-            let gpu = &self.placed.gpu;
-            let mut encoder = gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
+            let gpu = &self.weights.gpu;
+            let mut encoder = gpu.device.raw.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
             copy_all(&mut encoder, &self.shared.states, &self.shared.kept);
-            self.last = Some(gpu.queue.submit([encoder.finish()]));
+            self.last = Some(gpu.device.queue.submit([encoder.finish()]));
         }
         Ok(())
     }
@@ -460,7 +473,7 @@ impl Runner for GpuRunner {
     fn picker(&mut self) -> Option<&mut dyn Picker> {
         // Guards are looked at when results are read back: tests that set them want logits.
         // Recurrent states could not go back from the step that is queued before a token is known to be the last.
-        let able = self.plan.sampling.is_some() && self.plan.states.is_empty() && !self.placed.run.guard;
+        let able = self.plan.sampling.is_some() && self.plan.states.is_empty() && !self.weights.run.guard;
         able.then_some(self)
     }
 }

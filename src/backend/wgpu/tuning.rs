@@ -5,10 +5,7 @@
 //! first. A way whose numbers differ from the base's more than rounding explains is not taken, however fast: a driver's fault
 //! costs speed, not answers.
 
-use super::{
-    RunOptions,
-    device::{Gpu, lock},
-};
+use super::{RunOptions, device::lock, gpu::Gpu};
 use crate::{
     backend::{Program, RunnerOptions, Step},
     error::{Error, Result},
@@ -129,7 +126,7 @@ impl Gpu {
         let program = program(hidden)?;
         let x: Vec<f32> = (0..tokens * hidden).map(|i| noise(i as u64)).collect();
         let (start, mut base, mut seconds) = (Instant::now(), vec![], vec![]);
-        for row in tiles::ROWS.iter().filter(|r| (r.runs)(&self.caps.extras)) {
+        for row in tiles::ROWS.iter().filter(|r| (r.runs)(&self.caps().extras)) {
             if !seconds.is_empty() && start.elapsed() >= budget {
                 break;
             }

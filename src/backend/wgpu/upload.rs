@@ -1,21 +1,16 @@
-//! Weights to the device, and the loaded model.
+//! Weights packed and streamed to the device.
 
-use super::{RunOptions, batch::GpuBatch, device::Gpu, profile, runner::GpuRunner};
+use super::{RunOptions, gpu::Gpu};
 use crate::{
-    backend::{BatchOptions, BatchRunner, Floor, Loaded, OneByOne, Program, Progress, Runner, RunnerOptions},
+    backend::{Program, Progress},
     error::{Error, Result},
     graph,
     ir::Graph,
     plan::{self, Matrix, Segment, VectorPart, Weights},
-    quant::{self, gpu},
+    quant::{self, KvType, gpu},
+    threads,
 };
-use std::{
-    ops::Range,
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
-};
+use std::ops::Range;
 
 /// Bytes that a thread packs into one piece of staging memory.
 const PIECE: usize = 4 << 20;
@@ -32,30 +27,26 @@ const ALIGN_ROWS: usize = 32;
 /// Most threads that pack.
 const MOST_THREADS: usize = 16;
 
-/// Weights on a device. Shared by runners.
-pub(super) struct Placed {
+/// The weights of a program on a device. Shared by its runners.
+pub(super) struct DeviceWeights {
     pub gpu: Gpu,
     pub graph: Graph,
     pub weights: Weights,
     pub run: RunOptions,
-    /// Of each matrix, its segments.
+    /// Segments of each matrix of the plan.
     pub matrices: Vec<Vec<wgpu::Buffer>>,
     pub vectors: wgpu::Buffer,
     pub zero: wgpu::Buffer,
 }
 
-/// A model on a device.
-pub(super) struct Model {
-    placed: Arc<Placed>,
-}
-
-impl Model {
+impl DeviceWeights {
+    /// Plans the layout of a program's weights, packs them and sends them to buffers made once.
     pub fn new(gpu: Gpu, program: &Program, run: RunOptions, progress: &mut dyn FnMut(Progress)) -> Result<Self> {
         let graph = if run.fuse { graph::fuse(&program.graph) } else { (*program.graph).clone() };
         let dtypes: Vec<_> = program.weights.iter().map(|t| t.dtype()).collect();
-        let weights = plan::weights(&graph, &dtypes, &gpu.caps)?;
+        let weights = plan::weights(&graph, &dtypes, &gpu.device.caps)?;
         // What no runner could run is refused before anything is sent: the smallest plan must work.
-        plan::plan(&graph, &weights, &gpu.caps, &plan::Options { style: run.style, ..smallest() })?;
+        plan::plan(&graph, &weights, &gpu.device.caps, &plan::Options { style: run.style, ..smallest() })?;
         let threads = std::thread::available_parallelism().map_or(1, usize::from).min(MOST_THREADS);
         let total = weights.bytes();
         let mut up = Uploader { gpu: &gpu, total, done: 0, threads, batch: 0, last: None, progress };
@@ -66,48 +57,15 @@ impl Model {
             matrices.push(segments);
         }
         let vectors = up.vectors(program, &weights)?;
-        let zero = gpu.buffer("zeros", plan::ZERO_BYTES, wgpu::BufferUsages::STORAGE)?;
+        let zero = gpu.device.buffer("zeros", plan::ZERO_BYTES, wgpu::BufferUsages::STORAGE)?;
         up.finish()?;
-        Ok(Model { placed: Arc::new(Placed { graph, weights, run, matrices, vectors, zero, gpu }) })
+        Ok(DeviceWeights { graph, weights, run, matrices, vectors, zero, gpu })
     }
 }
 
+/// The smallest plan that there is.
 fn smallest() -> plan::Options {
-    plan::Options::new(1, 1, crate::quant::KvType::F16)
-}
-
-impl Loaded for Model {
-    fn describe(&self) -> String {
-        format!("wgpu ({})", self.placed.gpu.name())
-    }
-
-    fn runner(&self, options: RunnerOptions) -> Result<Box<dyn Runner>> {
-        if options.ctx == 0 || options.chunk == 0 {
-            return Err(Error::Invalid("a context and a chunk have at least one token".into()));
-        }
-        Ok(Box::new(GpuRunner::new(self.placed.clone(), options, None)?))
-    }
-
-    fn weight_bytes(&self) -> u64 {
-        self.placed.weights.bytes()
-    }
-
-    fn batch(&self, options: BatchOptions) -> Result<Box<dyn BatchRunner>> {
-        if options.ctx == 0 || options.rows == 0 {
-            return Err(Error::Invalid("a context and a step have at least one token".into()));
-        }
-        if !self.placed.graph.states.is_empty() {
-            // The kernels of recurrent ops know one sequence: the others wait for their turn.
-            let one = RunnerOptions { ctx: options.ctx, chunk: options.rows, kv: options.kv };
-            let runners = (0..options.sequences).map(|_| self.runner(one)).collect::<Result<_>>()?;
-            return Ok(Box::new(OneByOne::new(runners, options)?));
-        }
-        Ok(Box::new(GpuBatch::new(self.placed.clone(), options)?))
-    }
-
-    fn floor(&self) -> Result<Option<Floor>> {
-        profile::floor(&self.placed.gpu).map(Some)
-    }
+    plan::Options::new(1, 1, KvType::F16)
 }
 
 struct Uploader<'a> {
@@ -140,7 +98,7 @@ impl Uploader<'_> {
 
     fn segment(&mut self, program: &Program, m: &Matrix, s: &Segment) -> Result<wgpu::Buffer> {
         let usage = wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_DST;
-        let buffer = self.gpu.buffer(&m.name, s.bytes, usage)?;
+        let buffer = self.gpu.device.buffer(&m.name, s.bytes, usage)?;
         let planes = gpu::plane_ranges(m.dtype, s.rows, m.cols);
         let planes = planes.ok_or_else(|| Error::Model(format!("{} is too large", m.name)))?;
         let row = gpu::row_planes(m.dtype, m.cols);
@@ -175,8 +133,8 @@ impl Uploader<'_> {
             }
         }
         let usage = wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_DST;
-        let buffer = self.gpu.buffer("norms and biases", weights.vector_bytes, usage)?;
-        self.gpu.queue.write_buffer(&buffer, 0, bytemuck::cast_slice(&all));
+        let buffer = self.gpu.device.buffer("norms and biases", weights.vector_bytes, usage)?;
+        self.gpu.device.queue.write_buffer(&buffer, 0, bytemuck::cast_slice(&all));
         self.sent(4 * all.len())?;
         Ok(buffer)
     }
@@ -187,15 +145,15 @@ impl Uploader<'_> {
         self.batch += bytes;
         if self.batch >= BATCH {
             self.batch = 0;
-            let before = self.last.replace(self.gpu.queue.submit([]));
-            before.map_or(Ok(()), |b| self.gpu.wait(Some(b)))?;
+            let before = self.last.replace(self.gpu.device.queue.submit([]));
+            before.map_or(Ok(()), |b| self.gpu.device.wait(&b, "weights on their way"))?;
             self.report();
         }
         Ok(())
     }
 
     fn finish(&mut self) -> Result<()> {
-        self.gpu.wait(Some(self.gpu.queue.submit([])))?;
+        self.gpu.device.wait_idle("the last of the weights")?;
         self.done = self.total;
         self.report();
         Ok(())
@@ -205,24 +163,9 @@ impl Uploader<'_> {
 impl Target<'_> {
     /// Packs pieces of rows, several threads taking them in turn.
     fn pieces(&self, pieces: &[Range<usize>], threads: usize) -> Result<()> {
-        if pieces.len() < 2 || threads < 2 {
-            return pieces.iter().try_for_each(|p| self.piece(p.clone(), &mut Vec::new()));
-        }
-        let next = AtomicUsize::new(0);
-        let work = || {
-            let mut packed = Vec::new();
-            while let Some(p) = pieces.get(next.fetch_add(1, Ordering::Relaxed)) {
-                self.piece(p.clone(), &mut packed)?;
-            }
-            Ok(())
-        };
-        std::thread::scope(|s| {
-            // A thread that the system does not give is done without.
-            let spawn = |_| std::thread::Builder::new().spawn_scoped(s, work).ok();
-            let others: Vec<_> = (1..threads.min(pieces.len())).map_while(spawn).collect();
-            let mine = work();
-            let panicked = || Err(Error::Device(format!("packing {} failed", self.matrix.name)));
-            others.into_iter().map(|t| t.join().unwrap_or_else(|_| panicked())).fold(mine, Result::and)
+        let device = &self.gpu.device;
+        threads::for_each(threads.min(pieces.len()), pieces.iter(), Vec::new, |packed, p| {
+            device.catching(|| self.piece(p.clone(), packed))
         })
     }
 
@@ -236,7 +179,7 @@ impl Target<'_> {
             let end = if last { plane.end } else { plane.start + rows.end * row };
             let size = wgpu::BufferSize::new((end - start) as u64);
             let view = size.map(|size| {
-                let view = self.gpu.queue.write_buffer_with(self.buffer, start as u64, size);
+                let view = self.gpu.device.queue.write_buffer_with(self.buffer, start as u64, size);
                 view.ok_or_else(|| Error::Device(format!("no staging memory for {}", self.matrix.name)))
             });
             views.push(view.transpose()?);

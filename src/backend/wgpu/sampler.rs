@@ -4,8 +4,9 @@
 //! host: the next step reads the id where the pick was written.
 
 use super::{
-    device::{Gpu, Signal},
-    ready::{Made, made_once, make_steps, params_buffer},
+    gpu::Gpu,
+    mapping::{self, Signal, map_later},
+    schedules::{PreparedStep, params_buffer, prepare_steps, prepared_once},
 };
 use crate::{
     backend::Sampling,
@@ -17,7 +18,7 @@ use crate::{
 };
 use std::{collections::VecDeque, sync::OnceLock};
 
-/// Picks that may be on their way at once.
+/// GpuSampler that may be on their way at once.
 pub(super) const IN_FLIGHT: usize = 4;
 
 /// Bytes that come back for a pick.
@@ -30,10 +31,10 @@ struct Pending {
 }
 
 /// See [`crate::backend::Picker`]; the steps themselves are the runner's.
-pub(super) struct Picks {
+pub(super) struct GpuSampler {
     parts: [wgpu::Buffer; 4],
     /// Behind each schedule, made when it is first used.
-    steps: [OnceLock<Vec<Made>>; 3],
+    steps: [OnceLock<Vec<PreparedStep>>; 3],
     /// Their uniforms.
     params: [wgpu::Buffer; 3],
     slots: Vec<(wgpu::Buffer, Signal)>,
@@ -42,36 +43,36 @@ pub(super) struct Picks {
     pub bytes: u64,
 }
 
-impl Picks {
+impl GpuSampler {
     /// Makes buffers.
     pub fn new(gpu: &Gpu, plan: &sample::Sampling) -> Result<Self> {
         use wgpu::BufferUsages as U;
         let usage = U::STORAGE | U::COPY_DST | U::COPY_SRC;
-        let make = |part: Part| gpu.buffer("sampling", plan.bytes(part), usage);
+        let make = |part: Part| gpu.device.buffer("sampling", plan.bytes(part), usage);
         let parts = [make(Part::Settings)?, make(Part::State)?, make(Part::Keys)?, make(Part::Maxima)?];
         let [a, b, c] = &plan.steps;
         let params = [params_buffer(gpu, a)?, params_buffer(gpu, b)?, params_buffer(gpu, c)?];
-        let slot = || Ok((gpu.buffer("pick", PICK_BYTES, U::MAP_READ | U::COPY_DST)?, Signal::default()));
+        let slot = || Ok((gpu.device.buffer("pick", PICK_BYTES, U::MAP_READ | U::COPY_DST)?, Signal::default()));
         let slots = (0..IN_FLIGHT).map(|_| slot()).collect::<Result<Vec<_>>>()?;
         let bytes = parts.iter().map(wgpu::Buffer::size).sum::<u64>() + 16 * IN_FLIGHT as u64;
         let steps = Default::default();
-        Ok(Picks { parts, steps, params, slots, pending: VecDeque::with_capacity(IN_FLIGHT), next: 0, bytes })
+        Ok(GpuSampler { parts, steps, params, slots, pending: VecDeque::with_capacity(IN_FLIGHT), next: 0, bytes })
     }
 
     /// Pipelines and bind groups of the steps behind schedule `which`. `find` knows that schedule's buffers.
-    pub fn made<'a>(
+    pub fn prepared<'a>(
         &'a self,
         gpu: &Gpu,
         plan: &sample::Sampling,
         which: usize,
         find: &dyn Fn(Buffer) -> &'a wgpu::Buffer,
-    ) -> Result<&'a [Made]> {
+    ) -> Result<&'a [PreparedStep]> {
         let with_parts = |b: Buffer| match b {
             Buffer::Sampling(part) => &self.parts[part as usize],
             Buffer::Params => &self.params[which],
             other => find(other),
         };
-        made_once(&self.steps[which], || make_steps(gpu, &plan.steps[which], &with_parts))
+        prepared_once(&self.steps[which], || prepare_steps(gpu, &plan.steps[which], &with_parts))
     }
 
     /// Writes the settings of a generation; `false` where they do not fit.
@@ -81,7 +82,7 @@ impl Picks {
         let window = settings.window as usize;
         let mut words = bytemuck::cast_slice::<_, u32>(&[settings]).to_vec();
         words.extend_from_slice(s.forbidden);
-        gpu.queue.write_buffer(self.part(Part::Settings), 0, bytemuck::cast_slice(&words));
+        gpu.device.queue.write_buffer(self.part(Part::Settings), 0, bytemuck::cast_slice(&words));
         let mut state = vec![0u32; RING_AT + window];
         // Token j of the sequence is at j modulo the window.
         let kept = recent.len().min(window);
@@ -91,7 +92,7 @@ impl Picks {
         }
         // The count may be taken modulo the window once the ring is full; this keeps it from wrapping round.
         state[0] = if kept < window { kept } else { window + recent.len() % window.max(1) } as u32;
-        gpu.queue.write_buffer(self.part(Part::State), 0, bytemuck::cast_slice(&state));
+        gpu.device.queue.write_buffer(self.part(Part::State), 0, bytemuck::cast_slice(&state));
         true
     }
 
@@ -115,9 +116,9 @@ impl Picks {
     }
 
     /// What `copy` put into a slot was submitted: asks for it.
-    pub fn submitted(&mut self, gpu: &Gpu, slot: usize, submission: wgpu::SubmissionIndex) {
+    pub fn submitted(&mut self, slot: usize, submission: wgpu::SubmissionIndex) {
         let (buffer, signal) = &self.slots[slot];
-        gpu.map_later(buffer, 0..PICK_BYTES, signal);
+        map_later(buffer, 0..PICK_BYTES, signal);
         self.pending.push_back(Pending { slot, submission });
     }
 
@@ -127,12 +128,15 @@ impl Picks {
             return Err(Error::Invalid("no token is on its way".into()));
         };
         let (buffer, signal) = &self.slots[slot];
-        let id = gpu.mapped(buffer, 0..PICK_BYTES, signal, Some(submission)).map(|view| {
+        let view = mapping::wait(&gpu.device, signal, &submission, "a chosen token")
+            .and_then(|()| mapping::if_mapped(&gpu.device, buffer, 0..PICK_BYTES, signal));
+        let id = view.map(|view| {
+            let view = view?;
             let words: &[u32] = bytemuck::cast_slice(&view);
-            words[1]
+            Some(words[1])
         });
         buffer.unmap();
-        match id? {
+        match id?.ok_or_else(|| Error::Device("a chosen token did not arrive".into()))? {
             BROKEN => Err(Error::Model(
                 "the logits hold NaN or infinity: the weights are damaged, or numbers overflow".into(),
             )),

@@ -1,6 +1,11 @@
 //! What steps need on the device (buffers, pipelines, bind groups), and their encoding.
 
-use super::{device::Gpu, guard, pipeline::Pipeline, upload::Placed};
+use super::{
+    canary::{self, POISON},
+    gpu::Gpu,
+    pipeline::Pipeline,
+    upload::DeviceWeights,
+};
 use crate::{
     error::{Error, Result},
     kernels::params::Frame,
@@ -9,11 +14,8 @@ use crate::{
 };
 use std::sync::{Arc, OnceLock};
 
-/// NaN as f32 and, twice, as f16.
-pub(super) const POISON: u32 = 0x7E00_7E00 | 0x7FC0_0000;
-
 /// Buffers that both schedules use.
-pub(super) struct Shared {
+pub(super) struct SequenceBuffers {
     pub frame: wgpu::Buffer,
     pub tokens: wgpu::Buffer,
     /// Sequence and position of each row, where there are several sequences.
@@ -29,17 +31,17 @@ pub(super) struct Shared {
 
 /// A schedule's buffers, and what else encoding it needs: made when it is first used, for the driver's compiler takes its
 /// time and a prompt's first token should not wait for what it does not need.
-pub(super) struct Ready {
+pub(super) struct PreparedSchedule {
     pub scratch: Vec<wgpu::Buffer>,
     params: wgpu::Buffer,
-    steps: OnceLock<Vec<Made>>,
+    steps: OnceLock<Vec<PreparedStep>>,
     pub bytes: u64,
 }
 
 /// What a step needs to be encoded.
-pub(super) type Made = (Arc<Pipeline>, wgpu::BindGroup);
+pub(super) type PreparedStep = (Arc<Pipeline>, wgpu::BindGroup);
 
-impl Shared {
+impl SequenceBuffers {
     pub fn new(gpu: &Gpu, plan: &Plan, poison: bool) -> Result<Self> {
         use wgpu::BufferUsages as U;
         let data = U::STORAGE | U::COPY_DST | U::COPY_SRC;
@@ -47,7 +49,7 @@ impl Shared {
         let mut bytes = 0;
         let mut make = |label: &str, size: u64, usage: U| {
             bytes += size;
-            gpu.buffer(label, size, usage)
+            gpu.device.buffer(label, size, usage)
         };
         let frame = make("frame", size_of::<Frame>() as u64, U::UNIFORM | U::COPY_DST)?;
         let tokens = make("tokens", 4 * most as u64, data)?;
@@ -57,21 +59,21 @@ impl Shared {
         let rope = |t: &RopeTable| make("rotations", t.bytes, U::STORAGE | U::COPY_DST);
         let ropes: Vec<wgpu::Buffer> = plan.ropes.iter().map(rope).collect::<Result<_>>()?;
         for (t, b) in plan.ropes.iter().zip(&ropes) {
-            gpu.queue.write_buffer(b, 0, bytemuck::cast_slice(&rope_table(t)));
+            gpu.device.queue.write_buffer(b, 0, bytemuck::cast_slice(&rope_table(t)));
         }
         let cache = |c: &plan::CacheBytes| Ok([make("keys", c.keys, data)?, make("values", c.values, data)?]);
         let caches: Vec<[wgpu::Buffer; 2]> = plan.caches.iter().map(cache).collect::<Result<_>>()?;
         if poison {
-            caches.iter().flatten().for_each(|b| guard::fill(gpu, b, 0, b.size(), POISON));
+            caches.iter().flatten().for_each(|b| canary::fill(&gpu.device, b, 0, b.size(), POISON));
         }
         let state = |bytes: &u64| make("state", *bytes, data);
         let states: Vec<wgpu::Buffer> = plan.states.iter().map(state).collect::<Result<_>>()?;
         let copy = |bytes: &u64| make("kept state", *bytes, U::COPY_DST | U::COPY_SRC);
         let kept = plan.states.iter().map(copy).collect::<Result<_>>()?;
         if poison {
-            states.iter().for_each(|b| guard::fill(gpu, b, 0, b.size(), POISON));
+            states.iter().for_each(|b| canary::fill(&gpu.device, b, 0, b.size(), POISON));
         }
-        Ok(Shared { frame, tokens, rows, inputs, ropes, caches, states, kept, bytes })
+        Ok(SequenceBuffers { frame, tokens, rows, inputs, ropes, caches, states, kept, bytes })
     }
 }
 
@@ -83,34 +85,37 @@ fn rope_table(t: &RopeTable) -> Vec<f32> {
     (0..positions * pairs).map(at).flat_map(|(cos, sin)| [cos, sin]).collect()
 }
 
-impl Ready {
+impl PreparedSchedule {
     pub fn new(gpu: &Gpu, s: &Schedule) -> Result<Self> {
         use wgpu::BufferUsages as U;
         let scratch = |x: &plan::Scratch| {
             let usage = U::STORAGE | U::COPY_SRC | U::COPY_DST | if x.indirect { U::INDIRECT } else { U::empty() };
-            gpu.buffer("scratch", x.bytes, usage)
+            gpu.device.buffer("scratch", x.bytes, usage)
         };
         let scratch: Vec<wgpu::Buffer> = s.scratch.iter().map(scratch).collect::<Result<_>>()?;
         let params = params_buffer(gpu, &s.steps)?;
         let bytes = s.scratch.iter().map(|s| s.bytes).sum::<u64>() + params.size();
-        Ok(Ready { scratch, params, steps: OnceLock::new(), bytes })
+        Ok(PreparedSchedule { scratch, params, steps: OnceLock::new(), bytes })
     }
 
     /// Pipelines and bind groups.
-    pub fn made(&self, placed: &Placed, s: &Schedule, shared: &Shared) -> Result<&[Made]> {
+    pub fn prepared(&self, weights: &DeviceWeights, s: &Schedule, shared: &SequenceBuffers) -> Result<&[PreparedStep]> {
         let find = |b: Buffer| match b {
             Buffer::Params => &self.params,
-            other => find(placed, shared, &self.scratch, other),
+            other => buffer_of(weights, shared, &self.scratch, other),
         };
-        made_once(&self.steps, || {
+        prepared_once(&self.steps, || {
             tracing::debug!("{} steps of up to {} tokens are made", s.steps.len(), s.max_tokens);
-            make_steps(&placed.gpu, &s.steps, &find)
+            prepare_steps(&weights.gpu, &s.steps, &find)
         })
     }
 }
 
 /// What a cell holds, made where it holds nothing.
-pub(super) fn made_once(cell: &OnceLock<Vec<Made>>, make: impl FnOnce() -> Result<Vec<Made>>) -> Result<&[Made]> {
+pub(super) fn prepared_once(
+    cell: &OnceLock<Vec<PreparedStep>>,
+    make: impl FnOnce() -> Result<Vec<PreparedStep>>,
+) -> Result<&[PreparedStep]> {
     match cell.get() {
         Some(made) => Ok(made),
         None => {
@@ -124,7 +129,7 @@ pub(super) fn made_once(cell: &OnceLock<Vec<Made>>, make: impl FnOnce() -> Resul
 pub(super) fn encode(
     pass: &mut wgpu::ComputePass<'_>,
     steps: &[plan::Step],
-    made: &[Made],
+    made: &[PreparedStep],
     scratch: &[wgpu::Buffer],
     sizes: Sizes,
 ) {
@@ -156,20 +161,20 @@ pub(super) fn params_buffer(gpu: &Gpu, steps: &[plan::Step]) -> Result<wgpu::Buf
         to[..step.params.len()].copy_from_slice(&step.params);
     }
     let usage = wgpu::BufferUsages::UNIFORM | wgpu::BufferUsages::COPY_DST;
-    let params = gpu.buffer("parameters", uniforms.len() as u64, usage)?;
-    gpu.queue.write_buffer(&params, 0, &uniforms);
+    let params = gpu.device.buffer("parameters", uniforms.len() as u64, usage)?;
+    gpu.device.queue.write_buffer(&params, 0, &uniforms);
     Ok(params)
 }
 
 /// Pipelines and bind groups of steps.
-pub(super) fn make_steps<'a>(
+pub(super) fn prepare_steps<'a>(
     gpu: &Gpu,
     steps: &[plan::Step],
     find: &dyn Fn(Buffer) -> &'a wgpu::Buffer,
-) -> Result<Vec<Made>> {
-    gpu.pipelines.prepare(gpu, steps.iter().map(|s| &s.variant));
+) -> Result<Vec<PreparedStep>> {
+    gpu.pipelines.prepare(&gpu.device, steps.iter().map(|s| &s.variant));
     let make = |(i, step): (usize, &plan::Step)| {
-        let pipeline = gpu.pipelines.get(gpu, &step.variant)?;
+        let pipeline = gpu.pipelines.get(&gpu.device, &step.variant)?;
         check_step_shader(step, &pipeline.reflection)?;
         let group = bind_group(gpu, step, i, &pipeline, find)?;
         Ok((pipeline, group))
@@ -178,9 +183,9 @@ pub(super) fn make_steps<'a>(
 }
 
 /// A buffer of the plan that is neither the parameters nor sampling's.
-pub(super) fn find<'a>(
-    placed: &'a Placed,
-    shared: &'a Shared,
+pub(super) fn buffer_of<'a>(
+    weights: &'a DeviceWeights,
+    shared: &'a SequenceBuffers,
     scratch: &'a [wgpu::Buffer],
     b: Buffer,
 ) -> &'a wgpu::Buffer {
@@ -188,15 +193,15 @@ pub(super) fn find<'a>(
         Buffer::Frame => &shared.frame,
         Buffer::Tokens => &shared.tokens,
         Buffer::Rows => &shared.rows,
-        Buffer::Vectors => &placed.vectors,
-        Buffer::Matrix { matrix, segment } => &placed.matrices[matrix as usize][segment as usize],
+        Buffer::Vectors => &weights.vectors,
+        Buffer::Matrix { matrix, segment } => &weights.matrices[matrix as usize][segment as usize],
         Buffer::Rope(i) => &shared.ropes[i as usize],
         Buffer::Input(i) => &shared.inputs[i as usize],
         Buffer::Keys(c) => &shared.caches[c as usize][0],
         Buffer::Values(c) => &shared.caches[c as usize][1],
         Buffer::State(i) => &shared.states[i as usize],
         Buffer::Scratch(i) => &scratch[i as usize],
-        Buffer::Zero | Buffer::Params | Buffer::Sampling(_) => &placed.zero,
+        Buffer::Zero | Buffer::Params | Buffer::Sampling(_) => &weights.zero,
     }
 }
 
@@ -221,5 +226,7 @@ fn bind_group<'a>(
     }
     let label = step.variant.label();
     let descriptor = wgpu::BindGroupDescriptor { label: Some(&label), layout: &pipeline.layout, entries: &entries };
-    gpu.scoped(|d| d.create_bind_group(&descriptor)).map_err(|e| Error::Device(format!("bindings of {label}: {e}")))
+    gpu.device
+        .scoped(|d| d.create_bind_group(&descriptor))
+        .map_err(|e| Error::Device(format!("bindings of {label}: {e}")))
 }

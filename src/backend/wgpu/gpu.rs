@@ -1,0 +1,65 @@
+//! A device with its pipelines: what everything that is loaded holds on to.
+
+use super::{RunOptions, device::Device, pipeline::Pipelines};
+use crate::plan::Caps;
+use std::sync::Arc;
+
+/// An opened or adopted device. Cheap to clone; pipelines are shared by everything that is loaded through it.
+#[derive(Clone)]
+pub struct Gpu {
+    pub(super) device: Arc<Device>,
+    pub(super) pipelines: Arc<Pipelines>,
+    /// How programs are run unless the caller says otherwise.
+    pub(super) run: RunOptions,
+}
+
+impl std::fmt::Debug for Gpu {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.device.name)
+    }
+}
+
+impl Gpu {
+    /// Name and system of the device.
+    pub fn name(&self) -> &str {
+        &self.device.name
+    }
+
+    /// As [`Gpu::name`], for messages.
+    pub fn describe(&self) -> String {
+        format!("wgpu on {}", self.device.name)
+    }
+
+    /// Limits and features that plans may use, forced limits applied.
+    pub fn caps(&self) -> &Caps {
+        &self.device.caps
+    }
+
+    /// Distinct pipelines made so far.
+    pub fn pipeline_count(&self) -> usize {
+        self.pipelines.len()
+    }
+
+    /// Tells that the device is lost, which the host of an adopted device learns from its own callback. Everything loaded through
+    /// it gives [`crate::Error::Device`] with this reason from then on. Can be called from any thread, also from within the
+    /// callback.
+    pub fn lost(&self, reason: &str) {
+        self.device.errors.lost(reason.to_string());
+    }
+
+    /// Whether the device is known to be lost.
+    pub fn is_lost(&self) -> bool {
+        self.device.errors.is_lost()
+    }
+
+    /// Destroys the device, as a driver that resets does: everything loaded through it gives [`crate::Error::Device`] from then
+    /// on. For tests of hosts that must survive that.
+    pub fn destroy(&self) {
+        self.device.raw.destroy();
+        // The callback comes when the device is polled.
+        if let Err(e) = self.device.poll_once() {
+            tracing::debug!("poll after destroy: {e}");
+        }
+        self.lost("destroyed");
+    }
+}

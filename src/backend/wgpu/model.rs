@@ -1,0 +1,80 @@
+//! A loaded model: weights on a device, from which runners are made.
+
+use super::{RunOptions, batch::GpuBatch, gpu::Gpu, profile, runner::GpuRunner, upload::DeviceWeights};
+use crate::{
+    backend::{BatchOptions, BatchRunner, Floor, Loaded, OneByOne, Program, Progress, Runner, RunnerOptions},
+    error::{Error, Result},
+    kernels::Tiles,
+};
+use std::sync::Arc;
+
+/// A model on a device.
+struct Model {
+    weights: Arc<DeviceWeights>,
+}
+
+impl Gpu {
+    /// Puts a program's weights on the device.
+    ///
+    /// # Errors
+    /// [`Error::Device`] where memory is short or something does not fit the device's limits; [`Error::Unsupported`] for
+    /// sizes that no kernel takes.
+    pub fn load(&self, program: Program, progress: &mut dyn FnMut(Progress)) -> Result<Box<dyn Loaded>> {
+        self.load_with(program, self.run, progress)
+    }
+
+    /// As [`Gpu::load`], run in another way than the device was opened for.
+    ///
+    /// # Errors
+    /// As [`Gpu::load`].
+    pub fn load_with(
+        &self,
+        program: Program,
+        run: RunOptions,
+        progress: &mut dyn FnMut(Progress),
+    ) -> Result<Box<dyn Loaded>> {
+        if let Some(row) = run.tiles.map(Tiles::row).filter(|r| !(r.runs)(&self.caps().extras)) {
+            let (name, device) = (row.name, self.name());
+            let lacks =
+                format!("{name} tiles on {device}, which lacks what they need (or experimental features are not on)");
+            return Err(Error::Unsupported(format!("{lacks}; f32 ones run everywhere")));
+        }
+        let weights = self.device.catching(|| DeviceWeights::new(self.clone(), &program, run, progress))?;
+        Ok(Box::new(Model { weights: Arc::new(weights) }))
+    }
+}
+
+impl Loaded for Model {
+    fn describe(&self) -> String {
+        format!("wgpu ({})", self.weights.gpu.name())
+    }
+
+    fn runner(&self, options: RunnerOptions) -> Result<Box<dyn Runner>> {
+        if options.ctx == 0 || options.chunk == 0 {
+            return Err(Error::Invalid("a context and a chunk have at least one token".into()));
+        }
+        let device = &self.weights.gpu.device;
+        Ok(Box::new(device.catching(|| GpuRunner::new(self.weights.clone(), options, None))?))
+    }
+
+    fn weight_bytes(&self) -> u64 {
+        self.weights.weights.bytes()
+    }
+
+    fn batch(&self, options: BatchOptions) -> Result<Box<dyn BatchRunner>> {
+        if options.ctx == 0 || options.rows == 0 {
+            return Err(Error::Invalid("a context and a step have at least one token".into()));
+        }
+        if !self.weights.graph.states.is_empty() {
+            // The kernels of recurrent ops know one sequence: the others wait for their turn.
+            let one = RunnerOptions { ctx: options.ctx, chunk: options.rows, kv: options.kv };
+            let runners = (0..options.sequences).map(|_| self.runner(one)).collect::<Result<_>>()?;
+            return Ok(Box::new(OneByOne::new(runners, options)?));
+        }
+        Ok(Box::new(GpuBatch::new(self.weights.clone(), options)?))
+    }
+
+    fn floor(&self) -> Result<Option<Floor>> {
+        profile::floor(&self.weights.gpu).map(Some)
+    }
+}
