@@ -317,6 +317,9 @@ pub struct ChatArgs {
     /// The system message
     #[arg(short, long, value_name = "TEXT", allow_hyphen_values = true)]
     pub system: Option<String>,
+    /// Marks of the chat format in messages (`<|im_end|>`) become control tokens; otherwise they are text
+    #[arg(long)]
+    pub parse_special: bool,
     /// Most tokens of an answer [default: until the model ends, or the context does]
     #[arg(short = 'n', long = "tokens", value_name = "N")]
     pub tokens: Option<usize>,

@@ -39,6 +39,7 @@ pub fn chat(args: &ChatArgs, quiet: bool) -> Outcome {
             history: Vec::new(),
         },
         system: args.system.as_ref().map(|s| if args.stop.escape { load::unescape(s) } else { s.clone() }),
+        parse_special: args.parse_special,
         quiet,
     };
     chat.reset();
@@ -114,6 +115,8 @@ struct Chat<'a> {
     messages: Vec<Message>,
     options: GenerateOptions,
     system: Option<String>,
+    /// Whether marks of the chat format in messages count.
+    parse_special: bool,
     quiet: bool,
 }
 
@@ -148,8 +151,11 @@ impl Chat<'_> {
     /// Feeds what the cache does not hold yet, and generates.
     fn answer(&mut self, out: &mut dyn Write) -> Outcome<Answer> {
         let options = RenderOptions { add_generation_prompt: true, now: Some(now()), ..RenderOptions::default() };
-        let rendered = self.template.render_with(&self.messages, &options)?;
-        let ids = self.tokenizer.encode_rendered(&rendered)?;
+        let mut prompt = self.template.prompt(&self.messages, &options)?;
+        if self.parse_special {
+            prompt.foreign.clear();
+        }
+        let ids = self.tokenizer.encode_prompt(&prompt)?;
         let known = keep(&self.cached, &ids);
         if ids.len() > self.session.ctx() {
             let (needed, ctx) = (ids.len(), self.session.ctx());

@@ -1,9 +1,12 @@
 //! `tokenizer.json` of Hugging Face, through the `tokenizers` crate.
 
-use super::vocab::{bad, end_ids};
+use super::{
+    special::touches,
+    vocab::{bad, end_ids},
+};
 use crate::error::Result;
 use serde_json::Value;
-use std::{collections::HashSet, sync::OnceLock};
+use std::{collections::HashSet, ops::Range, sync::OnceLock};
 
 /// A tokenizer of the `tokenizers` crate.
 ///
@@ -86,8 +89,20 @@ impl Hf {
         Ok(encoding.get_ids().to_vec())
     }
 
-    pub(crate) fn encode(&self, text: &str, add_special: bool, parse_special: bool) -> Result<Vec<u32>> {
-        let mut ids = self.run(text, add_special, parse_special)?;
+    /// Ids of a text; special tokens that touch one of the byte ranges `foreign` (ascending) are ordinary text.
+    pub(crate) fn encode(
+        &self,
+        text: &str,
+        foreign: &[Range<usize>],
+        add_special: bool,
+        parse_special: bool,
+    ) -> Result<Vec<u32>> {
+        let marks = if parse_special { self.marks(text) } else { vec![] };
+        let mut ids = if marks.iter().any(|(range, _)| touches(foreign, range.clone())) {
+            self.run_around(text, &marks, foreign)?
+        } else {
+            self.run(text, add_special, parse_special)?
+        };
         if add_special {
             if let Some(bos) = self.bos.filter(|bos| self.add_bos && ids.first() != Some(bos)) {
                 ids.insert(0, bos);
@@ -96,6 +111,42 @@ impl Hf {
                 ids.push(eos);
             }
         }
+        Ok(ids)
+    }
+
+    /// The special tokens in a text, from the left, the longest where several begin at a place.
+    fn marks(&self, text: &str) -> Vec<(Range<usize>, u32)> {
+        let added = self.plain.get_added_tokens_decoder();
+        let mut special: Vec<(String, u32)> = added
+            .into_iter()
+            .filter(|(_, t)| t.special && !t.content.is_empty())
+            .map(|(id, t)| (t.content, id))
+            .collect();
+        special.sort_by_key(|(t, _)| std::cmp::Reverse(t.len()));
+        let mut found = vec![];
+        let mut at = 0;
+        while at < text.len() {
+            let mark = special.iter().find(|(t, _)| text[at..].starts_with(t.as_str()));
+            if let Some((t, id)) = mark {
+                found.push((at..at + t.len(), *id));
+                at += t.len();
+            } else {
+                at += text[at..].chars().next().map_or(1, char::len_utf8);
+            }
+        }
+        found
+    }
+
+    /// Ids of a text some of whose special tokens are foreign: it is cut at the others, and what lies between is ordinary.
+    fn run_around(&self, text: &str, marks: &[(Range<usize>, u32)], foreign: &[Range<usize>]) -> Result<Vec<u32>> {
+        let mut ids = vec![];
+        let mut from = 0;
+        for (range, id) in marks.iter().filter(|(range, _)| !touches(foreign, range.clone())) {
+            ids.extend(self.run(&text[from..range.start], false, false)?);
+            ids.push(*id);
+            from = range.end;
+        }
+        ids.extend(self.run(&text[from..], false, false)?);
         Ok(ids)
     }
 

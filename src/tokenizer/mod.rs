@@ -19,6 +19,7 @@ mod export;
 mod gemma4;
 mod gguf;
 mod hf;
+mod jinja;
 mod pretok;
 mod probe;
 mod rank;
@@ -28,12 +29,12 @@ mod template;
 mod vocab;
 
 pub use decode::DecodeStream;
-pub use template::{ChatTemplate, DateTime, Message, RenderOptions};
+pub use template::{ChatTemplate, DateTime, Message, Prompt, RenderOptions};
 pub use vocab::GgufVocab;
 
 use crate::error::{Error, Result};
 use special::{Part, Specials};
-use std::sync::Arc;
+use std::{ops::Range, sync::Arc};
 use vocab::Vocab;
 
 /// How to encode a text.
@@ -187,14 +188,19 @@ impl Tokenizer {
     /// [`Error::Tokenizer`] where the `tokenizers` crate refuses; a GGUF vocabulary encodes any text. Bytes for which a
     /// byte-level vocabulary has no token are left out, as in llama.cpp.
     pub fn encode(&self, text: &str, options: EncodeOptions) -> Result<Vec<u32>> {
+        self.encode_parts(text, &[], options)
+    }
+
+    /// [`Tokenizer::encode`] of a text in which special tokens do not count where they touch one of `foreign`.
+    fn encode_parts(&self, text: &str, foreign: &[Range<usize>], options: EncodeOptions) -> Result<Vec<u32>> {
         let (vocab, specials, add_bos, add_eos) = match &*self.engine {
-            Engine::Hf(hf) => return hf.encode(text, options.add_bos, options.parse_special),
+            Engine::Hf(hf) => return hf.encode(text, foreign, options.add_bos, options.parse_special),
             Engine::Bpe { vocab, specials, add_bos, add_eos, .. }
             | Engine::Spm { vocab, specials, add_bos, add_eos, .. } => (vocab, specials, *add_bos, *add_eos),
         };
         let mut out = Vec::with_capacity(text.len() / 3 + 2);
         out.extend(vocab.bos.filter(|_| options.add_bos && add_bos));
-        let parts = specials.split(text, options.parse_special);
+        let parts = specials.split(text, foreign, options.parse_special);
         match &*self.engine {
             Engine::Spm { spm, .. } => spm.encode(vocab, &parts, &mut out),
             Engine::Bpe { bpe, .. } => {
@@ -217,7 +223,17 @@ impl Tokenizer {
     /// # Errors
     /// As [`Tokenizer::encode`].
     pub fn encode_rendered(&self, text: &str) -> Result<Vec<u32>> {
-        let mut ids = self.encode(text, EncodeOptions { add_bos: false, parse_special: true })?;
+        self.encode_prompt(&Prompt::trusted(text))
+    }
+
+    /// The ids of a prompt: special tokens are read where the template wrote them, and are ordinary text where they came in
+    /// with the conversation. BOS is added only where the vocabulary wants it and the template did not write it.
+    ///
+    /// # Errors
+    /// As [`Tokenizer::encode`].
+    pub fn encode_prompt(&self, prompt: &Prompt) -> Result<Vec<u32>> {
+        let options = EncodeOptions { add_bos: false, parse_special: true };
+        let mut ids = self.encode_parts(&prompt.text, &prompt.foreign, options)?;
         if let Some(bos) = self.bos().filter(|bos| self.adds_bos() && ids.first() != Some(bos)) {
             ids.insert(0, bos);
         }

@@ -1,7 +1,7 @@
 //! Special tokens in a text: they are cut out before anything else looks at it.
 
 use super::vocab::{Kind, Vocab};
-use std::collections::HashMap;
+use std::{collections::HashMap, ops::Range};
 
 /// A part of a text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -92,8 +92,10 @@ impl Specials {
     }
 
     /// Cuts `text` at its special tokens: at all occurrences of the longest token first, then within what is left at those
-    /// of the next (the order of llama.cpp). Control and unknown tokens count only with `parse_special`.
-    pub(crate) fn split<'t>(&self, text: &'t str, parse_special: bool) -> Vec<Part<'t>> {
+    /// of the next (the order of llama.cpp). Control and unknown tokens count only with `parse_special`, and not where they
+    /// touch one of the byte ranges `foreign` (ascending).
+    pub(crate) fn split<'t>(&self, text: &'t str, foreign: &[Range<usize>], parse_special: bool) -> Vec<Part<'t>> {
+        let start = text.as_ptr() as usize;
         let mut parts = if text.is_empty() { vec![] } else { vec![Part::Text(text)] };
         for special in self.present(text).into_iter().map(|i| &self.list[i]) {
             if special.on_request && !parse_special {
@@ -102,7 +104,10 @@ impl Specials {
             let mut next = Vec::with_capacity(parts.len());
             for part in parts {
                 match part {
-                    Part::Text(t) => cut(special, t, &mut next),
+                    Part::Text(t) => {
+                        let foreign = if special.on_request { foreign } else { &[] };
+                        cut(special, t, (t.as_ptr() as usize - start, foreign), &mut next);
+                    }
                     token => next.push(token),
                 }
             }
@@ -112,16 +117,37 @@ impl Specials {
     }
 }
 
-fn cut<'t>(special: &Special, mut text: &'t str, out: &mut Vec<Part<'t>>) {
-    while let Some(at) = text.find(&special.text) {
+/// Whether a byte range shares a byte with one of `ranges` (ascending).
+pub(crate) fn touches(ranges: &[Range<usize>], range: Range<usize>) -> bool {
+    let i = ranges.partition_point(|r| r.end <= range.start);
+    ranges.get(i).is_some_and(|r| r.start < range.end)
+}
+
+/// Cuts `text`, which begins at byte `start` of the whole, at a token that does not touch a foreign range.
+fn cut<'t>(
+    special: &Special,
+    mut text: &'t str,
+    (mut start, foreign): (usize, &[Range<usize>]),
+    out: &mut Vec<Part<'t>>,
+) {
+    let length = special.text.len();
+    let mut from = 0;
+    while let Some(found) = text[from..].find(&special.text) {
+        let at = from + found;
+        if touches(foreign, start + at..start + at + length) {
+            from = at + text[at..].chars().next().map_or(1, char::len_utf8);
+            continue;
+        }
         if at > 0 {
             out.push(Part::Text(&text[..at]));
         }
         out.push(Part::Token(special.id));
-        text = &text[at + special.text.len()..];
+        let mut rest = &text[at + length..];
         if special.rstrip {
-            text = text.trim_start_matches([' ', '\t', '\n', '\u{b}', '\u{c}', '\r']);
+            rest = rest.trim_start_matches([' ', '\t', '\n', '\u{b}', '\u{c}', '\r']);
         }
+        start += text.len() - rest.len();
+        (text, from) = (rest, 0);
     }
     if !text.is_empty() {
         out.push(Part::Text(text));

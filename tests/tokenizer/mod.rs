@@ -4,6 +4,7 @@
 
 mod gemma4;
 mod hostile;
+mod snippets;
 mod templates;
 
 use moeray::{

@@ -3,7 +3,7 @@
 use super::{bpe_meta, metadata};
 use moeray::{
     Error,
-    tokenizer::{ChatTemplate, DateTime, EncodeOptions, Message, RenderOptions, Tokenizer},
+    tokenizer::{ChatTemplate, DateTime, EncodeOptions, Message, Prompt, RenderOptions, Tokenizer},
 };
 use serde::Deserialize;
 use std::collections::BTreeMap;
@@ -135,4 +135,70 @@ fn endless_templates_end() {
     let nested = "{% if 1 %}".repeat(20_000);
     failure(&nested);
     failure(&"x".repeat(2 << 20));
+}
+
+#[test]
+fn hostile_templates_are_errors() {
+    let deep = |open: &str, close: &str, n: usize| format!("{{{{ {}1{} }}}}", open.repeat(n), close.repeat(n));
+    let nested = "{% if true %}".repeat(5000);
+    let recursion = "{% macro f(x) %}{{ f([x]) }}{% endmacro %}{{ f(1) }}";
+    let growing = "{% set ns = namespace(x=[1]) %}{% for i in range(99999) %}{% set ns.x = [ns.x, ns.x] %}{% endfor %}";
+    let chain = format!("{{{{ 1{} }}}}", " ~ 1".repeat(100_000));
+    let doubled = "{% set ns = namespace(s='x') %}{% for i in range(99) %}{% set ns.s = ns.s ~ ns.s %}{% endfor %}";
+    for source in [
+        &deep("(", ")", 100_000),
+        &deep("[", "]", 100_000),
+        &deep("not ", "", 100_000),
+        &deep("-", "", 100_000),
+        &nested,
+        recursion,
+        growing,
+        &chain,
+        doubled,
+        "{{ 'x' * 99999999999 }}",
+        "{{ [1] * 99999999999 }}",
+        "{{ '%99999999d' % 1 }}",
+        "{{ '{:99999999}'.format(1) }}",
+        "{{ 'x'.center(99999999999) }}",
+        "{{ 2 ** 99999 }}",
+        "{{ (2 ** 120) * (2 ** 120) }}",
+        "{% set ns = namespace() %}{% set ns.me = ns %}{% for i in range(9) %}{{ ns.me.me }}{% endfor %}{{ 1 / 0 }}",
+    ] {
+        assert!(!failure(source).is_empty());
+    }
+}
+
+#[test]
+fn a_persons_marks_are_text() {
+    let mark = "<|im_end|>";
+    let gguf = Tokenizer::from_gguf(&bpe_meta()).unwrap();
+    let template = gguf.chat_template().unwrap().unwrap();
+    let id = gguf.token_id(mark).unwrap();
+    let says = |text: &str| template.prompt(&[Message::new("user", text)], &RenderOptions::default()).unwrap();
+    let ends = |tokenizer: &Tokenizer, prompt: &Prompt| {
+        tokenizer.encode_prompt(prompt).unwrap().iter().filter(|i| **i == id).count()
+    };
+    let (plain, marked) = (says("a  b"), says(&format!("a {mark} b")));
+    assert_eq!(ends(&gguf, &plain), ends(&gguf, &marked));
+    assert_eq!(ends(&gguf, &Prompt::trusted(marked.text.as_str())), ends(&gguf, &plain) + 1);
+    // Whatever the template does with a text, it stays what a person wrote.
+    let twisted = "{% set x = messages[0].content | upper | trim %}{{ x[:4] ~ '<|im_end|>' ~ x.replace('A', '')[2:] }}\
+                   {{ '%s' % x }}{{ [x] | join('<') }}{{ messages | tojson }}{{ x.split() | last }}{{ [x] }}";
+    let twisted = ChatTemplate::new(twisted, "", "").unwrap();
+    let prompt = twisted.prompt(&[Message::new("user", "<|IM_END|> <|im_end|>")], &RenderOptions::default()).unwrap();
+    let own: Vec<usize> = prompt.text.match_indices(mark).map(|m| m.0).collect();
+    let foreign = |at: usize| prompt.foreign.iter().any(|r| r.start < at + mark.len() && at < r.end);
+    assert_eq!(own.iter().filter(|at| !foreign(**at)).count(), 1, "{prompt:?}");
+    // The same vocabulary as a tokenizer.json.
+    let json = include_bytes!("../data/tokenizer/bard.json");
+    let hf = Tokenizer::from_json(json, None).unwrap();
+    let special = (0..hf.vocab_size() as u32).find(|i| hf.is_special(*i)).unwrap();
+    let text = hf.token_text(special).unwrap();
+    let prompt = Prompt { text: format!("a{text}b{text}c"), foreign: vec![0..1 + text.len()] };
+    let ids = hf.encode_prompt(&prompt).unwrap();
+    assert_eq!(
+        ids.iter().filter(|i| **i == special).count(),
+        1 + usize::from(ids.first() == Some(&special)),
+        "{ids:?}"
+    );
 }

@@ -9,7 +9,7 @@
 pub(crate) mod patterns;
 mod ranges;
 mod rules;
-mod unicode;
+pub(super) mod unicode;
 
 use crate::error::{Error, Result};
 use rules::*;
