@@ -194,7 +194,8 @@ fn a_persons_marks_are_text() {
     let hf = Tokenizer::from_json(json, None).unwrap();
     let special = (0..hf.vocab_size() as u32).find(|i| hf.is_special(*i)).unwrap();
     let text = hf.token_text(special).unwrap();
-    let prompt = Prompt { text: format!("a{text}b{text}c"), foreign: vec![0..1 + text.len()] };
+    let foreign = std::iter::once(0..1 + text.len()).collect();
+    let prompt = Prompt { text: format!("a{text}b{text}c"), foreign };
     let ids = hf.encode_prompt(&prompt).unwrap();
     assert_eq!(
         ids.iter().filter(|i| **i == special).count(),

@@ -6,7 +6,7 @@ use super::{
     check, fault, filter, global, method, operator,
     scope::Scope,
     text::{Builder, Text},
-    value::{Dict, LoopState, Macro, Value},
+    value::{Attributes, Dict, LoopState, Macro, Value},
 };
 use std::{
     cell::{Cell, RefCell},
@@ -39,7 +39,7 @@ pub(super) struct Run {
     pub now: Option<DateTime>,
     /// What refers to itself and is cut apart at the end.
     scopes: RefCell<Vec<Scope>>,
-    pub namespaces: RefCell<Vec<Rc<RefCell<HashMap<String, Value>>>>>,
+    pub namespaces: RefCell<Vec<Attributes>>,
 }
 
 /// Evaluated arguments.

@@ -19,7 +19,7 @@ impl Text {
     /// Text of the conversation.
     pub fn foreign(text: impl Into<Rc<str>>) -> Text {
         let text: Rc<str> = text.into();
-        let foreign = if text.is_empty() { Rc::from([]) } else { Rc::from([0..text.len()]) };
+        let foreign = std::iter::once(0..text.len()).filter(|r| !r.is_empty()).collect();
         Text { text, foreign }
     }
 

@@ -24,7 +24,7 @@ pub(in crate::tokenizer) enum Value {
     /// What can be gone through once: the result of `map`, `select` and their kin.
     Generator(Rc<RefCell<Vec<Value>>>),
     /// `namespace()`.
-    Namespace(Rc<RefCell<HashMap<String, Value>>>),
+    Namespace(Attributes),
     /// A function of the environment.
     Function(Function),
     /// `value.name` where the name is one of Python's methods.
@@ -69,6 +69,9 @@ impl Extent {
         items.into_iter().fold(Extent { depth: 1, bytes: 16 }, add)
     }
 }
+
+/// What a namespace holds: the only values that templates change.
+pub(in crate::tokenizer) type Attributes = Rc<RefCell<HashMap<String, Value>>>;
 
 /// Python's sequences.
 #[derive(Clone, Copy, Debug, PartialEq)]
