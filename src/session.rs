@@ -267,7 +267,7 @@ impl Session {
         let trace = Trace::new(&self.model.inner.definition.program.graph);
         self.routing = Some(trace.ok_or_else(|| {
             let what =
-                if self.model.hyper().moe.is_none() { "the model has no experts" } else { "not asked for at load" };
+                if self.model.hyper().moe().is_none() { "the model has no experts" } else { "not asked for at load" };
             Error::Unsupported(format!("no routing to record: {what} (trace_router)"))
         })?);
         Ok(())

@@ -226,10 +226,11 @@ fn what_gguf_cannot_say_is_refused_by_name() {
         assert!(text.contains(said), "{name}, {key}: {text}");
     }
     let some = |c: &mut Json| {
+        c["use_sliding_window"] = json!(true);
         c["sliding_window"] = json!(4);
         c["layer_types"] = json!(["sliding_attention", "full_attention", "full_attention"]);
     };
-    let (_dir, ckpt) = edited("mixtral", some, |_| true, &[]);
+    let (_dir, ckpt) = edited("qwen2_moe", some, |_| true, &[]);
     assert!(refusal(&ckpt).contains("sliding windows on some"));
 }
 

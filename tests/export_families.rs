@@ -212,7 +212,7 @@ fn variants_of_these_families() {
     meta.set("deepseek2.rope.scaling.attn_factor", Value::F32(1.5));
     let d = build(&rebuilt(meta, tensors(&gguf))).unwrap();
     let plain = build(&gguf).unwrap();
-    let scale = |d: &Definition| d.decoder.latent.unwrap().scale;
+    let scale = |d: &Definition| d.decoder.latent().unwrap().scale;
     assert!((scale(&d) / scale(&plain) - 2.25).abs() < 1e-6);
 
     // ERNIE-4.5 with experts in every second layer, and with a last dense layer that no key can say.

@@ -220,7 +220,7 @@ fn routed(f: &Formula, logits: &[f32], [bias, factors]: [Option<&Vec<f32>>; 2], 
 /// (expert, weight) pairs of every layer against those that follow from the golden's router logits by the family's formula.
 pub fn check_routing(name: &str, d: &Definition, out: &[Output], g: &Golden) -> Result<(), String> {
     let names = names(d);
-    let k = d.decoder.moe.as_ref().map_or(0, |m| m.router.used);
+    let k = d.decoder.moe().map_or(0, |m| m.router.used);
     let f = formula(name);
     let of = |ending: Option<&str>| ending.map(|e| vectors(name, e)).unwrap_or_default();
     let (biases, factors) = (of(f.bias), of(f.factors));

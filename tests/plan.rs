@@ -115,7 +115,7 @@ fn bytes_of_a_token() {
     let (g, weights, plan) = planned("mixtral", DType::F32, &caps, &options());
     let experts = |m: &plan::Matrix| m.parts.iter().any(|w| g.weight(*w).shape.len() == 3);
     let embed = |m: &plan::Matrix| g.weight(m.parts[0]).name.contains("token_embd");
-    let (k, e) = goldens::definition("mixtral").decoder.moe.map(|m| (m.router.used, m.router.experts)).unwrap();
+    let (k, e) = goldens::definition("mixtral").decoder.moe().map(|m| (m.router.used, m.router.experts)).unwrap();
     let bytes = |m: &plan::Matrix| match (experts(m), embed(m)) {
         (true, _) => m.bytes() * k as u64 / e as u64,
         (_, true) => m.bytes() / m.rows as u64,

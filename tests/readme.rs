@@ -4,11 +4,12 @@ use moeray::{model::REGISTRY, quant::DType};
 use std::{fs, path::Path};
 
 fn models() -> String {
-    let mut rows =
-        String::from("| model | `general.architecture` in GGUF | `model_type` in `config.json` |\n|---|---|---|\n");
+    let mut rows = String::from(
+        "| model | `general.architecture` in GGUF | `model_type` in `config.json` | router |\n|---|---|---|---|\n",
+    );
     for a in REGISTRY {
-        let name = |n: Option<&str>| n.map_or("–".into(), |n| format!("`{n}`"));
-        rows += &format!("| {} | {} | {} |\n", a.title, name(a.gguf), name(a.hf));
+        let router = a.routing.map_or("none: dense".to_string(), |r| r.words());
+        rows += &format!("| {} | `{}` | `{}` | {router} |\n", a.title, a.gguf.arch, a.hf);
     }
     rows
 }

@@ -5,10 +5,11 @@ use crate::{
     support::{Target, gpu},
 };
 use moeray::{
-    backend, model,
+    backend, file, model,
     routing::{LayerTrace, Load, heat_map},
     session::{BackendChoice, LoadOptions, Model, Session, SessionOptions},
 };
+use std::fs;
 
 fn choice(target: Target) -> Option<BackendChoice> {
     Some(match target {
@@ -121,13 +122,23 @@ fn the_picture_shows_every_cell() {
     assert!(heat_map(&[], "").contains("</svg>"));
 }
 
-/// The router's page has a row for every family that can be run, by the name in the registry.
+/// Every family with experts says how it routes, and says what its goldens' routers do.
 #[test]
-fn the_page_names_every_family() {
-    let page = include_str!("../src/ops/router.rs");
-    let families: Vec<&str> = page.lines().filter_map(|l| l.strip_prefix("//! | ")?.split(" | ").next()).collect();
-    for a in model::REGISTRY.iter().filter(|a| !["Llama", "Mistral"].contains(&a.title)) {
-        let named = |f: &str| f.split(", ").any(|n| n == a.title || n.starts_with(&format!("{}:", a.title)));
-        assert!(families.iter().any(|f| named(f)), "{} is not in the table of src/ops/router.rs", a.title);
+fn every_family_says_how_it_routes() {
+    let entry = |title: &str| model::REGISTRY.iter().find(|a| a.title == title).unwrap();
+    for a in model::REGISTRY {
+        assert!(a.routing.is_some() != ["Llama", "Mistral"].contains(&a.title), "{}", a.title);
+    }
+    for dir in fs::read_dir(folder("")).unwrap().map(|e| e.unwrap().path()).filter(|p| p.is_dir()) {
+        let d = model::build(&file::open(&dir).unwrap(), &model::Options::default()).unwrap();
+        let (said, moe) = (entry(d.title).routing, d.decoder.moe());
+        assert_eq!(said.is_some(), moe.is_some(), "{}", dir.display());
+        let (Some(said), Some(moe)) = (said, moe) else { continue };
+        let does = moe.router.variant();
+        assert!(said.score.contains(does.split(',').next().unwrap()), "{}: {does}", dir.display());
+        assert_eq!(!said.selection_bias.is_empty(), moe.selection_bias, "{}", dir.display());
+        assert!(!said.groups.is_empty() || moe.router.groups.is_none(), "{}: {does}", dir.display());
+        assert!(said.scale != "1" || moe.router.scale == 1.0, "{}: {does}", dir.display());
+        assert!(!said.source.is_empty() && !said.words().is_empty());
     }
 }

@@ -92,7 +92,7 @@ pub fn weight_type(checkpoint: &Checkpoint) -> String {
 
 /// Architecture and experts in a few words: `Qwen2-MoE, 8 experts, top 2`.
 pub fn shape(d: &Definition) -> String {
-    match &d.decoder.moe {
+    match &d.decoder.moe() {
         Some(m) => format!("{}, {} experts, top {}", d.title, m.router.experts, m.router.used),
         None => d.title.to_string(),
     }

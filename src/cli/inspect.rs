@@ -119,29 +119,32 @@ fn problem(t: &TensorInfo) -> Option<&String> {
 /// Hyperparameters by name, in reading order.
 fn hyperparameters(d: &Definition) -> Vec<(&'static str, Json)> {
     let h = &d.decoder;
+    let [heads, kv_heads, head_dim] = h.heads().unwrap_or_default();
+    let act = h.dense().or(h.moe().map(|m| &m.experts)).map(|g| format!("{:?}", g.act));
+    let qk_norm = h.attention().and_then(|a| a.qk_norm).map_or_else(|| "None".into(), |n| format!("{:?}", n.over));
     let mut list = vec![
         ("architecture", json!(d.arch)),
-        ("layers", json!(h.layers)),
+        ("layers", json!(h.layers.len())),
         ("hidden", json!(h.hidden)),
-        ("heads", json!(h.heads)),
-        ("kv_heads", json!(h.kv_heads)),
-        ("head_dim", json!(h.head_dim)),
+        ("heads", json!(heads)),
+        ("kv_heads", json!(kv_heads)),
+        ("head_dim", json!(head_dim)),
         ("ffn", json!(h.ffn)),
         ("vocabulary", json!(facts::vocabulary(&d.program))),
         ("context_length", json!(h.context)),
-        ("norm_eps", json!(h.eps)),
-        ("rope_pairs", json!(format!("{:?}", h.pairs))),
-        ("qk_norm", json!(format!("{:?}", h.qk_norm))),
-        ("activation", json!(format!("{:?}", h.act))),
+        ("norm_eps", json!(h.norm.eps)),
+        ("rope_pairs", json!(h.rope().map(|r| format!("{:?}", r.pairs)))),
+        ("qk_norm", json!(qk_norm)),
+        ("activation", json!(act)),
     ];
-    if let Some(m) = &h.moe {
+    if let Some(m) = h.moe() {
         list.extend([
             ("experts", json!(m.router.experts)),
             ("experts_used", json!(m.router.used)),
-            ("expert_width", json!(m.width)),
+            ("expert_width", json!(m.experts.width)),
             ("router", json!(m.router.to_string())),
-            ("shared_expert_width", json!(m.shared.map(|s| s.width))),
-            ("dense_layers", json!(m.dense_layers)),
+            ("shared_expert_width", json!(m.shared.map(|s| s.unit.width))),
+            ("dense_layers", json!(h.dense_layers())),
         ]);
     }
     list

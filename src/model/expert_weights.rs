@@ -1,25 +1,17 @@
 //! The matrices and biases of experts, in the ways that files store them: one tensor a role, one an expert, gate and up
 //! merged, transposed, or as MXFP4 blocks and scales.
 
-use super::loader::{Loader, as_f32, to_numbers};
+use super::{
+    loader::Loader,
+    names::ExpertLayout,
+    tensors::{as_f32, numbers},
+};
 use crate::{
     error::{Error, Result},
     file::{Bytes, Format, Tensor},
     ir::Linear,
     quant::DType,
 };
-
-/// How a Hugging Face file stores experts' matrices that lie in one tensor. GGUF has one way only.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum ExpertLayout {
-    /// `[E, out, in]`; merged, the rows of the gate come before those of up.
-    #[default]
-    Rows,
-    /// `[E, in, out]`; merged, the columns of the gate come before those of up.
-    Columns,
-    /// `[E, in, out]`; merged, columns of gate and up alternate. As MXFP4 (`_blocks` and `_scales`) these are rows.
-    InterleavedColumns,
-}
 
 /// Where the rows of one role are among those of a tensor: `first + step · row`, of `all`.
 #[derive(Clone, Copy)]
@@ -36,19 +28,19 @@ impl Loader<'_> {
     ///
     /// # Errors
     /// As [`Loader::matrix`].
-    pub fn experts(&mut self, prefix: &str, role: &str, shape: [usize; 3], layout: ExpertLayout) -> Result<Linear> {
+    pub fn experts(&mut self, prefix: &str, role: &str, shape: [usize; 3]) -> Result<Linear> {
         let canonical = format!("{prefix}{role}_exps.weight");
-        let tensor = self.expert_matrices(prefix, role, shape, layout)?;
+        let tensor = self.expert_matrices(prefix, role, shape)?;
         let weight = self.declare(&canonical, &shape, tensor)?;
-        let bias = match self.expert_biases(prefix, role, [shape[0], shape[1]], layout)? {
+        let bias = match self.expert_biases(prefix, role, [shape[0], shape[1]])? {
             Some(t) => Some(self.declare(&format!("{prefix}{role}_exps.bias"), &shape[..2], t)?),
             None => None,
         };
         Ok(Linear { weight, bias })
     }
 
-    fn expert_matrices(&mut self, prefix: &str, role: &str, shape: [usize; 3], layout: ExpertLayout) -> Result<Tensor> {
-        let layout = if self.is_gguf() { ExpertLayout::Rows } else { layout };
+    fn expert_matrices(&mut self, prefix: &str, role: &str, shape: [usize; 3]) -> Result<Tensor> {
+        let layout = self.expert_layout();
         let name = self.file_name(&format!("{prefix}{role}_exps.weight"));
         let whole = Pick { first: 0, step: 1, all: shape[1] };
         let candidates = [Some((name.clone(), whole)), self.merged(prefix, role, shape[1], layout)];
@@ -73,13 +65,7 @@ impl Loader<'_> {
     }
 
     /// The biases `[experts, out]` of one role as f32, where there are any.
-    fn expert_biases(
-        &mut self,
-        prefix: &str,
-        role: &str,
-        shape: [usize; 2],
-        layout: ExpertLayout,
-    ) -> Result<Option<Tensor>> {
+    fn expert_biases(&mut self, prefix: &str, role: &str, shape: [usize; 2]) -> Result<Option<Tensor>> {
         let name = self.file_name(&format!("{prefix}{role}_exps.bias"));
         if self.holds(&name) {
             return as_f32(&self.take(&name)?).map(Some);
@@ -87,7 +73,7 @@ impl Loader<'_> {
         if self.holds(&name.replace("{}", "0")) {
             return as_f32(&self.one_per_expert(&name, &shape)?).map(Some);
         }
-        let layout = if self.is_gguf() { ExpertLayout::Rows } else { layout };
+        let layout = self.expert_layout();
         let Some((_, pick)) = self.merged(prefix, role, shape[1], layout) else { return Ok(None) };
         let name = self.file_name(&format!("{prefix}ffn_gate_up_exps.bias"));
         if !self.holds(&name) {
@@ -102,7 +88,7 @@ impl Loader<'_> {
                 pick.all
             )));
         }
-        let all = to_numbers(&t)?;
+        let all = numbers(&t)?;
         let of = |e: &[f32]| (0..shape[1]).map(|o| e[pick.first + pick.step * o]).collect::<Vec<f32>>();
         Tensor::from_f32(shape.to_vec(), all.chunks_exact(pick.all).flat_map(of).collect()).map(Some)
     }

@@ -1,14 +1,20 @@
 //! Weights by their canonical (GGUF) names, whatever container and naming they come from.
 
-use super::{Names, blocks::Built};
+use super::{
+    names::{ExpertLayout, Names},
+    tensors::{as_f32, numbers, taps_first},
+};
 use crate::{
     error::{Error, Result},
     file::{Bytes, Checkpoint, Format, Tensor},
     graph::Builder,
-    ir::WeightId,
-    quant::{self, DType},
+    ir::{Graph, WeightId},
+    quant::DType,
 };
 use std::{collections::HashSet, ops::Range};
+
+/// A graph, its weights, and the parts of the file that were left out.
+pub(super) type Built = (Graph, Vec<Tensor>, Vec<String>);
 
 /// Declares weights in a graph and finds their tensors. Every tensor of the file must be used by the end: one that is not
 /// would be a part of the model that this architecture does not compute.
@@ -47,15 +53,16 @@ impl Nested {
 }
 
 impl<'a> Loader<'a> {
-    /// A loader from `ckpt`, whose tensors are called as `names` says where it is not GGUF.
-    pub fn new(ckpt: &'a Checkpoint, names: &'a Names) -> Self {
+    /// A loader from `ckpt`, whose tensors are called as `names` says where it is not GGUF, and of which some were `read`
+    /// already, as hyperparameters.
+    pub fn new(ckpt: &'a Checkpoint, names: &'a Names, read: Vec<String>) -> Self {
         Loader {
             b: Builder::new(),
             ckpt,
             names,
             weights: vec![],
             left: vec![],
-            used: HashSet::new(),
+            used: read.into_iter().collect(),
             nested: Nested::of(ckpt),
         }
     }
@@ -102,7 +109,7 @@ impl<'a> Loader<'a> {
     }
 
     /// Leaves a weight of the file aside, and says so among the parts that are left out.
-    pub fn leave(&mut self, canonical: &str, why: &str) {
+    pub fn ignore(&mut self, canonical: &str, why: &str) {
         let name = self.file_name(canonical);
         if self.holds(&name) {
             self.left.push(format!("{name} ({why})"));
@@ -118,6 +125,11 @@ impl<'a> Loader<'a> {
     /// Whether the file has a tensor of this name, the file's own.
     pub(super) fn holds(&self, name: &str) -> bool {
         self.ckpt.info(name).is_some()
+    }
+
+    /// How the file stores experts that lie in one tensor.
+    pub(super) fn expert_layout(&self) -> ExpertLayout {
+        if self.is_gguf() { ExpertLayout::Rows } else { self.names.experts }
     }
 
     pub(super) fn format(&self) -> Format {
@@ -233,8 +245,8 @@ impl<'a> Loader<'a> {
     /// As [`Loader::matrix`].
     pub fn vector_of(&mut self, canonical: &str, n: usize, f: impl Fn(f32) -> f32) -> Result<WeightId> {
         let t = self.take(&self.file_name(canonical))?;
-        let numbers = to_numbers(&t)?.into_iter().map(f).collect();
-        self.declare(canonical, &[n], Tensor::from_f32(t.shape().to_vec(), numbers)?)
+        let values = numbers(&t)?.into_iter().map(f).collect();
+        self.declare(canonical, &[n], Tensor::from_f32(t.shape().to_vec(), values)?)
     }
 
     /// A vector of ones that no file has: of norms without weights.
@@ -257,9 +269,7 @@ impl<'a> Loader<'a> {
             let shape = t.shape();
             return Err(Error::Model(format!("tensor `{name}` has shape {shape:?}, expected [{channels}, {taps}]")));
         }
-        let x = to_numbers(&t)?;
-        let turned = (0..taps * channels).map(|i| x[i % channels * taps + i / channels]).collect();
-        self.declare(canonical, &[taps * channels], Tensor::from_f32(vec![taps * channels], turned)?)
+        self.declare(canonical, &[taps * channels], taps_first(&t, channels, taps)?)
     }
 
     /// Some rows of a matrix of shape `shape`, as a matrix of its own with the name `part`; nothing is copied.
@@ -298,7 +308,7 @@ impl<'a> Loader<'a> {
         self.ckpt.format() == Format::Gguf
     }
 
-    /// The numbers of a small vector, for the builder itself (frequency factors); `None` where there is none.
+    /// The numbers of a small vector that the graph itself has; `None` where there is none.
     ///
     /// # Errors
     /// [`Error::Model`] where it cannot be read.
@@ -307,7 +317,7 @@ impl<'a> Loader<'a> {
             return Ok(None);
         }
         let t = self.take(&self.file_name(canonical))?;
-        to_numbers(&t).map(Some)
+        numbers(&t).map(Some)
     }
 
     /// Ends loading: the graph, the weights, and a check that nothing in the file was left aside but the parts that a text
@@ -344,18 +354,6 @@ impl<'a> Loader<'a> {
 
 fn gcd(a: usize, b: usize) -> usize {
     if b == 0 { a } else { gcd(b, a % b) }
-}
-
-pub(super) fn to_numbers(t: &Tensor) -> Result<Vec<f32>> {
-    let mut out = vec![0.0; t.rows() * t.cols()];
-    for (r, row) in out.chunks_mut(t.cols().max(1)).enumerate() {
-        quant::dequantize(t.dtype(), t.row(r), row)?;
-    }
-    Ok(out)
-}
-
-pub(super) fn as_f32(t: &Tensor) -> Result<Tensor> {
-    Tensor::from_f32(t.shape().to_vec(), to_numbers(t)?)
 }
 
 /// Float tensors larger than this are not read at load, so that opening a large model stays quick; what they hold shows

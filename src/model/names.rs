@@ -29,6 +29,21 @@ const COMMON: &[(&str, &str)] = &[
     ("ffn_gate_inp_shexp", "mlp.shared_expert_gate"),
 ];
 
+/// Before a layer's number in most Hugging Face checkpoints.
+pub(super) const LAYERS: &str = "model.layers.";
+
+/// How a Hugging Face file stores experts' matrices that lie in one tensor. GGUF has one way only.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ExpertLayout {
+    /// `[E, out, in]`; merged, the rows of the gate come before those of up.
+    #[default]
+    Rows,
+    /// `[E, in, out]`; merged, the columns of the gate come before those of up.
+    Columns,
+    /// `[E, in, out]`; merged, columns of gate and up alternate. As MXFP4 (`_blocks` and `_scales`) these are rows.
+    InterleavedColumns,
+}
+
 /// How Hugging Face (or PyTorch code) calls what GGUF calls by the canonical names.
 pub struct Names {
     /// What stands before a layer's number.
@@ -36,9 +51,16 @@ pub struct Names {
     /// Where a family differs from the names that most share: from canonical stem (`attn_q`, `ffn_gate_exps`) to the file's,
     /// `{}` standing for the expert. A stem with an ending (`attn_sinks.weight`) stands for the whole name.
     pub stems: &'static [(&'static str, &'static str)],
+    /// How experts that lie in one tensor are stored.
+    pub experts: ExpertLayout,
 }
 
 impl Names {
+    /// The names that most families have, but for these.
+    pub const fn with(stems: &'static [(&'static str, &'static str)]) -> Names {
+        Names { layers: LAYERS, stems, experts: ExpertLayout::Rows }
+    }
+
     /// The file's stem of a canonical one: the family's own, or else the common one.
     pub fn find(&self, stem: &str) -> Option<&'static str> {
         self.stems.iter().chain(COMMON).find(|(c, _)| *c == stem).map(|(_, n)| *n)

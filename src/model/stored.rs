@@ -8,7 +8,7 @@
 //!
 //! MXFP4 blocks are read by [`super::expert_weights`].
 
-use super::loader::to_numbers;
+use super::tensors::numbers;
 use crate::{
     error::{Error, Result},
     file::{Bytes, Checkpoint, Tensor},
@@ -61,7 +61,7 @@ pub(super) fn fp8(ckpt: &Checkpoint, name: &str) -> Result<Option<(Tensor, Strin
             "tensor `{scales}` has shape {shape:?}, expected {want:?} for blocks of {h} x {w}"
         )));
     }
-    let scales_of = to_numbers(ckpt.require(&scales)?)?;
+    let scales_of = numbers(ckpt.require(&scales)?)?;
     if scales_of.iter().any(|s| !s.is_finite()) {
         return Err(Error::Model(format!("tensor `{scales}` holds NaN or infinity: the file is damaged")));
     }
@@ -74,9 +74,8 @@ pub(super) fn fp8(ckpt: &Checkpoint, name: &str) -> Result<Option<(Tensor, Strin
 /// Rows and columns of a block.
 fn block(ckpt: &Checkpoint) -> Result<[usize; 2]> {
     let Some(size) = config(ckpt, "weight_block_size").filter(|s| !s.is_null()) else { return Ok([128; 2]) };
-    let numbers: Vec<usize> =
-        size.as_array().into_iter().flatten().filter_map(|n| n.as_u64()?.try_into().ok()).collect();
-    match numbers[..] {
+    let sides: Vec<usize> = size.as_array().into_iter().flatten().filter_map(|n| n.as_u64()?.try_into().ok()).collect();
+    match sides[..] {
         [h, w] if h > 0 && w > 0 => Ok([h, w]),
         _ => Err(Error::Model(format!("weight_block_size is {size}"))),
     }

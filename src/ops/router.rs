@@ -10,37 +10,12 @@
 //! 5. their weights are their s (without the bias), divided as [`Renormalise`] says, times `scale`, and times
 //!    the chosen expert's own factor where there are such (`expert_scale`).
 //!
-//! | family | score | selection bias | groups | divided by | scale | source |
-//! |---|---|---|---|---|---|---|
-//! | Mixtral | softmax | | | sum | 1 | Jiang et al. 2024 (softmax of the selected: the same numbers) |
-//! | Qwen2-MoE | softmax | | | sum as `norm_topk_prob` (no) | 1 | `modeling_qwen2_moe` |
-//! | Qwen3-MoE | softmax | | | sum as `norm_topk_prob` (yes) | 1 | `modeling_qwen3_moe` |
-//! | Qwen3-Next | softmax | | | sum as `norm_topk_prob` (yes) | 1 | `modeling_qwen3_next` |
-//! | Qwen3.5-MoE | softmax | | | sum | 1 | `modeling_qwen3_5_moe` |
-//! | OLMoE | softmax | | | sum as `norm_topk_prob` (no) | 1 | Muennighoff et al. 2024, `modeling_olmoe` |
-//! | GPT-OSS | softmax of the selected (router bias) | | | | 1 | `modeling_gpt_oss` |
-//! | Granite MoE, Granite MoE with a shared expert | softmax of the selected | | | | 1 | `modeling_granitemoe`, `modeling_granitemoeshared` |
-//! | Phi-3.5-MoE | sparsemixer, see [`sparse_mixer`] | | | no | 1 | Liu et al. 2024 (GRIN), `modeling_phimoe` |
-//! | LFM2-MoE | sigmoid | as `use_expert_bias` | | sum + 1e-6, as `norm_topk_prob` | `routed_scaling_factor` | `modeling_lfm2_moe` |
-//! | DeepSeek-V2 | softmax | | best expert (`group_limited_greedy`), or none | no | `routed_scaling_factor` | DeepSeek-AI 2024, `modeling_deepseek_v2` |
-//! | DeepSeek-V3, R1, Kimi-K2 | sigmoid | yes | sum of top two | sum + 1e-20, as `norm_topk_prob` | `routed_scaling_factor` | DeepSeek-AI 2024, `modeling_deepseek_v3` |
-//! | GLM-4.5 MoE | sigmoid | yes | sum of top two | sum + 1e-20, as `norm_topk_prob` | `routed_scaling_factor` | `modeling_glm4_moe` |
-//! | dots.llm1 | sigmoid | yes | sum of top two | sum + 1e-20, as `norm_topk_prob` | `routed_scaling_factor` | `modeling_dots1` |
-//! | ERNIE-4.5 MoE | softmax | yes | | max(sum, `moe_norm_min`) | 1 | `modeling_ernie4_5_moe` |
-//! | Llama 4 | sigmoid (the weight goes on the experts' input: `weigh_inputs`) | | | no | 1 | `modeling_llama4` |
-//! | Gemma 4 | softmax | | | sum | 1, and a factor of each expert | `modeling_gemma4` |
-//! | Hunyuan-MoE | softmax | | | sum | 1 | `modeling_hunyuan_v1_moe` |
-//! | MiniMax-M2 | sigmoid | yes | | sum | 1 | `modeling_minimax_m2` |
-//! | mini-Mixtral (PyTorch names): standard top-k | softmax of the selected | | | | 1 | Shazeer et al. 2017 without noise, Jiang et al. 2024 |
-//! | the same: softmax, then top-k | softmax | | | no | 1 | Fedus et al. 2021 (Switch, k = 1) |
-//! | the same: and a second softmax | softmax | | | a softmax over the chosen scores | 1 | `model/mini_mixtral.rs` |
-//! | the same: noisy top-k | softmax of the selected | | | | 1 | Shazeer et al. 2017: noise in training only, so none here |
+//! Which family has which of these, and where that is defined, stands in the family's own description
+//! (`model::Architecture::routing`); the README's table of models is made of them. The root of a softplus is DeepSeek-V4's
+//! (`modeling_deepseek_v4`), which is not run yet.
 //!
-//! The logits of the last four come of a matrix, with a bias or without, or of a small network (`router_hidden`). The root of a
-//! softplus is DeepSeek-V4's (`modeling_deepseek_v4`), which is not run yet.
-//!
-//! Sources in `typewriter` are files of Hugging Face transformers. A router's own bias is the bias of the `linear` that makes
-//! the logits. llama.cpp divides by `max(sum, 2⁻¹⁴)` in every family; the two differ only where the chosen scores sum to less.
+//! A router's own bias is the bias of the `linear` that makes the logits. llama.cpp divides by `max(sum, 2⁻¹⁴)` in every family;
+//! the two differ only where the chosen scores sum to less.
 //!
 //! The choice is made on the logits where every score grows with its logit and nothing is added
 //! ([`Router::chooses_by_logits`]); else on c in f32, as the sources do. Not-a-number counts as the smallest number in
