@@ -12,22 +12,6 @@
 //
 // Grid: x = kv_heads, y = ceil(T*G / ROWS) (BATCH = 1: T * ceil(G / ROWS)), z = 1 or chunks.
 
-struct Params {
-    heads: u32,
-    kv_heads: u32,
-    ctx: u32,
-    window: u32,
-    chunked: u32,
-    sinks_on: u32,
-    chunk: u32,
-    splits: u32,
-    q_offset: u32,
-    q_stride: u32,
-    y_offset: u32,
-    y_stride: u32,
-    scale: f32,
-}
-@group(0) @binding(1) var<uniform> p: Params;
 @group(0) @binding(2) var<storage, read> q: array<vec4<f32>>;        // [T, heads*Dk]
 @group(0) @binding(3) var<storage, read> k_cache: array<KvWord>;     // [sequences, kv_heads, ctx, Dk/4 and scales]
 @group(0) @binding(4) var<storage, read> v_cache: array<KvWord>;     // [sequences, kv_heads, ctx, Dv/4 and scales]
@@ -93,10 +77,10 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) l
         let seen = frame.past + 1u;
         var chunk = wg.z;
         if (p.window != 0u) {
-            chunk += (seen - min(seen, p.window)) / p.chunk;
+            chunk += (seen - min(seen, p.window)) / p.split_len;
         }
-        begin = max(begin, chunk * p.chunk);
-        end = min(end, (chunk + 1u) * p.chunk);
+        begin = max(begin, chunk * p.split_len);
+        end = min(end, (chunk + 1u) * p.split_len);
     }
 
     for (var i = lid; i < ROWS * K4; i += WG) {

@@ -3,17 +3,6 @@
 //
 // One workgroup a head of a token, one invocation four columns. Grid: x = heads, y = T. f32.
 
-struct Params {
-    heads: u32,
-    v_dim: u32,
-    sinks_on: u32,
-    chunk: u32,
-    splits: u32,
-    y_offset: u32,
-    y_stride: u32,
-    window: u32,
-}
-@group(0) @binding(1) var<uniform> p: Params;
 @group(0) @binding(2) var<storage, read> partials: array<vec4<f32>>;  // [T, heads, splits, Dv + 4]: sums; maximum, denominator
 @group(0) @binding(3) var<storage, read> sinks: array<f32>;          // [heads]
 @group(0) @binding(4) var<storage, read_write> y: array<vec4<f32>>;  // [T, heads*Dv]
@@ -30,9 +19,9 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) l
     // The first chunk that a window touches, as in `attend`.
     var before = 0u;
     if (p.window != 0u) {
-        before = (frame.past + 1u - min(frame.past + 1u, p.window)) / p.chunk;
+        before = (frame.past + 1u - min(frame.past + 1u, p.window)) / p.split_len;
     }
-    let used = min((frame.past + frame.tokens + p.chunk - 1u) / p.chunk - before, p.splits);
+    let used = min((frame.past + frame.tokens + p.split_len - 1u) / p.split_len - before, p.splits);
 
     var top = -1e30;
     var total = 0.0;

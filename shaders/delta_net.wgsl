@@ -7,22 +7,6 @@
 // what it says of k and of q, a second one writes; y follows as S^T q before the write plus (k . q) times the change.
 // Grid: x = ceil(Hv * Dv / WG). f32.
 
-struct Params {
-    k_heads: u32,
-    v_heads: u32,
-    k_dim: u32,
-    v_dim: u32,
-    tiled: u32,
-    qkv_offset: u32,
-    qkv_stride: u32,
-    a_offset: u32,
-    a_stride: u32,
-    b_offset: u32,
-    b_stride: u32,
-    y_offset: u32,
-    y_stride: u32,
-}
-@group(0) @binding(1) var<uniform> p: Params;
 @group(0) @binding(2) var<storage, read> qkv: array<f32>;          // [T, q | k | v]
 @group(0) @binding(3) var<storage, read> a: array<f32>;            // [T, Hv]
 @group(0) @binding(4) var<storage, read> b: array<f32>;            // [T, Hv]

@@ -3,18 +3,6 @@
 //
 // One invocation a group of 32 columns. Grid: x = ceil(groups / WG), y = T. Exact but for the product with the scale.
 
-struct Params {
-    row0: u32,
-    rows: u32,
-    groups: u32,
-    cols: u32,
-    ids_offset: u32,
-    ids_stride: u32,
-    y_offset: u32,
-    y_stride: u32,
-    scale: f32,
-}
-@group(0) @binding(1) var<uniform> p: Params;
 @group(0) @binding(2) var<storage, read> ids: array<u32>;              // [T, 1]
 @group(0) @binding(3) var<storage, read> w_data: array<vec4<u32>>;     // rows row0 .. row0 + rows of [V, H]
 @group(0) @binding(4) var<storage, read_write> y: array<vec4<f32>>;    // [T, H]

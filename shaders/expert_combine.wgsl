@@ -3,27 +3,10 @@
 //
 // One invocation a column. Grid: x = ceil(n / WG), y = T. f32.
 
-struct Params {
-    cols: u32,
-    used: u32,
-    flags: u32,
-    x_offset: u32,
-    x_stride: u32,
-    y_offset: u32,
-    y_stride: u32,
-    residual_offset: u32,
-    residual_stride: u32,
-    weights_offset: u32,
-    weights_stride: u32,
-    factor: f32,
-}
-@group(0) @binding(1) var<uniform> p: Params;
 @group(0) @binding(2) var<storage, read> x: array<f32>;         // [T, k*n]
 @group(0) @binding(3) var<storage, read> weights: array<f32>;   // [T, k]
 @group(0) @binding(4) var<storage, read> residual: array<f32>;  // [T, n]
 @group(0) @binding(5) var<storage, read_write> y: array<f32>;   // [T, n]
-
-const RESIDUAL: u32 = 2u;
 
 @compute @workgroup_size(WG)
 fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) lid: u32) {

@@ -11,42 +11,12 @@
 //
 // Grid: x = ceil(H / (WG/LANES * ROWS)), y = T.
 
-struct Params {
-    row0: u32,
-    rows: u32,
-    groups: u32,
-    cols: u32,
-    out: u32,
-    used: u32,
-    flags: u32,
-    x_offset: u32,
-    x_stride: u32,
-    y_offset: u32,
-    y_stride: u32,
-    residual_offset: u32,
-    residual_stride: u32,
-    ids_offset: u32,
-    ids_stride: u32,
-    weights_offset: u32,
-    weights_stride: u32,
-    shared_cols: u32,
-    shared_groups: u32,
-    gate_offset: u32,
-    gate_stride: u32,
-    factor: f32,
-}
-@group(0) @binding(1) var<uniform> p: Params;
 @group(0) @binding(2) var<storage, read> x: array<vec4<f32>>;       // h: [T, k*I]
 @group(0) @binding(3) var<storage, read> w_data: array<vec4<u32>>;  // rows row0 .. row0 + rows of [E*H, I]
 @group(0) @binding(4) var<storage, read_write> y: array<f32>;       // [T, H]
 @group(0) @binding(5) var<storage, read> ids: array<u32>;           // [T, k]
 @group(0) @binding(6) var<storage, read> weights: array<f32>;       // [T, k]
 @group(0) @binding(7) var<storage, read> residual: array<f32>;      // [T, H]
-
-const BIAS: u32 = 1u;
-const RESIDUAL: u32 = 2u;
-const GATE: u32 = 4u;
-const ACCUMULATE: u32 = 8u;
 
 const TEAMS: u32 = WG / LANES;
 // Partial sums, one more a row than needed: lanes that add up neighbouring rows then read different banks.

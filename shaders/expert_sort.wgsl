@@ -7,16 +7,6 @@
 //
 // Grid: 1.
 
-struct Params {
-    experts: u32,
-    used: u32,
-    tile: u32,
-    ids_offset: u32,
-    ids_stride: u32,
-    blocks_0: u32,
-    blocks_1: u32,
-}
-@group(0) @binding(1) var<uniform> p: Params;
 @group(0) @binding(2) var<storage, read> ids: array<u32>;                // [T, k]
 @group(0) @binding(3) var<storage, read_write> pairs: array<u32>;        // [T*k]: t*k + j
 @group(0) @binding(4) var<storage, read_write> tiles: array<vec4<u32>>;  // expert, first pair, pairs, 0

@@ -1,12 +1,6 @@
 
 // head_ids: 0, 1, 2... in every row; see `ops/heads.rs`. One invocation a number. Grid: x = ceil(heads / WG), y = T.
 
-struct Params {
-    heads: u32,
-    y_offset: u32,
-    y_stride: u32,
-}
-@group(0) @binding(1) var<uniform> p: Params;
 @group(0) @binding(2) var<storage, read_write> y: array<u32>;  // [T, heads]
 
 @compute @workgroup_size(WG)

@@ -2,19 +2,6 @@
 // join_heads: of each head, the columns of a and then those of b. One invocation an element. Grid: x = ceil(columns / WG),
 // y = rows. Copies f32.
 
-struct Params {
-    outputs: u32,
-    heads: u32,
-    a_cols: u32,
-    b_cols: u32,
-    a_offset: u32,
-    a_stride: u32,
-    b_offset: u32,
-    b_stride: u32,
-    y_offset: u32,
-    y_stride: u32,
-}
-@group(0) @binding(1) var<uniform> p: Params;
 @group(0) @binding(2) var<storage, read> a: array<f32>;        // [R, heads*m]
 @group(0) @binding(3) var<storage, read> b: array<f32>;        // [R, heads*n]
 @group(0) @binding(4) var<storage, read_write> y: array<f32>;  // [R, heads*(m + n)]

@@ -3,17 +3,6 @@
 //
 // One workgroup a head: first those of k, then those of v. Grid: x = 2 * kv_heads, y = T. Rounds to the cache's storage.
 
-struct Params {
-    kv_heads: u32,
-    k_dim: u32,
-    v_dim: u32,
-    ctx: u32,
-    k_offset: u32,
-    k_stride: u32,
-    v_offset: u32,
-    v_stride: u32,
-}
-@group(0) @binding(1) var<uniform> p: Params;
 @group(0) @binding(2) var<storage, read> k: array<vec4<f32>>;            // [T, kv_heads*Dk]
 @group(0) @binding(3) var<storage, read> v: array<vec4<f32>>;            // [T, kv_heads*Dv]
 @group(0) @binding(4) var<storage, read_write> k_cache: array<KvWord>;   // [sequences, kv_heads, ctx, Dk/4 and scales]

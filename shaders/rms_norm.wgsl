@@ -4,16 +4,6 @@
 //
 // One workgroup a group. Grid: x = groups of a row, y = rows. Sums in f32.
 
-struct Params {
-    outputs: u32,
-    cols: u32,
-    x_offset: u32,
-    x_stride: u32,
-    y_offset: u32,
-    y_stride: u32,
-    eps: f32,
-}
-@group(0) @binding(1) var<uniform> p: Params;
 @group(0) @binding(2) var<storage, read> x: array<vec4<f32>>;        // [R, g*n]
 @group(0) @binding(3) var<storage, read> w: array<vec4<f32>>;        // [n]
 @group(0) @binding(4) var<storage, read_write> y: array<vec4<f32>>;  // [R, g*n]

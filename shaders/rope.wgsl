@@ -3,17 +3,6 @@
 //
 // One invocation a column. Grid: x = ceil(heads * D / WG), y = T. f32.
 
-struct Params {
-    heads: u32,
-    head_dim: u32,
-    dims: u32,
-    halves: u32,
-    x_offset: u32,
-    x_stride: u32,
-    y_offset: u32,
-    y_stride: u32,
-}
-@group(0) @binding(1) var<uniform> p: Params;
 @group(0) @binding(3) var<storage, read> x: array<f32>;        // [T, heads*D]
 @group(0) @binding(4) var<storage, read_write> y: array<f32>;  // [T, heads*D]
 

@@ -5,36 +5,12 @@
 // One workgroup a head: first the query heads, then those of k, then those of v. Grid: x = heads + 2 * kv_heads, y = T.
 // f32; rounds to the cache's storage.
 
-struct Params {
-    heads: u32,
-    kv_heads: u32,
-    head_dim: u32,
-    v_dim: u32,
-    ctx: u32,
-    dims: u32,
-    halves: u32,
-    q_norm_kind: u32,
-    k_norm_kind: u32,
-    norm_last: u32,
-    q_offset: u32,
-    k_offset: u32,
-    v_offset: u32,
-    stride: u32,
-    y_offset: u32,
-    y_stride: u32,
-    q_eps: f32,
-    k_eps: f32,
-}
-@group(0) @binding(1) var<uniform> p: Params;
 @group(0) @binding(3) var<storage, read> qkv: array<f32>;                // [T, q | k | v]
 @group(0) @binding(4) var<storage, read> q_norm: array<f32>;             // [D] or [heads*D]
 @group(0) @binding(5) var<storage, read> k_norm: array<f32>;             // [D] or [kv_heads*D]
 @group(0) @binding(6) var<storage, read_write> y: array<vec4<f32>>;      // [T, heads*D]
 @group(0) @binding(7) var<storage, read_write> k_cache: array<KvWord>;   // [sequences, kv_heads, ctx, D/4 and scales]
 @group(0) @binding(8) var<storage, read_write> v_cache: array<KvWord>;   // [sequences, kv_heads, ctx, Dv/4 and scales]
-
-const EACH_HEAD: u32 = 1u;
-const WHOLE_ROW: u32 = 2u;
 
 // What is done to a head of q or k before its rotation.
 struct Source {
@@ -46,7 +22,7 @@ struct Source {
 }
 
 fn normed(s: Source, c: u32, v: f32) -> f32 {
-    if (s.kind == 0u) {
+    if (s.kind == NORM_NONE) {
         return v;
     }
     if (s.is_q) {
@@ -104,9 +80,9 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) l
     let kind = select(select(p.k_norm_kind, p.q_norm_kind, is_q), 0u, is_v);
 
     // Sum of squares of what the norm covers: nothing, the head, or every head of the row.
-    let first = select(0u, head * p.head_dim, kind == EACH_HEAD);
-    let heads = select(select(p.kv_heads, p.heads, is_q), 1u, kind == EACH_HEAD);
-    let count = select(heads * p.head_dim, 0u, kind == 0u);
+    let first = select(0u, head * p.head_dim, kind == NORM_EACH_HEAD);
+    let heads = select(select(p.kv_heads, p.heads, is_q), 1u, kind == NORM_EACH_HEAD);
+    let count = select(heads * p.head_dim, 0u, kind == NORM_NONE);
     var squares = 0.0;
     for (var i = lid; i < count; i += WG) {
         let v = qkv[start + first + i];
@@ -117,7 +93,7 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) l
 
     let fours = select(p.head_dim, p.v_dim, is_v) / 4u;
     let cached = ((sequence_of(t) * p.kv_heads + head) * p.ctx + position) * row_words(fours);
-    let weight = select(0u, head * p.head_dim, kind == WHOLE_ROW);
+    let weight = select(0u, head * p.head_dim, kind == NORM_WHOLE_ROW);
     let source = Source(start + head * p.head_dim, factor, kind, weight, is_q);
     for (var first = 0u; first < fours; first += WG) {
         let i = first + lid;

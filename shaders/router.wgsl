@@ -9,32 +9,10 @@
 //
 // Grid: x = 1, y = T.
 
-struct Params {
-    experts: u32,
-    used: u32,
-    score: u32,
-    groups_used: u32,
-    top_two: u32,
-    renormalise: u32,
-    x_offset: u32,
-    x_stride: u32,
-    ids_offset: u32,
-    ids_stride: u32,
-    weights_offset: u32,
-    weights_stride: u32,
-    epsilon: f32,
-    scale: f32,
-}
-@group(0) @binding(1) var<uniform> p: Params;
 @group(0) @binding(2) var<storage, read> x: array<f32>;               // logits: [T, E]
 @group(0) @binding(3) var<storage, read> per_expert: array<f32>;  // [E] selection biases, read with BY_SCORE = 1, zeros where there are none; [2 E] with SCALED = 1: then factors
 @group(0) @binding(4) var<storage, read_write> ids: array<u32>;       // [T, k]
 @group(0) @binding(5) var<storage, read_write> weights: array<f32>;   // [T, k]
-
-const SOFTMAX: u32 = 0u;
-const SOFTMAX_OF_SELECTED: u32 = 1u;
-const SIGMOID: u32 = 2u;
-const SPARSE_MIXER: u32 = 4u;
 
 // Loops run to the constants EXPERTS and GROUPS, not to a uniform: lavapipe makes a new shader for each value of a uniform
 // that bounds a loop, at every dispatch.
@@ -86,10 +64,10 @@ fn log_1p(e: f32) -> f32 {
 
 // The score of a logit before any division; softmaxes relative to `top`.
 fn score_of(logit: f32, top: f32) -> f32 {
-    if (p.score <= SOFTMAX_OF_SELECTED) {
+    if (p.score <= SCORE_SOFTMAX_OF_SELECTED) {
         return exp(logit - top);
     }
-    if (p.score == SIGMOID) {
+    if (p.score == SCORE_SIGMOID) {
         // No infinity on the way, and not-a-number stays.
         let e = exp(-abs(logit));
         return select(e, 1.0, logit >= 0.0) / (1.0 + e);
@@ -107,7 +85,7 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) l
 
     var top = 0.0;  // what the logits of a softmax are relative to
     var all = 1.0;  // what its scores are divided by
-    if (BY_SCORE == 1u && p.score == SOFTMAX) {
+    if (BY_SCORE == 1u && p.score == SCORE_SOFTMAX) {
         var m = x[start];
         for (var e = lid; e < EXPERTS; e += WG) {
             let v = x[start + min(e, p.experts - 1u)];
@@ -147,7 +125,7 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) l
     workgroupBarrier();
 
     if (SPARSE == 1u) { // static
-        if (p.score == SPARSE_MIXER) {
+        if (p.score == SCORE_SPARSE_MIXER) {
             for (var j = lid; j < p.used; j += WG) {
                 put(t, j, 1.0 / sparse_sum(start, chosen_ids[j]));
             }
@@ -155,10 +133,10 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) l
         }
     }
     // What the weights are divided by.
-    if (BY_SCORE == 0u && p.score <= SOFTMAX_OF_SELECTED) {
+    if (BY_SCORE == 0u && p.score <= SCORE_SOFTMAX_OF_SELECTED) {
         top = chosen[0];
         // A plain division by the sum of the chosen cancels the sum of all.
-        if (p.score == SOFTMAX && p.renormalise != 1u) {
+        if (p.score == SCORE_SOFTMAX && p.renormalise != RENORMALISE_SUM) {
             // With groups the chosen one need not be the largest of all.
             var m = top;
             if (GROUPED == 1u) { // static
@@ -177,10 +155,10 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) l
         part += score_of(chosen[j], top);
     }
     let sum = workgroup_sum(lid, part);
-    if (p.score == SOFTMAX_OF_SELECTED) {
+    if (p.score == SCORE_SOFTMAX_OF_SELECTED) {
         all = sum;
     }
-    if (p.renormalise == 4u) {
+    if (p.renormalise == RENORMALISE_SOFTMAX) {
         // A softmax over the chosen scores, which are too small to overflow.
         part = 0.0;
         for (var j = lid; j < p.used; j += WG) {
@@ -194,13 +172,13 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) l
     }
     var divisor = 1.0;
     switch p.renormalise {
-        case 1u: {
+        case RENORMALISE_SUM: {
             divisor = sum / all;
         }
-        case 2u: {
+        case RENORMALISE_SUM_PLUS: {
             divisor = sum / all + p.epsilon;
         }
-        case 3u: {
+        case RENORMALISE_SUM_AT_LEAST: {
             divisor = select(sum / all, p.epsilon, sum / all < p.epsilon);
         }
         default: {

@@ -7,21 +7,14 @@
 //
 // Grid: x = ceil(V / 1024).
 
-struct Params {
-    vocab: u32,
-    x_offset: u32,
-}
-@group(0) @binding(1) var<uniform> p: Params;
 @group(0) @binding(3) var<storage, read> x: array<f32>;             // logits: [1, V]
 @group(0) @binding(4) var<storage, read> state: array<u32>;         // tokens so far, the last pick, the ring of recent tokens
 @group(0) @binding(5) var<storage, read_write> keys: array<u32>;    // [V]
 @group(0) @binding(6) var<storage, read_write> maxima: array<u32>;  // [ceil(V / 64)]
 
-const BLOCK: u32 = 1024u;
-const GROUPS: u32 = BLOCK / GROUP;
+const GROUPS: u32 = BLOCK / SAMPLE_GROUP;
 const SHARES: u32 = WG / GROUPS;  // invocations that look for the maximum of a group
 const LARGEST: f32 = 3.4028234e38;
-const RING: u32 = 4u;  // where the ring begins in `state`
 
 var<workgroup> recent: array<atomic<u32>, BLOCK / 32u>;
 var<workgroup> forbidden: array<atomic<u32>, BLOCK / 32u>;
@@ -38,7 +31,7 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) l
     workgroupBarrier();
     let window = select(min(state[0], settings.window), 0u, settings.penalty == 1.0);
     for (var i = lid; i < window; i += WG) {
-        let at = state[RING + i] - first;
+        let at = state[RING_AT + i] - first;
         if (at < BLOCK) {
             atomicOr(&recent[at / 32u], 1u << (at % 32u));
         }
@@ -70,13 +63,13 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) l
     workgroupBarrier();
     // The maxima of groups: SHARES invocations each.
     var most = 0u;
-    for (var i = lid % SHARES; i < GROUP; i += SHARES) {
-        most = max(most, block[lid / SHARES * GROUP + i]);
+    for (var i = lid % SHARES; i < SAMPLE_GROUP; i += SHARES) {
+        most = max(most, block[lid / SHARES * SAMPLE_GROUP + i]);
     }
     shares[lid] = most;
     workgroupBarrier();
-    let group = first / GROUP + lid;
-    if (lid < GROUPS && group * GROUP < p.vocab) {
+    let group = first / SAMPLE_GROUP + lid;
+    if (lid < GROUPS && group * SAMPLE_GROUP < p.vocab) {
         var largest = 0u;
         for (var i = 0u; i < SHARES; i++) {
             largest = max(largest, shares[lid * SHARES + i]);

@@ -14,18 +14,10 @@
 //
 // Grid: 1.
 
-struct Params {
-    vocab: u32,
-    groups: u32,
-}
-@group(0) @binding(1) var<uniform> p: Params;
 @group(0) @binding(3) var<storage, read> keys: array<u32>;          // [V]
 @group(0) @binding(4) var<storage, read> maxima: array<u32>;        // [ceil(V / 64)]
 @group(0) @binding(5) var<storage, read_write> state: array<u32>;   // tokens so far, this pick, the ring of recent tokens
 @group(0) @binding(6) var<storage, read_write> tokens: array<u32>;  // the ids of the next step
-
-const RING: u32 = 4u;  // where the ring begins in `state`
-const NOTHING: u32 = 0xfffffffeu;  // a pick that says: no token can be chosen
 
 // Where elements come from: tokens, groups, or tokens of the groups in `list_id`.
 const TOKENS: u32 = 0u;
@@ -86,7 +78,7 @@ fn key_at(kind: u32, id: u32) -> u32 {
 
 fn id_at(kind: u32, i: u32) -> u32 {
     if (kind == LISTED) {
-        return list_id[i / GROUP] * GROUP + i % GROUP;
+        return list_id[i / SAMPLE_GROUP] * SAMPLE_GROUP + i % SAMPLE_GROUP;
     }
     return i;
 }
@@ -321,8 +313,8 @@ fn best(lid: u32) {
         atomicStore(&lowest, 0xffffffffu);
     }
     workgroupBarrier();
-    for (var i = lid; i < GROUP; i += WG) {
-        let id = group * GROUP + i;
+    for (var i = lid; i < SAMPLE_GROUP; i += WG) {
+        let id = group * SAMPLE_GROUP + i;
         if (key_at(TOKENS, id) == top_key) {
             atomicMin(&lowest, id);
         }
@@ -374,9 +366,9 @@ fn pick_from_list(lid: u32) {
         cut = vec2<u32>(0u);
     }
     aim_for_count(lid, settings.top_k);
-    descend(lid, LISTED, groups * GROUP, COUNT);
+    descend(lid, LISTED, groups * SAMPLE_GROUP, COUNT);
     cut_here(lid);
-    let n = list(lid, LISTED, groups * GROUP);
+    let n = list(lid, LISTED, groups * SAMPLE_GROUP);
     if (lid < n) {
         let own = vec2<u32>(list_key[lid], list_id[lid]);
         var rank = 0u;
@@ -465,7 +457,7 @@ fn main(@builtin(local_invocation_index) lid: u32) {
         state[1] = token;
         if (token < p.vocab) {
             if (settings.window > 0u) {
-                state[RING + state[0] % settings.window] = token;
+                state[RING_AT + state[0] % settings.window] = token;
             }
             state[0] += 1u;
         }

@@ -4,16 +4,6 @@
 //
 // One invocation a channel, the last inputs in registers, the tokens in order. Grid: x = ceil(C / WG). f32.
 
-struct Params {
-    channels: u32,
-    bias_on: u32,
-    act_on: u32,
-    x_offset: u32,
-    x_stride: u32,
-    y_offset: u32,
-    y_stride: u32,
-}
-@group(0) @binding(1) var<uniform> p: Params;
 @group(0) @binding(2) var<storage, read> x: array<f32>;           // [T, C]
 @group(0) @binding(3) var<storage, read> w: array<f32>;           // [TAPS, C]
 @group(0) @binding(4) var<storage, read> bias: array<f32>;        // [C]

@@ -1,12 +1,12 @@
 //! The catalogue of kernels without a device: every variant links, validates, and translates to the languages of the
-//! other backends; uniforms agree with their Rust twins; nothing needs more than WebGPU's default limits.
+//! other backends; structs lie in memory as their Rust descriptions; nothing needs more than WebGPU's default limits.
 
 use moeray::{
     ir::Activation,
     kernels::{
-        Access, Style, Variant, catalogue,
+        Access, Fragment, Linked, Style, Variant, catalogue,
         catalogue::{ALL, Kernel},
-        link, params, reflect,
+        diagnose, link, numbers, params, reflect,
         tiles::{self, Tiles},
     },
     quant::{DType, KvType},
@@ -20,10 +20,11 @@ use naga::{
 const ACTIVATIONS: [Activation; 4] = [Activation::Silu, Activation::Gelu, Activation::GeluTanh, Activation::Relu];
 const CLAMPED: Activation = Activation::ClampedSwiglu { alpha: 1.702, limit: 7.0 };
 
-fn parse(variant: &Variant) -> (String, naga::Module, ModuleInfo) {
-    let text = link(variant).unwrap();
-    let module = naga::front::wgsl::parse_str(&text)
-        .unwrap_or_else(|e| panic!("{}: {}", variant.label(), e.emit_to_string(&text)));
+fn parse(variant: &Variant) -> (Linked, naga::Module, ModuleInfo) {
+    let linked = link(variant).unwrap();
+    let text = &linked.text;
+    let module = naga::front::wgsl::parse_str(text)
+        .unwrap_or_else(|e| panic!("{}: {}", variant.label(), e.emit_to_string(text)));
     let info = Validator::new(
         ValidationFlags::all(),
         Capabilities::SHADER_FLOAT16_IN_FLOAT32
@@ -32,8 +33,8 @@ fn parse(variant: &Variant) -> (String, naga::Module, ModuleInfo) {
             | Capabilities::SUBGROUP,
     )
     .validate(&module)
-    .unwrap_or_else(|e| panic!("{}: {}", variant.label(), e.emit_to_string(&text)));
-    (text, module, info)
+    .unwrap_or_else(|e| panic!("{}: {}", variant.label(), e.emit_to_string(text)));
+    (linked, module, info)
 }
 
 /// SPIR-V, MSL, HLSL and WGSL again: what Vulkan, Metal, DX12 and browsers would be given.
@@ -69,14 +70,14 @@ fn translate_where_known(variant: &Variant, module: &naga::Module, info: &Module
 }
 
 /// Limits of WebGPU's base level.
-fn within_limits(variant: &Variant, text: &str) {
-    let r = reflect(text).unwrap();
+fn within_limits(variant: &Variant, linked: &Linked) {
+    let r = reflect(linked).unwrap();
     let label = variant.label();
     let storage = r.bindings.iter().filter(|b| b.access != Access::Uniform).count();
     assert!(storage <= 8, "{label}: {storage} storage buffers");
     assert!(r.workgroup_bytes <= 16384, "{label}: {} bytes of workgroup memory", r.workgroup_bytes);
     assert!(r.workgroup[0] <= 256 && r.workgroup[1] == 1 && r.workgroup[2] == 1, "{label}: {:?}", r.workgroup);
-    assert_eq!(r.workgroup[0], variant.get("WG"), "{label}");
+    assert_eq!(Some(r.workgroup[0]), variant.number("WG"), "{label}");
     let mut indices: Vec<u32> = r.bindings.iter().map(|b| b.index).collect();
     indices.dedup();
     assert_eq!(indices.len(), r.bindings.len(), "{label}: a binding number twice");
@@ -152,7 +153,7 @@ fn other_variants() -> Vec<Variant> {
                 list.extend([64, 128, 1024].map(|e| bases[0].clone().with("EXPERTS", e).with("WG", 64.min(e))));
             }
             "elementwise" => {
-                for op in 0..6 {
+                for op in numbers::OP_ADD..=numbers::OP_WEIGH_INPUTS {
                     list.extend(ACTIVATIONS.map(|act| bases[0].clone().with("OP", op).act(act)));
                 }
                 list.push(bases[0].clone().with("OP", 2).act(CLAMPED));
@@ -181,7 +182,7 @@ fn every_matrix_kernel_takes_every_format() {
                     let (text, module, info) = parse(&v);
                     within_limits(&v, &text);
                     // The languages differ by format and by kernel, hardly by both: all of it for one style each.
-                    if v.get("TAIL") == u32::from(dtype.is_float()) || dtype == DType::Q4K {
+                    if v.number("TAIL") == Some(u32::from(dtype.is_float())) || dtype == DType::Q4K {
                         translate(&v, &module, &info);
                     }
                 }
@@ -210,7 +211,7 @@ fn tiles_translate() {
             for dtype in DType::ALL.into_iter().filter(|d| (row.takes)(*d)) {
                 for subgroup in [None, Some(32), Some(64)] {
                     let v = Variant::new(k).formats(&vec![dtype; k.slots.len()]).tiles(row.tiles, subgroup);
-                    if v.get("WG") == 64 || (dtype == DType::Q4K && subgroup == Some(64)) {
+                    if v.number("WG") == Some(64) || (dtype == DType::Q4K && subgroup == Some(64)) {
                         let (text, module, info) = parse(&v);
                         within_limits(&v, &text);
                         if subgroup == Some(32) {
@@ -230,7 +231,8 @@ fn two_formats_in_one_kernel() {
     for a in DType::ALL {
         let b = if a == DType::Q6K { DType::Q8_0 } else { DType::Q6K };
         let v = Variant::new(&catalogue::LINEAR_GLU).formats(&[a, b]);
-        let (text, _, _) = parse(&v);
+        let (linked, _, _) = parse(&v);
+        let text = linked.text;
         assert!(text.contains("fn gate_dequant") && text.contains("fn up_dequant"));
     }
 }
@@ -242,47 +244,152 @@ fn any_variant(k: &'static Kernel) -> Variant {
     if k.kv { v.kv(KvType::F16) } else { v }
 }
 
+/// The structs that the linker writes lie in memory as Rust's: naga reads back the same names, offsets and sizes.
 #[test]
-fn uniforms_equal_their_rust_twins() {
+fn structs_lie_as_in_rust() {
+    let read_back = |module: &naga::Module, ty: naga::Handle<naga::Type>| -> Vec<(String, usize, usize)> {
+        let naga::TypeInner::Struct { members, .. } = &module.types[ty].inner else { panic!("no struct") };
+        let size = |m: &naga::StructMember| module.types[m.ty].inner.size(module.to_ctx()) as usize;
+        members.iter().map(|m| (m.name.clone().unwrap(), m.offset as usize, size(m))).collect()
+    };
+    let in_rust = |fields: &[params::Field]| -> Vec<(String, usize, usize)> {
+        fields.iter().map(|f| (f.name.to_string(), f.offset, f.size)).collect()
+    };
     for k in ALL {
         let (_, module, _) = parse(&any_variant(k));
-        for (variable, fields) in [("frame", params::Frame::FIELDS), ("p", k.params)] {
-            let ty = module.global_variables.iter().find(|(_, g)| g.name.as_deref() == Some(variable)).unwrap().1.ty;
-            let naga::TypeInner::Struct { members, .. } = &module.types[ty].inner else { panic!("{variable}") };
-            let found: Vec<(String, usize, usize)> = members
-                .iter()
-                .map(|m| {
-                    let size = module.types[m.ty].inner.size(module.to_ctx());
-                    (m.name.clone().unwrap(), m.offset as usize, size as usize)
-                })
-                .collect();
-            let wanted: Vec<(String, usize, usize)> =
-                fields.iter().map(|(n, o, s)| ((*n).to_string(), *o, *s)).collect();
-            assert_eq!(found, wanted, "{} {variable}", k.name);
+        let variable = |name: &str| {
+            let found = module.global_variables.iter().find(|(_, g)| g.name.as_deref() == Some(name));
+            found.unwrap_or_else(|| panic!("{}: no {name}", k.name)).1.ty
+        };
+        assert_eq!(read_back(&module, variable("frame")), in_rust(params::Frame::FIELDS), "{}", k.name);
+        assert_eq!(read_back(&module, variable("p")), in_rust(k.params), "{}", k.name);
+        for (name, fields, tail) in k.structs {
+            let found = module.types.iter().find(|(_, t)| t.name.as_deref() == Some(*name)).unwrap().0;
+            let mut found = read_back(&module, found);
+            let (list, at, _) = found.pop().unwrap();
+            assert!(tail.starts_with(&format!("{list}: ")), "{tail}");
+            assert_eq!(at, fields.last().map_or(0, |f| f.offset + f.size), "{}", k.name);
+            assert_eq!(found, in_rust(fields), "{}", k.name);
         }
     }
 }
 
-/// The kernel's own flag numbers are those of `params`.
+/// Numbers that both sides use have one value and one name.
 #[test]
-fn flags_equal_their_rust_twins() {
-    let known = [
-        ("BIAS", params::BIAS),
-        ("RESIDUAL", params::RESIDUAL),
-        ("GATE", params::GATE),
-        ("ACCUMULATE", params::ACCUMULATE),
-    ];
-    let mut seen = 0;
+fn shared_numbers_are_declared_once() {
+    let mut names: Vec<&str> = numbers::ALL.iter().map(|n| n.0).collect();
+    names.sort_unstable();
+    names.dedup();
+    assert_eq!(names.len(), numbers::ALL.len());
+    let mut used = std::collections::BTreeSet::new();
     for k in ALL {
-        let text = link(&any_variant(k)).unwrap();
-        for (name, value) in known {
-            if let Some(rest) = text.split(&format!("const {name}: u32 = ")).nth(1) {
-                assert!(rest.starts_with(&format!("{value}u;")), "{} {name}", k.name);
-                seen += 1;
+        let text = link(&any_variant(k)).unwrap().text;
+        for (name, value) in numbers::ALL {
+            let declarations = text.matches(&format!("const {name}: u32 = ")).count();
+            assert!(declarations <= 1, "{}: {name} {declarations} times", k.name);
+            if text.contains(&format!("const {name}: u32 = {value}u;")) {
+                used.insert(*name);
             }
         }
     }
-    assert!(seen >= 6, "{seen}");
+    assert!(used.len() > 20, "{used:?}");
+}
+
+/// A kernel of one fragment, wrong in some way.
+fn broken(text: &'static str) -> Variant {
+    let kernel = Kernel {
+        name: "broken",
+        parts: vec![Fragment { file: "shaders/broken.wgsl", text }].leak(),
+        slots: &[],
+        products: &[],
+        kv: false,
+        tiles: false,
+        consts: &[("WG", 64), ("ROWS", 2)],
+        fixed: &[("NORM", 0)],
+        params: params::CopyParams::FIELDS,
+        structs: &[],
+        tile: |v| Ok([v.get("WG")?, v.get("HEIGHT")?]),
+    };
+    Variant::new(Box::leak(Box::new(kernel)))
+}
+
+/// A name that a fragment uses and nothing declares is an error of linking, with the fragment's file and line: in the code,
+/// in branches that are not taken, and in the heads that the linker itself reads.
+#[test]
+fn names_are_strict() {
+    let refused = |text: &'static str, wanted: &str| {
+        let e = link(&broken(text)).expect_err(text).to_string();
+        assert!(e.contains(wanted), "{e}");
+    };
+    refused("fn f() -> u32 {\n    return ROW;\n}\n", "shaders/broken.wgsl:2: ROW ");
+    refused("fn f() {\n\n    for (var i = 0u; i < COLS; i++) { // unroll\n    }\n}\n", "shaders/broken.wgsl:3: COLS ");
+    refused("fn f() {\n    if (SHARED == 1u) { // static\n    }\n}\n", "shaders/broken.wgsl:2: SHARED ");
+    let dead = "fn f() -> u32 {\n    if (NORM == 1u) { // static\n        return NROM;\n    }\n    return 0u;\n}\n";
+    refused(dead, "shaders/broken.wgsl:3: NROM ");
+    // Heads that are not of the form that the linker knows.
+    refused("fn f() {\n    for (var i = 1u; i < ROWS; i++) { // unroll\n    }\n}\n", "shaders/broken.wgsl:2: ");
+    refused("fn f() {\n    for (var i = 0u; i < ROWS; i += 2u) { // unroll\n    }\n}\n", "shaders/broken.wgsl:2: ");
+    refused("fn f() {\n    if (NORM != 1u) { // static\n    }\n}\n", "shaders/broken.wgsl:2: ");
+    refused("fn f() {\n    if (NORM == 1u) { // static\n  }\n}\n", "shaders/broken.wgsl:2: ");
+    assert!(link(&broken("const OWN: u32 = ROWS * BIAS;\n// COLS in a comment\n")).is_ok());
+}
+
+#[test]
+fn a_number_that_a_kernel_does_not_have_is_an_error() {
+    let v = broken("");
+    assert_eq!(v.get("ROWS").unwrap(), 2);
+    assert_eq!(v.number("HEIGHT"), None);
+    let e = v.tile().unwrap_err().to_string();
+    assert!(e.contains("broken") && e.contains("HEIGHT"), "{e}");
+}
+
+/// What naga refuses is reported at the line of the file that it is from, however the linker moved it.
+#[test]
+fn errors_name_the_line_of_the_fragment() {
+    const UNROLLED: &str = "@compute @workgroup_size(WG)
+fn main() {
+    if (NORM == 0u) { // static
+        for (var i = 0u; i < ROWS; i++) { // unroll
+            var x = i;
+            x = nothing;
+        }
+    }
+}
+";
+    let linked = link(&broken(UNROLLED)).unwrap();
+    let e = reflect(&linked).unwrap_err().to_string();
+    assert!(e.contains("shaders/broken.wgsl:6: ") && e.contains("nothing"), "{e}");
+    // What parses and is not valid.
+    const INVALID: &str = "
+fn f() -> u32 {
+    var x = 1u;
+}
+@compute @workgroup_size(WG)
+fn main() {
+    _ = f();
+}
+";
+    let linked = link(&broken(INVALID)).unwrap();
+    assert!(reflect(&linked).is_ok());
+    let e = diagnose(&linked).expect("a function without a result").to_string();
+    assert!(e.contains("shaders/broken.wgsl:2: ") || e.contains("shaders/broken.wgsl:3: "), "{e}");
+    assert!(ALL.into_iter().all(|k| diagnose(&link(&any_variant(k)).unwrap()).is_none()));
+    // Every line of a kernel is from a file that is there.
+    let linked = link(&any_variant(&catalogue::LINEAR_KERNEL)).unwrap();
+    let lines = linked.text.lines().count();
+    let read = |origin: String| {
+        let (file, line) = origin.rsplit_once(':').unwrap();
+        let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(file);
+        (file != "generated").then(|| {
+            let text = std::fs::read_to_string(path).unwrap();
+            text.lines().nth(line.parse::<usize>().unwrap() - 1).unwrap().to_string()
+        })
+    };
+    let same = (1..=lines).filter(|i| {
+        read(linked.origin(*i).unwrap()).is_some_and(|l| Some(l.as_str()) == linked.text.lines().nth(*i - 1))
+    });
+    assert!(same.count() * 2 > lines, "most lines stand as they are in their files");
+    assert_eq!(linked.origin(lines + 1), None);
 }
 
 #[test]
@@ -309,21 +416,20 @@ fn reflection_tells_access_and_size() {
 #[test]
 fn one_invocation_a_row_needs_no_barrier() {
     // Those that choose the experts themselves are for lanes only.
-    for k in ALL.into_iter().filter(|k| is_matrix(k) && k.consts.iter().all(|c| c.0 != "CHOOSE")) {
+    for k in ALL.into_iter().filter(|k| is_matrix(k) && !k.fixed.contains(&("CHOOSE", 1))) {
         for v in matrix_variants(k, Style::Rows, DType::Q4K) {
-            assert!(!link(&v).unwrap().contains("workgroupBarrier()"), "{}", v.label());
+            assert!(!link(&v).unwrap().text.contains("workgroupBarrier()"), "{}", v.label());
         }
         for v in matrix_variants(k, Style::Lanes, DType::Q4K) {
-            assert!(link(&v).unwrap().contains("workgroupBarrier()"), "{}", v.label());
+            assert!(link(&v).unwrap().text.contains("workgroupBarrier()"), "{}", v.label());
         }
     }
 }
 
 #[test]
-fn no_directive_is_left() {
-    // A loop or a branch whose head the linker does not understand would stay as it is, in silence.
+fn no_placeholder_is_left() {
     for k in ALL {
-        let text = link(&any_variant(k)).unwrap();
+        let text = link(&any_variant(k)).unwrap().text;
         assert!(!text.contains("// unroll") && !text.contains("// static"), "{}", k.name);
         assert!(!text.contains("W_dequant") && !text.contains("W_data"), "{}", k.name);
         assert!(!["A_", "B_"].iter().any(|p| text.contains(&format!("{p}products"))), "{}", k.name);

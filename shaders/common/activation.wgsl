@@ -1,6 +1,6 @@
 
-// Activations of a feed-forward network; ACT: 0 SiLU, 1 GELU (erf), 2 GELU (tanh), 3 ReLU, 5 sigmoid, 6 identity, 7 tanh; 4 GPT-OSS's
-// clamped SwiGLU, which is a gated unit only, with the bits of ALPHA and LIMIT.
+// Activations of a feed-forward network, by ACT. The clamped SwiGLU of GPT-OSS is a gated unit only; ALPHA and LIMIT are the
+// bits of its numbers.
 fn sigmoid(x: f32) -> f32 {
     // exp of at most 80: no infinity on the way.
     return 1.0 / (1.0 + exp(min(-x, 80.0)));
@@ -23,23 +23,23 @@ fn erf(x: f32) -> f32 {
 
 fn activate(x: f32) -> f32 {
     switch ACT {
-        case 1u: {
+        case ACT_GELU: {
             return 0.5 * x * (1.0 + erf(x * 0.70710678));
         }
-        case 2u: {
+        case ACT_GELU_TANH: {
             let inner = 0.79788456 * (x + 0.044715 * x * x * x);
             return 0.5 * x * (1.0 + tanh(clamp(inner, -15.0, 15.0)));
         }
-        case 3u: {
+        case ACT_RELU: {
             return max(x, 0.0);
         }
-        case 5u: {
+        case ACT_SIGMOID: {
             return sigmoid(x);
         }
-        case 6u: {
+        case ACT_IDENTITY: {
             return x;
         }
-        case 7u: {
+        case ACT_TANH: {
             return tanh(clamp(x, -15.0, 15.0));
         }
         default: {
@@ -50,7 +50,7 @@ fn activate(x: f32) -> f32 {
 
 // A gated unit.
 fn gated(gate: f32, up: f32) -> f32 {
-    if (ACT == 4u) { // static
+    if (ACT == ACT_CLAMPED_SWIGLU) { // static
         // Variables, because a conversion of constants is not everywhere evaluated.
         var alpha_bits = ALPHA;
         var limit_bits = LIMIT;

@@ -6,9 +6,6 @@
 @group(0) @binding(11) var<storage, read_write> ids: array<u32>;      // [T, k]
 @group(0) @binding(12) var<storage, read_write> weights: array<f32>;  // [T, k]
 
-const SOFTMAX: u32 = 0u;
-const SIGMOID: u32 = 2u;
-
 var<workgroup> keys: array<u32, EXPERTS>;
 var<workgroup> chosen: array<f32, EXPERTS>;  // logits by rank
 var<workgroup> chosen_ids: array<u32, EXPERTS>;
@@ -49,7 +46,7 @@ fn choose(t: u32, lid: u32) {
 }
 
 fn score_of(v: f32, top: f32) -> f32 {
-    if (p.score == SIGMOID) {
+    if (p.score == SCORE_SIGMOID) {
         // No infinity on the way, and not-a-number stays.
         let e = exp(-abs(v));
         return select(e, 1.0, v >= 0.0) / (1.0 + e);
@@ -61,7 +58,7 @@ fn score_of(v: f32, top: f32) -> f32 {
 fn write_choice(t: u32, lid: u32) {
     let top = chosen[0];
     var part = 0.0;
-    if (p.score == SOFTMAX && p.renormalise == 0u) {
+    if (p.score == SCORE_SOFTMAX && p.renormalise == RENORMALISE_NO) {
         for (var e = lid; e < EXPERTS; e += WG) {
             part += select(0.0, exp(logit(t, min(e, p.experts - 1u)) - top), e < p.experts);
         }
@@ -71,7 +68,7 @@ fn write_choice(t: u32, lid: u32) {
         }
     }
     let sum = workgroup_sum(lid, part);
-    let divisor = select(sum, 1.0, p.score == SIGMOID && p.renormalise == 0u);
+    let divisor = select(sum, 1.0, p.score == SCORE_SIGMOID && p.renormalise == RENORMALISE_NO);
     for (var j = lid; j < p.used; j += WG) {
         weights[p.weights_offset + t * p.weights_stride + j] = score_of(chosen[j], top) / divisor * p.router_scale;
         ids[p.ids_offset + t * p.ids_stride + j] = chosen_ids[j];

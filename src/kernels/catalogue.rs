@@ -8,30 +8,34 @@ pub use attention::*;
 pub use matrix::*;
 pub use simple::*;
 
-use super::{Variant, params::Field};
-use crate::quant::KvType;
+use super::{Fragment, Variant, fragment::wgsl, numbers as n, params::Field};
+use crate::{error::Result, quant::KvType};
 
 /// A kernel of the catalogue.
 pub struct Kernel {
     /// Its name; the stem of its file, or of the op whose variant it is.
     pub name: &'static str,
     /// The WGSL of its own, in order: shared parts first.
-    pub parts: &'static [&'static str],
+    pub parts: &'static [Fragment],
     /// Weight slots: prefixes of `*_data` and `*_dequant`.
     pub slots: &'static [&'static str],
     /// Parts that are linked once for each list of slots, whose names replace their prefixes `A_` and `B_`, and for each
     /// number of rows of x at a time up to `COLS`.
-    pub products: &'static [(&'static str, &'static [&'static str])],
+    pub products: &'static [(Fragment, &'static [&'static str])],
     /// Whether it reads or writes a KV cache.
     pub kv: bool,
     /// Whether it multiplies tiles in workgroup memory: then a [`super::Tiles`] says how.
     pub tiles: bool,
     /// Numbers that shape the code, and their defaults. With `SUBGROUPS` 1 lanes add up within subgroups first.
     pub consts: &'static [(&'static str, u32)],
+    /// Numbers that its fragments ask for and that it has only one answer to.
+    pub fixed: &'static [(&'static str, u32)],
     /// The fields of `p`.
     pub params: &'static [Field],
+    /// Other structs of [`super::params`] that its fragments use: name, fields, and WGSL of an array at the end.
+    pub structs: &'static [(&'static str, &'static [Field], &'static str)],
     /// Items and rows of one workgroup.
-    pub tile: fn(&Variant) -> [u32; 2],
+    pub tile: fn(&Variant) -> Result<[u32; 2]>,
 }
 
 impl std::fmt::Debug for Kernel {
@@ -43,7 +47,7 @@ impl std::fmt::Debug for Kernel {
 /// Which reduction suits the adapter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Style {
-    /// Several invocations a row, partials sums meet in workgroup memory: the lanes of a GPU read a row side by side.
+    /// Several invocations a row, partial sums meet in workgroup memory: the lanes of a GPU read a row side by side.
     Lanes,
     /// One invocation for several whole rows, no barrier: a processor that emulates a GPU pays dearly for barriers.
     Rows,
@@ -74,10 +78,12 @@ impl Style {
     }
 }
 
-const FRAME: &str = include_str!("../../shaders/common/frame.wgsl");
-const SUM: &str = include_str!("../../shaders/common/sum.wgsl");
-const ACTIVATION: &str = include_str!("../../shaders/common/activation.wgsl");
-const SEQUENCE: &str = include_str!("../../shaders/common/sequence.wgsl");
+const SUM: Fragment = wgsl!("common/sum.wgsl");
+const ACTIVATION: Fragment = wgsl!("common/activation.wgsl");
+const SEQUENCE: Fragment = wgsl!("common/sequence.wgsl");
+
+/// The numbers of the clamped SwiGLU, for kernels that do not offer it.
+const NO_CLAMP: &[(&str, u32)] = &[("ALPHA", 0), ("LIMIT", 0)];
 
 /// What most kernels leave out.
 const PLAIN: Kernel = Kernel {
@@ -88,16 +94,18 @@ const PLAIN: Kernel = Kernel {
     kv: false,
     tiles: false,
     consts: &[],
+    fixed: &[],
     params: &[],
+    structs: &[],
     tile: one_each,
 };
 
-fn one_each(_: &Variant) -> [u32; 2] {
-    [1, 1]
+fn one_each(_: &Variant) -> Result<[u32; 2]> {
+    Ok([1, 1])
 }
 
-fn wg_items(v: &Variant) -> [u32; 2] {
-    [v.get("WG"), 1]
+fn wg_items(v: &Variant) -> Result<[u32; 2]> {
+    Ok([v.get("WG")?, 1])
 }
 
 /// Every kernel.
@@ -144,17 +152,34 @@ impl Variant {
     pub fn act(self, act: crate::ir::Activation) -> Variant {
         use crate::ir::Activation::{ClampedSwiglu, Gelu, GeluTanh, Identity, Relu, Sigmoid, Silu, Tanh};
         match act {
-            Silu => self.with("ACT", 0),
-            Gelu => self.with("ACT", 1),
-            GeluTanh => self.with("ACT", 2),
-            Relu => self.with("ACT", 3),
-            Sigmoid => self.with("ACT", 5),
-            Identity => self.with("ACT", 6),
-            Tanh => self.with("ACT", 7),
+            Silu => self.with("ACT", n::ACT_SILU),
+            Gelu => self.with("ACT", n::ACT_GELU),
+            GeluTanh => self.with("ACT", n::ACT_GELU_TANH),
+            Relu => self.with("ACT", n::ACT_RELU),
+            Sigmoid => self.with("ACT", n::ACT_SIGMOID),
+            Identity => self.with("ACT", n::ACT_IDENTITY),
+            Tanh => self.with("ACT", n::ACT_TANH),
             ClampedSwiglu { alpha, limit } => {
-                self.with("ACT", 4).with("ALPHA", alpha.to_bits()).with("LIMIT", limit.to_bits())
+                self.with("ACT", n::ACT_CLAMPED_SWIGLU).with("ALPHA", alpha.to_bits()).with("LIMIT", limit.to_bits())
             }
         }
+    }
+}
+
+/// What the scores are divided by in the numbers of `RouterParams`: `renormalise`, and `epsilon`, which is a sparsemixer's
+/// threshold too.
+pub fn renormalise(r: &crate::ir::Router) -> (u32, f32) {
+    use crate::ir::{Renormalise, Score};
+    let (number, epsilon) = match r.renormalise {
+        Renormalise::No => (n::RENORMALISE_NO, 0.0),
+        Renormalise::Sum => (n::RENORMALISE_SUM, 0.0),
+        Renormalise::SumPlus(e) => (n::RENORMALISE_SUM_PLUS, e),
+        Renormalise::SumAtLeast(e) => (n::RENORMALISE_SUM_AT_LEAST, e),
+        Renormalise::Softmax => (n::RENORMALISE_SOFTMAX, 0.0),
+    };
+    match r.score {
+        Score::SparseMixer { threshold } => (number, threshold),
+        Score::Softmax | Score::SoftmaxOfSelected | Score::Sigmoid | Score::SqrtSoftplus => (number, epsilon),
     }
 }
 
@@ -162,23 +187,26 @@ impl Variant {
 pub fn score(s: crate::ir::Score) -> u32 {
     use crate::ir::Score::{Sigmoid, Softmax, SoftmaxOfSelected, SparseMixer, SqrtSoftplus};
     match s {
-        Softmax => 0,
-        SoftmaxOfSelected => 1,
-        Sigmoid => 2,
-        SqrtSoftplus => 3,
-        SparseMixer { .. } => 4,
+        Softmax => n::SCORE_SOFTMAX,
+        SoftmaxOfSelected => n::SCORE_SOFTMAX_OF_SELECTED,
+        Sigmoid => n::SCORE_SIGMOID,
+        SqrtSoftplus => n::SCORE_SQRT_SOFTPLUS,
+        SparseMixer { .. } => n::SCORE_SPARSE_MIXER,
     }
 }
 
 /// `router` for this selection.
-pub fn router_variant(r: &crate::ir::Router) -> Variant {
+///
+/// # Errors
+/// None today: the kernel has the numbers that are asked for.
+pub fn router_variant(r: &crate::ir::Router) -> Result<Variant> {
     let v = Variant::new(&ROUTER);
-    let room = (r.experts as u32).next_multiple_of(v.get("WG").max(1));
+    let room = (r.experts as u32).next_multiple_of(v.get("WG")?.max(1));
     let v = v.with("EXPERTS", room).with("BY_SCORE", u32::from(!r.chooses_by_logits()));
     let (sparse, scaled) = (matches!(r.score, crate::ir::Score::SparseMixer { .. }), r.expert_scale.is_some());
     let v = v.with("SPARSE", sparse.into()).with("SCALED", scaled.into()).with("KEEP_IDS", (sparse || scaled).into());
-    let Some(g) = r.groups.filter(|g| g.used < g.count) else { return v };
-    v.with("GROUPED", 1).with("GROUPS", g.count as u32)
+    let Some(g) = r.groups.filter(|g| g.used < g.count) else { return Ok(v) };
+    Ok(v.with("GROUPED", 1).with("GROUPS", g.count as u32))
 }
 
 /// `attend` for heads of this size, `group` query heads to a kv head. `SPLIT` is left to the caller.

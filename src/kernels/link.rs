@@ -1,27 +1,97 @@
 //! The linker: from a [`Variant`] to one WGSL text.
 //!
-//! In order: the numbers as `const`s, the KV fragment, one format fragment a slot with its prefix replaced, the products
-//! of the slots, the fragment of the tiles, the kernel's parts. Then loops that say `// unroll` are written out: no shading
-//! language of today lets WGSL ask for it, and a loop that stays a loop turns the arrays it indexes into memory. Last,
-//! branches that say `// static` are decided: what the variant does not use is not even declared as used, which matters for
-//! workgroup memory and barriers.
+//! In order: the numbers as `const`s, those of [`super::numbers`] that the text uses, the structs and variables of the
+//! uniforms, the KV fragment, one format fragment a slot with its prefix replaced, the products of the slots, the fragment
+//! of the tiles, the kernel's parts. Then loops that say `// unroll` are written out: no shading language of today lets
+//! WGSL ask for it, and a loop that stays a loop turns the arrays it indexes into memory. Last, branches that say
+//! `// static` are decided: what the variant does not use is not even declared as used, which matters for workgroup memory
+//! and barriers.
+//!
+//! Names are strict. A name in capitals that a fragment uses, also in a branch that is not taken, must be a number of the
+//! kernel, a constant of a fragment, or one of [`super::numbers`]; every other is an error with the fragment's file and line.
+//! Each line of the result knows the line of the file that it is from, and errors of the compiler name that.
 
-use super::{Tiles, Variant, kv_fragment};
+use super::{
+    Fragment, Tiles, Variant,
+    fragment::wgsl,
+    kv_fragment,
+    lines::{Heads, Line, Lines, constants, declared, replace_prefix},
+    numbers,
+    params::{Frame, declaration},
+};
 use crate::{
     error::{Error, Result},
-    quant::gpu,
+    quant::{DType, gpu},
 };
+use std::collections::BTreeSet;
 
 /// Who an invocation is, and how its sums meet those of its neighbours; for kernels with `SUBGROUPS`.
-const IDS: &str = include_str!("../../shaders/common/ids.wgsl");
-const IDS_SUBGROUPS: &str = include_str!("../../shaders/common/ids_subgroups.wgsl");
+const IDS: Fragment = wgsl!("common/ids.wgsl");
+const IDS_SUBGROUPS: Fragment = wgsl!("common/ids_subgroups.wgsl");
+
+/// Where lines are from that the linker itself writes.
+const GENERATED: &str = "generated";
+
+/// The text of a variant.
+#[derive(Clone, Debug)]
+pub struct Linked {
+    /// [`Variant::label`].
+    pub label: String,
+    /// The WGSL.
+    pub text: String,
+    lines: Lines,
+}
+
+impl Linked {
+    /// File and line that a line of the text, counted from 1, is from: `shaders/attend.wgsl:17`.
+    pub fn origin(&self, line: usize) -> Option<String> {
+        let line = self.lines.lines.get(line.checked_sub(1)?)?;
+        Some(self.lines.origin(line))
+    }
+
+    /// The text with the place that each line is from, for people.
+    pub fn with_origins(&self) -> String {
+        let mut out = String::with_capacity(2 * self.text.len());
+        let mut last = usize::MAX;
+        for line in &self.lines.lines {
+            if line.file != last {
+                out.push_str(&format!("// {}\n", self.lines.files[line.file]));
+                last = line.file;
+            }
+            out.push_str(&format!("{:>5}  {}\n", line.number, line.text));
+        }
+        out
+    }
+
+    /// What a compiler says of a line of the text (from 1), with the place that the line is from.
+    pub(super) fn complaint(&self, line: Option<usize>, what: &str) -> Error {
+        let origin = line.and_then(|l| self.origin(l)).unwrap_or_else(|| "shader".into());
+        Error::Unsupported(format!("{origin}: {what} (kernel {})", self.label))
+    }
+}
 
 /// Makes the text of a variant.
 ///
 /// # Errors
 /// [`Error::Unsupported`] where the variant gives too few or too many formats, no KV storage where the kernel needs one,
-/// or a number that the kernel does not have: a fault of the planner, named.
-pub fn link(variant: &Variant) -> Result<String> {
+/// or a number that the kernel does not have: a fault of the planner, named. And where a fragment uses a name that nothing
+/// declares, or a head that is not understood: with the fragment's file and line.
+pub fn link(variant: &Variant) -> Result<Linked> {
+    suits(variant)?;
+    let body = body(variant)?;
+    let mut all = generated(variant, &shared_numbers(variant, &body)?);
+    let offset = all.files.len();
+    all.files.extend(body.files);
+    all.lines.extend(body.lines.into_iter().map(|l| Line { file: l.file + offset, ..l }));
+
+    let heads = Heads { variant, files: &all.files };
+    all.lines = heads.decide(&heads.unroll(&all.lines)?)?;
+    let text = all.lines.iter().flat_map(|l| [l.text.as_str(), "\n"]).collect();
+    Ok(Linked { label: variant.label(), text, lines: all })
+}
+
+/// Checks that a variant gives what its kernel asks for.
+fn suits(variant: &Variant) -> Result<()> {
     let kernel = variant.kernel;
     let wrong = |what: String| Err(Error::Unsupported(format!("kernel {}: {what}", kernel.name)));
     if variant.formats.len() != kernel.slots.len() {
@@ -36,181 +106,122 @@ pub fn link(variant: &Variant) -> Result<String> {
     if variant.tiles.is_some() != kernel.tiles {
         return wrong("tiles given that it does not have, or missing".into());
     }
-    let row = variant.tiles.map(Tiles::row);
-    let mut text = format!("// {}\n", variant.label());
-    for extension in row.iter().flat_map(|r| r.enable) {
-        text.push_str(&format!("enable {extension};\n"));
-    }
-    for (name, _) in kernel.consts {
-        text.push_str(&format!("const {name}: u32 = {}u;\n", variant.get(name)));
-    }
+    Ok(())
+}
+
+/// All that comes from files, in order.
+fn body(variant: &Variant) -> Result<Lines> {
+    let (kernel, row) = (variant.kernel, variant.tiles.map(Tiles::row));
+    let mut lines = Lines::default();
     if let Some(kv) = variant.kv {
-        text.push_str(&format!("const KV_SCALES: u32 = {}u;\n", variant.get("KV_SCALES")));
-        text.push_str(kv_fragment(kv).1);
+        lines.push(&kv_fragment(kv).1);
     }
     let ints = variant.tiles == Some(Tiles::Int8);
     for (slot, dtype) in kernel.slots.iter().zip(&variant.formats) {
-        text.push_str(&replace_prefix(gpu::fragment(*dtype), "W_", &format!("{slot}_")));
+        let prefixed = |text: &str| replace_prefix(text, "W_", &format!("{slot}_"));
+        lines.add(&format_file("", *dtype), gpu::fragment(*dtype), prefixed);
         if ints {
             let Some(fragment) = gpu::ints_fragment(*dtype) else {
-                return wrong(format!("{dtype} has no integers"));
+                return Err(Error::Unsupported(format!("kernel {}: {dtype} has no integers", kernel.name)));
             };
-            text.push_str(&replace_prefix(fragment, "W_", &format!("{slot}_")));
+            lines.add(&format_file("ints/", *dtype), fragment, prefixed);
         }
     }
     for (part, slots) in kernel.products {
         match variant.tiles {
-            None => text.push_str(&products(part, slots, variant.get("COLS"))),
+            None => products(&mut lines, part, slots, variant.get("COLS")?),
             Some(_) => {
-                let part = part.replace("UNPACK", if ints { "ints" } else { "dequant" });
-                let slot = slots.first().copied().unwrap_or_default();
-                text.push_str(&replace_prefix(&part, "A_", &format!("{slot}_")));
+                let unpack = if ints { "ints" } else { "dequant" };
+                let slotted = |text: &str| replace_slots(&text.replace("UNPACK", unpack), slots);
+                lines.add(part.file, part.text, slotted);
             }
         }
     }
-    if kernel.consts.iter().any(|c| c.0 == "SUBGROUPS") {
-        text.push_str(if variant.get("SUBGROUPS") == 1 { IDS_SUBGROUPS } else { IDS });
+    match variant.number("SUBGROUPS") {
+        Some(1) => lines.push(&IDS_SUBGROUPS),
+        Some(_) => lines.push(&IDS),
+        None => {}
     }
     for part in row.iter().flat_map(|r| r.parts) {
-        text.push_str(part);
+        lines.push(part);
     }
     for part in kernel.parts {
-        text.push_str(part);
+        lines.push(part);
     }
-    let text = text.replace("_to_COLS", &format!("_to_{}", variant.get("COLS")));
-    Ok(resolve(&unroll(&text, variant), variant))
+    if let Some(columns) = variant.number("COLS") {
+        let to = format!("_to_{columns}");
+        for line in &mut lines.lines {
+            line.text = line.text.replace("_to_COLS", &to);
+        }
+    }
+    Ok(lines)
+}
+
+/// The file of a format's fragment.
+fn format_file(folder: &str, dtype: DType) -> String {
+    format!("shaders/quant/{folder}{}.wgsl", dtype.layout().name.to_lowercase())
 }
 
 /// A part of [`super::Kernel::products`] for these slots, and for 1, 2, 4 .. `columns` (a power of two) rows of x.
-fn products(part: &str, slots: &[&str], columns: u32) -> String {
-    let mut text = String::new();
+fn products(lines: &mut Lines, part: &Fragment, slots: &[&str], columns: u32) {
     for count in (0..).map(|i| 1u32 << i).take_while(|c| *c <= columns) {
-        let sized = part.replace("COUNT", &count.to_string()).replace("HALF", &(count / 2).to_string());
-        text.push_str(
-            &["A_", "B_"]
-                .iter()
-                .zip(slots)
-                .fold(sized, |t, (from, slot)| replace_prefix(&t, from, &format!("{slot}_"))),
-        );
+        let (whole, half) = (count.to_string(), (count / 2).to_string());
+        let sized = |text: &str| text.replace("COUNT", &whole).replace("HALF", &half);
+        lines.add(part.file, part.text, |text| replace_slots(&sized(text), slots));
     }
-    text
 }
 
-fn is_word(c: char) -> bool {
-    c.is_ascii_alphanumeric() || c == '_'
+/// The prefixes `A_` and `B_` replaced by the names of slots.
+fn replace_slots(text: &str, slots: &[&str]) -> String {
+    let replace = |t: String, (from, slot): (&&str, &&str)| replace_prefix(&t, from, &format!("{slot}_"));
+    ["A_", "B_"].iter().zip(slots).fold(text.to_string(), replace)
 }
 
-/// Replaces `from` where an identifier starts with it.
-fn replace_prefix(text: &str, from: &str, to: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    let mut rest = text;
-    while let Some(at) = rest.find(from) {
-        out.push_str(&rest[..at]);
-        let starts = !out.ends_with(is_word);
-        out.push_str(if starts { to } else { from });
-        rest = &rest[at + from.len()..];
-    }
-    out.push_str(rest);
-    out
-}
-
-/// Replaces the whole word `from`.
-fn replace_word(text: &str, from: &str, to: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    let mut rest = text;
-    while let Some(at) = rest.find(from) {
-        let end = at + from.len();
-        out.push_str(&rest[..at]);
-        let whole = !out.ends_with(is_word) && !rest[end..].starts_with(is_word);
-        out.push_str(if whole { to } else { from });
-        rest = &rest[end..];
-    }
-    out.push_str(rest);
-    out
-}
-
-/// Writes out every loop whose head is a line of the form `for (var i = 0u; i < COUNT; i++) { // unroll`, COUNT being a
-/// number of the variant or a literal such as `8u`. The loop ends at the `}` line of the same indentation.
-fn unroll(text: &str, variant: &Variant) -> String {
-    let lines: Vec<&str> = text.lines().collect();
-    unroll_lines(&lines, variant)
-}
-
-/// Variable and count of a head line.
-fn loop_head(line: &str, variant: &Variant) -> Option<(String, u32)> {
-    let head = line.trim().strip_suffix("{ // unroll")?.trim().strip_prefix("for (var ")?;
-    let (var, rest) = head.split_once(" = 0u;")?;
-    let bound = rest.trim().strip_prefix(var)?.trim().strip_prefix('<')?.split(';').next()?.trim();
-    let count = match bound.strip_suffix('u').and_then(|n| n.parse().ok()) {
-        Some(n) => n,
-        None => variant.get(bound),
-    };
-    Some((var.to_string(), count))
-}
-
-/// The `}` or `} else {` line that closes the block whose head is line `head`.
-fn block_end(lines: &[&str], head: usize) -> Option<usize> {
-    let indent = |l: &str| l.len() - l.trim_start().len();
-    (head + 1..lines.len())
-        .find(|j| matches!(lines[*j].trim(), "}" | "} else {") && indent(lines[*j]) == indent(lines[head]))
-}
-
-fn unroll_lines(lines: &[&str], variant: &Variant) -> String {
-    let mut out = String::new();
-    let mut at = 0;
-    while at < lines.len() {
-        if let (Some((var, count)), Some(end)) = (loop_head(lines[at], variant), block_end(lines, at)) {
-            let body = unroll_lines(&lines[at + 1..end], variant);
-            for i in 0..count {
-                out.push_str("{\n");
-                out.push_str(&replace_word(&body, &var, &format!("{i}u")));
-                out.push_str("}\n");
+/// Those of [`numbers`] that a text uses.
+///
+/// # Errors
+/// [`Error::Unsupported`] with file and line for a name that nothing declares.
+fn shared_numbers(variant: &Variant, body: &Lines) -> Result<BTreeSet<&'static str>> {
+    let own: BTreeSet<&str> = body.lines.iter().filter_map(|l| declared(&l.text)).collect();
+    let mut used = BTreeSet::new();
+    for line in &body.lines {
+        for name in constants(&line.text).filter(|n| !own.contains(n) && variant.number(n).is_none()) {
+            match numbers::ALL.iter().find(|n| n.0 == name) {
+                Some((name, _)) => _ = used.insert(*name),
+                None => {
+                    return Err(Error::Unsupported(format!(
+                        "{}: {name} is declared neither by kernel {} nor by a fragment",
+                        body.origin(line),
+                        variant.kernel.name
+                    )));
+                }
             }
-            at = end + 1;
-        } else {
-            out.push_str(lines[at]);
-            out.push('\n');
-            at += 1;
         }
     }
-    out
+    Ok(used)
 }
 
-/// The truth of a head line `if (A == B) { // static`, A and B being numbers of the variant or literals such as `8u`.
-fn static_head(line: &str, variant: &Variant) -> Option<bool> {
-    let condition = line.trim().strip_suffix("{ // static")?.trim().strip_prefix("if (")?.strip_suffix(')')?;
-    let (a, b) = condition.split_once(" == ")?;
-    let value = |s: &str| s.strip_suffix('u').and_then(|n| n.parse().ok()).unwrap_or_else(|| variant.get(s));
-    Some(value(a) == value(b))
-}
-
-/// Decides every `if (A == B) { // static` with or without an `} else {`: the branch that is not taken disappears.
-fn resolve(text: &str, variant: &Variant) -> String {
-    let lines: Vec<&str> = text.lines().collect();
-    resolve_lines(&lines, variant)
-}
-
-fn resolve_lines(lines: &[&str], variant: &Variant) -> String {
-    let mut out = String::new();
-    let mut at = 0;
-    while at < lines.len() {
-        let (Some(truth), Some(middle)) = (static_head(lines[at], variant), block_end(lines, at)) else {
-            out.push_str(lines[at]);
-            out.push('\n');
-            at += 1;
-            continue;
-        };
-        let has_else = lines[middle].trim() == "} else {";
-        let end = if has_else { block_end(lines, middle).unwrap_or(lines.len() - 1) } else { middle };
-        let taken = match (truth, has_else) {
-            (true, _) => &lines[at + 1..middle],
-            (false, true) => &lines[middle + 1..end],
-            (false, false) => &[][..],
-        };
-        out.push_str("{\n");
-        out.push_str(&resolve_lines(taken, variant));
-        out.push_str("}\n");
-        at = end + 1;
+/// What the linker writes itself: the extensions, the numbers, the uniforms.
+fn generated(variant: &Variant, shared: &BTreeSet<&'static str>) -> Lines {
+    let kernel = variant.kernel;
+    let mut text = format!("// {}\n", variant.label());
+    for extension in variant.tiles.iter().flat_map(|t| t.row().enable) {
+        text.push_str(&format!("enable {extension};\n"));
     }
-    out
+    for (name, value) in variant.numbers() {
+        text.push_str(&format!("const {name}: u32 = {value}u;\n"));
+    }
+    for (name, value) in numbers::ALL.iter().filter(|n| shared.contains(n.0)) {
+        text.push_str(&format!("const {name}: u32 = {value}u;\n"));
+    }
+    text.push_str(&declaration("Frame", Frame::FIELDS, ""));
+    text.push_str("@group(0) @binding(0) var<uniform> frame: Frame;\n");
+    text.push_str(&declaration("Params", kernel.params, ""));
+    text.push_str("@group(0) @binding(1) var<uniform> p: Params;\n");
+    for (name, fields, tail) in kernel.structs {
+        text.push_str(&declaration(name, fields, tail));
+    }
+    let mut lines = Lines::default();
+    lines.add(GENERATED, &text, str::to_string);
+    lines
 }

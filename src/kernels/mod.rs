@@ -2,14 +2,16 @@
 //!
 //! A kernel is one plain WGSL file. What varies is of four kinds, and all of it is in a [`Variant`]:
 //! - *numbers* that shape the code (workgroup size, lanes a row, rows an invocation) are `const`s that the linker
-//!   prepends: [`Kernel::consts`] names them with their defaults;
+//!   prepends: [`Kernel::consts`] names them with their defaults, [`Kernel::fixed`] those that its fragments ask for and
+//!   that it has one answer to;
 //! - *weight formats* are fragments (`shaders/quant/q4_k.wgsl`, ...) linked once for each weight slot of the kernel; the
 //!   fragment's prefix `W_` becomes the slot's name (`w_dequant` reads `w_data`, `gate_dequant` reads `gate_data`);
 //! - *KV storage* is a fragment of a few functions (`shaders/kv/f16.wgsl`), and `KV_SCALES` says whether rows end in scales;
 //! - *tiles* in workgroup memory are a fragment that stores and multiplies them (`shaders/tiles/int8.wgsl`, ...): see [`tiles`].
 //!
-//! Everything that differs from dispatch to dispatch is a uniform: `p`, whose Rust twins are in [`params`], and `frame`
-//! ([`params::Frame`]), written once a step. [`reflect`] reads bindings, access and workgroup size back from the text, so
+//! Everything that differs from dispatch to dispatch is a uniform: `p`, a struct of [`params`], and `frame`
+//! ([`params::Frame`]), written once a step. Their WGSL is made from the Rust, and so are the named constants that both
+//! sides use ([`numbers`]). [`reflect`] reads bindings, access and workgroup size back from the text, so
 //! that the runtime binds by name and cannot disagree with the shader.
 //!
 //! # Conventions of every kernel
@@ -27,25 +29,33 @@
 //! Deliberately absent: a device.
 
 pub mod catalogue;
+mod fragment;
+mod lines;
 mod link;
+pub mod numbers;
 pub mod params;
 mod reflect;
 pub mod tiles;
 
 pub use catalogue::{Kernel, Style};
-pub use link::link;
-pub use reflect::{Access, Binding, Reflection, reflect};
+pub use fragment::Fragment;
+pub use link::{Linked, link};
+pub use reflect::{Access, Binding, Reflection, diagnose, reflect};
 pub use tiles::Tiles;
 
-use crate::quant::{DType, KvType};
+use crate::{
+    error::{Error, Result},
+    quant::{DType, KvType},
+};
+use fragment::wgsl;
 
 /// The name of a storage of keys and values in labels, and its fragment. The layout of a row in u32 words is in the fragment;
 /// its size is [`KvType::gpu_row_bytes`].
-fn kv_fragment(kv: KvType) -> (&'static str, &'static str) {
+fn kv_fragment(kv: KvType) -> (&'static str, Fragment) {
     match kv {
-        KvType::F32 => ("f32", include_str!("../../shaders/kv/f32.wgsl")),
-        KvType::F16 => ("f16", include_str!("../../shaders/kv/f16.wgsl")),
-        KvType::Q8_0 => ("q8_0", include_str!("../../shaders/kv/q8_0.wgsl")),
+        KvType::F32 => ("f32", wgsl!("kv/f32.wgsl")),
+        KvType::F16 => ("f16", wgsl!("kv/f16.wgsl")),
+        KvType::Q8_0 => ("q8_0", wgsl!("kv/q8_0.wgsl")),
     }
 }
 
@@ -102,18 +112,34 @@ impl Variant {
         self
     }
 
-    /// The value of a number, its default where it was not set; 0 for a name that the kernel does not have. `KV_SCALES` is 1
-    /// where the cache's rows end in scales.
-    pub fn get(&self, name: &str) -> u32 {
-        if name == "KV_SCALES" {
-            return u32::from(self.kv == Some(KvType::Q8_0));
-        }
-        let find = |list: &[(&'static str, u32)]| list.iter().find(|c| c.0 == name).map(|c| c.1);
-        find(&self.consts).or_else(|| find(self.kernel.consts)).unwrap_or(0)
+    /// The value of a number: what was set, else the kernel's default. `KV_SCALES`, which every kernel with a cache has,
+    /// is 1 where the cache's rows end in scales.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] for a number that the kernel does not have.
+    pub fn get(&self, name: &str) -> Result<u32> {
+        let kernel = self.kernel.name;
+        self.number(name).ok_or_else(|| Error::Unsupported(format!("kernel {kernel} has no number {name}")))
+    }
+
+    /// As [`Variant::get`]; `None` for a number that the kernel does not have.
+    pub fn number(&self, name: &str) -> Option<u32> {
+        self.numbers().find(|n| n.0 == name).map(|n| n.1)
+    }
+
+    /// Every number of the kernel with its value: those that may vary, then the fixed ones.
+    pub fn numbers(&self) -> impl Iterator<Item = (&'static str, u32)> {
+        let set = |name: &str| self.consts.iter().find(|c| c.0 == name).map(|c| c.1);
+        let varying = self.kernel.consts.iter().map(move |(name, default)| (*name, set(name).unwrap_or(*default)));
+        let scales = self.kv.map(|kv| ("KV_SCALES", u32::from(kv == KvType::Q8_0)));
+        varying.chain(self.kernel.fixed.iter().copied()).chain(scales)
     }
 
     /// Items and rows of one workgroup: see the conventions in [`crate::kernels`].
-    pub fn tile(&self) -> [u32; 2] {
+    ///
+    /// # Errors
+    /// As [`Variant::get`].
+    pub fn tile(&self) -> Result<[u32; 2]> {
         (self.kernel.tile)(self)
     }
 
@@ -132,8 +158,8 @@ impl Variant {
             s.push('-');
             s.push_str(tiles.row().name);
         }
-        for (name, _) in self.kernel.consts {
-            s.push_str(&format!("-{}{}", name.to_lowercase(), self.get(name)));
+        for (name, value) in self.numbers().take(self.kernel.consts.len()) {
+            s.push_str(&format!("-{}{value}", name.to_lowercase()));
         }
         s
     }

@@ -1,5 +1,6 @@
 //! What a shader's text says of itself: bindings, access, workgroup size.
 
+use super::Linked;
 use crate::error::{Error, Result};
 
 /// How a shader uses a binding.
@@ -45,10 +46,10 @@ impl Reflection {
 /// Reads bindings and workgroup size of a linked kernel (entry point `main`).
 ///
 /// # Errors
-/// [`Error::Unsupported`] where the text is no WGSL: a fault of this library, named with the compiler's message.
-pub fn reflect(wgsl: &str) -> Result<Reflection> {
-    let module = naga::front::wgsl::parse_str(wgsl)
-        .map_err(|e| Error::Unsupported(format!("shader does not parse: {}", e.emit_to_string(wgsl))))?;
+/// [`Error::Unsupported`] where the text is no WGSL: a fault of this library, with the fragment's file and line and the
+/// compiler's message.
+pub fn reflect(linked: &Linked) -> Result<Reflection> {
+    let module = parse(linked)?;
     let mut bindings = Vec::new();
     let mut workgroup_bytes = 0;
     for (_, var) in module.global_variables.iter() {
@@ -69,4 +70,24 @@ pub fn reflect(wgsl: &str) -> Result<Reflection> {
     bindings.sort_by_key(|b| b.index);
     let entry = module.entry_points.first().ok_or_else(|| Error::Unsupported("shader has no entry point".into()))?;
     Ok(Reflection { bindings, workgroup: entry.workgroup_size, workgroup_bytes })
+}
+
+fn parse(linked: &Linked) -> Result<naga::Module> {
+    naga::front::wgsl::parse_str(&linked.text).map_err(|e| {
+        let line = e.location(&linked.text).map(|l| l.line_number as usize);
+        linked.complaint(line, e.emit_to_string(&linked.text).trim())
+    })
+}
+
+/// Why a linked kernel is refused, with the fragment's file and line; `None` where naga finds nothing wrong. A device says
+/// the same without the place: this is for its error.
+pub fn diagnose(linked: &Linked) -> Option<Error> {
+    use naga::valid::{Capabilities, ValidationFlags, Validator};
+    let module = match parse(linked) {
+        Ok(module) => module,
+        Err(e) => return Some(e),
+    };
+    let e = Validator::new(ValidationFlags::all(), Capabilities::all()).validate(&module).err()?;
+    let line = e.location(&linked.text).map(|l| l.line_number as usize);
+    Some(linked.complaint(line, e.emit_to_string(&linked.text).trim()))
 }

@@ -5,6 +5,7 @@
 //! Cooperative matrices are an experimental feature of wgpu. No software device has them, so the tests validate and translate
 //! those rows but cannot run them: nothing chooses them before their numbers were compared with the base's on the device.
 
+use super::fragment::{Fragment, wgsl};
 use crate::quant::DType;
 
 /// Storage and arithmetic of tiles.
@@ -47,7 +48,7 @@ pub struct Row {
     /// Extensions that its text has to name.
     pub enable: &'static [&'static str],
     /// Its WGSL.
-    pub parts: &'static [&'static str],
+    pub parts: &'static [Fragment],
     /// Rows of weights and rows of x of a tile.
     pub size: [u32; 2],
     /// Invocations of a workgroup where the device has subgroups of this size.
@@ -60,10 +61,10 @@ pub struct Row {
     pub takes: fn(DType) -> bool,
 }
 
-const COMMON: &str = include_str!("../../shaders/tiles/common.wgsl");
-const THREADS: &str = include_str!("../../shaders/tiles/threads.wgsl");
-const COOP: &str = include_str!("../../shaders/tiles/coop.wgsl");
-const SCALE: &str = include_str!("../../shaders/tiles/scale.wgsl");
+const COMMON: Fragment = wgsl!("tiles/common.wgsl");
+const THREADS: Fragment = wgsl!("tiles/threads.wgsl");
+const COOP: Fragment = wgsl!("tiles/coop.wgsl");
+const SCALE: Fragment = wgsl!("tiles/scale.wgsl");
 
 /// Formats whose numbers halves hold: their own scales are halves. MXFP4's reach from 2^-128 to 2^127.
 fn fits_halves(d: DType) -> bool {
@@ -86,7 +87,7 @@ pub static ROWS: [Row; 5] = [
         tiles: Tiles::F32,
         name: "f32",
         enable: &[],
-        parts: &[COMMON, THREADS, include_str!("../../shaders/tiles/f32.wgsl")],
+        parts: &[COMMON, THREADS, wgsl!("tiles/f32.wgsl")],
         size: [64, 32],
         workgroup: threads,
         runs: |_| true,
@@ -97,7 +98,7 @@ pub static ROWS: [Row; 5] = [
         tiles: Tiles::F16,
         name: "f16",
         enable: &["f16"],
-        parts: &[COMMON, THREADS, SCALE, include_str!("../../shaders/tiles/f16.wgsl")],
+        parts: &[COMMON, THREADS, SCALE, wgsl!("tiles/f16.wgsl")],
         size: [64, 32],
         workgroup: threads,
         runs: |e| e.f16,
@@ -108,7 +109,7 @@ pub static ROWS: [Row; 5] = [
         tiles: Tiles::Int8,
         name: "int8",
         enable: &[],
-        parts: &[COMMON, THREADS, include_str!("../../shaders/tiles/int8.wgsl")],
+        parts: &[COMMON, THREADS, wgsl!("tiles/int8.wgsl")],
         size: [64, 32],
         workgroup: threads,
         runs: |_| true,
@@ -119,7 +120,7 @@ pub static ROWS: [Row; 5] = [
         tiles: Tiles::Coop16,
         name: "coop16",
         enable: &["f16", "wgpu_cooperative_matrix"],
-        parts: &[COMMON, COOP, SCALE, include_str!("../../shaders/tiles/coop16.wgsl")],
+        parts: &[COMMON, COOP, SCALE, wgsl!("tiles/coop16.wgsl")],
         size: [64, 32],
         workgroup: two_subgroups,
         runs: |e| e.f16 && e.coop16 && e.subgroup_size.is_some_and(|s| (16..=64).contains(&s)),
@@ -130,7 +131,7 @@ pub static ROWS: [Row; 5] = [
         tiles: Tiles::Coop8,
         name: "coop8",
         enable: &["wgpu_cooperative_matrix"],
-        parts: &[COMMON, COOP, include_str!("../../shaders/tiles/coop8.wgsl")],
+        parts: &[COMMON, COOP, wgsl!("tiles/coop8.wgsl")],
         size: [32, 16],
         workgroup: two_subgroups,
         runs: |e| e.coop8 && e.subgroup_size.is_some_and(|s| (16..=64).contains(&s)),

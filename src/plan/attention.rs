@@ -4,7 +4,7 @@ use super::{Buffer, Cost, Count, Grid, Place, lower::Lower};
 use crate::{
     error::{Error, Result},
     ir::{Attention, CacheDecl, CacheId, Norm, Op, Rope, RopePairs, Rows, ValueId},
-    kernels::{Style, Variant, catalogue, params},
+    kernels::{Style, Variant, catalogue, numbers, params},
 };
 
 /// Positions of a cache below which one workgroup a group of query heads goes through all of them.
@@ -81,7 +81,7 @@ impl Lower<'_> {
         let p = params::HeadIdsParams { heads: heads as u32, y_offset: y.offset, y_stride: y.stride };
         let variant = Variant::new(&catalogue::HEAD_IDS);
         let bindings = vec![self.write("y", y.buffer)?];
-        let grid = self.grid(&variant, heads, Count::Tokens, 1);
+        let grid = self.grid(&variant, heads, Count::Tokens, 1)?;
         self.push(variant, &p, bindings, grid, Cost::default(), self.row_cost(Count::Tokens, heads));
         Ok(())
     }
@@ -104,7 +104,7 @@ impl Lower<'_> {
         };
         let variant = Variant::new(&catalogue::JOIN_HEADS);
         let bindings = vec![self.read("a", a.buffer)?, self.read("b", b.buffer)?, self.write("y", y.buffer)?];
-        let grid = self.grid(&variant, cols, rows.into(), 1);
+        let grid = self.grid(&variant, cols, rows.into(), 1)?;
         let cost = self.row_cost(rows.into(), cols);
         self.push(variant, &p, bindings, grid, cost, cost);
         Ok(())
@@ -126,7 +126,7 @@ impl Lower<'_> {
         }
         let variant = Variant::new(&catalogue::ROPE).with("BATCH", self.batch());
         let bindings = vec![self.row_places()?, self.read("x", x.buffer)?, self.rope(r)?, self.write("y", y.buffer)?];
-        let grid = self.grid(&variant, cols, Count::Tokens, 1);
+        let grid = self.grid(&variant, cols, Count::Tokens, 1)?;
         let cost = self.row_cost(Count::Tokens, cols);
         self.push(variant, &p, bindings, grid, cost.and(self.row_cost(Count::Tokens, r.dims)), cost);
         Ok(())
@@ -148,7 +148,7 @@ impl Lower<'_> {
         let [keys, values] = self.cache(cache, true)?;
         let bindings = vec![self.row_places()?, self.read("k", k.buffer)?, self.read("v", v.buffer)?, keys, values];
         let cols = d.kv_heads * (d.k_dim + d.stored_v_dim());
-        let grid = self.grid(&variant, 2 * d.kv_heads, Count::Tokens, 1);
+        let grid = self.grid(&variant, 2 * d.kv_heads, Count::Tokens, 1)?;
         let reads = self.row_cost(Count::Tokens, cols);
         self.push(variant, &p, bindings, grid, reads, self.cache_cost(&d));
         Ok(())
@@ -173,10 +173,10 @@ impl Lower<'_> {
         let y = self.fresh(out)?;
         let q_cols = self.g.cols(q_value);
         let kind = |n: Option<&Norm>, cols: usize| match n {
-            None => 0,
-            Some(n) if self.g.weight(n.weight).shape.iter().product::<usize>() == r.head_dim => 1,
-            Some(_) if cols > 0 => 2,
-            Some(_) => 0,
+            None => numbers::NORM_NONE,
+            Some(n) if self.g.weight(n.weight).shape.iter().product::<usize>() == r.head_dim => numbers::NORM_EACH_HEAD,
+            Some(_) if cols > 0 => numbers::NORM_WHOLE_ROW,
+            Some(_) => numbers::NORM_NONE,
         };
         let p = params::RopeStoreParams {
             heads: (q_cols / r.head_dim) as u32,
@@ -210,7 +210,7 @@ impl Lower<'_> {
             keys,
             values,
         ];
-        let grid = self.grid(&variant, q_cols / r.head_dim + 2 * d.kv_heads, Count::Tokens, 1);
+        let grid = self.grid(&variant, q_cols / r.head_dim + 2 * d.kv_heads, Count::Tokens, 1)?;
         let kv_cols = d.kv_heads * (d.k_dim + d.v_dim);
         let reads = self.row_cost(Count::Tokens, q_cols + kv_cols + r.dims);
         let writes = self.row_cost(Count::Tokens, q_cols).and(self.cache_cost(&d));
@@ -263,7 +263,7 @@ impl Lower<'_> {
         let (q_place, y) = (self.place(q)?, self.fresh(out)?);
         let group = (a.heads / d.kv_heads.max(1)).max(1);
         let variant = catalogue::attend_variant(d.k_dim, d.v_dim, group, self.kv()).with("V_IN_K", u32::from(d.v_in_k));
-        let keys = variant.get("WG").max(1) as usize;
+        let keys = variant.get("WG")?.max(1) as usize;
         let ctx = self.options.ctx;
         let window = self.window(a);
         // Positions that a step looks at, at most.
@@ -280,7 +280,7 @@ impl Lower<'_> {
             window: window.unwrap_or(0) as u32,
             chunked: u32::from(a.chunk.is_some()),
             sinks_on: u32::from(a.sinks.is_some()),
-            chunk: if split { chunk as u32 } else { 0 },
+            split_len: if split { chunk as u32 } else { 0 },
             splits: splits as u32,
             q_offset: q_place.offset,
             q_stride: q_place.stride,
@@ -299,7 +299,7 @@ impl Lower<'_> {
             sinks.clone(),
             self.write("y", target.buffer)?,
         ];
-        let mut grid = self.grid(&variant, d.kv_heads, Count::Tokens, group);
+        let mut grid = self.grid(&variant, d.kv_heads, Count::Tokens, group)?;
         if let (1, Grid::Direct { per, tile, .. }) = (self.batch(), &mut grid) {
             // No workgroup takes rows of two tokens.
             (*per, *tile) = (per.div_ceil((*tile).max(1)), 1);
@@ -330,7 +330,7 @@ impl Lower<'_> {
             heads: a.heads as u32,
             v_dim: d.v_dim as u32,
             sinks_on: u32::from(a.sinks.is_some()),
-            chunk: chunk as u32,
+            split_len: chunk as u32,
             splits: splits as u32,
             y_offset: y.offset,
             y_stride: y.stride,
@@ -339,7 +339,7 @@ impl Lower<'_> {
         let variant = Variant::new(&catalogue::ATTEND_REDUCE);
         let bindings =
             vec![self.read("partials", partial)?, self.weight_vector("sinks", a.sinks)?, self.write("y", y.buffer)?];
-        let grid = self.grid(&variant, a.heads, Count::Tokens, 1);
+        let grid = self.grid(&variant, a.heads, Count::Tokens, 1)?;
         let row = self.row_cost(Count::Tokens, a.heads * d.v_dim);
         self.push(variant, &p, bindings, grid, row, row);
         Ok(())

@@ -69,7 +69,7 @@ pub fn check_step_shader(step: &Step, r: &Reflection) -> Result<()> {
     if let Some(x) = step.bindings.iter().find(|x| r.binding(x.name).is_none()) {
         return refuse(format!("{label} has no {}", x.name));
     }
-    let params: usize = step.variant.kernel.params.iter().map(|f| f.1 + f.2).max().unwrap_or(0);
+    let params: usize = step.variant.kernel.params.iter().map(|f| f.offset + f.size).max().unwrap_or(0);
     if params != step.params.len() {
         return refuse(format!("{label}: {params} bytes of uniforms, given {}", step.params.len()));
     }

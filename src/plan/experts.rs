@@ -160,14 +160,7 @@ impl Lower<'_> {
             return Err(Error::Unsupported(format!("{k} of {e} experts on the GPU; at most {MOST_EXPERTS} work")));
         }
         let (ids, weights) = (self.fresh(ids)?, self.fresh(weights)?);
-        let (renormalise, epsilon) = match r.renormalise {
-            Renormalise::No => (0, 0.0),
-            Renormalise::Sum => (1, 0.0),
-            Renormalise::SumPlus(e) => (2, e),
-            Renormalise::SumAtLeast(e) => (3, e),
-            Renormalise::Softmax => (4, 0.0),
-        };
-        let epsilon = if let Score::SparseMixer { threshold } = r.score { threshold } else { epsilon };
+        let (renormalise, epsilon) = catalogue::renormalise(r);
         let p = params::RouterParams {
             experts: r.experts as u32,
             used: r.used as u32,
@@ -184,14 +177,14 @@ impl Lower<'_> {
             epsilon,
             scale: r.scale,
         };
-        let variant = catalogue::router_variant(r);
+        let variant = catalogue::router_variant(r)?;
         let bindings = vec![
             self.read("x", x.buffer)?,
             self.vector("per_expert", weights::router_parts(r).as_deref())?,
             self.write("ids", ids.buffer)?,
             self.write("weights", weights.buffer)?,
         ];
-        let grid = self.grid(&variant, 1, Count::Tokens, 1);
+        let grid = self.grid(&variant, 1, Count::Tokens, 1)?;
         let writes = self.row_cost(Count::Tokens, 2 * r.used);
         self.push(variant, &p, bindings, grid, self.row_cost(Count::Tokens, r.experts), writes);
         Ok(())
@@ -210,11 +203,11 @@ impl Lower<'_> {
         if self.decode {
             let variant = self.matrix_variant(kernels.slots, m.cols, false).formats(formats);
             let ids = self.place(r.ids)?;
-            let grid = self.grid(&variant, out, Count::Tokens, k);
+            let grid = self.grid(&variant, out, Count::Tokens, k)?;
             return Ok((variant, vec![self.read("ids", ids.buffer)?], grid));
         }
         let variant = self.product_variant(kernels.grouped, kernels.tiles, m.cols, formats);
-        let [items, tile] = variant.tile();
+        let [items, tile] = variant.tile()?;
         let blocks = (out as u32).div_ceil(items.max(1));
         let (sort, slot) = self.sorted(r.ids, tile, blocks)?;
         let (pairs, tiles, args) = (self.sorts[sort].pairs, self.sorts[sort].tiles, self.sorts[sort].args);
@@ -233,7 +226,7 @@ impl Lower<'_> {
             }
         }
         let mut wanted = vec![blocks];
-        wanted.extend(self.later_blocks(ids, tile).into_iter().filter(|b| *b != blocks).take(1));
+        wanted.extend(self.later_blocks(ids, tile)?.into_iter().filter(|b| *b != blocks).take(1));
         let experts = self.experts_of(ids);
         if experts > MOST_EXPERTS {
             return Err(Error::Unsupported(format!("{experts} experts on the GPU; at most {MOST_EXPERTS} work")));
@@ -254,7 +247,7 @@ impl Lower<'_> {
             blocks_1: wanted.get(1).copied().unwrap_or(0),
         };
         let variant = Variant::new(&catalogue::EXPERT_SORT);
-        let room = (experts as u32).next_multiple_of(variant.get("WG").max(1));
+        let room = (experts as u32).next_multiple_of(variant.get("WG")?.max(1));
         let variant = variant.with("EXPERTS", room);
         let bindings = vec![
             self.read("ids", place.buffer)?,
@@ -262,7 +255,7 @@ impl Lower<'_> {
             self.write("tiles", tiles.buffer)?,
             self.write("args", args.buffer)?,
         ];
-        let grid = self.grid(&variant, 1, Count::One, 1);
+        let grid = self.grid(&variant, 1, Count::One, 1)?;
         let writes = self.row_cost(Count::Tokens, 2 * k);
         self.push(variant, &p, bindings, grid, self.row_cost(Count::Tokens, k), writes);
         self.sorts.push(Sort { ids, tile, pairs, tiles, args, blocks: wanted });
@@ -270,7 +263,7 @@ impl Lower<'_> {
     }
 
     /// Workgroups in x of the grouped dispatches that use these ids.
-    fn later_blocks(&self, ids: ValueId, tile: u32) -> Vec<u32> {
+    fn later_blocks(&self, ids: ValueId, tile: u32) -> Result<Vec<u32>> {
         let mut out = Vec::new();
         for n in self.g.nodes.iter().filter(|n| n.inputs.contains(&ids)) {
             let (kernels, w, up) = match &n.op {
@@ -283,12 +276,12 @@ impl Lower<'_> {
             let [_, rows, cols] = self.g.weight(w).shape[..] else { continue };
             let dtype = |w: WeightId| self.w.dtypes.get(w.0 as usize).copied().unwrap_or(DType::F32);
             let formats: Vec<DType> = [Some(w), up].into_iter().flatten().map(dtype).collect();
-            let t = self.product_variant(kernels.grouped, kernels.tiles, cols, &formats).tile();
+            let t = self.product_variant(kernels.grouped, kernels.tiles, cols, &formats).tile()?;
             if t[1] == tile {
                 out.push((rows as u32).div_ceil(t[0].max(1)));
             }
         }
-        out
+        Ok(out)
     }
 
     /// E, from the matrices that these ids choose from.
@@ -411,14 +404,14 @@ impl Lower<'_> {
                 }
                 variant.kernel = &catalogue::EXPERT_GLU_SHARED;
                 bindings.retain(|b| b.name != "bias");
-                grid = self.grid(&variant, out, Count::Tokens, k + parts);
+                grid = self.grid(&variant, out, Count::Tokens, k + parts)?;
                 reads = reads.and(Cost { fixed: bytes, ..Cost::default() });
                 writes = writes.and(self.row_cost(Count::Tokens, rows));
             }
             if let Some(c) = choice {
                 let parts = p.shared_parts as usize;
                 (variant, p) = self.choosing(&c, variant, p, &mut bindings)?;
-                grid = self.grid(&variant, out, Count::Tokens, k + parts);
+                grid = self.grid(&variant, out, Count::Tokens, k + parts)?;
             }
             self.push(variant, &p, bindings, grid, reads, writes);
         }
@@ -446,7 +439,7 @@ impl Lower<'_> {
         let p = params::GluLinearParams {
             experts: c.router.experts as u32,
             score: catalogue::score(c.router.score),
-            renormalise: u32::from(c.router.renormalise == Renormalise::Sum),
+            renormalise: catalogue::renormalise(&c.router).0,
             router_scale: c.router.scale,
             logits_offset: c.logits.offset,
             weights_offset: weights.offset,

@@ -8,7 +8,7 @@ use super::{
 use crate::{
     error::{Error, Result},
     ir::{Activation, CacheId, Graph, Norm, NormKind, Op, Rope, Rows, Type, ValueId, WeightId},
-    kernels::{Kernel, Style, Tiles, Variant, catalogue, params},
+    kernels::{Kernel, Style, Tiles, Variant, catalogue, numbers as n, params},
     quant::{DType, KvType},
 };
 
@@ -216,14 +216,14 @@ impl<'a> Lower<'a> {
                 let (x, y, rows) = (self.place(ins[0])?, self.fresh(outs[0])?, self.rows(ins[0])?);
                 self.rms_norm(norm, x, y, rows, self.g.cols(ins[0]))?;
             }
-            Op::Add => self.elementwise(0, None, ins, outs[0], 0.0)?,
-            Op::Scale(f) => self.elementwise(1, None, ins, outs[0], *f)?,
-            Op::Glu(act) => self.elementwise(2, Some(*act), ins, outs[0], 0.0)?,
-            Op::SigmoidGate => self.elementwise(3, None, ins, outs[0], 0.0)?,
+            Op::Add => self.elementwise(n::OP_ADD, None, ins, outs[0], 0.0)?,
+            Op::Scale(f) => self.elementwise(n::OP_SCALE, None, ins, outs[0], *f)?,
+            Op::Glu(act) => self.elementwise(n::OP_GLU, Some(*act), ins, outs[0], 0.0)?,
+            Op::SigmoidGate => self.elementwise(n::OP_SIGMOID_GATE, None, ins, outs[0], 0.0)?,
             Op::HeadIds { heads } => self.head_ids(*heads, outs[0])?,
             Op::JoinHeads { heads } => self.join_heads(*heads, ins, outs[0])?,
-            Op::TakeOutputs => self.elementwise(4, None, ins, outs[0], 0.0)?,
-            Op::Act(act) => self.elementwise(5, Some(*act), ins, outs[0], 0.0)?,
+            Op::TakeOutputs => self.elementwise(n::OP_TAKE_OUTPUTS, None, ins, outs[0], 0.0)?,
+            Op::Act(act) => self.elementwise(n::OP_ACT, Some(*act), ins, outs[0], 0.0)?,
             Op::WeighInputs => self.weigh_inputs(ins, outs)?,
             // Its place was set by the router that it rides with, which makes its input.
             Op::Linear(_) if super::weights::rides_with_router(self.g, self.w, n) => {}
@@ -445,10 +445,13 @@ impl<'a> Lower<'a> {
     }
 
     /// The grid of a kernel over `items` and `per` rows for each of `count`.
-    pub fn grid(&self, v: &Variant, items: usize, count: Count, per: usize) -> Grid {
-        let [item_tile, tile] = v.tile();
+    ///
+    /// # Errors
+    /// As [`Variant::tile`].
+    pub fn grid(&self, v: &Variant, items: usize, count: Count, per: usize) -> Result<Grid> {
+        let [item_tile, tile] = v.tile()?;
         let x = (items as u64).div_ceil(u64::from(item_tile.max(1))) as u32;
-        Grid::Direct { x, count, per: per as u32, tile, split: 0, most: 0 }
+        Ok(Grid::Direct { x, count, per: per as u32, tile, split: 0, most: 0 })
     }
 
     /// `elements` of 4 bytes for each row.
@@ -481,7 +484,7 @@ impl<'a> Lower<'a> {
             };
             let data = Buffer::Matrix { matrix: m, segment: i as u32 };
             let bindings = vec![self.read("ids", ids.buffer)?, self.read("w_data", data)?, self.write("y", y.buffer)?];
-            let grid = self.grid(&variant, matrix.groups() as usize, Count::Tokens, 1);
+            let grid = self.grid(&variant, matrix.groups() as usize, Count::Tokens, 1)?;
             let row = matrix.dtype.row_bytes(matrix.cols).unwrap_or(0) as u64;
             let reads = Cost { token: 4 + row / matrix.segments.len() as u64, ..Cost::default() };
             self.push(variant.clone(), &p, bindings, grid, reads, self.row_cost(Count::Tokens, matrix.cols));
@@ -516,7 +519,7 @@ impl<'a> Lower<'a> {
             self.weight_vector("b", norm.bias)?,
             self.write("y", y.buffer)?,
         ];
-        let grid = self.grid(&variant, cols / n, rows.into(), 1);
+        let grid = self.grid(&variant, cols / n, rows.into(), 1)?;
         let cost = self.row_cost(rows.into(), cols);
         self.push(variant, &p, bindings, grid, cost.and(self.row_cost(Count::One, n)), cost);
         Ok(())
@@ -541,9 +544,9 @@ impl<'a> Lower<'a> {
             inner: inner as u32,
             factor: 0.0,
         };
-        let variant = Variant::new(&catalogue::ELEMENTWISE).with("OP", 6);
+        let variant = Variant::new(&catalogue::ELEMENTWISE).with("OP", n::OP_WEIGH_INPUTS);
         let bindings = vec![self.read("a", a.buffer)?, self.read("b", b.buffer)?, self.write("y", y.buffer)?];
-        let grid = self.grid(&variant, weighed + k, rows.into(), 1);
+        let grid = self.grid(&variant, weighed + k, rows.into(), 1)?;
         let cost = |cols: usize| self.row_cost(rows.into(), cols);
         let (reads, writes) = (cost(inner + k), cost(weighed + k));
         self.push(variant, &p, bindings, grid, reads, writes);
@@ -575,7 +578,7 @@ impl<'a> Lower<'a> {
         let variant = Variant::new(&catalogue::ELEMENTWISE).with("OP", op);
         let variant = if let Some(act) = act { variant.act(act) } else { variant };
         let bindings = vec![self.read("a", a.buffer)?, self.maybe("b", b)?, self.write("y", y.buffer)?];
-        let grid = self.grid(&variant, cols, rows.into(), 1);
+        let grid = self.grid(&variant, cols, rows.into(), 1)?;
         let reads = ins.iter().map(|v| self.row_cost(rows.into(), self.g.cols(*v)));
         let reads = reads.fold(Cost::default(), Cost::and);
         self.push(variant, &p, bindings, grid, reads, self.row_cost(rows.into(), cols));

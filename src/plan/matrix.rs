@@ -137,7 +137,7 @@ impl Lower<'_> {
         let (lanes, tiles) = (&catalogue::LINEAR_TWO, &catalogue::LINEAR_TWO_TILES);
         let variant = self.product_variant(lanes, tiles, a.cols, &[a.dtype, b.dtype]);
         let variant = if extras.norm.is_some() { variant.with("NORM", 1) } else { variant };
-        let blocks = (a.rows as u32).div_ceil(variant.tile()[0].max(1));
+        let blocks = (a.rows as u32).div_ceil(variant.tile()?[0].max(1));
         let y = places[0];
         let p = params::LinearParams {
             outputs: u32::from(rows == Rows::Outputs),
@@ -167,8 +167,8 @@ impl Lower<'_> {
             self.weight_vector("norm", extras.norm.map(|n| n.weight))?,
             self.write("y", y.buffer)?,
         ];
-        let items = blocks as usize * variant.tile()[0] as usize + b.rows;
-        let grid = self.grid(&variant, items, rows.into(), 1);
+        let items = blocks as usize * variant.tile()?[0] as usize + b.rows;
+        let grid = self.grid(&variant, items, rows.into(), 1)?;
         let reads = Cost { fixed: a.bytes() + b.bytes(), ..Cost::default() }.and(self.row_cost(rows.into(), a.cols));
         let writes = self.row_cost(rows.into(), a.rows + b.rows);
         self.push(variant, &p, bindings, grid, reads, writes);
@@ -227,7 +227,7 @@ impl Lower<'_> {
                 self.weight_vector("norm", extras.norm.map(|n| n.weight))?,
                 self.write("y", y.buffer)?,
             ];
-            let grid = self.grid(&variant, s.rows, rows.into(), 1);
+            let grid = self.grid(&variant, s.rows, rows.into(), 1)?;
             let operands = matrix.cols + usize::from(extras.residual.is_some()) * s.rows;
             let reads = Cost { fixed: s.bytes, ..Cost::default() }.and(self.row_cost(rows.into(), operands));
             let written = s.rows + normed.map_or(0, |_| matrix.cols);
@@ -273,7 +273,7 @@ impl Lower<'_> {
                 self.weight_vector("norm", norm.map(|n| n.weight))?,
                 self.write("y", y.buffer)?,
             ];
-            let grid = self.grid(&variant, s.rows, rows.into(), 1);
+            let grid = self.grid(&variant, s.rows, rows.into(), 1)?;
             let reads = Cost { fixed: s.bytes + s_up.bytes, ..Cost::default() };
             let reads = reads.and(self.row_cost(rows.into(), g.cols));
             self.push(variant.clone(), &p, bindings, grid, reads, self.row_cost(rows.into(), s.rows));

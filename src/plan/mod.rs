@@ -464,7 +464,7 @@ pub fn plan(graph: &Graph, weights: &Weights, caps: &Caps, options: &Options) ->
     };
     let prefill = lower::schedule(graph, weights, caps, options, Phase::Many)?;
     let plan = Plan {
-        sampling: sample::sampling(graph, [Some(&decode), few.as_ref(), Some(&prefill)], caps),
+        sampling: sample::sampling(graph, [Some(&decode), few.as_ref(), Some(&prefill)], caps)?,
         decode,
         few,
         prefill,

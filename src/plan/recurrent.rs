@@ -48,7 +48,7 @@ impl Lower<'_> {
             self.state(c.state)?,
             self.write("y", y.buffer)?,
         ];
-        let grid = self.grid(&variant, channels, Count::One, 1);
+        let grid = self.grid(&variant, channels, Count::One, 1)?;
         let (row, state) = (self.row_cost(Count::Tokens, channels), self.state_cost(c.state));
         let weights = self.row_cost(Count::One, c.taps * channels);
         self.push(variant, &p, bindings, grid, row.and(state).and(weights), row.and(state));
@@ -84,7 +84,7 @@ impl Lower<'_> {
             self.state(d.state)?,
             self.write("y", y.buffer)?,
         ];
-        let grid = self.grid(&variant, d.v_heads * d.v_dim, Count::One, 1);
+        let grid = self.grid(&variant, d.v_heads * d.v_dim, Count::One, 1)?;
         let y_cols = self.row_cost(Count::Tokens, d.v_heads * d.v_dim);
         let reads = self.row_cost(Count::Tokens, d.qkv_cols() + 2 * d.v_heads).and(self.state_cost(d.state));
         self.push(variant, &p, bindings, grid, reads, y_cols.and(self.state_cost(d.state)));

@@ -1,13 +1,13 @@
 //! Sampling on the device: two dispatches behind a step that leaves the logits of one position. The first makes keys of
 //! the logits, the second picks a token, appends it to the recent tokens and writes it where the next step reads its id.
 //!
-//! The layouts of the buffers that the host writes are here; what they mean is in [`crate::kernels::catalogue`] and in
-//! `shaders/common/sampling.wgsl`.
+//! What the host writes is laid out in [`Settings`] and in [`Part`].
 
 use super::{Access, Binding, Buffer, Caps, Cost, Count, Grid, Schedule, Step};
 use crate::{
+    error::Result,
     ir::{Graph, Rows, Type},
-    kernels::{Variant, catalogue, params},
+    kernels::{Variant, catalogue, numbers, params},
 };
 
 /// The buffers of sampling.
@@ -23,48 +23,25 @@ pub enum Part {
     Maxima,
 }
 
-/// Most ids that can be forbidden.
-pub const FORBIDDEN: usize = 1024;
+pub use crate::kernels::{
+    numbers::{BROKEN, NOTHING},
+    params::Settings,
+};
 
-/// Most tokens that the repetition penalty can look at.
-pub const RING: usize = 16_384;
+/// Ids that can be forbidden, at most.
+pub const FORBIDDEN: usize = numbers::FORBIDDEN as usize;
 
-/// Words of `State` before the ring.
-pub const RING_AT: usize = 4;
+/// Recent tokens that the repetition penalty can look at, at most.
+pub const RING: usize = numbers::RING as usize;
 
-/// A pick that stands for logits that are no finite numbers.
-pub const BROKEN: u32 = u32::MAX;
-
-/// A pick that says that no token can be chosen.
-pub const NOTHING: u32 = u32::MAX - 1;
+/// u32 words of `State` before the ring.
+pub const RING_AT: usize = numbers::RING_AT as usize;
 
 /// Tokens of a group, whose largest key stands for it.
-const GROUP: usize = 64;
+const GROUP: usize = numbers::SAMPLE_GROUP as usize;
 
 /// Vocabularies are below this: ids are found in at most three steps of 8 bits.
 const MOST_TOKENS: usize = 1 << 24;
-
-/// The twin of `Settings` in `shaders/common/sampling.wgsl`, but for the list at its end.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, bytemuck::Pod, bytemuck::Zeroable)]
-pub struct Settings {
-    /// 0: the best token is taken.
-    pub inverse_temperature: f32,
-    /// Natural logarithm of min-p.
-    pub log_min_p: f32,
-    /// 1: none.
-    pub penalty: f32,
-    /// 0: all.
-    pub top_k: u32,
-    /// Times 2^32; 0: all.
-    pub top_p: u32,
-    /// Tokens that the penalty looks at, at most [`RING`].
-    pub window: u32,
-    /// 1: the draw goes through the tokens by id, 0: from the best down.
-    pub by_id: u32,
-    /// Length of the list that follows.
-    pub forbidden: u32,
-}
 
 /// The steps and buffers of sampling.
 #[derive(Clone, Debug)]
@@ -89,23 +66,27 @@ impl Sampling {
 }
 
 /// The steps behind these schedules; `None` where the graph has no logits of output rows, or the device binds too little.
-pub(super) fn sampling(graph: &Graph, schedules: [Option<&Schedule>; 3], caps: &Caps) -> Option<Sampling> {
-    let (_, value) = graph.outputs.iter().find(|(name, _)| name == "logits")?;
-    let Type::F32(Rows::Outputs, vocab) = graph.ty(*value) else { return None };
+///
+/// # Errors
+/// As [`Variant::tile`].
+pub(super) fn sampling(graph: &Graph, schedules: [Option<&Schedule>; 3], caps: &Caps) -> Result<Option<Sampling>> {
+    let Some((_, value)) = graph.outputs.iter().find(|(name, _)| name == "logits") else { return Ok(None) };
+    let Type::F32(Rows::Outputs, vocab) = graph.ty(*value) else { return Ok(None) };
     if vocab == 0 || vocab >= MOST_TOKENS {
-        return None;
+        return Ok(None);
     }
     let mut s = Sampling { vocab, steps: Default::default() };
     let fits = |part: Part| s.bytes(part) <= caps.max_binding.min(caps.max_buffer);
     if ![Part::Settings, Part::State, Part::Keys, Part::Maxima].into_iter().all(fits) {
-        return None;
+        return Ok(None);
     }
     for (i, schedule) in schedules.into_iter().enumerate() {
         if let Some(schedule) = schedule {
-            s.steps[i] = s.after(schedule)?;
+            let Some(steps) = s.after(schedule)? else { return Ok(None) };
+            s.steps[i] = steps;
         }
     }
-    Some(s)
+    Ok(Some(s))
 }
 
 impl Sampling {
@@ -114,10 +95,10 @@ impl Sampling {
         Binding { name, buffer: Buffer::Sampling(part), offset: 0, size, access, content: None }
     }
 
-    fn after(&self, s: &Schedule) -> Option<Vec<Step>> {
-        let logits = s.outputs.iter().find(|o| o.name == "logits")?;
-        let Buffer::Scratch(scratch) = logits.place.buffer else { return None };
-        let size = s.scratch.get(scratch as usize)?.bytes;
+    fn after(&self, s: &Schedule) -> Result<Option<Vec<Step>>> {
+        let Some(logits) = s.outputs.iter().find(|o| o.name == "logits") else { return Ok(None) };
+        let Buffer::Scratch(scratch) = logits.place.buffer else { return Ok(None) };
+        let Some(size) = s.scratch.get(scratch as usize).map(|b| b.bytes) else { return Ok(None) };
         let x = Binding {
             name: "x",
             buffer: logits.place.buffer,
@@ -137,7 +118,7 @@ impl Sampling {
         ];
         let bytes = 4 * self.vocab as u64;
         let cost = (Cost { fixed: bytes, ..Cost::default() }, Cost { fixed: bytes, ..Cost::default() });
-        let keys = step(Variant::new(&catalogue::SAMPLE_KEYS), self.vocab, bytemuck::bytes_of(&p), keys, cost);
+        let keys = step(Variant::new(&catalogue::SAMPLE_KEYS), self.vocab, bytemuck::bytes_of(&p), keys, cost)?;
         let p = params::SamplePickParams { vocab: self.vocab as u32, groups: groups as u32 };
         let pick = vec![
             self.bind("settings", Part::Settings, Access::Read),
@@ -156,13 +137,19 @@ impl Sampling {
         // What it reads at least: the maxima, and the keys of one group.
         let cost =
             (Cost { fixed: 4 * (groups + GROUP) as u64, ..Cost::default() }, Cost { fixed: 8, ..Cost::default() });
-        let pick = step(Variant::new(&catalogue::SAMPLE_PICK), 1, bytemuck::bytes_of(&p), pick, cost);
-        Some(vec![keys, pick])
+        let pick = step(Variant::new(&catalogue::SAMPLE_PICK), 1, bytemuck::bytes_of(&p), pick, cost)?;
+        Ok(Some(vec![keys, pick]))
     }
 }
 
-fn step(variant: Variant, items: usize, params: &[u8], bindings: Vec<Binding>, (reads, writes): (Cost, Cost)) -> Step {
-    let x = (items as u64).div_ceil(u64::from(variant.tile()[0].max(1))) as u32;
+fn step(
+    variant: Variant,
+    items: usize,
+    params: &[u8],
+    bindings: Vec<Binding>,
+    (reads, writes): (Cost, Cost),
+) -> Result<Step> {
+    let x = (items as u64).div_ceil(u64::from(variant.tile()?[0].max(1))) as u32;
     let grid = Grid::Direct { x, count: Count::One, per: 1, tile: 1, split: 0, most: 0 };
-    Step { op: "sample", layer: None, variant, bindings, params: params.to_vec(), grid, reads, writes }
+    Ok(Step { op: "sample", layer: None, variant, bindings, params: params.to_vec(), grid, reads, writes })
 }

@@ -65,8 +65,8 @@ impl Pipelines {
     }
 
     fn make(&self, device: &Device, variant: &Variant, label: &str) -> Result<Pipeline> {
-        let text = kernels::link(variant)?;
-        let reflection = kernels::reflect(&text)?;
+        let linked = kernels::link(variant)?;
+        let reflection = kernels::reflect(&linked)?;
         let size: u32 = reflection.workgroup.iter().product();
         if reflection.workgroup_bytes > device.caps.workgroup_bytes || size > device.caps.max_invocations {
             let (bytes, most) = (reflection.workgroup_bytes, device.caps.workgroup_bytes);
@@ -77,7 +77,7 @@ impl Pipelines {
         }
         let checked = self.checked || variant.tiles.is_some_and(|t| !t.row().tested);
         let made = device.scoped(|raw| {
-            let source = wgpu::ShaderSource::Wgsl(text.as_str().into());
+            let source = wgpu::ShaderSource::Wgsl(linked.text.as_str().into());
             let descriptor = wgpu::ShaderModuleDescriptor { label: Some(label), source };
             let module = if checked {
                 raw.create_shader_module(descriptor)
@@ -107,7 +107,9 @@ impl Pipelines {
             });
             (pipeline, layout)
         });
-        let (pipeline, layout) = made.map_err(|e| Error::Device(format!("kernel {label}: {e}")))?;
+        // What naga refuses it refuses here too, and then the fragment's line is known.
+        let explained = |e| kernels::diagnose(&linked).unwrap_or(Error::Device(format!("kernel {label}: {e}")));
+        let (pipeline, layout) = made.map_err(explained)?;
         Ok(Pipeline { pipeline, layout, reflection })
     }
 }

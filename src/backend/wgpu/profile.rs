@@ -127,7 +127,7 @@ fn time_of(gpu: &Gpu, bytes: u64, short: usize, long: usize) -> Result<Duration>
     let frame = small(bytemuck::bytes_of(&Frame::default()))?;
     let params = small(bytemuck::bytes_of(&CopyParams { groups }))?;
     let variant = Variant::new(&catalogue::COPY);
-    let workgroups = groups.div_ceil(variant.tile()[0].max(1));
+    let workgroups = groups.div_ceil(variant.tile()?[0].max(1));
     let pipeline = gpu.pipelines.get(&gpu.device, &variant)?;
     let group = |from: usize| {
         let entry = |b: &crate::kernels::Binding| {

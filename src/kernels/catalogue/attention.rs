@@ -1,17 +1,17 @@
 //! Rotation, the cache, attention.
 
-use super::{FRAME, Kernel, PLAIN, SEQUENCE, SUM, one_each, wg_items};
-use crate::kernels::params;
+use super::{Kernel, PLAIN, SEQUENCE, SUM, one_each, wg_items};
+use crate::kernels::{Fragment, fragment::wgsl, params};
 
-const KEEP: &str = include_str!("../../../shaders/common/keep.wgsl");
-const ROTATE: &str = include_str!("../../../shaders/common/rotate.wgsl");
+const KEEP: Fragment = wgsl!("common/keep.wgsl");
+const ROTATE: Fragment = wgsl!("common/rotate.wgsl");
 
 /// Rotation by position. Bindings: `rows` (as in `common/sequence.wgsl`), `x` `[T, heads·D]`, `rope_table` `vec2<f32>`
 /// `[ctx, dims / 2]` of cosines and sines by position, `y` (read_write).
 /// Items: heads·D columns; rows: T.
 pub static ROPE: Kernel = Kernel {
     name: "rope",
-    parts: &[FRAME, SEQUENCE, ROTATE, include_str!("../../../shaders/rope.wgsl")],
+    parts: &[SEQUENCE, ROTATE, wgsl!("rope.wgsl")],
     consts: &[("WG", 64), ("BATCH", 0)],
     params: params::RopeParams::FIELDS,
     tile: wg_items,
@@ -22,7 +22,7 @@ pub static ROPE: Kernel = Kernel {
 /// (read_write). Items: 2·kv_heads; rows: T.
 pub static KV_STORE: Kernel = Kernel {
     name: "kv_store",
-    parts: &[FRAME, SEQUENCE, KEEP, include_str!("../../../shaders/kv_store.wgsl")],
+    parts: &[SEQUENCE, KEEP, wgsl!("kv_store.wgsl")],
     kv: true,
     consts: &[("WG", 32), ("BATCH", 0)],
     params: params::KvStoreParams::FIELDS,
@@ -34,7 +34,7 @@ pub static KV_STORE: Kernel = Kernel {
 /// `rope_table` (as `rope`), `y` (q') (read_write), `k_cache`, `v_cache` (read_write). Items: heads + 2·kv_heads; rows: T.
 pub static ROPE_STORE: Kernel = Kernel {
     name: "rope_store",
-    parts: &[FRAME, SEQUENCE, SUM, KEEP, ROTATE, include_str!("../../../shaders/rope_store.wgsl")],
+    parts: &[SEQUENCE, SUM, KEEP, ROTATE, wgsl!("rope_store.wgsl")],
     kv: true,
     consts: &[("WG", 32), ("BATCH", 0)],
     params: params::RopeStoreParams::FIELDS,
@@ -49,11 +49,11 @@ pub static ROPE_STORE: Kernel = Kernel {
 /// z with `SPLIT` = 1: ceil((P + T) / chunk), else 1.
 pub static ATTEND: Kernel = Kernel {
     name: "attend",
-    parts: &[FRAME, SEQUENCE, include_str!("../../../shaders/attend.wgsl")],
+    parts: &[SEQUENCE, wgsl!("attend.wgsl")],
     kv: true,
     consts: &[("WG", 64), ("K_DIM", 64), ("V_DIM", 64), ("ROWS", 4), ("SPLIT", 0), ("BATCH", 0), ("V_IN_K", 0)],
     params: params::AttendParams::FIELDS,
-    tile: |v| [1, v.get("ROWS")],
+    tile: |v| Ok([1, v.get("ROWS")?]),
     ..PLAIN
 };
 
@@ -61,7 +61,7 @@ pub static ATTEND: Kernel = Kernel {
 /// `[T, heads·Dv]`. Items: heads; rows: T.
 pub static ATTEND_REDUCE: Kernel = Kernel {
     name: "attend_reduce",
-    parts: &[FRAME, include_str!("../../../shaders/attend_reduce.wgsl")],
+    parts: &[wgsl!("attend_reduce.wgsl")],
     consts: &[("WG", 32)],
     params: params::AttendReduceParams::FIELDS,
     tile: one_each,

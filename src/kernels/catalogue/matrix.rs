@@ -1,43 +1,48 @@
 //! Products of weights: plain, routed and gated, by lanes and by tiles.
 
-use super::{ACTIVATION, FRAME, Kernel, PLAIN, SUM};
-use crate::kernels::{Variant, params};
+use super::{ACTIVATION, Kernel, NO_CLAMP, PLAIN, SUM};
+use crate::{
+    error::Result,
+    kernels::{
+        Fragment, Variant,
+        fragment::wgsl,
+        numbers::{ACT_SILU, NO_ACT},
+        params,
+    },
+};
 
-const LINEAR: &str = include_str!("../../../shaders/linear.wgsl");
-const GLU_LINEAR: &str = include_str!("../../../shaders/linear_glu.wgsl");
-const DOT: &str = include_str!("../../../shaders/common/dot.wgsl");
-const ROWS_PLAIN: &str = include_str!("../../../shaders/rows/plain.wgsl");
-const ROWS_SLOTS: &str = include_str!("../../../shaders/rows/slots.wgsl");
-const ROWS_GROUPED: &str = include_str!("../../../shaders/rows/grouped.wgsl");
-const EXPERT_CHOOSE: &str = include_str!("../../../shaders/experts/choose.wgsl");
-const EXPERT_IDS: &str = include_str!("../../../shaders/experts/ids.wgsl");
-const ONE_MATRIX: &str = include_str!("../../../shaders/matrix/one.wgsl");
-const TWO_MATRICES: &str = include_str!("../../../shaders/matrix/two.wgsl");
-const ONE_UNIT: &str = include_str!("../../../shaders/glu/one.wgsl");
-const AND_SHARED_UNIT: &str = include_str!("../../../shaders/glu/shared.wgsl");
-const EXPERT_DOWN: &str = include_str!("../../../shaders/expert_down_add.wgsl");
-const DOWN_ALONE: &str = include_str!("../../../shaders/down/alone.wgsl");
-const AND_SHARED_DOWN: &str = include_str!("../../../shaders/down/shared.wgsl");
-const PRODUCTS: &str = include_str!("../../../shaders/common/products.wgsl");
-const PAIR_PRODUCTS: &str = include_str!("../../../shaders/common/glu_products.wgsl");
-const MATRIX_IO: &str = include_str!("../../../shaders/matrix/io.wgsl");
-const ONE_MATRIX_LANES: &str = include_str!("../../../shaders/matrix/one_lanes.wgsl");
-const TWO_MATRICES_LANES: &str = include_str!("../../../shaders/matrix/two_lanes.wgsl");
-const ONE_MATRIX_TILES: &str = include_str!("../../../shaders/matrix/one_tiles.wgsl");
-const TWO_MATRICES_TILES: &str = include_str!("../../../shaders/matrix/two_tiles.wgsl");
-const UNIT_IO: &str = include_str!("../../../shaders/glu/io.wgsl");
-const ONE_UNIT_LANES: &str = include_str!("../../../shaders/glu/one_lanes.wgsl");
-const ONE_UNIT_TILES: &str = include_str!("../../../shaders/glu/one_tiles.wgsl");
-const LINEAR_TILES_MAIN: &str = include_str!("../../../shaders/linear_tiles.wgsl");
-const GLU_TILES_MAIN: &str = include_str!("../../../shaders/linear_glu_tiles.wgsl");
-const SLOT: &str = include_str!("../../../shaders/tiles/slot.wgsl");
-const W_PRODUCTS: &[(&str, &[&str])] = &[(PRODUCTS, &["w"])];
-const GLU_PRODUCTS: &[(&str, &[&str])] = &[(PAIR_PRODUCTS, &["gate", "up"])];
-const W_SLOT: &[(&str, &[&str])] = &[(SLOT, &["w"])];
-const GLU_SLOTS: &[(&str, &[&str])] = &[(SLOT, &["gate"]), (SLOT, &["up"])];
-
-/// `ACT` of a product that nothing follows.
-const NO_ACT: u32 = 9;
+const LINEAR: Fragment = wgsl!("linear.wgsl");
+const GLU_LINEAR: Fragment = wgsl!("linear_glu.wgsl");
+const DOT: Fragment = wgsl!("common/dot.wgsl");
+const ROWS_PLAIN: Fragment = wgsl!("rows/plain.wgsl");
+const ROWS_SLOTS: Fragment = wgsl!("rows/slots.wgsl");
+const ROWS_GROUPED: Fragment = wgsl!("rows/grouped.wgsl");
+const EXPERT_CHOOSE: Fragment = wgsl!("experts/choose.wgsl");
+const EXPERT_IDS: Fragment = wgsl!("experts/ids.wgsl");
+const ONE_MATRIX: Fragment = wgsl!("matrix/one.wgsl");
+const TWO_MATRICES: Fragment = wgsl!("matrix/two.wgsl");
+const ONE_UNIT: Fragment = wgsl!("glu/one.wgsl");
+const AND_SHARED_UNIT: Fragment = wgsl!("glu/shared.wgsl");
+const EXPERT_DOWN: Fragment = wgsl!("expert_down_add.wgsl");
+const DOWN_ALONE: Fragment = wgsl!("down/alone.wgsl");
+const AND_SHARED_DOWN: Fragment = wgsl!("down/shared.wgsl");
+const PRODUCTS: Fragment = wgsl!("common/products.wgsl");
+const PAIR_PRODUCTS: Fragment = wgsl!("common/glu_products.wgsl");
+const MATRIX_IO: Fragment = wgsl!("matrix/io.wgsl");
+const ONE_MATRIX_LANES: Fragment = wgsl!("matrix/one_lanes.wgsl");
+const TWO_MATRICES_LANES: Fragment = wgsl!("matrix/two_lanes.wgsl");
+const ONE_MATRIX_TILES: Fragment = wgsl!("matrix/one_tiles.wgsl");
+const TWO_MATRICES_TILES: Fragment = wgsl!("matrix/two_tiles.wgsl");
+const UNIT_IO: Fragment = wgsl!("glu/io.wgsl");
+const ONE_UNIT_LANES: Fragment = wgsl!("glu/one_lanes.wgsl");
+const ONE_UNIT_TILES: Fragment = wgsl!("glu/one_tiles.wgsl");
+const LINEAR_TILES_MAIN: Fragment = wgsl!("linear_tiles.wgsl");
+const GLU_TILES_MAIN: Fragment = wgsl!("linear_glu_tiles.wgsl");
+const SLOT: Fragment = wgsl!("tiles/slot.wgsl");
+const W_PRODUCTS: &[(Fragment, &[&str])] = &[(PRODUCTS, &["w"])];
+const GLU_PRODUCTS: &[(Fragment, &[&str])] = &[(PAIR_PRODUCTS, &["gate", "up"])];
+const W_SLOT: &[(Fragment, &[&str])] = &[(SLOT, &["w"])];
+const GLU_SLOTS: &[(Fragment, &[&str])] = &[(SLOT, &["gate"]), (SLOT, &["up"])];
 
 /// The numbers of a matrix kernel, and more.
 macro_rules! matrix {
@@ -49,26 +54,27 @@ macro_rules! matrix {
 /// Those of a kernel that multiplies a gate and an up matrix, and more.
 macro_rules! unit {
     ($($more:expr),*) => {
-        matrix![("ACT", 0), ("ALPHA", 0), ("LIMIT", 0) $(, $more)*]
+        matrix![("ACT", ACT_SILU), ("ALPHA", 0), ("LIMIT", 0) $(, $more)*]
     };
 }
 
 const TILES: &[(&str, u32)] = &[("WG", 64), ("TM", 64), ("COLS", 32), ("ACT", NO_ACT)];
-const GLU_TILES: &[(&str, u32)] = &[("WG", 64), ("TM", 64), ("COLS", 32), ("ACT", 0), ("ALPHA", 0), ("LIMIT", 0)];
+const GLU_TILES: &[(&str, u32)] =
+    &[("WG", 64), ("TM", 64), ("COLS", 32), ("ACT", ACT_SILU), ("ALPHA", 0), ("LIMIT", 0)];
 
 /// Rows of the weight and rows of x that a workgroup of a matrix kernel takes.
-fn matrix_tile(v: &Variant) -> [u32; 2] {
-    [v.get("WG") / v.get("LANES").max(1) * v.get("ROWS"), v.get("COLS")]
+fn matrix_tile(v: &Variant) -> Result<[u32; 2]> {
+    Ok([v.get("WG")? / v.get("LANES")?.max(1) * v.get("ROWS")?, v.get("COLS")?])
 }
 
 /// The same of a kernel that multiplies tiles.
-fn tile_size(v: &Variant) -> [u32; 2] {
-    [v.get("TM"), v.get("COLS")]
+fn tile_size(v: &Variant) -> Result<[u32; 2]> {
+    Ok([v.get("TM")?, v.get("COLS")?])
 }
 
 /// The same of a gated unit: half of a tile's rows are the gate's.
-fn unit_tile_size(v: &Variant) -> [u32; 2] {
-    [v.get("TM") / 2, v.get("COLS")]
+fn unit_tile_size(v: &Variant) -> Result<[u32; 2]> {
+    Ok([v.get("TM")? / 2, v.get("COLS")?])
 }
 
 /// `y = [residual +] [factor ·] [sigmoid(g) ·] [act] (W norm(x) + b)`. Bindings: `x`, `w_data`, `bias` f32 `[N]` of the
@@ -77,10 +83,11 @@ fn unit_tile_size(v: &Variant) -> [u32; 2] {
 /// T or O.
 pub static LINEAR_KERNEL: Kernel = Kernel {
     name: "linear",
-    parts: &[FRAME, DOT, ACTIVATION, ROWS_PLAIN, MATRIX_IO, ONE_MATRIX, ONE_MATRIX_LANES, LINEAR],
+    parts: &[DOT, ACTIVATION, ROWS_PLAIN, MATRIX_IO, ONE_MATRIX, ONE_MATRIX_LANES, LINEAR],
     slots: &["w"],
     products: W_PRODUCTS,
     consts: matrix![("ACT", NO_ACT), ("NORM", 0), ("NORMED", 0)],
+    fixed: NO_CLAMP,
     params: params::LinearParams::FIELDS,
     tile: matrix_tile,
     ..PLAIN
@@ -91,10 +98,11 @@ pub static LINEAR_KERNEL: Kernel = Kernel {
 /// matrix, then the rows of the second; rows: T or O.
 pub static LINEAR_TWO: Kernel = Kernel {
     name: "linear_two",
-    parts: &[FRAME, DOT, ACTIVATION, ROWS_PLAIN, MATRIX_IO, TWO_MATRICES, TWO_MATRICES_LANES, LINEAR],
+    parts: &[DOT, ACTIVATION, ROWS_PLAIN, MATRIX_IO, TWO_MATRICES, TWO_MATRICES_LANES, LINEAR],
     slots: &["w", "second"],
     products: &[(PRODUCTS, &["w"]), (PRODUCTS, &["second"])],
     consts: matrix![("ACT", NO_ACT), ("NORM", 0)],
+    fixed: &[("ALPHA", 0), ("LIMIT", 0), ("NORMED", 0)],
     params: params::LinearParams::FIELDS,
     tile: matrix_tile,
     ..PLAIN
@@ -104,10 +112,11 @@ pub static LINEAR_TWO: Kernel = Kernel {
 /// `[T, k]`, `y` (read_write). Items: rows of one expert's matrix; rows: T·k. `COLS` must be 1.
 pub static EXPERT_LINEAR: Kernel = Kernel {
     name: "expert_linear",
-    parts: &[FRAME, DOT, ACTIVATION, ROWS_SLOTS, EXPERT_IDS, MATRIX_IO, ONE_MATRIX, ONE_MATRIX_LANES, LINEAR],
+    parts: &[DOT, ACTIVATION, ROWS_SLOTS, EXPERT_IDS, MATRIX_IO, ONE_MATRIX, ONE_MATRIX_LANES, LINEAR],
     slots: &["w"],
     products: W_PRODUCTS,
     consts: matrix![("ACT", NO_ACT)],
+    fixed: &[("ALPHA", 0), ("LIMIT", 0), ("NORM", 0), ("NORMED", 0), ("SHARED", 0)],
     params: params::LinearParams::FIELDS,
     tile: matrix_tile,
     ..PLAIN
@@ -117,10 +126,11 @@ pub static EXPERT_LINEAR: Kernel = Kernel {
 /// (read_write). Items: rows of one expert's matrix; rows: tiles (their number is in `args`).
 pub static EXPERT_LINEAR_GROUPED: Kernel = Kernel {
     name: "expert_linear_grouped",
-    parts: &[FRAME, DOT, ACTIVATION, ROWS_GROUPED, MATRIX_IO, ONE_MATRIX, ONE_MATRIX_LANES, LINEAR],
+    parts: &[DOT, ACTIVATION, ROWS_GROUPED, MATRIX_IO, ONE_MATRIX, ONE_MATRIX_LANES, LINEAR],
     slots: &["w"],
     products: W_PRODUCTS,
     consts: matrix![("ACT", NO_ACT)],
+    fixed: &[("ALPHA", 0), ("LIMIT", 0), ("NORM", 0), ("NORMED", 0)],
     params: params::LinearParams::FIELDS,
     tile: matrix_tile,
     ..PLAIN
@@ -130,10 +140,11 @@ pub static EXPERT_LINEAR_GROUPED: Kernel = Kernel {
 /// `y` (read_write). Both matrices are cut into segments at the same rows. Items: rows of the segment; rows: T or O.
 pub static LINEAR_GLU: Kernel = Kernel {
     name: "linear_glu",
-    parts: &[FRAME, DOT, ACTIVATION, ROWS_PLAIN, UNIT_IO, ONE_UNIT, ONE_UNIT_LANES, GLU_LINEAR],
+    parts: &[DOT, ACTIVATION, ROWS_PLAIN, UNIT_IO, ONE_UNIT, ONE_UNIT_LANES, GLU_LINEAR],
     slots: &["gate", "up"],
     products: GLU_PRODUCTS,
     consts: unit![("NORM", 0)],
+    fixed: &[("CHOOSE", 0)],
     params: params::GluLinearParams::FIELDS,
     tile: matrix_tile,
     ..PLAIN
@@ -143,10 +154,11 @@ pub static LINEAR_GLU: Kernel = Kernel {
 /// `[T, k]`, `y` (read_write). Items: rows of one expert's matrix; rows: T·k. `COLS` must be 1.
 pub static EXPERT_GLU: Kernel = Kernel {
     name: "expert_glu",
-    parts: &[FRAME, DOT, ACTIVATION, ROWS_SLOTS, EXPERT_IDS, UNIT_IO, ONE_UNIT, ONE_UNIT_LANES, GLU_LINEAR],
+    parts: &[DOT, ACTIVATION, ROWS_SLOTS, EXPERT_IDS, UNIT_IO, ONE_UNIT, ONE_UNIT_LANES, GLU_LINEAR],
     slots: &["gate", "up"],
     products: GLU_PRODUCTS,
     consts: unit![],
+    fixed: &[("NORM", 0), ("SHARED", 0), ("CHOOSE", 0)],
     params: params::GluLinearParams::FIELDS,
     tile: matrix_tile,
     ..PLAIN
@@ -157,10 +169,11 @@ pub static EXPERT_GLU: Kernel = Kernel {
 /// T·(k + `shared_parts`). `COLS` must be 1.
 pub static EXPERT_GLU_SHARED: Kernel = Kernel {
     name: "expert_glu_shared",
-    parts: &[FRAME, DOT, ACTIVATION, ROWS_SLOTS, EXPERT_IDS, UNIT_IO, AND_SHARED_UNIT, GLU_LINEAR],
+    parts: &[DOT, ACTIVATION, ROWS_SLOTS, EXPERT_IDS, UNIT_IO, AND_SHARED_UNIT, GLU_LINEAR],
     slots: &["gate", "up", "shared_gate", "shared_up"],
     products: &[(PAIR_PRODUCTS, &["gate", "up"]), (PAIR_PRODUCTS, &["shared_gate", "shared_up"])],
-    consts: unit![("SHARED", 1)],
+    consts: unit![],
+    fixed: &[("NORM", 0), ("SHARED", 1), ("CHOOSE", 0)],
     params: params::GluLinearParams::FIELDS,
     tile: matrix_tile,
     ..PLAIN
@@ -171,16 +184,18 @@ pub static EXPERT_GLU_SHARED: Kernel = Kernel {
 /// `[T, k]` (read_write). `EXPERTS`: at least E.
 pub static EXPERT_GLU_CHOOSE: Kernel = Kernel {
     name: "expert_glu_choose",
-    parts: &[FRAME, SUM, DOT, ACTIVATION, ROWS_SLOTS, EXPERT_CHOOSE, UNIT_IO, ONE_UNIT, ONE_UNIT_LANES, GLU_LINEAR],
-    consts: unit![("CHOOSE", 1), ("EXPERTS", 64)],
+    parts: &[SUM, DOT, ACTIVATION, ROWS_SLOTS, EXPERT_CHOOSE, UNIT_IO, ONE_UNIT, ONE_UNIT_LANES, GLU_LINEAR],
+    consts: unit![("EXPERTS", 64)],
+    fixed: &[("NORM", 0), ("SHARED", 0), ("CHOOSE", 1)],
     ..EXPERT_GLU
 };
 
 /// As `expert_glu_shared`, the experts chosen as in `expert_glu_choose`.
 pub static EXPERT_GLU_SHARED_CHOOSE: Kernel = Kernel {
     name: "expert_glu_shared_choose",
-    parts: &[FRAME, SUM, DOT, ACTIVATION, ROWS_SLOTS, EXPERT_CHOOSE, UNIT_IO, AND_SHARED_UNIT, GLU_LINEAR],
-    consts: unit![("SHARED", 1), ("CHOOSE", 1), ("EXPERTS", 64)],
+    parts: &[SUM, DOT, ACTIVATION, ROWS_SLOTS, EXPERT_CHOOSE, UNIT_IO, AND_SHARED_UNIT, GLU_LINEAR],
+    consts: unit![("EXPERTS", 64)],
+    fixed: &[("NORM", 0), ("SHARED", 1), ("CHOOSE", 1)],
     ..EXPERT_GLU_SHARED
 };
 
@@ -188,10 +203,11 @@ pub static EXPERT_GLU_SHARED_CHOOSE: Kernel = Kernel {
 /// `tiles`, `y` (read_write). Items: rows of one expert's matrix; rows: tiles (their number is in `args`).
 pub static EXPERT_GLU_GROUPED: Kernel = Kernel {
     name: "expert_glu_grouped",
-    parts: &[FRAME, DOT, ACTIVATION, ROWS_GROUPED, UNIT_IO, ONE_UNIT, ONE_UNIT_LANES, GLU_LINEAR],
+    parts: &[DOT, ACTIVATION, ROWS_GROUPED, UNIT_IO, ONE_UNIT, ONE_UNIT_LANES, GLU_LINEAR],
     slots: &["gate", "up"],
     products: GLU_PRODUCTS,
     consts: unit![],
+    fixed: &[("NORM", 0), ("CHOOSE", 0)],
     params: params::GluLinearParams::FIELDS,
     tile: matrix_tile,
     ..PLAIN
@@ -202,10 +218,11 @@ pub static EXPERT_GLU_GROUPED: Kernel = Kernel {
 /// T. With several segments the first dispatch starts from the residual, later ones `ACCUMULATE`.
 pub static EXPERT_DOWN_ADD: Kernel = Kernel {
     name: "expert_down_add",
-    parts: &[FRAME, DOT, DOWN_ALONE, EXPERT_DOWN],
+    parts: &[DOT, DOWN_ALONE, EXPERT_DOWN],
     slots: &["w"],
     products: W_PRODUCTS,
-    consts: matrix![("SHARED", 0)],
+    consts: matrix![],
+    fixed: &[("NORM", 0), ("SHARED", 0)],
     params: params::ExpertDownAddParams::FIELDS,
     tile: matrix_tile,
     ..PLAIN
@@ -215,10 +232,11 @@ pub static EXPERT_DOWN_ADD: Kernel = Kernel {
 /// `shared_data` `[H, Is]`, `ids`, `weights`, `residual`, `gate` `[T, 1]` (read where `GATE` is set), `y` (read_write).
 pub static EXPERT_DOWN_SHARED_ADD: Kernel = Kernel {
     name: "expert_down_shared_add",
-    parts: &[FRAME, DOT, AND_SHARED_DOWN, EXPERT_DOWN],
+    parts: &[DOT, AND_SHARED_DOWN, EXPERT_DOWN],
     slots: &["w", "shared"],
     products: &[(PRODUCTS, &["w"]), (PRODUCTS, &["shared"])],
-    consts: matrix![("SHARED", 1)],
+    consts: matrix![],
+    fixed: &[("NORM", 0), ("SHARED", 1)],
     params: params::ExpertDownAddParams::FIELDS,
     tile: matrix_tile,
     ..PLAIN
@@ -227,7 +245,7 @@ pub static EXPERT_DOWN_SHARED_ADD: Kernel = Kernel {
 /// As `linear`, for many rows of x, without norms. `tiles`: how. Items: rows of the segment; rows: T or O.
 pub static LINEAR_TILES: Kernel = Kernel {
     name: "linear_tiles",
-    parts: &[FRAME, ACTIVATION, ROWS_PLAIN, MATRIX_IO, ONE_MATRIX, ONE_MATRIX_TILES, LINEAR_TILES_MAIN],
+    parts: &[ACTIVATION, ROWS_PLAIN, MATRIX_IO, ONE_MATRIX, ONE_MATRIX_TILES, LINEAR_TILES_MAIN],
     products: W_SLOT,
     tiles: true,
     consts: TILES,
@@ -238,7 +256,7 @@ pub static LINEAR_TILES: Kernel = Kernel {
 /// As `linear_two`, for many rows of x, without norms. `tiles`: how.
 pub static LINEAR_TWO_TILES: Kernel = Kernel {
     name: "linear_two_tiles",
-    parts: &[FRAME, ACTIVATION, ROWS_PLAIN, MATRIX_IO, TWO_MATRICES, TWO_MATRICES_TILES, LINEAR_TILES_MAIN],
+    parts: &[ACTIVATION, ROWS_PLAIN, MATRIX_IO, TWO_MATRICES, TWO_MATRICES_TILES, LINEAR_TILES_MAIN],
     products: &[(SLOT, &["w"]), (SLOT, &["second"])],
     tiles: true,
     consts: TILES,
@@ -249,7 +267,7 @@ pub static LINEAR_TWO_TILES: Kernel = Kernel {
 /// As `expert_linear_grouped`; a tile has more rows of x. `tiles`: how.
 pub static EXPERT_LINEAR_TILES: Kernel = Kernel {
     name: "expert_linear_tiles",
-    parts: &[FRAME, ACTIVATION, ROWS_GROUPED, MATRIX_IO, ONE_MATRIX, ONE_MATRIX_TILES, LINEAR_TILES_MAIN],
+    parts: &[ACTIVATION, ROWS_GROUPED, MATRIX_IO, ONE_MATRIX, ONE_MATRIX_TILES, LINEAR_TILES_MAIN],
     products: W_SLOT,
     tiles: true,
     consts: TILES,
@@ -260,7 +278,7 @@ pub static EXPERT_LINEAR_TILES: Kernel = Kernel {
 /// As `linear_glu`, for many rows of x, without norms. `tiles`: how.
 pub static LINEAR_GLU_TILES: Kernel = Kernel {
     name: "linear_glu_tiles",
-    parts: &[FRAME, ACTIVATION, ROWS_PLAIN, UNIT_IO, ONE_UNIT, ONE_UNIT_TILES, GLU_TILES_MAIN],
+    parts: &[ACTIVATION, ROWS_PLAIN, UNIT_IO, ONE_UNIT, ONE_UNIT_TILES, GLU_TILES_MAIN],
     products: GLU_SLOTS,
     tiles: true,
     consts: GLU_TILES,
@@ -271,7 +289,7 @@ pub static LINEAR_GLU_TILES: Kernel = Kernel {
 /// As `expert_glu_grouped`; a tile has more rows of x. `tiles`: how.
 pub static EXPERT_GLU_TILES: Kernel = Kernel {
     name: "expert_glu_tiles",
-    parts: &[FRAME, ACTIVATION, ROWS_GROUPED, UNIT_IO, ONE_UNIT, ONE_UNIT_TILES, GLU_TILES_MAIN],
+    parts: &[ACTIVATION, ROWS_GROUPED, UNIT_IO, ONE_UNIT, ONE_UNIT_TILES, GLU_TILES_MAIN],
     products: GLU_SLOTS,
     tiles: true,
     consts: GLU_TILES,

@@ -1,15 +1,21 @@
 //! Everything else: embedding, norms, the choice of experts, recurrent layers, element by element, the next token.
 
-use super::{ACTIVATION, FRAME, Kernel, PLAIN, SUM, one_each, wg_items};
-use crate::kernels::params;
+use super::{ACTIVATION, Kernel, NO_CLAMP, PLAIN, SUM, one_each, wg_items};
+use crate::kernels::{
+    Fragment,
+    fragment::wgsl,
+    numbers::{ACT_SILU, OP_ADD},
+    params::{self, Field},
+};
 
-const SAMPLING: &str = include_str!("../../../shaders/common/sampling.wgsl");
+const SAMPLING: Fragment = wgsl!("common/sampling.wgsl");
+const SETTINGS: &[(&str, &[Field], &str)] = &[("Settings", params::Settings::FIELDS, "forbidden_ids: array<u32>")];
 
 /// Rows of an embedding table. Bindings: `ids` u32 `[T, 1]`, `w_data` segment of `[V, H]`, `y` `[T, H]` (read_write).
 /// Items: groups of a row; rows: T. A token's row is written by the dispatch whose segment holds it.
 pub static EMBED: Kernel = Kernel {
     name: "embed",
-    parts: &[FRAME, include_str!("../../../shaders/embed.wgsl")],
+    parts: &[wgsl!("embed.wgsl")],
     slots: &["w"],
     consts: &[("WG", 32), ("TAIL", 0)],
     params: params::EmbedParams::FIELDS,
@@ -22,7 +28,7 @@ pub static EMBED: Kernel = Kernel {
 /// Items: groups g of a row; rows: T or O.
 pub static RMS_NORM: Kernel = Kernel {
     name: "rms_norm",
-    parts: &[FRAME, SUM, include_str!("../../../shaders/rms_norm.wgsl")],
+    parts: &[SUM, wgsl!("rms_norm.wgsl")],
     consts: &[("WG", 64), ("LAYER", 0), ("BIASED", 0)],
     params: params::RmsNormParams::FIELDS,
     tile: one_each,
@@ -34,8 +40,9 @@ pub static RMS_NORM: Kernel = Kernel {
 /// invocation goes through the tokens in order).
 pub static SHORT_CONV: Kernel = Kernel {
     name: "short_conv",
-    parts: &[FRAME, ACTIVATION, include_str!("../../../shaders/short_conv.wgsl")],
-    consts: &[("WG", 64), ("TAPS", 4), ("ACT", 0)],
+    parts: &[ACTIVATION, wgsl!("short_conv.wgsl")],
+    consts: &[("WG", 64), ("TAPS", 4), ("ACT", ACT_SILU)],
+    fixed: NO_CLAMP,
     params: params::ShortConvParams::FIELDS,
     tile: wg_items,
     ..PLAIN
@@ -46,7 +53,7 @@ pub static SHORT_CONV: Kernel = Kernel {
 /// states; rows: 1 (an invocation goes through the tokens in order).
 pub static DELTA_NET: Kernel = Kernel {
     name: "delta_net",
-    parts: &[FRAME, include_str!("../../../shaders/delta_net.wgsl")],
+    parts: &[wgsl!("delta_net.wgsl")],
     consts: &[("WG", 32)],
     params: params::DeltaNetParams::FIELDS,
     tile: wg_items,
@@ -60,7 +67,7 @@ pub static DELTA_NET: Kernel = Kernel {
 /// `GROUPS` groups of experts take part.
 pub static ROUTER: Kernel = Kernel {
     name: "router",
-    parts: &[FRAME, SUM, include_str!("../../../shaders/router.wgsl")],
+    parts: &[SUM, wgsl!("router.wgsl")],
     consts: &[
         ("WG", 64),
         ("EXPERTS", 64),
@@ -82,7 +89,7 @@ pub static ROUTER: Kernel = Kernel {
 /// workgroup in all). `EXPERTS`: at least E.
 pub static EXPERT_SORT: Kernel = Kernel {
     name: "expert_sort",
-    parts: &[FRAME, include_str!("../../../shaders/expert_sort.wgsl")],
+    parts: &[wgsl!("expert_sort.wgsl")],
     consts: &[("WG", 64), ("EXPERTS", 64)],
     params: params::ExpertSortParams::FIELDS,
     tile: one_each,
@@ -93,20 +100,19 @@ pub static EXPERT_SORT: Kernel = Kernel {
 /// (read_write). Items: n; rows: T.
 pub static EXPERT_COMBINE: Kernel = Kernel {
     name: "expert_combine",
-    parts: &[FRAME, include_str!("../../../shaders/expert_combine.wgsl")],
+    parts: &[wgsl!("expert_combine.wgsl")],
     consts: &[("WG", 64)],
     params: params::ExpertCombineParams::FIELDS,
     tile: wg_items,
     ..PLAIN
 };
 
-/// `y = OP(a, b)` element by element. `OP`: 0 `a + b`, 1 `factor · a`, 2 `act(a) · b`, 3 `a · sigmoid(b[r, 0])`, 4 row
-/// `T - O + r` of a (`take_outputs`, with `p.outputs` = 1), 5 `act(a)`. Bindings: `a`, `b` (any buffer for 1, 4 and 5), `y`
-/// (read_write). Items: columns; rows: T or O.
+/// `y = OP(a, b)` element by element, `OP` being one of the `OP_` numbers, which say what they compute. Bindings: `a`, `b`
+/// (any buffer for those that have one operand), `y` (read_write). Items: columns; rows: T or O.
 pub static ELEMENTWISE: Kernel = Kernel {
     name: "elementwise",
-    parts: &[FRAME, ACTIVATION, include_str!("../../../shaders/elementwise.wgsl")],
-    consts: &[("WG", 64), ("OP", 0), ("ACT", 0), ("ALPHA", 0), ("LIMIT", 0)],
+    parts: &[ACTIVATION, wgsl!("elementwise.wgsl")],
+    consts: &[("WG", 64), ("OP", OP_ADD), ("ACT", ACT_SILU), ("ALPHA", 0), ("LIMIT", 0)],
     params: params::ElementwiseParams::FIELDS,
     tile: wg_items,
     ..PLAIN
@@ -116,10 +122,12 @@ pub static ELEMENTWISE: Kernel = Kernel {
 /// `[1, V]`, `keys` u32 `[V]` (read_write), `maxima` u32 `[ceil(V / 64)]` (read_write). Items: V; rows: 1.
 pub static SAMPLE_KEYS: Kernel = Kernel {
     name: "sample_keys",
-    parts: &[FRAME, SAMPLING, include_str!("../../../shaders/sample_keys.wgsl")],
+    parts: &[SAMPLING, wgsl!("sample_keys.wgsl")],
     consts: &[("WG", 64)],
+    fixed: &[("BLOCK", 1024)],
     params: params::SampleKeysParams::FIELDS,
-    tile: |_| [1024, 1],
+    structs: SETTINGS,
+    tile: |v| Ok([v.get("BLOCK")?, 1]),
     ..PLAIN
 };
 
@@ -128,9 +136,10 @@ pub static SAMPLE_KEYS: Kernel = Kernel {
 /// for its short way; it must be 256, the number of bins.
 pub static SAMPLE_PICK: Kernel = Kernel {
     name: "sample_pick",
-    parts: &[FRAME, SAMPLING, include_str!("../../../shaders/sample_pick.wgsl")],
+    parts: &[SAMPLING, wgsl!("sample_pick.wgsl")],
     consts: &[("WG", 256)],
     params: params::SamplePickParams::FIELDS,
+    structs: SETTINGS,
     tile: one_each,
     ..PLAIN
 };
@@ -138,7 +147,7 @@ pub static SAMPLE_PICK: Kernel = Kernel {
 /// 0, 1, 2… in every row. Bindings: `y` u32 `[T, heads]` (read_write). Items: heads; rows: T.
 pub static HEAD_IDS: Kernel = Kernel {
     name: "head_ids",
-    parts: &[FRAME, include_str!("../../../shaders/head_ids.wgsl")],
+    parts: &[wgsl!("head_ids.wgsl")],
     consts: &[("WG", 64)],
     params: params::HeadIdsParams::FIELDS,
     tile: wg_items,
@@ -149,7 +158,7 @@ pub static HEAD_IDS: Kernel = Kernel {
 /// (read_write). Items: columns; rows: T or O.
 pub static JOIN_HEADS: Kernel = Kernel {
     name: "join_heads",
-    parts: &[FRAME, include_str!("../../../shaders/join_heads.wgsl")],
+    parts: &[wgsl!("join_heads.wgsl")],
     consts: &[("WG", 64)],
     params: params::JoinHeadsParams::FIELDS,
     tile: wg_items,
@@ -159,9 +168,9 @@ pub static JOIN_HEADS: Kernel = Kernel {
 /// `y = a`, to measure a device. Bindings: `a` u32 `[4 · groups]`, `y` (read_write). Items: groups; rows: 1.
 pub static COPY: Kernel = Kernel {
     name: "copy",
-    parts: &[FRAME, include_str!("../../../shaders/copy.wgsl")],
+    parts: &[wgsl!("copy.wgsl")],
     consts: &[("WG", 64), ("EACH", 8)],
     params: params::CopyParams::FIELDS,
-    tile: |v| [v.get("WG") * v.get("EACH"), 1],
+    tile: |v| Ok([v.get("WG")? * v.get("EACH")?, 1]),
     ..PLAIN
 };

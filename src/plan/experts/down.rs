@@ -68,7 +68,7 @@ impl Lower<'_> {
                 self.weight_vector("bias", l.bias)?,
                 self.write("y", y.buffer)?,
             ];
-            let grid = self.grid(&variant, cols, Count::Tokens, 1);
+            let grid = self.grid(&variant, cols, Count::Tokens, 1)?;
             let operands = k * matrix.cols + cols;
             let mut reads = self.expert_cost(matrix, s.bytes, k, cols).and(self.row_cost(Count::Tokens, operands));
             let mut variant = variant.clone();
@@ -99,7 +99,7 @@ impl Lower<'_> {
         }
         variant.kernel = &catalogue::EXPERT_DOWN_SHARED_ADD;
         variant.formats.push(own.dtype);
-        let tail = u32::from(variant.get("TAIL") == 1 || !own.cols.is_multiple_of(32));
+        let tail = u32::from(variant.get("TAIL")? == 1 || !own.cols.is_multiple_of(32));
         *variant = variant.clone().with("TAIL", tail);
         bindings.retain(|b| b.name != "bias");
         bindings.push(self.read("shared_data", Buffer::Matrix { matrix, segment: 0 })?);
@@ -141,7 +141,7 @@ impl Lower<'_> {
             self.maybe("residual", residual)?,
             self.write("y", y.buffer)?,
         ];
-        let grid = self.grid(&variant, cols, Count::Tokens, 1);
+        let grid = self.grid(&variant, cols, Count::Tokens, 1)?;
         let reads = self.row_cost(Count::Tokens, (k + usize::from(residual.is_some())) * cols);
         self.push(variant, &p, bindings, grid, reads, self.row_cost(Count::Tokens, cols));
         Ok(())
