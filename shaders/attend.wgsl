@@ -1,16 +1,17 @@
 
 // attend: causal attention of grouped query heads over the cache, with an online softmax (Milakov and Gimelshein 2018;
-// Dao et al. 2022). Sliding window (or chunks of positions) and attention sinks are parameters.
+// Dao et al. 2022). A sliding window (or chunks of positions) and attention sinks are parameters.
 //
 // The query rows of one kv head are its G = heads/kv_heads query heads, token after token; a workgroup takes ROWS of them,
 // so that in decode all heads of a kv head, in prefill several tokens too, share each key and value that is read. It goes
-// through the positions WG at a time: each invocation scores one position for all rows; then the rows' maxima; then each
-// invocation owns four columns of the result and goes through the scores, or through one of PARTS shares of them where
-// there are fewer columns than invocations. With SPLIT = 1 a workgroup sees only one chunk of positions, the z-th that
-// the window of the step's first token touches, and leaves sums, maximum and denominator to `attend_reduce`. f32 throughout;
-// keys and values as the cache stores them.
+// through the positions WG at a time, in four passes: each invocation scores one position for all rows (`score_position`);
+// the rows' maxima are found (`find_maxima`); scores become weights and the sums so far shrink to the new maxima (`weigh`);
+// each invocation owns four columns of the result and adds the weighted values of all positions, or of one of PARTS shares of
+// them where there are fewer columns than invocations (`add_values`). At the end the shares are added up (`join_parts`). With
+// SPLIT = 1 a workgroup sees only one split of the positions, the z-th that the window of the step's first token touches,
+// and leaves sums, maximum and denominator to `attend_reduce`. f32 throughout; keys and values as the cache stores them.
 //
-// Grid: x = kv_heads, y = ceil(T*G / ROWS) (BATCH = 1: T * ceil(G / ROWS)), z = 1 or chunks.
+// Grid: x = kv_heads, y = ceil(T*G / ROWS) (BATCH = 1: T * ceil(G / ROWS)), z = 1 or splits.
 
 @group(0) @binding(2) var<storage, read> q: array<vec4<f32>>;        // [T, heads*Dk]
 @group(0) @binding(3) var<storage, read> k_cache: array<KvWord>;     // [sequences, kv_heads, ctx, Dk/4 and scales]
@@ -20,7 +21,7 @@
 
 const K4: u32 = K_DIM / 4u;
 const V4: u32 = V_DIM / 4u;
-// Words of a position's key. Where the cache has scales, they come behind the codes.
+// Words of a position's key. Where the cache has scales, they come behind the quants.
 const K_ROW: u32 = K4 + KV_SCALES * ((K4 + 15u) / 16u);
 // The same of a value, and where its scales begin: values may be the first part of keys, in the same buffer (V_IN_K).
 const V_ROW: u32 = (V4 + KV_SCALES * ((V4 + 15u) / 16u)) * (1u - V_IN_K) + K_ROW * V_IN_K;
@@ -33,11 +34,31 @@ const SHARES: u32 = WG / ROWS;
 const NONE: f32 = -1e30;
 
 var<workgroup> queries: array<vec4<f32>, ROWS * K4>;
-var<workgroup> scores: array<f32, ROWS * WG>;
+var<workgroup> scores: array<f32, ROWS * WG>;  // of the WG positions at hand; then their weights
 var<workgroup> shares: array<f32, WG>;
 var<workgroup> maxima: array<f32, ROWS>;
 var<workgroup> merge: array<vec4<f32>, (PARTS - 1u) * V4 * ROWS + 1u>;
 var<workgroup> merge_sum: array<f32, PARTS * ROWS>;
+
+// What a workgroup works on.
+struct Task {
+    kv_head: u32,
+    group: u32,      // query heads of a kv head
+    first: u32,      // the first of its query rows
+    all_rows: u32,   // one more than the last query row that it may take
+    past: u32,       // token t of this workgroup stands at `past` + t, also where that wraps round
+    cache_row: u32,  // row of the caches where the positions of its sequence and head begin
+    begin: u32,      // positions that any of its rows sees: from here
+    end: u32,        // to before here
+}
+
+// What an invocation has added up so far, for each row: its columns of weighted values, the sum of its weights, and the
+// maximum that both are relative to.
+struct Sums {
+    values: array<vec4<f32>, ROWS * OWN>,
+    weights: array<f32, ROWS>,
+    top: array<f32, ROWS>,
+}
 
 // The first position that a query at this one sees.
 fn first_seen(position: u32) -> u32 {
@@ -50,175 +71,219 @@ fn first_seen(position: u32) -> u32 {
     return position + 1u - min(position + 1u, p.window);
 }
 
-@compute @workgroup_size(WG)
-fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) lid: u32) {
-    let kv_head = wg.x;
-    let group = p.heads / p.kv_heads;
-    var all_rows = frame.tokens * group;
-    var first = wg.y * ROWS;
+// The task without its positions; there is none where `first` is not below `all_rows`.
+fn task_at(wg: vec3<u32>) -> Task {
+    var t: Task;
+    t.kv_head = wg.x;
+    t.group = p.heads / p.kv_heads;
+    t.all_rows = frame.tokens * t.group;
+    t.first = wg.y * ROWS;
     if (BATCH == 1u) { // static
         // Only rows of one token: the next may belong to another sequence.
-        let each = (group + ROWS - 1u) / ROWS;
-        first = wg.y / each * group + wg.y % each * ROWS;
-        all_rows = min(all_rows, (wg.y / each + 1u) * group);
+        let each = (t.group + ROWS - 1u) / ROWS;
+        t.first = wg.y / each * t.group + wg.y % each * ROWS;
+        t.all_rows = min(t.all_rows, (wg.y / each + 1u) * t.group);
     }
-    if (first >= all_rows) {
-        return;
-    }
-    let last_token = (min(first + ROWS, all_rows) - 1u) / group;
-    // Token t of this workgroup stands at `past` + t, also where that wraps round.
-    let past = position_of(last_token) - last_token;
-    let cache_row = (sequence_of(last_token) * p.kv_heads + kv_head) * p.ctx;
+    return t;
+}
 
-    // Positions that any row of this workgroup sees.
-    var begin = first_seen(past + first / group);
-    var end = min(past + last_token + 1u, p.ctx);
+// Where its positions lie, and which of them it sees.
+fn with_positions(task: Task, split: u32) -> Task {
+    var t = task;
+    let last_token = (min(t.first + ROWS, t.all_rows) - 1u) / t.group;
+    t.past = position_of(last_token) - last_token;
+    t.cache_row = (sequence_of(last_token) * p.kv_heads + t.kv_head) * p.ctx;
+    t.begin = first_seen(t.past + t.first / t.group);
+    t.end = min(t.past + last_token + 1u, p.ctx);
     if (SPLIT == 1u) { // static
         let seen = frame.past + 1u;
-        var chunk = wg.z;
+        var at = split;
         if (p.window != 0u) {
-            chunk += (seen - min(seen, p.window)) / p.split_len;
+            at += (seen - min(seen, p.window)) / p.split_len;
         }
-        begin = max(begin, chunk * p.split_len);
-        end = min(end, (chunk + 1u) * p.split_len);
+        t.begin = max(t.begin, at * p.split_len);
+        t.end = min(t.end, (at + 1u) * p.split_len);
     }
+    return t;
+}
 
+// The scaled queries of the rows, to workgroup memory.
+fn load_queries(t: Task, lid: u32) {
     for (var i = lid; i < ROWS * K4; i += WG) {
-        let row = min(first + i / K4, all_rows - 1u);
-        let head = kv_head * group + row % group;
-        queries[i] = q[(p.q_offset + row / group * p.q_stride) / 4u + head * K4 + i % K4] * p.scale;
+        let row = min(t.first + i / K4, t.all_rows - 1u);
+        let head = t.kv_head * t.group + row % t.group;
+        queries[i] = q[(p.q_offset + row / t.group * p.q_stride) / 4u + head * K4 + i % K4] * p.scale;
     }
     workgroupBarrier();
+}
 
-    var acc: array<vec4<f32>, ROWS * OWN>;
-    var sum: array<f32, ROWS>;
-    var top: array<f32, ROWS>;
+// Scores of this invocation's position, the lid-th of `count` from `start` on: NONE for rows that do not see it.
+fn score_position(t: Task, start: u32, count: u32, lid: u32) -> array<f32, ROWS> {
+    let at = (t.cache_row + start + min(lid, count - 1u)) * K_ROW;
+    var score: array<f32, ROWS>;
+    var scale = 1.0;
+    for (var d = 0u; d < K4; d++) {
+        var key = kv_load(k_cache[at + d]);
+        if (KV_SCALES == 1u) { // static
+            if (d % 8u == 0u) {
+                scale = kv_scale(k_cache[at + K4 + d / 16u], d / 8u);
+            }
+            key *= scale;
+        }
+        for (var i = 0u; i < ROWS; i++) { // unroll
+            score[i] += dot(key, queries[i * K4 + d]);
+        }
+    }
+    let here = start + lid;
     for (var i = 0u; i < ROWS; i++) { // unroll
-        top[i] = NONE;
+        let position = t.past + (t.first + i) / t.group;
+        let seen = lid < count && here <= position && here >= first_seen(position);
+        score[i] = select(NONE, score[i], seen);
+        scores[i * WG + lid] = score[i];
     }
-    let part = lid / V4;
-    for (var start = begin; start < end; start += WG) {
-        let count = min(end - start, WG);
-        // Scores of one position.
-        let at = (cache_row + start + min(lid, count - 1u)) * K_ROW;
-        var score: array<f32, ROWS>;
-        var scale = 1.0;
-        for (var d = 0u; d < K4; d++) {
-            var key = kv_load(k_cache[at + d]);
-            if (KV_SCALES == 1u) { // static
-                if (d % 8u == 0u) {
-                    scale = kv_scale(k_cache[at + K4 + d / 16u], d / 8u);
-                }
-                key *= scale;
-            }
-            for (var i = 0u; i < ROWS; i++) { // unroll
-                score[i] += dot(key, queries[i * K4 + d]);
-            }
-        }
-        for (var i = 0u; i < ROWS; i++) { // unroll
-            let position = past + (first + i) / group;
-            let here = start + lid;
-            let seen = lid < count && here <= position && here >= first_seen(position);
-            score[i] = select(NONE, score[i], seen);
-            scores[i * WG + lid] = score[i];
-        }
-        workgroupBarrier();
-        // Maximum of each row: WG/ROWS invocations go through a share of the scores each, then through the shares.
-        var m = NONE;
-        for (var s = 0u; s < WG; s += SHARES) {
-            m = max(m, scores[lid % ROWS * WG + s + lid / ROWS]);
-        }
-        shares[lid] = m;
-        workgroupBarrier();
-        for (var s = 0u; s < SHARES; s++) {
-            m = max(m, shares[s * ROWS + lid % ROWS]);
-        }
-        if (lid < ROWS) {
-            maxima[lid] = m;
-        }
-        workgroupBarrier();
-        for (var i = 0u; i < ROWS; i++) { // unroll
-            let m = max(top[i], maxima[i]);
-            scores[i * WG + lid] = select(0.0, exp(score[i] - m), score[i] > NONE);
-            let shrink = exp(top[i] - m);
-            top[i] = m;
-            sum[i] *= shrink;
-            for (var o = 0u; o < OWN; o++) {
-                acc[i * OWN + o] *= shrink;
-            }
-        }
-        workgroupBarrier();
-        // Weighted sum of values.
-        if (part < PARTS) {
-            for (var s = part; s < count; s += PARTS) {
-                for (var i = 0u; i < ROWS; i++) { // unroll
-                    sum[i] += scores[i * WG + s];
-                }
-                for (var o = 0u; o < OWN; o++) {
-                    let column = min(lid % V4 + o * WG, V4 - 1u);
-                    let at = (cache_row + start + s) * V_ROW;
-                    var value = kv_load(v_cache[at + column]);
-                    if (KV_SCALES == 1u) { // static
-                        value *= kv_scale(v_cache[at + V_SCALES + column / 16u], column / 8u);
-                    }
-                    for (var i = 0u; i < ROWS; i++) { // unroll
-                        acc[i * OWN + o] = fma(vec4<f32>(scores[i * WG + s]), value, acc[i * OWN + o]);
-                    }
-                }
-            }
-        }
-        workgroupBarrier();
-    }
+    workgroupBarrier();
+    return score;
+}
 
-    // The shares meet.
+// The maximum of each row's scores: WG/ROWS invocations go through a share of the scores each, then through the shares.
+fn find_maxima(lid: u32) {
+    var m = NONE;
+    for (var s = 0u; s < WG; s += SHARES) {
+        m = max(m, scores[lid % ROWS * WG + s + lid / ROWS]);
+    }
+    shares[lid] = m;
+    workgroupBarrier();
+    for (var s = 0u; s < SHARES; s++) {
+        m = max(m, shares[s * ROWS + lid % ROWS]);
+    }
+    if (lid < ROWS) {
+        maxima[lid] = m;
+    }
+    workgroupBarrier();
+}
+
+// The softmax so far: scores become weights relative to the new maxima, to which the sums shrink.
+fn weigh(sums: ptr<function, Sums>, score: array<f32, ROWS>, lid: u32) {
+    for (var i = 0u; i < ROWS; i++) { // unroll
+        let m = max((*sums).top[i], maxima[i]);
+        scores[i * WG + lid] = select(0.0, exp(score[i] - m), score[i] > NONE);
+        let shrink = exp((*sums).top[i] - m);
+        (*sums).top[i] = m;
+        (*sums).weights[i] *= shrink;
+        for (var o = 0u; o < OWN; o++) {
+            (*sums).values[i * OWN + o] *= shrink;
+        }
+    }
+    workgroupBarrier();
+}
+
+// Adds the weighted values of `count` positions from `start` on, of those that are this invocation's share.
+fn add_values(sums: ptr<function, Sums>, t: Task, start: u32, count: u32, lid: u32) {
+    let part = lid / V4;
+    if (part < PARTS) {
+        for (var s = part; s < count; s += PARTS) {
+            for (var i = 0u; i < ROWS; i++) { // unroll
+                (*sums).weights[i] += scores[i * WG + s];
+            }
+            for (var o = 0u; o < OWN; o++) {
+                let column = min(lid % V4 + o * WG, V4 - 1u);
+                let at = (t.cache_row + start + s) * V_ROW;
+                var value = kv_load(v_cache[at + column]);
+                if (KV_SCALES == 1u) { // static
+                    value *= kv_scale(v_cache[at + V_SCALES + column / 16u], column / 8u);
+                }
+                for (var i = 0u; i < ROWS; i++) { // unroll
+                    (*sums).values[i * OWN + o] = fma(vec4<f32>(scores[i * WG + s]), value, (*sums).values[i * OWN + o]);
+                }
+            }
+        }
+    }
+    workgroupBarrier();
+}
+
+// Leaves the sums of all shares where the invocations of the first find them.
+fn join_parts(sums: ptr<function, Sums>, lid: u32) {
+    let part = lid / V4;
     if (part < PARTS && lid % V4 == 0u) {
         for (var i = 0u; i < ROWS; i++) { // unroll
-            merge_sum[i * PARTS + part] = sum[i];
+            merge_sum[i * PARTS + part] = (*sums).weights[i];
         }
     }
     if (part > 0u && part < PARTS) {
         for (var i = 0u; i < ROWS; i++) { // unroll
-            merge[(i * (PARTS - 1u) + part - 1u) * V4 + lid % V4] = acc[i * OWN];
+            merge[(i * (PARTS - 1u) + part - 1u) * V4 + lid % V4] = (*sums).values[i * OWN];
         }
     }
     workgroupBarrier();
-    if (part > 0u) {
+}
+
+// For `attend_reduce`: row i's sums as they are, its maximum and its denominator.
+fn store_split(sums: ptr<function, Sums>, i: u32, to: u32, total: f32, lid: u32) {
+    for (var o = 0u; o < OWN; o++) {
+        if (lid + o * WG < V4) {
+            y[to + lid + o * WG] = (*sums).values[i * OWN + o];
+        }
+    }
+    if (lid == 0u) {
+        y[to + V4] = vec4<f32>((*sums).top[i], total, 0.0, 0.0);
+    }
+}
+
+// Row i's result: its sums over the denominator, in which a sink counts as a position without a value.
+fn store_row(sums: ptr<function, Sums>, i: u32, to: u32, head: u32, weights: f32, lid: u32) {
+    var total = weights;
+    var shrink = 1.0;
+    if (p.sinks_on != 0u) {
+        let m = max((*sums).top[i], sinks[head]);
+        shrink = exp((*sums).top[i] - m);
+        total = total * shrink + exp(sinks[head] - m);
+    }
+    for (var o = 0u; o < OWN; o++) {
+        if (lid + o * WG < V4) {
+            y[to + lid + o * WG] = (*sums).values[i * OWN + o] * (shrink / total);
+        }
+    }
+}
+
+@compute @workgroup_size(WG)
+fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) lid: u32) {
+    var task = task_at(wg);
+    if (task.first >= task.all_rows) {
+        return;
+    }
+    task = with_positions(task, wg.z);
+    load_queries(task, lid);
+
+    var sums: Sums;
+    for (var i = 0u; i < ROWS; i++) { // unroll
+        sums.top[i] = NONE;
+    }
+    for (var start = task.begin; start < task.end; start += WG) {
+        let count = min(task.end - start, WG);
+        let score = score_position(task, start, count, lid);
+        find_maxima(lid);
+        weigh(&sums, score, lid);
+        add_values(&sums, task, start, count, lid);
+    }
+    join_parts(&sums, lid);
+    if (lid / V4 > 0u) {
         return;
     }
     for (var i = 0u; i < ROWS; i++) { // unroll
-        if (first + i < all_rows) {
+        if (task.first + i < task.all_rows) {
             var total = 0.0;
             for (var o = 0u; o < PARTS; o++) {
                 total += merge_sum[i * PARTS + o];
             }
             for (var o = 1u; o < PARTS; o++) {
-                acc[i * OWN] += merge[(i * (PARTS - 1u) + o - 1u) * V4 + lid];
+                sums.values[i * OWN] += merge[(i * (PARTS - 1u) + o - 1u) * V4 + lid];
             }
-            let token = (first + i) / group;
-            let head = kv_head * group + (first + i) % group;
+            let token = (task.first + i) / task.group;
+            let head = task.kv_head * task.group + (task.first + i) % task.group;
             if (SPLIT == 1u) { // static
-                let to = ((token * p.heads + head) * p.splits + wg.z) * (V4 + 1u);
-                for (var o = 0u; o < OWN; o++) {
-                    if (lid + o * WG < V4) {
-                        y[to + lid + o * WG] = acc[i * OWN + o];
-                    }
-                }
-                if (lid == 0u) {
-                    y[to + V4] = vec4<f32>(top[i], total, 0.0, 0.0);
-                }
+                store_split(&sums, i, ((token * p.heads + head) * p.splits + wg.z) * (V4 + 1u), total, lid);
             } else {
-                var shrink = 1.0;
-                if (p.sinks_on != 0u) {
-                    let m = max(top[i], sinks[head]);
-                    shrink = exp(top[i] - m);
-                    total = total * shrink + exp(sinks[head] - m);
-                }
-                let to = (p.y_offset + token * p.y_stride) / 4u + head * V4;
-                for (var o = 0u; o < OWN; o++) {
-                    if (lid + o * WG < V4) {
-                        y[to + lid + o * WG] = acc[i * OWN + o] * (shrink / total);
-                    }
-                }
+                store_row(&sums, i, (p.y_offset + token * p.y_stride) / 4u + head * V4, head, total, lid);
             }
         }
     }

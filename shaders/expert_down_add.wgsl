@@ -18,7 +18,6 @@
 @group(0) @binding(6) var<storage, read> weights: array<f32>;       // [T, k]
 @group(0) @binding(7) var<storage, read> residual: array<f32>;      // [T, H]
 
-const TEAMS: u32 = WG / LANES;
 // Partial sums, one more a row than needed: lanes that add up neighbouring rows then read different banks.
 var<workgroup> partials: array<f32, ROWS * TEAMS * (LANES + 1u)>;
 
@@ -42,21 +41,10 @@ fn store(t: u32, n: u32, sum: f32) {
     y[at] = v;
 }
 
-@compute @workgroup_size(WG)
-fn main(who: Ids) {
-    let wg = who.wg;
-    let lid = place_of(who);
-    let t = wg.y;
-    var lane = lid % LANES;
-    if (LANES == 1u) { // static
-        // Said outright, so that every compiler sees that all invocations read the same x at the same time.
-        lane = 0u;
-    }
-    let team = lid / LANES;
-    let first = wg.x * (TEAMS * ROWS) + team;
+// An invocation's share of the weighted products of its rows, TEAMS apart from `first` on, with token t's h.
+fn own_sums(t: u32, first: u32, lane: u32) -> array<f32, ROWS> {
     let n = p.rows * p.groups;
     let slots = select(0u, p.used, t < frame.tokens);
-
     var acc: array<f32, ROWS>;
     var x_start: array<u32, COLS>;
     var w_base: array<u32, ROWS>;
@@ -97,26 +85,41 @@ fn main(who: Ids) {
             acc[r] += factor * found.sums[r];
         }
     }
+    return acc;
+}
 
+// Shares of sums to workgroup memory. Every invocation of the workgroup must call it.
+fn leave_partials(sums: array<f32, ROWS>, team: u32, lane: u32, who: Ids) {
+    let by = folded_by(who);
+    for (var r = 0u; r < ROWS; r++) { // unroll
+        let sum = fold(sums[r], who);
+        if (lane % by == 0u) {
+            partials[(r * TEAMS + team) * (LANES + 1u) + lane / by] = sum;
+        }
+    }
+}
+
+@compute @workgroup_size(WG)
+fn main(who: Ids) {
+    let lid = place_of(who);
+    let t = who.wg.y;
+    let lane = lane_of(lid);
+    let team = lid / LANES;
+    let first = who.wg.x * (TEAMS * ROWS) + team;
+    let sums = own_sums(t, first, lane);
     if (LANES == 1u) { // static
         for (var r = 0u; r < ROWS; r++) { // unroll
-            store(t, first + r * TEAMS, acc[r]);
+            store(t, first + r * TEAMS, sums[r]);
         }
     } else {
-        let by = folded_by(who);
-        for (var r = 0u; r < ROWS; r++) { // unroll
-            let sum = fold(acc[r], who);
-            if (lane % by == 0u) {
-                partials[(r * TEAMS + team) * (LANES + 1u) + lane / by] = sum;
-            }
-        }
+        leave_partials(sums, team, lane, who);
         workgroupBarrier();
         for (var o = lid; o < ROWS * TEAMS; o += WG) {
             var sum = 0.0;
-            for (var l = 0u; l < LANES / by; l++) {
+            for (var l = 0u; l < LANES / folded_by(who); l++) {
                 sum += partials[o * (LANES + 1u) + l];
             }
-            store(t, wg.x * (TEAMS * ROWS) + o, sum);
+            store(t, who.wg.x * (TEAMS * ROWS) + o, sum);
         }
     }
 }

@@ -33,6 +33,6 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) l
                 x = k[source + i];
             }
         }
-        keep(lid, is_v, row, i, fours, x);
+        kv_write(lid, is_v, row, i, fours, x);
     }
 }

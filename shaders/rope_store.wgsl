@@ -48,7 +48,7 @@ fn rotated(s: Source, c: u32, position: u32) -> f32 {
     return v;
 }
 
-// Columns c .. c + 4 of a head: of a value, which starts at `value`, as they are, else turned.
+// Columns c .. c + 4 of a head: of a value, which starts at `value`, as they are, else rotated.
 fn four(s: Source, is_v: bool, value: u32, c: u32, position: u32) -> vec4<f32> {
     if (is_v) {
         let at = value + c;
@@ -102,7 +102,7 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) l
             v = four(source, is_v, row + p.v_offset + head * p.v_dim, i * 4u, position);
         }
         if (!is_q) {
-            keep(lid, is_v, cached, i, fours, v);
+            kv_write(lid, is_v, cached, i, fours, v);
         } else if (i < fours) {
             y[(p.y_offset + t * p.y_stride) / 4u + head * fours + i] = v;
         }

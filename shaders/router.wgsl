@@ -10,7 +10,8 @@
 // Grid: x = 1, y = T.
 
 @group(0) @binding(2) var<storage, read> x: array<f32>;               // logits: [T, E]
-@group(0) @binding(3) var<storage, read> per_expert: array<f32>;  // [E] selection biases, read with BY_SCORE = 1, zeros where there are none; [2 E] with SCALED = 1: then factors
+// [E] selection biases, read with BY_SCORE = 1 (zeros where there are none); [2 E] with SCALED = 1: factors follow
+@group(0) @binding(3) var<storage, read> per_expert: array<f32>;
 @group(0) @binding(4) var<storage, read_write> ids: array<u32>;       // [T, k]
 @group(0) @binding(5) var<storage, read_write> weights: array<f32>;   // [T, k]
 
@@ -75,120 +76,6 @@ fn score_of(logit: f32, top: f32) -> f32 {
     return sqrt(max(logit, 0.0) + log_1p(exp(-abs(logit))));
 }
 
-@compute @workgroup_size(WG)
-fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) lid: u32) {
-    let t = wg.y;
-    if (t >= frame.tokens) {
-        return;
-    }
-    let start = p.x_offset + t * p.x_stride;
-
-    var top = 0.0;  // what the logits of a softmax are relative to
-    var all = 1.0;  // what its scores are divided by
-    if (BY_SCORE == 1u && p.score == SCORE_SOFTMAX) {
-        var m = x[start];
-        for (var e = lid; e < EXPERTS; e += WG) {
-            let v = x[start + min(e, p.experts - 1u)];
-            m = select(m, v, order(v) > order(m));
-        }
-        top = workgroup_max(lid, m);
-        all = workgroup_sum(lid, sum_of_all(lid, start, top));
-    }
-    for (var e = lid; e < EXPERTS; e += WG) {
-        let at = min(e, p.experts - 1u);
-        var value = x[start + at];
-        if (BY_SCORE == 1u) { // static
-            value = score_of(value, top) / all + per_expert[at];
-        }
-        // Experts that are not there come after all others.
-        keys[e] = select(0u, order(value), e < p.experts);
-    }
-    workgroupBarrier();
-    if (GROUPED == 1u) { // static
-        limit_to_groups(lid);
-    }
-    for (var e = lid; e < EXPERTS; e += WG) {
-        let key = keys[e];
-        var rank = 0u;
-        for (var other = 0u; other < EXPERTS; other++) {
-            let before = keys[other] > key || (keys[other] == key && other < e);
-            rank += select(0u, 1u, before);
-        }
-        if (e < p.experts && rank < p.used) {
-            chosen[rank] = x[start + e];
-            ids[p.ids_offset + t * p.ids_stride + rank] = e;
-            if (KEEP_IDS == 1u) { // static
-                chosen_ids[rank] = e;
-            }
-        }
-    }
-    workgroupBarrier();
-
-    if (SPARSE == 1u) { // static
-        if (p.score == SCORE_SPARSE_MIXER) {
-            for (var j = lid; j < p.used; j += WG) {
-                put(t, j, 1.0 / sparse_sum(start, chosen_ids[j]));
-            }
-            return;
-        }
-    }
-    // What the weights are divided by.
-    if (BY_SCORE == 0u && p.score <= SCORE_SOFTMAX_OF_SELECTED) {
-        top = chosen[0];
-        // A plain division by the sum of the chosen cancels the sum of all.
-        if (p.score == SCORE_SOFTMAX && p.renormalise != RENORMALISE_SUM) {
-            // With groups the chosen one need not be the largest of all.
-            var m = top;
-            if (GROUPED == 1u) { // static
-                for (var e = lid; e < EXPERTS; e += WG) {
-                    let v = x[start + min(e, p.experts - 1u)];
-                    m = select(m, v, order(v) > order(m));
-                }
-                m = workgroup_max(lid, m);
-            }
-            top = m;
-            all = workgroup_sum(lid, sum_of_all(lid, start, top));
-        }
-    }
-    var part = 0.0;
-    for (var j = lid; j < p.used; j += WG) {
-        part += score_of(chosen[j], top);
-    }
-    let sum = workgroup_sum(lid, part);
-    if (p.score == SCORE_SOFTMAX_OF_SELECTED) {
-        all = sum;
-    }
-    if (p.renormalise == RENORMALISE_SOFTMAX) {
-        // A softmax over the chosen scores, which are too small to overflow.
-        part = 0.0;
-        for (var j = lid; j < p.used; j += WG) {
-            part += exp(score_of(chosen[j], top) / all);
-        }
-        let again = workgroup_sum(lid, part);
-        for (var j = lid; j < p.used; j += WG) {
-            put(t, j, exp(score_of(chosen[j], top) / all) / again);
-        }
-        return;
-    }
-    var divisor = 1.0;
-    switch p.renormalise {
-        case RENORMALISE_SUM: {
-            divisor = sum / all;
-        }
-        case RENORMALISE_SUM_PLUS: {
-            divisor = sum / all + p.epsilon;
-        }
-        case RENORMALISE_SUM_AT_LEAST: {
-            divisor = select(sum / all, p.epsilon, sum / all < p.epsilon);
-        }
-        default: {
-        }
-    }
-    for (var j = lid; j < p.used; j += WG) {
-        put(t, j, score_of(chosen[j], top) / all / divisor);
-    }
-}
-
 // The weight of the j-th chosen, times what it is to be scaled by.
 fn put(t: u32, j: u32, weight: f32) {
     var factor = p.scale;
@@ -250,4 +137,157 @@ fn limit_to_groups(lid: u32) {
         keys[e] = select(0u, keys[e], chosen[min(e / size, GROUPS - 1u)] == 1.0);
     }
     workgroupBarrier();
+}
+
+// What the logits of a softmax are relative to, and what its scores are divided by: the sum over all experts.
+struct Softmax {
+    top: f32,
+    all: f32,
+}
+
+// This invocation's part of the largest logit.
+fn largest_of(lid: u32, start: u32, other: f32) -> f32 {
+    var m = other;
+    for (var e = lid; e < EXPERTS; e += WG) {
+        let v = x[start + min(e, p.experts - 1u)];
+        m = select(m, v, order(v) > order(m));
+    }
+    return m;
+}
+
+// The softmax of all logits, where the choice is made on it.
+fn softmax_before_choice(lid: u32, start: u32) -> Softmax {
+    var s = Softmax(0.0, 1.0);
+    if (BY_SCORE == 1u && p.score == SCORE_SOFTMAX) {
+        s.top = workgroup_max(lid, largest_of(lid, start, x[start]));
+        s.all = workgroup_sum(lid, sum_of_all(lid, start, s.top));
+    }
+    return s;
+}
+
+// What experts are chosen by, as integers that order alike: the logit, or the score and its bias.
+fn make_keys(lid: u32, start: u32, s: Softmax) {
+    for (var e = lid; e < EXPERTS; e += WG) {
+        let at = min(e, p.experts - 1u);
+        var value = x[start + at];
+        if (BY_SCORE == 1u) { // static
+            value = score_of(value, s.top) / s.all + per_expert[at];
+        }
+        // Experts that are not there come after all others.
+        keys[e] = select(0u, order(value), e < p.experts);
+    }
+    workgroupBarrier();
+}
+
+// The chosen experts of token t by rank: their logits and ids.
+fn choose(t: u32, lid: u32, start: u32) {
+    for (var e = lid; e < EXPERTS; e += WG) {
+        let key = keys[e];
+        var rank = 0u;
+        for (var other = 0u; other < EXPERTS; other++) {
+            let before = keys[other] > key || (keys[other] == key && other < e);
+            rank += select(0u, 1u, before);
+        }
+        if (e < p.experts && rank < p.used) {
+            chosen[rank] = x[start + e];
+            ids[p.ids_offset + t * p.ids_stride + rank] = e;
+            if (KEEP_IDS == 1u) { // static
+                chosen_ids[rank] = e;
+            }
+        }
+    }
+    workgroupBarrier();
+}
+
+// The softmax of the weights, where the choice was made on logits.
+fn softmax_after_choice(lid: u32, start: u32, before: Softmax) -> Softmax {
+    var s = before;
+    if (BY_SCORE == 0u && p.score <= SCORE_SOFTMAX_OF_SELECTED) {
+        s.top = chosen[0];
+        // A plain division by the sum of the chosen cancels the sum of all.
+        if (p.score == SCORE_SOFTMAX && p.renormalise != RENORMALISE_SUM) {
+            if (GROUPED == 1u) { // static
+                // With groups the chosen one need not be the largest of all.
+                s.top = workgroup_max(lid, largest_of(lid, start, s.top));
+            }
+            s.all = workgroup_sum(lid, sum_of_all(lid, start, s.top));
+        }
+    }
+    return s;
+}
+
+// What the chosen scores, which add up to `sum`, are divided by.
+fn divisor_of(sum: f32) -> f32 {
+    switch p.renormalise {
+        case RENORMALISE_SUM: {
+            return sum;
+        }
+        case RENORMALISE_SUM_PLUS: {
+            return sum + p.epsilon;
+        }
+        case RENORMALISE_SUM_AT_LEAST: {
+            return select(sum, p.epsilon, sum < p.epsilon);
+        }
+        default: {
+            return 1.0;
+        }
+    }
+}
+
+// The weights of the chosen experts.
+fn weigh(t: u32, lid: u32, softmax: Softmax) {
+    var s = softmax;
+    var part = 0.0;
+    for (var j = lid; j < p.used; j += WG) {
+        part += score_of(chosen[j], s.top);
+    }
+    let sum = workgroup_sum(lid, part);
+    if (p.score == SCORE_SOFTMAX_OF_SELECTED) {
+        s.all = sum;
+    }
+    if (p.renormalise == RENORMALISE_SOFTMAX) {
+        // A softmax over the chosen scores, which are too small to overflow.
+        part = 0.0;
+        for (var j = lid; j < p.used; j += WG) {
+            part += exp(score_of(chosen[j], s.top) / s.all);
+        }
+        let again = workgroup_sum(lid, part);
+        for (var j = lid; j < p.used; j += WG) {
+            put(t, j, exp(score_of(chosen[j], s.top) / s.all) / again);
+        }
+        return;
+    }
+    let divisor = divisor_of(sum / s.all);
+    for (var j = lid; j < p.used; j += WG) {
+        put(t, j, score_of(chosen[j], s.top) / s.all / divisor);
+    }
+}
+
+// The weights of a sparsemixer.
+fn weigh_sparsely(t: u32, lid: u32, start: u32) {
+    for (var j = lid; j < p.used; j += WG) {
+        put(t, j, 1.0 / sparse_sum(start, chosen_ids[j]));
+    }
+}
+
+@compute @workgroup_size(WG)
+fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) lid: u32) {
+    let t = wg.y;
+    if (t >= frame.tokens) {
+        return;
+    }
+    let start = p.x_offset + t * p.x_stride;
+    let before = softmax_before_choice(lid, start);
+    make_keys(lid, start, before);
+    if (GROUPED == 1u) { // static
+        limit_to_groups(lid);
+    }
+    choose(t, lid, start);
+    if (SPARSE == 1u) { // static
+        if (p.score == SCORE_SPARSE_MIXER) {
+            weigh_sparsely(t, lid, start);
+            return;
+        }
+    }
+    weigh(t, lid, softmax_after_choice(lid, start, before));
 }

@@ -1,6 +1,6 @@
 
-// Cache storage: codes of 8 bits, four a word; behind the codes of a row the scales of its blocks of 32 columns, two a word, the
-// upper halves of singles. A scale is a 127th of the block's largest magnitude, rounded up.
+// Cache storage: quants of 8 bits, four a word; behind the quants of a row the scales of its blocks of 32 columns, two a word,
+// the upper halves of singles. A scale is a 127th of the block's largest magnitude, rounded up.
 alias KvWord = u32;
 
 fn kv_load(word: KvWord) -> vec4<f32> {
@@ -21,7 +21,7 @@ fn kv_scale_bits(top: u32) -> u32 {
     return (bitcast<u32>(bitcast<f32>(top) * (1.0 / 127.0)) + 0xffffu) & 0xffff0000u;
 }
 
-fn kv_codes(v: vec4<f32>, top: u32) -> KvWord {
+fn kv_quants(v: vec4<f32>, top: u32) -> KvWord {
     let scale = bitcast<f32>(kv_scale_bits(top));
     let inverse = select(0.0, 1.0 / scale, scale > 0.0);
     return pack4xI8(vec4<i32>(clamp(round(v * inverse), vec4<f32>(-127.0), vec4<f32>(127.0))));

@@ -11,12 +11,18 @@ pub use simple::*;
 use super::{Fragment, Variant, fragment::wgsl, numbers as n, params::Field};
 use crate::{error::Result, quant::KvType};
 
+/// A number that shapes the code: its name in WGSL and a value.
+pub type Number = (&'static str, u32);
+
+/// Gives items and rows of one workgroup of a variant.
+pub type TileOf = fn(&Variant) -> Result<[u32; 2]>;
+
 /// A kernel of the catalogue.
 pub struct Kernel {
     /// Its name; the stem of its file, or of the op whose variant it is.
     pub name: &'static str,
     /// The WGSL of its own, in order: shared parts first.
-    pub parts: &'static [Fragment],
+    pub parts: [&'static [Fragment]; 3],
     /// Weight slots: prefixes of `*_data` and `*_dequant`.
     pub slots: &'static [&'static str],
     /// Parts that are linked once for each list of slots, whose names replace their prefixes `A_` and `B_`, and for each
@@ -27,15 +33,42 @@ pub struct Kernel {
     /// Whether it multiplies tiles in workgroup memory: then a [`super::Tiles`] says how.
     pub tiles: bool,
     /// Numbers that shape the code, and their defaults. With `SUBGROUPS` 1 lanes add up within subgroups first.
-    pub consts: &'static [(&'static str, u32)],
+    pub consts: [&'static [Number]; 3],
     /// Numbers that its fragments ask for and that it has only one answer to.
-    pub fixed: &'static [(&'static str, u32)],
+    pub fixed: [&'static [Number]; 2],
     /// The fields of `p`.
     pub params: &'static [Field],
     /// Other structs of [`super::params`] that its fragments use: name, fields, and WGSL of an array at the end.
     pub structs: &'static [(&'static str, &'static [Field], &'static str)],
     /// Items and rows of one workgroup.
-    pub tile: fn(&Variant) -> Result<[u32; 2]>,
+    pub tile: TileOf,
+}
+
+impl Kernel {
+    /// Its varying numbers with their defaults, in the order of labels.
+    pub fn consts(&self) -> impl Iterator<Item = Number> {
+        self.consts.into_iter().flatten().copied()
+    }
+
+    /// Its fixed numbers.
+    pub fn fixed(&self) -> impl Iterator<Item = Number> {
+        self.fixed.into_iter().flatten().copied()
+    }
+
+    /// Whether a number of this name may vary.
+    pub fn varies(&self, name: &str) -> bool {
+        self.consts().any(|c| c.0 == name)
+    }
+}
+
+/// The parts of a kernel that is no combination.
+const fn parts(list: &'static [Fragment]) -> [&'static [Fragment]; 3] {
+    [list, &[], &[]]
+}
+
+/// Its varying numbers.
+const fn consts(list: &'static [Number]) -> [&'static [Number]; 3] {
+    [list, &[], &[]]
 }
 
 impl std::fmt::Debug for Kernel {
@@ -64,7 +97,7 @@ impl Style {
     pub fn matrix(self, kernel: &'static Kernel, cols: usize, many: bool) -> Variant {
         // Two matrices in one pass: half the rows for the same registers.
         let rows = if kernel.products.iter().any(|p| p.1.len() > 1) { 2 } else { 4 };
-        let many = many && kernel.consts.iter().any(|c| c.0 == "COLS");
+        let many = many && kernel.varies("COLS");
         let [wg, lanes, rows, columns] = match (self, many) {
             (Style::Lanes, false) if cols <= 512 => [64, 8, 1, 1],
             (Style::Lanes, false) => [64, 16, 2, 1],
@@ -74,7 +107,7 @@ impl Style {
         };
         let v = Variant::new(kernel).with("WG", wg).with("LANES", lanes).with("ROWS", rows);
         let v = v.with("TAIL", u32::from(!cols.is_multiple_of(32)));
-        if kernel.consts.iter().any(|c| c.0 == "COLS") { v.with("COLS", columns) } else { v }
+        if kernel.varies("COLS") { v.with("COLS", columns) } else { v }
     }
 }
 
@@ -83,18 +116,18 @@ const ACTIVATION: Fragment = wgsl!("common/activation.wgsl");
 const SEQUENCE: Fragment = wgsl!("common/sequence.wgsl");
 
 /// The numbers of the clamped SwiGLU, for kernels that do not offer it.
-const NO_CLAMP: &[(&str, u32)] = &[("ALPHA", 0), ("LIMIT", 0)];
+const NO_CLAMP: &[Number] = &[("ALPHA", 0), ("LIMIT", 0)];
 
 /// What most kernels leave out.
 const PLAIN: Kernel = Kernel {
     name: "",
-    parts: &[],
+    parts: parts(&[]),
     slots: &[],
     products: &[],
     kv: false,
     tiles: false,
-    consts: &[],
-    fixed: &[],
+    consts: consts(&[]),
+    fixed: [&[], &[]],
     params: &[],
     structs: &[],
     tile: one_each,

@@ -100,7 +100,7 @@ fn suits(variant: &Variant) -> Result<()> {
     if variant.kv.is_some() != kernel.kv {
         return wrong("KV storage given without a cache, or missing".into());
     }
-    if let Some((name, _)) = variant.consts.iter().find(|c| kernel.consts.iter().all(|k| k.0 != c.0)) {
+    if let Some((name, _)) = variant.consts.iter().find(|c| !kernel.varies(c.0)) {
         return wrong(format!("no number {name}"));
     }
     if variant.tiles.is_some() != kernel.tiles {
@@ -145,7 +145,7 @@ fn body(variant: &Variant) -> Result<Lines> {
     for part in row.iter().flat_map(|r| r.parts) {
         lines.push(part);
     }
-    for part in kernel.parts {
+    for part in kernel.parts.into_iter().flatten() {
         lines.push(part);
     }
     if let Some(columns) = variant.number("COLS") {

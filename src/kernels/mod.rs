@@ -1,6 +1,7 @@
 //! Kernels: the WGSL files under `shaders/`, a catalogue of them, and a linker.
 //!
-//! A kernel is one plain WGSL file. What varies is of four kinds, and all of it is in a [`Variant`]:
+//! A kernel is linked of a few fragments of WGSL, the last of which has its name and its entry point; `moeray inspect --shader
+//! LABEL` prints the text. What varies is of four kinds, and all of it is in a [`Variant`]:
 //! - *numbers* that shape the code (workgroup size, lanes a row, rows an invocation) are `const`s that the linker
 //!   prepends: [`Kernel::consts`] names them with their defaults, [`Kernel::fixed`] those that its fragments ask for and
 //!   that it has one answer to;
@@ -25,6 +26,8 @@
 //! - The grid is `(ceil(items / tile[0]), ceil(rows / tile[1]), 1)` with [`Kernel::tile`]; the kernel's entry in
 //!   [`catalogue`] says what items and rows are. Workgroups beyond the end do nothing; no rows at all is harmless.
 //! - Accumulation is in f32.
+//! - A name in capitals is a constant: a number of the kernel, one of [`numbers`], or a `const` of a fragment. The linker refuses
+//!   every other.
 //!
 //! Deliberately absent: a device.
 
@@ -37,7 +40,7 @@ pub mod params;
 mod reflect;
 pub mod tiles;
 
-pub use catalogue::{Kernel, Style};
+pub use catalogue::{Kernel, Number, Style};
 pub use fragment::Fragment;
 pub use link::{Linked, link};
 pub use reflect::{Access, Binding, Reflection, diagnose, reflect};
@@ -128,11 +131,11 @@ impl Variant {
     }
 
     /// Every number of the kernel with its value: those that may vary, then the fixed ones.
-    pub fn numbers(&self) -> impl Iterator<Item = (&'static str, u32)> {
+    pub fn numbers(&self) -> impl Iterator<Item = Number> {
         let set = |name: &str| self.consts.iter().find(|c| c.0 == name).map(|c| c.1);
-        let varying = self.kernel.consts.iter().map(move |(name, default)| (*name, set(name).unwrap_or(*default)));
+        let varying = self.kernel.consts().map(move |(name, default)| (name, set(name).unwrap_or(default)));
         let scales = self.kv.map(|kv| ("KV_SCALES", u32::from(kv == KvType::Q8_0)));
-        varying.chain(self.kernel.fixed.iter().copied()).chain(scales)
+        varying.chain(self.kernel.fixed()).chain(scales)
     }
 
     /// Items and rows of one workgroup: see the conventions in [`crate::kernels`].
@@ -158,7 +161,7 @@ impl Variant {
             s.push('-');
             s.push_str(tiles.row().name);
         }
-        for (name, value) in self.numbers().take(self.kernel.consts.len()) {
+        for (name, value) in self.numbers().take(self.kernel.consts().count()) {
             s.push_str(&format!("-{}{value}", name.to_lowercase()));
         }
         s

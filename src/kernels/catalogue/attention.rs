@@ -1,9 +1,9 @@
 //! Rotation, the cache, attention.
 
-use super::{Kernel, PLAIN, SEQUENCE, SUM, one_each, wg_items};
+use super::{Kernel, PLAIN, SEQUENCE, SUM, consts, one_each, parts, wg_items};
 use crate::kernels::{Fragment, fragment::wgsl, params};
 
-const KEEP: Fragment = wgsl!("common/keep.wgsl");
+const KV_WRITE: Fragment = wgsl!("kv/write.wgsl");
 const ROTATE: Fragment = wgsl!("common/rotate.wgsl");
 
 /// Rotation by position. Bindings: `rows` (as in `common/sequence.wgsl`), `x` `[T, heads·D]`, `rope_table` `vec2<f32>`
@@ -11,8 +11,8 @@ const ROTATE: Fragment = wgsl!("common/rotate.wgsl");
 /// Items: heads·D columns; rows: T.
 pub static ROPE: Kernel = Kernel {
     name: "rope",
-    parts: &[SEQUENCE, ROTATE, wgsl!("rope.wgsl")],
-    consts: &[("WG", 64), ("BATCH", 0)],
+    parts: parts(&[SEQUENCE, ROTATE, wgsl!("rope.wgsl")]),
+    consts: consts(&[("WG", 64), ("BATCH", 0)]),
     params: params::RopeParams::FIELDS,
     tile: wg_items,
     ..PLAIN
@@ -22,9 +22,9 @@ pub static ROPE: Kernel = Kernel {
 /// (read_write). Items: 2·kv_heads; rows: T.
 pub static KV_STORE: Kernel = Kernel {
     name: "kv_store",
-    parts: &[SEQUENCE, KEEP, wgsl!("kv_store.wgsl")],
+    parts: parts(&[SEQUENCE, KV_WRITE, wgsl!("kv_store.wgsl")]),
     kv: true,
-    consts: &[("WG", 32), ("BATCH", 0)],
+    consts: consts(&[("WG", 32), ("BATCH", 0)]),
     params: params::KvStoreParams::FIELDS,
     tile: one_each,
     ..PLAIN
@@ -34,9 +34,9 @@ pub static KV_STORE: Kernel = Kernel {
 /// `rope_table` (as `rope`), `y` (q') (read_write), `k_cache`, `v_cache` (read_write). Items: heads + 2·kv_heads; rows: T.
 pub static ROPE_STORE: Kernel = Kernel {
     name: "rope_store",
-    parts: &[SEQUENCE, SUM, KEEP, ROTATE, wgsl!("rope_store.wgsl")],
+    parts: parts(&[SEQUENCE, SUM, KV_WRITE, ROTATE, wgsl!("rope_store.wgsl")]),
     kv: true,
-    consts: &[("WG", 32), ("BATCH", 0)],
+    consts: consts(&[("WG", 32), ("BATCH", 0)]),
     params: params::RopeStoreParams::FIELDS,
     tile: one_each,
     ..PLAIN
@@ -49,9 +49,9 @@ pub static ROPE_STORE: Kernel = Kernel {
 /// z with `SPLIT` = 1: ceil((P + T) / chunk), else 1.
 pub static ATTEND: Kernel = Kernel {
     name: "attend",
-    parts: &[SEQUENCE, wgsl!("attend.wgsl")],
+    parts: parts(&[SEQUENCE, wgsl!("attend.wgsl")]),
     kv: true,
-    consts: &[("WG", 64), ("K_DIM", 64), ("V_DIM", 64), ("ROWS", 4), ("SPLIT", 0), ("BATCH", 0), ("V_IN_K", 0)],
+    consts: consts(&[("WG", 64), ("K_DIM", 64), ("V_DIM", 64), ("ROWS", 4), ("SPLIT", 0), ("BATCH", 0), ("V_IN_K", 0)]),
     params: params::AttendParams::FIELDS,
     tile: |v| Ok([1, v.get("ROWS")?]),
     ..PLAIN
@@ -61,8 +61,8 @@ pub static ATTEND: Kernel = Kernel {
 /// `[T, heads·Dv]`. Items: heads; rows: T.
 pub static ATTEND_REDUCE: Kernel = Kernel {
     name: "attend_reduce",
-    parts: &[wgsl!("attend_reduce.wgsl")],
-    consts: &[("WG", 32)],
+    parts: parts(&[wgsl!("attend_reduce.wgsl")]),
+    consts: consts(&[("WG", 32)]),
     params: params::AttendReduceParams::FIELDS,
     tile: one_each,
     ..PLAIN

@@ -1,6 +1,6 @@
 //! Everything else: embedding, norms, the choice of experts, recurrent layers, element by element, the next token.
 
-use super::{ACTIVATION, Kernel, NO_CLAMP, PLAIN, SUM, one_each, wg_items};
+use super::{ACTIVATION, Kernel, NO_CLAMP, PLAIN, SUM, consts, one_each, parts, wg_items};
 use crate::kernels::{
     Fragment,
     fragment::wgsl,
@@ -8,16 +8,16 @@ use crate::kernels::{
     params::{self, Field},
 };
 
-const SAMPLING: Fragment = wgsl!("common/sampling.wgsl");
+const SAMPLING: Fragment = wgsl!("sampling/keys.wgsl");
 const SETTINGS: &[(&str, &[Field], &str)] = &[("Settings", params::Settings::FIELDS, "forbidden_ids: array<u32>")];
 
 /// Rows of an embedding table. Bindings: `ids` u32 `[T, 1]`, `w_data` segment of `[V, H]`, `y` `[T, H]` (read_write).
 /// Items: groups of a row; rows: T. A token's row is written by the dispatch whose segment holds it.
 pub static EMBED: Kernel = Kernel {
     name: "embed",
-    parts: &[wgsl!("embed.wgsl")],
+    parts: parts(&[wgsl!("embed.wgsl")]),
     slots: &["w"],
-    consts: &[("WG", 32), ("TAIL", 0)],
+    consts: consts(&[("WG", 32), ("TAIL", 0)]),
     params: params::EmbedParams::FIELDS,
     tile: wg_items,
     ..PLAIN
@@ -28,8 +28,8 @@ pub static EMBED: Kernel = Kernel {
 /// Items: groups g of a row; rows: T or O.
 pub static RMS_NORM: Kernel = Kernel {
     name: "rms_norm",
-    parts: &[SUM, wgsl!("rms_norm.wgsl")],
-    consts: &[("WG", 64), ("LAYER", 0), ("BIASED", 0)],
+    parts: parts(&[SUM, wgsl!("rms_norm.wgsl")]),
+    consts: consts(&[("WG", 64), ("LAYER", 0), ("BIASED", 0)]),
     params: params::RmsNormParams::FIELDS,
     tile: one_each,
     ..PLAIN
@@ -40,9 +40,9 @@ pub static RMS_NORM: Kernel = Kernel {
 /// invocation goes through the tokens in order).
 pub static SHORT_CONV: Kernel = Kernel {
     name: "short_conv",
-    parts: &[ACTIVATION, wgsl!("short_conv.wgsl")],
-    consts: &[("WG", 64), ("TAPS", 4), ("ACT", ACT_SILU)],
-    fixed: NO_CLAMP,
+    parts: parts(&[ACTIVATION, wgsl!("short_conv.wgsl")]),
+    consts: consts(&[("WG", 64), ("TAPS", 4), ("ACT", ACT_SILU)]),
+    fixed: [NO_CLAMP, &[]],
     params: params::ShortConvParams::FIELDS,
     tile: wg_items,
     ..PLAIN
@@ -53,8 +53,8 @@ pub static SHORT_CONV: Kernel = Kernel {
 /// states; rows: 1 (an invocation goes through the tokens in order).
 pub static DELTA_NET: Kernel = Kernel {
     name: "delta_net",
-    parts: &[wgsl!("delta_net.wgsl")],
-    consts: &[("WG", 32)],
+    parts: parts(&[wgsl!("delta_net.wgsl")]),
+    consts: consts(&[("WG", 32)]),
     params: params::DeltaNetParams::FIELDS,
     tile: wg_items,
     ..PLAIN
@@ -67,8 +67,8 @@ pub static DELTA_NET: Kernel = Kernel {
 /// `GROUPS` groups of experts take part.
 pub static ROUTER: Kernel = Kernel {
     name: "router",
-    parts: &[SUM, wgsl!("router.wgsl")],
-    consts: &[
+    parts: parts(&[SUM, wgsl!("router.wgsl")]),
+    consts: consts(&[
         ("WG", 64),
         ("EXPERTS", 64),
         ("BY_SCORE", 0),
@@ -77,7 +77,7 @@ pub static ROUTER: Kernel = Kernel {
         ("KEEP_IDS", 0),
         ("SPARSE", 0),
         ("SCALED", 0),
-    ],
+    ]),
     params: params::RouterParams::FIELDS,
     tile: one_each,
     ..PLAIN
@@ -89,8 +89,8 @@ pub static ROUTER: Kernel = Kernel {
 /// workgroup in all). `EXPERTS`: at least E.
 pub static EXPERT_SORT: Kernel = Kernel {
     name: "expert_sort",
-    parts: &[wgsl!("expert_sort.wgsl")],
-    consts: &[("WG", 64), ("EXPERTS", 64)],
+    parts: parts(&[wgsl!("expert_sort.wgsl")]),
+    consts: consts(&[("WG", 64), ("EXPERTS", 64)]),
     params: params::ExpertSortParams::FIELDS,
     tile: one_each,
     ..PLAIN
@@ -100,8 +100,8 @@ pub static EXPERT_SORT: Kernel = Kernel {
 /// (read_write). Items: n; rows: T.
 pub static EXPERT_COMBINE: Kernel = Kernel {
     name: "expert_combine",
-    parts: &[wgsl!("expert_combine.wgsl")],
-    consts: &[("WG", 64)],
+    parts: parts(&[wgsl!("expert_combine.wgsl")]),
+    consts: consts(&[("WG", 64)]),
     params: params::ExpertCombineParams::FIELDS,
     tile: wg_items,
     ..PLAIN
@@ -111,8 +111,8 @@ pub static EXPERT_COMBINE: Kernel = Kernel {
 /// (any buffer for those that have one operand), `y` (read_write). Items: columns; rows: T or O.
 pub static ELEMENTWISE: Kernel = Kernel {
     name: "elementwise",
-    parts: &[ACTIVATION, wgsl!("elementwise.wgsl")],
-    consts: &[("WG", 64), ("OP", OP_ADD), ("ACT", ACT_SILU), ("ALPHA", 0), ("LIMIT", 0)],
+    parts: parts(&[ACTIVATION, wgsl!("elementwise.wgsl")]),
+    consts: consts(&[("WG", 64), ("OP", OP_ADD), ("ACT", ACT_SILU), ("ALPHA", 0), ("LIMIT", 0)]),
     params: params::ElementwiseParams::FIELDS,
     tile: wg_items,
     ..PLAIN
@@ -122,9 +122,9 @@ pub static ELEMENTWISE: Kernel = Kernel {
 /// `[1, V]`, `keys` u32 `[V]` (read_write), `maxima` u32 `[ceil(V / 64)]` (read_write). Items: V; rows: 1.
 pub static SAMPLE_KEYS: Kernel = Kernel {
     name: "sample_keys",
-    parts: &[SAMPLING, wgsl!("sample_keys.wgsl")],
-    consts: &[("WG", 64)],
-    fixed: &[("BLOCK", 1024)],
+    parts: parts(&[SAMPLING, wgsl!("sample_keys.wgsl")]),
+    consts: consts(&[("WG", 64)]),
+    fixed: [&[("BLOCK", 1024)], &[]],
     params: params::SampleKeysParams::FIELDS,
     structs: SETTINGS,
     tile: |v| Ok([v.get("BLOCK")?, 1]),
@@ -136,8 +136,15 @@ pub static SAMPLE_KEYS: Kernel = Kernel {
 /// for its short way; it must be 256, the number of bins.
 pub static SAMPLE_PICK: Kernel = Kernel {
     name: "sample_pick",
-    parts: &[SAMPLING, wgsl!("sample_pick.wgsl")],
-    consts: &[("WG", 256)],
+    parts: parts(&[
+        SAMPLING,
+        wgsl!("sampling/u64.wgsl"),
+        wgsl!("sampling/elements.wgsl"),
+        wgsl!("sampling/search.wgsl"),
+        wgsl!("sampling/filters.wgsl"),
+        wgsl!("sample_pick.wgsl"),
+    ]),
+    consts: consts(&[("WG", 256)]),
     params: params::SamplePickParams::FIELDS,
     structs: SETTINGS,
     tile: one_each,
@@ -147,8 +154,8 @@ pub static SAMPLE_PICK: Kernel = Kernel {
 /// 0, 1, 2… in every row. Bindings: `y` u32 `[T, heads]` (read_write). Items: heads; rows: T.
 pub static HEAD_IDS: Kernel = Kernel {
     name: "head_ids",
-    parts: &[wgsl!("head_ids.wgsl")],
-    consts: &[("WG", 64)],
+    parts: parts(&[wgsl!("head_ids.wgsl")]),
+    consts: consts(&[("WG", 64)]),
     params: params::HeadIdsParams::FIELDS,
     tile: wg_items,
     ..PLAIN
@@ -158,8 +165,8 @@ pub static HEAD_IDS: Kernel = Kernel {
 /// (read_write). Items: columns; rows: T or O.
 pub static JOIN_HEADS: Kernel = Kernel {
     name: "join_heads",
-    parts: &[wgsl!("join_heads.wgsl")],
-    consts: &[("WG", 64)],
+    parts: parts(&[wgsl!("join_heads.wgsl")]),
+    consts: consts(&[("WG", 64)]),
     params: params::JoinHeadsParams::FIELDS,
     tile: wg_items,
     ..PLAIN
@@ -168,8 +175,8 @@ pub static JOIN_HEADS: Kernel = Kernel {
 /// `y = a`, to measure a device. Bindings: `a` u32 `[4 · groups]`, `y` (read_write). Items: groups; rows: 1.
 pub static COPY: Kernel = Kernel {
     name: "copy",
-    parts: &[wgsl!("copy.wgsl")],
-    consts: &[("WG", 64), ("EACH", 8)],
+    parts: parts(&[wgsl!("copy.wgsl")]),
+    consts: consts(&[("WG", 64), ("EACH", 8)]),
     params: params::CopyParams::FIELDS,
     tile: |v| Ok([v.get("WG")? * v.get("EACH")?, 1]),
     ..PLAIN
