@@ -382,6 +382,15 @@ fn inspect_and_devices_show_what_is_there() {
     }
     assert!(ok(&["inspect", DEMO, "--graph"]).contains("output logits"));
     assert!(ok(&["inspect", "--plan"]).contains("dispatches a layer"));
+    let labels = ok(&["inspect", "--shaders"]);
+    let labels: Vec<&str> = labels.lines().filter_map(|l| l.split(' ').next()).collect();
+    assert!(labels.iter().any(|l| l.starts_with("attend-")) && labels.iter().any(|l| l.starts_with("sample_pick-")));
+    let attend: &str = labels.iter().find(|l| l.starts_with("attend-")).unwrap();
+    let text = ok(&["inspect", "--shader", attend]);
+    assert!(text.contains("// shaders/attend.wgsl") && text.contains("struct Params"), "{text}");
+    let wgsl = &json(&["inspect", "--shader", attend, "--json"])["wgsl"];
+    assert!(wgsl.as_str().unwrap().contains("fn main("));
+    fails(&["inspect", "--shader", "attend-of-another"], 1, &["attend-of-another", attend, "--shaders"]);
     let j = json(&["inspect", "--plan", "--json", "--ctx", "1000"]);
     assert_eq!((j["model"]["experts"].as_u64(), j["model"]["vocabulary"].as_u64()), (Some(8), Some(4096)));
     // Four layers, two heads of 64 numbers for keys and values each, two bytes.

@@ -519,7 +519,13 @@ pub struct InspectArgs {
     /// The GPU plan of a generated token and of a prompt chunk: dispatches, barriers, bytes
     #[arg(long)]
     pub plan: bool,
-    /// The device that --plan is for, by number or name [default: the one that run would take, or any WebGPU device]
+    /// The labels of the shaders that the GPU plan runs
+    #[arg(long)]
+    pub shaders: bool,
+    /// The text of the shader with this label, each line with its place in its file
+    #[arg(long, value_name = "LABEL")]
+    pub shader: Option<String>,
+    /// The device that --plan, --shaders and --shader are for, by number or name [default: the one that run would take, or any WebGPU device]
     #[arg(long, value_name = "N|NAME")]
     pub device: Option<String>,
     /// Everything as one JSON object

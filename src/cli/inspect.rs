@@ -1,15 +1,24 @@
 //! `moeray inspect`: what is in a model, and what it will need.
 
-use super::{args::InspectArgs, facts, failure::Outcome, load};
+use super::{
+    args::InspectArgs,
+    facts,
+    failure::{Failure, Outcome},
+    load,
+};
 use crate::{
     backend::wgpu,
     file::{Array, Checkpoint, TensorInfo, Value},
     graph,
+    kernels::{self, Variant},
     model::{self, Definition, LayerSummary},
     plan::{self, Caps, Plan},
 };
 use serde_json::{Map, Value as Json, json};
-use std::io::{self, Write};
+use std::{
+    collections::BTreeMap,
+    io::{self, Write},
+};
 
 /// Items of a list that are shown.
 const SHOWN: usize = 6;
@@ -19,6 +28,9 @@ pub fn inspect(args: &InspectArgs) -> Outcome {
     let checkpoint = load::open(args.model.path())?;
     let definition = model::build(&checkpoint, &model::Options::default());
     let mut out = io::stdout().lock();
+    if args.shaders || args.shader.is_some() {
+        return shaders(&mut out, args, &planned(args, &definition?)?.1);
+    }
     let named = |d: &Definition| -> Outcome<Option<(String, Plan)>> {
         if args.plan { planned(args, d).map(Some) } else { Ok(None) }
     };
@@ -83,6 +95,43 @@ fn planned(args: &InspectArgs, d: &Definition) -> Outcome<(String, Plan)> {
     let ctx = ctx(args, d);
     let options = plan::Options::new(ctx, (args.context.chunk as usize).min(ctx), load::kv(&args.context));
     Ok((name, plan::plan(&graph, &weights, &caps, &options)?))
+}
+
+/// The shaders of a plan: their labels, or the text of one.
+fn shaders(out: &mut dyn Write, args: &InspectArgs, plan: &Plan) -> Outcome {
+    let sampling = plan.sampling.iter().flat_map(|s| s.steps.iter().flatten());
+    let steps = plan.schedules().into_iter().filter_map(|s| s.1).flat_map(|s| &s.steps).chain(sampling);
+    let variants: BTreeMap<String, &Variant> = steps.map(|s| (s.variant.label(), &s.variant)).collect();
+    let Some(wanted) = &args.shader else {
+        if args.json {
+            writeln!(out, "{:#}", json!({ "shaders": variants.keys().collect::<Vec<_>>() }))?;
+            return Ok(());
+        }
+        for label in variants.keys() {
+            writeln!(out, "{label}")?;
+        }
+        return Ok(());
+    };
+    let Some(variant) = variants.get(wanted) else {
+        let near = near(wanted, variants.keys()).join(", ");
+        return Err(Failure::new(format!("this model's plan has no shader {wanted}"))
+            .hint(format!("near it are {near}; --shaders lists all")));
+    };
+    let linked = kernels::link(variant)?;
+    match args.json {
+        true => writeln!(out, "{:#}", json!({ "label": linked.label, "wgsl": linked.text }))?,
+        false => write!(out, "{}", linked.with_origins())?,
+    }
+    Ok(())
+}
+
+/// The names that begin most like `wanted`.
+fn near<'a>(wanted: &str, names: impl Iterator<Item = &'a String>) -> Vec<&'a str> {
+    let alike = |name: &str| wanted.chars().zip(name.chars()).take_while(|(a, b)| a == b).count();
+    let mut names: Vec<&str> = names.map(String::as_str).collect();
+    names.sort_by_key(|name| std::cmp::Reverse(alike(name)));
+    names.truncate(3);
+    names
 }
 
 fn contents(out: &mut dyn Write, ckpt: &Checkpoint) -> io::Result<()> {
