@@ -83,7 +83,7 @@ pub trait Decoder {
 }
 
 /// Incremental detokenisation: what generation needs of a tokenizer.
-pub trait TextStream {
+pub trait TextStream: Send {
     /// The text that became complete with this token; empty in the middle of a UTF-8 sequence.
     fn push(&mut self, id: u32) -> String;
 }

@@ -34,6 +34,12 @@
 //! 8. CPU work touches only the routed experts, and reads the weights in their quantised form: from the memory map, or from a
 //!    copy that was packed once at load while the map was released.
 //!
+//! # Threads
+//!
+//! Several threads may share a [`session::Model`], a [`gpu::Gpu`], a [`tokenizer::Tokenizer`], a [`generate::CancelToken`] and
+//! an [`Error`] (`Send` and `Sync`). One thread at a time uses a [`session::Session`], a [`batch::Batch`] or a
+//! [`generate::Generation`]; it may hand them to another (`Send`, not `Sync`).
+//!
 //! # Example
 //!
 //! ```rust,no_run

@@ -1,6 +1,15 @@
-//! Comparators against data that they must reject.
+//! Comparators against data that they must reject, and the table of parity against backends that compute something else.
 
-use crate::support::{compare::*, rng::Rng};
+use crate::{
+    parity::{attention, case::Case, dense, moe},
+    support::{StepInput, Target, compare::*, load, rng::Rng, run},
+};
+use moeray::{
+    backend::{Output, Program},
+    file::{Bytes, Tensor},
+    ir::Op,
+    quant::KvType,
+};
 
 #[test]
 fn numbers() {
@@ -35,4 +44,154 @@ fn routing_is_compared_as_pairs() {
     assert!(check_routing((&[0, 2, 3, 1], &[0.7, 0.3, 0.6, 0.4]), want, 2, 1e-5).is_err(), "tokens swapped");
     assert!(check_routing((want.0, &[0.6, 0.4, f32::NAN, 0.3]), want, 2, 1e-5).is_err(), "a NaN weight");
     assert!(check_routing((&[3, 1], &[0.6, 0.4]), want, 2, 1e-5).is_err(), "a token missing");
+    assert!(
+        check_routing((&want.0[..3], &want.1[..3]), (&want.0[..3], &want.1[..3]), 2, 1e-5).is_err(),
+        "half a token"
+    );
+}
+
+/// Outputs of a step, `rows` of 4 numbers each.
+fn step(rng: &mut Rng, rows: usize) -> Vec<Output> {
+    vec![Output { rows, cols: 4, f32: rng.normals(4 * rows, 1.0), u32: vec![] }]
+}
+
+#[test]
+fn one_wrong_step_does_not_drown() {
+    let mut rng = Rng(5);
+    let names = ["y0".to_string()];
+    let want: Vec<_> = [500, 1, 1].map(|rows| step(&mut rng, rows)).into();
+    assert!(check_steps(&names, &want, &want, 1e-12).is_ok());
+    let mut got = want.clone();
+    got[2][0].f32.iter_mut().for_each(|x| *x *= 1.0 + 8e-6);
+    let all = [&want, &got].map(|s| s.iter().flat_map(|o| o[0].f32.clone()).collect::<Vec<f32>>());
+    assert!(check(&all[1], &all[0], 1e-12).is_ok(), "joined it is not seen");
+    assert!(check_steps(&names, &got, &want, 1e-12).is_err(), "the last step");
+    assert!(check_steps(&names, &want[..2], &want, 1e-12).is_err(), "a step missing");
+    let swapped = [want[0].clone(), want[2].clone(), want[1].clone()];
+    assert!(check_steps(&names, &swapped, &want, 1e-12).is_err(), "two steps swapped");
+    got = want.clone();
+    got[1][0].f32[2] = f32::NAN;
+    assert!(check_steps(&names, &got, &want, 1e-12).is_err(), "one NaN");
+    // Outputs that are called weights are compared too where no ids stand beside them.
+    let names = ["router_weights_0".to_string()];
+    assert!(check_steps(&names, &swapped, &want, 1e-12).is_err());
+}
+
+/// The backends that the table's cases are spoilt on: the loosest tolerance among them.
+const TARGETS: [Target; 4] = [Target::Cpu, Target::CpuInt8, Target::Wgpu, Target::WgpuLanes];
+
+/// A change to what a backend is given.
+type Spoil<'a> = &'a dyn Fn(&mut Program, &mut Vec<StepInput>);
+
+/// On every backend the case passes as it stands, and fails where the backend is given something else than the reference.
+fn seen(what: &str, case: &Case, spoil: Spoil<'_>) {
+    // Activations of 8 bits are in the table with caches of f32 only.
+    let fits = |t: &Target| *t != Target::CpuInt8 || case.kv == KvType::F32;
+    for target in TARGETS.into_iter().filter(fits) {
+        let want = case.want(target);
+        let run_with = |program: &Program, steps: &[StepInput]| Some(run(&*load(target, program)?, case.kv, steps));
+        let Some(good) = run_with(&case.program, &case.steps) else { continue };
+        case.compare(target, &good, &want).unwrap_or_else(|e| panic!("{target:?}: {e}"));
+        let (mut program, mut steps) = (case.program.clone(), case.steps.clone());
+        spoil(&mut program, &mut steps);
+        let bad = run_with(&program, &steps).unwrap();
+        assert!(case.compare(target, &bad, &want).is_err(), "{what} in {} is not seen on {target:?}", case.name);
+    }
+}
+
+fn named(cases: Vec<Case>, name: &str) -> Case {
+    cases.into_iter().find(|c| c.name.starts_with(name)).unwrap_or_else(|| panic!("no case {name}"))
+}
+
+/// Changes the bytes of a weight.
+fn edit_weight(program: &mut Program, index: usize, edit: impl FnOnce(&mut Vec<u8>)) {
+    let mut weights = program.weights.to_vec();
+    let t = &weights[index];
+    let mut bytes: Vec<u8> = (0..t.rows()).flat_map(|r| t.row(r)).copied().collect();
+    edit(&mut bytes);
+    weights[index] = Tensor::new(t.dtype(), t.shape().to_vec(), vec![Bytes::from_vec(bytes)]).unwrap();
+    *program = Program::new((*program.graph).clone(), weights).unwrap();
+}
+
+#[test]
+fn a_dropped_expert_is_seen() {
+    for name in ["moe/plain", "moe/shared expert", "moe/Q4_K Q4_K Q6_K"] {
+        let case = named(moe::blocks(), name);
+        // The last of the experts' matrices.
+        let down = case.program.weights.iter().rposition(|t| t.shape().len() == 3).unwrap();
+        let experts = case.program.weights[down].shape()[0];
+        let chosen: Vec<u32> = case.want(Target::Reference).iter().flat_map(|s| s[0].u32.clone()).collect();
+        for expert in [0, experts - 1].into_iter().filter(|e| chosen.contains(&(*e as u32))) {
+            seen(&format!("a missing expert {expert}"), &case, &|program, _| {
+                edit_weight(program, down, |bytes| {
+                    let size = bytes.len() / experts;
+                    bytes[expert * size..(expert + 1) * size].fill(0);
+                });
+            });
+        }
+    }
+}
+
+#[test]
+fn a_swapped_pair_is_seen() {
+    let mut rung = 0;
+    for case in moe::routers().into_iter().filter(|c| c.name.contains("plain") || c.name.contains("biased")) {
+        for target in TARGETS {
+            let want = case.want(target);
+            let (last, k) = (want.len() - 1, want[0][0].cols);
+            // Two of one token whose weights differ: equal ones may be swapped.
+            let weights = &want[last][1].f32;
+            let differ = |i: &usize| i % k != k - 1 && weights[i + 1] < 0.9 * weights[*i];
+            let Some(at) = (0..weights.len() - 1).find(differ) else { continue };
+            let mut got = want.clone();
+            got[last][0].u32.swap(at, at + 1);
+            assert!(case.compare(target, &got, &want).is_err(), "{}: ids", case.name);
+            got[last][1].f32.swap(at, at + 1);
+            assert!(case.compare(target, &got, &want).is_ok(), "{}: ids and weights", case.name);
+            got[last][0].u32.swap(at, at + 1);
+            assert!(case.compare(target, &got, &want).is_err(), "{}: weights", case.name);
+            rung += 1;
+        }
+    }
+    assert!(rung > 40, "{rung}");
+}
+
+/// In the last step, the shortest.
+#[test]
+fn a_shifted_token_is_seen() {
+    let shift = |_: &mut Program, steps: &mut Vec<StepInput>| {
+        let (shape, tokens, inputs) = steps.iter_mut().rfind(|s| s.0.tokens > 1).unwrap();
+        tokens.rotate_left(1);
+        for (_, x) in inputs {
+            let row = x.len() / shape.tokens;
+            x.rotate_left(row);
+        }
+    };
+    seen("a shifted token", &named(dense::linear(), "linear/Q4_K [67"), &shift);
+    seen("a shifted token", &named(dense::embed(), "embed/Q8_0"), &shift);
+    seen("a shifted token", &named(moe::blocks(), "moe/plain"), &shift);
+    seen("a shifted token", &named(attention::attend(), "attend/6 on 2"), &shift);
+}
+
+/// The scale of 32 weights of one row, of 6 bits, by one; a softmax of scores by one column of the heads more.
+#[test]
+fn a_scale_off_by_one_is_seen() {
+    // A block of Q4_K: two halves, then 12 bytes of scales.
+    seen("a scale of weights", &named(dense::linear(), "linear/Q4_K [67"), &|program, _| {
+        edit_weight(program, 0, |bytes| bytes[4] = if bytes[4] & 63 == 63 { bytes[4] - 1 } else { bytes[4] + 1 });
+    });
+    let heads = |program: &mut Program, _: &mut Vec<StepInput>| {
+        let mut graph = (*program.graph).clone();
+        for node in &mut graph.nodes {
+            if let Op::Attend(a) = &mut node.op {
+                a.scale = 1.0 / (1.0 / a.scale.powi(2) + 1.0).sqrt();
+            }
+        }
+        *program = Program::new(graph, program.weights.to_vec()).unwrap();
+    };
+    let cases =
+        attention::attend().into_iter().filter(|c| c.name.contains("attend/8 on 2") && !c.name.contains("Some"));
+    let cases: Vec<Case> = cases.collect();
+    assert!(cases.len() > 2, "caches of every type");
+    cases.iter().for_each(|c| seen("a scale of scores", c, &heads));
 }

@@ -351,7 +351,7 @@ fn logits_without_further_options_are_exact() {
     let want: Vec<f32> = bytemuck::pod_collect_to_vec(expected.tensor("logits").unwrap().data());
     let error_of = |more: &[&str]| -> f64 {
         let out = at(dir.path(), "logits.safetensors");
-        let mut args = vec!["logits", "-m", &golden, "--ids", &ids, "--bf16-rope", "-o", &out];
+        let mut args = vec!["logits", "-m", &golden, "--ids", &ids, "-o", &out];
         args.extend(more);
         ok(&args);
         let bytes = std::fs::read(&out).unwrap();

@@ -34,8 +34,8 @@ pub fn through_bytes(ckpt: &Checkpoint) -> Checkpoint {
     file::open_bytes(Bytes::from_vec(bytes_of(ckpt.meta(), &tensors(ckpt)))).unwrap()
 }
 
-pub fn options(bf16_rope: bool) -> model::Options {
-    model::Options { trace_router: true, bf16_rope }
+pub fn options() -> model::Options {
+    model::Options { trace_router: true }
 }
 
 pub fn exported(name: &str) -> Checkpoint {
@@ -80,7 +80,7 @@ fn goldens_through_gguf() {
     ];
     for name in all {
         let g = golden(name);
-        let d = model::build(&through_bytes(&exported(name)), &options(name != "mini_mixtral")).unwrap();
+        let d = model::build(&through_bytes(&exported(name)), &options()).unwrap();
         for target in [Target::Reference, Target::Cpu, Target::Wgpu] {
             check_golden(name, &d, &g, target);
         }
@@ -108,7 +108,7 @@ fn alarm_unpermuted_queries_are_noticed() {
         _ => (n, t),
     });
     let wrong = Checkpoint::from_parts(good.meta().clone(), wrong.collect()).unwrap();
-    let d = model::build(&wrong, &options(true)).unwrap();
+    let d = model::build(&wrong, &options()).unwrap();
     let g = golden("llama");
     let loaded = load(Target::Reference, &d.program).unwrap();
     let out = forward(&*loaded, &g.ids, &[g.ids.len()]);
@@ -142,7 +142,7 @@ pub fn edited(
 }
 
 pub fn logits(ckpt: &Checkpoint, ids: &[u32]) -> Vec<f32> {
-    let d = model::build(ckpt, &options(false)).unwrap();
+    let d = model::build(ckpt, &options()).unwrap();
     let loaded = load(Target::Reference, &d.program).unwrap();
     forward(&*loaded, ids, &[ids.len()]).swap_remove(0).f32
 }
@@ -257,7 +257,7 @@ fn merged_experts_give_the_same_logits() {
     }
     let merged = file::open_bytes(Bytes::from_vec(bytes_of(split.meta(), &merged))).unwrap();
     assert!(merged.tensor("blk.0.ffn_gate_up_exps.weight").is_some());
-    let d = model::build(&merged, &options(true)).unwrap();
+    let d = model::build(&merged, &options()).unwrap();
     for target in [Target::Reference, Target::Cpu, Target::Wgpu] {
         check_golden("qwen3_moe", &d, &golden("qwen3_moe"), target);
     }
@@ -286,7 +286,7 @@ fn a_split_gguf_gives_the_same_logits() {
     }
     let ckpt = file::open(&path).unwrap();
     assert_eq!(ckpt.files().len(), 2);
-    let d = model::build(&ckpt, &options(true)).unwrap();
+    let d = model::build(&ckpt, &options()).unwrap();
     for target in [Target::Reference, Target::Cpu, Target::Wgpu] {
         check_golden("mixtral", &d, &golden("mixtral"), target);
     }

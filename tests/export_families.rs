@@ -16,7 +16,7 @@ use serde_json::{Value as Json, json};
 
 fn check(name: &str, ckpt: &Checkpoint) {
     // Phi-3.5-MoE computes its frequencies anew at every call.
-    let d = model::build(&through_bytes(ckpt), &options(name != "phimoe")).unwrap();
+    let d = model::build(&through_bytes(ckpt), &options()).unwrap();
     for target in [Target::Reference, Target::Cpu, Target::Wgpu] {
         check_golden(name, &d, &golden(name), target);
     }
@@ -163,7 +163,7 @@ fn old_files_with_joint_keys_and_values() {
 }
 
 fn build(ckpt: &Checkpoint) -> Result<Definition> {
-    model::build(ckpt, &options(false))
+    model::build(ckpt, &options())
 }
 
 /// Without the key, DeepSeek's architecture means softmax, as the files of V2 that are older than it do; beside a selection

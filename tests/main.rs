@@ -6,6 +6,7 @@
 mod adopt;
 mod alarms;
 mod alloc;
+mod api;
 mod arrows;
 mod batch;
 #[cfg(all(feature = "cli", feature = "demo-model"))]

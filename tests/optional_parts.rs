@@ -15,15 +15,13 @@ use moeray::{
 use safetensors::Dtype;
 use serde_json::json;
 
-const PLAIN: model::Options = model::Options { trace_router: false, bf16_rope: false };
-
 /// The logits of a checkpoint are those of another, and these parts were left out.
 fn check(what: &str, ckpt: &Checkpoint, golden_of: &str, skipped: &[&str]) {
     let ids = golden(golden_of).ids;
-    let d = model::build(ckpt, &PLAIN).unwrap_or_else(|e| panic!("{what}: {e}"));
+    let d = model::build(ckpt, &model::Options::default()).unwrap_or_else(|e| panic!("{what}: {e}"));
     assert_eq!(d.skipped, skipped, "{what}");
     let (_dir, plain) = opened(golden_of, &tensors(golden_of), |_| {});
-    let want = logits(&model::build(&plain, &PLAIN).unwrap(), Target::Reference, &ids).unwrap();
+    let want = logits(&model::build(&plain, &model::Options::default()).unwrap(), Target::Reference, &ids).unwrap();
     let got = logits(&d, Target::Reference, &ids).unwrap();
     compare::check(&got, &want, 1e-11).unwrap_or_else(|e| panic!("{what}: {e}"));
 }
@@ -52,7 +50,7 @@ fn predictors_of_hugging_face_files() {
 
     // One layer more that predicts nothing is one that the config does not know of.
     let (_dir, ckpt) = opened("glm4_moe", &with("glm4_moe", &behind[3..4]), |_| {});
-    let e = model::build(&ckpt, &PLAIN).unwrap_err();
+    let e = model::build(&ckpt, &model::Options::default()).unwrap_err();
     assert!(matches!(&e, Error::Unsupported(t) if t.contains("model.layers.3.")), "{e}");
 }
 
@@ -70,14 +68,14 @@ fn predictors_of_gguf_files() {
         meta.set(format!("{arch}.block_count"), Value::U32(4));
         meta.set(format!("{arch}.nextn_predict_layers"), Value::U32(1));
         check(name, &file(&meta), name, &["multi-token prediction (4 tensors)"]);
-        assert_eq!(model::build(&file(&meta), &PLAIN).unwrap().decoder.layers.len(), 3);
+        assert_eq!(model::build(&file(&meta), &model::Options::default()).unwrap().decoder.layers.len(), 3);
 
         // Without the key the layer counts as one of the model, and lacks most of what such a one has.
         let kept = meta.iter().filter(|(k, _)| !k.ends_with("nextn_predict_layers"));
         let kept = Metadata::from_entries(kept.map(|(k, v)| (k.to_string(), v.clone())).collect()).unwrap();
-        assert!(model::build(&file(&kept), &PLAIN).is_err(), "{name}");
+        assert!(model::build(&file(&kept), &model::Options::default()).is_err(), "{name}");
         meta.set(format!("{arch}.nextn_predict_layers"), Value::U32(4));
-        let e = model::build(&file(&meta), &PLAIN).unwrap_err();
+        let e = model::build(&file(&meta), &model::Options::default()).unwrap_err();
         assert!(matches!(&e, Error::Model(t) if t.contains("4 of 4 layers")), "{e}");
     }
 }
@@ -100,7 +98,7 @@ fn kimi_with_a_vision_tower() {
     let (_dir, ckpt) = opened("deepseek_v3", &data, nest);
     let parts = ["projector of pictures (1 tensors)", "vision tower (1 tensors)"];
     check("kimi", &ckpt, "deepseek_v3", &parts);
-    assert_eq!(model::build(&ckpt, &PLAIN).unwrap().title, "Kimi-K2");
+    assert_eq!(model::build(&ckpt, &model::Options::default()).unwrap().title, "Kimi-K2");
 }
 
 /// DeepSeek-V3.2's attention chooses its positions; as a dense one it would give other numbers.
@@ -108,7 +106,7 @@ fn kimi_with_a_vision_tower() {
 fn sparse_attention_is_refused_by_name() {
     for arch in ["deepseek_v32", "glm_moe_dsa"] {
         let (_dir, ckpt) = opened("deepseek_v3", &tensors("deepseek_v3"), |c| c["model_type"] = json!(arch));
-        let e = model::build(&ckpt, &PLAIN).unwrap_err();
+        let e = model::build(&ckpt, &model::Options::default()).unwrap_err();
         assert!(matches!(&e, Error::Unsupported(t) if t.contains("sparse attention") && t.contains(arch)), "{e}");
     }
 }

@@ -47,7 +47,7 @@ fn steps_begin_only_where_the_states_are_known() {
 }
 
 fn session(backend: BackendChoice, chunk: usize) -> Session {
-    let options = LoadOptions { backend, model: model::Options { trace_router: false, bf16_rope: true } };
+    let options = LoadOptions { backend, ..Default::default() };
     let model = Model::load(&folder(NAME), &options, &mut |_| {}).unwrap();
     Session::new(&model, SessionOptions { ctx: 64, chunk, kv: KvType::F32 }).unwrap()
 }
@@ -134,7 +134,7 @@ fn optional_parts_are_left_out_by_name() {
     let write = |all: &[(String, safetensors::tensor::TensorView<'_>)]| {
         let path = dir.path().join("model.safetensors");
         safetensors::serialize_to_file(all.iter().map(|(n, t)| (n, t)), None, &path).unwrap();
-        model::build(&file::open(dir.path()).unwrap(), &model::Options { trace_router: false, bf16_rope: true })
+        model::build(&file::open(dir.path()).unwrap(), &model::Options::default())
     };
     let d = write(&all).unwrap();
     assert_eq!(d.skipped, ["multi-token prediction (1 tensors)", "vision tower (2 tensors)"]);

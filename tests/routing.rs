@@ -27,7 +27,7 @@ fn choice(target: Target) -> Option<BackendChoice> {
 }
 
 fn load(name: &str, target: Target) -> Option<Model> {
-    let model = model::Options { trace_router: true, bf16_rope: true };
+    let model = model::Options { trace_router: true };
     let options = LoadOptions { backend: choice(target)?, model };
     Some(Model::load(&folder(name), &options, &mut |_| {}).unwrap())
 }
@@ -66,8 +66,7 @@ fn sessions_record_what_the_router_chose() {
 #[test]
 fn recording_is_refused_where_there_is_nothing_to_record() {
     let refused = |name: &str, trace_router: bool| {
-        let options =
-            LoadOptions { backend: BackendChoice::Reference, model: model::Options { trace_router, bf16_rope: false } };
+        let options = LoadOptions { backend: BackendChoice::Reference, model: model::Options { trace_router } };
         let model = Model::load(&folder(name), &options, &mut |_| {}).unwrap();
         Session::new(&model, Default::default()).unwrap().record_routing().unwrap_err().to_string()
     };

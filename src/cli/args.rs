@@ -493,9 +493,6 @@ pub struct LogitsArgs {
     /// Each MoE layer's chosen experts and their weights too
     #[arg(long)]
     pub router: bool,
-    /// Round the rotary frequencies to BF16, as PyTorch code does that casts a whole model: to compare with its logits
-    #[arg(long)]
-    pub bf16_rope: bool,
     /// Where to write
     #[arg(short, long, value_name = "FILE")]
     pub output: PathBuf,

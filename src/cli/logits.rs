@@ -46,7 +46,7 @@ pub fn logits_of<'a>(outputs: &[(String, &'a Output)]) -> Outcome<&'a Output> {
 
 /// Runs the verb.
 pub fn logits(args: &LogitsArgs, quiet: bool) -> Outcome {
-    let build = model::Options { trace_router: args.router, bf16_rope: args.bf16_rope };
+    let build = model::Options { trace_router: args.router };
     let model = load::load(args.model.path(), &args.place, build, quiet)?;
     let ids = ids(args, &model)?;
     let most = load::trained_context(&model);

@@ -19,7 +19,7 @@ use std::{
 /// Runs the verb.
 pub fn run(args: &RunArgs, quiet: bool) -> Outcome {
     let prompts = prompts(args)?;
-    let options = model::Options { trace_router: args.routing.wanted(), ..Default::default() };
+    let options = model::Options { trace_router: args.routing.wanted() };
     let model = load::load(args.model.path(), &args.place, options, quiet)?;
     let tokenizer = load::tokenizer(&model)?;
     let ids = prompts.iter().map(|p| load::encode(tokenizer, p, args.raw)).collect::<Outcome<Vec<_>>>()?;

@@ -22,7 +22,7 @@ use crate::{
 
 /// Builds the graph of a decoder, declaring every weight on the way.
 pub(super) fn graph(d: &Decoder, l: Loader<'_>, options: &Options) -> Result<Built> {
-    let mut g = Assembly { d, l, options, heads: None, traces: vec![] };
+    let mut g = Assembly { d, l, heads: None, traces: vec![] };
     let table = g.l.table("token_embd.weight", d.vocab, d.hidden)?;
     let ids = g.l.b.one(Op::Tokens, &[])?;
     let mut x = g.l.b.one(Op::Embed { table, scale: d.multipliers.embedding }, &[ids])?; // [T, H]
@@ -49,7 +49,6 @@ pub(super) fn graph(d: &Decoder, l: Loader<'_>, options: &Options) -> Result<Bui
 struct Assembly<'d, 'a> {
     d: &'d Decoder,
     l: Loader<'a>,
-    options: &'d Options,
     /// The numbers of the heads, `[T, heads]`, where there is latent attention.
     heads: Option<ValueId>,
     /// Layers with experts, with the chosen ones' ids and weights.
@@ -82,13 +81,13 @@ impl Assembly<'_, '_> {
 
     /// What the layer's mixer makes of its normalised input, `[T, H]`.
     fn mix(&mut self, site: &Site, mixer: &Mixer, normed: ValueId) -> Result<ValueId> {
-        let (l, bf16) = (&mut self.l, self.options.bf16_rope);
+        let l = &mut self.l;
         match mixer {
-            Mixer::Attention(a) => attention(l, site, a, bf16, normed),
+            Mixer::Attention(a) => attention(l, site, a, normed),
             Mixer::Latent(m) => {
                 let heads =
                     self.heads.ok_or_else(|| Error::Graph("latent attention without numbers of heads".into()))?;
-                mla::attention(l, site, m, bf16, normed, heads)
+                mla::attention(l, site, m, normed, heads)
             }
             Mixer::Delta(s) => delta(l, site, s, normed),
             Mixer::Conv(c) => short_conv(l, site, c, normed),

@@ -122,18 +122,15 @@ impl RopeSpec {
         Ok(f)
     }
 
-    /// The rotation as an op has it. `bf16` rounds the frequencies, see [`super::Options::bf16_rope`].
+    /// The rotation as an op has it.
     ///
     /// # Errors
     /// As [`RopeSpec::frequencies`].
-    pub(super) fn rope(&self, bf16: bool) -> Result<Rope> {
-        let rounded = |f: Vec<f32>| -> std::sync::Arc<[f32]> {
-            f.into_iter().map(|f| if bf16 { half::bf16::from_f32(f).to_f32() } else { f }).collect()
-        };
+    pub(super) fn rope(&self) -> Result<Rope> {
         let long = match &self.scaling {
             Scaling::Long(l) => {
                 let divided = plain(self.base, self.dims).iter().zip(&l.long).map(|(f, d)| f / d).collect();
-                Some(LongRope { beyond: l.original, inv_freq: rounded(divided), scale: l.long_scale })
+                Some(LongRope { beyond: l.original, inv_freq: divided, scale: l.long_scale })
             }
             _ => None,
         };
@@ -141,7 +138,7 @@ impl RopeSpec {
             head_dim: self.head_dim,
             dims: self.dims,
             pairs: self.pairs,
-            inv_freq: rounded(self.frequencies()?),
+            inv_freq: self.frequencies()?.into(),
             scale: self.scale,
             long,
             temperature: None,

@@ -9,6 +9,9 @@
 //! | quantised weights on `cpu`, against the reference with the same [`linear::Activations`] | [`linear`] | 1e-10 for one product; for several in a row 1e-7 with 16-bit activations, 1e-5 with 8-bit ones |
 //! | f16 KV cache | [`attend`] | 1e-6: keys and values keep 11 bits |
 //!
+//! Each step of a case is held to it as well as all of them together, and no single number may be off by more than 30 times the
+//! root of it, relative to the root mean square.
+//!
 //! The reference code is slow and obvious: it sums in f64, rounds each result to f32, and follows the formula.
 //!
 //! Deliberately absent: devices, shaders, threads.

@@ -129,37 +129,28 @@ impl Case {
         reference::load_with(self.program.clone(), activations).unwrap()
     }
 
+    /// What `target` is held to.
+    pub fn want(&self, target: Target) -> Vec<Vec<Output>> {
+        run(&*self.reference(target), self.kv, &self.steps)
+    }
+
+    /// Compares what came out on `target` with what was wanted.
+    pub fn compare(&self, target: Target, got: &[Vec<Output>], want: &[Vec<Output>]) -> Result<(), String> {
+        let names: Vec<String> = self.program.graph.outputs.iter().map(|(n, _)| n.clone()).collect();
+        compare::check_steps(&names, got, want, self.tolerance(target)).map_err(|e| format!("{}: {e}", self.name))?;
+        Ok(())
+    }
+
     /// Runs on `target` and compares with the reference. `Ok(false)`: there is no such device here.
     pub fn check(&self, target: Target) -> Result<bool, String> {
         let Some(loaded) = load(target, &self.program) else { return Ok(false) };
-        let want = run(&*self.reference(target), self.kv, &self.steps);
-        let got = run(&*loaded, self.kv, &self.steps);
-        let names: Vec<String> = self.program.graph.outputs.iter().map(|(n, _)| n.clone()).collect();
-        // All steps are compared together: the NMSE of a single number is its squared relative error, which cancellation
-        // makes as large as it likes. A wrong row still stands out by its size.
-        compare::check_outputs(&names, &joined(got), &joined(want), self.tolerance(target))
-            .map_err(|e| format!("{}: {e}", self.name))?;
+        self.compare(target, &run(&*loaded, self.kv, &self.steps), &self.want(target))?;
         Ok(true)
     }
 
     pub fn graph(&self) -> &Graph {
         &self.program.graph
     }
-}
-
-/// The outputs of several steps, one below the other.
-fn joined(steps: Vec<Vec<Output>>) -> Vec<Output> {
-    let mut all = steps.into_iter();
-    let mut sum = all.next().unwrap();
-    for step in all {
-        for (s, o) in sum.iter_mut().zip(step) {
-            assert_eq!(s.cols, o.cols);
-            s.rows += o.rows;
-            s.f32.extend(o.f32);
-            s.u32.extend(o.u32);
-        }
-    }
-    sum
 }
 
 /// Checks all cases on a target; fails with the list of those that are wrong.

@@ -1,9 +1,9 @@
 //! Every op, every fused op and every weight format, on every backend, against the reference: one table of cases.
 
-mod attention;
-mod case;
-mod dense;
-mod moe;
+pub mod attention;
+pub mod case;
+pub mod dense;
+pub mod moe;
 mod recurrent;
 
 use crate::support::{Target, skip};

@@ -14,14 +14,8 @@ use crate::{
     },
 };
 
-/// W_o · attention(x) of the layer's normalised input x; `bf16` rounds the rotation's frequencies.
-pub(in crate::model) fn attention(
-    l: &mut Loader<'_>,
-    site: &Site,
-    a: &AttentionSpec,
-    bf16: bool,
-    x: ValueId,
-) -> Result<ValueId> {
+/// W_o · attention(x) of the layer's normalised input x.
+pub(in crate::model) fn attention(l: &mut Loader<'_>, site: &Site, a: &AttentionSpec, x: ValueId) -> Result<ValueId> {
     let (q_cols, kv_cols) = (a.heads * a.head_dim, a.kv_heads * a.head_dim);
     let (q, gate) = if a.gated {
         let [q, gate] = gated_query(l, site, a, x)?;
@@ -37,7 +31,7 @@ pub(in crate::model) fn attention(
     if a.v_norm {
         v = unweighted(l, &site.norm, &site.weight("attn_v_norm"), a.head_dim, v)?; // [T, kv_heads·D]
     }
-    let [q, k] = qk_norm_rope(l, site, a, bf16, [q, k])?;
+    let [q, k] = qk_norm_rope(l, site, a, [q, k])?;
     let cache = l.b.cache(CacheDecl::new(a.kv_heads, a.head_dim, a.head_dim));
     let stored = l.b.one(Op::KvStore { cache }, &[k, v])?;
     let sinks = if a.sinks { Some(l.vector(&site.weight("attn_sinks"), a.heads)?) } else { None }; // [heads]
@@ -76,13 +70,7 @@ fn gated_query(l: &mut Loader<'_>, site: &Site, a: &AttentionSpec, x: ValueId) -
 }
 
 /// Queries and keys normalised and rotated, as the layer has it.
-fn qk_norm_rope(
-    l: &mut Loader<'_>,
-    site: &Site,
-    a: &AttentionSpec,
-    bf16: bool,
-    qk: [ValueId; 2],
-) -> Result<[ValueId; 2]> {
+fn qk_norm_rope(l: &mut Loader<'_>, site: &Site, a: &AttentionSpec, qk: [ValueId; 2]) -> Result<[ValueId; 2]> {
     let normed = |l: &mut Loader<'_>, qk: [ValueId; 2], after_rope: bool| match a.qk_norm {
         Some(n) if n.after_rope == after_rope => qk_norm(l, site, a, n.over, qk),
         _ => Ok(qk),
@@ -90,7 +78,7 @@ fn qk_norm_rope(
     let [q, k] = normed(l, qk, false)?;
     let rotated = match &a.position {
         Position::Rope(spec) => {
-            let rope = spec.rope(bf16)?;
+            let rope = spec.rope()?;
             [l.b.one(Op::Rope(rope.clone()), &[q])?, l.b.one(Op::Rope(rope), &[k])?]
         }
         Position::Unrotated(None) => [q, k],

@@ -26,7 +26,6 @@ pub(in crate::model) fn attention(
     l: &mut Loader<'_>,
     site: &Site,
     m: &LatentSpec,
-    bf16: bool,
     normed: ValueId,
     heads: ValueId,
 ) -> Result<ValueId> {
@@ -55,7 +54,7 @@ pub(in crate::model) fn attention(
     let [absorb, expand] = matrices(l, site, m.heads, [m.nope, m.value], m.kv_rank)?;
     let matrix = |weight| Op::ExpertLinear(Linear { weight, bias: None });
     let q_latent = l.b.one(matrix(absorb), &[q_nope, heads])?; // [T, heads·kv_rank]
-    let rope = m.rotation.rope(bf16)?;
+    let rope = m.rotation.rope()?;
     let q_rope = l.b.one(Op::Rope(rope.clone()), &[q_rope])?; // [T, heads·rope]
     let k_rope = l.b.one(Op::Rope(rope), &[k_rope])?; // [T, rope]
     let q = l.b.one(Op::JoinHeads { heads: m.heads }, &[q_latent, q_rope])?; // [T, heads·(kv_rank + rope)]

@@ -3,7 +3,7 @@ them: `python make.py [name ...]` (torch 2.15, transformers 5.23; float32, CPU, 
 
 Each folder gets config.json, model.safetensors (BF16; exactly these values are computed with) and expected.safetensors:
 input_ids [T], logits [T, V] of one pass, greedy [N] the continuation, router_<i> [T, E] the raw router logits of the i-th layer with
-experts. The whole model is cast to BF16 and back, rotary frequencies included.
+experts. Only what the file holds is rounded to BF16: rotary frequencies stay exact.
 """
 import pathlib, sys, torch, transformers as T
 from safetensors.torch import save_file
@@ -44,8 +44,7 @@ MODELS = {
     "hunyuan_moe": ("HunYuanMoEV1", dict(num_key_value_heads=2, head_dim=12, intermediate_size=16, num_experts=6, moe_topk=2,
               rope_parameters=dict(rope_type="dynamic", type="dynamic", rope_theta=10000.0, alpha=100.0, factor=1.0))),
     # a window in two layers of three; the third with other heads, values that are the keys, and a quarter of its pairs turning; a dense
-    # network beside the experts, norms before and behind, a factor of each expert and of each layer, bounded logits. The root of the
-    # hidden size (a buffer) survives BF16.
+    # network beside the experts, norms before and behind, a factor of each expert and of each layer, bounded logits.
     "gemma4": ("Gemma4", dict(hidden_size=64, num_key_value_heads=2, head_dim=12, global_head_dim=24, num_global_key_value_heads=1,
               attention_k_eq_v=True, intermediate_size=24, enable_moe_block=True, moe_intermediate_size=12, num_experts=6,
               top_k_experts=2, sliding_window=8, hidden_size_per_layer_input=0, final_logit_softcapping=6.0,
@@ -71,7 +70,10 @@ def make(name):
         for n, p in [*model.named_parameters(), *model.named_buffers()]:
             if "inv_freq" not in n and (p.dim() == 1 or "correction_bias" in n):
                 p.add_(torch.randn(p.shape, generator=g) * 0.1)
-    return model.to(torch.bfloat16).float()
+        for t in model.state_dict().values():
+            if t.is_floating_point():
+                t.copy_(t.to(torch.bfloat16).float())
+    return model
 
 def main():
     for name in sys.argv[1:] or MODELS:
@@ -93,6 +95,7 @@ def main():
         with torch.no_grad():
             logits = model(input_ids=ids, use_cache=False).logits[0]
         folder = pathlib.Path(__file__).parent / name
+        folder.mkdir(exist_ok=True)
         out = {"input_ids": ids[0].contiguous(), "logits": logits.float().contiguous(), "greedy": cur[0, 24:].contiguous()}
         out |= {f"router_{i}": r.contiguous() for i, r in enumerate(routers)}
         model.to(torch.bfloat16).save_pretrained(folder)

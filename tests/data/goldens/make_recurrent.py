@@ -51,7 +51,11 @@ def build(name):
                 p.copy_(torch.rand(p.shape, generator=g) * 3 - 3)
             if "conv" in n and p.dim() == 3:
                 p.copy_(torch.randn(p.shape, generator=g) * 0.5)
-    return m.to(torch.bfloat16).float()
+        # What the file holds is what is computed with; the rotary frequencies, which it does not hold, stay exact.
+        for t in m.state_dict().values():
+            if t.is_floating_point():
+                t.copy_(t.to(torch.bfloat16).float())
+    return m
 
 def greedy(m, ids, n):
     cur, out, margin = ids, [], 1e9
