@@ -109,7 +109,7 @@ impl Case {
 
     /// The tolerance that `ops/mod.rs` states.
     fn tolerance(&self, target: Target) -> f64 {
-        match (target, self.quantised, self.kv) {
+        match (target.base(), self.quantised, self.kv) {
             (Target::Cpu, true, _) if self.program.graph.nodes.len() > 2 => 1e-7,
             (Target::WgpuF16 | Target::WgpuCoop16, ..) => 1e-6,
             (Target::CpuInt8 | Target::WgpuInt8, true, _) if self.program.graph.nodes.len() > 2 => 1e-5,
@@ -121,7 +121,7 @@ impl Case {
 
     /// The oracle of `target`.
     fn reference(&self, target: Target) -> Box<dyn Loaded> {
-        let activations = match target {
+        let activations = match target.base() {
             Target::Cpu => Activations::Int16,
             Target::CpuInt8 | Target::WgpuInt8 => Activations::Int8,
             _ => Activations::F32,

@@ -8,14 +8,25 @@ mod recurrent;
 
 use crate::support::{Target, skip};
 use case::check_all;
-use moeray::kernels::Tiles;
+use moeray::{backend::cpu::SimdLevel, kernels::Tiles};
 
 macro_rules! parity {
     ($($name:ident: $cases:expr;)*) => {
         mod cpu { use super::*; $(#[test] fn $name() { check_all($cases, Target::Cpu); })* }
+        mod cpu_simd_levels {
+            use super::*;
+            $(#[test] fn $name() { slower_levels().for_each(|l| check_all($cases, Target::CpuAt(l))); })*
+        }
         mod wgpu { use super::*; $(#[test] fn $name() { check_all($cases, Target::Wgpu); })* }
         mod wgpu_lanes { use super::*; $(#[test] fn $name() { check_all($cases, Target::WgpuLanes); })* }
     };
+}
+
+/// The SIMD levels of this processor but the fastest, which `parity::cpu` runs.
+fn slower_levels() -> impl Iterator<Item = SimdLevel> {
+    let mut levels = moeray::backend::cpu::simd_levels();
+    levels.pop();
+    levels.into_iter()
 }
 
 parity! {

@@ -6,7 +6,7 @@ pub mod rng;
 use std::io::Write as _;
 
 use moeray::{
-    backend::{self, Loaded, Output, Program, RunnerOptions, Step},
+    backend::{self, Loaded, Output, Program, RunnerOptions, Step, cpu::SimdLevel},
     kernels::Tiles,
     ops::linear::Activations,
     quant::KvType,
@@ -17,6 +17,8 @@ use moeray::{
 pub enum Target {
     Reference,
     Cpu,
+    /// The same with the instructions of this SIMD level.
+    CpuAt(SimdLevel),
     /// The CPU with activations of 8 bits, its default.
     CpuInt8,
     Wgpu,
@@ -37,7 +39,15 @@ pub enum Target {
 impl Target {
     /// Whether it may be absent.
     pub fn is_gpu(self) -> bool {
-        !matches!(self, Target::Reference | Target::Cpu | Target::CpuInt8)
+        !matches!(self, Target::Reference | Target::Cpu | Target::CpuAt(_) | Target::CpuInt8)
+    }
+
+    /// The target whose oracle and tolerances it shares.
+    pub fn base(self) -> Target {
+        match self {
+            Target::CpuAt(_) => Target::Cpu,
+            other => other,
+        }
     }
 }
 
@@ -48,6 +58,14 @@ pub fn load(target: Target, program: &Program) -> Option<Box<dyn Loaded>> {
         Target::Reference => Some(backend::reference::load(program.clone()).unwrap()),
         Target::Cpu => {
             let options = backend::cpu::Options { activations: Activations::Int16, ..Default::default() };
+            Some(backend::cpu::load(program.clone(), &options, quiet).unwrap())
+        }
+        Target::CpuAt(level) => {
+            let options = backend::cpu::Options {
+                activations: Activations::Int16,
+                simd_level: Some(level),
+                ..Default::default()
+            };
             Some(backend::cpu::load(program.clone(), &options, quiet).unwrap())
         }
         Target::CpuInt8 => {
