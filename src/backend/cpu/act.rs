@@ -1,8 +1,11 @@
-//! Activations as 8-bit numbers: one f32 scale per 32, and the sums that formats with a minimum need. They are there twice: as
-//! lists for kernels that take several groups of a row at a time, and as [`Line`]s for those of packed weights.
+//! Activations as int8 quants: a scale for every 32 of them, and the sums of quants that formats with a minimum need.
 //!
-//! With [`Activations::Int16`] a row has two planes: the codes, and the codes of what they leave over. A product with both
-//! costs a second pass of integer arithmetic over weights that are in registers already, and no memory traffic.
+//! They are stored twice. Kernels that read several groups of a row at a time take arrays of one kind of value each (a structure
+//! of arrays); kernels of packed weights take a [`Line`] for every 32 activations (an array of structures).
+//!
+//! With [`Activations::Int16`] a row has two planes of quants: those of the activations, and those of the rounding errors that
+//! the first plane leaves. A product with both costs a second pass of integer arithmetic over weights that are in registers
+//! already, and no memory traffic.
 
 use super::{
     buffer::{Aligned, Out},
@@ -12,9 +15,9 @@ use super::{
 };
 use crate::{error::Result, ops::linear::Activations};
 
-/// Rows of activations, each quantised by itself: `x ≈ scale · code` with codes −127 ..= 127 and a scale of a 127th of the
-/// largest magnitude among 32 neighbours, so the error of an element is at most half a scale. ggml's k-quants use 256
-/// neighbours; 32 keeps outliers from coarsening what is far from them.
+/// Rows of activations, each quantised by itself: `x ≈ scale · quant` with quants −127 ..= 127. A scale is a 127th of the largest
+/// magnitude among 32 neighbours, so the error of an element is at most half a scale. ggml's k-quants share a scale among 256
+/// neighbours; 32 keep an outlier from coarsening activations that are far from it.
 #[derive(Default)]
 pub struct Acts {
     codes: Aligned<i8>,
@@ -24,48 +27,48 @@ pub struct Acts {
     lines: Aligned<Line>,
     stride: usize,
     cols: usize,
-    /// Whether every row is followed by the plane of what its codes leave over.
+    /// Whether every row has a second plane, with the quants of the first plane's rounding errors.
     fine: bool,
 }
 
-/// 32 activations as kernels of packed weights read them: all that belongs together in one line of the cache, so that a kernel
-/// for many rows has an address each.
+/// A block of 32 activations as kernels of packed weights read it: one cache line with everything that belongs to them, so that
+/// a kernel that multiplies many rows needs one address for each.
 #[derive(Clone, Copy, Debug, Default, bytemuck::Pod, bytemuck::Zeroable)]
 #[repr(C, align(64))]
 pub struct Line {
-    /// KvQuants.
+    /// The quants.
     pub codes: [i8; 32],
     /// Their scale.
     pub scale: f32,
-    /// Scale times sum of codes.
+    /// Scale times the sum of all quants.
     pub sum: f32,
-    /// Scale times sum of codes of each 16.
+    /// Scale times the sum of the first 16 quants, and of the last 16.
     pub sums16: [f32; 2],
-    /// Sum of codes of each 16.
+    /// The sum of the first 16 quants, and of the last 16.
     pub isums16: [i32; 2],
-    /// Sum of codes.
+    /// The sum of all quants.
     pub isum: i32,
     unused: u32,
 }
 
-/// One quantised row, as kernels take it. KvQuants are zero up to the next multiple of 64.
+/// One plane of one quantised row, as kernels take it. Quants are zero from the last column up to the next multiple of 64.
 #[derive(Clone, Copy, Debug)]
 pub struct ActRow {
-    /// KvQuants.
+    /// The quants.
     pub codes: *const i8,
-    /// Scale of each 32.
+    /// The scale of each 32 quants.
     pub scales: *const f32,
-    /// Scale times sum of codes of each 16.
+    /// Scale times sum, of each 16 quants.
     pub sums16: *const f32,
-    /// Scale times sum of codes of each 32.
+    /// Scale times sum, of each 32 quants.
     pub sums32: *const f32,
-    /// All that belongs to each 32: for kernels of packed weights.
+    /// The same row as blocks of 32, for kernels of packed weights.
     #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
     pub lines: *const Line,
 }
 
 impl ActRow {
-    /// No row: for kernels that read f32.
+    /// No row, for kernels that read f32 activations.
     pub const NONE: ActRow = ActRow {
         codes: std::ptr::null(),
         scales: std::ptr::null(),
@@ -75,17 +78,18 @@ impl ActRow {
     };
 }
 
-/// Weights of a row rounded up to whole 64s.
+/// The number of columns rounded up to whole 64s: what a plane of a row takes, in quants.
 fn padded(cols: usize) -> usize {
     cols.next_multiple_of(64)
 }
 
 impl Acts {
+    /// The planes of a row: 1, or 2 with [`Activations::Int16`].
     fn planes_a_row(&self) -> usize {
         1 + usize::from(self.fine)
     }
 
-    /// Room for `rows` rows of `cols` numbers of this precision; f32 is not one of codes and counts as [`Activations::Int16`].
+    /// Makes room for `rows` rows of `cols` activations. [`Activations::F32`] has no quants and counts as [`Activations::Int16`].
     pub fn reserve(&mut self, activations: Activations, rows: usize, cols: usize) {
         self.fine = match activations {
             Activations::Int8 => false,
@@ -99,18 +103,18 @@ impl Acts {
         self.lines.grow(n / 32);
     }
 
-    /// Bytes held.
+    /// The memory held, in bytes.
     pub fn bytes(&self) -> u64 {
         let sums = self.sums16.bytes() + self.sums32.bytes();
         self.codes.bytes() + self.scales.bytes() + sums + self.lines.bytes()
     }
 
-    /// Columns that the last [`Acts::fill`] was for.
+    /// The columns of the rows that the last [`Acts::fill`] quantised.
     pub fn cols(&self) -> usize {
         self.cols
     }
 
-    /// Quantises `x`, rows of `cols` numbers; `cols` is a multiple of 32.
+    /// Quantises `x`, `[rows, cols]`, where `cols` is a multiple of 32.
     ///
     /// # Errors
     /// As [`Pool::run`].
@@ -131,7 +135,7 @@ impl Acts {
         let (codes, scales) = (Out::new(&mut self.codes), Out::new(&mut self.scales));
         let (sums16, sums32) = (Out::new(&mut self.sums16), Out::new(&mut self.sums32));
         let lines = Out::new(&mut self.lines);
-        // Rows are cheap: give a thread at least some thousand numbers.
+        // A row takes little time: an item has at least 8192 activations where there are that many.
         let per = (8192 / cols).max(1);
         pool.run(rows.div_ceil(per), &|_, item| {
             for r in item * per..rows.min((item + 1) * per) {
@@ -155,10 +159,10 @@ impl Acts {
         })
     }
 
-    /// Makes `to` the planes (one or two a row) of some rows of the last [`Acts::fill`].
+    /// Fills `to` with the planes (one or two a row) of some of the rows that the last [`Acts::fill`] quantised.
     ///
     /// # Panics
-    /// Where there is no such row.
+    /// If one of `rows` does not exist.
     pub fn gather(&self, rows: &[u32], to: &mut Vec<ActRow>) {
         let (planes, n) = (self.planes_a_row(), self.stride);
         let most = rows.iter().max().map_or(0, |r| (*r as usize + 1) * planes * n);
@@ -180,7 +184,8 @@ impl Acts {
     }
 }
 
-/// One row of one or two planes, each of `stride` codes (`x` rounded up to whole 64s); the others are of matching lengths.
+/// Quantises one row into one or two planes, each of `stride` quants (the length of `x` rounded up to whole 64s). The other
+/// slices have matching lengths.
 struct Quantise<'a> {
     x: &'a [f32],
     codes: &'a mut [i8],
@@ -217,24 +222,24 @@ impl SimdKernel for Quantise<'_> {
 }
 
 impl Quantise<'_> {
-    /// The g-th 32 codes from `x`, which becomes what they leave over.
+    /// Quantises a group of 32, `x`, into the g-th place; `x` becomes the rounding errors.
     ///
     /// # Safety
     /// The processor has the features of `L`.
     #[inline(always)]
     unsafe fn group<L: F32x16>(&mut self, g: usize, x: &mut [f32; 32]) {
         let codes = &mut self.codes[32 * g..32 * g + 32];
-        // SAFETY: `x` and `codes` have 32 numbers; the features are there by the contract.
+        // SAFETY: `x` and `codes` have 32 elements; the processor has the features by the contract.
         let (scale, whole_sums) = unsafe {
             let (a, b) = (L::load(x.as_ptr()), L::load(x.as_ptr().add(16)));
             let largest = a.magnitude().max(b.magnitude()).largest();
             let inverse = if largest > 1e-30 { 127.0 / largest } else { 0.0 };
             let (qa, qb) = (a.mul(L::splat(inverse)).round(), b.mul(L::splat(inverse)).round());
-            // Not-a-number becomes 0 here: the scale carries it.
+            // Not-a-number becomes the quant 0 and stays visible in the scale.
             qa.store_i8(codes.as_mut_ptr());
             qb.store_i8(codes.as_mut_ptr().add(16));
             let (sa, sb) = (qa.sum(), qb.sum());
-            // Infinities and not-a-number end up in the sums, and from there in the scale.
+            // Infinities and not-a-number make the sums not finite, and these the scale.
             let scale = largest / 127.0 + 0.0 * (sa + sb);
             a.sub(qa.mul(L::splat(scale))).store(x.as_mut_ptr());
             b.sub(qb.mul(L::splat(scale))).store(x.as_mut_ptr().add(16));

@@ -1,10 +1,11 @@
-//! Attention over the KV cache ([`super::cache`]), whose keys and values are read as they are stored.
+//! Attention over the KV cache ([`super::cache`]). Keys and values are read in the form in which they are stored.
 //!
-//! Attention goes through the positions in chunks with a running maximum and sum (Milakov and Gimelshein 2018; Dao et al.
-//! 2022), for up to eight query rows at a time that share a key head. With one token and a long context the positions are also
-//! split into fixed splits for more threads, whose partial results are put together in order.
+//! A thread takes a tile of query rows that share a key head, and goes through the positions in KV tiles of 128 with a running
+//! maximum and sum (Milakov and Gimelshein 2018; Dao et al. 2022), for up to eight query rows at a time. With one token and a
+//! long context the positions are split as well, into ranges of 512 for more threads, whose partial results are combined in
+//! order.
 //!
-//! [`floats`] reads what is stored as floats, [`quants`] what is stored as 8-bit codes.
+//! [`floats`] reads caches in f16 and f32, [`quants`] caches of int8 quants.
 
 mod quants;
 mod floats;
@@ -23,26 +24,26 @@ use crate::{error::Result, ir::Attention};
 use floats::FloatReader;
 use quants::QuantReader;
 
-/// Positions of a kv_tile.
+/// The positions of a KV tile.
 const KV_TILE: usize = 128;
-/// Positions of a split of a split.
+/// The positions of a split, where one query row is computed by several threads.
 const SPLIT_POSITIONS: usize = 512;
-/// Query rows of an item, about.
+/// The query rows of a tile, about.
 const TILE_ROWS: usize = 32;
-/// Query rows that go through a kv_tile together, at most: each key and value is loaded once for them.
+/// The most query rows that go through a KV tile together: each key and value is loaded once for them.
 const MAX_QUERY_ROWS: usize = 8;
 
 /// Attention of the query rows of some segments.
 pub struct Job<'a> {
-    /// What is computed.
+    /// The op's parameters.
     pub a: &'a Attention,
-    /// By number.
+    /// The sequences of the runner, by number.
     pub sequences: &'a [Sequence],
-    /// The rows.
+    /// The rows of the step, by sequence.
     pub segments: &'a [Segment],
 }
 
-/// Memory of [`Job::run`].
+/// Memory that [`Job::run`] uses again from step to step.
 #[derive(Default)]
 pub struct Scratch {
     partial: Vec<f32>,
@@ -50,23 +51,23 @@ pub struct Scratch {
 }
 
 impl Scratch {
-    /// Bytes held.
+    /// The memory held, in bytes.
     pub fn bytes(&self) -> u64 {
         (4 * self.partial.capacity() + self.works.capacity() * size_of::<SegmentWork>()) as u64
     }
 }
 
-/// How a segment is work into items: key heads, tiles of query rows, splits of the positions.
+/// How a segment is divided into items of work: an item is a key head, a tile of query rows and a split of the positions.
 #[derive(Clone, Copy)]
 struct SegmentWork {
     segment: Segment,
-    /// Rows of a tile.
+    /// The tokens of a tile.
     per_tile: usize,
     tiles: usize,
     splits: usize,
-    /// Items of the segments before.
+    /// The number of items of all segments before this one.
     items: usize,
-    /// Partial results of the segments before.
+    /// The number of partial results of all segments before this one.
     partials: usize,
 }
 
@@ -75,7 +76,7 @@ impl Job<'_> {
         &self.sequences[s.sequence].caches[self.a.cache.0 as usize]
     }
 
-    /// Cuts the segments into `works`; gives how many items and partial results they make.
+    /// Divides the segments into items, described by `works`; gives the numbers of items and of partial results.
     fn divide(&self, kv_heads: usize, works: &mut Vec<SegmentWork>) -> (usize, usize) {
         let (mut items, mut partials) = (0, 0);
         works.clear();
@@ -90,14 +91,15 @@ impl Job<'_> {
         (items, partials)
     }
 
-    /// Queries `q`, `[T, heads · Dk]`, against their sequences up to their own positions, into `out`, `[T, heads · Dv]`.
+    /// Attention of the queries `q`, `[T, heads · Dk]`, over the positions of their sequences up to their own, into `out`,
+    /// `[T, heads · Dv]`.
     ///
     /// # Errors
     /// As [`super::pool::Pool::run`].
     pub fn run(&self, env: Env<'_>, q: &[f32], scratch: &mut Scratch, out: &mut [f32]) -> Result<()> {
         let Some(first) = self.segments.first() else { return Ok(()) };
         let (heads, decl) = (self.a.heads, &self.cache(first).decl);
-        // A partial result is a row of sums, the maximum, and the sum of weights.
+        // A partial result has the weighted sums of values, the maximum of the scores, and the sum of the weights.
         let v_stride = self.cache(first).v_stride;
         let stride = v_stride + N;
         let Scratch { partial, works } = scratch;
@@ -116,7 +118,7 @@ impl Job<'_> {
             tile.run(env, state);
             for (i, row) in state[..tile.rows * stride].chunks_exact(stride).enumerate() {
                 let (token, head) = tile.place(i);
-                // SAFETY: every (token, head, split) belongs to one item.
+                // SAFETY: every (token, head, split) belongs to one item of work.
                 unsafe {
                     if work.splits > 1 {
                         let at = (work.partials + head * work.splits + split) * stride;
@@ -139,7 +141,7 @@ impl Job<'_> {
         })
     }
 
-    /// Item `i` of a segment, and the number of its split.
+    /// The tile of item `i` of a segment, and the number of its split.
     fn tile<'t>(
         &'t self,
         env: Env<'t>,
@@ -149,7 +151,7 @@ impl Job<'_> {
         level: Level,
     ) -> (QueryTile<'t>, usize) {
         let cache = self.cache(&work.segment);
-        // Late tiles see the most positions: they go first.
+        // The last tiles see the most positions, so they are started first.
         let (kv, rest) = (i / (work.tiles * work.splits), i % (work.tiles * work.splits));
         let (tile, split) = (work.tiles - 1 - rest / work.splits, rest % work.splits);
         let first = tile * work.per_tile;
@@ -173,7 +175,7 @@ impl Job<'_> {
     }
 }
 
-/// Puts the partial results of one head together.
+/// Combines the partial results of one head.
 struct Combine<'a> {
     parts: &'a [f32],
     stride: usize,
@@ -184,14 +186,14 @@ struct Combine<'a> {
 impl SimdKernel for Combine<'_> {
     type Output = ();
 
-    // Plain loops, which the compiler makes vectors of.
+    // Plain loops, which the compiler vectorises.
     #[inline(always)]
     unsafe fn run<L: F32x16>(self) {
         let parts = || self.parts.chunks_exact(self.stride);
         let max = parts().map(|p| p[self.v_stride]).fold(f32::NEG_INFINITY, f32::max);
         let mut sum = 0.0;
         self.out.fill(0.0);
-        // Pieces outside of a window have seen nothing: their maximum is −∞.
+        // Splits outside of the window have seen no position: their maximum is −∞.
         for p in parts().filter(|p| p[self.v_stride] != f32::NEG_INFINITY) {
             let factor = (p[self.v_stride] - max).exp();
             sum += factor * p[self.v_stride + 1];
@@ -201,26 +203,26 @@ impl SimdKernel for Combine<'_> {
     }
 }
 
-/// The query rows of one item: `rows` (token, head) pairs of one key head, token by token.
+/// The query rows of one item of work: `rows` pairs of a token and a query head, all of one key head, token by token.
 struct QueryTile<'a> {
     a: &'a Attention,
     cache: &'a Cache,
     q: &'a [f32],
     kv: usize,
     group: usize,
-    /// The first token's row of `q`, and its position.
+    /// The first token's row of `q`; below, its position in its sequence.
     row: usize,
     position: usize,
     rows: usize,
-    /// Positions that this item looks at.
+    /// The positions of this item's split.
     span: std::ops::Range<usize>,
     sinks: Option<&'a [f32]>,
-    /// Where keys and values are asked into ahead of their use.
+    /// The cache into which keys and values are prefetched.
     level: Level,
 }
 
 impl<'a> QueryTile<'a> {
-    /// Goes through the positions.
+    /// Computes the tile; see [`Run`] for `state`.
     fn run(&self, env: Env<'_>, state: &mut [f32]) {
         match &self.cache.held {
             Held::F16([k, v]) => env.simd(Run(self, FloatReader::<F16>::new(k, v), state)),
@@ -229,65 +231,67 @@ impl<'a> QueryTile<'a> {
         }
     }
 
-    /// Row of `q` and head of query row `i`.
+    /// The token (row of `q`) and the query head of query row `i`.
     fn place(&self, i: usize) -> (usize, usize) {
         (self.row + i / self.group, self.kv * self.group + i % self.group)
     }
 
-    /// The query of row `i`.
+    /// The query vector of query row `i`.
     fn query(&self, i: usize) -> &'a [f32] {
         let d = self.cache.decl.k_dim;
         let (token, head) = self.place(i);
         &self.q[(token * self.a.heads + head) * d..][..d]
     }
 
-    /// The positions that query row `i` sees.
+    /// The positions of this split that query row `i` sees.
     fn seen(&self, i: usize) -> std::ops::Range<usize> {
         let end = self.position + i / self.group + 1;
         let start = self.a.first_seen(end - 1);
         start.max(self.span.start)..end.min(self.span.end)
     }
 
-    /// Key head and position of the keys that are needed after those up to position `to`: behind the last come the next head's.
+    /// The key head and position of the keys that are read after those before position `to`: behind the last position come the
+    /// keys of the next head.
     fn after(&self, to: usize) -> (usize, usize) {
         let end = self.position + self.rows / self.group;
         if to < end { (self.kv, to) } else { (self.kv + 1, self.a.first_seen(self.position) / N * N) }
     }
 }
 
-/// Positions `from .. to` that are looked at together, `from` on the start of a block of 16. Where nothing was fetched
-/// before, what comes next is fetched `ahead`: values during the scores, the next keys during the sums.
+/// The positions `from .. to`, at most [`KV_TILE`] of them, where `from` is a multiple of 16. The first query rows that go through
+/// a tile also prefetch (`prefetch_next`): its values while they compute scores, and the keys of the next tile while they sum values.
 #[derive(Clone, Copy)]
 struct KvTile {
     from: usize,
     to: usize,
-    ahead: bool,
+    prefetch_next: bool,
 }
 
-/// A way to store keys and values, as attention goes through them.
+/// Reads keys and values in one storage form.
 ///
-/// All functions are unsafe for one reason: the processor must have the features of `L`, and the cache the positions of the
-/// kv_tile.
+/// All functions are unsafe for one reason: the processor must have the features of `L`, and the cache the positions of the KV
+/// tile.
 #[allow(clippy::missing_safety_doc)]
 trait Reader: Copy {
-    /// Prepares the queries of a tile, in `own`, of [`quants::scratch_len`] numbers.
-    unsafe fn begin<L: F32x16>(self, tile: &QueryTile<'_>, own: &mut [f32]);
+    /// Prepares the queries of a tile in `prepared`, of [`quants::scratch_len`] values.
+    unsafe fn begin<L: F32x16>(self, tile: &QueryTile<'_>, prepared: &mut [f32]);
 
-    /// Scores of rows `i .. i + R`: the r-th's on position p to `scores[r * KV_TILE + p - from]`, up to the end of a vector.
+    /// Computes the scores of query rows `i .. i + R`: that of the r-th row and position p goes to
+    /// `scores[r * KV_TILE + p - from]`. Whole vectors of scores are written.
     unsafe fn score<L: F32x16, const R: usize>(
         self,
         tile: &QueryTile<'_>,
-        own: &[f32],
+        prepared: &[f32],
         scores: &mut [f32],
         i: usize,
         kv_tile: KvTile,
     );
 
-    /// `state = factor · state + Σ weight · value` for `R` rows, with weights where the scores were.
+    /// `state = factor · state + Σ weight · value` for `R` query rows, whose weights are where their scores were.
     unsafe fn sum<L: F32x16, const R: usize>(
         self,
         tile: &QueryTile<'_>,
-        own: &mut [f32],
+        prepared: &mut [f32],
         weights: &[f32],
         factors: &[f32; R],
         state: &mut [f32],
@@ -295,8 +299,9 @@ trait Reader: Copy {
     );
 }
 
-/// A tile, its keys and values, and its state: for each row `v_stride` sums, maximum, sum of weights; then room for scores and
-/// for what the reader prepares.
+/// The kernel of a tile: the tile, the reader of its keys and values, and its state. The state has for each query row `v_stride`
+/// weighted sums of values, the maximum of the scores and the sum of the weights; behind all rows it has room for the scores of
+/// a KV tile and for what the reader prepares.
 struct Run<'a, S>(&'a QueryTile<'a>, S, &'a mut [f32]);
 
 impl<S: Reader> SimdKernel for Run<'_, S> {
@@ -307,7 +312,7 @@ impl<S: Reader> SimdKernel for Run<'_, S> {
         let Run(tile, reader, state) = self;
         let stride = tile.cache.v_stride + N;
         let (state, rest) = state.split_at_mut(tile.rows * stride);
-        let (scores, own) = rest.split_at_mut(MAX_QUERY_ROWS * KV_TILE);
+        let (scores, prepared) = rest.split_at_mut(MAX_QUERY_ROWS * KV_TILE);
         for (i, row) in state.chunks_exact_mut(stride).enumerate() {
             let sink = tile.sinks.map(|s| s[tile.kv * tile.group + i % tile.group]);
             row.fill(0.0);
@@ -318,58 +323,59 @@ impl<S: Reader> SimdKernel for Run<'_, S> {
         // SAFETY: the features are there by the contract; positions below `end` are written; rows below `tile.rows` have
         // state.
         unsafe {
-            reader.begin::<L>(tile, own);
+            reader.begin::<L>(tile, prepared);
             let mut from = start / N * N;
             while from < end {
                 let to = (from + KV_TILE).min(end);
                 let mut i = 0;
                 while i < tile.rows {
-                    let kv_tile = KvTile { from, to, ahead: i == 0 };
+                    let kv_tile = KvTile { from, to, prefetch_next: i == 0 };
                     let state = &mut state[i * stride..];
                     i += match tile.rows - i {
                         8.. if L::MANY_REGISTERS => {
-                            rows::<S, L, MAX_QUERY_ROWS>(reader, tile, own, state, scores, i, kv_tile)
+                            rows::<S, L, MAX_QUERY_ROWS>(reader, tile, prepared, state, scores, i, kv_tile)
                         }
-                        4.. => rows::<S, L, 4>(reader, tile, own, state, scores, i, kv_tile),
-                        2.. => rows::<S, L, 2>(reader, tile, own, state, scores, i, kv_tile),
-                        _ => rows::<S, L, 1>(reader, tile, own, state, scores, i, kv_tile),
+                        4.. => rows::<S, L, 4>(reader, tile, prepared, state, scores, i, kv_tile),
+                        2.. => rows::<S, L, 2>(reader, tile, prepared, state, scores, i, kv_tile),
+                        _ => rows::<S, L, 1>(reader, tile, prepared, state, scores, i, kv_tile),
                     };
                 }
-                // Chunks start on whole blocks; `to` is one or the end.
+                // KV tiles start on multiples of 16, and so does `to`, unless it is the end.
                 from = to;
             }
         }
     }
 }
 
-/// Query rows `i .. i + R` on a kv_tile; gives `R`.
+/// Takes query rows `i .. i + R` through a KV tile; gives `R`.
 ///
-/// Safety: as [`Reader`].
+/// # Safety
+/// As [`Reader`].
 #[inline(always)]
 unsafe fn rows<S: Reader, L: F32x16, const R: usize>(
     reader: S,
     tile: &QueryTile<'_>,
-    own: &mut [f32],
+    prepared: &mut [f32],
     state: &mut [f32],
     scores: &mut [f32],
     i: usize,
     kv_tile: KvTile,
 ) -> usize {
     let (v_stride, stride) = (tile.cache.v_stride, tile.cache.v_stride + N);
-    // Rows of one tile see more and more: where the last sees nothing here, none does.
+    // A later token sees later positions: often no row sees anything of this KV tile.
     let seen: [std::ops::Range<usize>; R] = std::array::from_fn(|r| tile.seen(i + r));
     if seen.iter().all(|s| s.end <= kv_tile.from || s.start >= kv_tile.to) {
         return R;
     }
     // SAFETY: by the contract.
     unsafe {
-        reader.score::<L, R>(tile, own, scores, i, kv_tile);
+        reader.score::<L, R>(tile, prepared, scores, i, kv_tile);
         let mut factors = [1f32; R];
         for r in 0..R {
             let s = &mut scores[r * KV_TILE..(r + 1) * KV_TILE];
             factors[r] = weigh::<L>(s, &seen[r], kv_tile.from, kv_tile.to, &mut state[r * stride + v_stride..][..2]);
         }
-        reader.sum::<L, R>(tile, own, scores, &factors, state, kv_tile);
+        reader.sum::<L, R>(tile, prepared, scores, &factors, state, kv_tile);
     }
     R
 }
@@ -393,7 +399,7 @@ unsafe fn weigh<L: F32x16>(
     }
     scores[..a].fill(f32::NEG_INFINITY);
     scores[b..n].fill(f32::NEG_INFINITY);
-    // SAFETY: `scores` has `n` numbers, whole vectors.
+    // SAFETY: `scores` has `n` elements, a multiple of a vector's; the processor has the features by the contract.
     unsafe {
         let mut top = L::splat(f32::NEG_INFINITY);
         for s in scores[..n].chunks_exact(N) {

@@ -1,4 +1,4 @@
-//! Buffers: numbers aligned to cache lines, and a view that several threads write disjoint parts of.
+//! Buffers: memory aligned to cache lines, and slices of which several threads write disjoint parts.
 
 use std::marker::PhantomData;
 
@@ -7,7 +7,7 @@ use std::marker::PhantomData;
 #[repr(C, align(64))]
 struct Line([u8; 64]);
 
-/// A vector of plain numbers that starts on a cache line. Grows, never shrinks.
+/// A vector of plain values that starts on a cache line. It grows and never shrinks.
 #[derive(Default)]
 pub struct Aligned<T> {
     lines: Vec<Line>,
@@ -22,7 +22,7 @@ impl<T: bytemuck::Pod> Aligned<T> {
         a
     }
 
-    /// Room for at least `len` numbers; new ones are zero.
+    /// Grows to at least `len` elements; new ones are zero.
     pub fn grow(&mut self, len: usize) {
         let lines = len.saturating_mul(size_of::<T>()).div_ceil(64);
         if lines > self.lines.len() {
@@ -30,7 +30,7 @@ impl<T: bytemuck::Pod> Aligned<T> {
         }
     }
 
-    /// Bytes held.
+    /// The memory held, in bytes.
     pub fn bytes(&self) -> u64 {
         self.lines.len() as u64 * 64
     }
@@ -49,15 +49,15 @@ impl<T: bytemuck::Pod> std::ops::DerefMut for Aligned<T> {
     }
 }
 
-/// Zeros that the system hands out page by page as they are touched, on large pages where it has them: for what is large and
-/// filled over time.
+/// Zeroed memory that the system provides page by page as it is touched, on huge pages where there are any. For large buffers
+/// that fill over time, as a KV cache does.
 pub struct Pages<T> {
     map: memmap2::MmapMut,
     kind: PhantomData<T>,
 }
 
 impl<T: bytemuck::Pod> Pages<T> {
-    /// `len` zeros; `None` where the system has no room for them.
+    /// `len` zeros; `None` where the system cannot map that much memory.
     pub fn zeroed(len: usize) -> Option<Self> {
         let map = memmap2::MmapMut::map_anon(len.checked_mul(size_of::<T>())?.max(64)).ok()?;
         #[cfg(target_os = "linux")]
@@ -67,7 +67,7 @@ impl<T: bytemuck::Pod> Pages<T> {
         Some(Pages { map, kind: PhantomData })
     }
 
-    /// Bytes held.
+    /// The memory held, in bytes.
     pub fn bytes(&self) -> u64 {
         self.map.len() as u64
     }
@@ -86,7 +86,7 @@ impl<T: bytemuck::Pod> std::ops::DerefMut for Pages<T> {
     }
 }
 
-/// A slice that the items of one job write, each its own elements.
+/// A mutable slice shared by the items of one job, each of which writes its own elements.
 #[derive(Clone, Copy)]
 pub struct Out<'a, T> {
     ptr: *mut T,
@@ -94,7 +94,7 @@ pub struct Out<'a, T> {
     life: PhantomData<&'a mut [T]>,
 }
 
-// SAFETY: an `Out` gives nothing but writes to elements that its users promise to keep apart.
+// SAFETY: an `Out` gives access only to elements that its users promise to keep disjoint.
 unsafe impl<T: Send> Sync for Out<'_, T> {}
 // SAFETY: as for `Sync`.
 unsafe impl<T: Send> Send for Out<'_, T> {}

@@ -20,7 +20,7 @@ pub(super) enum Held {
     F16([Pages<u16>; 2]),
     /// F32 precision.
     F32([Pages<f32>; 2]),
-    /// KvQuants of 8 bits.
+    /// Int8 quants with scales.
     KvQuants([KvQuants; 2]),
 }
 

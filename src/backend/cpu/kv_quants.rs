@@ -1,8 +1,8 @@
-//! Keys or values as 8-bit codes: [`KvType::Q8_0`](crate::quant::KvType::Q8_0).
+//! Keys or values as int8 quants: [`KvType::Q8_0`](crate::quant::KvType::Q8_0).
 //!
-//! Products take pairs of codes. For scores these are two columns of a key, of 16 positions side by side:
-//! `[kv_head][position / 16][column / 2][16][2]`. For sums they are two positions of a column:
-//! `[kv_head][position / 2][column][2]`, columns rounded up to whole vectors. Scales are the upper halves of singles,
+//! Integer dot products take pairs of quants. For scores a pair is two columns of a key, stored for 16 positions side by side:
+//! `[kv_head][position / 16][column / 2][16][2]`. For the weighted sums of values a pair is two positions of a column:
+//! `[kv_head][position / 2][column][2]`, with the columns rounded up to whole vectors. Scales are bfloat16,
 //! `[kv_head][block of columns][position]`.
 
 use super::{
@@ -17,34 +17,34 @@ use crate::{
     quant::{KvType, kv::block_scale},
 };
 
-/// Columns that share a scale.
+/// The number of columns that share a scale.
 pub const BLOCK: usize = KvType::BLOCK;
 
-/// What makes a pair.
+/// Which two quants are stored as a pair.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Pairs {
-    /// Two columns.
+    /// Two columns of a position.
     Columns,
-    /// Two positions.
+    /// Two positions of a column.
     Positions,
 }
 
-/// The keys or the values of a cache.
+/// The keys, or the values, of one layer's cache.
 pub struct KvQuants {
-    codes: Pages<i8>,
+    quants: Pages<i8>,
     scales: Pages<u16>,
     pairs: Pairs,
     heads: usize,
     cols: usize,
     /// Positions, a multiple of [`N`].
     ctx: usize,
-    /// Bytes of codes that a position takes in a head.
+    /// The quants of a position in a head, in bytes.
     row_bytes: usize,
 }
 
 impl KvQuants {
-    /// Room for `ctx` positions (a multiple of [`N`]) of `heads` heads of `cols` columns; `None` where that overflows or the
-    /// system does not give it.
+    /// Allocates `ctx` positions (a multiple of [`N`]) of `heads` heads of `cols` columns; `None` where the size overflows or the
+    /// system cannot map that much memory.
     pub fn new(pairs: Pairs, heads: usize, cols: usize, ctx: usize) -> Option<Self> {
         let row_bytes = match pairs {
             Pairs::Columns => cols.checked_next_multiple_of(2)?,
@@ -52,33 +52,33 @@ impl KvQuants {
         };
         let rows = ctx.checked_mul(heads)?;
         let size = |n: usize| rows.checked_mul(n).filter(|n| *n < usize::MAX / 8);
-        let (codes, scales) = (Pages::zeroed(size(row_bytes)?)?, Pages::zeroed(size(cols.div_ceil(BLOCK))?)?);
-        Some(KvQuants { codes, scales, pairs, heads, cols, ctx, row_bytes })
+        let (quants, scales) = (Pages::zeroed(size(row_bytes)?)?, Pages::zeroed(size(cols.div_ceil(BLOCK))?)?);
+        Some(KvQuants { quants, scales, pairs, heads, cols, ctx, row_bytes })
     }
 
-    /// Bytes held.
+    /// The memory held, in bytes.
     pub fn bytes(&self) -> u64 {
-        self.codes.bytes() + self.scales.bytes()
+        self.quants.bytes() + self.scales.bytes()
     }
 
-    /// Bytes of codes that a position takes in a head.
+    /// The quants of a position in a head, in bytes.
     pub fn row_bytes(&self) -> usize {
         self.row_bytes
     }
 
-    /// The codes from a position on: one that starts 16 where pairs are columns, else an even one. Beyond the last head it is
-    /// no address to read from.
+    /// The address of the quants from a position on, which must be a multiple of 16 where pairs are columns, and even where they
+    /// are positions. Beyond the last head the address may be prefetched but not read.
     pub fn row(&self, head: usize, position: usize) -> *const i8 {
-        self.codes.as_ptr().wrapping_add((head * self.ctx + position) * self.row_bytes)
+        self.quants.as_ptr().wrapping_add((head * self.ctx + position) * self.row_bytes)
     }
 
-    /// The scales of a head's block from a position on.
+    /// The scales (bfloat16) of a block of columns of a head, from a position on.
     pub fn scales(&self, head: usize, block: usize, position: usize) -> &[u16] {
         let first = (head * self.cols.div_ceil(BLOCK) + block) * self.ctx;
         &self.scales[first + position..first + self.ctx]
     }
 
-    /// Asks for the scales of some positions, which any numbers may be.
+    /// Prefetches the scales of `positions` positions from `position` on. Neither head nor position need exist.
     #[inline(always)]
     pub fn prefetch_scales(&self, head: usize, position: usize, positions: usize, level: Level) {
         for block in 0..self.cols.div_ceil(BLOCK) {
@@ -88,7 +88,7 @@ impl KvQuants {
         }
     }
 
-    /// Where the code of a position and a column is among its head's.
+    /// The index of the quant of a position and a column among the quants of its head.
     fn place(pairs: Pairs, row_bytes: usize, position: usize, column: usize) -> usize {
         match pairs {
             Pairs::Columns => position / N * N * row_bytes + column / 2 * 2 * N + position % N * 2 + column % 2,
@@ -96,50 +96,50 @@ impl KvQuants {
         }
     }
 
-    /// Writes rows of `heads · cols` numbers of consecutive positions from `first` on.
+    /// Writes `rows`, `[T, heads · cols]`, to consecutive positions from `first` on.
     ///
     /// # Errors
     /// As [`super::pool::Pool::run`].
     pub fn store(&mut self, env: Env<'_>, first: usize, rows: &[f32]) -> Result<()> {
         let (pairs, cols, ctx, row_bytes) = (self.pairs, self.cols, self.ctx, self.row_bytes);
         let blocks = cols.div_ceil(BLOCK);
-        let (codes, scales) = (Out::new(&mut self.codes), Out::new(&mut self.scales));
+        let (quants, scales) = (Out::new(&mut self.quants), Out::new(&mut self.scales));
         each_head(env, self.heads, cols, rows, &|head, t, row| {
-            // SAFETY: every head's codes and scales belong to one item.
-            let (codes, scales) = unsafe {
-                (codes.slice(head * ctx * row_bytes, ctx * row_bytes), scales.slice(head * blocks * ctx, blocks * ctx))
+            // SAFETY: every head's quants and scales belong to one item.
+            let (quants, scales) = unsafe {
+                (quants.slice(head * ctx * row_bytes, ctx * row_bytes), scales.slice(head * blocks * ctx, blocks * ctx))
             };
             for (b, x) in row.chunks(BLOCK).enumerate() {
-                let (block, scale) = env.simd(Encode(x));
+                let (block, scale) = env.simd(Quantise(x));
                 scales[b * ctx + first + t] = scale;
-                for (c, code) in block[..x.len()].iter().enumerate() {
-                    codes[Self::place(pairs, row_bytes, first + t, b * BLOCK + c)] = *code;
+                for (c, quant) in block[..x.len()].iter().enumerate() {
+                    quants[Self::place(pairs, row_bytes, first + t, b * BLOCK + c)] = *quant;
                 }
             }
         })
     }
 }
 
-/// A block, to be made codes and a scale.
-struct Encode<'a>(&'a [f32]);
+/// Quantises a block of up to [`BLOCK`] columns: gives the quants and their scale in bfloat16.
+struct Quantise<'a>(&'a [f32]);
 
-impl SimdKernel for Encode<'_> {
+impl SimdKernel for Quantise<'_> {
     type Output = ([i8; BLOCK], u16);
 
     #[inline(always)]
     unsafe fn run<L: F32x16>(self) -> Self::Output {
-        let (mut block, mut codes) = ([0f32; BLOCK], [0i8; BLOCK]);
+        let (mut block, mut quants) = ([0f32; BLOCK], [0i8; BLOCK]);
         block[..self.0.len()].copy_from_slice(self.0);
-        // SAFETY: both have two vectors' numbers; the features are there by the contract.
+        // SAFETY: both have the elements of two vectors; the processor has the features by the contract.
         unsafe {
             let [a, b] = [0, N].map(|i| L::load(block[i..].as_ptr()));
-            // Infinities and not-a-number become codes of 0: the scale carries them.
+            // Infinities and not-a-number become quants of 0 and stay visible in the scale.
             let bad = 0.0 * a.add(b).sum();
             let scale = block_scale(a.magnitude().max(b.magnitude()).largest()) + bad;
             let inverse = L::splat(if scale > 0.0 { 1.0 / scale } else { 0.0 });
-            a.mul(inverse).round().store_i8(codes.as_mut_ptr());
-            b.mul(inverse).round().store_i8(codes[N..].as_mut_ptr());
-            (codes, (scale.to_bits() >> 16) as u16)
+            a.mul(inverse).round().store_i8(quants.as_mut_ptr());
+            b.mul(inverse).round().store_i8(quants[N..].as_mut_ptr());
+            (quants, (scale.to_bits() >> 16) as u16)
         }
     }
 }

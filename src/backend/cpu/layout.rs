@@ -5,7 +5,7 @@ use crate::ir::{Graph, Rows, Type, ValueId};
 /// What a buffer holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Buffer {
-    /// FloatReader or ids.
+    /// Whether it holds u32 ids instead of f32 values.
     pub ids: bool,
     /// T or O rows.
     pub rows: Rows,

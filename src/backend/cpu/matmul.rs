@@ -1,7 +1,7 @@
-//! The ops that are matrix products on all tokens: `linear`, `norm_linears`, `linear_add`, `linear_act`, `linear_glu`.
+//! Matrix products with all tokens of a step: `linear`, `norm_linears`, `linear_add`, `linear_act`, `linear_glu`.
 //!
-//! A job is cut into blocks of rows; a block computes its rows for every token into a tile and finishes them there (bias,
-//! residual, activation), so that no intermediate result goes through memory.
+//! The rows of the matrices are divided into blocks. A thread computes a block's rows for every token into a tile of its scratch
+//! memory and finishes them there (bias, residual, activation), so that no intermediate result goes through memory.
 
 use super::{
     buffer::{Aligned, Out},
@@ -15,18 +15,18 @@ use crate::{
     ops::elementwise::sigmoid,
 };
 
-/// How a product is finished.
+/// What is done with the results of a product before they are written.
 #[derive(Clone, Copy)]
 pub enum Epilogue<'a> {
-    /// As it is.
+    /// Nothing.
     Plain,
-    /// Added to a residual `[T, rows]`, after a factor, and σ(g) where there are gates `[T, 1]`.
+    /// Multiplied by a factor, and by σ(g) where there are gates g `[T, 1]`, and added to a residual `[T, rows]`.
     Add(&'a [f32], Option<&'a [f32]>, f32),
-    /// Through an activation.
+    /// Put through an activation.
     Act(Activation),
 }
 
-/// `x` through each of `parts` into `outs`, `[T, rows]` each.
+/// Multiplies the `t` rows of `x` with the matrix of each of `parts` (and adds its bias) into `outs`, `[T, rows]` each.
 ///
 /// # Errors
 /// As [`super::pool::Pool::run`].
@@ -42,7 +42,7 @@ pub fn linears(
         return Ok(());
     }
     let mut shared: [Option<Out<'_, f32>>; 8] = [None; 8];
-    // Parts beyond eight go in further jobs.
+    // Eight parts go in one job of the pool; an op with more of them takes several jobs.
     for (parts, outs) in parts.chunks(8).zip(outs.chunks_mut(8)) {
         for (s, o) in shared.iter_mut().zip(outs) {
             *s = Some(Out::new(o));
@@ -56,7 +56,7 @@ pub fn linears(
             for (i, (l, out)) in parts.iter().zip(&shared).enumerate() {
                 let (w, n) = (weight(l), blocks(l));
                 let after = parts.get(i + 1).map_or(std::ptr::null(), |l| weight(l).address(0));
-                // The part's own blocks among the items.
+                // The blocks of this part among the items.
                 let own = items.start.max(before) - before..items.end.clamp(before, before + n) - before;
                 before += n;
                 if let (Some(out), false) = (out, own.is_empty()) {
@@ -71,7 +71,8 @@ pub fn linears(
     Ok(())
 }
 
-/// Rows `first .. first + rows` of one part; after these come the weights at `next`.
+/// Computes and finishes rows `first .. first + rows` of one part. The weights at `next` are read after these: they are
+/// prefetched.
 fn one_block(
     env: Env<'_>,
     worker: usize,
@@ -112,7 +113,7 @@ fn one_block(
     }
 }
 
-/// `act(gate x) · (up x)` into `out`, `[T, rows]`.
+/// `act(gate x) · (up x)` of a gated linear unit into `out`, `[T, rows]`.
 ///
 /// # Errors
 /// As [`super::pool::Pool::run`].
@@ -141,22 +142,22 @@ pub fn linear_glu(
     })
 }
 
-/// A gated unit: its matrices, of one shape.
+/// A gated linear unit, whose matrices have one shape.
 #[derive(Clone, Copy)]
 pub struct Gated<'a> {
-    /// What goes through the activation.
+    /// The matrix whose product goes through the activation.
     pub gate: &'a Weight,
-    /// What is multiplied with that.
+    /// The matrix whose product is multiplied with the activated one.
     pub up: &'a Weight,
-    /// Those of the rows that are wanted.
+    /// The biases of gate and up, of the rows that [`Gated::tile`] computes.
     pub biases: Option<[&'a [f32]; 2]>,
-    /// On the gate.
+    /// The activation of the gate.
     pub act: Activation,
 }
 
 impl Gated<'_> {
-    /// `rows` rows from `first` on for some tokens, `[tokens, rows]`, in the worker's scratch. `next` is the row that is
-    /// wanted after these.
+    /// Computes `rows` rows from `first` on for some tokens: `[tokens, rows]`, in the worker's scratch memory. `next` is the row
+    /// that is read after these, to be prefetched.
     pub fn tile<'s>(
         &self,
         env: Env<'_>,
@@ -178,7 +179,7 @@ impl Gated<'_> {
     }
 }
 
-/// Adds a bias of `rows` numbers to each of some rows.
+/// Adds `bias`, of `rows` values, to each row of `y`, `[tokens, rows]`.
 pub fn add_bias(y: &mut [f32], bias: &[f32], rows: usize) {
     for y in y.chunks_exact_mut(rows) {
         y.iter_mut().zip(bias).for_each(|(y, b)| *y += b);

@@ -1,14 +1,16 @@
-//! The CPU backend: a graph, fused and laid out once, run by threads with SIMD kernels.
+//! The CPU backend: fuses and lays out a graph once, then runs its steps on threads with SIMD kernels.
 //!
-//! Reading order: [`pool`] (threads), `simd_level` and `simd` (instructions), `prefetch` (asking memory ahead), `act` (activations in
-//! 8 bits), `kernel` (dot products by format), `weight` (a weight and its kernels), `rows`, `products`, `route`, `experts`,
-//! `cache`, `attend` (the ops), `layout` (values to buffers), `sequence` (what is kept of a text), `run` (the nodes of a step),
-//! `profile` (their times), `runner` (steps).
+//! Reading order. Foundations: [`pool`] (threads), `simd_level` and `simd` (instruction sets and vectors), `prefetch` (loading
+//! memory into caches ahead of its use), `buffer` (aligned memory). Matrix products: `act` (activations as int8 quants),
+//! `kernel` (dot products by weight format), `weight` (a weight and its kernels), `weight_roles` (what each weight is for).
+//! Ops: `parallel` (how ops share threads), `row_ops`, `matmul`, `router`, `experts`, `recurrent`, `cache` and `kv_quants` (the
+//! KV cache), `attend`. Steps: `layout` (which value lives in which buffer), `sequence` (the memory of one sequence), `run` (the
+//! nodes of a step), `profile` (their times), `runner` (steps and their rows).
 //!
-//! Only routed experts are touched. Weights stay in the memory map in the file's form, or where that is faster in a packed copy
-//! made at load, while the map's pages are released. Quantised weights are multiplied
-//! in integers with activations as 8-bit numbers, or two of them on request; float weights, norms, routers and attention are
-//! in f32. A result does not depend on the number of threads.
+//! A step reads the weights of routed experts only. Weights stay in the memory map as the file has them, or, where that is
+//! faster, in a packed copy made at load, whose pages of the map are released. Quantised weights are multiplied in integers:
+//! an activation becomes one int8 quant, or two on request. Float weights, norms, routers and attention are computed in f32.
+//! Results do not depend on the number of threads.
 //!
 //! Deliberately absent: model architectures, the plan of the GPU backend.
 
@@ -55,25 +57,26 @@ use pool::Pool;
 use std::sync::Arc;
 use weight::Weight;
 
-/// How to load.
+/// How a model is loaded onto the CPU.
 #[derive(Clone, Copy, Debug)]
 pub struct Options {
-    /// Threads that compute, the caller's included; all physical cores where not given. Workers spin for some 60 µs after a
-    /// job and then sleep. With 1 there are no workers: everything runs on the thread that calls, for hosts that share the
-    /// processor out themselves. Results do not depend on it.
+    /// The number of threads that compute, the calling thread included; by default one for each physical core. Workers spin for
+    /// about 60 µs after a job and then sleep. With 1 there are no workers: all work runs on the calling thread, for hosts that
+    /// schedule the processor themselves. Results do not depend on this number.
     pub threads: Option<usize>,
-    /// Instructions to use; the fastest that the processor has where not given.
+    /// The instruction set of all kernels; by default the fastest one that the processor has.
     pub simd_level: Option<SimdLevel>,
-    /// How activations meet quantised weights. The default, [`Activations::Int8`] with a scale for every 32, is as fine as what
-    /// llama.cpp does with formats of 32 weights a block, and finer than what it does with k-quants (a scale for every 256).
-    /// The last matrix, whose rounding would go straight into the logits, always gets 16 bits ([`Activations::of`]). On the
-    /// demo model and Shakespeare's text the distribution of the next token differs from exact arithmetic by a
-    /// Kullback-Leibler divergence of 5e-4 in Q4_K_M (llama.cpp: 14e-4) and in Q8_0 (llama.cpp: 5e-4).
-    /// [`Activations::Int16`] keeps products within 1e-7 of f32 arithmetic (divergence 1e-7), at half the speed of a prompt.
+    /// How activations are rounded before they are multiplied with quantised weights. The default, [`Activations::Int8`] with a
+    /// scale for every 32 activations, is as precise as llama.cpp with formats of 32 weights a block, and more precise than
+    /// llama.cpp with k-quants (a scale for every 256). The output matrix, whose rounding errors reach the logits undamped,
+    /// always gets 16 bits ([`Activations::of`]). On the demo model and Shakespeare's text the distribution of the next token
+    /// differs from exact arithmetic by a Kullback-Leibler divergence of 5e-4 in Q4_K_M (llama.cpp: 14e-4) and in Q8_0
+    /// (llama.cpp: 5e-4). [`Activations::Int16`] keeps products within 1e-7 of f32 arithmetic (divergence 1e-7) at half the
+    /// prefill speed. [`Activations::F32`] counts as [`Activations::Int16`].
     pub activations: Activations,
-    /// Copy quantised weights at load to a form that products read faster, where the SIMD level has one: takes a second a
-    /// gigabyte or less, and memory of the size of the file, whose own pages are released. Otherwise weights are read from
-    /// the map.
+    /// Whether quantised weights are copied at load to a layout that kernels read faster, where the SIMD level has one. The copy
+    /// takes a second a gigabyte or less and as much memory as the file, whose own pages are released. Otherwise weights are
+    /// read from the memory map.
     pub repack: bool,
 }
 
@@ -83,7 +86,7 @@ impl Default for Options {
     }
 }
 
-/// A loaded model: what runners share.
+/// A loaded model, which all its runners share.
 struct Model {
     pool: Pool,
     simd_level: SimdLevel,
@@ -91,18 +94,18 @@ struct Model {
     graph: Graph,
     layout: Layout,
     weights: Vec<Weight>,
-    /// One-dimensional weights and the biases of experts as numbers; empty for others.
+    /// By weight id, the dequantised f32 values of weights that ops read as vectors; empty for matrices.
     vectors: Vec<Vec<f32>>,
 }
 
-/// Makes the CPU backend of a program.
+/// Loads a program onto the CPU; `progress` hears of every weight.
 ///
 /// # Errors
 /// [`Error::Invalid`] for 0 threads; [`Error::Unsupported`] for a SIMD level that the processor lacks; [`Error::Model`] for a weight
 /// without elements.
 pub fn load(program: Program, options: &Options, progress: &mut dyn FnMut(Progress)) -> Result<Box<dyn Loaded>> {
     let simd_level = options.simd_level.unwrap_or_else(simd_level::best);
-    check_tier(simd_level)?;
+    check_available(simd_level)?;
     let pool = Pool::new(options.threads.unwrap_or_else(pool::default_threads))?;
     let graph = graph::fuse(&program.graph);
     let roles = weight_roles::roles(&graph);
@@ -113,9 +116,9 @@ pub fn load(program: Program, options: &Options, progress: &mut dyn FnMut(Progre
         if tensor.rows() == 0 || tensor.cols() == 0 {
             return Err(Error::Model(format!("{} has no elements", decl.name)));
         }
-        vectors.push(if role.vector { numbers(tensor)? } else { vec![] });
-        // Experts are chosen by router logits, so these are computed from f32 activations, whatever the router's format.
-        let exact = if role.router && !tensor.dtype().is_float() { Some(expanded(tensor)?) } else { None };
+        vectors.push(if role.vector { dequantized(tensor)? } else { vec![] });
+        // Router logits choose experts, so they are computed from f32 activations, whatever the format of the router matrix.
+        let exact = if role.router && !tensor.dtype().is_float() { Some(as_f32_tensor(tensor)?) } else { None };
         let mut weight = Weight::new(exact.unwrap_or_else(|| tensor.clone()), simd_level);
         if options.repack && role.matrix {
             weight.pack(simd_level, &pool, &mut |n| {
@@ -144,7 +147,7 @@ pub fn load(program: Program, options: &Options, progress: &mut dyn FnMut(Progre
     }))))
 }
 
-fn check_tier(simd_level: SimdLevel) -> Result<()> {
+fn check_available(simd_level: SimdLevel) -> Result<()> {
     if simd_level.is_available() {
         return Ok(());
     }
@@ -152,8 +155,8 @@ fn check_tier(simd_level: SimdLevel) -> Result<()> {
     Err(Error::Unsupported(format!("this processor has no {}; it has {}", simd_level.name(), have.join(", "))))
 }
 
-/// A tensor's numbers.
-fn numbers(tensor: &Tensor) -> Result<Vec<f32>> {
+/// A tensor's values as f32, row after row.
+fn dequantized(tensor: &Tensor) -> Result<Vec<f32>> {
     let mut out = vec![0.0; tensor.rows() * tensor.cols()];
     for (r, row) in out.chunks_exact_mut(tensor.cols()).enumerate() {
         crate::quant::dequantize(tensor.dtype(), tensor.row(r), row)?;
@@ -161,8 +164,9 @@ fn numbers(tensor: &Tensor) -> Result<Vec<f32>> {
     Ok(out)
 }
 
-fn expanded(tensor: &Tensor) -> Result<Tensor> {
-    Tensor::from_f32(tensor.shape().to_vec(), numbers(tensor)?)
+/// The same tensor stored as f32.
+fn as_f32_tensor(tensor: &Tensor) -> Result<Tensor> {
+    Tensor::from_f32(tensor.shape().to_vec(), dequantized(tensor)?)
 }
 
 struct Handle(Arc<Model>);
@@ -186,8 +190,9 @@ impl Loaded for Handle {
     }
 }
 
-/// A matrix times rows of activations, `x [T, cols]` → `[T, rows]`, with the instructions of `simd_level`: what the products of
-/// every op are made of, by itself. With `repack` from a packed copy, where the SIMD level has such (see [`Options::repack`]).
+/// One matrix product by itself, as the ops compute it: `weight` `[rows, cols]` times the rows of `x` `[T, cols]` → `[T, rows]`,
+/// with the instructions of `simd_level`. With `repack` the weight is packed first, where the SIMD level has packed kernels
+/// (see [`Options::repack`]).
 ///
 /// # Errors
 /// [`Error::Unsupported`] for a SIMD level that the processor lacks; [`Error::Invalid`] where `x` is no whole number of rows.
@@ -199,9 +204,9 @@ pub fn multiply(
     repack: bool,
     pool: &Pool,
 ) -> Result<Vec<f32>> {
-    check_tier(simd_level)?;
+    check_available(simd_level)?;
     if weight.cols() == 0 || x.len() % weight.cols() != 0 {
-        return Err(Error::Invalid(format!("{} numbers for rows of {}", x.len(), weight.cols())));
+        return Err(Error::Invalid(format!("{} activations for rows of {}", x.len(), weight.cols())));
     }
     let tokens = x.len() / weight.cols();
     let mut weights = [Weight::new(weight.clone(), simd_level)];
@@ -222,8 +227,8 @@ pub fn multiply(
     Ok(outs[0][..tokens * weight.rows()].to_vec())
 }
 
-/// The speed at which `threads` threads read memory together, in bytes a second: the best of a few sweeps over 256 MiB. It
-/// is the floor of decoding: no token can be faster than its weights can be read.
+/// The memory bandwidth that `threads` threads reach together, in bytes a second: the best of a few sweeps over 256 MiB. It is
+/// the roofline of decoding: a token cannot take less time than reading its weights.
 ///
 /// # Errors
 /// As [`Pool::new`].

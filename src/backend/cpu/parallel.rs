@@ -9,31 +9,31 @@ use super::{
 use crate::error::Result;
 use std::ops::Range;
 
-/// What every op needs.
+/// What the code of every op is given: threads, instructions, scratch memory, weights.
 #[derive(Clone, Copy)]
 pub struct Env<'a> {
-    /// The threads.
+    /// The threads of the model.
     pub pool: &'a Pool,
-    /// The instructions.
+    /// The instruction set of the kernels.
     pub simd_level: SimdLevel,
-    /// Memory of each worker.
+    /// Scratch memory, by worker.
     pub scratch: &'a ScratchPool,
-    /// By weight id.
+    /// The weights, by weight id.
     pub weights: &'a [Weight],
-    /// By weight id; empty for weights of more than one dimension.
+    /// The f32 values of weights that ops read as vectors, by weight id; empty for matrices.
     pub vectors: &'a [Vec<f32>],
-    /// 0, 1, 2, …: the list of all tokens.
+    /// 0, 1, 2, …: the rows of a product with all tokens of a step.
     pub all_tokens: &'a [u32],
 }
 
 impl Env<'_> {
-    /// Runs float code.
+    /// Runs a kernel with the instructions of this SIMD level.
     pub fn simd<F: SimdKernel>(&self, f: F) -> F::Output {
-        // SAFETY: the SIMD level was found available at load; the ops of `rows` have no other conditions.
+        // SAFETY: the SIMD level was found available at load; the kernels that ops run so have no other conditions.
         unsafe { dispatch(self.simd_level, f) }
     }
 
-    /// How the rows of a weight are cut for so many tokens.
+    /// How `rows` rows of a weight, each of `row_bytes` bytes, are divided for a product with `tokens` tokens.
     pub fn partition(&self, rows: usize, row_bytes: usize, tokens: usize) -> RowPartition {
         let many = tokens >= super::kernel::panel::WORTH;
         let by_bytes = if many { 64 } else { (24 << 10) / row_bytes.max(1) };
@@ -43,8 +43,8 @@ impl Env<'_> {
     }
 }
 
-/// Rows of a product with few tokens, at most: what starting a product costs is little beside them, and its results still
-/// stay in the first cache.
+/// The most rows that one call of a small-batch kernel computes: enough to make the fixed cost of a call small, and few enough
+/// for the results to stay in the first-level cache.
 pub const MAX_SPAN_ROWS: usize = 512;
 
 /// How the rows of a matrix are divided among the threads.
@@ -58,13 +58,13 @@ pub struct RowPartition {
 }
 
 impl RowPartition {
-    /// Blocks of so many rows.
+    /// The number of blocks of a matrix of `rows` rows.
     pub fn blocks(&self, rows: usize) -> usize {
         rows.div_ceil(self.block_rows)
     }
 
-    /// Of the rows of several matrices of `rows` rows, whose blocks are numbered one matrix after the other: calls `f` with
-    /// each matrix that has some of `blocks`, their first row and how many rows they are.
+    /// Finds the rows of a range of blocks, which are numbered through several matrices of `rows` rows, one matrix after the
+    /// other. Calls `f` for each matrix that has some of `blocks`, with the matrix's number, the first row and the number of rows.
     pub fn for_each_block(&self, rows: usize, blocks: Range<usize>, mut f: impl FnMut(usize, usize, usize)) {
         let per = self.blocks(rows);
         let mut at = blocks.start;
@@ -77,16 +77,16 @@ impl RowPartition {
     }
 }
 
-/// What is done with a row: its number, its input, its output.
+/// What [`each_row`] does with a row, given the row's number, its input and its output.
 pub type RowFn<'a> = &'a (dyn Fn(usize, &[f32], &mut [f32]) + Sync);
 
-/// What is done with a row: its number, its output.
+/// What [`each_output`] does with a row, given the row's number and its output.
 pub type OutputFn<'a> = &'a (dyn Fn(usize, &mut [f32]) + Sync);
 
-/// FloatReader that are worth a thread's attention.
+/// The least work for a thread of ops on rows, in input values: below, waking a thread costs more than it saves.
 const MIN_VALUES_PER_ITEM: usize = 16384;
 
-/// Calls `f` with the number, input and output of every row; by several threads where there are many numbers.
+/// Calls `f` for every row of `x`, `[rows, cols]`, with its number, input and output. Many rows go to several threads.
 ///
 /// # Errors
 /// As [`Pool::run`].
@@ -95,8 +95,8 @@ pub fn each_row(env: Env<'_>, x: &[f32], cols: usize, out: &mut [f32], f: RowFn<
     each_output(env, x.len() / cols, cols, out, cols, &|r, y| f(r, &x[r * cols..(r + 1) * cols], y))
 }
 
-/// Calls `f` with the number and output of every row, `[rows, cols]`; by several threads where rows of `cost` numbers are
-/// many.
+/// Calls `f` for each of `rows` rows with its number and its row of `out`, `[rows, cols]`. Rows go to several threads where there
+/// are many; `cost` is the work of a row, in values that it reads.
 ///
 /// # Errors
 /// As [`Pool::run`].
@@ -118,8 +118,8 @@ pub fn each_output(
     })
 }
 
-/// Calls `f` with every head, row and that row's part of the head, of rows of `heads · d` numbers. Heads go to several threads
-/// where there is much to write, one to one thread.
+/// Calls `f` for every head and row of `rows`, `[T, heads · d]`, with the head's number, the row's number and the row's `d` values
+/// of that head. Heads go to several threads where there is much to write; one head goes to one thread.
 pub fn each_head(
     env: Env<'_>,
     heads: usize,

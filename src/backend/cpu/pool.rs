@@ -1,14 +1,14 @@
-//! The thread pool: persistent workers that spin shortly and then sleep.
+//! The thread pool: persistent workers that spin for a short time after a job and then sleep.
 //!
-//! A job is `items` independent pieces of work, cut into one contiguous run a worker (memory is read in order, which
-//! hardware prefetchers like) from which idle workers steal. Where a job can do neighbouring items in one go, a worker takes
-//! half of what is left of a run at a time: few goes, and still small ones at the end, when workers wait for each other. The
-//! caller works too, as worker 0. Which worker computes an item never changes the item's result, so results do not depend on
-//! the number of threads.
+//! A job is a number of independent items. Each worker gets a contiguous range of them (memory is then read in order, as
+//! hardware prefetchers like it), and idle workers steal from the ranges of others. Where a job can compute neighbouring items
+//! in one call, a worker takes half of what is left of a range at a time: few calls, and small ones at the end, when workers
+//! wait for each other. The calling thread works too, as worker 0. Which worker computes an item never changes the item's
+//! result, so results do not depend on the number of threads.
 //!
-//! Jobs of several callers take turns in the order of their arrival, so two sessions on one pool make progress side by side
-//! and never use more threads than the pool has. A worker that is late (asleep, or not scheduled by the system) is not waited
-//! for: a job closes when its items are taken, and only workers that joined it are waited for.
+//! Jobs of several callers run one after the other, in the order of their arrival (a ticket lock), so two sessions on one pool
+//! make progress side by side and never use more threads than the pool has. A worker that is late (asleep, or not scheduled by
+//! the system) holds nobody up: a job closes when all its items are taken, and its caller waits only for workers that joined.
 
 use crate::error::{Error, Result};
 use std::{
@@ -23,99 +23,100 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// How long a worker looks for the next job before it sleeps: longer than the serial part between two jobs of a token.
+/// How long a worker spins for the next job before it sleeps: longer than the serial code between two jobs of a token.
 const SPIN: Duration = Duration::from_micros(60);
 
-/// What a job calls: worker number, item numbers.
+/// The function that a job calls with the worker's number and a range of items.
 type Work<'a> = dyn Fn(usize, Range<usize>) + Sync + 'a;
 
-/// Bits of `Shared::state`: the number of workers in the job, whether it may still be joined, the job's number.
+/// The fields of `PoolState::state`: the number of workers that are in the job (`ACTIVE`), whether workers may still join it
+/// (`OPEN`), and the job's number (the bits from `NUMBER` on).
 const ACTIVE: u64 = 0xffff;
 const OPEN: u64 = 1 << 16;
 const NUMBER: u64 = 1 << 17;
 
 thread_local! {
-    /// Set while this thread runs an item: a job inside a job runs where it is.
+    /// Whether this thread is running an item: a job that is started inside an item runs on the spot.
     static WORKING: Cell<bool> = const { Cell::new(false) };
 }
 
-/// A worker's run of items, on a cache line of its own.
+/// The range of items of one worker, aligned so that no two ranges share a cache line.
 #[repr(align(128))]
-struct Run {
+struct ItemRange {
     next: AtomicUsize,
     end: AtomicUsize,
 }
 
-/// A job: its work, and how many items it takes at a time at most.
+/// A job: the function to call, and the most items that one call takes.
 #[derive(Clone, Copy)]
 struct Job<'a> {
     work: &'a Work<'a>,
-    most: usize,
+    max_items: usize,
 }
 
-struct Shared {
+struct PoolState {
     state: AtomicU64,
     job: UnsafeCell<Option<Job<'static>>>,
-    runs: Box<[Run]>,
+    ranges: Box<[ItemRange]>,
     panicked: AtomicBool,
     stop: AtomicBool,
     sleepers: AtomicUsize,
     lock: Mutex<()>,
-    bell: Condvar,
+    condvar: Condvar,
 }
 
-// SAFETY: `job` is written only by the thread whose turn it is, while no worker is in a job (`ACTIVE` is 0 and `OPEN` is
+// SAFETY: `job` is written only by the caller that holds the ticket lock, while no worker is in a job (`ACTIVE` is 0 and `OPEN` is
 // clear), and read only by workers that joined through a successful compare-exchange on `state`, which orders the accesses.
-unsafe impl Sync for Shared {}
+unsafe impl Sync for PoolState {}
 // SAFETY: the only field that is not `Send` by itself is the job reference; what it refers to is `Sync`.
-unsafe impl Send for Shared {}
+unsafe impl Send for PoolState {}
 
-/// Turns of the callers, first come, first served.
+/// A ticket lock: callers are served in the order in which they ask.
 #[derive(Default)]
-struct Turns {
-    /// Next number to give, number being served.
+struct TicketLock {
+    /// The next ticket number to hand out, and the number that is being served.
     state: Mutex<(u64, u64)>,
-    bell: Condvar,
+    condvar: Condvar,
 }
 
-impl Turns {
-    fn take(&self) -> Turn<'_> {
+impl TicketLock {
+    fn take(&self) -> Ticket<'_> {
         let mut s = lock_unpoisoned(&self.state);
         let mine = s.0;
         s.0 += 1;
         while s.1 != mine {
-            s = self.bell.wait(s).unwrap_or_else(PoisonError::into_inner);
+            s = self.condvar.wait(s).unwrap_or_else(PoisonError::into_inner);
         }
-        Turn(self)
+        Ticket(self)
     }
 }
 
-struct Turn<'a>(&'a Turns);
+struct Ticket<'a>(&'a TicketLock);
 
-impl Drop for Turn<'_> {
+impl Drop for Ticket<'_> {
     fn drop(&mut self) {
         let mut s = lock_unpoisoned(&self.0.state);
         s.1 += 1;
         if s.0 != s.1 {
-            self.0.bell.notify_all();
+            self.0.condvar.notify_all();
         }
     }
 }
 
-/// Locks whether or not another thread panicked while it held the lock: what our locks guard stays valid.
+/// Locks a mutex even if another thread panicked while it held the lock: the data under this crate's locks stays valid then.
 pub(super) fn lock_unpoisoned<T>(m: &Mutex<T>) -> MutexGuard<'_, T> {
     m.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// A pool of workers. Dropping it ends them.
+/// A pool of worker threads. Dropping it ends them.
 pub struct Pool {
-    shared: Arc<Shared>,
-    turns: Turns,
+    shared: Arc<PoolState>,
+    callers: TicketLock,
     workers: Vec<JoinHandle<()>>,
 }
 
 impl Pool {
-    /// A pool in which `threads` threads compute, the calling thread included.
+    /// Starts a pool in which `threads` threads compute, the calling thread included.
     ///
     /// # Errors
     /// [`Error::Invalid`] for none or more than 1024; [`Error::Device`] where the system refuses a thread.
@@ -123,17 +124,17 @@ impl Pool {
         if threads == 0 || threads > 1024 {
             return Err(Error::Invalid(format!("{threads} threads: give 1 to 1024")));
         }
-        let shared = Arc::new(Shared {
+        let shared = Arc::new(PoolState {
             state: AtomicU64::new(0),
             job: UnsafeCell::new(None),
-            runs: (0..threads).map(|_| Run { next: AtomicUsize::new(0), end: AtomicUsize::new(0) }).collect(),
+            ranges: (0..threads).map(|_| ItemRange { next: AtomicUsize::new(0), end: AtomicUsize::new(0) }).collect(),
             panicked: AtomicBool::new(false),
             stop: AtomicBool::new(false),
             sleepers: AtomicUsize::new(0),
             lock: Mutex::new(()),
-            bell: Condvar::new(),
+            condvar: Condvar::new(),
         });
-        let mut pool = Pool { shared, turns: Turns::default(), workers: Vec::with_capacity(threads - 1) };
+        let mut pool = Pool { shared, callers: TicketLock::default(), workers: Vec::with_capacity(threads - 1) };
         for w in 1..threads {
             let shared = pool.shared.clone();
             let made = std::thread::Builder::new().name(format!("moeray-{w}")).spawn(move || shared.serve(w));
@@ -142,7 +143,7 @@ impl Pool {
         Ok(pool)
     }
 
-    /// Threads that compute, the caller's included.
+    /// The number of threads that compute, the calling thread included.
     pub fn threads(&self) -> usize {
         self.workers.len() + 1
     }
@@ -156,38 +157,38 @@ impl Pool {
         self.run_spans(items, 1, &|worker, items| work(worker, items.start))
     }
 
-    /// [`Pool::run`] for work that does up to `most` neighbouring items in one go: calls `work(worker, items)` for spans that
-    /// together are `0..items`.
+    /// The same as [`Pool::run`] for work that can compute up to `max_items` neighbouring items in one call: calls
+    /// `work(worker, items)` for ranges that together are `0..items`.
     ///
     /// # Errors
     /// As [`Pool::run`].
-    pub fn run_spans(&self, items: usize, most: usize, work: &Work<'_>) -> Result<()> {
+    pub fn run_spans(&self, items: usize, max_items: usize, work: &Work<'_>) -> Result<()> {
         if items == 0 {
             return Ok(());
         }
-        let most = most.max(1);
+        let max_items = max_items.max(1);
         if items == 1 || self.workers.is_empty() || WORKING.get() {
-            let all = || (0..items).step_by(most).for_each(|i| work(0, i..items.min(i + most)));
+            let all = || (0..items).step_by(max_items).for_each(|i| work(0, i..items.min(i + max_items)));
             return catch_unwind(AssertUnwindSafe(all)).map_err(|_| broken());
         }
-        let _turn = self.turns.take();
+        let _ticket = self.callers.take();
         let s = &*self.shared;
-        let n = s.runs.len();
-        for (w, run) in s.runs.iter().enumerate() {
+        let n = s.ranges.len();
+        for (w, run) in s.ranges.iter().enumerate() {
             run.next.store(items * w / n, Ordering::Relaxed);
             run.end.store(items * (w + 1) / n, Ordering::Relaxed);
         }
         s.panicked.store(false, Ordering::Relaxed);
         // SAFETY: only the lifetime changes, and the reference is dropped before `work` can be: this function returns only
         // after the job is closed and every worker that joined it has left.
-        let job = unsafe { std::mem::transmute::<Job<'_>, Job<'static>>(Job { work, most }) };
-        // SAFETY: it is our turn and no worker is in a job, see `Shared`.
+        let job = unsafe { std::mem::transmute::<Job<'_>, Job<'static>>(Job { work, max_items }) };
+        // SAFETY: this caller holds the ticket lock and no worker is in a job, see `PoolState`.
         unsafe { *s.job.get() = Some(job) };
         let number = (s.state.load(Ordering::Relaxed) & !(ACTIVE | OPEN)).wrapping_add(NUMBER);
         s.state.store(number | OPEN, Ordering::SeqCst);
         if s.sleepers.load(Ordering::SeqCst) > 0 {
             drop(lock_unpoisoned(&s.lock));
-            s.bell.notify_all();
+            s.condvar.notify_all();
         }
         s.work(0, job);
         s.state.fetch_and(!OPEN, Ordering::AcqRel);
@@ -202,7 +203,7 @@ fn broken() -> Error {
     Error::Device("a computation on the CPU panicked; this is a defect of the program".into())
 }
 
-/// Spins for a while, then lets other threads run.
+/// Waits for `done`: spins first, then yields to other threads.
 fn wait_until(done: impl Fn() -> bool) {
     let mut spins = 0u32;
     while !done() {
@@ -211,18 +212,18 @@ fn wait_until(done: impl Fn() -> bool) {
     }
 }
 
-impl Shared {
-    /// Does items until none is left: first the own run, then those of the others.
+impl PoolState {
+    /// Computes items until none is left: first those of the worker's own range, then those of the others.
     fn work(&self, worker: usize, job: Job<'_>) {
         WORKING.set(true);
-        let n = self.runs.len();
+        let n = self.ranges.len();
         let all = || {
-            for run in (0..n).map(|i| &self.runs[(worker + i) % n]) {
+            for run in (0..n).map(|i| &self.ranges[(worker + i) % n]) {
                 let end = run.end.load(Ordering::Relaxed);
                 while !self.panicked.load(Ordering::Relaxed) {
-                    // Another worker may take items in between; then this is more or less than half.
+                    // Another worker may take items between these two lines; then this is not exactly half.
                     let left = end.saturating_sub(run.next.load(Ordering::Relaxed));
-                    let take = (left / 2).clamp(1, job.most);
+                    let take = (left / 2).clamp(1, job.max_items);
                     let first = run.next.fetch_add(take, Ordering::Relaxed);
                     if first >= end {
                         break;
@@ -237,7 +238,7 @@ impl Shared {
         WORKING.set(false);
     }
 
-    /// A worker's life.
+    /// The loop of a worker thread: joins one job after the other.
     fn serve(&self, worker: usize) {
         let mut seen = 0;
         while let Some(state) = self.next_job(seen) {
@@ -245,7 +246,7 @@ impl Shared {
                 continue;
             }
             seen = state & !(ACTIVE | OPEN);
-            // SAFETY: we joined the job: its caller waits for us before it changes the cell or returns.
+            // SAFETY: this worker has joined the job, so its caller waits for it before it changes the cell or returns.
             if let Some(job) = unsafe { *self.job.get() } {
                 self.work(worker, job);
             }
@@ -283,7 +284,7 @@ impl Shared {
             if let Some(s) = ready() {
                 break Some(s);
             }
-            guard = self.bell.wait(guard).unwrap_or_else(PoisonError::into_inner);
+            guard = self.condvar.wait(guard).unwrap_or_else(PoisonError::into_inner);
         };
         self.sleepers.fetch_sub(1, Ordering::SeqCst);
         found
@@ -294,9 +295,9 @@ impl Drop for Pool {
     fn drop(&mut self) {
         self.shared.stop.store(true, Ordering::SeqCst);
         drop(lock_unpoisoned(&self.shared.lock));
-        self.shared.bell.notify_all();
+        self.shared.condvar.notify_all();
         for w in self.workers.drain(..) {
-            // A worker catches the panics of its items; there is nothing to hand on here.
+            // Workers catch the panics of their items, so `join` never reports one.
             drop(w.join());
         }
     }

@@ -1,18 +1,18 @@
-//! How memory is asked for what will be read soon: weights, keys and values come from it once a token and in order, so speed is
-//! how many lines are on their way at a time.
+//! Prefetching: asking for memory that will be read soon, so that it is in a cache by then. A token reads weights, keys and
+//! values once and in order, so the speed of decoding follows from how many cache lines are in flight at a time.
 
-/// A cache that lines of memory are asked into.
+/// The cache that a line of memory is prefetched into.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Level {
-    /// The first.
+    /// The first-level cache.
     L1,
-    /// The first, without keeping it in further ones: what one token reads once need not push other things out of them.
+    /// The first-level cache and no other: data that a token reads once should not evict other data from the larger caches.
     L1Only,
-    /// The second.
+    /// The second-level cache.
     L2,
 }
 
-/// Asks for the line of a cache at `p`, which may be any address; does nothing where there is no such instruction.
+/// Prefetches the cache line at `p`, which may be any address. Does nothing on processors without such an instruction.
 #[inline(always)]
 pub fn line(p: *const u8, level: Level) {
     #[cfg(target_arch = "x86_64")]
@@ -43,10 +43,10 @@ pub fn line(p: *const u8, level: Level) {
     let _ = (p, level);
 }
 
-/// [`line`] of some lines from `p` on.
+/// Prefetches `lines` consecutive cache lines, `p`'s first.
 #[inline(always)]
 pub fn lines(p: *const u8, lines: usize, level: Level) {
-    // Mostly one or two: no loop within a loop.
+    // There are mostly one or two lines, which need no loop inside the caller's loop.
     line(p, level);
     if lines > 1 {
         line(p.wrapping_add(64), level);
@@ -56,14 +56,16 @@ pub fn lines(p: *const u8, lines: usize, level: Level) {
     }
 }
 
-/// Where to ask for what is read once, in order, and some time later. An Intel core has 48 lines at a time on their way to its
-/// second cache, but 16 on their way to its first (Intel, *Optimization Reference Manual*, 2.6 and later): past the second, one
-/// thread of an Emerald Rapids reads 10 GB/s, through it 17; asked into the first, which takes both ways, attention reads 25 GB/s
-/// with two threads, asked into the second 27. On a Zen 5 only the first was measured, and is as fast as memory.
+/// The cache into which data that is read once and in order should be prefetched, far ahead of its use.
+///
+/// An Intel core has up to 48 lines in flight to its second-level cache, but 16 to its first (Intel, *Optimization Reference
+/// Manual*, 2.6 and later). One thread of an Emerald Rapids reads weights at 10 GB/s when they bypass the second level and at 17
+/// through it. Two threads of attention read 25 GB/s with prefetches into the first level, which fill both, and 27 with
+/// prefetches into the second. On a Zen 5 only the first level was measured; it is as fast as memory.
 pub fn level() -> Level {
     #[cfg(target_arch = "x86_64")]
     {
-        // A virtual machine takes microseconds for the question.
+        // In a virtual machine this instruction takes microseconds, so it runs once.
         static AMD: std::sync::OnceLock<bool> = std::sync::OnceLock::new();
         let amd = AMD.get_or_init(|| {
             // Safe in newer versions of Rust than the oldest that this builds with.

@@ -1,4 +1,4 @@
-//! Time and bytes of every kind of op in a step.
+//! The time that each kind of op takes in a step, and the bytes that it reads.
 
 use super::run::{State, StepContext};
 use crate::{
@@ -9,7 +9,7 @@ use crate::{
 };
 use std::time::Instant;
 
-/// Runs all nodes of a step with a clock around each.
+/// Runs all nodes of a step and times each; nodes of one op and one kernel are added up.
 ///
 /// # Errors
 /// As [`State::run`].
@@ -28,7 +28,7 @@ pub fn times(state: &mut State, f: StepContext<'_>, kv: KvType) -> Result<Vec<Ke
     Ok(times)
 }
 
-/// What an op is computed from: the format of its matrix, or how keys and values are kept.
+/// The name of a node's kernel: the format of its matrix, or the storage of keys and values.
 fn kernel(f: StepContext<'_>, node: &Node, kv: KvType) -> String {
     let matrix = node.op.weights().into_iter().find(|w| f.model.graph.weight(*w).shape.len() > 1);
     match (&node.op, matrix) {
@@ -38,7 +38,7 @@ fn kernel(f: StepContext<'_>, node: &Node, kv: KvType) -> String {
     }
 }
 
-/// Bytes of weights, keys and values that a node has read, in the step that just ran it.
+/// The bytes of weights, keys and values that a node read in the step that has just run it.
 fn bytes(state: &State, f: StepContext<'_>, node: &Node) -> u64 {
     let tensor = |w: WeightId| f.weight(w).tensor();
     match &node.op {
@@ -52,7 +52,7 @@ fn bytes(state: &State, f: StepContext<'_>, node: &Node) -> u64 {
             f.segments.iter().map(of_segment).sum()
         }
         op => {
-            let chosen = state.groups.chosen() as u64;
+            let chosen = state.slots_by_expert.chosen() as u64;
             let read = |w: WeightId| {
                 let (bytes, experts) = (tensor(w).byte_len() as u64, tensor(w).shape()[0] as u64);
                 if op.is_routed() { bytes * chosen / experts.max(1) } else { bytes }

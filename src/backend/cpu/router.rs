@@ -1,4 +1,4 @@
-//! The choice of a token's experts, as [`crate::ops::router`] says, without allocating.
+//! Chooses the experts of a token by the formula of [`crate::ops::router`], without allocating.
 
 use crate::{
     ir::{GroupScore, Groups, Renormalise, Router, Score},
@@ -8,12 +8,14 @@ use crate::{
     },
 };
 
-/// Marks what takes no part in a choice, or no longer does: not-a-number, which no choice value is here.
+/// Marks experts and groups that take no part in a choice, or no longer do. Values that are compared are never not-a-number.
 const OUT: f32 = f32::NAN;
 
-/// Ids and weights of one token from its logits; `scratch` has room for two numbers an expert. E·k steps. Scores are
-/// computed in f64, like the reference's. Gives `false`, with nothing chosen, where more experts are asked for than take part
-/// (which [`Router::check`] refuses).
+/// Chooses the experts of one token from its `logits`, `[E]`: writes their `ids` and `weights`, `[k]` each. `bias` is the
+/// selection bias, `[E]`; `scratch` has room for two values an expert. Takes E · k steps; scores are computed in f64, as in the
+/// reference.
+///
+/// Gives `false` where fewer experts take part than are asked for, which [`Router::check`] refuses.
 pub fn choose(
     logits: &[f32],
     r: &Router,
@@ -79,13 +81,14 @@ pub fn choose(
     true
 }
 
-/// The largest number, and the sum of the exponentials relative to it.
+/// The largest value, and the sum of the exponentials of all values relative to it: what a softmax needs.
 fn top_and_sum(x: impl Iterator<Item = f64> + Clone) -> (f64, f64) {
     let top = x.clone().fold(f64::NEG_INFINITY, f64::max);
     (top, x.map(|v| (v - top).exp()).sum())
 }
 
-/// The first of the largest values that take part, which takes no part from now on; `None` where none does.
+/// The index of the largest value that takes part, the first among equals, which is marked [`OUT`]; `None` where none takes
+/// part.
 fn take_best(values: &mut [f32]) -> Option<usize> {
     let free = (0..values.len()).filter(|i| !values[*i].is_nan());
     let best = free.reduce(|a, b| if values[b] > values[a] { b } else { a })?;
@@ -93,8 +96,8 @@ fn take_best(values: &mut [f32]) -> Option<usize> {
     Some(best)
 }
 
-/// Takes the experts of all but the best groups out of the choice. `scores` has room for a number a group. Gives `false`
-/// where more groups are asked for than there are.
+/// Marks the experts of all but the best groups [`OUT`]. `scores` has room for one value a group. Gives `false` where more
+/// groups are asked for than there are.
 fn limit_to_groups(values: &mut [f32], g: &Groups, scores: &mut [f32]) -> bool {
     let size = values.len() / g.count;
     for (s, group) in scores.iter_mut().zip(values.chunks_exact(size)) {

@@ -1,4 +1,4 @@
-//! The ops that look at one row at a time: norms, rotation, activations, sums of two rows.
+//! Kernels of ops that treat each row by itself: norms, rotary embeddings, activations, sums of two rows.
 
 use super::{
     simd::{F32x16, N},
@@ -12,7 +12,7 @@ use crate::{
     },
 };
 
-/// The sum of a slice of whole vectors of four: for measuring bandwidth.
+/// The sum of a slice whose length is a multiple of 64, to measure memory bandwidth with.
 pub struct Sum<'a>(pub &'a [f32]);
 
 impl SimdKernel for Sum<'_> {
@@ -20,7 +20,7 @@ impl SimdKernel for Sum<'_> {
 
     #[inline(always)]
     unsafe fn run<L: F32x16>(self) -> f32 {
-        // SAFETY: chunks have 64 numbers; the features are there by the contract.
+        // SAFETY: chunks have 64 elements; the processor has the features by the contract.
         unsafe {
             let mut s = [L::splat(0.0); 4];
             for c in self.0.chunks_exact(4 * N) {
@@ -33,7 +33,7 @@ impl SimdKernel for Sum<'_> {
     }
 }
 
-/// `y = w · x / sqrt(mean(x²) + eps)` over each group of `w.len()` numbers of `x`; `x` and `y` are of one length.
+/// `y = w · x / sqrt(mean(x²) + eps)` over each group of `w.len()` values of `x`. `x` and `y` have one length.
 pub struct RmsNorm<'a> {
     /// Input.
     pub x: &'a [f32],
@@ -53,7 +53,7 @@ impl SimdKernel for RmsNorm<'_> {
         let n = self.w.len();
         for (x, y) in self.x.chunks_exact(n).zip(self.y.chunks_exact_mut(n)) {
             let whole = n / N * N;
-            // SAFETY: vectors lie within the first `whole` numbers of each slice; the features are there.
+            // SAFETY: vectors lie within the first `whole` elements of each slice; the processor has the features.
             unsafe {
                 let mut s = [L::splat(0.0); 2];
                 for i in (0..whole).step_by(N) {
@@ -75,7 +75,7 @@ impl SimdKernel for RmsNorm<'_> {
     }
 }
 
-/// [`RmsNorm`] in place.
+/// The same as [`RmsNorm`], in place.
 pub struct NormInPlace<'a> {
     /// Input and output.
     pub x: &'a mut [f32],
@@ -97,7 +97,8 @@ impl SimdKernel for NormInPlace<'_> {
     }
 }
 
-/// `y = w · (x − mean) / sqrt(var + eps) + b` as [`RmsNorm`] takes its groups; also the root-mean-square norm with a bias.
+/// `y = w · (x − mean) / sqrt(var + eps) + b` over each group of `w.len()` values of `x`. Without centring it is the
+/// root-mean-square norm with a bias.
 pub struct LayerNorm<'a> {
     /// Input.
     pub x: &'a [f32],
@@ -105,9 +106,9 @@ pub struct LayerNorm<'a> {
     pub y: &'a mut [f32],
     /// Weight.
     pub w: &'a [f32],
-    /// As long as the weight, where there is one.
+    /// The bias, as long as the weight.
     pub b: Option<&'a [f32]>,
-    /// Whether the mean is taken off.
+    /// Whether the mean is subtracted.
     pub centred: bool,
     /// Added to the variance.
     pub eps: f32,
@@ -133,7 +134,7 @@ impl SimdKernel for LayerNorm<'_> {
     }
 }
 
-/// The sum of `f` of all numbers, in 16 partial sums that the compiler keeps in vectors.
+/// The sum of `f(x)` over all values, in 16 partial sums that the compiler keeps in vector registers.
 #[inline(always)]
 fn vector_sum(x: &[f32], f: impl Fn(f32) -> f32) -> f32 {
     let mut sums = [0f32; 16];
@@ -145,13 +146,13 @@ fn vector_sum(x: &[f32], f: impl Fn(f32) -> f32) -> f32 {
     sums.iter().sum::<f32>() + rest
 }
 
-/// `gate = act(gate) · up` (or the clamped form), number by number.
+/// `gate = act(gate) · up` elementwise, or the clamped form of [`Activation::ClampedSwiglu`].
 pub struct Glu<'a> {
-    /// Gate, and result.
+    /// The gate values, which become the result.
     pub gate: &'a mut [f32],
-    /// Up, of the same length.
+    /// The up values, as many.
     pub up: &'a [f32],
-    /// On the gate.
+    /// The activation of the gate.
     pub act: Activation,
 }
 
@@ -168,7 +169,7 @@ enum VectorAct {
 }
 
 impl VectorAct {
-    /// `None` for activations that are computed number by number with the code of their op page.
+    /// `None` for activations that are computed value by value with the code of their op page.
     fn of(act: Activation) -> Option<Self> {
         match act {
             Activation::Identity => Some(VectorAct::Identity),
@@ -189,7 +190,7 @@ impl SimdKernel for Glu<'_> {
         let mut whole = 0;
         if let Some(act) = VectorAct::of(self.act) {
             whole = n / N * N;
-            // SAFETY: the first `whole` numbers of both slices are whole vectors; the features are there by the contract.
+            // SAFETY: the first `whole` elements of both slices are whole vectors; the processor has the features.
             unsafe { glu_vectors::<L>(act, &mut self.gate[..whole], &self.up[..whole]) }
         }
         for (g, u) in self.gate[whole..n].iter_mut().zip(&self.up[whole..n]) {
@@ -198,14 +199,14 @@ impl SimdKernel for Glu<'_> {
     }
 }
 
-/// `gate = act(gate) · up` for slices of one length, whole vectors.
+/// `gate = act(gate) · up` for slices of one length, a multiple of [`N`].
 ///
 /// # Safety
 /// The processor has the features of `L`.
 #[inline(always)]
 unsafe fn glu_vectors<L: F32x16>(act: VectorAct, gate: &mut [f32], up: &[f32]) {
     for (gate, up) in gate.chunks_exact_mut(N).zip(up.chunks_exact(N)) {
-        // SAFETY: both slices have a vector's numbers; the features are there by the contract.
+        // SAFETY: both slices have a vector's elements; the processor has the features by the contract.
         unsafe {
             let (zero, unit) = (L::splat(0.0), L::splat(1.0));
             let (g, u) = (L::load(gate.as_ptr()), L::load(up.as_ptr()));
@@ -227,11 +228,11 @@ unsafe fn glu_vectors<L: F32x16>(act: VectorAct, gate: &mut [f32], up: &[f32]) {
     }
 }
 
-/// `x = act(x)`, number by number.
+/// `x = act(x)` elementwise.
 pub struct Act<'a> {
-    /// Argument, and result.
+    /// The arguments, which become the result.
     pub x: &'a mut [f32],
-    /// Which.
+    /// The activation.
     pub act: Activation,
 }
 
@@ -247,7 +248,7 @@ impl SimdKernel for Act<'_> {
     }
 }
 
-/// `y = a + factor · b`, number by number; slices of one length.
+/// `y = a + factor · b` elementwise, for slices of one length.
 pub struct AddScaled<'a> {
     /// Result.
     pub y: &'a mut [f32],
@@ -255,7 +256,7 @@ pub struct AddScaled<'a> {
     pub a: &'a [f32],
     /// Second operand.
     pub b: &'a [f32],
-    /// On the second.
+    /// The factor of the second operand.
     pub factor: f32,
 }
 
@@ -270,37 +271,37 @@ impl SimdKernel for AddScaled<'_> {
     }
 }
 
-/// Cosines and sines of a rope at the positions of a step.
+/// The cosines and sines of a rotary embedding at the positions of a step, computed once for all its layers.
 pub struct RopeTable {
     rope: Rope,
-    /// The rope as it is in this context.
-    here: Rope,
-    /// For each row `dims / 2` cosines, then as many sines.
+    /// The rope with the frequencies for the runner's context length.
+    in_context: Rope,
+    /// For each row of the step `dims / 2` cosines, then as many sines.
     table: Vec<f32>,
-    /// Whether the table is of the step that runs.
-    made: bool,
+    /// Whether the table holds the positions of the running step.
+    filled: bool,
 }
 
 impl RopeTable {
     /// A table for up to `chunk` rows of a context of `ctx` positions.
     pub fn new(rope: &Rope, chunk: usize, ctx: usize) -> Self {
         let table = Vec::with_capacity(chunk.saturating_mul(rope.dims));
-        RopeTable { rope: rope.clone(), here: rope.for_context(ctx), table, made: false }
+        RopeTable { rope: rope.clone(), in_context: rope.for_context(ctx), table, filled: false }
     }
 
-    /// Whether it is of this rope.
+    /// Whether the table is of this rope.
     pub fn is_of(&self, rope: &Rope) -> bool {
         self.rope == *rope
     }
 
-    /// Forgets the positions that it was made for.
+    /// Forgets the positions of the last step.
     pub fn forget(&mut self) {
-        self.made = false;
+        self.filled = false;
     }
 
-    /// Makes it for rows at these positions, unless it is.
+    /// Fills the table for rows at these positions, unless an earlier layer of the step has done so.
     pub fn make(&mut self, positions: impl Iterator<Item = usize>) {
-        if std::mem::replace(&mut self.made, true) {
+        if std::mem::replace(&mut self.filled, true) {
             return;
         }
         self.table.clear();
@@ -310,29 +311,29 @@ impl RopeTable {
             self.table.resize(at + 2 * pairs, 0.0);
             let (cos, sin) = self.table[at..].split_at_mut(pairs);
             for (i, (cos, sin)) in cos.iter_mut().zip(sin).enumerate() {
-                (*cos, *sin) = cos_sin(&self.here, position, i);
+                (*cos, *sin) = cos_sin(&self.in_context, position, i);
             }
         }
     }
 
-    /// The rotation of all heads of row `t`.
+    /// The kernel that rotates all heads of `row`, which is row `t` of the step.
     pub fn rotation<'a>(&'a self, row: &'a mut [f32], t: usize) -> Rotate<'a> {
         let (cos, sin) = self.table[t * self.rope.dims..][..self.rope.dims].split_at(self.rope.dims / 2);
         Rotate { row, head_dim: self.rope.head_dim, pairs: self.rope.pairs, cos, sin }
     }
 
-    /// Bytes held.
+    /// The memory held, in bytes.
     pub fn bytes(&self) -> u64 {
         4 * self.table.capacity() as u64
     }
 }
 
-/// Rotates every head of a row in place.
+/// Applies a rotary embedding to every head of a row, in place.
 pub struct Rotate<'a> {
     row: &'a mut [f32],
     head_dim: usize,
     pairs: RopePairs,
-    /// Of each pair of columns.
+    /// The cosine of each pair of columns, times the rope's scale; below, the sine.
     cos: &'a [f32],
     sin: &'a [f32],
 }
@@ -340,7 +341,7 @@ pub struct Rotate<'a> {
 impl SimdKernel for Rotate<'_> {
     type Output = ();
 
-    // Plain loops, which the compiler makes vectors of.
+    // Plain loops, which the compiler vectorises.
     #[inline(always)]
     unsafe fn run<L: F32x16>(self) {
         let half = self.cos.len();

@@ -1,4 +1,4 @@
-//! A step: the nodes of the fused graph in order, each on buffers that exist before the first token.
+//! Runs a step: the nodes of the fused graph in order, on buffers that were allocated before the first token.
 
 mod linears;
 mod positions;
@@ -32,7 +32,7 @@ use std::{
     sync::atomic::{AtomicBool, Ordering},
 };
 
-/// All memory of a runner.
+/// All memory of a runner: the values of a step, its sequences, and scratch memory.
 pub(super) struct State {
     floats: Vec<Aligned<f32>>,
     ids: Vec<Vec<u32>>,
@@ -41,36 +41,36 @@ pub(super) struct State {
     scratch: ScratchPool,
     all_tokens: Vec<u32>,
     acts: Acts,
-    /// The value whose numbers are in `acts`, and the length of their rows.
+    /// The value whose quants are in `acts`, and the columns of its rows.
     acts_of: Option<(ValueId, usize)>,
     normed: Aligned<f32>,
     logits: Vec<f32>,
-    pub(super) groups: SlotsByExpert,
+    pub(super) slots_by_expert: SlotsByExpert,
     attention: attend::Scratch,
-    /// Output buffers of the node that runs, out of `numbers` meanwhile.
+    /// The output buffers of the running node, which are taken out of `floats` meanwhile.
     taken: Vec<Aligned<f32>>,
 }
 
-/// What follows a product.
+/// What follows a matrix product: the [`Epilogue`] with values of the graph in place of slices.
 #[derive(Clone, Copy)]
-enum After {
+enum EpilogueValues {
     /// Nothing.
     Nothing,
     /// An activation.
     Act(Activation),
-    /// A factor, a sigmoid gate, a residual.
+    /// A factor, an optional sigmoid gate, and a residual, as in [`Epilogue::Add`].
     Add { residual: ValueId, gate: Option<ValueId>, factor: f32 },
 }
 
 /// Gives the rows of the i-th input of a node that belong to one segment.
 type SegmentInput<'i, 'x> = &'i dyn Fn(usize) -> &'x [f32];
 
-/// What is the same for all nodes of a step.
+/// What all nodes of a step share.
 #[derive(Clone, Copy)]
 pub(super) struct StepContext<'a> {
     pub(super) model: &'a Model,
     pub(super) step: Step<'a>,
-    /// The rows of the step, and where they are in their sequences.
+    /// The rows of the step by sequence, and their positions.
     pub(super) segments: &'a [Segment],
 }
 
@@ -86,12 +86,12 @@ impl StepContext<'_> {
         self.model.layout.places[v.0 as usize]
     }
 
-    /// Rows of a value in this step.
+    /// The number of rows of a value in this step.
     pub(super) fn rows_of(&self, v: ValueId) -> usize {
         self.rows(self.place(v).rows)
     }
 
-    /// How a value meets quantised weights.
+    /// How a value is rounded before it is multiplied with quantised weights.
     fn activations(&self, v: ValueId) -> Activations {
         self.model.activations.of(self.place(v).rows)
     }
@@ -106,7 +106,7 @@ impl StepContext<'_> {
 }
 
 impl State {
-    /// Allocates for steps of up to `chunk` rows of sequences of `ctx` positions.
+    /// Allocates the memory for steps of up to `chunk` rows, and for sequences of `ctx` positions.
     pub(super) fn new(model: &Model, chunk: usize, ctx: usize, sequences: Vec<Sequence>) -> Self {
         let (mut floats, mut ids) = (vec![], vec![]);
         for b in &model.layout.buffers {
@@ -137,24 +137,24 @@ impl State {
             acts_of: None,
             normed: Aligned::default(),
             logits: vec![],
-            groups: SlotsByExpert::default(),
+            slots_by_expert: SlotsByExpert::default(),
             attention: attend::Scratch::default(),
             taken: vec![],
         }
     }
 
-    /// Bytes held.
+    /// The memory held, in bytes.
     pub(super) fn bytes(&self) -> u64 {
         let sequences: u64 = self.sequences.iter().map(Sequence::bytes).sum();
         let floats: u64 = self.floats.iter().map(Aligned::bytes).sum();
         let ids: u64 = self.ids.iter().map(|v| 4 * v.capacity() as u64).sum();
         let ropes: u64 = self.ropes.iter().map(RopeTable::bytes).sum();
         let small = 4 * (self.all_tokens.capacity() + self.logits.capacity()) as u64 + self.attention.bytes();
-        let scratch = self.scratch.bytes() + self.acts.bytes() + self.normed.bytes() + self.groups.bytes();
+        let scratch = self.scratch.bytes() + self.acts.bytes() + self.normed.bytes() + self.slots_by_expert.bytes();
         sequences + floats + ids + ropes + small + scratch
     }
 
-    /// Prepares for a step: buffers of outputs grow to the rows asked for.
+    /// Prepares for a step: grows the buffers of values that have a row for each output.
     pub(super) fn begin(&mut self, f: StepContext<'_>) {
         for (i, b) in f.model.layout.buffers.iter().enumerate() {
             let len = f.rows(b.rows).saturating_mul(b.cols);
@@ -168,7 +168,7 @@ impl State {
         self.ropes.iter_mut().for_each(RopeTable::forget);
     }
 
-    /// Leaves the outputs of a step in `out`.
+    /// Copies the outputs of a step to `out`.
     pub(super) fn outputs(&self, f: StepContext<'_>, out: &mut Vec<Output>) {
         out.resize_with(f.model.graph.outputs.len(), Output::default);
         for (o, (_, v)) in out.iter_mut().zip(&f.model.graph.outputs) {
@@ -202,7 +202,7 @@ impl State {
         env(f, &self.scratch, &self.all_tokens)
     }
 
-    /// Runs one node: takes its output buffers out, so that inputs and outputs can be borrowed side by side.
+    /// Runs one node. Its output buffers are taken out of `self` meanwhile, so that inputs and outputs can be borrowed together.
     pub(super) fn run(&mut self, f: StepContext<'_>, node: &Node) -> Result<()> {
         let mut outs = take(&mut self.taken);
         for v in &node.outputs {
@@ -237,16 +237,16 @@ impl State {
                 let x = self.floats_of(f, ins[0]);
                 norm_rows(self.env(f), f, x, n, f.place(ins[0]).cols, &mut outs[0])?;
             }
-            Op::Linear(l) => self.linears(f, ins[0], None, std::slice::from_ref(l), outs, After::Nothing)?,
+            Op::Linear(l) => self.linears(f, ins[0], None, std::slice::from_ref(l), outs, EpilogueValues::Nothing)?,
             Op::NormLinears { norm, parts } => {
-                self.linears(f, ins[0], norm.as_ref(), parts, outs, After::Nothing)?;
+                self.linears(f, ins[0], norm.as_ref(), parts, outs, EpilogueValues::Nothing)?;
             }
             Op::LinearAdd { linear, gated, factor } => {
-                let add = After::Add { residual: ins[1], gate: gated.then(|| ins[2]), factor: *factor };
+                let add = EpilogueValues::Add { residual: ins[1], gate: gated.then(|| ins[2]), factor: *factor };
                 self.linears(f, ins[0], None, std::slice::from_ref(linear), outs, add)?;
             }
             Op::LinearAct { linear, act } => {
-                self.linears(f, ins[0], None, std::slice::from_ref(linear), outs, After::Act(*act))?;
+                self.linears(f, ins[0], None, std::slice::from_ref(linear), outs, EpilogueValues::Act(*act))?;
             }
             Op::LinearGlu { gate, up, act } => {
                 let t = f.rows_of(ins[0]);
@@ -332,12 +332,12 @@ fn env<'a>(f: StepContext<'a>, scratch: &'a ScratchPool, all_tokens: &'a [u32]) 
     Env { pool: &m.pool, simd_level: m.simd_level, scratch, weights: &m.weights, vectors: &m.vectors, all_tokens }
 }
 
-/// The numbers of a named input.
+/// The values of a named input of the step, `[T, cols]`.
 fn input<'a>(f: StepContext<'a>, name: &str, cols: usize) -> Result<&'a [f32]> {
     let rows = f.step.tokens.len();
     match f.step.inputs.iter().find(|(n, _)| *n == name) {
         Some((_, data)) if data.len() == rows * cols => Ok(data),
-        Some((_, data)) => Err(Error::Invalid(format!("input {name}: {} numbers for [{rows}, {cols}]", data.len()))),
+        Some((_, data)) => Err(Error::Invalid(format!("input {name}: {} values for [{rows}, {cols}]", data.len()))),
         None => Err(Error::Invalid(format!("input {name} is missing"))),
     }
 }

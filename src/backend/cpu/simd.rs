@@ -1,22 +1,22 @@
-//! Sixteen f32 numbers at a time, on whatever the processor has: the float kernels are written once over [`F32x16`].
+//! Vectors of sixteen f32 values on the registers of each SIMD level: float kernels are written once, over [`F32x16`].
 //!
-//! Every function here is `#[inline(always)]` and is meant to be inlined into a function that enables the target features
-//! of its SIMD level (see [`super::simd_level::dispatch`]); called from elsewhere it would be slow, and on a processor without the
-//! features undefined.
+//! Every function here is `#[inline(always)]`, to be inlined into a function that enables the target features of its SIMD level
+//! (see [`super::simd_level::dispatch`]). Called from elsewhere it would be slow, and undefined on a processor without the
+//! features.
 
-/// FloatReader in a vector.
+/// The number of f32 values in a vector.
 pub const N: usize = 16;
 
-/// How floating-point storage becomes f32.
+/// A floating-point format in memory, and its conversion to f32.
 pub trait FloatStorage: Copy {
-    /// Bytes of a number.
+    /// The size of a value, in bytes.
     const BYTES: usize;
-    /// One number.
+    /// One value, as f32.
     ///
     /// # Safety
     /// `p` is readable for `BYTES` bytes.
     unsafe fn one(p: *const u8) -> f32;
-    /// Sixteen numbers.
+    /// Sixteen consecutive values, as f32.
     ///
     /// # Safety
     /// `p` is readable for `16 * BYTES` bytes and the processor has the features of `L`.
@@ -29,7 +29,7 @@ pub struct F32;
 /// IEEE half precision.
 #[derive(Clone, Copy)]
 pub struct F16;
-/// The upper half of a single.
+/// bfloat16: the upper half of an IEEE single.
 #[derive(Clone, Copy)]
 pub struct BF16;
 
@@ -75,15 +75,15 @@ impl FloatStorage for BF16 {
     }
 }
 
-/// Sixteen f32 numbers.
+/// A vector of sixteen f32 values.
 ///
 /// All functions are unsafe for one reason: the processor must have the features of the implementation. Pointers need no
-/// alignment and must be valid for sixteen numbers.
+/// alignment and must be valid for sixteen values.
 #[allow(clippy::missing_safety_doc, missing_docs)]
 pub trait F32x16: Copy {
-    /// 64 bytes of whole numbers: sixteen of 32 bits, or sixteen pairs of 16 bits.
+    /// 64 bytes of integers: sixteen of 32 bits, or sixteen pairs of 16 bits.
     type Ints: Copy;
-    /// Whether some twenty vectors fit into the processor's registers.
+    /// Whether the processor has registers for about twenty such vectors, so that kernels may hold that many sums.
     const MANY_REGISTERS: bool = false;
 
     unsafe fn splat(x: f32) -> Self;
@@ -91,37 +91,37 @@ pub trait F32x16: Copy {
     unsafe fn load_f16(p: *const u16) -> Self;
     unsafe fn load_bf16(p: *const u16) -> Self;
     unsafe fn store(self, p: *mut f32);
-    /// To the nearest half-precision numbers, ties to even.
+    /// Stores the nearest half-precision values, ties to even.
     unsafe fn store_f16(self, p: *mut u16);
-    /// Of whole numbers in -127 ..= 127; not-a-number becomes 0.
+    /// Stores integral values in -127 ..= 127 as i8; not-a-number becomes 0.
     unsafe fn store_i8(self, p: *mut i8);
-    /// Of whole numbers in -32767 ..= 32767; not-a-number becomes 0.
+    /// Stores integral values in -32767 ..= 32767 as i16; not-a-number becomes 0.
     unsafe fn store_i16(self, p: *mut i16);
-    /// Sixteen times `x`: a number, or a pair whose first is the lower half.
+    /// `x` in all sixteen places: an integer of 32 bits, or a pair of 16 bits whose first is the lower half.
     unsafe fn ints(x: i32) -> Self::Ints;
     unsafe fn load_ints(p: *const i32) -> Self::Ints;
-    /// Pairs of 32 bytes.
+    /// 32 signed bytes, widened to sixteen pairs of 16 bits.
     unsafe fn widen_i8(p: *const i8) -> Self::Ints;
-    /// `sum + a.0 * b.0 + a.1 * b.1` of every two pairs.
+    /// For each of the sixteen pairs, `sum + a.0 * b.0 + a.1 * b.1` in 32 bits.
     unsafe fn dot2(a: Self::Ints, b: Self::Ints, sum: Self::Ints) -> Self::Ints;
     unsafe fn from_ints(x: Self::Ints) -> Self;
     unsafe fn add(self, o: Self) -> Self;
     unsafe fn sub(self, o: Self) -> Self;
     unsafe fn mul(self, o: Self) -> Self;
     unsafe fn div(self, o: Self) -> Self;
-    /// The larger; `o` where either is not a number.
+    /// The larger value of each two; `o` where either is not a number.
     unsafe fn max(self, o: Self) -> Self;
-    /// The smaller; `o` where either is not a number.
+    /// The smaller value of each two; `o` where either is not a number.
     unsafe fn min(self, o: Self) -> Self;
     /// `self * m + a`.
     unsafe fn fma(self, m: Self, a: Self) -> Self;
-    /// Nearest whole number, ties to even.
+    /// The nearest integral values, ties to even.
     unsafe fn round(self) -> Self;
-    /// `self * 2^n` for whole n in -126 ..= 127.
+    /// `self * 2^n` for integral n in -126 ..= 127.
     unsafe fn scale2(self, n: Self) -> Self;
     unsafe fn sum(self) -> f32;
     unsafe fn largest(self) -> f32;
-    /// The magnitudes.
+    /// The absolute values.
     #[inline(always)]
     unsafe fn magnitude(self) -> Self {
         // SAFETY: the features are there by the contract.
@@ -147,7 +147,7 @@ pub trait F32x16: Copy {
     }
 }
 
-/// The portable implementation.
+/// The implementation in plain Rust.
 #[derive(Clone, Copy)]
 pub struct Portable([f32; N]);
 

@@ -1,9 +1,9 @@
-//! Which instructions this processor has, and how code for them is entered.
+//! Instruction sets: which ones this processor has, and how code that is compiled for one is called.
 
 use super::simd::{F32x16, Portable};
 
-/// A set of instructions that kernels are written for, slowest first. Those of other processors than the one that the program
-/// was compiled for have a name here too, and are never available.
+/// An instruction set that kernels are written for, slowest first. Those of other architectures than the one that the program
+/// was compiled for are listed too, but never available.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum SimdLevel {
     /// Plain Rust.
@@ -12,18 +12,18 @@ pub enum SimdLevel {
     NeonDotprod,
     /// x86-64 with AVX2, FMA and F16C.
     Avx2,
-    /// These and AVX-VNNI.
+    /// x86-64 with AVX2, FMA, F16C and AVX-VNNI.
     AvxVnni,
     /// x86-64 with AVX-512 F, BW, VL, DQ and VNNI.
     Avx512Vnni,
 }
 
 impl SimdLevel {
-    /// Every SIMD level, slowest first.
+    /// All SIMD levels, slowest first.
     pub const ALL: [SimdLevel; 5] =
         [SimdLevel::Scalar, SimdLevel::NeonDotprod, SimdLevel::Avx2, SimdLevel::AvxVnni, SimdLevel::Avx512Vnni];
 
-    /// The name that people know it by.
+    /// The name in the words of processor manuals, such as `AVX-512 VNNI`.
     pub fn name(self) -> &'static str {
         match self {
             SimdLevel::Scalar => "scalar",
@@ -34,7 +34,7 @@ impl SimdLevel {
         }
     }
 
-    /// Whether this processor has it.
+    /// Whether this processor has the instructions.
     pub fn is_available(self) -> bool {
         self == SimdLevel::Scalar || self.is_detected()
     }
@@ -60,7 +60,7 @@ impl SimdLevel {
 
     #[cfg(target_arch = "aarch64")]
     fn is_detected(self) -> bool {
-        // The kernels take bytes for the lower parts of words.
+        // The kernels read the low byte of a word at its lowest address.
         self == SimdLevel::NeonDotprod
             && cfg!(target_endian = "little")
             && std::arch::is_aarch64_feature_detected!("neon")
@@ -83,15 +83,16 @@ pub fn best() -> SimdLevel {
     simd_levels().pop().unwrap_or(SimdLevel::Scalar)
 }
 
-/// Float code written over [`F32x16`], to be run at a SIMD level.
+/// A kernel over vectors of f32 ([`F32x16`]), compiled once for every SIMD level and run by [`dispatch`].
 pub trait SimdKernel {
-    /// What it gives.
+    /// The result.
     type Output;
 
-    /// The code; must be `#[inline(always)]`.
+    /// The code of the kernel, for vectors of type `L`. It must be `#[inline(always)]`, so that it is compiled with the target
+    /// features of the function that calls it.
     ///
     /// # Safety
-    /// Called only where the processor has the features of `L`; other conditions are the implementor's.
+    /// The processor has the features of `L`; further conditions are the implementor's.
     unsafe fn run<L: F32x16>(self) -> Self::Output;
 }
 

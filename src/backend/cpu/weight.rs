@@ -1,4 +1,4 @@
-//! A weight as the CPU backend reads it: the file's bytes, and the kernels of its format.
+//! A weight as the CPU backend reads it: the file's blocks or a packed copy, and the kernels of its format.
 
 use super::{
     act::{ActRow, Acts},
@@ -10,7 +10,7 @@ use super::{
 use crate::{error::Result, file::Tensor};
 use std::sync::{Mutex, MutexGuard};
 
-/// A matrix, or several of equal shape one behind the other (experts).
+/// A matrix, or the matrices of all experts one behind the other.
 pub struct Weight {
     tensor: Tensor,
     kernels: Kernels,
@@ -18,36 +18,36 @@ pub struct Weight {
     packed: Option<Packed>,
 }
 
-/// The activations that a product reads: rows of as many numbers as the weight has columns.
+/// The activations that a product reads: rows of as many values as the weight has columns.
 #[derive(Clone, Copy)]
 pub struct Input<'a> {
-    /// In f32, `[rows, cols]`.
+    /// The activations in f32, `[rows, cols]`.
     pub floats: &'a [f32],
-    /// In 8 bits; filled where a weight that reads them is quantised.
+    /// The activations as int8 quants; filled where a weight that reads them is quantised.
     pub acts: &'a Acts,
 }
 
-/// What one worker needs to itself.
+/// Scratch memory of one worker.
 #[derive(Default)]
 pub struct Scratch {
-    /// Memory of products.
+    /// Memory inside of products.
     pub work: MatmulScratch,
-    /// Results of a product.
+    /// The results of a product.
     pub tile: Vec<f32>,
-    /// Results of a second product, or of attention.
+    /// The results of a second product, or the state of attention.
     pub other: Vec<f32>,
 }
 
-/// Memory of products.
+/// Memory inside of products.
 #[derive(Default)]
 pub struct MatmulScratch {
     panel: panel::Panel,
     acts: Vec<ActRow>,
-    /// Sixteen rows of a float weight.
+    /// Sixteen rows of a float weight, converted to f32.
     floats: Aligned<f32>,
-    /// The tokens' rows of activations in f32.
+    /// The addresses of the tokens' rows of f32 activations.
     rows: Vec<*const f32>,
-    /// Products with both planes of the activations, before they are added.
+    /// The products with both planes of the activations, before they are added.
     pair: Vec<f32>,
 }
 
@@ -55,7 +55,7 @@ pub struct MatmulScratch {
 unsafe impl Send for MatmulScratch {}
 
 impl MatmulScratch {
-    /// Bytes held.
+    /// The memory held, in bytes.
     pub fn bytes(&self) -> u64 {
         self.panel.bytes()
             + self.floats.bytes()
@@ -63,28 +63,28 @@ impl MatmulScratch {
     }
 }
 
-/// The scratch of each worker.
+/// The scratch memory of all workers.
 pub struct ScratchPool(Vec<Mutex<Scratch>>);
 
 impl ScratchPool {
-    /// One for each of `threads` workers.
+    /// Empty scratch memory for `threads` workers.
     pub fn new(threads: usize) -> Self {
         ScratchPool((0..threads).map(|_| Mutex::default()).collect())
     }
 
-    /// That of `worker`; never contended, because worker numbers are unique within a job.
+    /// The memory of `worker`. The lock is never contended, because worker numbers are unique within a job.
     pub fn of(&self, worker: usize) -> MutexGuard<'_, Scratch> {
         lock_unpoisoned(&self.0[worker])
     }
 
-    /// Bytes held.
+    /// The memory held, in bytes.
     pub fn bytes(&self) -> u64 {
         let one = |s: MutexGuard<'_, Scratch>| s.work.bytes() + 4 * (s.tile.capacity() + s.other.capacity()) as u64;
         self.0.iter().map(|s| one(lock_unpoisoned(s))).sum()
     }
 }
 
-/// The first `len` numbers of `v`, which grows where it is shorter.
+/// The first `len` values of `v`, which grows if it is shorter.
 pub fn ensure_len(v: &mut Vec<f32>, len: usize) -> &mut [f32] {
     if v.len() < len {
         v.resize(len, 0.0);
@@ -93,13 +93,13 @@ pub fn ensure_len(v: &mut Vec<f32>, len: usize) -> &mut [f32] {
 }
 
 impl Weight {
-    /// Prepares a tensor for `simd_level`.
+    /// A weight with the kernels of `simd_level`, not packed.
     pub fn new(tensor: Tensor, simd_level: SimdLevel) -> Self {
         let kernels = kernels(tensor.dtype(), simd_level);
         Weight { tensor, kernels, simd_level, packed: None }
     }
 
-    /// Makes a packed copy for products, where the SIMD level has kernels for that; `progress` gets the bytes done.
+    /// Packs the weight, where the SIMD level has kernels for packed weights of this format; `progress` gets the bytes done.
     ///
     /// # Errors
     /// As [`Packed::new`].
@@ -108,47 +108,47 @@ impl Weight {
         Ok(())
     }
 
-    /// Bytes of the packed copy.
+    /// The size of the packed copy, in bytes; 0 where there is none.
     pub fn packed_bytes(&self) -> u64 {
         self.packed.as_ref().map_or(0, Packed::bytes)
     }
 
-    /// Weights of a row.
+    /// The columns: weights of a row.
     pub fn cols(&self) -> usize {
         self.tensor.cols()
     }
 
-    /// All rows.
+    /// The rows, of all experts together.
     pub fn rows(&self) -> usize {
         self.tensor.rows()
     }
 
-    /// Bytes of a row.
+    /// The size of a row in the file, in bytes.
     pub fn row_bytes(&self) -> usize {
         self.tensor.row_bytes()
     }
 
-    /// Whether products read the activations in 8 bits.
+    /// Whether products read the activations as int8 quants.
     pub fn is_quantised(&self) -> bool {
         !self.tensor.dtype().is_float()
     }
 
-    /// The tensor.
+    /// The weight as the file has it.
     pub fn tensor(&self) -> &Tensor {
         &self.tensor
     }
 
-    /// Where the rows from `first` on begin, if they are packed; null where they are not, or there is no such row.
+    /// The address of the packed rows from `first` on, for prefetching; null where the weight is not packed or has no such row.
     pub fn address(&self, first: usize) -> *const u8 {
         let packed = self.packed.as_ref().filter(|_| first < self.rows());
         packed.map_or(std::ptr::null(), |p| p.address(first))
     }
 
-    /// Rows `first .. first + rows` times the activation rows `tokens` of `x`: row r of the i-th token to
-    /// `out[i * rows + r]`. `next` is the [`Weight::address`] of what is needed after these rows: it will be asked for.
+    /// Multiplies rows `first .. first + rows` with the activation rows `tokens` of `x`; row r of the i-th token goes to
+    /// `out[i * rows + r]`. `next` is the [`Weight::address`] of the rows that are read after these, which are prefetched.
     ///
     /// # Panics
-    /// Where a row, a token or `out` is out of range.
+    /// If a row, a token or `out` is out of range.
     pub fn product(
         &self,
         first: usize,
@@ -179,7 +179,8 @@ impl Weight {
         }
     }
 
-    /// `n` rows that lie one behind the other in `bytes`; token i to `out[i * stride ..]`.
+    /// Multiplies `n` rows, stored one behind the other in `bytes`, with the activation rows `tokens`; the results of the i-th
+    /// token go to `out[i * stride ..]`.
     fn run(
         &self,
         bytes: &[u8],
@@ -206,7 +207,8 @@ impl Weight {
         });
     }
 
-    /// Products of float weights with the rows of activations of `work`.
+    /// Products of `n` rows of a float weight with many tokens, whose activations `work.rows` points to: sixteen rows at a time
+    /// are converted to f32 first.
     fn float_gemm(&self, bytes: &[u8], n: usize, work: &mut MatmulScratch, out: &mut [f32], stride: usize) {
         assert!(out.len() >= (work.rows.len() - 1) * stride + n && bytes.len() == n * self.row_bytes());
         for r in (0..n).step_by(panel::ROWS) {
@@ -226,7 +228,8 @@ impl Weight {
         }
     }
 
-    /// Products with activations in 8 bits; the i-th of `acts` to `out[i * stride ..]`.
+    /// Products of `n` rows of a quantised weight with quantised activations; the results of the i-th of `acts` go to
+    /// `out[i * stride ..]`. Many tokens are worth unpacking sixteen rows at a time into a panel.
     fn quantised_products(
         &self,
         bytes: &[u8],
@@ -253,7 +256,8 @@ impl Weight {
         }
     }
 
-    /// Products a row at a time with four, two or one of `count` activation rows, whose codes or numbers `of` gives.
+    /// Products of `n` rows with few tokens, a row of the weight at a time with four, two or one of `count` activation rows. `of`
+    /// gives the i-th activation row, as quants or as f32.
     fn gemv_rows(
         &self,
         bytes: &[u8],
@@ -274,7 +278,7 @@ impl Weight {
         }
     }
 
-    /// The next `T` activation rows; gives `T`.
+    /// Calls the kernel for `T` activation rows; gives `T`.
     fn rows_kernel<const T: usize>(
         &self,
         kernel: super::kernel::RowsKernel<T>,
@@ -302,8 +306,8 @@ impl Weight {
     }
 }
 
-/// Calls `product` with the quantised activations of some tokens, `out` and its stride; `n` rows are wanted. Where activations
-/// have two planes, they are multiplied with the same weights, and their products added.
+/// Calls `product` with the quantised activations of some tokens, `out` and its stride, for `n` rows of a weight. Where
+/// activations have two planes, both are multiplied with the same weights and the products added.
 fn with_planes(
     x: &Acts,
     tokens: &[u32],

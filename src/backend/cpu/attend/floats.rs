@@ -1,4 +1,4 @@
-//! Attention over keys and values that are stored as floats.
+//! Attention over keys and values that are stored in f16 or f32.
 
 use super::{
     super::{
@@ -10,7 +10,7 @@ use super::{
 };
 use std::marker::PhantomData;
 
-/// Keys and values of one kind.
+/// Reads the keys and values of a cache in the float format `S`.
 #[derive(Clone, Copy)]
 pub struct FloatReader<S> {
     keys: *const u8,
@@ -19,13 +19,13 @@ pub struct FloatReader<S> {
 }
 
 impl<S: FloatStorage> FloatReader<S> {
-    /// Of these pages, whose elements are of this kind.
+    /// A reader of these keys and values, whose elements have the size of `S`.
     pub fn new<T: bytemuck::Pod>(keys: &Pages<T>, values: &Pages<T>) -> Self {
         assert_eq!(size_of::<T>(), S::BYTES);
         FloatReader { keys: keys.as_ptr().cast(), values: values.as_ptr().cast(), kind: PhantomData }
     }
 
-    /// The value of the first position of a kv_tile.
+    /// The address of the values of position `from`.
     fn value(&self, tile: &QueryTile<'_>, from: usize) -> *const u8 {
         self.values.wrapping_add((tile.kv * tile.cache.ctx + from) * tile.cache.v_stride * S::BYTES)
     }
@@ -42,14 +42,22 @@ impl<S: FloatStorage> Reader for FloatReader<S> {
         _: &[f32],
         scores: &mut [f32],
         i: usize,
-        KvTile { from, to, ahead }: KvTile,
+        KvTile { from, to, prefetch_next }: KvTile,
     ) {
         // SAFETY: by the contract.
         unsafe {
             if tile.cache.decl.v_in_k {
                 score_rows::<S, L, R>(tile, self.values, scores, i, from, to);
             } else {
-                score_columns::<S, L, R>(tile, self.keys, ahead.then_some(self.value(tile, from)), scores, i, from, to);
+                score_columns::<S, L, R>(
+                    tile,
+                    self.keys,
+                    prefetch_next.then_some(self.value(tile, from)),
+                    scores,
+                    i,
+                    from,
+                    to,
+                );
             }
         }
     }
@@ -62,14 +70,14 @@ impl<S: FloatStorage> Reader for FloatReader<S> {
         weights: &[f32],
         factors: &[f32; R],
         state: &mut [f32],
-        KvTile { from, to, ahead }: KvTile,
+        KvTile { from, to, prefetch_next }: KvTile,
     ) {
         let (cache, value) = (tile.cache, self.value(tile, from));
         let (v_stride, stride, n) = (cache.v_stride, cache.v_stride + N, to - from);
         let (head, position) = tile.after(to);
         let row = cache.decl.k_dim * S::BYTES;
         let next = self.keys.wrapping_add((head * cache.ctx + position) * row);
-        let next = (ahead && !cache.decl.v_in_k).then_some((next, row.div_ceil(64), tile.level));
+        let next = (prefetch_next && !cache.decl.v_in_k).then_some((next, row.div_ceil(64), tile.level));
         let width = cache.decl.v_dim.next_multiple_of(N);
         let mut c = 0;
         // SAFETY: by the contract.
@@ -77,7 +85,7 @@ impl<S: FloatStorage> Reader for FloatReader<S> {
             while c < width {
                 let next = next.filter(|_| c == 0);
                 let state = &mut *state;
-                // As many sums as there are registers for.
+                // As many vectors of columns at a time as there are registers for their sums.
                 c += N * match (width - c) / N {
                     4.. if R < 4 => {
                         sum_values::<S, L, R, 4>(value, next, v_stride, c, n, weights, factors, state, stride)
@@ -92,7 +100,7 @@ impl<S: FloatStorage> Reader for FloatReader<S> {
     }
 }
 
-/// Scores of `R` rows: two blocks of 16 positions at a time. Fetches the values of the same positions.
+/// Scores of `R` query rows, for two blocks of 16 positions at a time. Prefetches the values of the same positions.
 #[inline(always)]
 unsafe fn score_columns<S: FloatStorage, L: F32x16, const R: usize>(
     tile: &QueryTile<'_>,
@@ -105,7 +113,7 @@ unsafe fn score_columns<S: FloatStorage, L: F32x16, const R: usize>(
 ) {
     let (cache, d) = (tile.cache, tile.cache.decl.k_dim);
     let bytes = N * cache.v_stride * S::BYTES;
-    // Lines of values to fetch a column: all at once would wait for each other.
+    // Cache lines of values to prefetch with each column: all of them at once would exceed the lines that can be in flight.
     let share = (2 * bytes).div_ceil(64 * d);
     // SAFETY: by the contract of `Reader`; where the cache ends, the second block repeats the first and is dropped.
     unsafe {
@@ -141,7 +149,7 @@ unsafe fn score_columns<S: FloatStorage, L: F32x16, const R: usize>(
     }
 }
 
-/// Scores of `R` rows from keys that are stored as rows: where values are part of keys.
+/// Scores of `R` query rows from keys that are stored a row a position: where values are part of keys.
 #[inline(always)]
 unsafe fn score_rows<S: FloatStorage, L: F32x16, const R: usize>(
     tile: &QueryTile<'_>,
@@ -153,7 +161,7 @@ unsafe fn score_rows<S: FloatStorage, L: F32x16, const R: usize>(
 ) {
     let (cache, d) = (tile.cache, tile.cache.decl.k_dim);
     let whole = d / N * N;
-    // Rows end in zeros up to whole vectors; the queries' last columns get them here.
+    // Rows of the cache end in zeros up to a whole vector; the last columns of the queries get zeros here.
     let mut ends = [[0f32; N]; R];
     // SAFETY: by the contract of `Reader`; columns up to `v_stride` of a position are in the cache.
     unsafe {
@@ -181,15 +189,15 @@ unsafe fn score_rows<S: FloatStorage, L: F32x16, const R: usize>(
                 scores[r * KV_TILE + p - from] = sums[r][0].add(sums[r][1]).sum() * tile.a.scale;
             }
         }
-        // The last vector of scores is read as a whole.
+        // The last vector of scores is read as a whole later.
         for r in 0..R {
             scores[r * KV_TILE + to - from..r * KV_TILE + (to - from).next_multiple_of(N)].fill(0.0);
         }
     }
 }
 
-/// `state = factor · state + Σ weight · value` for `R` rows and `W` vectors of columns from `c` on, over `n` positions.
-/// Gives `W`. `next` is what is needed next, how many lines of it to fetch a position, and where to.
+/// `state = factor · state + Σ weight · value` for `R` query rows and `W` vectors of columns from `c` on, over `n` positions; gives
+/// `W`. `next` is what is read next: its address, the cache lines to prefetch for each position, and the cache to prefetch into.
 #[inline(always)]
 unsafe fn sum_values<S: FloatStorage, L: F32x16, const R: usize, const W: usize>(
     values: *const u8,

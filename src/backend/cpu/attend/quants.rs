@@ -1,8 +1,9 @@
-//! Attention over keys and values that are stored as 8-bit codes: whole-number products.
+//! Attention over keys and values that are stored as int8 quants, with integer dot products.
 //!
-//! Queries become numbers of 16 bits with a scale for every block of columns, and so do, for every block of values' columns,
-//! the weights of a kv_tile's positions times the scales of their blocks: each is within a 65 534th of the largest, far below what
-//! 8-bit codes lose. Two products at a time are added up in 32 bits: 32767 · 127 · [`KV_TILE`] stays below 2³¹.
+//! Queries are quantised to 16 bits with a scale for every block of columns. So are, for every block of the values' columns, the
+//! weights of a KV tile's positions times the scales of their blocks. Either is within a 65 534th of the largest, far below
+//! the rounding of int8 quants. A dot product adds up two products at a time in 32 bits: 32767 · 127 · [`KV_TILE`] stays below
+//! 2³¹.
 
 use super::{
     super::{
@@ -13,64 +14,67 @@ use super::{
     KV_TILE, KvTile, MAX_QUERY_ROWS, QueryTile, Reader,
 };
 
-/// The largest number of 16 bits.
-const MOST: f32 = 32767.0;
+/// The largest signed integer of 16 bits.
+const MAX_I16: f32 = 32767.0;
 
-/// Keys and values as codes.
+/// Reads the keys and values of a cache of int8 quants.
 #[derive(Clone, Copy)]
 pub struct QuantReader<'a> {
+    /// The keys.
     pub keys: &'a KvQuants,
+    /// The values.
     pub values: &'a KvQuants,
 }
 
-/// Words that a block of a query takes: pairs of columns. Against rows, columns one by one: as the first of a pair, then as the
-/// second.
+/// The 32-bit words of a block of a query. A word is a pair of columns. Where keys are stored a row a position, a pair of the
+/// cache is two positions, so a word has one column: first of all columns as the first of a pair, then of all as the second.
 fn query_words(tile: &QueryTile<'_>) -> usize {
     if tile.cache.decl.v_in_k { 2 * BLOCK } else { BLOCK / 2 }
 }
 
+/// The blocks of columns of a query.
 fn blocks(tile: &QueryTile<'_>) -> usize {
     tile.cache.decl.k_dim.div_ceil(BLOCK)
 }
 
-/// Lists of weights at a time: those of all rows for one block of columns, or of fewer rows for two.
+/// The lists of quantised weights that are held at a time: of all query rows for one block of columns, or of fewer for two.
 const LISTS: usize = MAX_QUERY_ROWS;
 
-/// FloatReader that a tile needs: queries and their scales, and weights.
+/// The scratch memory of a tile, in f32 values: quantised queries and their scales, and quantised weights.
 pub fn scratch_len(tile: &QueryTile<'_>) -> usize {
     tile.rows * blocks(tile) * (query_words(tile) + 1) + LISTS * KV_TILE / 2
 }
 
 impl QuantReader<'_> {
-    /// The parts of `own`: queries, their scales.
-    fn queries<'o>(tile: &QueryTile<'_>, own: &'o [f32]) -> (&'o [i32], &'o [f32]) {
+    /// The quantised queries in `prepared`, and their scales.
+    fn queries<'o>(tile: &QueryTile<'_>, prepared: &'o [f32]) -> (&'o [i32], &'o [f32]) {
         let n = tile.rows * blocks(tile);
-        let (queries, rest) = own.split_at(n * query_words(tile));
+        let (queries, rest) = prepared.split_at(n * query_words(tile));
         (bytemuck::cast_slice(queries), &rest[..n])
     }
 }
 
 impl Reader for QuantReader<'_> {
     #[inline(always)]
-    unsafe fn begin<L: F32x16>(self, tile: &QueryTile<'_>, own: &mut [f32]) {
+    unsafe fn begin<L: F32x16>(self, tile: &QueryTile<'_>, prepared: &mut [f32]) {
         let (blocks, words) = (blocks(tile), query_words(tile));
-        let (queries, rest) = own.split_at_mut(tile.rows * blocks * words);
+        let (queries, rest) = prepared.split_at_mut(tile.rows * blocks * words);
         let queries: &mut [i32] = bytemuck::cast_slice_mut(queries);
         for i in 0..tile.rows {
             for (b, x) in tile.query(i).chunks(BLOCK).enumerate() {
                 let mut block = [0f32; BLOCK];
                 block[..x.len()].copy_from_slice(x);
-                let mut codes = [0i16; BLOCK];
-                // SAFETY: both have two vectors' numbers; the features are there by the contract.
-                rest[i * blocks + b] = unsafe { short::<L>(&block, &mut codes) };
+                let mut quants16 = [0i16; BLOCK];
+                // SAFETY: both have the elements of two vectors; the processor has the features by the contract.
+                rest[i * blocks + b] = unsafe { quantise16::<L>(&block, &mut quants16) };
                 let to = &mut queries[(i * blocks + b) * words..][..words];
                 let pair = |a: i16, b: i16| i32::from(a) & 0xffff | i32::from(b) << 16;
                 if tile.cache.decl.v_in_k {
                     let (first, second) = to.split_at_mut(BLOCK);
-                    first.iter_mut().zip(codes).for_each(|(to, c)| *to = pair(c, 0));
-                    second.iter_mut().zip(codes).for_each(|(to, c)| *to = pair(0, c));
+                    first.iter_mut().zip(quants16).for_each(|(to, c)| *to = pair(c, 0));
+                    second.iter_mut().zip(quants16).for_each(|(to, c)| *to = pair(0, c));
                 } else {
-                    to.iter_mut().zip(codes.chunks_exact(2)).for_each(|(to, c)| *to = pair(c[0], c[1]));
+                    to.iter_mut().zip(quants16.chunks_exact(2)).for_each(|(to, c)| *to = pair(c[0], c[1]));
                 }
             }
         }
@@ -80,20 +84,20 @@ impl Reader for QuantReader<'_> {
     unsafe fn score<L: F32x16, const R: usize>(
         self,
         tile: &QueryTile<'_>,
-        own: &[f32],
+        prepared: &[f32],
         scores: &mut [f32],
         i: usize,
         kv_tile: KvTile,
     ) {
         // SAFETY: by the contract.
         unsafe {
-            if kv_tile.ahead {
+            if kv_tile.prefetch_next {
                 self.values.prefetch_scales(tile.kv, kv_tile.from, KV_TILE, tile.level);
             }
             if tile.cache.decl.v_in_k {
-                score_rows::<L, R>(self.values, tile, own, scores, i, kv_tile);
+                score_rows::<L, R>(self.values, tile, prepared, scores, i, kv_tile);
             } else {
-                score_columns::<L, R>(self, tile, own, scores, i, kv_tile);
+                score_columns::<L, R>(self, tile, prepared, scores, i, kv_tile);
             }
         }
     }
@@ -102,23 +106,23 @@ impl Reader for QuantReader<'_> {
     unsafe fn sum<L: F32x16, const R: usize>(
         self,
         tile: &QueryTile<'_>,
-        own: &mut [f32],
+        prepared: &mut [f32],
         weights: &[f32],
         factors: &[f32; R],
         state: &mut [f32],
         kv_tile: KvTile,
     ) {
-        let at = own.len() - LISTS * KV_TILE / 2;
-        let lists: &mut [i16] = bytemuck::cast_slice_mut(&mut own[at..]);
+        let at = prepared.len() - LISTS * KV_TILE / 2;
+        let lists: &mut [i16] = bytemuck::cast_slice_mut(&mut prepared[at..]);
         let width = tile.cache.decl.v_dim.next_multiple_of(N);
-        if kv_tile.ahead && !tile.cache.decl.v_in_k {
+        if kv_tile.prefetch_next && !tile.cache.decl.v_in_k {
             let (head, position) = tile.after(kv_tile.to);
             self.keys.prefetch_scales(head, position, KV_TILE, tile.level);
         }
         let mut c = 0;
         while c < width {
-            let ahead = kv_tile.ahead && c == 0 && !tile.cache.decl.v_in_k;
-            let part = Part { c, weights, factors, kv_tile: KvTile { ahead, ..kv_tile } };
+            let prefetch_next = kv_tile.prefetch_next && c == 0 && !tile.cache.decl.v_in_k;
+            let part = Part { c, weights, factors, kv_tile: KvTile { prefetch_next, ..kv_tile } };
             // SAFETY: by the contract; values have columns up to `width`.
             unsafe {
                 c += N * match (width - c) / N {
@@ -131,7 +135,7 @@ impl Reader for QuantReader<'_> {
     }
 }
 
-/// Some columns of values, from the start `c` of a block on.
+/// What [`sum_values`] computes: columns from `c` on, the start of a block, over a KV tile.
 #[derive(Clone, Copy)]
 struct Part<'a, const R: usize> {
     c: usize,
@@ -140,27 +144,27 @@ struct Part<'a, const R: usize> {
     kv_tile: KvTile,
 }
 
-/// A block of a query as whole numbers of 16 bits; gives their scale.
+/// Quantises a block of a query to 16 bits; gives the scale.
 #[inline(always)]
-unsafe fn short<L: F32x16>(x: &[f32; BLOCK], to: &mut [i16; BLOCK]) -> f32 {
+unsafe fn quantise16<L: F32x16>(x: &[f32; BLOCK], to: &mut [i16; BLOCK]) -> f32 {
     // SAFETY: two vectors; the features are there by the contract of `Reader`.
     unsafe {
         let [a, b] = [0, N].map(|i| L::load(x[i..].as_ptr()));
         let top = a.magnitude().max(b.magnitude()).largest();
-        let inverse = L::splat(if top > 0.0 { MOST / top } else { 0.0 });
+        let inverse = L::splat(if top > 0.0 { MAX_I16 / top } else { 0.0 });
         a.mul(inverse).round().store_i16(to.as_mut_ptr());
         b.mul(inverse).round().store_i16(to[N..].as_mut_ptr());
-        // Infinities and not-a-number become 0: the scale carries them.
-        top * (1.0 / MOST) + 0.0 * a.add(b).sum()
+        // Infinities and not-a-number become quants of 0 and stay visible in the scale.
+        top * (1.0 / MAX_I16) + 0.0 * a.add(b).sum()
     }
 }
 
-/// Weights of `n` positions times the scales of their blocks as whole numbers, whole vectors of them; gives those numbers' scale.
+/// Quantises the weights of `n` positions, times the scales of their blocks, to 16 bits; gives the scale. Writes whole vectors.
 #[inline(always)]
 unsafe fn weigh_block<L: F32x16>(weights: &[f32], scales: &[u16], n: usize, to: &mut [i16]) -> f32 {
     let whole = n.next_multiple_of(N);
     assert!(weights.len() >= whole && scales.len() >= whole && to.len() >= whole);
-    // Behind the last position stands whatever was there before a step back.
+    // Behind the last position are the scales of a text that the sequence went back from.
     let mut last = [0; N];
     last[..n % N].copy_from_slice(&scales[n / N * N..n]);
     // SAFETY: whole vectors; the features are there by the contract of `Reader`.
@@ -175,35 +179,35 @@ unsafe fn weigh_block<L: F32x16>(weights: &[f32], scales: &[u16], n: usize, to: 
             (top, all) = (top.max(x), all.add(x));
         }
         let top = top.largest();
-        let inverse = L::splat(if top > 0.0 { MOST / top } else { 0.0 });
+        let inverse = L::splat(if top > 0.0 { MAX_I16 / top } else { 0.0 });
         for p in (0..whole).step_by(N) {
             scaled(p).mul(inverse).round().store_i16(to.as_mut_ptr().add(p));
         }
-        // As in `short`.
-        top * (1.0 / MOST) + 0.0 * all.sum()
+        // As in `quantise16`.
+        top * (1.0 / MAX_I16) + 0.0 * all.sum()
     }
 }
 
-/// Blocks of 16 positions that are scored at a time.
+/// The blocks of 16 positions that are scored at a time.
 const B: usize = 2;
 
-/// Scores of `R` rows.
+/// Scores of `R` query rows from keys that are stored in pairs of columns.
 #[inline(always)]
 unsafe fn score_columns<L: F32x16, const R: usize>(
     of: QuantReader<'_>,
     tile: &QueryTile<'_>,
-    own: &[f32],
+    prepared: &[f32],
     scores: &mut [f32],
     i: usize,
-    KvTile { from, to, ahead }: KvTile,
+    KvTile { from, to, prefetch_next }: KvTile,
 ) {
-    let (queries, query_scales) = QuantReader::queries(tile, own);
+    let (queries, query_scales) = QuantReader::queries(tile, prepared);
     let (d, column_blocks, words) = (tile.cache.decl.k_dim, blocks(tile), BLOCK / 2);
     let queries: [&[i32]; R] = std::array::from_fn(|r| &queries[(i + r) * column_blocks * words..]);
     let count = (to - from).div_ceil(N);
-    // Lines of values to fetch a step: all at once would wait for each other.
+    // Cache lines of values to prefetch with each pair: all of them at once would exceed the lines that can be in flight.
     let share = (B * N * of.values.row_bytes()).div_ceil(64 * d.div_ceil(2));
-    // SAFETY: by the contract of `Reader`; beyond the kv_tile's end its last block is repeated, and dropped.
+    // SAFETY: by the contract of `Reader`; beyond the KV tile's end its last block is repeated, and dropped.
     unsafe {
         for b in (0..count).step_by(B) {
             let at: [usize; B] = std::array::from_fn(|s| from + (b + s).min(count - 1) * N);
@@ -213,7 +217,7 @@ unsafe fn score_columns<L: F32x16, const R: usize>(
             for block in 0..column_blocks {
                 let mut dots = [[L::ints(0); B]; R];
                 for pair in block * words..((block + 1) * words).min(d.div_ceil(2)) {
-                    if ahead {
+                    if prefetch_next {
                         prefetch::lines(values.wrapping_add(64 * pair * share).cast(), share, tile.level);
                     }
                     let x = keys.map(|k| L::widen_i8(k.add(2 * N * pair)));
@@ -241,17 +245,17 @@ unsafe fn score_columns<L: F32x16, const R: usize>(
     }
 }
 
-/// Scores of `R` rows from keys that are stored as rows, two positions side by side: where values are part of keys.
+/// Scores of `R` query rows from keys that are stored in pairs of positions: where values are part of keys.
 #[inline(always)]
 unsafe fn score_rows<L: F32x16, const R: usize>(
     of: &KvQuants,
     tile: &QueryTile<'_>,
-    own: &[f32],
+    prepared: &[f32],
     scores: &mut [f32],
     i: usize,
     KvTile { from, to, .. }: KvTile,
 ) {
-    let (queries, query_scales) = QuantReader::queries(tile, own);
+    let (queries, query_scales) = QuantReader::queries(tile, prepared);
     let (column_blocks, words) = (blocks(tile), 2 * BLOCK);
     let width = tile.cache.v_stride;
     // SAFETY: by the contract of `Reader`; rows have whole vectors of columns, and pairs of positions are whole.
@@ -285,19 +289,19 @@ unsafe fn score_rows<L: F32x16, const R: usize>(
                 }
             }
         }
-        // The last vector of scores is read as a whole.
+        // The last vector of scores is read as a whole later.
         for r in 0..R {
             scores[r * KV_TILE + to - from..r * KV_TILE + (to - from).next_multiple_of(N)].fill(0.0);
         }
     }
 }
 
-/// [`Reader::sum`] for `W` vectors of columns: of a block, or of two; gives `W`.
+/// [`Reader::sum`] for `W` vectors of columns, of one block or of two; gives `W`.
 #[inline(always)]
 unsafe fn sum_values<L: F32x16, const R: usize, const W: usize>(
     of: QuantReader<'_>,
     tile: &QueryTile<'_>,
-    Part { c, weights, factors, kv_tile: KvTile { from, to, ahead } }: Part<'_, R>,
+    Part { c, weights, factors, kv_tile: KvTile { from, to, prefetch_next } }: Part<'_, R>,
     lists: &mut [i16],
     state: &mut [f32],
 ) -> usize {
@@ -323,7 +327,7 @@ unsafe fn sum_values<L: F32x16, const R: usize, const W: usize>(
         let share = (2 * of.keys.row_bytes()).div_ceil(64);
         let (first, step) = (of.values.row(tile.kv, from).add(2 * c), 2 * of.values.row_bytes());
         for pair in 0..n.div_ceil(2) {
-            if ahead {
+            if prefetch_next {
                 prefetch::lines(next.wrapping_add(64 * pair * share).cast(), share, tile.level);
             }
             let row = first.add(pair * step);

@@ -1,11 +1,11 @@
-//! Norms and products with all tokens.
+//! Norms, and matrix products with all tokens.
 
 use super::*;
 
 impl State {
-    /// Quantises a value for these weights, unless none of them needs it or it is done.
+    /// Quantises a value for products with `weights`, unless none of them is quantised or an earlier node has done so.
     pub(super) fn quantise(&mut self, f: StepContext<'_>, v: ValueId, weights: &[WeightId]) -> Result<()> {
-        // The columns of the weight, not of the value: a row a slot is as many rows.
+        // A value with a row for each expert slot counts as that many rows, each as long as a row of the weight.
         let cols = f.weight(weights[0]).cols();
         if self.acts_of == Some((v, cols)) || !weights.iter().any(|w| f.weight(*w).is_quantised()) {
             return Ok(());
@@ -26,7 +26,7 @@ impl State {
         norm: Option<&Norm>,
         parts: &[Linear],
         outs: &mut [Aligned<f32>],
-        then: After,
+        then: EpilogueValues,
     ) -> Result<()> {
         let (t, cols) = (f.rows_of(x), f.place(x).cols);
         let quantised = parts.iter().any(|l| f.weight(l.weight).is_quantised());
@@ -39,16 +39,16 @@ impl State {
                 norm_rows(self.env(f), f, floats, n, cols, &mut normed)?;
                 floats = &normed[..t * cols];
             }
-            // What is in `acts` is the value itself, not its norm.
+            // Quants that are kept in `acts` are those of the value itself, not of its norm.
             if quantised && (norm.is_some() || self.acts_of != Some((x, cols))) {
                 acts.fill(&f.model.pool, f.model.simd_level, f.activations(x), floats, cols)?;
             }
             let epilogue = match then {
-                After::Add { residual, gate, factor } => {
+                EpilogueValues::Add { residual, gate, factor } => {
                     Epilogue::Add(self.floats_of(f, residual), gate.map(|g| self.floats_of(f, g)), factor)
                 }
-                After::Act(act) => Epilogue::Act(act),
-                After::Nothing => Epilogue::Plain,
+                EpilogueValues::Act(act) => Epilogue::Act(act),
+                EpilogueValues::Nothing => Epilogue::Plain,
             };
             matmul::linears(self.env(f), Input { floats, acts: &acts }, t, parts, outs, epilogue)
         })();
@@ -60,6 +60,7 @@ impl State {
     }
 }
 
+/// Normalises every row of `x`, `[T, cols]`, into `out`.
 pub(super) fn norm_rows(
     env: Env<'_>,
     f: StepContext<'_>,

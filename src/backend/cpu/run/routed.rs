@@ -1,9 +1,9 @@
-//! The choice of experts, and the ops on those chosen.
+//! Routers, and the ops on routed experts.
 
 use super::*;
 
 impl State {
-    /// `router`, and with `fused` the norm and the matrix before it.
+    /// Runs a router; with `fused` also the norm and the router matrix in front of it.
     pub(super) fn route(
         &mut self,
         f: StepContext<'_>,
@@ -20,7 +20,7 @@ impl State {
         if let Some((norm, linear)) = fused {
             let cols = f.place(x).cols;
             norm_rows(self.env(f), f, self.floats_of(f, x), norm, cols, &mut outs[0])?;
-            // Routers are float weights here (see `load`), so nothing is read from `acts`.
+            // Router matrices are kept in f32 (see `load`), so `acts` is not read.
             let input = Input { floats: &outs[0][..t * cols], acts: &self.acts };
             let to = std::slice::from_mut(&mut logits);
             matmul::linears(self.env(f), input, t, std::slice::from_ref(linear), to, Epilogue::Plain)?;
@@ -57,7 +57,7 @@ impl State {
         done
     }
 
-    /// The ops on routed experts.
+    /// Runs an op on routed experts.
     pub(super) fn routed(&mut self, f: StepContext<'_>, node: &Node, outs: &mut [Aligned<f32>]) -> Result<()> {
         let (x, ids) = (node.inputs[0], node.inputs[1]);
         let (first, second) = match &node.op {
@@ -67,9 +67,9 @@ impl State {
         };
         let shape = f.weight(first.weight).tensor().shape();
         let (n, width, inp) = (shape[0], shape[1], shape[2]);
-        let mut groups = take(&mut self.groups);
-        let made = groups.make(self.ids_of(f, ids), f.place(ids).cols, n);
-        self.groups = groups;
+        let mut by_expert = take(&mut self.slots_by_expert);
+        let made = by_expert.make(self.ids_of(f, ids), f.place(ids).cols, n);
+        self.slots_by_expert = by_expert;
         made?;
         self.quantise(f, x, &[first.weight, second.weight])?;
         let input = Input { floats: self.floats_of(f, x), acts: &self.acts };
@@ -78,15 +78,26 @@ impl State {
         let input_rows = if f.place(x).cols == inp { ExpertInput::PerToken } else { ExpertInput::PerSlot };
         match &node.op {
             Op::ExpertGlu { act, .. } => {
-                experts::glu(env, input, &self.groups, (m, matrices(second)), width, *act, &mut outs[0])
+                experts::glu(env, input, &self.slots_by_expert, (m, matrices(second)), width, *act, &mut outs[0])
             }
             Op::ExpertDownAdd { factor, .. } => {
                 let (weights, residual) = (self.floats_of(f, node.inputs[2]), self.floats_of(f, node.inputs[3]));
-                experts::down_add(env, input, &self.groups, m, width, weights, (residual, *factor), &mut outs[0])
+                experts::down_add(
+                    env,
+                    input,
+                    &self.slots_by_expert,
+                    m,
+                    width,
+                    weights,
+                    (residual, *factor),
+                    &mut outs[0],
+                )
             }
-            Op::ExpertLinear(_) => experts::linear(env, input, input_rows, &self.groups, m, width, None, &mut outs[0]),
+            Op::ExpertLinear(_) => {
+                experts::linear(env, input, input_rows, &self.slots_by_expert, m, width, None, &mut outs[0])
+            }
             Op::ExpertAct { act, .. } => {
-                experts::linear(env, input, input_rows, &self.groups, m, width, Some(*act), &mut outs[0])
+                experts::linear(env, input, input_rows, &self.slots_by_expert, m, width, Some(*act), &mut outs[0])
             }
             op => Err(Error::Graph(format!("the CPU backend has no expert code for {}", op.name()))),
         }

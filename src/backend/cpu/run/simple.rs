@@ -1,9 +1,9 @@
-//! Ops on rows that are cheap, and the embedding.
+//! Ops that are cheap beside matrix products, and the embedding.
 
 use super::*;
 
 impl State {
-    /// Ops on rows that are cheap.
+    /// Runs an op that treats each row by itself.
     pub(super) fn simple(&self, f: StepContext<'_>, node: &Node, out: &mut [f32]) -> Result<()> {
         let a = self.floats_of(f, node.inputs[0]);
         let b = || self.floats_of(f, node.inputs[1]);
@@ -64,6 +64,7 @@ impl State {
         }
     }
 
+    /// Dequantises the rows `ids` of an embedding table, times `scale`, into `out`, `[T, H]`.
     pub(super) fn embed(
         &self,
         f: StepContext<'_>,

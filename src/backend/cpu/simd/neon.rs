@@ -3,11 +3,11 @@
 use super::F32x16;
 use std::arch::{aarch64::*, asm};
 
-/// Four registers of four numbers.
+/// Four registers of four values.
 #[derive(Clone, Copy)]
 pub struct Neon([float32x4_t; 4]);
 
-/// Four half-precision numbers. Rust's own intrinsic needs the type `f16`, which is not stable yet.
+/// Four half-precision values as f32. Rust's own intrinsic needs the type `f16`, which is not stable yet.
 #[inline(always)]
 unsafe fn widen(half: uint16x4_t) -> float32x4_t {
     let out: float32x4_t;
@@ -18,7 +18,7 @@ unsafe fn widen(half: uint16x4_t) -> float32x4_t {
     out
 }
 
-/// The nearest half-precision numbers of four, ties to even (the processor's mode as programs find it).
+/// Four f32 values rounded to half precision, ties to even (the rounding mode that programs start with).
 #[inline(always)]
 unsafe fn narrow(single: float32x4_t) -> uint16x4_t {
     let out: uint16x4_t;
@@ -29,7 +29,7 @@ unsafe fn narrow(single: float32x4_t) -> uint16x4_t {
     out
 }
 
-/// One half-precision number.
+/// One half-precision value as f32.
 ///
 /// # Safety
 /// The processor has NEON.
@@ -82,7 +82,7 @@ impl F32x16 for Neon {
     }
     #[inline(always)]
     unsafe fn load(p: *const f32) -> Self {
-        // SAFETY: as above; valid for sixteen numbers.
+        // SAFETY: as above; valid for sixteen values.
         unsafe { four!(|i| vld1q_f32(p.add(4 * i))) }
     }
     #[inline(always)]

@@ -40,7 +40,7 @@ macro_rules! methods {
     )*};
 }
 
-/// Sixteen whole numbers in 16 bits; not-a-number becomes 0.
+/// Sixteen integral values as integers of 16 bits; not-a-number becomes 0.
 #[inline(always)]
 unsafe fn words(s: Avx2) -> __m256i {
     // SAFETY: the features are there by the contract of `F32x16`.
@@ -113,7 +113,7 @@ impl F32x16 for Avx2 {
     }
 }
 
-/// The sum of eight numbers.
+/// The sum of the eight values of a register.
 #[inline(always)]
 pub unsafe fn sum8(v: __m256) -> f32 {
     // SAFETY: the caller has AVX.
