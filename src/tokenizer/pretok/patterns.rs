@@ -98,7 +98,13 @@ fn collect<'j>(v: &'j Value, out: &mut Vec<&'j str>) -> Result<(), String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
     use serde_json::json;
+    use std::sync::OnceLock;
+    use tokenizers::{
+        OffsetReferential, OffsetType, PreTokenizedString, PreTokenizer, SplitDelimiterBehavior,
+        pre_tokenizers::split::{Split, SplitPattern},
+    };
 
     #[test]
     fn names_are_known_to_the_other_table() {
@@ -122,5 +128,49 @@ mod tests {
         let prefixed = json!({"type": "ByteLevel", "add_prefix_space": true, "use_regex": true});
         assert!(name(&prefixed, false).unwrap_err().contains("add_prefix_space"));
         assert!(name(&json!({"type": "BertPreTokenizer"}), false).unwrap_err().contains("Bert"));
+    }
+
+    /// The pieces of `text` by the patterns, run by the regex engine of the `tokenizers` crate, stage after stage.
+    fn pieces_by_pattern(stages: &[Split], text: &str) -> Vec<String> {
+        let mut pieces = PreTokenizedString::from(text);
+        stages.iter().for_each(|stage| stage.pre_tokenize(&mut pieces).unwrap());
+        let splits = pieces.get_splits(OffsetReferential::Original, OffsetType::Byte);
+        splits.into_iter().map(|(piece, ..)| piece.to_owned()).collect()
+    }
+
+    /// The known patterns with their engines, each built once.
+    fn engines() -> &'static [(&'static Known, Vec<Split>)] {
+        static ENGINES: OnceLock<Vec<(&Known, Vec<Split>)>> = OnceLock::new();
+        ENGINES.get_or_init(|| {
+            let engine = |p: &&str| {
+                Split::new(SplitPattern::Regex((*p).into()), SplitDelimiterBehavior::Isolated, false).unwrap()
+            };
+            KNOWN.iter().map(|k| (k, k.patterns.iter().map(engine).collect())).collect()
+        })
+    }
+
+    /// What patterns and rules are meant to read alike. The long s counts as an s in a pattern that ignores case, in the rules
+    /// as in llama.cpp it does not. Where a name is not exact, no combining marks and no cased letters outside ASCII.
+    fn comparable(c: char, exact: bool) -> bool {
+        use super::super::unicode::{Class, class};
+        let cased = !c.is_ascii() && (c.is_lowercase() || c.is_uppercase() || !c.to_lowercase().eq([c]));
+        c != 'ſ' && (exact || (class(c) != Class::Mark && !cased))
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(400))]
+
+        /// The patterns of a `tokenizer.json` and the rules that are written by hand for their name split any text alike.
+        #[test]
+        fn rules_split_as_their_patterns(
+            text in "\\PC{0,40}|[ \\t\\r\\n'a-zA-Z0-9!/éÀ漢ー\u{301}½٣<|>]{0,60}|(?s:.{0,40})",
+        ) {
+            for (known, stages) in engines() {
+                let text: String = text.chars().filter(|c| comparable(*c, known.exact)).collect();
+                let mut pieces = vec![];
+                super::super::by_name(known.name).unwrap().split(&text, |p| pieces.push(p.to_owned()));
+                prop_assert_eq!(pieces, pieces_by_pattern(stages, &text), "{}: {:?}", known.name, text);
+            }
+        }
     }
 }
