@@ -178,11 +178,17 @@ pub fn linear(
         if let Some(act) = act {
             env.simd(Act { x: &mut *tile, act });
         }
-        for (y, slot) in tile.chunks_exact(rows).zip(slots) {
-            // SAFETY: a slot belongs to one expert, and blocks of rows are disjoint.
-            unsafe { out.slice(*slot as usize * width + first, rows) }.copy_from_slice(y);
-        }
+        write_slots(tile, slots, (first, rows), out, width);
     })
+}
+
+/// Copies the results of a block, `tile` `[slots, rows]`, to columns `first .. first + rows` of the slots' rows in `out`,
+/// `[slots, width]`.
+fn write_slots(tile: &[f32], slots: &[u32], (first, rows): (usize, usize), out: Out<'_, f32>, width: usize) {
+    for (y, slot) in tile.chunks_exact(rows).zip(slots) {
+        // SAFETY: a slot belongs to one expert, and blocks of rows are disjoint.
+        unsafe { out.slice(*slot as usize * width + first, rows) }.copy_from_slice(y);
+    }
 }
 
 /// `act(gate x) · (up x)` of every slot into `out`, `[slots, width]`.
@@ -205,10 +211,7 @@ pub fn glu(
         let biases = gate.bias_of(at, rows).zip(up.bias_of(at, rows)).map(|(g, u)| [g, u]);
         let unit = Gated { gate: gate.weight, up: up.weight, biases, act };
         let tile = unit.tile(env, &mut scratch, x, (at, rows, next), xs);
-        for (y, slot) in tile.chunks_exact(rows).zip(slots) {
-            // SAFETY: as in `linear`.
-            unsafe { out.slice(*slot as usize * width + first, rows) }.copy_from_slice(y);
-        }
+        write_slots(tile, slots, (first, rows), out, width);
     })
 }
 

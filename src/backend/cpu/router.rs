@@ -24,23 +24,16 @@ pub fn choose(
     ids: &mut [u32],
     weights: &mut [f32],
 ) -> bool {
-    let of = |i: usize| f64::from(logits[i]);
     let (values, groups) = scratch.split_at_mut(logits.len());
-    let mut softmax = (0.0, 1.0);
-    match r.score {
-        Score::Softmax => softmax = top_and_sum(logits.iter().map(|l| f64::from(*l))),
-        Score::SoftmaxOfSelected | Score::Sigmoid | Score::SqrtSoftplus | Score::SparseMixer { .. } => {}
-    }
-    let score = |i: usize, (top, sum): (f64, f64)| match r.score {
-        Score::Softmax | Score::SoftmaxOfSelected | Score::SparseMixer { .. } => (of(i) - top).exp() / sum,
-        Score::Sigmoid => sigmoid(of(i)),
-        Score::SqrtSoftplus => sqrt_softplus(of(i)),
-    };
     if r.chooses_by_logits() {
         values.copy_from_slice(logits);
     } else {
+        let softmax = match r.score {
+            Score::Softmax => top_and_sum(logits.iter().map(|l| f64::from(*l))),
+            Score::SoftmaxOfSelected | Score::Sigmoid | Score::SqrtSoftplus | Score::SparseMixer { .. } => NO_SOFTMAX,
+        };
         for (i, v) in values.iter_mut().enumerate() {
-            *v = score(i, softmax) as f32 + bias.map_or(0.0, |b| b[i]);
+            *v = score(r, logits[i], softmax) as f32 + bias.map_or(0.0, |b| b[i]);
         }
     }
     values.iter_mut().filter(|v| v.is_nan()).for_each(|v| *v = f32::NEG_INFINITY);
@@ -53,32 +46,52 @@ pub fn choose(
         let Some(best) = take_best(values) else { return false };
         *id = best as u32;
     }
+    weigh(logits, r, ids, weights);
+    true
+}
+
+/// The largest logit and the sum of exponentials of scores that are no softmax: they change nothing.
+const NO_SOFTMAX: (f64, f64) = (0.0, 1.0);
+
+/// The score of a logit; `top` and `sum` are those of [`top_and_sum`] over the logits of the softmax.
+fn score(r: &Router, logit: f32, (top, sum): (f64, f64)) -> f64 {
+    let logit = f64::from(logit);
     match r.score {
-        Score::Softmax | Score::Sigmoid | Score::SqrtSoftplus => {}
-        Score::SoftmaxOfSelected => softmax = top_and_sum(ids.iter().map(|i| of(*i as usize))),
+        Score::Softmax | Score::SoftmaxOfSelected | Score::SparseMixer { .. } => (logit - top).exp() / sum,
+        Score::Sigmoid => sigmoid(logit),
+        Score::SqrtSoftplus => sqrt_softplus(logit),
+    }
+}
+
+/// Computes the `weights` of the chosen experts `ids`, `[k]` each.
+fn weigh(logits: &[f32], r: &Router, ids: &[u32], weights: &mut [f32]) {
+    let softmax = match r.score {
+        Score::Softmax => top_and_sum(logits.iter().map(|l| f64::from(*l))),
+        Score::SoftmaxOfSelected => top_and_sum(ids.iter().map(|i| f64::from(logits[*i as usize]))),
+        Score::Sigmoid | Score::SqrtSoftplus => NO_SOFTMAX,
         Score::SparseMixer { threshold } => {
             for (j, w) in weights.iter_mut().enumerate() {
                 let s = sparse_mixer(logits, |e| ids[..j].contains(&(e as u32)), ids[j] as usize, threshold);
                 *w = (s * f64::from(r.scale)) as f32;
             }
-            return true;
+            return;
         }
-    }
+    };
+    let score = |i: &u32| score(r, logits[*i as usize], softmax);
     match r.renormalise {
         Renormalise::Softmax => {
-            let (top, sum) = top_and_sum(ids.iter().map(|i| score(*i as usize, softmax)));
-            for (w, i) in weights.iter_mut().zip(&*ids) {
-                *w = ((score(*i as usize, softmax) - top).exp() / sum * f64::from(r.scale)) as f32;
+            let (top, sum) = top_and_sum(ids.iter().map(score));
+            for (w, i) in weights.iter_mut().zip(ids) {
+                *w = ((score(i) - top).exp() / sum * f64::from(r.scale)) as f32;
             }
         }
         Renormalise::No | Renormalise::Sum | Renormalise::SumPlus(_) | Renormalise::SumAtLeast(_) => {
-            let divisor = divisor(r.renormalise, ids.iter().map(|i| score(*i as usize, softmax)).sum());
-            for (w, i) in weights.iter_mut().zip(&*ids) {
-                *w = (score(*i as usize, softmax) / divisor * f64::from(r.scale)) as f32;
+            let divisor = divisor(r.renormalise, ids.iter().map(score).sum());
+            for (w, i) in weights.iter_mut().zip(ids) {
+                *w = (score(i) / divisor * f64::from(r.scale)) as f32;
             }
         }
     }
-    true
 }
 
 /// The largest value, and the sum of the exponentials of all values relative to it: what a softmax needs.

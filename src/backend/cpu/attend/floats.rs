@@ -6,7 +6,7 @@ use super::{
         prefetch::{self, Level},
         simd::{F32x16, FloatStorage, N},
     },
-    KV_TILE, KvTile, QueryTile, Reader,
+    tile::{KV_TILE, KvTile, QueryTile, Reader},
 };
 use std::marker::PhantomData;
 

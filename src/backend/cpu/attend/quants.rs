@@ -11,7 +11,7 @@ use super::{
         prefetch,
         simd::{F32x16, N},
     },
-    KV_TILE, KvTile, MAX_QUERY_ROWS, QueryTile, Reader,
+    tile::{KV_TILE, KvTile, MAX_QUERY_ROWS, QueryTile, Reader},
 };
 
 /// The largest signed integer of 16 bits.
