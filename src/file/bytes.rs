@@ -1,4 +1,4 @@
-//! Shared, immutable bytes: a piece of a memory map, of a static array, or of memory that we own.
+//! Shared, immutable bytes: a range of a memory map, of a static array, or of memory that this process allocated.
 
 use std::{
     ops::Range,
@@ -50,8 +50,8 @@ impl Bytes {
         Self::whole(Owner::Map(map))
     }
 
-    /// Memory of our own that the system handed out in whole pages: for sizes that may not be there, because asking for
-    /// it fails with an error instead of ending the program.
+    /// An anonymous memory map, for sizes that the system may not have: mapping fails with an error, where an allocation would
+    /// end the program.
     pub(super) fn from_anonymous(map: memmap2::MmapMut) -> Self {
         Self::whole(Owner::Anonymous(map))
     }
@@ -66,7 +66,7 @@ impl Bytes {
         Self::whole(Owner::Owned(bytes))
     }
 
-    /// Numbers made in memory, aligned for reading as f32.
+    /// f32 values in memory, aligned for reading as such.
     pub fn from_f32(values: Vec<f32>) -> Self {
         Self::whole(Owner::F32(values))
     }
@@ -90,12 +90,12 @@ impl Bytes {
         }
     }
 
-    /// How many there are; nothing is made for that.
+    /// The number of bytes; asking for it makes nothing.
     pub fn len(&self) -> usize {
         self.range.len()
     }
 
-    /// Whether there are none.
+    /// Whether the number of bytes is 0.
     pub fn is_empty(&self) -> bool {
         self.range.is_empty()
     }
@@ -109,9 +109,8 @@ impl Bytes {
         Some(Bytes { owner: self.owner.clone(), range: start..start + range.len() })
     }
 
-    /// Tells the system that these bytes are not needed in memory for now. They stay readable: what lies in a file map is
-    /// read from the file (or the system's cache of it) again. Nothing happens with other bytes, and on systems without
-    /// such advice.
+    /// Advises the system that these bytes are not needed in memory for now. They stay readable: bytes of a memory map are read
+    /// again from the file, or from the system's cache of it. Does nothing for other bytes, and on systems without such advice.
     pub fn release(&self) {
         #[cfg(unix)]
         if let Owner::Map(map) = &*self.owner {

@@ -39,11 +39,11 @@ pub struct TensorInfo {
     pub type_name: Cow<'static, str>,
     /// Row-major shape, outermost dimension first.
     pub shape: Vec<usize>,
-    /// Bytes of its data; 0 where the type is unknown.
+    /// The size of its data, in bytes; 0 where the type is unknown.
     pub bytes: u64,
     /// Which of [`Checkpoint::files`] holds it.
     pub file: u32,
-    /// Where its data starts in that file.
+    /// The offset of its data in that file, in bytes.
     pub offset: u64,
     /// The tensor, or why it cannot be used ("has type I64, which ...").
     pub content: std::result::Result<Tensor, String>,
@@ -57,7 +57,7 @@ pub struct TensorInfo {
 pub struct FileInfo {
     /// Where it is; the format's name for a checkpoint in memory.
     pub path: PathBuf,
-    /// Its size.
+    /// Its size, in bytes.
     pub bytes: u64,
 }
 
@@ -128,7 +128,8 @@ impl Checkpoint {
         Self::assemble(Format::Gguf, None, vec![file], meta, infos, Beside::default())
     }
 
-    /// The usable tensors with their names, in file order, and nothing else: for who wants to let go of each when it is done.
+    /// The usable tensors with their names, in file order. The checkpoint is consumed, so that a caller can drop each tensor when
+    /// it is done with it.
     pub fn into_tensors(self) -> Vec<(String, Tensor)> {
         self.tensors.into_iter().filter_map(|t| Some((t.name, t.content.ok()?))).collect()
     }
@@ -148,7 +149,7 @@ impl Checkpoint {
         &self.files
     }
 
-    /// Size of all files that hold tensors.
+    /// The size of all files that hold tensors, in bytes.
     pub fn file_bytes(&self) -> u64 {
         self.files.iter().map(|f| f.bytes).sum()
     }

@@ -19,15 +19,16 @@ use std::borrow::Cow;
 
 /// The first four bytes.
 pub(super) const MAGIC: &[u8; 4] = b"GGUF";
-/// Alignment of tensor data where the file does not set `general.alignment`.
+/// The alignment of tensor data in bytes, where the file does not set `general.alignment`.
 pub(super) const ALIGNMENT: usize = 32;
-/// Dimensions that a tensor can have (`GGML_MAX_DIMS`).
+/// The most dimensions that a tensor can have (`GGML_MAX_DIMS`).
 const MAX_DIMS: u32 = 4;
-/// Arrays of arrays of ... this deep; no known file nests at all.
+/// The deepest nesting of arrays in arrays; no known file nests them at all.
 const MAX_NESTING: usize = 4;
-/// Smallest metadata entry: empty key (8), type (4), one byte of value.
+/// The size of the smallest metadata entry, in bytes: an empty key (8), a type (4), one byte of value.
 const MIN_ENTRY: usize = 13;
-/// Smallest tensor entry: empty name (8), dimension count (4), one dimension (8), type (4), offset (8).
+/// The size of the smallest tensor entry, in bytes: an empty name (8), the number of dimensions (4), one dimension (8), a type
+/// (4), an offset (8).
 const MIN_TENSOR: usize = 32;
 
 /// What one file holds.
@@ -37,7 +38,7 @@ pub(super) struct Parsed {
     pub tensors: Vec<TensorInfo>,
 }
 
-/// Where reading stands.
+/// A reader's position in the bytes of a file.
 struct Cursor<'a> {
     file: &'a str,
     bytes: &'a Bytes,
@@ -240,10 +241,10 @@ fn alignment(c: &Cursor<'_>, meta: &Metadata) -> Result<usize> {
 /// A tensor's entry in the table, as it stands there.
 struct Raw<'a> {
     name: &'a str,
-    /// Outermost dimension first: the reverse of the file's order.
+    /// The shape, outermost dimension first: the reverse of the file's order.
     shape: Vec<usize>,
     kind: u32,
-    /// Relative to the start of the data section.
+    /// The offset of the data in bytes, from the start of the data section.
     offset: u64,
 }
 

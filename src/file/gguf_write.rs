@@ -31,7 +31,7 @@ pub struct TensorSpec {
 }
 
 impl TensorSpec {
-    /// Bytes of its data; `None` where the shape is impossible (no or more than 4 dimensions, a dimension of 0, rows that
+    /// The size of its data, in bytes; `None` where the shape is impossible (no or more than 4 dimensions, a dimension of 0, rows that
     /// are no whole number of blocks, an overflow).
     pub fn byte_len(&self) -> Option<usize> {
         let (cols, lead) = self.shape.split_last()?;
@@ -117,7 +117,7 @@ pub fn write_gguf_to(
     Ok(())
 }
 
-/// Bytes of every tensor, checked.
+/// The size of every tensor in bytes, checked.
 fn sizes(tensors: &[TensorSpec]) -> Result<Vec<usize>> {
     if let Err(i) = super::metadata::sorted_index(tensors.len(), |i| tensors[i].name.as_str()) {
         return Err(Error::Invalid(format!("tensor `{}` would be written twice", tensors[i].name)));
@@ -131,7 +131,7 @@ fn padding(len: usize) -> usize {
     len.next_multiple_of(ALIGNMENT) - len
 }
 
-/// Everything before the data, padded.
+/// The header, the metadata and the tensor table, padded to the start of the data.
 fn head(meta: &Metadata, tensors: &[TensorSpec], sizes: &[usize]) -> Vec<u8> {
     let kept = |key: &str| key != "general.alignment" && !key.starts_with("split.");
     let mut b = Vec::new();

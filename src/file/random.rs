@@ -10,8 +10,8 @@ use std::sync::{Mutex, PoisonError};
 /// Standard deviation that the weights are made for: that of a freshly initialised transformer.
 pub(super) const STD: f32 = 0.02;
 
-/// Bytes that one thread makes at a time, rounded down to whole blocks. The stream of random numbers starts anew for each
-/// piece, so the result does not depend on the number of threads.
+/// The bytes that one thread makes at a time, rounded down to whole blocks. Each such range has its own stream of random
+/// numbers, so the result does not depend on the number of threads.
 const PIECE: usize = 1 << 20;
 
 /// SplitMix64 (Steele, Lea, Flood 2014): one addition and three shift-multiplies for 8 bytes.

@@ -33,21 +33,21 @@ pub struct Shape {
     pub heads: usize,
     /// Heads of keys and values.
     pub kv_heads: usize,
-    /// Size of a head.
+    /// Columns of a head.
     pub head_dim: usize,
-    /// Experts a layer.
+    /// Experts of a layer.
     pub experts: usize,
-    /// Experts used a token.
+    /// Experts that a token uses.
     pub used: usize,
-    /// Width of an expert.
+    /// Intermediate size of an expert.
     pub expert_width: usize,
-    /// Width of the shared expert; 0 where there is none.
+    /// Intermediate size of the shared expert; 0 for none.
     pub shared_width: usize,
-    /// Vocabulary.
+    /// Tokens of the vocabulary.
     pub vocab: usize,
     /// Whether the output head is the embedding table.
     pub tied: bool,
-    /// Longest context that the metadata promises.
+    /// The context length that the metadata states, in tokens.
     pub context: usize,
     /// Base of the rotary frequencies.
     pub rope_base: f32,
@@ -322,14 +322,14 @@ fn tokenizer(m: &mut Metadata, vocab: usize) -> Result<()> {
     Ok(())
 }
 
-/// How a tensor's numbers are made.
+/// How the values of a tensor are made.
 #[derive(Clone, Copy, PartialEq)]
 enum Content {
     /// Norm weights.
     Ones,
     /// Biases.
     Zeros,
-    /// Of this standard deviation.
+    /// Normally distributed weights of this standard deviation.
     Random(f32),
 }
 
@@ -379,7 +379,7 @@ impl Synthetic {
         Ok(Synthetic { meta, specs, contents, bytes, seed })
     }
 
-    /// Bytes of all tensors: what [`Synthetic::checkpoint`] will take of memory.
+    /// The size of all tensors, in bytes: the memory that [`Synthetic::checkpoint`] takes.
     pub fn bytes(&self) -> u64 {
         self.bytes
     }

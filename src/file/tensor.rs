@@ -6,7 +6,7 @@ use crate::{
     quant::DType,
 };
 
-/// A weight as it lies in the file: row-major, the last dimension contiguous, quantised along it.
+/// A weight as the file stores it: row-major, with the last dimension contiguous and quantised along it.
 ///
 /// The rows (all dimensions but the last, flattened) may be spread over several parts of equally many rows each: the
 /// experts of a Hugging Face checkpoint are one tensor each, and the gate half of a merged gate-up tensor is a piece of
@@ -47,7 +47,7 @@ impl Tensor {
         Ok(Tensor { dtype, shape, parts, rows_per_part, row_bytes })
     }
 
-    /// An f32 tensor from numbers.
+    /// An f32 tensor of these values.
     ///
     /// # Errors
     /// As [`Tensor::new`].
@@ -55,7 +55,7 @@ impl Tensor {
         Self::new(DType::F32, shape, vec![Bytes::from_f32(values)])
     }
 
-    /// Element type.
+    /// The format of the weights.
     pub fn dtype(&self) -> DType {
         self.dtype
     }
@@ -65,22 +65,22 @@ impl Tensor {
         &self.shape
     }
 
-    /// Weights a row: the last dimension.
+    /// The number of weights of a row: the last dimension.
     pub fn cols(&self) -> usize {
         self.shape.last().copied().unwrap_or(0)
     }
 
-    /// Rows: all dimensions but the last, multiplied.
+    /// The number of rows: the product of all dimensions but the last.
     pub fn rows(&self) -> usize {
         self.rows_per_part * self.parts.len()
     }
 
-    /// Bytes of a row.
+    /// The size of a row, in bytes.
     pub fn row_bytes(&self) -> usize {
         self.row_bytes
     }
 
-    /// All bytes.
+    /// The size of the tensor, in bytes.
     pub fn byte_len(&self) -> usize {
         self.rows() * self.row_bytes
     }
@@ -90,7 +90,7 @@ impl Tensor {
         &self.parts
     }
 
-    /// Rows of a part.
+    /// The number of rows of a part.
     pub fn rows_per_part(&self) -> usize {
         self.rows_per_part
     }
@@ -104,12 +104,12 @@ impl Tensor {
         &self.parts[p][i * self.row_bytes..(i + 1) * self.row_bytes]
     }
 
-    /// Whether all its bytes are there, none still to be made (see [`Bytes::from_fn`]).
+    /// Whether all bytes of the tensor have been made already (see [`Bytes::from_fn`]).
     pub fn is_made(&self) -> bool {
         self.parts.iter().all(Bytes::is_made)
     }
 
-    /// Tells the system that the bytes of some rows are not needed in memory for now, see [`Bytes::release`].
+    /// Advises the system that the bytes of some rows are not needed in memory for now, see [`Bytes::release`].
     pub fn release(&self, rows: std::ops::Range<usize>) {
         for (i, part) in self.parts.iter().enumerate() {
             let first = i * self.rows_per_part;

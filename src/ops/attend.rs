@@ -17,18 +17,18 @@
 //! Q / 65534, a score by that times the keys' magnitudes, and a weight by as much in proportion: a percent where queries and
 //! keys both have outliers of thirty deviations. (An f16 cache rounds such keys by sixteen times as much.)
 
-use super::{Array, Phrase, Weights, arity, f32_of, linear::dot, weight_shape};
+use super::{Array, Weights, arity, f32_of, linear::dot, weight_shape};
 use crate::ir::{Attention, CacheDecl, CacheId, Graph, Type};
 
-fn decl(g: &Graph, c: CacheId) -> Result<&CacheDecl, Phrase> {
+fn decl(g: &Graph, c: CacheId) -> Result<&CacheDecl, String> {
     g.caches.get(c.0 as usize).ok_or_else(|| "an undeclared cache".into())
 }
 
 /// Shape rule of `kv_store`.
 ///
 /// # Errors
-/// What does not fit.
-pub fn infer_store(cache: CacheId, inputs: &[Type], g: &Graph) -> Result<Vec<Type>, Phrase> {
+/// A sentence that says which operand does not fit, and why.
+pub fn infer_store(cache: CacheId, inputs: &[Type], g: &Graph) -> Result<Vec<Type>, String> {
     let d = decl(g, cache)?;
     if d.v_in_k {
         let [k] = arity(inputs)?;
@@ -47,8 +47,8 @@ pub fn infer_store(cache: CacheId, inputs: &[Type], g: &Graph) -> Result<Vec<Typ
 /// Shape rule of `attend`.
 ///
 /// # Errors
-/// What does not fit.
-pub fn infer(a: &Attention, inputs: &[Type], g: &Graph) -> Result<Vec<Type>, Phrase> {
+/// A sentence that says which operand does not fit, and why.
+pub fn infer(a: &Attention, inputs: &[Type], g: &Graph) -> Result<Vec<Type>, String> {
     let [q, c] = arity(inputs)?;
     let (rows, cols) = f32_of(&q)?;
     let d = decl(g, a.cache)?;

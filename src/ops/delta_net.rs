@@ -16,7 +16,7 @@
 //! state is `[Hv, Dk, Dv]`. Tolerance: 1e-10 for a few tokens, 1e-9 for hundreds: a rounding error of the state lives as
 //! long as the decay lets it.
 
-use super::{Array, Phrase, Weights, arity, elementwise::sigmoid, f32_of, weight_shape};
+use super::{Array, Weights, arity, elementwise::sigmoid, f32_of, weight_shape};
 use crate::ir::{DeltaNet, Graph, Rows, Type};
 
 /// Added to the squared lengths of queries and keys.
@@ -25,8 +25,8 @@ pub const EPS: f64 = 1e-6;
 /// Shape rule.
 ///
 /// # Errors
-/// What does not fit.
-pub fn infer(d: &DeltaNet, inputs: &[Type], g: &Graph) -> Result<Vec<Type>, Phrase> {
+/// A sentence that says which operand does not fit, and why.
+pub fn infer(d: &DeltaNet, inputs: &[Type], g: &Graph) -> Result<Vec<Type>, String> {
     let [qkv, a, b] = arity(inputs)?;
     let (rows, cols) = f32_of(&qkv)?;
     let heads = Type::F32(rows, d.v_heads);

@@ -11,14 +11,14 @@
 //!
 //! Tolerance 1e-10: one exponential, right to a few units in the last place.
 
-use super::{Array, Phrase, arity, f32_of};
+use super::{Array, arity, f32_of};
 use crate::ir::{Activation, Op, Rows, Type};
 
 /// Shape rule.
 ///
 /// # Errors
-/// What does not fit.
-pub fn infer(op: &Op, inputs: &[Type]) -> Result<Vec<Type>, Phrase> {
+/// A sentence that says which operand does not fit, and why.
+pub fn infer(op: &Op, inputs: &[Type]) -> Result<Vec<Type>, String> {
     match op {
         Op::Scale(_) => arity::<1>(inputs).and_then(|[x]| f32_of(&x).map(|_| vec![x])),
         Op::Act(act) => {

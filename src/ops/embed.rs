@@ -2,14 +2,14 @@
 //!
 //! Shapes: ids `[T, 1]`, table `[V, H]` → `[T, H]`. Exact up to the multiplication: every backend agrees to 1e-12.
 
-use super::{Array, Phrase, Weights, arity, matrix_shape, u32_of};
+use super::{Array, Weights, arity, matrix_shape, u32_of};
 use crate::ir::{Graph, Type, WeightId};
 
 /// Shape rule.
 ///
 /// # Errors
-/// What does not fit.
-pub fn infer(table: WeightId, inputs: &[Type], g: &Graph) -> Result<Vec<Type>, Phrase> {
+/// A sentence that says which operand does not fit, and why.
+pub fn infer(table: WeightId, inputs: &[Type], g: &Graph) -> Result<Vec<Type>, String> {
     let [ids] = arity(inputs)?;
     let (rows, cols) = u32_of(&ids)?;
     if cols != 1 {

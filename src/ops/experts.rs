@@ -12,7 +12,7 @@
 //! Tolerance as [`super::linear`].
 
 use super::{
-    Array, Phrase, Weights, arity, experts_shape, f32_of,
+    Array, String, Weights, arity, experts_shape, f32_of,
     linear::{dot, seen},
     u32_of, weight_shape,
 };
@@ -21,8 +21,8 @@ use crate::ir::{Graph, Linear, Type};
 /// Shape rule of `expert_linear`.
 ///
 /// # Errors
-/// What does not fit.
-pub fn infer_linear(l: &Linear, inputs: &[Type], g: &Graph) -> Result<Vec<Type>, Phrase> {
+/// A sentence that says which operand does not fit, and why.
+pub fn infer_linear(l: &Linear, inputs: &[Type], g: &Graph) -> Result<Vec<Type>, String> {
     let [x, ids] = arity(inputs)?;
     let (rows, cols) = f32_of(&x)?;
     let (_, k) = u32_of(&ids)?;
@@ -39,8 +39,8 @@ pub fn infer_linear(l: &Linear, inputs: &[Type], g: &Graph) -> Result<Vec<Type>,
 /// Shape rule of `expert_combine`.
 ///
 /// # Errors
-/// What does not fit.
-pub fn infer_combine(inputs: &[Type]) -> Result<Vec<Type>, Phrase> {
+/// A sentence that says which operand does not fit, and why.
+pub fn infer_combine(inputs: &[Type]) -> Result<Vec<Type>, String> {
     let [y, weights] = arity(inputs)?;
     let ((rows, cols), (_, k)) = (f32_of(&y)?, f32_of(&weights)?);
     if k == 0 || cols % k != 0 {
@@ -52,8 +52,8 @@ pub fn infer_combine(inputs: &[Type]) -> Result<Vec<Type>, Phrase> {
 /// Shape rule of `weigh_inputs`.
 ///
 /// # Errors
-/// What does not fit.
-pub fn infer_weigh(inputs: &[Type]) -> Result<Vec<Type>, Phrase> {
+/// A sentence that says which operand does not fit, and why.
+pub fn infer_weigh(inputs: &[Type]) -> Result<Vec<Type>, String> {
     let [x, weights] = arity(inputs)?;
     let ((rows, n), (other, k)) = (f32_of(&x)?, f32_of(&weights)?);
     if rows != other || n == 0 || k == 0 {

@@ -15,14 +15,14 @@
 //!
 //! Tolerances are those of the primitives.
 
-use super::{Phrase, arity, attend, elementwise, experts, f32_of, linear, rms_norm, rope, router};
+use super::{arity, attend, elementwise, experts, f32_of, linear, rms_norm, rope, router};
 use crate::ir::{Graph, Linear, NormKind, Op, Type, WeightId};
 
 /// Shape rule.
 ///
 /// # Errors
-/// What does not fit.
-pub fn infer(op: &Op, inputs: &[Type], g: &Graph) -> Result<Vec<Type>, Phrase> {
+/// A sentence that says which operand does not fit, and why.
+pub fn infer(op: &Op, inputs: &[Type], g: &Graph) -> Result<Vec<Type>, String> {
     let plain = |weight: WeightId| Linear { weight, bias: None };
     match op {
         Op::NormLinears { norm, parts } => {

@@ -4,14 +4,14 @@
 //! own. `join_heads`: `y[t, h, :] = [a[t, h, :]; b[t, h, :]]`. Shapes: a `[T, heads·m]`, b `[T, heads·n]` →
 //! `[T, heads·(m + n)]`. Nothing is computed, so the result is exact.
 
-use super::{Array, Phrase, arity, f32_of};
+use super::{Array, arity, f32_of};
 use crate::ir::{Rows, Type};
 
 /// Shape rule of `head_ids`.
 ///
 /// # Errors
-/// What does not fit.
-pub fn infer_ids(heads: usize, inputs: &[Type]) -> Result<Vec<Type>, Phrase> {
+/// A sentence that says which operand does not fit, and why.
+pub fn infer_ids(heads: usize, inputs: &[Type]) -> Result<Vec<Type>, String> {
     arity::<0>(inputs)?;
     if heads == 0 { Err("no heads".into()) } else { Ok(vec![Type::U32(Rows::Tokens, heads)]) }
 }
@@ -19,8 +19,8 @@ pub fn infer_ids(heads: usize, inputs: &[Type]) -> Result<Vec<Type>, Phrase> {
 /// Shape rule of `join_heads`.
 ///
 /// # Errors
-/// What does not fit.
-pub fn infer_join(heads: usize, inputs: &[Type]) -> Result<Vec<Type>, Phrase> {
+/// A sentence that says which operand does not fit, and why.
+pub fn infer_join(heads: usize, inputs: &[Type]) -> Result<Vec<Type>, String> {
     let [a, b] = arity(inputs)?;
     let ((rows, m), (other, n)) = (f32_of(&a)?, f32_of(&b)?);
     if heads == 0 || rows != other || m % heads != 0 || n % heads != 0 {

@@ -10,14 +10,14 @@
 //! 1/254 of the largest of 32 neighbours: an NMSE of 4e-5 for bell-shaped activations, and about 1e-3 where one in 64 is
 //! thirty times larger than the rest. With the second number both are 254² times smaller.
 
-use super::{Array, Phrase, Weights, arity, f32_of, matrix_shape, weight_shape};
+use super::{Array, Weights, arity, f32_of, matrix_shape, weight_shape};
 use crate::ir::{Graph, Linear, Rows, Type, WeightId};
 
 /// Shape rule.
 ///
 /// # Errors
-/// What does not fit.
-pub fn infer(l: &Linear, inputs: &[Type], g: &Graph) -> Result<Vec<Type>, Phrase> {
+/// A sentence that says which operand does not fit, and why.
+pub fn infer(l: &Linear, inputs: &[Type], g: &Graph) -> Result<Vec<Type>, String> {
     let [x] = arity(inputs)?;
     let (rows, cols) = f32_of(&x)?;
     let [out, inp] = matrix_shape(g, l.weight)?;
@@ -30,22 +30,23 @@ pub fn infer(l: &Linear, inputs: &[Type], g: &Graph) -> Result<Vec<Type>, Phrase
     Ok(vec![Type::F32(rows, out)])
 }
 
-/// How activations enter a product with quantised weights. Float weights always meet f32 activations.
+/// How activations are rounded before they are multiplied with quantised weights. Float weights are always multiplied with f32
+/// activations.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Activations {
-    /// As they are.
+    /// Not at all.
     #[default]
     F32,
-    /// Rounded by [`int8`].
+    /// To one int8 quant each, by [`int8`].
     Int8,
-    /// The sum of two such numbers: `int8(x)`, and `int8` of what that leaves over. About 15 bits.
+    /// To the sum of two int8 quants: `int8(x)`, and `int8` of the rounding error of the first. About 15 bits.
     Int16,
 }
 
 impl Activations {
-    /// How activations of so many rows are met. Those of the tokens whose logits are wanted are never rounded to 8 bits: what
-    /// the last matrix rounds goes into the logits undamped (a tenth of the whole divergence), and there it costs next to
-    /// nothing.
+    /// The rounding of a value with `rows` rows. Values with a row for each wanted output are never rounded to 8 bits: they are
+    /// the input of the last matrix, whose rounding errors reach the logits undamped (a tenth of the whole divergence), and there
+    /// 16 bits cost next to nothing.
     pub fn of(self, rows: Rows) -> Activations {
         match (self, rows) {
             (Activations::Int8, Rows::Outputs) => Activations::Int16,
@@ -66,7 +67,7 @@ pub fn int8(x: &[f32]) -> Vec<f32> {
     x.chunks(32).flat_map(group).collect()
 }
 
-/// The activations that a product with `weight` sees.
+/// The activations that `weight` is multiplied with, rounded as `w.activations` says.
 pub fn seen(x: &Array, weight: WeightId, w: Weights<'_>) -> Array {
     let whole = |rounded: Vec<f32>| Array { data: rounded, ..*x };
     match w.activations {

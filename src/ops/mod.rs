@@ -37,16 +37,16 @@ use crate::{
 /// A dense activation of the reference: row-major `[rows, cols]`.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Array {
-    /// Rows.
+    /// The number of rows.
     pub rows: usize,
-    /// Columns.
+    /// The number of columns.
     pub cols: usize,
-    /// `rows * cols` numbers.
+    /// The `rows * cols` values, row after row.
     pub data: Vec<f32>,
 }
 
 impl Array {
-    /// Zeros.
+    /// An array of zeros.
     pub fn zeros(rows: usize, cols: usize) -> Self {
         Array { rows, cols, data: vec![0.0; rows * cols] }
     }
@@ -94,45 +94,42 @@ impl Weights<'_> {
     }
 }
 
-/// A phrase that says what does not fit; the caller adds the op and its operands.
-pub type Phrase = String;
-
-pub(crate) fn f32_of(t: &Type) -> Result<(Rows, usize), Phrase> {
+pub(crate) fn f32_of(t: &Type) -> Result<(Rows, usize), String> {
     match t {
         Type::F32(r, c) => Ok((*r, *c)),
         other => Err(format!("{other} where numbers are expected")),
     }
 }
 
-pub(crate) fn u32_of(t: &Type) -> Result<(Rows, usize), Phrase> {
+pub(crate) fn u32_of(t: &Type) -> Result<(Rows, usize), String> {
     match t {
         Type::U32(r, c) => Ok((*r, *c)),
         other => Err(format!("{other} where ids are expected")),
     }
 }
 
-pub(crate) fn arity<const N: usize>(inputs: &[Type]) -> Result<[Type; N], Phrase> {
+pub(crate) fn arity<const N: usize>(inputs: &[Type]) -> Result<[Type; N], String> {
     <[Type; N]>::try_from(inputs).map_err(|_| format!("{} operands instead of {N}", inputs.len()))
 }
 
-pub(crate) fn weight_shape(g: &Graph, w: WeightId, want: &[usize]) -> Result<(), Phrase> {
+pub(crate) fn weight_shape(g: &Graph, w: WeightId, want: &[usize]) -> Result<(), String> {
     let d = g.weights.get(w.0 as usize).ok_or("an undeclared weight")?;
     if d.shape == want { Ok(()) } else { Err(format!("weight {} is {:?}, not {want:?}", d.name, d.shape)) }
 }
 
-pub(crate) fn matrix_shape(g: &Graph, w: WeightId) -> Result<[usize; 2], Phrase> {
+pub(crate) fn matrix_shape(g: &Graph, w: WeightId) -> Result<[usize; 2], String> {
     let d = g.weights.get(w.0 as usize).ok_or("an undeclared weight")?;
     <[usize; 2]>::try_from(d.shape.as_slice()).map_err(|_| format!("weight {} is {:?}, not a matrix", d.name, d.shape))
 }
 
-pub(crate) fn experts_shape(g: &Graph, w: WeightId) -> Result<[usize; 3], Phrase> {
+pub(crate) fn experts_shape(g: &Graph, w: WeightId) -> Result<[usize; 3], String> {
     let d = g.weights.get(w.0 as usize).ok_or("an undeclared weight")?;
     <[usize; 3]>::try_from(d.shape.as_slice())
         .map_err(|_| format!("weight {} is {:?}, not [experts, out, in]", d.name, d.shape))
 }
 
-/// Checks that a state has so many numbers.
-pub(crate) fn state_len(g: &Graph, s: StateId, want: usize) -> Result<(), Phrase> {
+/// Checks that a recurrent state has `want` values.
+pub(crate) fn state_len(g: &Graph, s: StateId, want: usize) -> Result<(), String> {
     match g.states.get(s.0 as usize) {
         Some(d) if d.len == want => Ok(()),
         Some(d) => Err(format!("a state of {} numbers, not {want}", d.len)),
@@ -143,8 +140,8 @@ pub(crate) fn state_len(g: &Graph, s: StateId, want: usize) -> Result<(), Phrase
 /// The types of an op's outputs, by the shape rule on its page.
 ///
 /// # Errors
-/// What does not fit, as a phrase.
-pub fn infer(op: &Op, inputs: &[Type], graph: &Graph) -> Result<Vec<Type>, Phrase> {
+/// What does not fit, in words; the caller adds the op and its operands.
+pub fn infer(op: &Op, inputs: &[Type], graph: &Graph) -> Result<Vec<Type>, String> {
     match op {
         Op::Tokens => arity::<0>(inputs).map(|_| vec![Type::U32(Rows::Tokens, 1)]),
         Op::Input { cols, .. } => arity::<0>(inputs).map(|_| vec![Type::F32(Rows::Tokens, *cols)]),

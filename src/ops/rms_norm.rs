@@ -7,14 +7,14 @@
 //! Source: Ba et al. 2016, *Layer Normalization*; Zhang and Sennrich 2019, *Root Mean Square Layer Normalization*. Shapes: x
 //! `[R, g·n]`, w `[n]` → `[R, g·n]`. Tolerance 1e-10: an f32 sum of squares of up to some ten thousand numbers.
 
-use super::{Array, Phrase, Weights, arity, f32_of, weight_shape};
+use super::{Array, Weights, arity, f32_of, weight_shape};
 use crate::ir::{Graph, Norm, NormKind, Type};
 
 /// Shape rule.
 ///
 /// # Errors
-/// What does not fit.
-pub fn infer(n: &Norm, inputs: &[Type], g: &Graph) -> Result<Vec<Type>, Phrase> {
+/// A sentence that says which operand does not fit, and why.
+pub fn infer(n: &Norm, inputs: &[Type], g: &Graph) -> Result<Vec<Type>, String> {
     let [x] = arity(inputs)?;
     let (_, cols) = f32_of(&x)?;
     let shape = &g.weights.get(n.weight.0 as usize).ok_or("an undeclared weight")?.shape;

@@ -10,14 +10,14 @@
 //! Tolerance 1e-10. The angle `p·f` is rounded to f32, as other implementations do; its sine and cosine must be as exact
 //! as f32 allows (a GPU's own `sin` is not, for large angles).
 
-use super::{Array, Phrase, arity, f32_of};
+use super::{Array, arity, f32_of};
 use crate::ir::{Rope, RopePairs, Type};
 
 /// Shape rule.
 ///
 /// # Errors
-/// What does not fit.
-pub fn infer(r: &Rope, inputs: &[Type]) -> Result<Vec<Type>, Phrase> {
+/// A sentence that says which operand does not fit, and why.
+pub fn infer(r: &Rope, inputs: &[Type]) -> Result<Vec<Type>, String> {
     let [x] = arity(inputs)?;
     let (_, cols) = f32_of(&x)?;
     if r.head_dim == 0 || cols % r.head_dim != 0 {

@@ -25,14 +25,14 @@
 //! wherever the reference's choice values of the last chosen and the first left-out expert (or group) differ by more than 1e-5
 //! of their size; weights 1e-10.
 
-use super::{Array, Phrase, Weights, arity, elementwise::sigmoid, f32_of, weight_shape};
+use super::{Array, Weights, arity, elementwise::sigmoid, f32_of, weight_shape};
 use crate::ir::{Graph, GroupScore, Groups, Renormalise, Router, Score, Type};
 
 /// Shape rule.
 ///
 /// # Errors
-/// What does not fit.
-pub fn infer(r: &Router, inputs: &[Type], g: &Graph) -> Result<Vec<Type>, Phrase> {
+/// A sentence that says which operand does not fit, and why.
+pub fn infer(r: &Router, inputs: &[Type], g: &Graph) -> Result<Vec<Type>, String> {
     let [logits] = arity(inputs)?;
     let (rows, cols) = f32_of(&logits)?;
     if cols != r.experts {

@@ -7,7 +7,7 @@
 //! SiLU), and LFM2's short convolutions (`modeling_lfm2_moe`, without). Shapes: x `[T, C]`, w `[K · C]` (tap by tap, so that
 //! the channels of a tap lie side by side), b `[C]` → `[T, C]`. Tolerance: 1e-10.
 
-use super::{Array, Phrase, Weights, arity, elementwise::activate, f32_of, weight_shape};
+use super::{Array, Weights, arity, elementwise::activate, f32_of, weight_shape};
 use crate::ir::{Graph, Rows, ShortConv, Type};
 
 /// Most taps of a convolution.
@@ -16,8 +16,8 @@ pub const MOST_TAPS: usize = 16;
 /// Shape rule.
 ///
 /// # Errors
-/// What does not fit.
-pub fn infer(c: &ShortConv, inputs: &[Type], g: &Graph) -> Result<Vec<Type>, Phrase> {
+/// A sentence that says which operand does not fit, and why.
+pub fn infer(c: &ShortConv, inputs: &[Type], g: &Graph) -> Result<Vec<Type>, String> {
     let [x] = arity(inputs)?;
     let (rows, cols) = f32_of(&x)?;
     if !(2..=MOST_TAPS).contains(&c.taps) || rows != Rows::Tokens {

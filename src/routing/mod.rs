@@ -18,25 +18,25 @@ use crate::{
 };
 use serde_json::{Value as Json, json};
 
-/// The choices of one layer's router, token after token.
+/// What the router of one layer chose, token after token.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct LayerTrace {
-    /// The transformer layer.
+    /// The number of the transformer layer, from 0.
     pub layer: usize,
-    /// Experts, E.
+    /// The number of experts, E.
     pub experts: usize,
-    /// Experts used a token, k.
+    /// The number of experts that each token uses, k.
     pub used: usize,
     /// Expert ids `[T, k]`, row-major, in the router's order (descending score).
     pub ids: Vec<u32>,
-    /// Their weights `[T, k]`, as the model applies them (not every family's sum to 1).
+    /// The weights of these experts `[T, k]`, as the model applies them. Not in every family do they sum to 1.
     pub weights: Vec<f32>,
-    /// Where ids and weights stand among the graph's outputs.
+    /// The places of ids and weights among the graph's outputs.
     at: (usize, usize),
 }
 
 impl LayerTrace {
-    /// (expert, weight) of each expert that token `t` took; empty beyond the last token.
+    /// The experts that token `t` took, with their weights; empty beyond the last token.
     pub fn token(&self, t: usize) -> impl Iterator<Item = (u32, f32)> + '_ {
         let range = |len: usize| (t * self.used).min(len)..((t + 1) * self.used).min(len);
         let ids = &self.ids[range(self.ids.len())];
@@ -44,7 +44,7 @@ impl LayerTrace {
     }
 }
 
-/// The choices of all routers for every token that a session was fed.
+/// What the routers of all layers chose, for every token that a session was fed.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Trace {
     /// Tokens.
@@ -91,7 +91,7 @@ impl Trace {
         Ok(())
     }
 
-    /// Forgets all but the first `n` tokens.
+    /// Forgets the choices of all but the first `n` tokens.
     pub fn truncate(&mut self, n: usize) {
         self.tokens = self.tokens.min(n);
         for l in &mut self.layers {
@@ -100,7 +100,7 @@ impl Trace {
         }
     }
 
-    /// Tokens seen.
+    /// The number of tokens in the trace.
     pub fn tokens(&self) -> usize {
         self.tokens
     }
@@ -134,14 +134,14 @@ impl Trace {
     }
 }
 
-/// How one layer's experts were used.
+/// How evenly the experts of one layer were used.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Load {
     /// The transformer layer.
     pub layer: usize,
-    /// How often each expert was taken, `[E]`.
+    /// The number of times that each expert was chosen, `[E]`.
     pub counts: Vec<u64>,
-    /// Sum of the weights that each expert was given, `[E]`.
+    /// The sum of the weights that each expert was given, `[E]`.
     pub weight_sums: Vec<f64>,
 }
 
@@ -159,7 +159,7 @@ impl Load {
         Load { layer: l.layer, counts, weight_sums }
     }
 
-    /// Adds what another text did in the same layer.
+    /// Adds the counts and weights of another text in the same layer.
     pub fn merge(&mut self, other: &Load) {
         self.counts.iter_mut().zip(&other.counts).for_each(|(a, b)| *a += b);
         self.weight_sums.iter_mut().zip(&other.weight_sums).for_each(|(a, b)| *a += b);
@@ -172,7 +172,7 @@ impl Load {
         shares.map(|p| -p * p.log2()).sum::<f64>().max(0.0)
     }
 
-    /// Choices in all: tokens times k.
+    /// The number of choices: tokens times k.
     pub fn total(&self) -> u64 {
         self.counts.iter().sum()
     }
@@ -183,19 +183,19 @@ impl Load {
         if most > 0.0 { self.entropy() / most } else { 1.0 }
     }
 
-    /// Choices of the busiest expert over the mean of all; 1 where all are used alike, 0 where nothing was routed.
+    /// The choices of the most used expert divided by the mean of all experts: 1 where all are used alike, 0 for an empty trace.
     pub fn max_over_mean(&self) -> f64 {
         let max = self.counts.iter().max().copied().unwrap_or(0);
         let mean = self.total() as f64 / self.counts.len().max(1) as f64;
         if mean > 0.0 { max as f64 / mean } else { 0.0 }
     }
 
-    /// Experts that no token took.
+    /// The number of experts that no token took.
     pub fn unused(&self) -> usize {
         self.counts.iter().filter(|c| **c == 0).count()
     }
 
-    /// Each expert's choices over the mean of all, `[E]`: what the picture shows.
+    /// The choices of each expert divided by the mean of all experts, `[E]`: what the heat map shows.
     pub fn relative(&self) -> Vec<f64> {
         let mean = self.total() as f64 / self.counts.len().max(1) as f64;
         self.counts.iter().map(|c| if mean > 0.0 { *c as f64 / mean } else { 0.0 }).collect()

@@ -36,7 +36,7 @@ pub(crate) fn byte_of_char(c: char) -> Option<u8> {
     TABLE.get_or_init(|| alphabet().iter().zip(0..=255).map(|(c, b)| (*c, b)).collect()).get(&c).copied()
 }
 
-/// A merge: how early it applies, and the token that it makes.
+/// A merge: its rank (lower ranks are applied first), and the token that it makes.
 #[derive(Clone, Copy)]
 struct Merge {
     rank: u32,
@@ -46,12 +46,12 @@ struct Merge {
 /// The merges of a byte-level BPE and its pre-tokenizer.
 pub(crate) struct Bpe {
     pre: &'static PreTokenizer,
-    /// The token of each single byte; some vocabularies have none for bytes that no text contains.
+    /// The token of each single byte. Some vocabularies have no token for bytes that no UTF-8 text contains.
     bytes: Vec<Option<u32>>,
     merges: HashMap<(u32, u32), Merge>,
 }
 
-/// A token in a piece that is being merged: a doubly linked list in an array.
+/// A token of a piece that is being merged. The tokens of a piece are a doubly linked list in an array.
 struct Symbol {
     /// `None` for a byte that has no token.
     id: Option<u32>,
@@ -88,7 +88,7 @@ impl Bpe {
         Ok(Bpe { pre, bytes, merges: table })
     }
 
-    /// Appends the tokens of ordinary text. Bytes that have no token are left out, as in llama.cpp.
+    /// Appends the tokens of ordinary text. Bytes without a token are dropped, as in llama.cpp.
     pub(crate) fn encode(&self, vocab: &Vocab, text: &str, out: &mut Vec<u32>) {
         let mut spelled = String::new();
         let mut symbols = Vec::new();

@@ -8,8 +8,8 @@ use crate::{
 use serde_json::Value;
 
 impl Tokenizer {
-    /// From a GGUF's metadata, or from the `tokenizer.json`, chat template and end-of-generation ids of a Hugging Face
-    /// folder.
+    /// Reads the tokenizer from the metadata of a GGUF file, or from the `tokenizer.json`, chat template and end-of-generation
+    /// ids of a Hugging Face folder.
     ///
     /// # Errors
     /// As [`Tokenizer::from_gguf`] and [`Tokenizer::from_json`]; [`Error::Tokenizer`] where a folder has no
@@ -33,7 +33,7 @@ impl Tokenizer {
     }
 }
 
-/// One id or a list of them.
+/// The ids of a JSON value that is one id or a list of ids.
 fn ids(v: &Value) -> Vec<u32> {
     let one = |v: &Value| v.as_u64().and_then(|v| u32::try_from(v).ok());
     match v.as_array() {

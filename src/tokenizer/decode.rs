@@ -45,7 +45,7 @@ pub struct DecodeStream {
 enum State {
     /// Bytes that are no complete UTF-8 sequence yet.
     Bytes(Vec<u8>),
-    /// Ids whose text may still change, and how many of them at the front have been shown.
+    /// The ids whose text may still change, and how many at their front have been shown.
     Ids { ids: Vec<u32>, shown: usize },
 }
 
@@ -94,7 +94,7 @@ impl DecodeStream {
         out
     }
 
-    /// What is still held back, at the end of an answer: an unfinished UTF-8 sequence becomes U+FFFD.
+    /// Ends the stream: gives the text that is still held back, with U+FFFD for an unfinished UTF-8 sequence.
     pub fn flush(&mut self) -> String {
         match &mut self.state {
             State::Bytes(bytes) => String::from_utf8_lossy(&std::mem::take(bytes)).into_owned(),

@@ -16,9 +16,9 @@ pub(crate) enum Part<'t> {
 struct Special {
     id: u32,
     text: String,
-    /// Found only when the caller asks for special tokens: control and unknown tokens.
+    /// Whether the token is found only where the caller asks for special tokens, as control and unknown tokens are.
     on_request: bool,
-    /// White space after it is dropped.
+    /// Whether white space after the token is dropped.
     rstrip: bool,
 }
 

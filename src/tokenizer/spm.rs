@@ -8,13 +8,13 @@ use super::{
 use crate::error::Result;
 use std::collections::{BinaryHeap, HashMap};
 
-/// The character that stands for a blank in the pieces.
+/// The character that stands for a blank in the texts of tokens.
 const BLANK: char = '▁';
 
 /// Scores and bytes of a SentencePiece vocabulary.
 pub(crate) struct Spm {
     scores: Vec<f32>,
-    /// The token of each byte.
+    /// The token of each byte, for characters that have no token.
     bytes: Vec<Option<u32>>,
     pub(crate) space_prefix: bool,
     /// Blank-escaped texts that may be merged into: all but control and unknown tokens.

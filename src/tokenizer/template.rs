@@ -47,7 +47,7 @@ impl Message {
 /// What a template is rendered with, besides the messages.
 #[derive(Clone, Debug, Default)]
 pub struct RenderOptions {
-    /// End with the beginning of the assistant's answer.
+    /// Whether the rendered text ends with the beginning of the assistant's answer.
     pub add_generation_prompt: bool,
     /// The local time, since the library reads no clock; `None` leaves `strftime_now` undefined, and templates take their own
     /// default date.
@@ -81,13 +81,13 @@ pub struct ChatTemplate {
     eos: String,
 }
 
-/// Steps that a template may take: a conversation of a thousand messages takes some ten thousand.
+/// The steps that rendering a template may take: a conversation of a thousand messages takes some ten thousand.
 const STEPS: u64 = 20_000_000;
 /// Further steps for every byte of the conversation, which templates copy many times.
 const STEPS_PER_BYTE: u64 = 100;
 /// Bytes that a template may write beyond four times the conversation.
 const MOST_OUTPUT: usize = 16 << 20;
-/// The longest template; real ones have up to some 20 kB.
+/// The largest template, in bytes; real ones have up to some 20 kB.
 const MOST_SOURCE: usize = 1 << 20;
 
 impl ChatTemplate {
@@ -105,7 +105,7 @@ impl ChatTemplate {
         Ok(ChatTemplate { source, compiled, bos: bos.into(), eos: eos.into() })
     }
 
-    /// The program as the file has it.
+    /// The source text of the template, as the file has it.
     pub fn source(&self) -> &str {
         &self.source
     }

@@ -20,7 +20,7 @@ pub struct GgufVocab {
     pub tokens: Vec<String>,
     /// `token_type`: kinds by id, numbered as in the specification.
     pub token_types: Option<Vec<i32>>,
-    /// `scores`: of a `llama` model; higher merges first.
+    /// `scores`: the scores of a `llama` model's tokens by id; the pair with the higher score is merged first.
     pub scores: Option<Vec<f32>>,
     /// `merges`: of a `gpt2` or `gemma4` model, two texts with a blank between, the first merge first.
     pub merges: Option<Vec<String>>,
@@ -53,13 +53,13 @@ pub struct GgufVocab {
 pub(crate) enum Kind {
     /// Ordinary text.
     Normal,
-    /// Stands for what has no token.
+    /// The token for text that no other token spells.
     Unknown,
-    /// Steers the model and is no text: BOS, role markers.
+    /// A token that steers the model and is no text, such as BOS and role markers.
     Control,
     /// Text that is always one token.
     UserDefined,
-    /// A hole in the vocabulary.
+    /// An id that no text becomes.
     Unused,
     /// One byte, spelled `<0x41>`.
     Byte,
@@ -158,7 +158,7 @@ pub(crate) struct Vocab {
     pub(crate) bos: Option<u32>,
     pub(crate) eos: Option<u32>,
     pub(crate) unk: Option<u32>,
-    /// Sorted.
+    /// The ids that end a generation, ascending.
     pub(crate) ends: Vec<u32>,
 }
 
@@ -230,7 +230,7 @@ impl Vocab {
         self.kinds.get(id as usize).copied()
     }
 
-    /// Whether decoding leaves the token out unless special tokens are asked for.
+    /// Whether decoding omits the token unless special tokens are asked for.
     pub(crate) fn is_hidden(&self, id: u32) -> bool {
         matches!(self.kind(id), Some(Kind::Control | Kind::Unknown))
             && !self.text(id).is_some_and(|t| SHOWN_CONTROLS.contains(&t))
@@ -277,7 +277,7 @@ pub(crate) fn bad(what: impl Into<String>) -> Error {
     Error::Tokenizer(what.into())
 }
 
-/// The error for what a GGUF vocabulary has no words for.
+/// The error for a tokenizer that a GGUF vocabulary cannot describe.
 pub(super) fn cannot(what: impl std::fmt::Display) -> Error {
     Error::Unsupported(format!(
         "tokenizer.json has {what}, which the vocabulary of a GGUF file cannot say; the model can be run from its folder"
