@@ -1,5 +1,7 @@
-//! The CPU backend by itself: every format's products at every SIMD level, the thread pool, and independence of the number of
-//! threads. Parity of ops with the reference is in `parity`.
+//! The CPU backend by itself: every format's products at every SIMD level, the thread pool (`cpu/pool.rs`), and independence of
+//! the number of threads. Parity of ops with the reference is in `parity`, at every SIMD level.
+
+mod pool;
 
 use crate::quant::dequantized;
 use moeray::{
@@ -14,7 +16,6 @@ use moeray::{
     quant::{DType, KvType},
 };
 use proptest::prelude::*;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// splitmix64.
 struct Rng(u64);
@@ -257,104 +258,6 @@ fn wrong_arguments_are_errors() {
     assert!(cpu::multiply(&w, &[0.0; 9], SimdLevel::Scalar, Activations::Int8, false, &pool).is_err());
     assert!(Pool::new(0).is_err());
     assert!(Pool::new(100_000).is_err());
-}
-
-// ---- the pool ------------------------------------------------------------------------------------------------------------
-
-#[test]
-fn every_item_runs_once() {
-    for threads in [1, 2, 3, 8] {
-        let pool = Pool::new(threads).unwrap();
-        assert_eq!(pool.threads(), threads);
-        for items in [0, 1, 2, 5, 100] {
-            let counts: Vec<AtomicUsize> = (0..items).map(|_| AtomicUsize::new(0)).collect();
-            pool.run(items, &|worker, item| {
-                assert!(worker < threads);
-                counts[item].fetch_add(1, Ordering::Relaxed);
-            })
-            .unwrap();
-            assert!(counts.iter().all(|c| c.load(Ordering::Relaxed) == 1), "{threads} threads, {items} items");
-        }
-    }
-}
-
-/// Spans hold every item once, none is longer than was allowed, and they are far fewer than the items.
-#[test]
-fn spans_cover_the_items() {
-    for threads in [1, 2, 8] {
-        let pool = Pool::new(threads).unwrap();
-        for (items, most) in [(0, 4), (1, 4), (5, 1), (100, 7), (100, 1000), (1000, 1000)] {
-            let counts: Vec<AtomicUsize> = (0..items).map(|_| AtomicUsize::new(0)).collect();
-            let goes = AtomicUsize::new(0);
-            pool.run_spans(items, most, &|worker, span| {
-                assert!(worker < threads && !span.is_empty() && span.len() <= most);
-                goes.fetch_add(1, Ordering::Relaxed);
-                span.for_each(|i| _ = counts[i].fetch_add(1, Ordering::Relaxed));
-            })
-            .unwrap();
-            let case = format!("{threads} threads, {items} items, {most} at a time");
-            assert!(counts.iter().all(|c| c.load(Ordering::Relaxed) == 1), "{case}");
-            if items == most {
-                // A run is halved ten times at most until single items are left.
-                assert!(goes.into_inner() <= 12 * threads, "{case}");
-            }
-        }
-    }
-}
-
-/// Many tiny jobs, with pauses in which workers fall asleep.
-#[test]
-fn many_tiny_jobs() {
-    let pool = Pool::new(3).unwrap();
-    let total = AtomicUsize::new(0);
-    for i in 0..20_000 {
-        pool.run(4, &|_, item| {
-            total.fetch_add(item + 1, Ordering::Relaxed);
-        })
-        .unwrap();
-        if i % 2000 == 0 {
-            std::thread::sleep(std::time::Duration::from_millis(2));
-        }
-    }
-    assert_eq!(total.load(Ordering::Relaxed), 20_000 * 10);
-}
-
-/// Several callers on one pool, and jobs inside jobs: nothing hangs, nothing is lost, worker numbers stay unique.
-#[test]
-fn callers_take_turns() {
-    let pool = Pool::new(3).unwrap();
-    let busy: Vec<AtomicUsize> = (0..3).map(|_| AtomicUsize::new(0)).collect();
-    let total = AtomicUsize::new(0);
-    std::thread::scope(|s| {
-        for _ in 0..4 {
-            s.spawn(|| {
-                for _ in 0..500 {
-                    pool.run(7, &|worker, _| {
-                        assert_eq!(busy[worker].fetch_add(1, Ordering::SeqCst), 0, "worker {worker} twice");
-                        pool.run(2, &|_, _| {
-                            total.fetch_add(1, Ordering::Relaxed);
-                        })
-                        .unwrap();
-                        busy[worker].fetch_sub(1, Ordering::SeqCst);
-                    })
-                    .unwrap();
-                }
-            });
-        }
-    });
-    assert_eq!(total.load(Ordering::Relaxed), 4 * 500 * 7 * 2);
-}
-
-/// A panic in an item is an error of the job; the pool goes on working.
-#[test]
-fn a_panic_is_an_error() {
-    let pool = Pool::new(3).unwrap();
-    for bad in [0, 10, 63] {
-        let done = pool.run(64, &|_, item| assert_ne!(item, bad, "on purpose"));
-        assert!(done.is_err());
-        pool.run(64, &|_, _| {}).unwrap();
-    }
-    assert!(Pool::new(1).unwrap().run(2, &|_, _| panic!("on purpose")).is_err());
 }
 
 // ---- whole graphs --------------------------------------------------------------------------------------------------------
