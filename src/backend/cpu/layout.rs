@@ -1,4 +1,4 @@
-//! Where values live: every value of the graph gets a buffer, and values whose lives do not overlap share one.
+//! Assigns a buffer to every value of the graph; values whose lifetimes do not overlap share one.
 
 use crate::ir::{Graph, Rows, Type, ValueId};
 
@@ -7,29 +7,29 @@ use crate::ir::{Graph, Rows, Type, ValueId};
 pub struct Buffer {
     /// Whether it holds u32 ids instead of f32 values.
     pub ids: bool,
-    /// T or O rows.
+    /// Whether it has a row for each token or for each output of a step.
     pub rows: Rows,
-    /// Columns of the widest value in it.
+    /// The columns of the widest value in it.
     pub cols: usize,
 }
 
-/// The place of a value.
+/// Where a value lives, and its shape.
 #[derive(Clone, Copy, Debug)]
 pub struct Place {
     /// Index into [`Layout::buffers`]; meaningless for caches.
     pub buffer: usize,
-    /// Columns of the value.
+    /// The columns of the value.
     pub cols: usize,
-    /// T or O rows.
+    /// Whether it has a row for each token or for each output of a step.
     pub rows: Rows,
 }
 
 /// Buffers, and the place of each value.
 #[derive(Debug, Default)]
 pub struct Layout {
-    /// The buffers.
+    /// All buffers.
     pub buffers: Vec<Buffer>,
-    /// By value.
+    /// The place of each value, by value id.
     pub places: Vec<Place>,
 }
 

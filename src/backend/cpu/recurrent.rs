@@ -1,4 +1,5 @@
-//! The ops with recurrent states: `short_conv` and `delta_net`. Tokens in order, channels and heads side by side.
+//! The ops with recurrent states: `short_conv` and `delta_net`. Tokens are computed in order; channels and heads are independent
+//! and go to different threads.
 
 use super::{
     buffer::Out,
@@ -16,16 +17,16 @@ use crate::{
     },
 };
 
-/// Channels that one thread takes at a time.
+/// The channels that a thread takes at a time.
 const CHANNELS: usize = 512;
 
-/// What a unit without a second factor is multiplied with.
+/// The second factor of an activation that is run as a gated unit without one.
 static ONES: [f32; CHANNELS] = [1.0; CHANNELS];
 
-/// Columns of a head's state that one thread takes at a time: a head of 128 columns makes two jobs.
+/// The columns of a head's state that a thread takes at a time: a head of 128 columns makes two items.
 const COLUMNS: usize = 64;
 
-/// See [`crate::ops::short_conv`]. `state` moves on by the rows of `x`.
+/// The op of [`crate::ops::short_conv`] on the rows of `x`; `state` is advanced by as many tokens.
 ///
 /// # Errors
 /// As [`super::pool::Pool::run`].
@@ -36,7 +37,7 @@ pub fn short_conv(env: Env<'_>, c: &ShortConv, x: &[f32], state: &mut [f32], out
     let (to, held) = (Out::new(&mut out[..x.len()]), Out::new(state));
     env.pool.run(n.div_ceil(CHANNELS), &|_, item| {
         let (from, len) = (item * CHANNELS, CHANNELS.min(n - item * CHANNELS));
-        // Input number i of these channels: the state's `before` rows, then this step's.
+        // The i-th input of these channels: first the `before` rows of the state, then the rows of this step.
         let input = |i: usize| {
             if i < before {
                 // SAFETY: every channel belongs to one item.
@@ -68,7 +69,7 @@ pub fn short_conv(env: Env<'_>, c: &ShortConv, x: &[f32], state: &mut [f32], out
     })
 }
 
-/// See [`crate::ops::delta_net`]: inputs qkv, a and b. `state` moves on by their rows.
+/// The op of [`crate::ops::delta_net`] on the rows of its inputs qkv, a and b; `state` is advanced by as many tokens.
 ///
 /// # Errors
 /// As [`super::pool::Pool::run`].
@@ -109,7 +110,7 @@ pub fn delta_net(
     })
 }
 
-/// One token of some columns of a head.
+/// The kernel for one token and some columns of a head.
 struct Token<'a, S> {
     q: &'a [f32],
     k: &'a [f32],
@@ -117,7 +118,7 @@ struct Token<'a, S> {
     keep: f32,
     beta: f32,
     stride: usize,
-    /// Row i of the state, these columns.
+    /// Gives these columns of row i of the state.
     state: S,
     y: &'a mut [f32],
 }
@@ -125,8 +126,8 @@ struct Token<'a, S> {
 impl<'a, S: Fn(usize) -> &'a mut [f32]> SimdKernel for Token<'a, S> {
     type Output = ();
 
-    /// One sweep reads what the state says of the key and of the query, a second one writes; what the query would read
-    /// after the write follows from both: `Sᵀq̂ + (k̂·q̂) δ`.
+    /// A first sweep over the state reads what it holds for the key and for the query; a second one writes the update. What the
+    /// query would read after the update follows from both: `Sᵀq̂ + (k̂·q̂) δ`.
     #[inline(always)]
     unsafe fn run<L: F32x16>(self) {
         debug_assert!(self.y.len() <= self.stride && self.y.len() <= COLUMNS);

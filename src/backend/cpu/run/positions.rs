@@ -1,9 +1,9 @@
-//! What depends on positions: rotation, and writing to the cache.
+//! Ops that depend on positions: rotary embeddings, and writing to the cache.
 
 use super::*;
 
 impl State {
-    /// An optional norm and the rotation of a value, in either order.
+    /// Applies an optional norm and a rotary embedding to a value, in either order.
     pub(super) fn norm_and_rope(
         &mut self,
         f: StepContext<'_>,
@@ -31,7 +31,7 @@ impl State {
         })
     }
 
-    /// `rope_store`: rotated queries into `out`, rotated keys and values to the cache.
+    /// Runs `rope_store`: writes rotated queries to `out`, rotated keys and values to the cache.
     pub(super) fn rope_store(&mut self, f: StepContext<'_>, node: &Node, out: &mut [f32]) -> Result<()> {
         let Op::RopeStore { q_norm, k_norm, rope, norm_last, cache } = &node.op else {
             return Err(Error::Graph(format!("{} rotates and stores nothing", node.op.name())));
@@ -46,7 +46,7 @@ impl State {
         stored
     }
 
-    /// Writes keys (the value's, or what was made of them) and values.
+    /// Writes keys (`rotated` ones where given, else those of value `k`) and values to the caches of their sequences.
     pub(super) fn store(
         &mut self,
         f: StepContext<'_>,
@@ -72,7 +72,7 @@ impl State {
     }
 }
 
-/// The table of a rope, made for this step.
+/// The table of a rope, filled with the positions of this step.
 fn rope_table<'a>(tables: &'a mut [RopeTable], rope: &Rope, f: StepContext<'_>) -> Result<&'a RopeTable> {
     let table = tables.iter_mut().find(|t| t.is_of(rope));
     let table = table.ok_or_else(|| Error::Graph("a rope without a table".into()))?;
