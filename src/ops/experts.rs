@@ -12,7 +12,7 @@
 //! Tolerance as [`super::linear`].
 
 use super::{
-    Array, String, Weights, arity, experts_shape, f32_of,
+    Array, Weights, arity, experts_shape, f32_of,
     linear::{dot, seen},
     u32_of, weight_shape,
 };

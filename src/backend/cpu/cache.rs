@@ -16,12 +16,12 @@ use crate::{error::Result, ir::CacheDecl, quant::KvType};
 
 /// Keys and values as they are stored.
 pub(super) enum Held {
-    /// Bits of half-precision numbers.
+    /// The bits of half-precision values.
     F16([Pages<u16>; 2]),
-    /// F32 precision.
+    /// Single-precision values.
     F32([Pages<f32>; 2]),
     /// Int8 quants with scales.
-    KvQuants([KvQuants; 2]),
+    Q8_0([KvQuants; 2]),
 }
 
 /// One layer's keys and values.
@@ -46,7 +46,7 @@ impl Cache {
         let held = match kind {
             KvType::F16 => Held::F16([Pages::zeroed(size(k_cols)?)?, Pages::zeroed(size(v_stride)?)?]),
             KvType::F32 => Held::F32([Pages::zeroed(size(k_cols)?)?, Pages::zeroed(size(v_stride)?)?]),
-            KvType::Q8_0 => Held::KvQuants([
+            KvType::Q8_0 => Held::Q8_0([
                 KvQuants::new(Pairs::Columns, heads, k_cols, ctx)?,
                 KvQuants::new(Pairs::Positions, heads, v_cols, ctx)?,
             ]),
@@ -59,7 +59,7 @@ impl Cache {
         match &self.held {
             Held::F16(m) => m.iter().map(Pages::bytes).sum(),
             Held::F32(m) => m.iter().map(Pages::bytes).sum(),
-            Held::KvQuants(m) => m.iter().map(KvQuants::bytes).sum(),
+            Held::Q8_0(m) => m.iter().map(KvQuants::bytes).sum(),
         }
     }
 
@@ -81,7 +81,7 @@ impl Cache {
         match &mut self.held {
             Held::F16([k, _]) => store(env, heads, d, first, rows, Out::new(k), at),
             Held::F32([k, _]) => store(env, heads, d, first, rows, Out::new(k), at),
-            Held::KvQuants([k, _]) => k.store(env, first, rows),
+            Held::Q8_0([k, _]) => k.store(env, first, rows),
         }
     }
 
@@ -100,7 +100,7 @@ impl Cache {
         match &mut self.held {
             Held::F16([_, v]) => store(env, heads, d, first, rows, Out::new(v), at),
             Held::F32([_, v]) => store(env, heads, d, first, rows, Out::new(v), at),
-            Held::KvQuants([_, v]) => v.store(env, first, rows),
+            Held::Q8_0([_, v]) => v.store(env, first, rows),
         }
     }
 }
