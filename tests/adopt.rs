@@ -3,12 +3,15 @@
 
 use crate::{
     goldens::definition,
-    support::{Target, compare, gpu, load},
+    support::{
+        Target, compare, gpu, load,
+        one::{OneSequence, Step, one},
+    },
 };
 use moeray::{
     Error,
     backend::{
-        Loaded, Program, RunnerOptions, Step,
+        Loaded, Program,
         wgpu::{DeviceCallbacks, Gpu, Options, requirements},
     },
     quant::KvType,
@@ -76,10 +79,10 @@ impl Host {
 
 /// Logits of a step of some tokens from the beginning on.
 fn logits(loaded: &dyn Loaded) -> moeray::Result<Vec<f32>> {
-    let mut runner = loaded.runner(RunnerOptions { ctx: 8, chunk: 4, kv: KvType::F32 })?;
+    let mut runner = loaded.runner(one(8, 4, KvType::F32))?;
     let mut out = vec![];
-    runner.step(Step { tokens: &[5, 6, 7], past: 0, outputs: 1, inputs: &[] }, &mut out)?;
-    runner.step(Step { tokens: &[8], past: 3, outputs: 1, inputs: &[] }, &mut out)?;
+    runner.run(Step { tokens: &[5, 6, 7], past: 0, outputs: 1, inputs: &[] }, &mut out)?;
+    runner.run(Step { tokens: &[8], past: 3, outputs: 1, inputs: &[] }, &mut out)?;
     Ok(out.swap_remove(0).f32)
 }
 
@@ -110,13 +113,13 @@ fn survives(told: bool) {
     assert_eq!(host.errors.lock().unwrap().len(), 1, "the host's own error is the host's");
     compare::check(&logits(&*loaded).unwrap(), &want, 1e-9).unwrap();
 
-    let options = RunnerOptions { ctx: 8, chunk: 4, kv: KvType::F16 };
+    let options = one(8, 4, KvType::F16);
     let mut runner = loaded.runner(options).unwrap();
     host.destroy();
     assert_eq!(*host.lost.lock().unwrap(), ["Destroyed"], "the host's callback");
     assert_eq!(guest.is_lost(), told);
     let step = Step { tokens: &[1], past: 0, outputs: 1, inputs: &[] };
-    let e = refused("a step", || runner.step(step, &mut vec![]));
+    let e = refused("a step", || runner.run(step, &mut vec![]));
     assert!(!told || e.contains("the host's renderer lost it"), "{e}");
     refused("a runner", || loaded.runner(options).map(drop));
     refused("a model", || guest.load(program(), &mut |_| {}).map(drop));

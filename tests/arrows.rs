@@ -26,7 +26,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("backend", &["error", "sampler", "graph", "ir", "ops", "file", "quant"]),
     ("plan", &["error", "ir", "ops", "graph", "kernels", "file", "quant"]),
     // The oracle and the CPU path do not go through the plan: a bug of the memory planner must not hide on both sides.
-    ("backend/reference", &["error", "ir", "ops", "graph", "backend"]),
+    ("backend/reference", &["error", "ir", "ops", "graph", "quant::KvType", "backend"]),
     ("backend/cpu", &["error", "ir", "ops", "graph", "file", "quant", "backend"]),
     ("backend/wgpu", &["error", "threads", "ir", "ops", "graph", "kernels", "plan", "file", "quant", "backend"]),
     ("routing", &["error", "ir", "backend::Output"]),
@@ -34,6 +34,7 @@ const ARROWS: &[(&str, &[&str])] = &[
         "session",
         &[
             "error",
+            "sampler",
             "quant::KvType",
             "backend",
             "backend/reference",
@@ -46,7 +47,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "quant::KvType",
         ],
     ),
-    ("batch", &["error", "backend", "session"]),
+    ("batch", &["error", "sampler", "backend", "session"]),
     ("generate", &["error", "session", "sampler", "tokenizer"]),
 ];
 

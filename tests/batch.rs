@@ -2,11 +2,17 @@
 
 use crate::{
     goldens::definition,
-    support::{Target, compare, load},
+    support::{
+        Target, compare, load,
+        one::{OneSequence, Step, one},
+    },
 };
 use moeray::{
     Error,
-    backend::{BatchOptions, BatchRow, Loaded, Output, RunnerOptions, Step},
+    backend::{
+        Loaded,
+        runner::{self, Row, RunnerOptions},
+    },
     batch::Batch,
     quant::KvType,
     session::{BackendChoice, LoadOptions, Model, Session, SessionOptions},
@@ -14,9 +20,9 @@ use moeray::{
 
 /// Logits of every position of a sequence that runs alone.
 fn alone(loaded: &dyn Loaded, ids: &[u32], logits: usize, kv: KvType) -> Vec<f32> {
-    let mut runner = loaded.runner(RunnerOptions { ctx: 40, chunk: 40, kv }).unwrap();
+    let mut runner = loaded.runner(one(40, 40, kv)).unwrap();
     let mut out = vec![];
-    runner.step(Step { tokens: ids, past: 0, outputs: ids.len(), inputs: &[] }, &mut out).unwrap();
+    runner.run(Step { tokens: ids, past: 0, outputs: ids.len(), inputs: &[] }, &mut out).unwrap();
     out.swap_remove(logits).f32
 }
 
@@ -45,21 +51,22 @@ fn check_with(target: Target, name: &str, most_rows: usize, kv: KvType, toleranc
     let Some(loaded) = load(target, &d.program) else { return };
     let logits = d.program.graph.outputs.iter().position(|o| o.0 == "logits").unwrap();
     let want: Vec<Vec<f32>> = (0..3).map(|s| alone(&*loaded, &ids(s), logits, kv)).collect();
-    let options = BatchOptions { ctx: 40, sequences: 3, rows: most_rows, kv };
-    let mut batch = loaded.batch(options).unwrap();
+    let options = RunnerOptions { ctx: 40, sequences: 3, ubatch: most_rows, kv };
+    let mut batch = loaded.runner(options).unwrap();
     assert!(batch.memory_bytes() > 0);
-    let (mut at, mut out): ([usize; 3], Vec<Output>) = ([0; 3], vec![]);
+    let mut at = [0; 3];
     for step in STEPS {
         let mut rows = vec![];
         for &(sequence, n) in step {
             for _ in 0..n {
                 let position = at[sequence];
-                rows.push(BatchRow { token: ids(sequence)[position], sequence, position });
+                // All rows but the first give logits.
+                let logits = !rows.is_empty();
+                rows.push(Row { logits, ..Row::fed(ids(sequence)[position], sequence, position) });
                 at[sequence] += 1;
             }
         }
-        // All rows but the first give logits.
-        batch.step(&rows, rows.len() - 1, &mut out).unwrap();
+        let out = &batch.step(&runner::Step { rows: &rows, ..Default::default() }).unwrap().outputs;
         let cols = out[logits].cols;
         assert_eq!(out[logits].rows, rows.len() - 1);
         for (got, r) in out[logits].f32.chunks(cols).zip(&rows[1..]) {
@@ -80,6 +87,7 @@ fn with_keys_and_values_in_8_bits() {
 #[test]
 fn each_sequence_as_if_alone_on_the_reference() {
     check(Target::Reference, "qwen3_moe", 40);
+    check(Target::Reference, "qwen3_next", 40);
 }
 
 #[test]
@@ -95,7 +103,8 @@ fn each_sequence_as_if_alone_on_the_cpu() {
 #[test]
 fn each_sequence_as_if_alone_on_the_gpu() {
     // Norms of heads and several query heads a kv head; a shared expert; rotation in another form.
-    for name in ["qwen3_moe", "qwen2_moe", "llama"] {
+    // Recurrent states of two kinds.
+    for name in ["qwen3_moe", "qwen2_moe", "llama", "qwen3_next", "lfm2_moe"] {
         check(Target::Wgpu, name, 40);
     }
     check(Target::WgpuLanes, "mixtral", 12);
@@ -112,25 +121,30 @@ fn alarm_swapped_sequences_are_noticed() {
 }
 
 fn bad_steps(loaded: &dyn Loaded) {
-    let options = BatchOptions { ctx: 8, sequences: 2, rows: 4, kv: KvType::F16 };
+    let options = RunnerOptions { ctx: 8, sequences: 2, ubatch: 4, kv: KvType::F16 };
     for size in [
-        BatchOptions { ctx: 0, ..options },
-        BatchOptions { rows: 0, ..options },
-        BatchOptions { sequences: 0, ..options },
+        RunnerOptions { ctx: 0, ..options },
+        RunnerOptions { ubatch: 0, ..options },
+        RunnerOptions { sequences: 0, ..options },
     ] {
-        assert!(loaded.batch(size).is_err(), "{size:?}");
+        assert!(loaded.runner(size).is_err(), "{size:?}");
     }
-    let mut batch = loaded.batch(options).unwrap();
-    let mut out = vec![];
-    let row = |sequence, position| BatchRow { token: 1, sequence, position };
-    let mut step = |rows: &[BatchRow], outputs| batch.step(rows, outputs, &mut out);
+    let mut batch = loaded.runner(options).unwrap();
+    let row = |sequence, position| Row::fed(1, sequence, position);
+    let mut step = |rows: &[Row], outputs: usize| {
+        let mut rows = rows.to_vec();
+        rows.iter_mut().rev().take(outputs).for_each(|r| r.logits = true);
+        batch.step(&runner::Step { rows: &rows, ..Default::default() }).map(|_| ())
+    };
     assert!(matches!(step(&[], 0), Err(Error::Invalid(_))));
     assert!(matches!(step(&[row(0, 0), row(1, 0), row(0, 1), row(1, 1), row(0, 2)], 0), Err(Error::Invalid(_))));
     assert!(matches!(step(&[row(2, 0)], 1), Err(Error::Invalid(_))));
-    assert!(matches!(step(&[row(0, 0)], 2), Err(Error::Invalid(_))));
+    let wanted = Row { logits: true, ..row(0, 0) };
+    assert!(matches!(step(&[wanted, row(0, 1)], 0), Err(Error::Invalid(_))), "what is wanted comes last");
+    assert!(matches!(step(&[row(0, 1)], 1), Err(Error::Invalid(_))), "position 0 is empty");
     assert!(matches!(step(&[row(0, 8)], 1), Err(Error::ContextFull { .. })));
     assert!(matches!(step(&[row(0, 0), row(0, 2)], 1), Err(Error::Invalid(_))));
-    let wrong = BatchRow { token: u32::MAX, ..row(0, 0) };
+    let wrong = Row::fed(u32::MAX, 0, 0);
     assert!(matches!(step(&[wrong], 1), Err(Error::Invalid(_))));
     assert!(step(&[row(0, 0), row(1, 0), row(0, 1)], 1).is_ok());
 }
@@ -162,7 +176,7 @@ fn a_batch_continues_like_sessions() {
         let model = Model::load(&path, &LoadOptions { backend, ..Default::default() }, &mut |_| {}).unwrap();
         let best = |l: &[f32]| (0..l.len()).max_by(|a, b| l[*a].total_cmp(&l[*b])).unwrap() as u32;
         let continued = |prompt: &[u32]| {
-            let mut s = Session::new(&model, SessionOptions { ctx: 40, chunk: 16, kv: KvType::F32 }).unwrap();
+            let mut s = Session::new(&model, SessionOptions { ctx: 40, ubatch: 16, kv: KvType::F32 }).unwrap();
             let mut all = vec![best(s.prefill(prompt).unwrap())];
             while all.len() < 6 {
                 all.push(best(s.decode(all[all.len() - 1]).unwrap()));
@@ -170,7 +184,7 @@ fn a_batch_continues_like_sessions() {
             all
         };
         let prompts: Vec<Vec<u32>> = (0..3).map(|s| ids(s)[..4 + 3 * s].to_vec()).collect();
-        let options = BatchOptions { ctx: 40, sequences: 2, rows: 24, kv: KvType::F32 };
+        let options = RunnerOptions { ctx: 40, sequences: 2, ubatch: 24, kv: KvType::F32 };
         let mut batch = Batch::new(&model, options).unwrap();
         let (vocab, mut got) = (model.vocab(), vec![vec![]; 3]);
         // Prompt 1 joins a step later; prompt 2 takes over the place of prompt 0.

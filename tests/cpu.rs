@@ -3,10 +3,13 @@
 
 mod pool;
 
-use crate::quant::dequantized;
+use crate::{
+    quant::dequantized,
+    support::one::{OneSequence, Step, one},
+};
 use moeray::{
     backend::{
-        Loaded, Output, Program, RunnerOptions, Step,
+        Loaded, Output, Program,
         cpu::{self, Options, SimdLevel, pool::Pool},
     },
     file::{Bytes, Tensor},
@@ -356,12 +359,12 @@ fn logits(loaded: &dyn Loaded) -> Vec<f32> {
 }
 
 fn logits_with(loaded: &dyn Loaded, kv: KvType) -> Vec<f32> {
-    let mut runner = loaded.runner(RunnerOptions { ctx: 64, chunk: 40, kv }).unwrap();
+    let mut runner = loaded.runner(one(64, 40, kv)).unwrap();
     let (mut out, mut all) = (vec![], vec![]);
     let ids: Vec<u32> = (0..43).map(|i| i * 37 % 300).collect();
     for (past, n) in [(0, 40), (40, 1), (41, 1), (42, 1)] {
         let step = Step { tokens: &ids[past..past + n], past, outputs: n, inputs: &[] };
-        runner.step(step, &mut out).unwrap();
+        runner.run(step, &mut out).unwrap();
         all.extend_from_slice(&out[0].f32);
     }
     assert_eq!(all.len(), 43 * 300);
@@ -406,14 +409,14 @@ fn simd_levels_agree() {
 fn a_profile_counts_ops_and_bytes() {
     let program = model(DType::Q4K, DType::Q8_0);
     let loaded = load(&program, 2, None);
-    let options = RunnerOptions { ctx: 16, chunk: 8, kv: KvType::F16 };
+    let options = one(16, 8, KvType::F16);
     let (mut runner, mut other) = (loaded.runner(options).unwrap(), loaded.runner(options).unwrap());
     let (mut out, mut want) = (vec![], vec![]);
     let step = |past: usize, tokens: &'static [u32]| Step { tokens, past, outputs: 1, inputs: &[] };
     for r in [&mut runner, &mut other] {
-        r.step(step(0, &[1, 2, 3]), &mut out).unwrap();
+        r.run(step(0, &[1, 2, 3]), &mut out).unwrap();
     }
-    let times = runner.profile(step(3, &[4])).unwrap().unwrap();
+    let times = runner.time(step(3, &[4])).unwrap().unwrap();
     assert_eq!(times.iter().map(|t| t.dispatches).sum::<usize>(), moeray::graph::fuse(&program.graph).nodes.len());
     assert!(times.iter().all(|t| t.seconds.is_finite() && t.seconds >= 0.0));
     let experts = program.graph.weights.iter().zip(program.weights.iter()).filter(|(w, _)| w.shape.len() == 3);
@@ -425,10 +428,10 @@ fn a_profile_counts_ops_and_bytes() {
     assert_eq!(counted("Q4_K", "expert_"), read as u64, "{times:?}");
     assert!(counted("F16", "attend") > 0 && counted("Q8_0", "") > 0, "{times:?}");
     assert_eq!(counted("Q4_K", "linear"), 0);
-    runner.step(step(3, &[4]), &mut out).unwrap();
-    other.step(step(3, &[4]), &mut want).unwrap();
+    runner.run(step(3, &[4]), &mut out).unwrap();
+    other.run(step(3, &[4]), &mut want).unwrap();
     assert_eq!(out, want);
-    assert!(runner.profile(step(3, &[])).is_err());
+    assert!(runner.time(step(3, &[])).is_err());
 }
 
 /// Two runners of one model at the same time, from two threads, give what one gives.
@@ -470,19 +473,19 @@ fn split_attention(kv_type: KvType, tolerance: f32) {
     let mut rng = Rng(5);
     let mut random = |cols: usize| -> Vec<f32> { (0..n * cols).map(|_| rng.unit() * 3.0).collect() };
     let (q, k, v) = (random(heads * d), random(kv * d), random(kv * d));
-    let options = RunnerOptions { ctx: n, chunk: n, kv: kv_type };
-    let step = |runner: &mut dyn moeray::backend::Runner, past: usize, t: usize| -> Vec<Output> {
+    let options = one(n, n, kv_type);
+    let step = |runner: &mut moeray::backend::runner::Runner, past: usize, t: usize| -> Vec<Output> {
         let part = |x: &Vec<f32>, cols: usize| x[past * cols..(past + t) * cols].to_vec();
         let (q, k, v) = (part(&q, heads * d), part(&k, kv * d), part(&v, kv * d));
         let inputs = [("q", &q[..]), ("k", &k[..]), ("v", &v[..])];
         let mut out = vec![];
-        runner.step(Step { tokens: &vec![0; t], past, outputs: 0, inputs: &inputs }, &mut out).unwrap();
+        runner.run(Step { tokens: &vec![0; t], past, outputs: 0, inputs: &inputs }, &mut out).unwrap();
         out
     };
-    let all = step(&mut *loaded.runner(options).unwrap(), 0, n);
+    let all = step(&mut loaded.runner(options).unwrap(), 0, n);
     let mut runner = loaded.runner(options).unwrap();
-    step(&mut *runner, 0, n - 1);
-    let last = step(&mut *runner, n - 1, 1);
+    step(&mut runner, 0, n - 1);
+    let last = step(&mut runner, n - 1, 1);
     for (a, l) in all.iter().zip(&last) {
         for (x, y) in a.f32[(n - 1) * heads * d..].iter().zip(&l.f32) {
             assert!((x - y).abs() < tolerance, "{x} {y}");

@@ -2,52 +2,94 @@
 
 use moeray::{
     Error, Result,
-    generate::{CancelToken, Decoder, FinishReason, GenerateOptions, Generation, Piece, TextStream, generate_with},
-    sampler::SamplerOptions,
+    generate::{
+        CancelToken, Decoder, FinishReason, GenerateOptions, Generation, Piece, Polled, TextStream, generate_with,
+    },
+    sampler::{Sampler, SamplerOptions, Sampling},
+    session::{Budget, Status},
 };
 
 /// Writes `script` whatever the prompt; token `i` of the script is forced by its logit.
 struct Scripted {
     script: Vec<u32>,
     fed: Vec<u32>,
+    /// Tokens that a choice waits for.
+    queued: Option<Vec<u32>>,
     prompt: usize,
     capacity: usize,
-    logits: Vec<f32>,
+    sampler: Option<Sampler>,
+    chosen: u32,
     fail_at: Option<usize>,
+    /// Polls that a choice takes.
+    slices: usize,
+    polled: usize,
 }
 
 impl Scripted {
     fn new(script: &[u32]) -> Self {
-        Scripted { script: script.to_vec(), fed: vec![], prompt: 0, capacity: 100, logits: vec![], fail_at: None }
-    }
-
-    fn next(&mut self) -> Result<&[f32]> {
-        let i = self.fed.len() - self.prompt;
-        if self.fail_at == Some(i) {
-            return Err(Error::Device("lost".into()));
+        Scripted {
+            script: script.to_vec(),
+            fed: vec![],
+            queued: None,
+            prompt: 0,
+            capacity: 100,
+            sampler: None,
+            chosen: 0,
+            fail_at: None,
+            slices: 1,
+            polled: 0,
         }
-        self.logits = vec![0.0; 100];
-        self.logits[self.script[i] as usize] = 10.0;
-        self.logits[99] = 5.0;
-        Ok(&self.logits)
     }
 }
 
 impl Decoder for Scripted {
-    fn prefill(&mut self, ids: &[u32], cancel: &CancelToken) -> Result<&[f32]> {
-        if cancel.is_cancelled() {
-            return Err(Error::Cancelled);
-        }
-        self.fed.extend_from_slice(ids);
-        self.prompt = self.fed.len();
-        self.next()
+    fn set_sampler(&mut self, sampling: &Sampling<'_>) -> Result<()> {
+        let mut sampler = Sampler::new(sampling.options)?;
+        sampler.forbid(sampling.forbidden);
+        self.sampler = Some(sampler);
+        Ok(())
     }
-    fn decode(&mut self, id: u32) -> Result<&[f32]> {
-        self.fed.push(id);
-        self.next()
+    fn begin_choice(&mut self, ids: &[u32], _random: u64) -> Result<()> {
+        self.prompt = self.fed.len() + ids.len();
+        self.queued = Some(ids.to_vec());
+        Ok(())
+    }
+    fn begin_next(&mut self, _random: u64) -> Result<()> {
+        self.queued = Some(vec![self.chosen]);
+        Ok(())
+    }
+    fn poll(&mut self, _budget: Budget) -> Result<Status> {
+        self.polled += 1;
+        if self.polled < self.slices {
+            return Ok(Status::Pending);
+        }
+        self.polled = 0;
+        let Some(ids) = self.queued.take() else { return Ok(Status::Idle) };
+        self.fed.extend(ids);
+        let i = self.fed.len() - self.prompt;
+        if self.fail_at == Some(i) {
+            return Err(Error::Device("lost".into()));
+        }
+        let mut logits = vec![0.0; 100];
+        logits[self.script[i] as usize] = 10.0;
+        logits[99] = 5.0;
+        self.chosen = self.sampler.as_mut().unwrap().sample(&logits, &[])?;
+        Ok(Status::Done)
+    }
+    fn chosen(&self) -> Result<u32> {
+        Ok(self.chosen)
+    }
+    fn choices_queued(&self) -> usize {
+        usize::from(self.queued.is_some())
+    }
+    fn cancel(&mut self) {
+        self.queued = None;
     }
     fn position(&self) -> usize {
         self.fed.len()
+    }
+    fn position_queued(&self) -> usize {
+        self.fed.len() + self.queued.as_ref().map_or(0, Vec::len)
     }
     fn capacity(&self) -> usize {
         self.capacity
@@ -179,6 +221,39 @@ fn cancelling_stops_and_shows_what_was_held() {
     let mut g = start(&mut d, options(&[]), &cancel);
     assert!(g.next().is_none());
     assert_eq!(g.finish_reason(), Some(FinishReason::Cancelled));
+}
+
+/// A host that polls gets what one that waits gets, a slice at a time.
+#[test]
+fn polling_gives_the_same_pieces() {
+    let script = [1, 2, 3, 4, 5, 0];
+    let want = whole(&script, options(&["worldly"]));
+    let mut d = Scripted { slices: 3, ..Scripted::new(&script) };
+    let mut g = start(&mut d, options(&["worldly"]), &CancelToken::new());
+    let (mut text, mut ids, mut pending) = (String::new(), vec![], 0);
+    loop {
+        match g.poll(Budget::dispatches(1)).unwrap() {
+            Polled::Piece(p) => {
+                text.push_str(&p.text);
+                ids.push(p.id);
+            }
+            Polled::Pending => pending += 1,
+            Polled::Waiting => {}
+            Polled::Finished => break,
+        }
+    }
+    assert_eq!((text, ids, g.finish_reason().unwrap()), want);
+    assert_eq!(pending, 2 * 6, "two slices before each of six choices");
+    // Cancelling takes effect at the next slice, in the middle of a choice.
+    let cancel = CancelToken::new();
+    let mut d = Scripted { slices: 3, ..Scripted::new(&script) };
+    let mut g = start(&mut d, options(&[]), &cancel);
+    assert_eq!(g.poll(Budget::dispatches(1)).unwrap(), Polled::Pending);
+    cancel.cancel();
+    assert_eq!(g.poll(Budget::dispatches(1)).unwrap(), Polled::Finished);
+    assert_eq!(g.finish_reason(), Some(FinishReason::Cancelled));
+    drop(g);
+    assert_eq!(d.choices_queued(), 0);
 }
 
 #[test]

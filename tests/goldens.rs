@@ -1,9 +1,12 @@
 //! Whole models against logits from independent implementations (Hugging Face transformers in float32, and PyTorch code
 //! for the mini-Mixtral): the truth that the reference backend itself is held to. See `tests/data/goldens`.
 
-use crate::support::{Target, compare, load};
+use crate::support::{
+    Target, compare, load,
+    one::{OneSequence, Step, one},
+};
 use moeray::{
-    backend::{Output, RunnerOptions, Step},
+    backend::Output,
     file,
     model::{self, Definition},
     quant::KvType,
@@ -102,12 +105,12 @@ pub fn names(d: &Definition) -> Vec<String> {
 
 /// Feeds `ids` in chunks of these lengths, with all positions' outputs, and joins the chunks' outputs.
 pub fn forward(loaded: &dyn moeray::backend::Loaded, ids: &[u32], chunks: &[usize]) -> Vec<Output> {
-    let options = RunnerOptions { ctx: ids.len(), chunk: *chunks.iter().max().unwrap(), kv: KvType::F32 };
+    let options = one(ids.len(), *chunks.iter().max().unwrap(), KvType::F32);
     let mut runner = loaded.runner(options).unwrap();
     let (mut all, mut out, mut past): (Vec<Output>, _, _) = (vec![], vec![], 0);
     for n in chunks {
         let step = Step { tokens: &ids[past..past + n], past, outputs: *n, inputs: &[] };
-        runner.step(step, &mut out).unwrap();
+        runner.run(step, &mut out).unwrap();
         past += n;
         if all.is_empty() {
             all = out.clone();
@@ -281,11 +284,11 @@ pub fn check_routing(name: &str, d: &Definition, out: &[Output], g: &Golden) -> 
 fn greedy(d: &Definition, loaded: &dyn moeray::backend::Loaded, g: &Golden) -> Vec<u32> {
     let logits = names(d).iter().position(|n| n == "logits").unwrap();
     let ctx = g.ids.len() + g.greedy.len();
-    let mut runner = loaded.runner(RunnerOptions { ctx, chunk: g.ids.len(), kv: KvType::F32 }).unwrap();
+    let mut runner = loaded.runner(one(ctx, g.ids.len(), KvType::F32)).unwrap();
     let (mut out, mut made, mut past) = (vec![], vec![], 0);
     let mut feed = g.ids.clone();
     while made.len() < g.greedy.len() {
-        runner.step(Step { tokens: &feed, past, outputs: 1, inputs: &[] }, &mut out).unwrap();
+        runner.run(Step { tokens: &feed, past, outputs: 1, inputs: &[] }, &mut out).unwrap();
         past += feed.len();
         let row = &out[logits].f32;
         let best = (0..row.len()).fold(0, |b, i| if row[i] > row[b] { i } else { b });
@@ -445,7 +448,7 @@ fn impossible_contexts_are_refused() {
     for target in [Target::Reference, Target::Cpu, Target::Wgpu] {
         let Some(loaded) = load(target, &d.program) else { continue };
         for ctx in [1usize << 40, usize::MAX / 2] {
-            let Err(e) = loaded.runner(RunnerOptions { ctx, chunk: 1, kv: KvType::F16 }) else {
+            let Err(e) = loaded.runner(one(ctx, 1, KvType::F16)) else {
                 panic!("{target:?} made a cache of {ctx} positions");
             };
             assert!(matches!(e, moeray::Error::Device(_)) && e.to_string().contains("--ctx"), "{target:?}: {e}");

@@ -3,12 +3,17 @@
 
 use crate::{
     goldens::definition,
-    support::{Target, compare, gpu, load, rng::Rng, skip},
+    support::{
+        Target, compare, gpu, load,
+        one::{OneSequence, Step, one},
+        rng::Rng,
+        skip,
+    },
 };
 use moeray::{
     Error,
     backend::{
-        Loaded, Output, Program, RunnerOptions, Step,
+        Loaded, Output, Program,
         wgpu::{self, ForcedLimits, Gpu, Options, RunOptions},
     },
     kernels::{Style, Tiles},
@@ -33,12 +38,12 @@ fn tokens(n: usize) -> Vec<u32> {
 
 /// Feeds `ids` in chunks of these lengths with every position's outputs; each chunk's logits in turn.
 fn logits(loaded: &dyn Loaded, ids: &[u32], chunks: &[usize], kv: KvType) -> Vec<f32> {
-    let options = RunnerOptions { ctx: ids.len().max(300), chunk: *chunks.iter().max().unwrap(), kv };
+    let options = one(ids.len().max(300), *chunks.iter().max().unwrap(), kv);
     let mut runner = loaded.runner(options).unwrap();
     let (mut all, mut out, mut past) = (vec![], vec![], 0);
     for n in chunks {
         let tokens = &ids[past..past + n];
-        runner.step(Step { tokens, past, outputs: *n, inputs: &[] }, &mut out).unwrap();
+        runner.run(Step { tokens, past, outputs: *n, inputs: &[] }, &mut out).unwrap();
         past += n;
         all.extend(&out[0].f32);
     }
@@ -129,11 +134,11 @@ fn small_bindings() {
     let ids = tokens(20);
     let want = reference(&d.program, &ids);
     for chunks in [vec![20], vec![1; 20]] {
-        let options = RunnerOptions { ctx: 20, chunk: 20, kv: KvType::F32 };
+        let options = one(20, 20, KvType::F32);
         let (mut runner, mut got, mut out, mut past) = (loaded.runner(options).unwrap(), vec![], vec![], 0);
         for n in &chunks {
             let step = Step { tokens: &ids[past..past + n], past, outputs: *n, inputs: &[] };
-            runner.step(step, &mut out).unwrap();
+            runner.run(step, &mut out).unwrap();
             got.extend(&out[0].f32);
             past += n;
         }
@@ -228,13 +233,13 @@ fn two_sequences_at_once() {
     let (a, b) = (tokens(24), tokens(48)[24..].to_vec());
     let alone = [logits(&*loaded, &a, &[1; 24], KvType::F32), logits(&*loaded, &b, &[1; 24], KvType::F32)];
     assert_ne!(alone[0], alone[1]);
-    let options = RunnerOptions { ctx: 24, chunk: 4, kv: KvType::F32 };
+    let options = one(24, 4, KvType::F32);
     let mut runners = [loaded.runner(options).unwrap(), loaded.runner(options).unwrap()];
     let mut got: [Vec<f32>; 2] = [vec![], vec![]];
     let mut out: Vec<Output> = vec![];
     for past in 0..24 {
         for ((runner, ids), got) in runners.iter_mut().zip([&a, &b]).zip(&mut got) {
-            runner.step(Step { tokens: &ids[past..past + 1], past, outputs: 1, inputs: &[] }, &mut out).unwrap();
+            runner.run(Step { tokens: &ids[past..past + 1], past, outputs: 1, inputs: &[] }, &mut out).unwrap();
             got.extend(&out[0].f32);
         }
     }
@@ -254,10 +259,10 @@ fn going_back() {
     let d = definition("mixtral");
     let loaded = gpu.load(d.program.clone(), &mut |_| {}).unwrap();
     let ids = tokens(16);
-    let mut runner = loaded.runner(RunnerOptions { ctx: 16, chunk: 16, kv: KvType::F32 }).unwrap();
+    let mut runner = loaded.runner(one(16, 16, KvType::F32)).unwrap();
     let mut step = |tokens: &[u32], past: usize| {
         let mut out = vec![];
-        runner.step(Step { tokens, past, outputs: 1, inputs: &[] }, &mut out).unwrap();
+        runner.run(Step { tokens, past, outputs: 1, inputs: &[] }, &mut out).unwrap();
         out.swap_remove(0).f32
     };
     let first = step(&ids, 0);
@@ -270,17 +275,17 @@ fn bad_steps_are_errors() {
     let Some(gpu) = gpu() else { return };
     let d = definition("llama");
     let loaded = gpu.load(d.program.clone(), &mut |_| {}).unwrap();
-    assert!(loaded.runner(RunnerOptions { ctx: 0, chunk: 1, kv: KvType::F16 }).is_err());
-    let mut runner = loaded.runner(RunnerOptions { ctx: 8, chunk: 4, kv: KvType::F16 }).unwrap();
+    assert!(loaded.runner(one(0, 1, KvType::F16)).is_err());
+    let mut runner = loaded.runner(one(8, 4, KvType::F16)).unwrap();
     assert!(runner.memory_bytes() > 0 && loaded.weight_bytes() > 0);
     let mut out = vec![];
-    let mut step = |tokens: &[u32], past, outputs| runner.step(Step { tokens, past, outputs, inputs: &[] }, &mut out);
+    let mut step = |tokens: &[u32], past, outputs| runner.run(Step { tokens, past, outputs, inputs: &[] }, &mut out);
     assert!(matches!(step(&[], 0, 0), Err(Error::Invalid(_))));
     assert!(matches!(step(&[1; 5], 0, 0), Err(Error::Invalid(_))));
     assert!(matches!(step(&[1; 2], 7, 0), Err(Error::ContextFull { .. })));
     assert!(matches!(step(&[u32::MAX], 0, 1), Err(Error::Invalid(_))));
     assert!(step(&[1, 2], 0, 0).is_ok() && step(&[3], 2, 1).is_ok());
-    let e = loaded.runner(RunnerOptions { ctx: 1 << 40, chunk: 4, kv: KvType::F16 }).err().unwrap();
+    let e = loaded.runner(one(1 << 40, 4, KvType::F16)).err().unwrap();
     assert!(matches!(&e, Error::Device(what) if what.contains("--ctx")), "{e}");
 }
 
@@ -300,10 +305,10 @@ fn a_lost_device() {
     let Some(gpu) = open(|_| {}) else { return };
     let d = definition("llama");
     let loaded = gpu.load(d.program.clone(), &mut |_| {}).unwrap();
-    let options = RunnerOptions { ctx: 8, chunk: 4, kv: KvType::F16 };
+    let options = one(8, 4, KvType::F16);
     let mut runner = loaded.runner(options).unwrap();
     let mut out = vec![];
-    let mut step = || runner.step(Step { tokens: &[1], past: 0, outputs: 1, inputs: &[] }, &mut out);
+    let mut step = || runner.run(Step { tokens: &[1], past: 0, outputs: 1, inputs: &[] }, &mut out);
     step().unwrap();
     gpu.destroy();
     let e = step().unwrap_err();
@@ -312,7 +317,7 @@ fn a_lost_device() {
     assert!(matches!(gpu.load(d.program.clone(), &mut |_| {}), Err(Error::Device(_))));
     let again = open(|_| {}).unwrap();
     let loaded = again.load(d.program, &mut |_| {}).unwrap();
-    loaded.runner(options).unwrap().step(Step { tokens: &[1], past: 0, outputs: 1, inputs: &[] }, &mut out).unwrap();
+    loaded.runner(options).unwrap().run(Step { tokens: &[1], past: 0, outputs: 1, inputs: &[] }, &mut out).unwrap();
 }
 
 /// Every dispatch of a step is timed, and nothing of the sequence changes.
@@ -321,18 +326,18 @@ fn a_profile_counts_every_dispatch() {
     let Some(gpu) = gpu() else { return };
     let d = definition("qwen3_moe");
     let loaded = gpu.load(d.program.clone(), &mut |_| {}).unwrap();
-    let mut runner = loaded.runner(RunnerOptions { ctx: 24, chunk: 16, kv: KvType::F32 }).unwrap();
+    let mut runner = loaded.runner(one(24, 16, KvType::F32)).unwrap();
     let ids = tokens(12);
     let mut out = vec![];
     let step = |past: usize, n: usize| Step { tokens: &ids[past..past + n], past, outputs: 1, inputs: &[] };
-    runner.step(step(0, 8), &mut out).unwrap();
+    runner.run(step(0, 8), &mut out).unwrap();
     let graph = moeray::graph::fuse(&d.program.graph);
     let dtypes: Vec<_> = d.program.weights.iter().map(|t| t.dtype()).collect();
     let weights = moeray::plan::weights(&graph, &dtypes, gpu.caps()).unwrap();
     let options = moeray::plan::Options::new(24, 16, KvType::F32);
     let plan = moeray::plan::plan(&graph, &weights, gpu.caps(), &options).unwrap();
     for (n, schedule) in [(1, &plan.decode), (4, &plan.prefill)] {
-        let times = match runner.profile(step(8, n)) {
+        let times = match runner.time(step(8, n)) {
             Ok(times) => times.unwrap(),
             Err(Error::Unsupported(what)) => {
                 assert!(what.contains("timestamp"), "{what}");
@@ -344,14 +349,14 @@ fn a_profile_counts_every_dispatch() {
         assert!(times.iter().all(|k| k.seconds.is_finite() && k.seconds >= 0.0));
         assert!(times.iter().map(|k| k.seconds).sum::<f64>() > 0.0 && times.iter().any(|k| k.bytes > 0));
     }
-    runner.step(step(8, 1), &mut out).unwrap();
-    let mut other = loaded.runner(RunnerOptions { ctx: 24, chunk: 16, kv: KvType::F32 }).unwrap();
+    runner.run(step(8, 1), &mut out).unwrap();
+    let mut other = loaded.runner(one(24, 16, KvType::F32)).unwrap();
     let mut want = vec![];
-    other.step(step(0, 8), &mut want).unwrap();
-    other.step(step(8, 1), &mut want).unwrap();
+    other.run(step(0, 8), &mut want).unwrap();
+    other.run(step(8, 1), &mut want).unwrap();
     assert_eq!(out, want);
-    assert!(matches!(runner.profile(step(0, 12)), Ok(Some(_))));
-    assert!(runner.profile(Step { tokens: &[], past: 0, outputs: 0, inputs: &[] }).is_err());
+    assert!(matches!(runner.time(step(0, 12)), Ok(Some(_))));
+    assert!(runner.time(Step { tokens: &[], past: 0, outputs: 0, inputs: &[] }).is_err());
 }
 
 #[test]

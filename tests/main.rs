@@ -32,6 +32,7 @@ mod quantize;
 mod readme;
 mod recurrent;
 mod routing;
+mod runner;
 mod sampler;
 mod support;
 mod tokenizer;

@@ -4,17 +4,21 @@
 use crate::{
     alloc,
     goldens::folder,
-    support::{gpu, rng::Rng},
+    support::{gpu, one::one, rng::Rng},
 };
 use moeray::{
     Error, Result,
-    backend::{Loaded, Program, Runner, RunnerOptions, Sampling, Step, wgpu},
+    backend::{
+        Loaded, Program,
+        runner::{Row, Runner, Step},
+        wgpu,
+    },
     generate::{CancelToken, Decoder, FinishReason, GenerateOptions, TextStream, generate_with},
     graph::Builder,
     ir::Op,
     quant::KvType,
-    sampler::{Sampler, SamplerOptions},
-    session::{BackendChoice, LoadOptions, Model, Session, SessionOptions},
+    sampler::{Sampler, SamplerOptions, Sampling},
+    session::{BackendChoice, Budget, LoadOptions, Model, Session, SessionOptions, Status},
 };
 use std::path::Path;
 
@@ -27,20 +31,22 @@ fn logits_graph(vocab: usize) -> Option<Box<dyn Loaded>> {
     Some(gpu()?.load(Program::new(b.finish(), vec![]).unwrap(), &mut |_| {}).unwrap())
 }
 
-fn runner(loaded: &dyn Loaded) -> Box<dyn Runner> {
-    loaded.runner(RunnerOptions { ctx: 8, chunk: 1, kv: KvType::F32 }).unwrap()
+fn runner(loaded: &dyn Loaded) -> Runner {
+    loaded.runner(one(8, 1, KvType::F32)).unwrap()
 }
 
 fn sampling<'a>(o: &SamplerOptions, forbidden: &'a [u32]) -> Sampling<'a> {
-    Sampling {
-        temperature: o.temperature,
-        top_k: o.top_k,
-        top_p: o.top_p,
-        min_p: o.min_p,
-        repeat_penalty: o.repeat_penalty,
-        repeat_last_n: o.repeat_last_n,
-        forbidden,
-    }
+    Sampling { options: *o, forbidden, ..Sampling::default() }
+}
+
+/// A row after which a token is chosen.
+fn choosing(random: u64) -> [Row; 1] {
+    [Row { choose: Some(random), ..Row::fed(0, 0, 0) }]
+}
+
+/// The token chosen after these logits.
+fn chosen(r: &mut Runner, logits: &[f32], random: u64) -> Result<u32> {
+    r.step(&Step { rows: &choosing(random), inputs: &[("x", logits)], ..Step::default() })?.tokens[0].token()
 }
 
 /// Everything off but the temperature.
@@ -48,9 +54,9 @@ fn plain() -> SamplerOptions {
     SamplerOptions { temperature: 1.0, top_k: 0, top_p: 1.0, min_p: 0.0, repeat_penalty: 1.0, ..Default::default() }
 }
 
-/// Picks of the device and of the host, one for each of `draws` draws from the same logits.
+/// Choices of the device and of the host, one for each of `draws` random words from the same logits.
 fn both(
-    r: &mut dyn Runner,
+    r: &mut Runner,
     o: &SamplerOptions,
     logits: &[f32],
     recent: &[u32],
@@ -60,23 +66,20 @@ fn both(
     let mut host = Sampler::new(*o).unwrap();
     host.forbid(forbidden);
     let mut source = host.clone();
-    let picker = r.picker().unwrap();
-    let mut device = vec![];
-    // Recent tokens grow by every pick, on both sides.
+    // Recent tokens grow by every choice, on both sides.
     let (mut tokens, mut want) = (recent.to_vec(), vec![]);
     for _ in 0..draws {
         want.push(host.sample(logits, &tokens).unwrap());
         tokens.push(want[want.len() - 1]);
     }
-    assert!(picker.begin(&sampling(o, forbidden), recent).unwrap());
-    let inputs = [("x", logits)];
-    for _ in 0..draws {
-        picker
-            .feed(Step { tokens: &[0], past: 0, outputs: 1, inputs: &inputs }, (source.next_random() >> 32) as u32)
-            .unwrap();
-        device.push(picker.take().unwrap());
-    }
-    (device, want)
+    let words: Vec<u64> = (0..draws).map(|_| source.next_random()).collect();
+    let sampling = Sampling { recent, ..sampling(o, forbidden) };
+    // The runner's own host path is the sampler's.
+    assert!(!r.set_sampler(0, &Sampling { on_host: true, ..sampling }).unwrap());
+    let by_host: Vec<u32> = words.iter().map(|w| chosen(r, logits, *w).unwrap()).collect();
+    assert_eq!(by_host, want);
+    assert!(r.set_sampler(0, &sampling).unwrap());
+    (words.iter().map(|w| chosen(r, logits, *w).unwrap()).collect(), want)
 }
 
 /// Logits as models have them: a few tokens lead.
@@ -127,7 +130,7 @@ fn the_device_picks_the_hosts_tokens() {
                 let logits = peaked(&mut rng, vocab);
                 let recent: Vec<u32> = (0..rng.below(30)).map(|_| rng.below(vocab) as u32).collect();
                 let forbidden: Vec<u32> = (0..rng.below(3)).map(|_| rng.below(vocab) as u32).collect();
-                let (got, want) = both(&mut *r, &o, &logits, &recent, &forbidden, 12);
+                let (got, want) = both(&mut r, &o, &logits, &recent, &forbidden, 12);
                 assert_eq!(got, want, "{name}, {vocab} tokens, seed {seed}");
             }
         }
@@ -144,7 +147,7 @@ fn a_vocabulary_of_262144() {
     let logits = peaked(&mut rng, vocab);
     for (name, o) in ways().into_iter().filter(|w| ["greedy", "defaults", "by id", "top-p", "top-k 257"].contains(&w.0))
     {
-        let (got, want) = both(&mut *r, &o, &logits, &[1, 2], &[3], 3);
+        let (got, want) = both(&mut r, &o, &logits, &[1, 2], &[3], 3);
         assert_eq!(got, want, "{name}");
     }
 }
@@ -163,7 +166,7 @@ fn ties() {
     for (what, logits) in [("flat", &flat), ("zeros", &two), ("four values", &few), ("extremes", &extremes)] {
         for (name, o) in ways() {
             // Which tokens stay is exact; of equal ones the draw is far from any boundary.
-            let (got, want) = both(&mut *r, &SamplerOptions { seed: 9, ..o }, logits, &[4, 4, 5], &[0], 6);
+            let (got, want) = both(&mut r, &SamplerOptions { seed: 9, ..o }, logits, &[4, 4, 5], &[0], 6);
             assert_eq!(got, want, "{what}, {name}");
         }
     }
@@ -177,16 +180,13 @@ fn the_distribution_is_the_softmax() {
     let mut r = runner(&*loaded);
     let logits = [1.0f32, 0.5, 2.0, -1.0, 0.0, 1.5, -0.5, 0.8];
     let mut draws = Sampler::new(SamplerOptions { seed: 4, ..plain() }).unwrap();
-    let picker = r.picker().unwrap();
     for (t, top_k) in [(1.0, 0), (0.5, 7)] {
-        assert!(picker.begin(&sampling(&SamplerOptions { temperature: t, top_k, ..plain() }, &[]), &[]).unwrap());
+        let o = SamplerOptions { temperature: t, top_k, ..plain() };
+        assert!(r.set_sampler(0, &sampling(&o, &[])).unwrap());
         let mut counts = [0usize; 8];
-        let (n, inputs) = (2000, [("x", &logits[..])]);
+        let n = 2000;
         for _ in 0..n {
-            picker
-                .feed(Step { tokens: &[0], past: 0, outputs: 1, inputs: &inputs }, (draws.next_random() >> 32) as u32)
-                .unwrap();
-            counts[picker.take().unwrap() as usize] += 1;
+            counts[chosen(&mut r, &logits, draws.next_random()).unwrap() as usize] += 1;
         }
         // The least likely is cut by a top-k of 7.
         let e = logits.map(|l| if top_k == 7 && l == -1.0 { 0.0 } else { (f64::from(l) / f64::from(t)).exp() });
@@ -206,13 +206,12 @@ fn what_cannot_be_chosen_is_an_error() {
     let vocab = 300;
     let Some(loaded) = logits_graph(vocab) else { return };
     let mut r = runner(&*loaded);
-    let picker = r.picker().unwrap();
-    assert!(matches!(picker.take(), Err(Error::Invalid(_))), "nothing was begun");
-    assert!(picker.advance(0, 0).is_err());
+    let last = [Row { token: moeray::backend::runner::Token::Last, ..choosing(0)[0] }];
+    assert!(matches!(r.take(), Err(Error::Invalid(_))), "nothing was begun");
+    assert!(r.begin(&Step { rows: &last, ..Step::default() }).is_err(), "nothing was chosen");
     let mut pick = |o: SamplerOptions, logits: &[f32], forbidden: &[u32]| {
-        assert!(picker.begin(&sampling(&o, forbidden), &[]).unwrap());
-        picker.feed(Step { tokens: &[0], past: 0, outputs: 1, inputs: &[("x", logits)] }, 7).unwrap();
-        picker.take()
+        assert!(r.set_sampler(0, &sampling(&o, forbidden)).unwrap());
+        chosen(&mut r, logits, 7 << 32)
     };
     for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
         for at in [0, 77, 299] {
@@ -229,33 +228,58 @@ fn what_cannot_be_chosen_is_an_error() {
     let all: Vec<u32> = (0..vocab as u32).collect();
     assert!(matches!(pick(SamplerOptions::default(), &vec![1.0; vocab], &all), Err(Error::Invalid(_))));
     assert_eq!(pick(SamplerOptions::default(), &vec![1.0; vocab], &all[..299]).unwrap(), 299);
-    // More than the device has room for: the caller chooses for itself.
+    // More than the device has room for: the host chooses.
     let many = vec![0u32; 5000];
-    assert!(!picker.begin(&sampling(&plain(), &many), &[]).unwrap());
+    assert!(!r.set_sampler(0, &sampling(&plain(), &many)).unwrap());
+    assert!(chosen(&mut r, &vec![1.0; vocab], 0).unwrap() > 0);
     let far = SamplerOptions { repeat_penalty: 1.1, repeat_last_n: usize::MAX, ..plain() };
-    assert!(!picker.begin(&sampling(&far, &[]), &[]).unwrap());
-    assert!(picker.begin(&sampling(&SamplerOptions { repeat_penalty: 1.0, ..far }, &[]), &[]).unwrap());
-    // More steps than can be on their way are refused, not lost.
+    assert!(!r.set_sampler(0, &sampling(&far, &[])).unwrap());
+    assert!(chosen(&mut r, &vec![1.0; vocab], 0).is_ok());
+    assert!(r.set_sampler(0, &sampling(&SamplerOptions { repeat_penalty: 1.0, ..far }, &[])).unwrap());
+    // More steps than can be queued are refused, not lost.
     let logits = vec![0.5; vocab];
-    let step = Step { tokens: &[0], past: 0, outputs: 1, inputs: &[("x", &logits)] };
-    let queued = (0..10).take_while(|_| picker.feed(step, 0).is_ok()).count();
-    assert!(queued >= 2 && picker.pending() == queued && picker.take().is_ok());
-    picker.discard();
-    assert_eq!(picker.pending(), 0);
+    let (rows, inputs) = (choosing(0), [("x", &logits[..])]);
+    let step = Step { rows: &rows, inputs: &inputs, ..Step::default() };
+    let queued = (0..10).take_while(|_| r.begin(&step).is_ok()).count();
+    assert!(queued >= 2 && r.queued() == queued && r.take().is_ok());
+    r.cancel();
+    assert_eq!(r.queued(), 0);
 }
 
-/// A session that keeps quiet about its backend's choices.
+/// A session whose tokens the host chooses.
 struct StepByStep(Session);
 
 impl Decoder for StepByStep {
-    fn prefill(&mut self, ids: &[u32], cancel: &CancelToken) -> Result<&[f32]> {
-        Decoder::prefill(&mut self.0, ids, cancel)
+    fn set_sampler(&mut self, sampling: &Sampling<'_>) -> Result<()> {
+        assert!(!self.0.set_sampler(&Sampling { on_host: true, ..*sampling })?);
+        Ok(())
     }
-    fn decode(&mut self, id: u32) -> Result<&[f32]> {
-        Decoder::decode(&mut self.0, id)
+    fn begin_choice(&mut self, ids: &[u32], random: u64) -> Result<()> {
+        self.0.begin_choice(ids, random)
+    }
+    fn begin_next(&mut self, random: u64) -> Result<()> {
+        self.0.begin_next(random)
+    }
+    fn poll(&mut self, budget: Budget) -> Result<Status> {
+        self.0.poll(budget)
+    }
+    fn wait(&mut self) -> Result<()> {
+        self.0.wait()
+    }
+    fn chosen(&self) -> Result<u32> {
+        self.0.chosen()
+    }
+    fn choices_queued(&self) -> usize {
+        self.0.choices_queued()
+    }
+    fn cancel(&mut self) {
+        self.0.cancel();
     }
     fn position(&self) -> usize {
         self.0.position()
+    }
+    fn position_queued(&self) -> usize {
+        self.0.position_queued()
     }
     fn capacity(&self) -> usize {
         self.0.ctx()
@@ -293,7 +317,7 @@ fn see<D: Decoder>(d: &mut D, eos: &[u32], prompt: &[u32], o: &GenerateOptions, 
 #[test]
 fn a_generation_that_runs_ahead_ends_where_it_should() {
     let Some(model) = model(&folder("qwen3_moe")) else { return };
-    let size = SessionOptions { ctx: 40, chunk: 5, kv: KvType::F32 };
+    let size = SessionOptions { ctx: 40, ubatch: 5, kv: KvType::F32 };
     let mut ahead = Session::new(&model, size).unwrap();
     let mut slow = StepByStep(Session::new(&model, size).unwrap());
     let prompt: Vec<u32> = (1..13).collect();
@@ -337,16 +361,18 @@ fn a_generation_that_runs_ahead_ends_where_it_should() {
 #[test]
 fn running_ahead_needs_no_growing_memory() {
     let Some(model) = model(&folder("qwen3_moe")) else { return };
-    let mut s = Session::new(&model, SessionOptions { ctx: 200, chunk: 8, kv: KvType::F16 }).unwrap();
-    let o = sampling(&SamplerOptions::default(), &[]);
-    assert!(s.pick_begin(&o, &[1]).unwrap());
-    s.pick_feed(&[1, 2, 3], 1 << 31, || Ok(())).unwrap();
+    let mut s = Session::new(&model, SessionOptions { ctx: 200, ubatch: 8, kv: KvType::F16 }).unwrap();
+    let recent = [1];
+    assert!(s.set_sampler(&Sampling { recent: &recent, ..Sampling::default() }).unwrap());
+    s.begin_choice(&[1, 2, 3], 1 << 63).unwrap();
     let mut run = |n: usize| {
         for i in 0..n {
-            while s.pick_pending() < 2 {
-                s.pick_advance((i as u32) << 24).unwrap();
+            while s.choices_queued() < 2 {
+                s.begin_next((i as u64) << 56).unwrap();
             }
-            s.pick_take().unwrap();
+            while s.poll(Budget::UNLIMITED).unwrap() != Status::Done {
+                s.wait().unwrap();
+            }
         }
     };
     run(20);

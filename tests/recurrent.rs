@@ -2,13 +2,16 @@
 
 use crate::{
     goldens::{definition, folder, golden, tolerance},
-    support::{Target, compare, load},
+    support::{
+        Target, compare, load,
+        one::{OneSequence, Step, one},
+    },
 };
 use moeray::{
-    backend::{RunnerOptions, Step},
+    backend::runner::Runner,
     model,
     quant::KvType,
-    session::{BackendChoice, LoadOptions, Model, Session, SessionOptions},
+    session::{BackendChoice, Budget, LoadOptions, Model, Session, SessionOptions, Status},
 };
 
 const NAME: &str = "qwen3_next";
@@ -21,26 +24,29 @@ fn steps_begin_only_where_the_states_are_known() {
     let vocab = g.logits.len() / g.ids.len();
     for target in [Target::Reference, Target::Cpu, Target::Wgpu] {
         let Some(loaded) = load(target, &d.program) else { continue };
-        let mut r = loaded.runner(RunnerOptions { ctx: 32, chunk: 16, kv: KvType::F32 }).unwrap();
+        let mut r = loaded.runner(one(32, 16, KvType::F32)).unwrap();
         let mut out = vec![];
-        let mut step = |r: &mut Box<dyn moeray::backend::Runner>, from: usize, to: usize| {
-            r.step(Step { tokens: &g.ids[from..to], past: from, outputs: 1, inputs: &[] }, &mut out)?;
+        let mut step = |r: &mut Runner, from: usize, to: usize| {
+            r.run(Step { tokens: &g.ids[from..to], past: from, outputs: 1, inputs: &[] }, &mut out)?;
             let want = &g.logits[(to - 1) * vocab..to * vocab];
             compare::check(&out[0].f32, want, tolerance(target)).unwrap_or_else(|e| panic!("{target:?}: {e}"));
             Ok::<(), moeray::Error>(())
         };
-        assert_eq!(r.resume_at(5), 0, "nothing was fed");
+        assert_eq!(r.resume_at(0, 5), 0, "nothing was fed");
         assert!(step(&mut r, 3, 5).is_err(), "the first tokens are missing");
         step(&mut r, 0, 9).unwrap();
-        r.keep_states().unwrap();
+        r.snapshot(0).unwrap();
         step(&mut r, 9, 10).unwrap();
         step(&mut r, 10, 14).unwrap();
-        assert_eq!((r.resume_at(14), r.resume_at(13), r.resume_at(9), r.resume_at(8)), (14, 9, 9, 0));
+        assert_eq!((r.resume_at(0, 14), r.resume_at(0, 13), r.resume_at(0, 9), r.resume_at(0, 8)), (14, 9, 9, 0));
         let e = step(&mut r, 12, 14).unwrap_err().to_string();
         assert!(e.contains("recurrent") && e.contains("after 9"), "{target:?}: {e}");
         step(&mut r, 9, 12).unwrap();
         step(&mut r, 0, 2).unwrap();
         step(&mut r, 2, 3).unwrap();
+        // The text that the snapshot belongs to was left: nothing is after its 9 tokens any more.
+        assert!(step(&mut r, 9, 13).is_err());
+        step(&mut r, 3, 9).unwrap();
         step(&mut r, 9, 13).unwrap();
         step(&mut r, 13, 20).unwrap();
     }
@@ -49,7 +55,7 @@ fn steps_begin_only_where_the_states_are_known() {
 fn session(backend: BackendChoice, chunk: usize) -> Session {
     let options = LoadOptions { backend, ..Default::default() };
     let model = Model::load(&folder(NAME), &options, &mut |_| {}).unwrap();
-    Session::new(&model, SessionOptions { ctx: 64, chunk, kv: KvType::F32 }).unwrap()
+    Session::new(&model, SessionOptions { ctx: 64, ubatch: chunk, kv: KvType::F32 }).unwrap()
 }
 
 /// Going back in a session gives what a fresh session gives, from wherever and in whatever pieces.
@@ -76,6 +82,76 @@ fn truncated_sessions_compute_the_same() {
     }
 }
 
+/// The snapshot of an earlier text does not come back for another that is as long.
+#[test]
+fn states_of_an_earlier_text_stay_away() {
+    let g = golden(NAME);
+    for backend in [BackendChoice::Reference, BackendChoice::Cpu(Default::default())] {
+        let (mut used, mut fresh) = (session(backend.clone(), 5), session(backend, 5));
+        let text: Vec<u32> = g.ids[..14].iter().rev().copied().collect();
+        // One text leaves a snapshot after 12 tokens; the other comes token by token, which leaves none.
+        used.prefill(&g.ids[..12]).unwrap();
+        used.truncate(0);
+        text.iter().for_each(|id| _ = used.decode(*id).unwrap());
+        used.truncate(12);
+        fresh.prefill(&text[..12]).unwrap();
+        let (got, want) = (used.decode(7).unwrap(), fresh.decode(7).unwrap());
+        compare::check(got, want, 1e-6).unwrap();
+    }
+}
+
+/// A saved session goes on in another one, and can still go back.
+#[test]
+fn saved_sessions_go_on() {
+    let g = golden(NAME);
+    let vocab = g.logits.len() / g.ids.len();
+    for backend in [BackendChoice::Reference, BackendChoice::Cpu(Default::default())] {
+        let tolerance = if matches!(backend, BackendChoice::Reference) { 1e-9 } else { 1e-6 };
+        let mut s = session(backend.clone(), 5);
+        s.prefill(&g.ids[..9]).unwrap();
+        let bytes = s.save().unwrap();
+        let want = s.decode(g.ids[9]).unwrap().to_vec();
+        drop(s);
+        let mut s = session(backend, 6);
+        s.prefill(&g.ids[4..7]).unwrap();
+        s.restore(&bytes).unwrap();
+        assert_eq!((s.position(), s.decode(g.ids[9]).unwrap()), (9, &want[..]));
+        s.truncate(4);
+        let logits = s.prefill(&g.ids[4..20]).unwrap();
+        compare::check(logits, &g.logits[19 * vocab..20 * vocab], tolerance).unwrap();
+        // Saved right after going back, where the states stand elsewhere.
+        s.truncate(10);
+        let bytes = s.save().unwrap();
+        s.truncate(0);
+        s.restore(&bytes).unwrap();
+        let logits = s.prefill(&g.ids[10..20]).unwrap();
+        compare::check(logits, &g.logits[19 * vocab..20 * vocab], tolerance).unwrap();
+        assert!(s.restore(&bytes[..bytes.len() - 4]).is_err() && s.restore(&[]).is_err());
+    }
+}
+
+/// A prompt that is cancelled at any slice leaves a session that goes on from what it took in.
+#[test]
+fn a_cancelled_prompt_leaves_a_usable_session() {
+    let g = golden(NAME);
+    let vocab = g.logits.len() / g.ids.len();
+    for backend in [BackendChoice::Reference, BackendChoice::Cpu(Default::default())] {
+        let tolerance = if matches!(backend, BackendChoice::Reference) { 1e-9 } else { 1e-6 };
+        let mut s = session(backend, 5);
+        for slices in [0, 1, 9, 30, 60, 90] {
+            s.truncate(0);
+            s.begin_prefill(&g.ids[..16]).unwrap();
+            assert!(s.begin_prefill(&[1]).is_err(), "one thing at a time");
+            let busy = (0..slices).take_while(|_| s.poll(Budget::dispatches(1)).unwrap() != Status::Done).count();
+            s.cancel();
+            let at = s.position();
+            assert!(at % 5 == 0 || busy < slices, "whole micro-batches: {at}");
+            let logits = s.prefill(&g.ids[at..20]).unwrap();
+            compare::check(logits, &g.logits[19 * vocab..20 * vocab], tolerance).unwrap();
+        }
+    }
+}
+
 /// Memory says what the states take, twice: as they stand and as they were kept.
 #[test]
 fn states_count_as_memory() {
@@ -85,7 +161,7 @@ fn states_count_as_memory() {
     assert_eq!(states, 3 * (3 * 64 + 4 * 64));
     let size = |ctx: usize| {
         let loaded = load(Target::Reference, &d.program).unwrap();
-        loaded.runner(RunnerOptions { ctx, chunk: 1, kv: KvType::F32 }).unwrap().memory_bytes()
+        loaded.runner(one(ctx, 1, KvType::F32)).unwrap().memory_bytes()
     };
     let caches = size(2) - size(1);
     assert_eq!(size(1) - caches, 8 * states as u64);

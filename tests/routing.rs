@@ -39,7 +39,7 @@ fn sessions_record_what_the_router_chose() {
     for target in [Target::Reference, Target::Cpu, Target::Wgpu] {
         let Some(model) = load("qwen2_moe", target) else { continue };
         let g = golden("qwen2_moe");
-        let mut s = Session::new(&model, SessionOptions { ctx: 64, chunk: 7, ..Default::default() }).unwrap();
+        let mut s = Session::new(&model, SessionOptions { ctx: 64, ubatch: 7, ..Default::default() }).unwrap();
         s.record_routing().unwrap();
         let (prompt, rest) = g.ids.split_at(20);
         s.prefill(prompt).unwrap();

@@ -7,6 +7,7 @@
 //! Deliberately absent: model architectures, tokens' text, sampling.
 
 mod batch;
+mod bridge;
 pub mod cpu;
 pub mod reference;
 pub mod runner;
@@ -15,6 +16,7 @@ pub mod wgpu;
 
 pub use crate::graph::Program;
 pub use batch::{BatchOptions, BatchRow, BatchRunner, OneByOne, check_batch};
+pub use runner::{KernelTime, Output};
 
 use crate::{
     error::{Error, Result},
@@ -57,51 +59,55 @@ pub struct Step<'a> {
     pub inputs: &'a [(&'a str, &'a [f32])],
 }
 
-/// One named result of a step, row-major `[rows, cols]`.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Output {
-    /// Rows: T or O, as the value's type says.
-    pub rows: usize,
-    /// Columns.
-    pub cols: usize,
-    /// f32 results; empty for ids.
-    pub f32: Vec<f32>,
-    /// u32 results (expert ids); empty for numbers.
-    pub u32: Vec<u32>,
-}
-
 /// A backend's model: weights in place, ready to make runners. Shared by sessions.
 pub trait Loaded: Send + Sync {
     /// `reference`, `cpu` or `wgpu`, with the device where there is one: for the closing line of a run.
     fn describe(&self) -> String;
 
-    /// Makes a runner: allocates its KV caches and scratch.
-    ///
-    /// # Errors
-    /// [`Error::Device`] where memory is short; [`Error::Invalid`] for a context or chunk of 0.
-    fn runner(&self, options: RunnerOptions) -> Result<Box<dyn Runner>>;
-
-    /// Bytes that the weights occupy where the backend keeps them (0 for weights read from the memory map).
-    fn weight_bytes(&self) -> u64;
-
-    /// Makes a runner of several sequences. Backends that have no kernels for it run them one after the other.
-    ///
-    /// # Errors
-    /// As [`Loaded::runner`]; [`Error::Unsupported`] where the graph has ops that are not made for it.
-    fn batch(&self, options: BatchOptions) -> Result<Box<dyn BatchRunner>> {
-        let one = RunnerOptions { ctx: options.ctx, chunk: options.rows, kv: options.kv };
-        let runners = (0..options.sequences).map(|_| self.runner(one)).collect::<Result<_>>()?;
-        Ok(Box::new(OneByOne::new(runners, options)?))
-    }
+    /// What was loaded.
+    fn program(&self) -> &Program;
 
     /// Makes what executes the steps of a [`runner::Runner`]: allocates KV caches, recurrent states and scratch.
     ///
     /// # Errors
     /// [`Error::Device`] where memory is short; [`Error::Invalid`] for a size of 0; [`Error::Unsupported`] where the graph has
     /// ops that are not made for several sequences.
-    fn executor(&self, _options: runner::RunnerOptions) -> Result<Box<dyn runner::Executor>> {
-        Err(Error::Unsupported("this backend executes no steps of rows".into()))
+    fn executor(&self, options: runner::RunnerOptions) -> Result<Box<dyn runner::Executor>> {
+        bridge::check_size(&options)?;
+        if options.sequences == 1 {
+            let one = RunnerOptions { ctx: options.ctx, chunk: options.ubatch, kv: options.kv };
+            return Ok(Box::new(bridge::Bridge::one(self.old_runner(one)?)));
+        }
+        let all = BatchOptions { ctx: options.ctx, sequences: options.sequences, rows: options.ubatch, kv: options.kv };
+        Ok(Box::new(bridge::Bridge::several(self.old_batch(all)?)))
     }
+
+    /// Makes a runner: allocates KV caches, recurrent states and scratch of its sequences.
+    ///
+    /// # Errors
+    /// As [`Loaded::executor`].
+    fn runner(&self, options: runner::RunnerOptions) -> Result<runner::Runner> {
+        Ok(runner::Runner::new(self.executor(options)?, self.program(), options))
+    }
+
+    /// A runner of the old form, under the bridge.
+    ///
+    /// # Errors
+    /// As [`Loaded::executor`].
+    fn old_runner(&self, _options: RunnerOptions) -> Result<Box<dyn Runner>> {
+        Err(Error::Unsupported("this backend has no runners of the old form".into()))
+    }
+
+    /// A batch of the old form, under the bridge.
+    ///
+    /// # Errors
+    /// As [`Loaded::executor`].
+    fn old_batch(&self, _options: BatchOptions) -> Result<Box<dyn BatchRunner>> {
+        Err(Error::Unsupported("this backend has no batches of the old form".into()))
+    }
+
+    /// Bytes that the weights occupy where the backend keeps them (0 for weights read from the memory map).
+    fn weight_bytes(&self) -> u64;
 
     /// Measures what the device could do at best; `None` where the backend has no device of its own.
     ///
@@ -162,21 +168,6 @@ pub struct Floor {
     pub bandwidth: f64,
     /// Seconds of a dispatch that does next to nothing and waits for the one before it.
     pub dispatch: f64,
-}
-
-/// Time of a kernel in a profiled step.
-#[derive(Clone, Debug, PartialEq)]
-pub struct KernelTime {
-    /// Its variant.
-    pub kernel: String,
-    /// The op that it computes or is part of.
-    pub op: &'static str,
-    /// How many.
-    pub dispatches: usize,
-    /// All of them together.
-    pub seconds: f64,
-    /// Bytes that they have to move at least.
-    pub bytes: u64,
 }
 
 /// How tokens are chosen, as [`crate::sampler`] means it.
@@ -252,22 +243,21 @@ pub fn check_step(step: &Step<'_>, options: &RunnerOptions) -> Result<()> {
     }
 }
 
-/// Refuses a context whose KV caches, stored as `kv`, the system would not give memory for: asking for it in earnest
-/// would end the process.
+/// Refuses sizes of 0, and contexts whose KV caches, stored as `kv`, the system would not give memory for: asking for it in
+/// earnest would end the process.
 ///
 /// # Errors
-/// [`Error::Invalid`] for a context or chunk of 0, [`Error::Device`] where memory is short.
-pub(crate) fn check_cache_memory(graph: &crate::ir::Graph, options: &RunnerOptions, kv: KvType) -> Result<()> {
-    if options.ctx == 0 || options.chunk == 0 {
-        return Err(Error::Invalid("a context and a chunk have at least one token".into()));
-    }
-    // A state is there twice: as it stands, and as it was kept.
+/// [`Error::Invalid`] for a size of 0, [`Error::Device`] where memory is short.
+pub(crate) fn check_cache_memory(graph: &crate::ir::Graph, o: &runner::RunnerOptions, kv: KvType) -> Result<()> {
+    bridge::check_size(o)?;
+    // A state is there twice: as it stands, and as its snapshot.
     let states = graph.states.iter().try_fold(0usize, |sum, s| sum.checked_add(s.len.checked_mul(8)?));
-    let total = graph.caches.iter().try_fold(states.unwrap_or(usize::MAX), |sum, d| {
+    let one = graph.caches.iter().try_fold(states.unwrap_or(usize::MAX), |sum, d| {
         let bytes =
             kv.cpu_row_bytes(d.k_dim).checked_add(kv.cpu_row_bytes(d.stored_v_dim()))?.checked_mul(d.kv_heads)?;
-        sum.checked_add(options.ctx.checked_mul(bytes)?)
+        sum.checked_add(o.ctx.checked_mul(bytes)?)
     });
+    let total = one.and_then(|n| n.checked_mul(o.sequences));
     // Reserving touches no memory; a request beyond what the machine has is refused here.
     let given = total.is_some_and(|n| Vec::<u8>::new().try_reserve_exact(n).is_ok());
     if given {
@@ -276,6 +266,6 @@ pub(crate) fn check_cache_memory(graph: &crate::ir::Graph, options: &RunnerOptio
     let size = total.map_or("more bytes than can be counted".into(), |n| format!("{} MiB", n >> 20));
     Err(Error::Device(format!(
         "the KV cache of {} positions takes {size}, which this machine does not give; ask for a shorter context (--ctx)",
-        options.ctx
+        o.ctx.saturating_mul(o.sequences)
     )))
 }

@@ -16,8 +16,8 @@ use crate::{
     },
     model,
     quant::mix::{self, Mix},
-    sampler::Rng,
-    session::{Model, Sampling, Session},
+    sampler::{Rng, SamplerOptions, Sampling},
+    session::{Budget, Model, Session, Status},
 };
 use std::{
     io::{self, Write},
@@ -235,7 +235,7 @@ fn profile(session: &mut Session, test: &Test, repetitions: u32, random: &mut Rn
     session.truncate(test.depth);
     let mut kernels: Vec<Kernel> = vec![];
     for i in 0..=repetitions {
-        let tokens = random_ids(random, test.prompt.clamp(1, session.chunk()), session.model().vocab());
+        let tokens = random_ids(random, test.prompt.clamp(1, session.ubatch()), session.model().vocab());
         let Some(times) = session.profile(&tokens)? else {
             say(format_args!("--profile: {} has no clock for its kernels", session.model().describe()));
             return Ok(vec![]);
@@ -263,7 +263,7 @@ fn repetition(session: &mut Session, test: &Test, random: &mut Rng) -> Outcome<D
     let start = Instant::now();
     if test.prompt > 0 {
         session.prefill(&tokens)?;
-    } else if !ahead(session, &tokens, random)? {
+    } else if !generated(session, &tokens, random)? {
         for t in tokens {
             session.decode(t)?;
         }
@@ -271,28 +271,24 @@ fn repetition(session: &mut Session, test: &Test, random: &mut Rng) -> Outcome<D
     Ok(start.elapsed())
 }
 
-/// Generates where the backend chooses the tokens, as `run` does: at such a temperature that they are random too. `false`
+/// Generates where the device chooses the tokens, as `run` does: at such a temperature that they are random too. `false`
 /// where it does not.
-fn ahead(session: &mut Session, tokens: &[u32], random: &mut Rng) -> Outcome<bool> {
-    let sampling = Sampling {
-        temperature: 1e6,
-        top_k: 0,
-        top_p: 1.0,
-        min_p: 0.0,
-        repeat_penalty: 1.0,
-        repeat_last_n: 0,
-        forbidden: &[],
-    };
-    if !session.pick_begin(&sampling, &[])? {
+fn generated(session: &mut Session, tokens: &[u32], random: &mut Rng) -> Outcome<bool> {
+    let options = SamplerOptions { temperature: 1e6, top_k: 0, top_p: 1.0, min_p: 0.0, ..SamplerOptions::default() };
+    if !session.set_sampler(&Sampling { options, ..Sampling::default() })? {
         return Ok(false);
     }
-    let mut draw = || (random.next_u64() >> 32) as u32;
-    session.pick_feed(&tokens[..1], draw(), || Ok(()))?;
-    for queued in 1..=tokens.len() {
-        if queued < tokens.len() {
-            session.pick_advance(draw())?;
+    session.begin_choice(&tokens[..1], random.next_u64())?;
+    let mut taken = 0;
+    while taken < tokens.len() {
+        while session.choices_queued() < session.depth() && taken + session.choices_queued() < tokens.len() {
+            session.begin_next(random.next_u64())?;
         }
-        session.pick_take()?;
+        match session.poll(Budget::UNLIMITED)? {
+            Status::Done => taken += 1,
+            Status::Waiting => session.wait()?,
+            Status::Pending | Status::Idle => {}
+        }
     }
     Ok(true)
 }

@@ -1,7 +1,11 @@
 //! `moeray bench --sequences`: generations side by side.
 
 use super::{args::ContextArgs, failure::Outcome, load};
-use crate::{backend::BatchOptions, batch::Batch, sampler::Rng, session::Model};
+use crate::{
+    batch::{Batch, RunnerOptions},
+    sampler::Rng,
+    session::Model,
+};
 use std::time::{Duration, Instant};
 
 /// Random tokens: they spread over the experts as text does, and need no tokenizer.
@@ -26,7 +30,7 @@ impl SideBySide {
         random: &mut Rng,
     ) -> Outcome<Self> {
         let rows = sequences.max((args.chunk as usize).min(depth));
-        let options = BatchOptions { ctx: depth + generate, sequences, rows, kv: load::kv(args) };
+        let options = RunnerOptions { ctx: depth + generate, sequences, ubatch: rows, kv: load::kv(args) };
         let mut batch = Batch::new(model, options)?;
         for s in 0..sequences {
             for piece in random_ids(random, depth, model.vocab()).chunks(rows) {

@@ -147,7 +147,7 @@ pub fn session(model: &Model, ctx: usize, args: &ContextArgs) -> Outcome<Session
             "a context of {ctx} tokens: the model was made for {trained}, and what it writes beyond is guesswork"
         );
     }
-    let options = SessionOptions { ctx, chunk: (args.chunk as usize).min(ctx), kv: kv(args) };
+    let options = SessionOptions { ctx, ubatch: (args.chunk as usize).min(ctx), kv: kv(args) };
     Ok(Session::new(model, options)?)
 }
 

@@ -21,7 +21,7 @@ const PIECE_BYTES: usize = 64 << 20;
 /// A session for asking for the logits of all positions: its chunks are short where the vocabulary is large.
 pub fn session(model: &Model, ctx: usize, args: &ContextArgs, kv: KvType) -> Outcome<Session> {
     let most = (PIECE_BYTES / (model.vocab().max(1) * 4)).max(1);
-    let options = SessionOptions { ctx, chunk: most.min(args.chunk as usize), kv };
+    let options = SessionOptions { ctx, ubatch: most.min(args.chunk as usize), kv };
     Ok(Session::new(model, options)?)
 }
 

@@ -1,16 +1,18 @@
 //! What several groups of tests use: seeded random numbers, comparators, and the backends under test.
 
 pub mod compare;
+pub mod one;
 pub mod rng;
 
 use std::io::Write as _;
 
 use moeray::{
-    backend::{self, Loaded, Output, Program, RunnerOptions, Step, cpu::SimdLevel},
+    backend::{self, Loaded, Output, Program, cpu::SimdLevel},
     kernels::Tiles,
     ops::linear::Activations,
     quant::KvType,
 };
+use one::{OneSequence, Step, one};
 
 /// The backends that are held to the reference.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -156,13 +158,13 @@ pub type StepInput = (Shape, Vec<u32>, Vec<(String, Vec<f32>)>);
 pub fn run(loaded: &dyn Loaded, kv: KvType, steps: &[StepInput]) -> Vec<Vec<Output>> {
     let ctx = steps.iter().map(|(s, ..)| s.past + s.tokens).max().unwrap();
     let chunk = steps.iter().map(|(s, ..)| s.tokens).max().unwrap();
-    let mut runner = loaded.runner(RunnerOptions { ctx, chunk, kv }).unwrap();
+    let mut runner = loaded.runner(one(ctx, chunk, kv)).unwrap();
     let mut all = vec![];
     for (shape, tokens, inputs) in steps {
         let inputs: Vec<(&str, &[f32])> = inputs.iter().map(|(n, d)| (n.as_str(), d.as_slice())).collect();
         let mut out = vec![];
         let step = Step { tokens, past: shape.past, outputs: shape.outputs, inputs: &inputs };
-        runner.step(step, &mut out).unwrap();
+        runner.run(step, &mut out).unwrap();
         all.push(out);
     }
     all

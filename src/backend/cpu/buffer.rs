@@ -86,6 +86,21 @@ impl<T: bytemuck::Pod> std::ops::DerefMut for Pages<T> {
     }
 }
 
+/// Calls `f` with the bytes of the first `positions` positions of each of `rows` rows of whole contexts, `cols` elements a
+/// position.
+pub fn parts<T: bytemuck::Pod>(
+    elements: &mut [T],
+    rows: usize,
+    cols: usize,
+    positions: usize,
+    f: &mut dyn FnMut(&mut [u8]),
+) {
+    let Some(row) = elements.len().checked_div(rows).filter(|n| *n > 0 && cols > 0) else { return };
+    for row in elements.chunks_exact_mut(row).take(rows) {
+        f(bytemuck::cast_slice_mut(&mut row[..positions * cols]));
+    }
+}
+
 /// A mutable slice shared by the items of one job, each of which writes its own elements.
 #[derive(Clone, Copy)]
 pub struct Out<'a, T> {

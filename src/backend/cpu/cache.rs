@@ -6,7 +6,7 @@
 //! f32, read as they are; or as codes ([`super::kv_quants`]).
 
 use super::{
-    buffer::{Out, Pages},
+    buffer::{Out, Pages, parts},
     kv_quants::{KvQuants, Pairs},
     parallel::{Env, each_head},
     simd::{F32x16, N},
@@ -60,6 +60,31 @@ impl Cache {
             Held::F16(m) => m.iter().map(Pages::bytes).sum(),
             Held::F32(m) => m.iter().map(Pages::bytes).sum(),
             Held::Q8_0(m) => m.iter().map(KvQuants::bytes).sum(),
+        }
+    }
+
+    /// Calls `f` with the bytes of the first `positions` positions, rounded up to whole blocks: parts that do not depend on the
+    /// length of the context, in an order that is always the same.
+    pub fn each_part(&mut self, positions: usize, f: &mut dyn FnMut(&mut [u8])) {
+        let positions = positions.next_multiple_of(N).min(self.ctx);
+        let (heads, d) = (self.decl.kv_heads, if self.decl.v_in_k { 0 } else { self.decl.k_dim });
+        let cols = [d, self.v_stride];
+        match &mut self.held {
+            Held::F16(m) => m.iter_mut().zip(cols).for_each(|(m, cols)| parts(m, heads, cols, positions, f)),
+            Held::F32(m) => m.iter_mut().zip(cols).for_each(|(m, cols)| parts(m, heads, cols, positions, f)),
+            Held::Q8_0(m) => m.iter_mut().for_each(|m| m.each_part(positions, f)),
+        }
+    }
+
+    /// Bytes of all parts that [`Cache::each_part`] gives.
+    pub fn part_bytes(&self, positions: usize) -> usize {
+        let positions = positions.next_multiple_of(N).min(self.ctx);
+        let k_cols = if self.decl.v_in_k { 0 } else { self.decl.k_dim };
+        let cells = positions * self.decl.kv_heads * (k_cols + self.v_stride);
+        match &self.held {
+            Held::F16(_) => 2 * cells,
+            Held::F32(_) => 4 * cells,
+            Held::Q8_0(m) => m.iter().map(|m| m.part_bytes(positions)).sum(),
         }
     }
 

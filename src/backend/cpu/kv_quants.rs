@@ -6,7 +6,7 @@
 //! `[kv_head][block of columns][position]`.
 
 use super::{
-    buffer::{Out, Pages},
+    buffer::{Out, Pages, parts},
     parallel::{Env, each_head},
     prefetch::{self, Level},
     simd::{F32x16, N},
@@ -59,6 +59,17 @@ impl KvQuants {
     /// The memory held, in bytes.
     pub fn bytes(&self) -> u64 {
         self.quants.bytes() + self.scales.bytes()
+    }
+
+    /// As [`super::cache::Cache::each_part`]; `positions` is a multiple of [`N`].
+    pub fn each_part(&mut self, positions: usize, f: &mut dyn FnMut(&mut [u8])) {
+        parts(&mut self.quants, self.heads, self.row_bytes, positions, f);
+        parts(&mut self.scales, self.heads * self.cols.div_ceil(BLOCK), 1, positions, f);
+    }
+
+    /// Bytes of all parts that [`KvQuants::each_part`] gives.
+    pub fn part_bytes(&self, positions: usize) -> usize {
+        positions * self.heads * (self.row_bytes + size_of::<u16>() * self.cols.div_ceil(BLOCK))
     }
 
     /// The quants of a position in a head, in bytes.

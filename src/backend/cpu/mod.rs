@@ -43,7 +43,10 @@ mod weight_roles;
 
 pub use simd_level::{SimdLevel, simd_levels};
 
-use super::{BatchOptions, BatchRunner, Loaded, Program, Progress, Runner, RunnerOptions};
+use super::{
+    Loaded, Program, Progress,
+    runner::{Executor, RunnerOptions},
+};
 use crate::{
     error::{Error, Result},
     file::Tensor,
@@ -91,6 +94,8 @@ struct Model {
     pool: Pool,
     simd_level: SimdLevel,
     activations: Activations,
+    program: Program,
+    /// The program's graph, fused.
     graph: Graph,
     layout: Layout,
     weights: Vec<Weight>,
@@ -140,6 +145,7 @@ pub fn load(program: Program, options: &Options, progress: &mut dyn FnMut(Progre
         pool,
         simd_level,
         activations: options.activations,
+        program,
         graph,
         layout,
         weights,
@@ -177,12 +183,12 @@ impl Loaded for Handle {
         format!("cpu ({n} thread{}, {})", if n == 1 { "" } else { "s" }, self.0.simd_level.name())
     }
 
-    fn runner(&self, options: RunnerOptions) -> Result<Box<dyn Runner>> {
-        Ok(Box::new(runner::CpuRunner::new(self.0.clone(), options, 1)?))
+    fn program(&self) -> &Program {
+        &self.0.program
     }
 
-    fn batch(&self, options: BatchOptions) -> Result<Box<dyn BatchRunner>> {
-        Ok(Box::new(runner::CpuBatch::new(self.0.clone(), options)?))
+    fn executor(&self, options: RunnerOptions) -> Result<Box<dyn Executor>> {
+        Ok(Box::new(runner::CpuExecutor::new(self.0.clone(), options)?))
     }
 
     fn weight_bytes(&self) -> u64 {

@@ -17,11 +17,11 @@ use super::{
     recurrent,
     router::choose,
     row_ops::{Act, AddScaled, Glu, LayerNorm, NormInPlace, RmsNorm, RopeTable},
-    sequence::{Segment, Sequence},
+    sequence::{Rows as StepRows, Segment, Sequence},
     weight::{Input, ScratchPool, Weight, ensure_len},
 };
 use crate::{
-    backend::{Output, Step},
+    backend::Output,
     error::{Error, Result},
     ir::{Activation, Linear, Node, Norm, NormKind, Op, Rope, Router, Rows, StateId, ValueId, WeightId},
     ops::{elementwise::sigmoid, linear::Activations},
@@ -69,7 +69,7 @@ type SegmentInput<'i, 'x> = &'i dyn Fn(usize) -> &'x [f32];
 #[derive(Clone, Copy)]
 pub(super) struct StepContext<'a> {
     pub(super) model: &'a Model,
-    pub(super) step: Step<'a>,
+    pub(super) step: StepRows<'a>,
     /// The rows of the step by sequence, and their positions.
     pub(super) segments: &'a [Segment],
 }
@@ -181,6 +181,10 @@ impl State {
         (out.rows, out.cols) = (f.rows(place.rows), place.cols);
         out.f32.clear();
         out.u32.clear();
+        if place.rows == Rows::Tokens && !f.step.trace {
+            out.rows = 0;
+            return;
+        }
         if f.model.layout.buffers[place.buffer].ids {
             out.u32.extend_from_slice(self.ids_of(f, v));
         } else {
@@ -231,7 +235,7 @@ impl State {
                 let p = f.place(node.outputs[0]);
                 self.ids[p.buffer][..f.step.tokens.len()].copy_from_slice(f.step.tokens);
             }
-            Op::Input { name, cols } => outs[0][..f.step.tokens.len() * cols].copy_from_slice(input(f, name, *cols)?),
+            Op::Input { name, cols } => outs[0][..f.step.tokens.len() * cols].copy_from_slice(input(f, name)?),
             Op::Embed { table, scale } => self.embed(f, ins[0], *table, *scale, &mut outs[0])?,
             Op::RmsNorm(n) => {
                 let x = self.floats_of(f, ins[0]);
@@ -332,12 +336,8 @@ fn env<'a>(f: StepContext<'a>, scratch: &'a ScratchPool, all_tokens: &'a [u32]) 
     Env { pool: &m.pool, simd_level: m.simd_level, scratch, weights: &m.weights, vectors: &m.vectors, all_tokens }
 }
 
-/// The values of a named input of the step, `[T, cols]`.
-fn input<'a>(f: StepContext<'a>, name: &str, cols: usize) -> Result<&'a [f32]> {
-    let rows = f.step.tokens.len();
-    match f.step.inputs.iter().find(|(n, _)| *n == name) {
-        Some((_, data)) if data.len() == rows * cols => Ok(data),
-        Some((_, data)) => Err(Error::Invalid(format!("input {name}: {} values for [{rows}, {cols}]", data.len()))),
-        None => Err(Error::Invalid(format!("input {name} is missing"))),
-    }
+/// The f32 values of a named input, whose number was checked when the step began.
+fn input<'a>(f: StepContext<'a>, name: &str) -> Result<&'a [f32]> {
+    let found = f.step.inputs.iter().find(|(n, _)| n == name);
+    found.map(|(_, data)| &data[..]).ok_or_else(|| Error::Invalid(format!("input {name} is missing")))
 }

@@ -1,145 +1,225 @@
-//! Runners: one sequence, or several in common steps, so that a weight is read once for the tokens of all.
+//! Steps on the CPU: the nodes of the fused graph in order, as many at a time as a budget allows.
 
 use super::{
     Model, profile,
     run::{State, StepContext},
-    sequence::{Segment, Sequence},
+    sequence::{Rows, Segment, Sequence},
 };
 use crate::{
     backend::{
-        BatchOptions, BatchRow, BatchRunner, KernelTime, Output, Runner, RunnerOptions, Step, check_batch,
-        check_cache_memory, check_step,
+        KernelTime, check_cache_memory,
+        runner::{
+            Budget, Executor, ExecutorStep, Results, RunnerOptions, StateCopy, StateMove, Status, Token, find_input,
+        },
     },
     error::{Error, Result},
+    ir::Op,
 };
-use std::{mem::take, sync::Arc};
+use std::{sync::Arc, time::Instant};
 
 /// Some sequences of one size, and the memory of a step.
-pub struct CpuRunner {
+pub struct CpuExecutor {
     model: Arc<Model>,
     options: RunnerOptions,
     state: State,
-    /// The rows of the step that runs.
-    segments: Vec<Segment>,
+    step: BegunStep,
+    /// The node that comes next, where a step is begun.
+    next: Option<usize>,
+    /// Whether that step has touched caches or states.
+    started: bool,
 }
 
-impl CpuRunner {
+/// What was copied of a step.
+#[derive(Default)]
+struct BegunStep {
+    tokens: Vec<u32>,
+    segments: Vec<Segment>,
+    outputs: usize,
+    moves: Vec<(usize, StateMove)>,
+    inputs: Vec<(String, Vec<f32>)>,
+    trace: bool,
+}
+
+impl BegunStep {
+    fn frame<'a>(&'a self, model: &'a Model) -> StepContext<'a> {
+        let (tokens, inputs) = (&self.tokens[..], &self.inputs[..]);
+        let step = Rows { tokens, outputs: self.outputs, inputs, trace: self.trace };
+        StepContext { model, step, segments: &self.segments }
+    }
+}
+
+impl CpuExecutor {
     /// Allocates.
     ///
     /// # Errors
-    /// [`Error::Invalid`] for a context or chunk of 0, or no sequence; [`Error::Device`] where memory is short.
-    pub fn new(model: Arc<Model>, options: RunnerOptions, sequences: usize) -> Result<Self> {
-        if sequences == 0 {
-            return Err(Error::Invalid("a batch has at least one sequence".into()));
-        }
-        let all = RunnerOptions { ctx: options.ctx.saturating_mul(sequences), ..options };
-        check_cache_memory(&model.graph, &all, options.kv)?;
+    /// [`Error::Invalid`] for a size of 0; [`Error::Device`] where memory is short.
+    pub fn new(model: Arc<Model>, options: RunnerOptions) -> Result<Self> {
+        check_cache_memory(&model.graph, &options, options.kv)?;
         let of_one = |_| Sequence::new(&model.graph, options.ctx, options.kv);
-        let sequences = (0..sequences).map(of_one).collect::<Result<_>>()?;
-        let state = State::new(&model, options.chunk.min(all.ctx), options.ctx, sequences);
-        Ok(CpuRunner { model, options, state, segments: vec![] })
+        let sequences = (0..options.sequences).map(of_one).collect::<Result<_>>()?;
+        let most = options.ubatch.min(options.ctx.saturating_mul(options.sequences));
+        let state = State::new(&model, most, options.ctx, sequences);
+        Ok(CpuExecutor { model, options, state, step: BegunStep::default(), next: None, started: false })
     }
 
-    /// Runs a checked step whose rows are `self.segments`.
-    fn run(&mut self, step: Step<'_>, out: &mut Vec<Output>) -> Result<()> {
-        self.begin()?;
-        self.walk(step, |state, f| {
-            f.model.graph.nodes.iter().try_for_each(|node| state.run(f, node))?;
-            state.outputs(f, out);
-            f.segments.iter().for_each(|s| state.sequences[s.sequence].done(s.end()));
-            Ok(())
-        })
-    }
-
-    /// Calls `work` with everything that the nodes of a step need.
-    fn walk<R>(&mut self, step: Step<'_>, work: impl FnOnce(&mut State, StepContext<'_>) -> Result<R>) -> Result<R> {
-        let segments = take(&mut self.segments);
-        let frame = StepContext { model: &self.model, step, segments: &segments };
-        self.state.begin(frame);
-        let done = work(&mut self.state, frame);
-        self.segments = segments;
-        done
-    }
-
-    /// Moves the recurrent states of all sequences of a step to where it begins, or none.
-    fn begin(&mut self) -> Result<()> {
-        let segments = &self.segments;
-        let is_first = |(i, s): &(usize, &Segment)| segments[..*i].iter().all(|b| b.sequence != s.sequence);
-        let firsts = || segments.iter().enumerate().filter(is_first).map(|(_, s)| s);
-        let stuck = |s: &&Segment| self.state.sequences[s.sequence].resume_at(s.past) != s.past;
-        if let Some(s) = firsts().find(stuck) {
-            // Says where it could.
-            return self.state.sequences[s.sequence].begin(s.past);
+    fn fill(&mut self, step: &ExecutorStep<'_>) -> Result<()> {
+        let inputs = |op: &Op| match op {
+            Op::Input { name, cols } => {
+                let data = find_input(step.inputs, name, step.rows.len(), *cols)?;
+                Ok(Some((name.clone(), data.to_vec())))
+            }
+            _ => Ok(None),
+        };
+        let to = &mut self.step;
+        to.inputs.clear();
+        for node in &self.model.graph.nodes {
+            to.inputs.extend(inputs(&node.op)?);
         }
-        firsts().try_for_each(|s| self.state.sequences[s.sequence].begin(s.past))
-    }
-
-    fn one_segment(&mut self, step: &Step<'_>) {
-        self.segments.clear();
-        self.segments.push(Segment { sequence: 0, first: 0, rows: step.tokens.len(), past: step.past });
-    }
-}
-
-impl Runner for CpuRunner {
-    fn step(&mut self, step: Step<'_>, out: &mut Vec<Output>) -> Result<()> {
-        check_step(&step, &self.options)?;
-        self.one_segment(&step);
-        self.run(step, out)
-    }
-
-    fn resume_at(&self, past: usize) -> usize {
-        self.state.sequences[0].resume_at(past)
-    }
-
-    fn keep_states(&mut self) -> Result<()> {
-        self.state.sequences[0].keep();
+        to.tokens.clear();
+        for row in step.rows {
+            match row.token {
+                Token::Id(id) => to.tokens.push(id),
+                Token::Last => return Err(Error::Invalid("the CPU is told which tokens it is fed".into())),
+            }
+        }
+        Segment::cut(step.rows, &mut to.segments);
+        to.moves.clear();
+        to.moves.extend_from_slice(step.moves);
+        (to.outputs, to.trace) = (step.outputs, step.trace);
         Ok(())
     }
 
-    fn profile(&mut self, step: Step<'_>) -> Result<Option<Vec<KernelTime>>> {
-        check_step(&step, &self.options)?;
-        self.one_segment(&step);
-        // Ops take their time whatever the states hold, but these are not those of a sequence any more.
-        self.state.sequences[0].lose();
-        let kv = self.options.kv;
-        self.walk(step, |state, f| profile::times(state, f, kv)).map(Some)
+    /// What precedes the first node of a step.
+    fn start(&mut self) {
+        self.started = true;
+        for (sequence, to) in &self.step.moves {
+            self.state.sequences[*sequence].move_states(*to);
+        }
+        self.state.begin(self.step.frame(&self.model));
+    }
+}
+
+impl Executor for CpuExecutor {
+    fn begin(&mut self, step: &ExecutorStep<'_>) -> Result<()> {
+        if self.next.is_some() {
+            return Err(Error::Invalid("a step is begun before the last is done".into()));
+        }
+        self.fill(step)?;
+        (self.next, self.started) = (Some(0), false);
+        Ok(())
+    }
+
+    fn poll(&mut self, budget: Budget, out: &mut Results) -> Result<Status> {
+        let Some(first) = self.next else { return Ok(Status::Idle) };
+        if !self.started {
+            self.start();
+        }
+        let clock = (budget.micros < u64::MAX).then(Instant::now);
+        let model = self.model.clone();
+        let frame = self.step.frame(&model);
+        let nodes = &model.graph.nodes;
+        let most = budget.dispatches.max(1).min(nodes.len() - first);
+        let mut next = first;
+        for node in &nodes[first..first + most] {
+            self.state.run(frame, node)?;
+            next += 1;
+            if clock.is_some_and(|c| c.elapsed().as_micros() >= u128::from(budget.micros)) {
+                break;
+            }
+        }
+        if next < nodes.len() {
+            self.next = Some(next);
+            return Ok(Status::Pending);
+        }
+        self.state.outputs(frame, &mut out.outputs);
+        out.tokens.clear();
+        self.next = None;
+        Ok(Status::Done)
+    }
+
+    fn cancel(&mut self) -> usize {
+        usize::from(self.next.take().is_some() && self.started)
+    }
+
+    fn copy_prefix(&mut self, from: usize, to: usize, positions: usize) -> Result<()> {
+        let mut bytes = vec![];
+        for cache in 0..self.model.graph.caches.len() {
+            bytes.clear();
+            let sequences = &mut self.state.sequences;
+            sequences[from].caches[cache].each_part(positions, &mut |part| bytes.extend_from_slice(part));
+            let mut rest = &bytes[..];
+            sequences[to].caches[cache].each_part(positions, &mut |part| copy_front(&mut rest, part));
+        }
+        Ok(())
+    }
+
+    fn copy_states(&mut self, from: StateCopy, to: StateCopy) -> Result<()> {
+        let sequences = &mut self.state.sequences;
+        if from.sequence == to.sequence {
+            sequences[to.sequence].copy_within(to.snapshot);
+            return Ok(());
+        }
+        let (low, high) = (from.sequence.min(to.sequence), from.sequence.max(to.sequence));
+        let (a, b) = sequences.split_at_mut(high);
+        let (source, target) = if from.sequence == low { (&a[low], &mut b[0]) } else { (&b[0], &mut a[low]) };
+        target.set_states(to.snapshot, source.copy_of_states(from.snapshot));
+        Ok(())
+    }
+
+    fn layout(&self) -> &'static str {
+        "cpu 1"
+    }
+
+    fn sequence_bytes(&self, positions: usize, states: bool) -> usize {
+        let sequence = &self.state.sequences[0];
+        let caches: usize = sequence.caches.iter().map(|c| c.part_bytes(positions)).sum();
+        let states = if states { sequence.states.iter().map(|s| size_of_val(&s[..])).sum() } else { 0 };
+        caches + states
+    }
+
+    fn read_sequence(
+        &mut self,
+        sequence: usize,
+        positions: usize,
+        states: Option<StateCopy>,
+        out: &mut Vec<u8>,
+    ) -> Result<()> {
+        let s = &mut self.state.sequences[sequence];
+        for cache in &mut s.caches {
+            cache.each_part(positions, &mut |part| out.extend_from_slice(part));
+        }
+        if let Some(copy) = states {
+            let states = self.state.sequences[copy.sequence].copy_of_states(copy.snapshot);
+            states.iter().for_each(|state| out.extend_from_slice(bytemuck::cast_slice(state)));
+        }
+        Ok(())
+    }
+
+    fn write_sequence(&mut self, sequence: usize, positions: usize, states: bool, mut bytes: &[u8]) -> Result<()> {
+        let s = &mut self.state.sequences[sequence];
+        for cache in &mut s.caches {
+            cache.each_part(positions, &mut |part| copy_front(&mut bytes, part));
+        }
+        if states {
+            s.states.iter_mut().for_each(|state| copy_front(&mut bytes, bytemuck::cast_slice_mut(state)));
+        }
+        Ok(())
     }
 
     fn memory_bytes(&self) -> u64 {
         self.state.bytes()
     }
-}
 
-/// See [`BatchRunner`].
-pub struct CpuBatch {
-    runner: CpuRunner,
-    options: BatchOptions,
-    tokens: Vec<u32>,
-}
-
-impl CpuBatch {
-    /// Allocates.
-    ///
-    /// # Errors
-    /// As [`CpuRunner::new`].
-    pub fn new(model: Arc<Model>, options: BatchOptions) -> Result<Self> {
-        let one = RunnerOptions { ctx: options.ctx, chunk: options.rows, kv: options.kv };
-        Ok(CpuBatch { runner: CpuRunner::new(model, one, options.sequences)?, options, tokens: vec![] })
+    fn profile(&mut self, step: &ExecutorStep<'_>) -> Result<Option<Vec<KernelTime>>> {
+        self.fill(step)?;
+        self.start();
+        profile::times(&mut self.state, self.step.frame(&self.model), self.options.kv).map(Some)
     }
 }
 
-impl BatchRunner for CpuBatch {
-    fn step(&mut self, rows: &[BatchRow], outputs: usize, out: &mut Vec<Output>) -> Result<()> {
-        check_batch(rows, outputs, &self.options)?;
-        self.tokens.clear();
-        self.tokens.extend(rows.iter().map(|r| r.token));
-        Segment::cut(rows, &mut self.runner.segments);
-        // The segments have the positions: the step itself has none.
-        let step = Step { tokens: &self.tokens, past: 0, outputs, inputs: &[] };
-        self.runner.run(step, out)
-    }
-
-    fn memory_bytes(&self) -> u64 {
-        self.runner.memory_bytes()
-    }
+/// Copies the front of `from` to all of `to`, and moves `from` behind it.
+fn copy_front(from: &mut &[u8], to: &mut [u8]) {
+    let (front, rest) = from.split_at(to.len());
+    to.copy_from_slice(front);
+    *from = rest;
 }

@@ -2,13 +2,24 @@
 
 use super::{buffer::Aligned, cache::Cache};
 use crate::{
-    backend::{
-        BatchRow, KvType,
-        state::{Move, Standing},
-    },
+    backend::runner::{Row, StateMove},
     error::{Error, Result},
     ir::Graph,
+    quant::KvType,
 };
+
+/// The rows of a step, apart from their places in sequences.
+#[derive(Clone, Copy, Debug)]
+pub struct Rows<'a> {
+    /// The ids of T tokens.
+    pub tokens: &'a [u32],
+    /// O: how many of the last rows have outputs.
+    pub outputs: usize,
+    /// Named inputs of T rows each.
+    pub inputs: &'a [(String, Vec<f32>)],
+    /// Whether outputs of all T rows are wanted.
+    pub trace: bool,
+}
 
 /// Rows of a step that follow each other in one sequence.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,7 +51,7 @@ impl Segment {
     }
 
     /// Cuts the rows of a step into `to`.
-    pub fn cut(rows: &[BatchRow], to: &mut Vec<Segment>) {
+    pub fn cut(rows: &[Row], to: &mut Vec<Segment>) {
         to.clear();
         for (i, r) in rows.iter().enumerate() {
             match to.last_mut() {
@@ -57,9 +68,8 @@ pub struct Sequence {
     pub caches: Vec<Cache>,
     /// Recurrent states by id.
     pub states: Vec<Aligned<f32>>,
-    /// The copy of the states that [`Sequence::keep`] made; empty before.
-    kept: Vec<Aligned<f32>>,
-    standing: Standing,
+    /// A copy of the states; empty before one was made.
+    snapshot: Vec<Aligned<f32>>,
 }
 
 impl Sequence {
@@ -74,51 +84,48 @@ impl Sequence {
             caches.push(Cache::new(d, ctx, kv).ok_or_else(too_large)?);
         }
         let states = graph.states.iter().map(|s| Aligned::zeroed(s.len)).collect();
-        Ok(Sequence { caches, states, kept: vec![], standing: Standing::new(graph) })
+        Ok(Sequence { caches, states, snapshot: vec![] })
     }
 
-    /// Prepares the states for a step that begins at `past`. Until [`Sequence::done`] they count as lost.
-    ///
-    /// # Errors
-    /// As [`Standing::begin`].
-    pub fn begin(&mut self, past: usize) -> Result<()> {
-        match self.standing.begin(past)? {
-            Move::Stay => {}
-            Move::Clear => self.states.iter_mut().for_each(|s| s.fill(0.0)),
-            Move::Restore => self.states.iter_mut().zip(&self.kept).for_each(|(to, from)| to.copy_from_slice(from)),
+    /// Brings the states to where a step begins.
+    pub fn move_states(&mut self, to: StateMove) {
+        match to {
+            StateMove::Clear => self.states.iter_mut().for_each(|s| s.fill(0.0)),
+            StateMove::Restore => copy(&self.snapshot, &mut self.states),
         }
-        Ok(())
     }
 
-    /// A step has moved the states to `position`.
-    pub fn done(&mut self, position: usize) {
-        self.standing.done(position);
+    /// The live states, or the snapshot.
+    pub fn copy_of_states(&self, snapshot: bool) -> &[Aligned<f32>] {
+        if snapshot { &self.snapshot } else { &self.states }
     }
 
-    /// The states were overwritten with what belongs to no sequence.
-    pub fn lose(&mut self) {
-        self.standing.lose();
+    /// Replaces the live states, or the snapshot.
+    pub fn set_states(&mut self, snapshot: bool, from: &[Aligned<f32>]) {
+        let to = if snapshot { &mut self.snapshot } else { &mut self.states };
+        copy(from, to);
     }
 
-    /// As [`crate::backend::Runner::resume_at`].
-    pub fn resume_at(&self, past: usize) -> usize {
-        self.standing.resume_at(past)
-    }
-
-    /// Keeps a copy of the states as they stand.
-    pub fn keep(&mut self) {
-        if self.standing.keep() {
-            self.kept.resize_with(self.states.len(), Aligned::default);
-            for (to, from) in self.kept.iter_mut().zip(&self.states) {
-                to.grow(from.len());
-                to.copy_from_slice(from);
-            }
+    /// Copies the live states to the snapshot or back.
+    pub fn copy_within(&mut self, to_snapshot: bool) {
+        if to_snapshot {
+            copy(&self.states, &mut self.snapshot);
+        } else {
+            copy(&self.snapshot, &mut self.states);
         }
     }
 
     /// Bytes held.
     pub fn bytes(&self) -> u64 {
         let caches: u64 = self.caches.iter().map(Cache::bytes).sum();
-        caches + self.states.iter().chain(&self.kept).map(Aligned::bytes).sum::<u64>()
+        caches + self.states.iter().chain(&self.snapshot).map(Aligned::bytes).sum::<u64>()
+    }
+}
+
+fn copy(from: &[Aligned<f32>], to: &mut Vec<Aligned<f32>>) {
+    to.resize_with(from.len(), Aligned::default);
+    for (to, from) in to.iter_mut().zip(from) {
+        to.grow(from.len());
+        to.copy_from_slice(from);
     }
 }

@@ -4,19 +4,23 @@
 //!
 //! Deliberately absent: SIMD, threads, unsafe, the memory planner.
 
+mod executor;
+
 use super::{
-    KvType, Loaded, Output, Program, Runner, RunnerOptions, Step, check_cache_memory, check_step,
-    state::{Move, Standing},
+    Loaded, Program,
+    runner::{Executor, RunnerOptions},
 };
 use crate::{
     error::{Error, Result},
-    ir::{Graph, Linear, Node, Norm, Op, Rope, Rows, Type, ValueId, WeightId},
+    ir::{Linear, Node, Norm, Op, Rope, Rows, WeightId},
     ops::{
         Array, Weights, attend, delta_net, elementwise, embed, experts, heads,
         linear::{self, Activations},
         rms_norm, rope, router, short_conv,
     },
+    quant::KvType,
 };
+use executor::{Part, ReferenceExecutor};
 
 /// Makes the reference backend of a program.
 ///
@@ -44,17 +48,12 @@ impl Loaded for Reference {
         "reference".into()
     }
 
-    fn runner(&self, options: RunnerOptions) -> Result<Box<dyn Runner>> {
-        check_cache_memory(&self.program.graph, &options, KvType::F32)?;
-        let cache = |d: &crate::ir::CacheDecl| attend::Cache {
-            k: Array::zeros(options.ctx, d.kv_heads * d.k_dim),
-            v: Array::zeros(options.ctx, d.kv_heads * d.stored_v_dim()),
-        };
-        let caches = self.program.graph.caches.iter().map(cache).collect();
-        let states: Vec<Vec<f32>> = self.program.graph.states.iter().map(|s| vec![0.0; s.len]).collect();
-        let standing = Standing::new(&self.program.graph);
-        let (program, activations, kept) = (self.program.clone(), self.activations, states.clone());
-        Ok(Box::new(Walker { program, activations, options, caches, states, kept, standing }))
+    fn program(&self) -> &Program {
+        &self.program
+    }
+
+    fn executor(&self, options: RunnerOptions) -> Result<Box<dyn Executor>> {
+        Ok(Box::new(ReferenceExecutor::new(self.program.clone(), self.activations, options)?))
     }
 
     fn weight_bytes(&self) -> u64 {
@@ -62,15 +61,17 @@ impl Loaded for Reference {
     }
 }
 
-struct Walker {
-    program: Program,
+/// What evaluating a node needs beside the values before it.
+struct Scope<'a> {
+    program: &'a Program,
     activations: Activations,
-    options: RunnerOptions,
-    caches: Vec<attend::Cache>,
-    states: Vec<Vec<f32>>,
-    /// What `keep_states` kept.
-    kept: Vec<Vec<f32>>,
-    standing: Standing,
+    /// Positions of the context, on which rotations depend.
+    ctx: usize,
+    kv: KvType,
+    /// The rows of one sequence.
+    part: &'a Part,
+    caches: &'a mut [attend::Cache],
+    states: &'a mut [Vec<f32>],
 }
 
 /// A value while a step runs.
@@ -81,63 +82,9 @@ enum Value {
     Nothing,
 }
 
-impl Runner for Walker {
-    fn step(&mut self, step: Step<'_>, out: &mut Vec<Output>) -> Result<()> {
-        check_step(&step, &self.options)?;
-        match self.standing.begin(step.past)? {
-            Move::Stay => {}
-            Move::Clear => self.states.iter_mut().for_each(|s| s.fill(0.0)),
-            Move::Restore => self.states.clone_from(&self.kept),
-        }
-        let program = self.program.clone();
-        let graph = &program.graph;
-        let mut values = vec![Value::Nothing; graph.values.len()];
-        for node in &graph.nodes {
-            let made = self.eval(node, &values, &step)?;
-            for (v, x) in node.outputs.iter().zip(made) {
-                values[v.0 as usize] = x;
-            }
-        }
-        out.clear();
-        out.extend(graph.outputs.iter().map(|(_, v)| output(graph, *v, &values, &step)));
-        self.standing.done(step.past + step.tokens.len());
-        Ok(())
-    }
-
-    fn resume_at(&self, past: usize) -> usize {
-        self.standing.resume_at(past)
-    }
-
-    fn keep_states(&mut self) -> Result<()> {
-        if self.standing.keep() {
-            self.kept.clone_from(&self.states);
-        }
-        Ok(())
-    }
-
-    fn memory_bytes(&self) -> u64 {
-        let caches: usize = self.caches.iter().map(|c| c.k.data.len() + c.v.data.len()).sum();
-        let states: usize = self.states.iter().map(|s| 2 * s.len()).sum();
-        4 * (caches + states) as u64
-    }
-}
-
-fn output(graph: &Graph, v: ValueId, values: &[Value], step: &Step<'_>) -> Output {
-    let (rows, cols) = match graph.ty(v) {
-        Type::F32(Rows::Outputs, c) | Type::U32(Rows::Outputs, c) => (step.outputs, c),
-        Type::F32(Rows::Tokens, c) | Type::U32(Rows::Tokens, c) => (step.tokens.len(), c),
-        Type::Cache(_) => (0, 0),
-    };
-    match values[v.0 as usize].clone() {
-        Value::Numbers(a) => Output { rows, cols, f32: a.data, u32: vec![] },
-        Value::Ids(ids) => Output { rows, cols, f32: vec![], u32: ids },
-        Value::Nothing => Output { rows, cols, ..Output::default() },
-    }
-}
-
-impl Walker {
-    fn eval(&mut self, node: &Node, values: &[Value], step: &Step<'_>) -> Result<Vec<Value>> {
-        let program = self.program.clone();
+impl Scope<'_> {
+    fn eval(&mut self, node: &Node, values: &[Value]) -> Result<Vec<Value>> {
+        let (program, step) = (self.program, self.part);
         let rows = program.graph.ty(node.outputs[0]).dims().map_or(Rows::Tokens, |(rows, _)| rows);
         let w = Weights { tensors: &program.weights, activations: self.activations.of(rows) };
         // `graph::check` has made sure that operands are what the op wants.
@@ -160,12 +107,12 @@ impl Walker {
             }
             Op::RmsNorm(n) => rms_norm::eval(nums(0), n, w),
             Op::Linear(l) => linear::eval(nums(0), l, w),
-            Op::Rope(r) => rope::eval(nums(0), &r.for_context(self.options.ctx), step.past),
+            Op::Rope(r) => rope::eval(nums(0), &r.for_context(self.ctx), step.past),
             Op::HeadIds { heads: n } => return Ok(vec![Value::Ids(heads::eval_ids(step.tokens.len(), *n))]),
             Op::JoinHeads { heads: n } => heads::eval_join(nums(0), nums(1), *n),
             Op::KvStore { cache } => {
                 let v = (node.inputs.len() > 1).then(|| nums(1));
-                self.store(nums(0), v, cache.0, step);
+                self.store(nums(0), v, cache.0);
                 return Ok(vec![Value::Nothing]);
             }
             Op::Attend(a) => {
@@ -189,11 +136,11 @@ impl Walker {
                 return Ok(parts.iter().map(|l| Value::Numbers(linear::eval(&x, l, w))).collect());
             }
             Op::RopeStore { q_norm, k_norm, rope, norm_last, cache } => {
-                let rope = rope.for_context(self.options.ctx);
+                let rope = rope.for_context(self.ctx);
                 let rotated =
                     |x: &Array, n: &Option<Norm>| norm_and_rope(x, n.as_ref(), &rope, *norm_last, step.past, w);
                 let (q, k) = (rotated(nums(0), q_norm), rotated(nums(1), k_norm));
-                self.store(&k, Some(nums(2)), cache.0, step);
+                self.store(&k, Some(nums(2)), cache.0);
                 return Ok(vec![Value::Numbers(q), Value::Nothing]);
             }
             Op::LinearAdd { linear: l, gated, factor } => {
@@ -221,10 +168,10 @@ impl Walker {
         Ok(vec![Value::Numbers(made)])
     }
 
-    fn store(&mut self, k: &Array, v: Option<&Array>, cache: u32, step: &Step<'_>) {
+    fn store(&mut self, k: &Array, v: Option<&Array>, cache: u32) {
         let decl = &self.program.graph.caches[cache as usize];
-        let kv = self.options.kv;
-        attend::eval_store(k, v, step.past, decl, &mut self.caches[cache as usize], |head| kv.round(head));
+        let kv = self.kv;
+        attend::eval_store(k, v, self.part.past, decl, &mut self.caches[cache as usize], |head| kv.round(head));
     }
 }
 
@@ -241,13 +188,10 @@ fn norm_and_rope(x: &Array, n: Option<&Norm>, r: &Rope, norm_last: bool, past: u
     if norm_last { normed(&rope::eval(x, r, past), n, w) } else { rope::eval(&normed(x, n, w), r, past) }
 }
 
-fn input(step: &Step<'_>, name: &str, cols: usize) -> Result<Array> {
-    let rows = step.tokens.len();
-    match step.inputs.iter().find(|(n, _)| *n == name) {
-        Some((_, data)) if data.len() == rows * cols => Ok(Array { rows, cols, data: data.to_vec() }),
-        Some((_, data)) => Err(Error::Invalid(format!("input {name}: {} numbers for [{rows}, {cols}]", data.len()))),
-        None => Err(Error::Invalid(format!("input {name} is missing"))),
-    }
+fn input(part: &Part, name: &str, cols: usize) -> Result<Array> {
+    let found = part.inputs.iter().find(|(n, _)| n == name);
+    let (_, data) = found.ok_or_else(|| Error::Invalid(format!("input {name} is missing")))?;
+    Ok(Array { rows: part.tokens.len(), cols, data: data.clone() })
 }
 
 fn check_ids(ids: &[u32], vocab: usize) -> Result<()> {

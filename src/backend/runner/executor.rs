@@ -2,7 +2,6 @@
 
 use super::step::{Budget, Inputs, Mask, Results, Row, Status};
 use crate::{
-    backend::KernelTime,
     error::{Error, Result},
     sampler::Sampling,
 };
@@ -152,6 +151,21 @@ pub trait Executor: Send {
     fn profile(&mut self, _step: &ExecutorStep<'_>) -> Result<Option<Vec<KernelTime>>> {
         Ok(None)
     }
+}
+
+/// Time of a kernel in a profiled step.
+#[derive(Clone, Debug, PartialEq)]
+pub struct KernelTime {
+    /// Its variant.
+    pub kernel: String,
+    /// The op that it computes or is part of.
+    pub op: &'static str,
+    /// How many.
+    pub dispatches: usize,
+    /// All of them together.
+    pub seconds: f64,
+    /// Bytes that they have to move at least.
+    pub bytes: u64,
 }
 
 /// The values of a named input in a step of `rows` rows.

@@ -34,7 +34,7 @@ impl Future for StepFuture<'_> {
             Err(e) => Poll::Ready(Err(e)),
             Ok(Status::Done) => Poll::Ready(Ok(())),
             Ok(Status::Idle) => Poll::Ready(Err(Error::Invalid("no step is queued".into()))),
-            Ok(Status::Waiting) if self.runner.executor.wake(cx.waker()) => Poll::Pending,
+            Ok(Status::Waiting) if self.runner.wake(cx.waker()) => Poll::Pending,
             Ok(Status::Pending | Status::Waiting) => {
                 cx.waker().wake_by_ref();
                 Poll::Pending

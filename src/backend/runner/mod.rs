@@ -9,8 +9,6 @@
 //!
 //! Deliberately absent: tokens' text, random states, which sequence comes when.
 
-#![allow(dead_code, unused_imports)]
-
 mod executor;
 mod future;
 mod host;
@@ -19,15 +17,16 @@ mod saved;
 mod sequence;
 mod step;
 
-pub use executor::{Executor, ExecutorStep, StateCopy, StateMove, find_input};
+pub use executor::{Executor, ExecutorStep, KernelTime, StateCopy, StateMove, find_input};
 pub use future::StepFuture;
 pub(crate) use step::not_finite;
-pub use step::{Budget, Chosen, Inputs, Mask, Results, Row, Status, Step, Token};
+pub use step::{Budget, Chosen, Inputs, Mask, Output, Results, Row, Status, Step, Token};
 
-use super::{KernelTime, KvType, Output, Program};
 use crate::{
     error::{Error, Result},
+    graph::Program,
     ir::{Graph, Op, Rows, Type},
+    quant::KvType,
     sampler::{Chooser, Sampling},
 };
 use host::SequenceSampler;
@@ -117,13 +116,13 @@ impl std::fmt::Debug for Runner {
 impl Runner {
     /// Puts a runner on top of an executor of `program` that was made with these options.
     pub fn new(executor: Box<dyn Executor>, program: &Program, options: RunnerOptions) -> Self {
-        let recurrent = !program.graph.states.is_empty();
+        let (recurrent, cached) = (!program.graph.states.is_empty(), !program.graph.caches.is_empty());
         let samplers = std::iter::repeat_with(SequenceSampler::default).take(options.sequences).collect();
         Runner {
             executor,
             options,
             graph: GraphFacts::new(program),
-            sequences: vec![Sequence::new(recurrent); options.sequences],
+            sequences: vec![Sequence::new(recurrent, recurrent || cached); options.sequences],
             samplers,
             chooser: Chooser::default(),
             queue: VecDeque::with_capacity(QUEUE),
@@ -196,12 +195,13 @@ impl Runner {
         Ok(())
     }
 
-    /// Sets how tokens of a sequence are chosen from here on. A row with [`Token::Last`] needs a choice after it.
+    /// Sets how tokens of a sequence are chosen from here on; gives whether the executor chooses them, not the host from
+    /// logits. A row with [`Token::Last`] needs a choice after it.
     ///
     /// # Errors
     /// [`Error::Invalid`] for options out of range, a graph without logits, or while steps of the sequence are queued;
     /// [`Error::Device`].
-    pub fn set_sampler(&mut self, sequence: usize, sampling: &Sampling<'_>) -> Result<()> {
+    pub fn set_sampler(&mut self, sequence: usize, sampling: &Sampling<'_>) -> Result<bool> {
         self.check_sequence(sequence)?;
         if self.queue.iter().flat_map(|q| &q.spans).any(|s| s.sequence == sequence) {
             return Err(Error::Invalid(format!("steps of sequence {sequence} are queued: take or cancel them first")));
@@ -209,7 +209,7 @@ impl Runner {
         host::check_sampling(sampling, self.graph.logits.map(|l| l.1))?;
         let on_device = !sampling.on_host && self.executor.set_sampler(sequence, sampling)?;
         self.samplers[sequence].set(sampling, on_device);
-        Ok(())
+        Ok(on_device)
     }
 
     fn check_sequence(&self, sequence: usize) -> Result<()> {
@@ -282,6 +282,12 @@ impl Runner {
     /// The oldest step as a future, a slice within `budget` a poll.
     pub fn finish(&mut self, budget: Budget) -> StepFuture<'_> {
         StepFuture::new(self, budget)
+    }
+
+    /// Arranges that the waker is woken when [`Runner::poll`] can do more after [`Status::Waiting`]; `false` where nobody would,
+    /// and the caller polls again.
+    pub fn wake(&mut self, waker: &std::task::Waker) -> bool {
+        self.executor.wake(waker)
     }
 
     /// Blocks until the oldest step is done; gives its results.

@@ -87,7 +87,7 @@ pub(super) fn spans(rows: &[Row], to: &mut Vec<Span>) -> Result<()> {
             }
             None => {
                 let (sequence, first) = (row.sequence, row.position);
-                to.push(Span { sequence, first, end: first + 1, before: Sequence::new(false) });
+                to.push(Span { sequence, first, end: first + 1, before: Sequence::new(false, false) });
             }
         }
     }

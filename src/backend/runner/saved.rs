@@ -1,12 +1,13 @@
 //! The bytes of a saved sequence: a header that says what they belong to, and what the executor gave.
 //!
 //! All numbers are little-endian: magic (8 bytes), layout (16, padded with zeros), KV type (u32), whether states follow (u32),
-//! positions (u64), fingerprint of graph and weights (u64), checksum of the bytes that follow (u64).
+//! positions (u64), fingerprint of graph and weights (u64), checksum of what stands before and behind it (u64).
 
 use crate::{
-    backend::{KvType, Program},
     error::{Error, Result},
+    graph::Program,
     ir::Op,
+    quant::KvType,
 };
 
 const MAGIC: [u8; 8] = *b"MORYSEQ1";
@@ -35,13 +36,13 @@ impl Header {
 
     /// Writes the header into the first [`HEADER`] of `bytes`, the rest of which is what it describes.
     pub fn write(&self, bytes: &mut [u8]) {
-        let sum = checksum(&bytes[HEADER..]);
         bytes[..8].copy_from_slice(&MAGIC);
         bytes[LAYOUT].copy_from_slice(&self.layout);
         bytes[24..28].copy_from_slice(&kv_code(self.kv).to_le_bytes());
         bytes[28..32].copy_from_slice(&u32::from(self.states).to_le_bytes());
         bytes[32..40].copy_from_slice(&self.positions.to_le_bytes());
         bytes[40..48].copy_from_slice(&self.fingerprint.to_le_bytes());
+        let sum = sum_of(bytes);
         bytes[48..56].copy_from_slice(&sum.to_le_bytes());
     }
 
@@ -65,7 +66,7 @@ impl Header {
         if u64_at(40) != own.fingerprint {
             return Err(invalid("belongs to another model"));
         }
-        if u64_at(48) != checksum(&bytes[HEADER..]) {
+        if u64_at(48) != sum_of(bytes) {
             return Err(invalid("is damaged: its checksum is not that of its bytes"));
         }
         Ok(Header { states: u32_at(28) != 0, positions: u64_at(32), ..*own })
@@ -99,6 +100,11 @@ pub(super) fn fingerprint(program: &Program, ctx: usize) -> u64 {
         }
     }
     sum
+}
+
+/// The checksum of a header's fields and of the bytes behind it.
+fn sum_of(bytes: &[u8]) -> u64 {
+    mixed(checksum(&bytes[..48]), checksum(&bytes[HEADER..]))
 }
 
 /// FNV-1a over words of 8 bytes, with the length.

@@ -15,6 +15,8 @@ pub struct Sequence {
     len: usize,
     /// Whether the graph has recurrent states.
     recurrent: bool,
+    /// Whether the graph keeps anything of a text: caches or states.
+    keeps: bool,
     /// Tokens that the live states have taken in; `None` where that is unknown.
     live: Option<usize>,
     /// Tokens that the snapshot has taken in; at most `len`.
@@ -23,8 +25,8 @@ pub struct Sequence {
 
 impl Sequence {
     /// An empty sequence, whose states hold anything.
-    pub fn new(recurrent: bool) -> Self {
-        Sequence { len: 0, recurrent, live: None, snapshot: None }
+    pub fn new(recurrent: bool, keeps: bool) -> Self {
+        Sequence { len: 0, recurrent, keeps, live: None, snapshot: None }
     }
 
     /// Positions that hold the text once all queued steps are done.
@@ -54,7 +56,7 @@ impl Sequence {
     /// [`Error::Invalid`] where positions before `first` are empty, or the states are not known at `first`; nothing changes
     /// then.
     pub fn advance(&mut self, first: usize, end: usize) -> Result<Option<StateMove>> {
-        if first > self.len {
+        if self.keeps && first > self.len {
             return Err(Error::Invalid(format!(
                 "a row at position {first} of a sequence of {} tokens: positions between are empty",
                 self.len
@@ -114,7 +116,8 @@ impl Sequence {
 
     /// The sequence now holds another text of `n` tokens, live states included. Its own snapshot is forgotten.
     pub fn replace(&mut self, n: usize) {
-        *self = Sequence { len: n, live: (self.recurrent && n > 0).then_some(n), ..Sequence::new(self.recurrent) };
+        let live = (self.recurrent && n > 0).then_some(n);
+        *self = Sequence { len: n, live, ..Sequence::new(self.recurrent, self.keeps) };
     }
 }
 
@@ -125,7 +128,7 @@ mod tests {
     /// The snapshot of an earlier text must not come back once that text is forgotten.
     #[test]
     fn a_snapshot_goes_with_its_text() {
-        let mut s = Sequence::new(true);
+        let mut s = Sequence::new(true, true);
         assert_eq!(s.advance(0, 12).unwrap(), Some(StateMove::Clear));
         assert!(s.keep() && !s.keep());
         s.truncate(0);
@@ -142,7 +145,7 @@ mod tests {
 
     #[test]
     fn states_go_back_only_to_what_is_known() {
-        let mut s = Sequence::new(true);
+        let mut s = Sequence::new(true, true);
         assert!(s.advance(3, 5).is_err(), "a hole");
         s.advance(0, 9).unwrap();
         s.keep();
@@ -162,11 +165,12 @@ mod tests {
 
     #[test]
     fn without_states_any_position_will_do() {
-        let mut s = Sequence::new(false);
+        let mut s = Sequence::new(false, true);
         s.advance(0, 9).unwrap();
         assert_eq!(s.advance(4, 6).unwrap(), None);
         assert_eq!((s.len(), s.resume_at(9), s.resume_at(5)), (6, 6, 5));
         assert!(!s.keep() && s.advance(7, 8).is_err());
+        assert_eq!(Sequence::new(false, false).advance(7, 8).unwrap(), None, "nothing is kept that could be missing");
         assert_eq!(s.states_at(0, 6).unwrap(), None);
     }
 }

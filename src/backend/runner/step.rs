@@ -1,9 +1,6 @@
 //! What goes into a runner and what comes out: steps of rows, budgets, results.
 
-use crate::{
-    backend::Output,
-    error::{Error, Result},
-};
+use crate::error::{Error, Result};
 
 /// Where a row's token comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -102,6 +99,19 @@ impl Chosen {
 /// The error of `what`, logits that are not finite.
 pub(crate) fn not_finite(what: &str) -> Error {
     Error::Model(format!("{what} NaN or infinity: the weights are damaged, or numbers overflow"))
+}
+
+/// One named result of a step, row-major `[rows, cols]`.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Output {
+    /// Rows: T or O, as the value's type says.
+    pub rows: usize,
+    /// Columns.
+    pub cols: usize,
+    /// f32 results; empty for ids.
+    pub f32: Vec<f32>,
+    /// u32 results (expert ids); empty for numbers.
+    pub u32: Vec<u32>,
 }
 
 /// The results of a step. Their vectors are used again for the next.

@@ -11,6 +11,7 @@ use std::sync::Arc;
 /// A model on a device.
 struct Model {
     weights: Arc<DeviceWeights>,
+    program: Program,
 }
 
 impl Gpu {
@@ -40,7 +41,7 @@ impl Gpu {
             return Err(Error::Unsupported(format!("{lacks}; f32 ones run everywhere")));
         }
         let weights = self.device.catching(|| DeviceWeights::new(self.clone(), &program, run, progress))?;
-        Ok(Box::new(Model { weights: Arc::new(weights) }))
+        Ok(Box::new(Model { weights: Arc::new(weights), program }))
     }
 }
 
@@ -49,7 +50,11 @@ impl Loaded for Model {
         format!("wgpu ({})", self.weights.gpu.name())
     }
 
-    fn runner(&self, options: RunnerOptions) -> Result<Box<dyn Runner>> {
+    fn program(&self) -> &Program {
+        &self.program
+    }
+
+    fn old_runner(&self, options: RunnerOptions) -> Result<Box<dyn Runner>> {
         if options.ctx == 0 || options.chunk == 0 {
             return Err(Error::Invalid("a context and a chunk have at least one token".into()));
         }
@@ -61,14 +66,14 @@ impl Loaded for Model {
         self.weights.weights.bytes()
     }
 
-    fn batch(&self, options: BatchOptions) -> Result<Box<dyn BatchRunner>> {
+    fn old_batch(&self, options: BatchOptions) -> Result<Box<dyn BatchRunner>> {
         if options.ctx == 0 || options.rows == 0 {
             return Err(Error::Invalid("a context and a step have at least one token".into()));
         }
         if !self.weights.graph.states.is_empty() {
             // The kernels of recurrent ops know one sequence: the others wait for their turn.
             let one = RunnerOptions { ctx: options.ctx, chunk: options.rows, kv: options.kv };
-            let runners = (0..options.sequences).map(|_| self.runner(one)).collect::<Result<_>>()?;
+            let runners = (0..options.sequences).map(|_| self.old_runner(one)).collect::<Result<_>>()?;
             return Ok(Box::new(OneByOne::new(runners, options)?));
         }
         Ok(Box::new(GpuBatch::new(self.weights.clone(), options)?))

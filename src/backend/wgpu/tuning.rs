@@ -158,7 +158,7 @@ impl Gpu {
         let run = RunOptions { style: Some(Style::Lanes), tiles: Some(tiles), ..RunOptions::default() };
         let loaded = self.load_with(program.clone(), run, &mut |_| {})?;
         let options = RunnerOptions { ctx: tokens, chunk: tokens, kv: KvType::F32 };
-        let mut runner = loaded.runner(options)?;
+        let mut runner = loaded.old_runner(options)?;
         let (ids, inputs, mut out) = (vec![0; tokens], [("x", x)], vec![]);
         let step = Step { tokens: &ids, past: 0, outputs: 1, inputs: &inputs };
         runner.step(step, &mut out)?;

@@ -1,0 +1,71 @@
+//! What is asked of a generation, and how it answers.
+
+use crate::sampler::SamplerOptions;
+
+/// What to generate and when to stop.
+#[derive(Clone, Debug)]
+pub struct GenerateOptions {
+    /// Most tokens.
+    pub max_tokens: usize,
+    /// Texts that end the generation and are not part of it.
+    pub stop: Vec<String>,
+    /// Never choose an end-of-generation token.
+    pub ignore_eos: bool,
+    /// How tokens are chosen.
+    pub sampler: SamplerOptions,
+    /// Tokens that are already in the context, for the repetition penalty.
+    pub history: Vec<u32>,
+}
+
+impl Default for GenerateOptions {
+    fn default() -> Self {
+        GenerateOptions {
+            max_tokens: 256,
+            stop: Vec::new(),
+            ignore_eos: false,
+            sampler: SamplerOptions::default(),
+            history: Vec::new(),
+        }
+    }
+}
+
+/// One token of the answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Piece {
+    /// The token.
+    pub id: u32,
+    /// Its text: empty without a tokenizer, and for a token in the middle of a UTF-8 sequence. The texts of all pieces,
+    /// joined, are the answer, without an unfinished UTF-8 sequence at its end.
+    pub text: String,
+}
+
+/// Why a generation ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FinishReason {
+    /// The model chose this end-of-generation token.
+    EndOfText(u32),
+    /// The stop string with this index appeared.
+    StopString(usize),
+    /// As many tokens as were asked for.
+    MaxTokens,
+    /// The context is full.
+    ContextFull,
+    /// The caller cancelled.
+    Cancelled,
+    /// An error, which the iterator yielded.
+    Failed,
+}
+
+impl FinishReason {
+    /// One word: `eos`, `stop`, `length`, `context`, `cancelled`, `error`.
+    pub fn name(self) -> &'static str {
+        match self {
+            FinishReason::EndOfText(_) => "eos",
+            FinishReason::StopString(_) => "stop",
+            FinishReason::MaxTokens => "length",
+            FinishReason::ContextFull => "context",
+            FinishReason::Cancelled => "cancelled",
+            FinishReason::Failed => "error",
+        }
+    }
+}

@@ -1,0 +1,160 @@
+//! Loaded models: weights in place on a backend, shared by sessions and batches.
+
+use crate::{
+    backend::{self, Floor, Loaded, Progress},
+    error::{Error, Result},
+    file::{self, Checkpoint},
+    model::{self, Decoder, Definition},
+    tokenizer::Tokenizer,
+};
+use std::{path::Path, sync::Arc};
+
+/// Where a model runs.
+#[derive(Clone, Debug, Default)]
+pub enum BackendChoice {
+    /// The best real GPU; the CPU where there is none or where the model does not fit it. A software Vulkan device is
+    /// never chosen.
+    #[default]
+    Auto,
+    /// The same with these options for the GPU.
+    Prefer(backend::wgpu::Options),
+    /// A GPU through wgpu.
+    Wgpu(backend::wgpu::Options),
+    /// The CPU.
+    Cpu(backend::cpu::Options),
+    /// The oracle: slow.
+    Reference,
+}
+
+/// How to load a model.
+#[derive(Clone, Debug, Default)]
+pub struct LoadOptions {
+    /// Where it runs.
+    pub backend: BackendChoice,
+    /// What the graph gives beyond logits.
+    pub model: model::Options,
+}
+
+/// A model in place. Cheap to clone; clones share the weights.
+#[derive(Clone)]
+pub struct Model {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    definition: Definition,
+    loaded: Box<dyn Loaded>,
+    tokenizer: Option<Tokenizer>,
+    /// Why there is no tokenizer, for who asks for it.
+    no_tokenizer: String,
+    vocab: usize,
+}
+
+impl Model {
+    /// Loads a `.gguf` file (or a shard of several) or a folder of safetensors.
+    ///
+    /// # Errors
+    /// Any of [`Error`]: what is wrong with the file, the model, or the device.
+    pub fn load(path: &Path, options: &LoadOptions, progress: &mut dyn FnMut(Progress)) -> Result<Model> {
+        Self::from_checkpoint(&file::open(path)?, options, progress)
+    }
+
+    /// Loads an opened checkpoint.
+    ///
+    /// # Errors
+    /// As [`Model::load`].
+    pub fn from_checkpoint(
+        ckpt: &Checkpoint,
+        options: &LoadOptions,
+        progress: &mut dyn FnMut(Progress),
+    ) -> Result<Model> {
+        let definition = model::build(ckpt, &options.model)?;
+        let loaded = place(&definition, &options.backend, progress)?;
+        let (tokenizer, no_tokenizer) = match Tokenizer::from_checkpoint(ckpt) {
+            Ok(t) => (Some(t), String::new()),
+            Err(e) => {
+                tracing::info!("no tokenizer: {e}");
+                let why = if let Error::Tokenizer(why) = e { why } else { e.to_string() };
+                (None, why)
+            }
+        };
+        let vocab = vocab(&definition)?;
+        Ok(Model { inner: Arc::new(Inner { definition, loaded, tokenizer, no_tokenizer, vocab }) })
+    }
+
+    /// The tokenizer, where the file has one that is understood.
+    pub fn tokenizer(&self) -> Option<&Tokenizer> {
+        self.inner.tokenizer.as_ref()
+    }
+
+    /// The tokenizer, or why there is none.
+    ///
+    /// # Errors
+    /// [`Error::Tokenizer`] with the reason.
+    pub fn require_tokenizer(&self) -> Result<&Tokenizer> {
+        self.tokenizer().ok_or_else(|| Error::Tokenizer(self.inner.no_tokenizer.clone()))
+    }
+
+    /// Sizes and switches.
+    pub fn hyper(&self) -> &Decoder {
+        &self.inner.definition.decoder
+    }
+
+    /// The architecture, graph and weights.
+    pub fn definition(&self) -> &Definition {
+        &self.inner.definition
+    }
+
+    /// The backend and device.
+    pub fn describe(&self) -> String {
+        self.inner.loaded.describe()
+    }
+
+    /// Bytes of weights that the backend holds beside the file.
+    pub fn weight_bytes(&self) -> u64 {
+        self.inner.loaded.weight_bytes()
+    }
+
+    /// Measures what the device could do at best; `None` for backends without a device.
+    ///
+    /// # Errors
+    /// [`Error::Device`].
+    pub fn floor(&self) -> Result<Option<Floor>> {
+        self.inner.loaded.floor()
+    }
+
+    /// What the backend made of it: what makes runners.
+    pub(crate) fn loaded(&self) -> &dyn Loaded {
+        &*self.inner.loaded
+    }
+
+    /// Logits a position, V.
+    pub fn vocab(&self) -> usize {
+        self.inner.vocab
+    }
+}
+
+fn vocab(d: &Definition) -> Result<usize> {
+    let graph = &d.program.graph;
+    let logits = graph.outputs.iter().find(|(n, _)| n == "logits");
+    logits.map(|(_, v)| graph.cols(*v)).ok_or_else(|| Error::Graph("the graph gives no logits".into()))
+}
+
+/// Loads on the chosen backend; without a choice on the best GPU, and on the CPU where that is refused.
+fn place(d: &Definition, choice: &BackendChoice, progress: &mut dyn FnMut(Progress)) -> Result<Box<dyn Loaded>> {
+    let program = d.program.clone();
+    match choice {
+        BackendChoice::Reference => backend::reference::load(program),
+        BackendChoice::Cpu(o) => backend::cpu::load(program, o, progress),
+        BackendChoice::Wgpu(o) => backend::wgpu::load(program, o, progress),
+        BackendChoice::Auto => place(d, &BackendChoice::Prefer(backend::wgpu::Options::default()), progress),
+        BackendChoice::Prefer(o) => {
+            match backend::wgpu::load(program.clone(), o, progress) {
+                Ok(loaded) => return Ok(loaded),
+                Err(e @ (Error::Device(_) | Error::Unsupported(_))) => tracing::info!("using the CPU: {e}"),
+                Err(e) => return Err(e),
+            }
+            backend::cpu::load(program, &backend::cpu::Options::default(), progress)
+        }
+    }
+}
