@@ -58,7 +58,6 @@ const ABOVE: &[&str] = &["cli", "main", "lib"];
 const KNOWN_CIRCLES: &[(&str, &[&str])] = &[
     ("backend", &["mod.rs", "runner/executor.rs", "runner/step.rs"]),
     ("backend/cpu", &["kernel/avx512.rs", "kernel/panel.rs"]),
-    ("plan", &["experts.rs", "lower.rs", "matrix.rs", "recurrent.rs", "shared.rs", "weights.rs"]),
     (
         "tokenizer",
         &[

@@ -7,7 +7,7 @@ use moeray::{
     graph::{self, Builder},
     ir::{Activation, Graph, Linear, Norm, Op, ValueId},
     kernels::Style,
-    plan::{self, Access, Buffer, Caps, Grid, Options, Plan, Weights},
+    plan::{self, Access, Buffer, Caps, Grid, KernelOp, Options, Plan, Weights},
     quant::{DType, KvType},
 };
 
@@ -59,6 +59,49 @@ fn dispatches_of_a_token() {
     for (g, w) in got.iter().zip(want) {
         assert!((g.1 - w.1).abs() < 0.01, "dispatches a layer: {got:?}");
     }
+}
+
+/// What is fused stands in the nodes of a schedule: each has its dispatch, or one for each segment of its matrices, and the
+/// matrices that it reads are those that the graph reads.
+#[test]
+fn nodes_say_what_is_fused() {
+    let (g, _, p) = planned("qwen2_moe", DType::F32, &Caps::webgpu_defaults(), &options());
+    let ops = |s: &plan::Schedule| s.nodes.nodes.iter().map(|n| n.op.name()).collect::<Vec<_>>();
+    let silent = |op: &&str| ["tokens", "input"].contains(op);
+    let split = p.decode.steps.iter().filter(|s| s.variant.kernel.name == "attend_reduce").count();
+    assert_eq!(p.decode.steps.len() - split, ops(&p.decode).iter().filter(|op| !silent(op)).count());
+    assert_eq!(p.prefill.steps.len(), ops(&p.prefill).iter().filter(|op| !silent(op)).count());
+    // One token: the routed experts choose themselves and take the shared one along. Many: they are sorted first.
+    let glu = |n: &plan::KernelNode| matches!(n.op, KernelOp::ExpertGlu { shared: Some(_), choose: Some(_), .. });
+    let routed = g.nodes.iter().filter(|n| n.op.name() == "norm_router").count();
+    assert!(routed > 0);
+    assert_eq!(p.decode.nodes.nodes.iter().filter(|n| glu(n)).count(), routed);
+    assert!(!ops(&p.decode).contains(&"router") && !ops(&p.decode).contains(&"expert_sort"));
+    assert_eq!(ops(&p.prefill).iter().filter(|op| **op == "expert_sort").count(), routed);
+    assert!(p.to_string().contains("; chooses top "), "{p}");
+    assert_eq!(p.to_json()["decode"]["nodes"].as_array().unwrap().len(), p.decode.nodes.nodes.len());
+
+    // Nodes that cannot stand for the graph.
+    let refused = |spoil: &dyn Fn(&mut plan::KernelGraph), word: &str| {
+        let mut k = p.decode.nodes.clone();
+        spoil(&mut k);
+        let e = k.check(&g).unwrap_err().to_string();
+        assert!(e.contains(word), "{e}");
+    };
+    p.decode.nodes.check(&g).unwrap();
+    refused(&|k| _ = k.nodes.remove(1), "before it is made");
+    refused(&|k| _ = k.nodes.pop(), "output logits");
+    refused(&|k| k.nodes.push(k.nodes[1].clone()), "made twice");
+    let first_glu = p.decode.nodes.nodes.iter().position(glu).unwrap();
+    refused(
+        &|k| {
+            if let KernelOp::ExpertGlu { shared, .. } = &mut k.nodes[first_glu].op {
+                *shared = Some([shared.unwrap()[0]; 2]);
+            }
+        },
+        "ffn_up_shexp",
+    );
+    refused(&|k| _ = k.nodes[first_glu].outputs.pop(), "results");
 }
 
 /// What a long context costs: keys and values once, whatever the number of query heads; a window bounds it.

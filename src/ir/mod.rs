@@ -85,6 +85,18 @@ pub struct WeightDecl {
     pub shape: Vec<usize>,
 }
 
+impl WeightDecl {
+    /// Rows: all dimensions but the last, multiplied.
+    pub fn rows(&self) -> usize {
+        self.shape.iter().rev().skip(1).product()
+    }
+
+    /// Columns: the last dimension; 0 without dimensions.
+    pub fn cols(&self) -> usize {
+        self.shape.last().copied().unwrap_or(0)
+    }
+}
+
 /// A KV cache that the graph uses: per position `kv_heads * k_dim` numbers of keys and `kv_heads * v_dim` of values.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CacheDecl {

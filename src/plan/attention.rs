@@ -1,9 +1,13 @@
 //! Lowering of rotation, cache writes and attention.
 
-use super::{Buffer, Cost, Count, Grid, Place, lower::Lower};
+use super::{
+    Buffer, Cost, Count, Grid, Place,
+    lower::Lower,
+    nodes::{self, NormSpan},
+};
 use crate::{
     error::{Error, Result},
-    ir::{Attention, CacheDecl, CacheId, Norm, Op, Rope, RopePairs, Rows, ValueId},
+    ir::{Attention, CacheDecl, CacheId, Norm, Rope, RopePairs, Rows, ValueId},
     kernels::{Style, Variant, catalogue, numbers, params},
 };
 
@@ -13,41 +17,7 @@ const SPLIT_FROM: usize = 256;
 /// Most pieces that a cache is split into.
 const MOST_SPLITS: usize = 64;
 
-/// Whether rotated vectors are as long as they were.
-fn keeps_lengths(r: &Rope) -> bool {
-    r.scale == 1.0 && r.temperature.is_none() && r.long.as_ref().is_none_or(|l| l.scale == 1.0)
-}
-
 impl Lower<'_> {
-    pub fn attention_node(&mut self, op: &Op, ins: &[ValueId], outs: &[ValueId]) -> Result<()> {
-        self.tokens_only(ins[0])?;
-        match op {
-            Op::Rope(r) => {
-                let (x, y) = (self.place(ins[0])?, self.fresh(outs[0])?);
-                self.rotate(r, x, y, self.g.cols(ins[0]))
-            }
-            Op::KvStore { cache } => {
-                let k = self.place(ins[0])?;
-                self.kv_store(*cache, k, ins.get(1).map_or(Ok(k), |v| self.place(*v))?)
-            }
-            Op::Attend(a) => self.attend(a, ins[0], outs[0]),
-            Op::RopeStore { q_norm, k_norm, rope, norm_last, cache } => {
-                let norms = [q_norm.as_ref(), k_norm.as_ref()];
-                let places = [self.place(ins[0])?, self.place(ins[1])?, self.place(ins[2])?];
-                let one_buffer = places.iter().all(|p| p.buffer == places[0].buffer && p.stride == places[0].stride);
-                // The kernel's norms after the rotation rely on its keeping lengths.
-                let order = !norm_last || keeps_lengths(rope);
-                let head = rope.head_dim == self.cache_decl(*cache)?.k_dim;
-                if one_buffer && head && order && self.norms_fit(norms, ins, rope) {
-                    self.rope_store((norms, *norm_last), rope, *cache, places, ins[0], outs[0])
-                } else {
-                    self.rope_store_apart((norms, *norm_last), rope, *cache, ins, outs[0])
-                }
-            }
-            _ => Ok(()),
-        }
-    }
-
     /// A cache whose sizes the kernels take.
     fn cache_decl(&self, c: CacheId) -> Result<CacheDecl> {
         let d = self.g.caches[c.0 as usize].clone();
@@ -56,23 +26,6 @@ impl Lower<'_> {
         }
         let (k, v) = (d.k_dim, d.v_dim);
         Err(Error::Unsupported(format!("heads of {k} and {v} columns on the GPU: multiples of 4 are needed")))
-    }
-
-    /// Whether `rope_store` takes these norms: over a head or over the whole row.
-    fn norms_fit(&self, norms: [Option<&Norm>; 2], ins: &[ValueId], rope: &Rope) -> bool {
-        norms.iter().zip(ins).all(|(n, x)| self.norm_kind(*n, *x, rope).is_some())
-    }
-
-    fn norm_kind(&self, norm: Option<&Norm>, x: ValueId, rope: &Rope) -> Option<u32> {
-        let Some(n) = norm else { return Some(0) };
-        let len: usize = self.g.weight(n.weight).shape.iter().product();
-        if len == rope.head_dim {
-            Some(1)
-        } else if len == self.g.cols(x) {
-            Some(2)
-        } else {
-            None
-        }
     }
 
     /// Numbers of the heads, in every row.
@@ -89,12 +42,12 @@ impl Lower<'_> {
     /// The columns of two values side by side, head by head.
     pub fn join_heads(&mut self, heads: usize, ins: &[ValueId], out: ValueId) -> Result<()> {
         let (a, b, rows) = (self.place(ins[0])?, self.place(ins[1])?, self.rows(out)?);
-        let (y, cols) = (self.fresh(out)?, self.g.cols(out));
+        let (y, cols) = (self.fresh(out)?, self.cols(out));
         let p = params::JoinHeadsParams {
             outputs: u32::from(rows == Rows::Outputs),
             heads: heads as u32,
-            a_cols: (self.g.cols(ins[0]) / heads) as u32,
-            b_cols: (self.g.cols(ins[1]) / heads) as u32,
+            a_cols: (self.cols(ins[0]) / heads) as u32,
+            b_cols: (self.cols(ins[1]) / heads) as u32,
             a_offset: a.offset,
             a_stride: a.stride,
             b_offset: b.offset,
@@ -110,7 +63,10 @@ impl Lower<'_> {
         Ok(())
     }
 
-    fn rotate(&mut self, r: &Rope, x: Place, y: Place, cols: usize) -> Result<()> {
+    pub fn rotate(&mut self, r: &Rope, x: ValueId, out: ValueId) -> Result<()> {
+        self.tokens_only(x)?;
+        let cols = self.cols(x);
+        let (x, y) = (self.place(x)?, self.fresh(out)?);
         let p = params::RopeParams {
             heads: (cols / r.head_dim) as u32,
             head_dim: r.head_dim as u32,
@@ -132,13 +88,17 @@ impl Lower<'_> {
         Ok(())
     }
 
-    fn kv_store(&mut self, cache: CacheId, k: Place, v: Place) -> Result<()> {
+    pub fn kv_store(&mut self, cache: CacheId, ins: &[ValueId]) -> Result<()> {
+        self.tokens_only(ins[0])?;
+        let k = self.place(ins[0])?;
+        // Only keys are stored where values are part of them.
+        let v = ins.get(1).map_or(Ok(k), |v| self.place(*v))?;
         let d = self.cache_decl(cache)?;
         let p = params::KvStoreParams {
             kv_heads: d.kv_heads as u32,
             k_dim: d.k_dim as u32,
             v_dim: d.stored_v_dim() as u32,
-            ctx: self.options.ctx as u32,
+            ctx: self.target.options.ctx as u32,
             k_offset: k.offset,
             k_stride: k.stride,
             v_offset: v.offset,
@@ -160,34 +120,34 @@ impl Lower<'_> {
         Cost { token: (d.kv_heads * row) as u64, ..Cost::default() }
     }
 
-    fn rope_store(
+    /// Norms and rotation of q and k, which lie side by side with v; k and v go to the cache.
+    pub fn rope_store(
         &mut self,
-        (norms, norm_last): ([Option<&Norm>; 2], bool),
+        (norms, norm_last): (&[Option<Norm>; 2], bool),
         r: &Rope,
         cache: CacheId,
-        [q, k, v]: [Place; 3],
-        q_value: ValueId,
+        ins: &[ValueId],
         out: ValueId,
     ) -> Result<()> {
+        self.tokens_only(ins[0])?;
         let d = self.cache_decl(cache)?;
+        let [q, k, v] = [self.place(ins[0])?, self.place(ins[1])?, self.place(ins[2])?];
+        if [k, v].iter().any(|p| p.buffer != q.buffer || p.stride != q.stride) {
+            return Err(Error::Graph(format!("the operands of rope_store lie apart: {q:?}, {k:?}, {v:?}")));
+        }
         let y = self.fresh(out)?;
-        let q_cols = self.g.cols(q_value);
-        let kind = |n: Option<&Norm>, cols: usize| match n {
-            None => numbers::NORM_NONE,
-            Some(n) if self.g.weight(n.weight).shape.iter().product::<usize>() == r.head_dim => numbers::NORM_EACH_HEAD,
-            Some(_) if cols > 0 => numbers::NORM_WHOLE_ROW,
-            Some(_) => numbers::NORM_NONE,
-        };
+        let q_cols = self.cols(ins[0]);
+        let kinds = [self.norm_kind(&norms[0], r, ins[0])?, self.norm_kind(&norms[1], r, ins[1])?];
         let p = params::RopeStoreParams {
             heads: (q_cols / r.head_dim) as u32,
             kv_heads: d.kv_heads as u32,
             head_dim: r.head_dim as u32,
             v_dim: d.v_dim as u32,
-            ctx: self.options.ctx as u32,
+            ctx: self.target.options.ctx as u32,
             dims: r.dims as u32,
             halves: u32::from(r.pairs == RopePairs::Halves),
-            q_norm_kind: kind(norms[0], q_cols),
-            k_norm_kind: kind(norms[1], d.kv_heads * d.k_dim),
+            q_norm_kind: kinds[0],
+            k_norm_kind: kinds[1],
             norm_last: u32::from(norm_last),
             q_offset: q.offset,
             k_offset: k.offset,
@@ -218,57 +178,37 @@ impl Lower<'_> {
         Ok(())
     }
 
-    /// The same as its primitives, for operands that do not lie side by side.
-    fn rope_store_apart(
-        &mut self,
-        (norms, norm_last): ([Option<&Norm>; 2], bool),
-        r: &Rope,
-        cache: CacheId,
-        ins: &[ValueId],
-        out: ValueId,
-    ) -> Result<()> {
-        let mut rotated = [None; 2];
-        for (i, norm) in norms.into_iter().enumerate() {
-            let (x, cols) = (self.place(ins[i])?, self.g.cols(ins[i]));
-            let y = if i == 0 { self.fresh(out)? } else { self.content(Count::Tokens, cols) };
-            match norm {
-                Some(n) if norm_last => {
-                    let turned = self.content(Count::Tokens, cols);
-                    self.rotate(r, x, turned, cols)?;
-                    self.rms_norm(n, turned, y, Rows::Tokens, cols)?;
-                }
-                Some(n) => {
-                    let normed = self.content(Count::Tokens, cols);
-                    self.rms_norm(n, x, normed, Rows::Tokens, cols)?;
-                    self.rotate(r, normed, y, cols)?;
-                }
-                None => self.rotate(r, x, y, cols)?,
+    /// The number that `rope_store` has for what a norm is over.
+    fn norm_kind(&self, norm: &Option<Norm>, r: &Rope, x: ValueId) -> Result<u32> {
+        let Some(norm) = norm else { return Ok(numbers::NORM_NONE) };
+        match nodes::norm_span(self.g, norm, r.head_dim, self.cols(x)) {
+            Some(NormSpan::Head) => Ok(numbers::NORM_EACH_HEAD),
+            Some(NormSpan::Row) => Ok(numbers::NORM_WHOLE_ROW),
+            None => {
+                let name = &self.g.weight(norm.weight).name;
+                Err(Error::Graph(format!("{name} is over neither a head of {} nor a row", r.head_dim)))
             }
-            rotated[i] = Some(y);
-        }
-        match rotated[1] {
-            Some(k) => self.kv_store(cache, k, self.place(ins[2])?),
-            None => Ok(()),
         }
     }
 
     /// Positions that a query sees at most, where that is fewer than all. A chunk of positions bounds them as a window of its
     /// length does.
     fn window(&self, a: &Attention) -> Option<usize> {
-        a.window.or(a.chunk).filter(|w| *w < self.options.ctx)
+        a.window.or(a.chunk).filter(|w| *w < self.target.options.ctx)
     }
 
-    fn attend(&mut self, a: &Attention, q: ValueId, out: ValueId) -> Result<()> {
+    pub fn attend(&mut self, a: &Attention, q: ValueId, out: ValueId) -> Result<()> {
+        self.tokens_only(q)?;
         let d = self.cache_decl(a.cache)?;
         let (q_place, y) = (self.place(q)?, self.fresh(out)?);
         let group = (a.heads / d.kv_heads.max(1)).max(1);
         let variant = catalogue::attend_variant(d.k_dim, d.v_dim, group, self.kv()).with("V_IN_K", u32::from(d.v_in_k));
         let keys = variant.get("WG")?.max(1) as usize;
-        let ctx = self.options.ctx;
+        let ctx = self.target.options.ctx;
         let window = self.window(a);
         // Positions that a step looks at, at most.
         let span = window.unwrap_or(ctx);
-        let split = self.decode && self.batch() == 0 && self.style == Style::Lanes && span > SPLIT_FROM;
+        let split = self.target.decode() && self.batch() == 0 && self.target.style == Style::Lanes && span > SPLIT_FROM;
         let chunk = span.div_ceil(MOST_SPLITS).max(128).next_multiple_of(keys);
         // A window may begin within a chunk.
         let splits = if split { span.div_ceil(chunk) + usize::from(window.is_some()) } else { 0 };

@@ -1,84 +1,34 @@
-//! Lowering: from nodes to steps. This file has the context and the simple ops; see `matrix.rs`, `attention.rs` and
-//! `experts.rs` for the others.
+//! Lowering: from nodes to steps, one to one. This file has the context and the simple ops; see `product.rs`,
+//! `attention.rs`, `experts.rs` and `recurrent.rs` for the others.
 
 use super::{
-    Access, Binding, Buffer, CacheBytes, Caps, Content, Cost, Count, GUARD, Grid, InputPlace, Options, OutputPlace,
-    Phase, Place, READBACK, RopeTable, Schedule, Step, VectorPart, Weights, ZERO_BYTES, memory,
+    Access, Binding, Buffer, Content, Cost, Count, GUARD, Grid, OutputPlace, Place, READBACK, Schedule, Step,
+    ZERO_BYTES, memory,
+    nodes::{Elementwise, KernelGraph, KernelNode, KernelOp, Pack, VectorPart},
+    phase,
+    sizes::{Resident, fits, padded},
+    target::Target,
+    weights::Weights,
 };
 use crate::{
     error::{Error, Result},
-    ir::{Activation, CacheId, Graph, Norm, NormKind, Op, Rope, Rows, Type, ValueId, WeightId},
-    kernels::{Kernel, Style, Tiles, Variant, catalogue, numbers as n, params},
-    quant::{DType, KvType},
+    ir::{CacheId, Graph, Norm, NormKind, Rope, Rows, Type, ValueId, WeightId},
+    kernels::{Variant, catalogue, numbers as n, params},
+    quant::KvType,
 };
+use std::collections::BTreeMap;
 
 /// Tokens of a step beyond which nothing gains: longer chunks are run in pieces.
 const MOST_TOKENS: usize = 2048;
 
-/// Columns rounded up to what every kernel can read as `vec4`.
-pub(super) fn padded(cols: usize) -> usize {
-    cols.next_multiple_of(4)
-}
-
-/// Rotations of a graph, each once, in node order.
-fn ropes(g: &Graph) -> Vec<Rope> {
-    let mut out: Vec<Rope> = Vec::new();
-    for n in &g.nodes {
-        if let Op::Rope(r) | Op::RopeStore { rope: r, .. } = &n.op
-            && !out.contains(r)
-        {
-            out.push(r.clone());
-        }
-    }
-    out
-}
-
-/// Checks that a buffer fits.
-pub(super) fn fits(caps: &Caps, bytes: u64, what: &str, help: &str) -> Result<u64> {
-    let limit = caps.max_binding.min(caps.max_buffer);
-    if bytes > limit {
-        return Err(Error::Device(format!("{what} takes {bytes} bytes, the device binds {limit} at a time; {help}")));
-    }
-    Ok(bytes.max(16))
-}
-
-pub(super) fn rope_tables(g: &Graph, caps: &Caps, o: &Options) -> Result<Vec<RopeTable>> {
-    let table = |rope: Rope| {
-        let bytes = (o.ctx * rope.dims / 2 * 8) as u64;
-        let bytes = fits(caps, bytes, "the table of rotations", "ask for a shorter context (--ctx)")?;
-        Ok(RopeTable { rope: rope.for_context(o.ctx), bytes })
-    };
-    ropes(g).into_iter().map(table).collect()
-}
-
-pub(super) fn caches(g: &Graph, caps: &Caps, o: &Options) -> Result<Vec<CacheBytes>> {
-    let side = |heads: usize, dim: usize, i: usize| {
-        let bytes = [o.sequences.unwrap_or(1), heads, o.ctx, o.kv.gpu_row_bytes(dim)]
-            .iter()
-            .try_fold(1u64, |a, b| a.checked_mul(*b as u64));
-        let help = "ask for a shorter context (--ctx) or a smaller cache (--kv f16, --kv q8_0)";
-        fits(caps, bytes.unwrap_or(u64::MAX), &format!("the KV cache of layer {i}"), help)
-    };
-    let cache = |(i, d): (usize, &crate::ir::CacheDecl)| {
-        Ok(CacheBytes { keys: side(d.kv_heads, d.k_dim, i)?, values: side(d.kv_heads, d.stored_v_dim(), i)? })
-    };
-    g.caches.iter().enumerate().map(cache).collect()
-}
-
-pub(super) fn inputs(g: &Graph) -> Vec<InputPlace> {
-    let input = |op: &Op| match op {
-        Op::Input { name, cols } => Some(InputPlace { name: name.clone(), cols: *cols, stride: padded(*cols) }),
-        _ => None,
-    };
-    g.nodes.iter().filter_map(|n| input(&n.op)).collect()
-}
-
 /// Makes one schedule. Where a buffer would not fit the device, fewer tokens or outputs are taken at a time.
-pub(super) fn schedule(g: &Graph, w: &Weights, caps: &Caps, o: &Options, phase: Phase) -> Result<Schedule> {
+pub(super) fn schedule(g: &Graph, w: &Weights, resident: &Resident, target: Target<'_>) -> Result<Schedule> {
+    let (caps, o) = (target.caps, target.options);
+    let nodes = phase::for_phase(g, w, &target)?;
     let mut tokens = o.chunk.clamp(1, MOST_TOKENS);
     let mut outputs = tokens.min(most_outputs(g));
     loop {
-        let mut l = Lower::new(g, w, caps, o, phase, tokens, outputs);
+        let mut l = Lower::new(g, w, &nodes, resident, target, [tokens, outputs]);
         l.run()?;
         let limit = caps.max_binding.min(caps.max_buffer).saturating_sub(if o.guard { GUARD } else { 0 });
         let (t, o) = ((limit / l.token_bytes.max(1)) as usize, (limit / l.output_bytes.max(1)) as usize);
@@ -98,37 +48,40 @@ pub(super) fn schedule(g: &Graph, w: &Weights, caps: &Caps, o: &Options, phase: 
 fn most_outputs(g: &Graph) -> usize {
     let row = |v: &ValueId| match g.ty(*v) {
         Type::F32(Rows::Outputs, c) | Type::U32(Rows::Outputs, c) => 4 * padded(c) as u64,
-        _ => 0,
+        Type::F32(Rows::Tokens, _) | Type::U32(Rows::Tokens, _) | Type::Cache(_) => 0,
     };
     let bytes: u64 = g.outputs.iter().map(|(_, v)| row(v)).sum();
     (READBACK / bytes.max(1)).clamp(1, MOST_TOKENS as u64) as usize
+}
+
+/// The tables of an `expert_sort`.
+#[derive(Clone, Copy)]
+pub(super) struct SortTables {
+    pub pairs: Place,
+    pub tiles: Place,
+    /// Arguments of the dispatches, 16 bytes each.
+    pub args: Place,
 }
 
 /// The state of lowering one schedule. Until [`memory::assign`], the number in [`Buffer::Scratch`] is a content's.
 pub(super) struct Lower<'a> {
     pub g: &'a Graph,
     pub w: &'a Weights,
-    pub caps: &'a Caps,
-    pub options: &'a Options,
-    pub decode: bool,
-    phase: Phase,
-    pub style: Style,
+    pub nodes: &'a KernelGraph,
+    pub target: Target<'a>,
     pub tokens: usize,
-    pub outputs: usize,
+    outputs: usize,
+    resident: &'a Resident,
+    /// Where the values lie.
     places: Vec<Option<Place>>,
-    pub contents: Vec<Content>,
+    /// Where the packs lie.
+    packs: Vec<Option<Place>>,
+    contents: Vec<Content>,
     steps: Vec<Step>,
-    ropes: Vec<Rope>,
-    pub sorts: Vec<super::experts::Sort>,
-    /// Choices of experts that the first products with them make.
-    pub choices: Vec<super::experts::Choice>,
-    /// Shared experts that ride with the routed ones.
-    pub shared: Vec<super::shared::Shared>,
-    /// Norms that are computed inside the products that use them; their values' places are those of the norms' inputs.
-    pub folded: Vec<(ValueId, Norm)>,
+    /// The tables of the sorts, by their number.
+    pub sorts: BTreeMap<u32, SortTables>,
     op: &'static str,
     layer: Option<u32>,
-    inputs: u32,
     /// Most bytes that a content has for each token, and for each output.
     token_bytes: u64,
     output_bytes: u64,
@@ -138,43 +91,35 @@ impl<'a> Lower<'a> {
     fn new(
         g: &'a Graph,
         w: &'a Weights,
-        caps: &'a Caps,
-        options: &'a Options,
-        phase: Phase,
-        tokens: usize,
-        outputs: usize,
+        nodes: &'a KernelGraph,
+        resident: &'a Resident,
+        target: Target<'a>,
+        [tokens, outputs]: [usize; 2],
     ) -> Self {
-        let decode = phase == Phase::Decode;
         Lower {
             g,
             w,
-            caps,
-            options,
-            decode,
-            phase,
-            style: options.style.unwrap_or_else(|| caps.style()),
+            nodes,
+            target,
             tokens,
             outputs,
-            places: vec![None; g.values.len()],
+            resident,
+            places: vec![None; nodes.values.len()],
+            packs: vec![None; nodes.packs.len()],
             contents: vec![],
             steps: vec![],
-            ropes: ropes(g),
-            sorts: vec![],
-            choices: vec![],
-            shared: if decode { super::shared::find(g, w) } else { vec![] },
-            folded: vec![],
+            sorts: BTreeMap::new(),
             op: "",
             layer: None,
-            inputs: 0,
             token_bytes: 0,
             output_bytes: 0,
         }
     }
 
     fn run(&mut self) -> Result<()> {
-        for (i, node) in self.g.nodes.iter().enumerate() {
-            (self.op, self.layer) = (node.op.name(), node.layer);
-            self.node(i)?;
+        for node in &self.nodes.nodes {
+            (self.op, self.layer) = (node.part_of, node.layer);
+            self.node(node)?;
         }
         Ok(())
     }
@@ -189,79 +134,58 @@ impl<'a> Lower<'a> {
             let ids = matches!(ty, Type::U32(..));
             outputs.push(OutputPlace { name: name.clone(), rows, cols, ids, place: self.place(*v)?, content: None });
         }
-        let (max_tokens, max_outputs) = (self.tokens, self.outputs);
-        let mut s =
-            Schedule { max_tokens, max_outputs, steps: self.steps, scratch: vec![], contents: self.contents, outputs };
-        memory::assign(&mut s, !self.options.guard);
+        let (max_tokens, max_outputs, guard) = (self.tokens, self.outputs, self.target.options.guard);
+        let (nodes, steps, contents) = (self.nodes.clone(), self.steps, self.contents);
+        let mut s = Schedule { max_tokens, max_outputs, nodes, steps, scratch: vec![], contents, outputs };
+        memory::assign(&mut s, !guard);
         Ok(s)
     }
 
-    fn node(&mut self, i: usize) -> Result<()> {
-        let n = &self.g.nodes[i];
+    /// One node: its dispatch, or one for each segment of its matrices.
+    fn node(&mut self, n: &KernelNode) -> Result<()> {
         let (ins, outs) = (&n.inputs[..], &n.outputs[..]);
         match &n.op {
-            Op::Tokens => self.set(outs[0], Place { buffer: Buffer::Tokens, offset: 0, stride: 1 }),
-            Op::Input { cols, .. } => {
-                let place = Place { buffer: Buffer::Input(self.inputs), offset: 0, stride: padded(*cols) as u32 };
-                self.inputs += 1;
-                self.set(outs[0], place);
+            KernelOp::Tokens => {
+                self.set(outs[0], Place { buffer: Buffer::Tokens, offset: 0, stride: 1 });
+                Ok(())
             }
-            Op::Embed { table, scale } => self.embed(ins[0], *table, *scale, outs[0])?,
-            Op::RmsNorm(norm) if self.only_for_glu(norm, outs[0]) => {
-                let x = self.place(ins[0])?;
-                self.folded.push((outs[0], *norm));
-                self.set(outs[0], x);
+            KernelOp::Input(i) => {
+                let stride = padded(self.cols(outs[0])) as u32;
+                self.set(outs[0], Place { buffer: Buffer::Input(*i), offset: 0, stride });
+                Ok(())
             }
-            Op::RmsNorm(norm) => {
-                let (x, y, rows) = (self.place(ins[0])?, self.fresh(outs[0])?, self.rows(ins[0])?);
-                self.rms_norm(norm, x, y, rows, self.g.cols(ins[0]))?;
+            KernelOp::Embed { table, scale } => self.embed(ins[0], *table, *scale, outs[0]),
+            KernelOp::Norm(norm) => self.norm(norm, ins[0], outs[0]),
+            KernelOp::Elementwise(e) => self.elementwise(*e, ins, outs[0]),
+            KernelOp::ScaleExpertInputs => self.scale_expert_inputs(ins, outs),
+            KernelOp::HeadIds { heads } => self.head_ids(*heads, outs[0]),
+            KernelOp::JoinHeads { heads } => self.join_heads(*heads, ins, outs[0]),
+            KernelOp::Rope(r) => self.rotate(r, ins[0], outs[0]),
+            KernelOp::KvStore { cache } => self.kv_store(*cache, ins),
+            KernelOp::RopeStore { norms, rope, norm_last, cache } => {
+                self.rope_store((norms, *norm_last), rope, *cache, ins, outs[0])
             }
-            Op::Add => self.elementwise(n::OP_ADD, None, ins, outs[0], 0.0)?,
-            Op::Scale(f) => self.elementwise(n::OP_SCALE, None, ins, outs[0], *f)?,
-            Op::Glu(act) => self.elementwise(n::OP_GLU, Some(*act), ins, outs[0], 0.0)?,
-            Op::SigmoidGate => self.elementwise(n::OP_SIGMOID_GATE, None, ins, outs[0], 0.0)?,
-            Op::HeadIds { heads } => self.head_ids(*heads, outs[0])?,
-            Op::JoinHeads { heads } => self.join_heads(*heads, ins, outs[0])?,
-            Op::TakeOutputs => self.elementwise(n::OP_TAKE_OUTPUTS, None, ins, outs[0], 0.0)?,
-            Op::Act(act) => self.elementwise(n::OP_ACT, Some(*act), ins, outs[0], 0.0)?,
-            Op::WeighInputs => self.weigh_inputs(ins, outs)?,
-            // Its place was set by the router that it rides with, which makes its input.
-            Op::Linear(_) if super::weights::rides_with_router(self.g, self.w, n) => {}
-            // Done with the routed experts.
-            Op::LinearGlu { .. } | Op::LinearAdd { .. } if self.shared.iter().any(|s| s.nodes[2..].contains(&i)) => {}
-            Op::Linear(_)
-            | Op::LinearAdd { .. }
-            | Op::LinearAct { .. }
-            | Op::NormLinears { .. }
-            | Op::LinearGlu { .. } => {
-                self.matrix_node(&n.op, ins, outs)?;
+            KernelOp::Attend(a) => self.attend(a, ins[0], outs[0]),
+            KernelOp::ShortConv(c) => self.short_conv(c, ins[0], outs[0]),
+            KernelOp::DeltaNet(d) => self.delta_net(d, ins, outs[0]),
+            KernelOp::Linear { parts, norm, keep_normed, epilogue } => {
+                self.linear(parts, (norm.as_ref(), *keep_normed), *epilogue, ins, outs)
             }
-            Op::Rope(_) | Op::KvStore { .. } | Op::Attend(_) | Op::RopeStore { .. } => {
-                self.attention_node(&n.op, ins, outs)?;
+            KernelOp::LinearPair { parts, norm } => self.linear_pair(parts, norm.as_ref(), ins[0], outs),
+            KernelOp::LinearGlu { gate, up, act, norm } => {
+                self.linear_glu([*gate, *up], *act, norm.as_ref(), ins[0], outs[0])
             }
-            Op::ShortConv(c) => self.short_conv(c, ins[0], outs[0])?,
-            Op::DeltaNet(d) => self.delta_net(d, ins, outs[0])?,
-            Op::Router(_)
-            | Op::NormRouter { .. }
-            | Op::ExpertLinear(_)
-            | Op::ExpertAct { .. }
-            | Op::ExpertCombine
-            | Op::ExpertGlu { .. }
-            | Op::ExpertDownAdd { .. } => self.expert_node(n, i)?,
+            KernelOp::Router(r) => self.router(r, ins[0], outs),
+            KernelOp::ExpertSort { sort, experts, tile, blocks } => {
+                self.expert_sort(*sort, *experts, *tile, blocks, ins[0])
+            }
+            KernelOp::ExpertLinear { linear, act, route } => self.expert_linear(linear, *act, *route, ins, outs[0]),
+            KernelOp::ExpertGlu { gate, up, act, route, shared, choose } => {
+                self.expert_glu([gate, up], *act, *route, (*shared, choose.as_ref()), ins, outs)
+            }
+            KernelOp::ExpertDown { linear, factor, shared } => self.expert_down(linear, *factor, *shared, ins, outs[0]),
+            KernelOp::ExpertCombine { residual } => self.combine(*residual, ins, outs[0]),
         }
-        Ok(())
-    }
-
-    /// Whether all that use this normalised value can normalise it themselves (see [`Lower::folds_norm`]).
-    fn only_for_glu(&self, norm: &Norm, v: ValueId) -> bool {
-        let mut users = self.g.nodes.iter().filter(|n| n.inputs.contains(&v)).peekable();
-        let whole_row = self.g.weight(norm.weight).shape.first() == Some(&self.g.cols(v));
-        let is_output = self.g.outputs.iter().any(|(_, o)| *o == v);
-        self.folds_norm(norm)
-            && whole_row
-            && !is_output
-            && users.peek().is_some()
-            && users.all(|n| matches!(n.op, Op::LinearGlu { .. }))
     }
 
     pub fn set(&mut self, v: ValueId, p: Place) {
@@ -273,9 +197,14 @@ impl<'a> Lower<'a> {
         self.places[v.0 as usize].ok_or_else(|| Error::Graph(format!("%{} is used before it is made", v.0)))
     }
 
+    /// Columns of a value; 0 for a cache.
+    pub fn cols(&self, v: ValueId) -> usize {
+        self.nodes.cols(v)
+    }
+
     /// What a value's rows follow.
     pub fn rows(&self, v: ValueId) -> Result<Rows> {
-        (self.g.ty(v).dims().map(|d| d.0)).ok_or_else(|| Error::Graph(format!("%{} is a cache", v.0)))
+        self.nodes.dims(v).map(|d| d.0)
     }
 
     /// As [`Lower::rows`], where only T will do.
@@ -305,69 +234,57 @@ impl<'a> Lower<'a> {
     }
 
     pub fn content_bytes(&mut self, bytes: u64, indirect: bool, stride: u32) -> Place {
-        let guard = if self.options.guard { GUARD } else { 0 };
+        let guard = if self.target.options.guard { GUARD } else { 0 };
         let id = self.contents.len() as u32;
         self.contents.push(Content { bytes: bytes.max(16) + guard, scratch: 0, indirect, output: false });
         Place { buffer: Buffer::Scratch(id), offset: 0, stride }
     }
 
-    /// Scratch for a value.
+    /// Scratch for a value: of its own, or its columns of the pack that it is in.
     pub fn fresh(&mut self, v: ValueId) -> Result<Place> {
-        let place = self.content(self.rows(v)?.into(), self.g.cols(v));
+        let place = match self.nodes.packed(v) {
+            None => self.content(self.rows(v)?.into(), self.cols(v)),
+            Some((pack, offset)) => {
+                let place = match self.packs[pack as usize] {
+                    Some(place) => place,
+                    None => {
+                        let Pack { rows, cols, .. } = self.nodes.packs[pack as usize];
+                        self.content(rows.into(), cols)
+                    }
+                };
+                self.packs[pack as usize] = Some(place);
+                Place { offset, ..place }
+            }
+        };
         self.set(v, place);
         Ok(place)
     }
 
     pub fn kv(&self) -> KvType {
-        self.options.kv
-    }
-
-    /// A product of many rows: by tiles where that suits the device, else as [`Lower::matrix_variant`] has it.
-    pub fn product_variant(
-        &self,
-        lanes: &'static Kernel,
-        tiles: &'static Kernel,
-        cols: usize,
-        formats: &[DType],
-    ) -> Variant {
-        let by_tiles = self.phase == Phase::Many && self.style == Style::Lanes;
-        let variant =
-            if by_tiles { self.tiled(tiles, formats) } else { self.matrix_variant(lanes, cols, !self.decode) };
-        variant.formats(formats)
-    }
-
-    fn tiled(&self, kernel: &'static Kernel, formats: &[DType]) -> Variant {
-        let extras = &self.caps.extras;
-        let wanted = self.options.tiles.unwrap_or(self.caps.tiles).for_formats(formats);
-        let tiles = if (wanted.row().runs)(extras) { wanted } else { Tiles::F32 };
-        Variant::new(kernel).tiles(tiles, extras.subgroup_size)
-    }
-
-    /// Numbers for a matrix kernel with `cols` columns, those that the kernel has.
-    pub fn matrix_variant(&self, kernel: &'static Kernel, cols: usize, many: bool) -> Variant {
-        let v = self.style.matrix(kernel, cols, many);
-        let able = self.style == Style::Lanes && self.caps.extras.subgroup_size.is_some();
-        if able && self.options.subgroups.unwrap_or(true) { v.with("SUBGROUPS", 1) } else { v }
+        self.target.options.kv
     }
 
     fn buffer_bytes(&self, buffer: Buffer) -> Result<u64> {
-        let cache = |c: u32| caches(self.g, self.caps, self.options).map(|l| l[c as usize]);
-        Ok(match buffer {
-            Buffer::Frame => size_of::<params::Frame>() as u64,
-            Buffer::Params => super::PARAMS_STRIDE,
-            Buffer::Tokens => 4 * self.tokens as u64,
-            Buffer::Rows => 8 * self.tokens as u64,
-            Buffer::Zero => ZERO_BYTES,
-            Buffer::Vectors => self.w.vector_bytes,
-            Buffer::Matrix { matrix, segment } => self.w.matrices[matrix as usize].segments[segment as usize].bytes,
-            Buffer::Rope(i) => (self.options.ctx * self.ropes[i as usize].dims * 4).max(16) as u64,
-            Buffer::Input(i) => (4 * self.tokens * inputs(self.g)[i as usize].stride) as u64,
-            Buffer::Keys(c) => cache(c)?.keys,
-            Buffer::Values(c) => cache(c)?.values,
-            Buffer::State(s) => super::recurrent::states(self.g, self.caps)?[s as usize],
-            Buffer::Scratch(c) => self.contents[c as usize].bytes,
+        let found = match buffer {
+            Buffer::Frame => Some(size_of::<params::Frame>() as u64),
+            Buffer::Params => Some(super::PARAMS_STRIDE),
+            Buffer::Tokens => Some(4 * self.tokens as u64),
+            Buffer::Rows => Some(8 * self.tokens as u64),
+            Buffer::Zero => Some(ZERO_BYTES),
+            Buffer::Vectors => Some(self.w.vector_bytes),
+            Buffer::Matrix { matrix, segment } => {
+                let m = self.w.matrices.get(matrix as usize);
+                m.and_then(|m| m.segments.get(segment as usize)).map(|s| s.bytes)
+            }
+            Buffer::Rope(i) => self.resident.ropes.get(i as usize).map(|t| t.bytes),
+            Buffer::Input(i) => self.resident.inputs.get(i as usize).map(|p| (4 * self.tokens * p.stride) as u64),
+            Buffer::Keys(c) => self.resident.caches.get(c as usize).map(|c| c.keys),
+            Buffer::Values(c) => self.resident.caches.get(c as usize).map(|c| c.values),
+            Buffer::State(s) => self.resident.states.get(s as usize).copied(),
+            Buffer::Scratch(c) => self.contents.get(c as usize).map(|c| c.bytes),
             Buffer::Sampling(part) => return Err(Error::Graph(format!("{part:?} is bound by the model"))),
-        })
+        };
+        found.ok_or_else(|| Error::Graph(format!("{buffer:?} does not exist")))
     }
 
     pub fn bind(&self, name: &'static str, buffer: Buffer, access: Access) -> Result<Binding> {
@@ -408,17 +325,16 @@ impl<'a> Lower<'a> {
 
     /// Where the rows of the step belong: for kernels with `BATCH`.
     pub fn row_places(&self) -> Result<Binding> {
-        self.read("rows", if self.options.sequences.is_some() { Buffer::Rows } else { Buffer::Zero })
+        self.read("rows", if self.target.options.sequences.is_some() { Buffer::Rows } else { Buffer::Zero })
     }
 
     /// `BATCH` of those kernels.
     pub fn batch(&self) -> u32 {
-        u32::from(self.options.sequences.is_some())
+        u32::from(self.target.options.sequences.is_some())
     }
 
     pub fn rope(&self, r: &Rope) -> Result<Binding> {
-        let i = self.ropes.iter().position(|x| x == r).unwrap_or(0);
-        self.read("rope_table", Buffer::Rope(i as u32))
+        self.read("rope_table", Buffer::Rope(self.resident.rope(r)?))
     }
 
     pub fn cache(&self, c: CacheId, write: bool) -> Result<[Binding; 2]> {
@@ -485,7 +401,12 @@ impl<'a> Lower<'a> {
             let data = Buffer::Matrix { matrix: m, segment: i as u32 };
             let bindings = vec![self.read("ids", ids.buffer)?, self.read("w_data", data)?, self.write("y", y.buffer)?];
             let grid = self.grid(&variant, matrix.groups() as usize, Count::Tokens, 1)?;
-            let row = matrix.dtype.row_bytes(matrix.cols).unwrap_or(0) as u64;
+            let row = matrix.dtype.row_bytes(matrix.cols).ok_or_else(|| {
+                Error::Graph(format!(
+                    "{}: {} columns are no whole blocks of {}",
+                    matrix.name, matrix.cols, matrix.dtype
+                ))
+            })? as u64;
             let reads = Cost { token: 4 + row / matrix.segments.len() as u64, ..Cost::default() };
             self.push(variant.clone(), &p, bindings, grid, reads, self.row_cost(Count::Tokens, matrix.cols));
         }
@@ -493,8 +414,10 @@ impl<'a> Lower<'a> {
     }
 
     /// Normalises rows, or groups of columns where the weight is shorter than a row.
-    pub fn rms_norm(&mut self, norm: &Norm, x: Place, y: Place, rows: Rows, cols: usize) -> Result<()> {
-        let n = self.g.weight(norm.weight).shape.iter().product::<usize>().max(1);
+    fn norm(&mut self, norm: &Norm, x: ValueId, y: ValueId) -> Result<()> {
+        let (cols, rows) = (self.cols(x), self.rows(x)?);
+        let (x, y) = (self.place(x)?, self.fresh(y)?);
+        let n = self.g.weight(norm.weight).cols().max(1);
         if !n.is_multiple_of(4) {
             let name = &self.g.weight(norm.weight).name;
             return Err(Error::Unsupported(format!(
@@ -526,12 +449,11 @@ impl<'a> Lower<'a> {
     }
 
     /// The inputs of experts times their weights; ones lie behind them in the same rows.
-    fn weigh_inputs(&mut self, ins: &[ValueId], outs: &[ValueId]) -> Result<()> {
+    fn scale_expert_inputs(&mut self, ins: &[ValueId], outs: &[ValueId]) -> Result<()> {
         let (a, b, rows) = (self.place(ins[0])?, self.place(ins[1])?, self.rows(ins[0])?);
-        let (inner, weighed, k) = (self.g.cols(ins[0]), self.g.cols(outs[0]), self.g.cols(outs[1]));
-        let y = self.content(rows.into(), weighed + k);
-        self.set(outs[0], y);
-        self.set(outs[1], Place { offset: y.offset + weighed as u32, ..y });
+        let (inner, weighed, k) = (self.cols(ins[0]), self.cols(outs[0]), self.cols(outs[1]));
+        let y = self.fresh(outs[0])?;
+        self.fresh(outs[1])?;
         let p = params::ElementwiseParams {
             outputs: u32::from(rows == Rows::Outputs),
             cols: (weighed + k) as u32,
@@ -553,16 +475,17 @@ impl<'a> Lower<'a> {
         Ok(())
     }
 
-    fn elementwise(
-        &mut self,
-        op: u32,
-        act: Option<Activation>,
-        ins: &[ValueId],
-        out: ValueId,
-        factor: f32,
-    ) -> Result<()> {
+    fn elementwise(&mut self, e: Elementwise, ins: &[ValueId], out: ValueId) -> Result<()> {
+        let (op, act, factor) = match e {
+            Elementwise::Add => (n::OP_ADD, None, 0.0),
+            Elementwise::Scale(factor) => (n::OP_SCALE, None, factor),
+            Elementwise::Glu(act) => (n::OP_GLU, Some(act), 0.0),
+            Elementwise::SigmoidGate => (n::OP_SIGMOID_GATE, None, 0.0),
+            Elementwise::TakeOutputs => (n::OP_TAKE_OUTPUTS, None, 0.0),
+            Elementwise::Act(act) => (n::OP_ACT, Some(act), 0.0),
+        };
         let (a, b) = (self.place(ins[0])?, ins.get(1).map(|v| self.place(*v)).transpose()?);
-        let (y, rows, cols) = (self.fresh(out)?, self.rows(out)?, self.g.cols(out));
+        let (y, rows, cols) = (self.fresh(out)?, self.rows(out)?, self.cols(out));
         let p = params::ElementwiseParams {
             outputs: u32::from(rows == Rows::Outputs),
             cols: cols as u32,
@@ -579,7 +502,7 @@ impl<'a> Lower<'a> {
         let variant = if let Some(act) = act { variant.act(act) } else { variant };
         let bindings = vec![self.read("a", a.buffer)?, self.maybe("b", b)?, self.write("y", y.buffer)?];
         let grid = self.grid(&variant, cols, rows.into(), 1)?;
-        let reads = ins.iter().map(|v| self.row_cost(rows.into(), self.g.cols(*v)));
+        let reads = ins.iter().map(|v| self.row_cost(rows.into(), self.cols(*v)));
         let reads = reads.fold(Cost::default(), Cost::and);
         self.push(variant, &p, bindings, grid, reads, self.row_cost(rows.into(), cols));
         Ok(())

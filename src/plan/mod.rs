@@ -10,10 +10,11 @@
 //! 1. [`weights`](Weights): parts of one `norm_linears` that share a format are stacked into one matrix, every matrix is
 //!    cut by rows into segments that fit a binding, small vectors (norms, biases, sinks) are laid out in one f32 buffer.
 //!    Depends on the graph, the formats and the device only, and is done once a model.
-//! 2. lowering: every node becomes one or a few [`Step`]s, one a weight segment. Each activation is a column range of a
+//! 2. nodes ([`KernelGraph`]): what is fused on this device for this number of tokens, as ops that say what they are.
+//! 3. lowering: every node becomes one [`Step`], or one a weight segment. Each activation is a column range of a
 //!    *content*, a piece of scratch that is written once and read afterwards.
-//! 3. memory: contents whose lives do not overlap share a [`Scratch`] buffer.
-//! 4. [`check()`]: replays the steps and refuses a plan that reads what was overwritten, binds a buffer both read and
+//! 4. memory: contents whose lives do not overlap share a [`Scratch`] buffer.
+//! 5. [`check()`]: replays the steps and refuses a plan that reads what was overwritten, binds a buffer both read and
 //!    written in one dispatch, or exceeds a limit of the device.
 //!
 //! Deliberately absent: wgpu types, clocks, environment variables.
@@ -23,17 +24,24 @@ mod check;
 mod cost;
 mod experts;
 mod lower;
-mod matrix;
 mod memory;
+mod nodes;
+mod phase;
 mod print;
+mod product;
 mod recurrent;
 pub mod sample;
-mod shared;
+mod sizes;
+mod target;
 mod weights;
 
 pub use check::{check, check_shaders, check_step_shader};
 pub use cost::{Cost, Totals};
-pub use weights::{Matrix, Segment, Vector, VectorPart, Weights};
+pub use nodes::{Elementwise, Epilogue, KernelGraph, KernelNode, KernelOp, Pack, Route, SharedDown, VectorPart};
+pub use weights::{Matrix, Segment, Vector, Weights};
+
+use sizes::Resident;
+use target::Target;
 
 use crate::{
     error::Result,
@@ -376,6 +384,8 @@ pub struct Schedule {
     pub max_tokens: usize,
     /// O is at most this.
     pub max_outputs: usize,
+    /// What is computed: of each node one step or a few.
+    pub nodes: KernelGraph,
     /// In order.
     pub steps: Vec<Step>,
     /// Working memory.
@@ -454,24 +464,26 @@ pub fn weights(graph: &Graph, dtypes: &[DType], caps: &Caps) -> Result<Weights> 
 /// [`crate::Error::Unsupported`] for sizes that no kernel takes, [`crate::Error::Device`] where a buffer does not fit the
 /// device's limits, by name and with what would help.
 pub fn plan(graph: &Graph, weights: &Weights, caps: &Caps, options: &Options) -> Result<Plan> {
-    let decode = lower::schedule(graph, weights, caps, &Options { chunk: 1, ..*options }, Phase::Decode)?;
+    let resident = Resident::new(graph, recurrent::states(graph, caps)?, caps, options)?;
+    let schedule = |o: &Options, phase: Phase| lower::schedule(graph, weights, &resident, Target::new(caps, o, phase));
+    let decode = schedule(&Options { chunk: 1, ..*options }, Phase::Decode)?;
     let few = match options.style.unwrap_or(caps.style()) {
         Style::Lanes if options.chunk > 1 => {
-            let options = Options { chunk: options.chunk.min(FEW_TOKENS), ..*options };
-            Some(lower::schedule(graph, weights, caps, &options, Phase::Few)?)
+            Some(schedule(&Options { chunk: options.chunk.min(FEW_TOKENS), ..*options }, Phase::Few)?)
         }
-        _ => None,
+        Style::Lanes | Style::Rows => None,
     };
-    let prefill = lower::schedule(graph, weights, caps, options, Phase::Many)?;
+    let prefill = schedule(options, Phase::Many)?;
+    let Resident { ropes, caches, states, inputs, .. } = resident;
     let plan = Plan {
         sampling: sample::sampling(graph, [Some(&decode), few.as_ref(), Some(&prefill)], caps)?,
         decode,
         few,
         prefill,
-        ropes: lower::rope_tables(graph, caps, options)?,
-        caches: lower::caches(graph, caps, options)?,
-        states: recurrent::states(graph, caps)?,
-        inputs: lower::inputs(graph),
+        ropes,
+        caches,
+        states,
+        inputs,
         layers: graph.nodes.iter().filter_map(|n| n.layer).max().map_or(0, |l| l as usize + 1),
     };
     check(&plan, weights, caps)?;

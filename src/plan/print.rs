@@ -58,7 +58,9 @@ fn line(f: &mut fmt::Formatter<'_>, i: usize, step: &Step, barrier: bool, s: Siz
 
 fn schedule(f: &mut fmt::Formatter<'_>, name: &str, s: &Schedule) -> fmt::Result {
     let at = sizes(s);
-    writeln!(f, "{name}: T <= {}, O <= {}; figures for T = {}, O = 1, P = 0", s.max_tokens, s.max_outputs, at.tokens)?;
+    writeln!(f, "{name}: T <= {}, O <= {}; nodes", s.max_tokens, s.max_outputs)?;
+    write!(f, "{}", s.nodes)?;
+    writeln!(f, "{name}: dispatches, figures for T = {}, O = 1, P = 0", at.tokens)?;
     writeln!(f, "     | lay {:<16} {:<20} {:>10} {:>10}  kernel", "op", "grid", "read", "written")?;
     for (i, (step, barrier)) in s.steps.iter().zip(barriers(&s.steps)).enumerate() {
         line(f, i, step, barrier, at)?;
@@ -119,6 +121,7 @@ fn schedule_json(s: &Schedule) -> Value {
     json!({
         "max_tokens": s.max_tokens,
         "max_outputs": s.max_outputs,
+        "nodes": s.nodes.lines(),
         "dispatches": s.steps.len(),
         "barriers": barriers.iter().filter(|b| **b).count(),
         "scratch_bytes": s.scratch.iter().map(|s| s.bytes).sum::<u64>(),

@@ -1,6 +1,6 @@
 //! Lowering of the ops with recurrent states.
 
-use super::{Access, Binding, Buffer, Caps, Cost, Count, lower::Lower, lower::fits};
+use super::{Access, Binding, Buffer, Caps, Cost, Count, lower::Lower, sizes::fits};
 use crate::{
     error::Result,
     ir::{DeltaNet, Graph, ShortConv, StateId, ValueId},

@@ -1,9 +1,12 @@
 //! Weights on the device: matrices in segments, vectors in one buffer.
 
-use super::Caps;
+use super::{
+    Caps,
+    nodes::{self, KernelGraph, Operand, VectorPart},
+};
 use crate::{
     error::{Error, Result},
-    ir::{Graph, Linear, Node, Norm, Op, Router, WeightId},
+    ir::{Graph, WeightId},
     quant::{DType, gpu},
 };
 use std::collections::BTreeMap;
@@ -51,15 +54,6 @@ impl Matrix {
     }
 }
 
-/// A piece of a vector.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum VectorPart {
-    /// A weight `[n]`, as f32.
-    Weight(WeightId),
-    /// Zeros: the bias of a stacked matrix that has none.
-    Zeros(usize),
-}
-
 /// A vector of f32 in [`super::Buffer::Vectors`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Vector {
@@ -72,7 +66,7 @@ pub struct Vector {
 }
 
 /// The layout of all weights.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Weights {
     /// Matrices, in the order in which the graph names them.
     pub matrices: Vec<Matrix>,
@@ -82,6 +76,8 @@ pub struct Weights {
     pub vector_bytes: u64,
     /// Format of every weight of the graph.
     pub dtypes: Vec<DType>,
+    /// The nodes that the layout was made for.
+    pub(super) nodes: KernelGraph,
     matrix_of: BTreeMap<Vec<WeightId>, u32>,
     vector_of: BTreeMap<Vec<VectorPart>, u32>,
 }
@@ -104,112 +100,28 @@ impl Weights {
     }
 
     /// The format of a weight.
-    pub fn dtype(&self, w: WeightId) -> DType {
-        self.dtypes.get(w.0 as usize).copied().unwrap_or(DType::F32)
+    pub(super) fn dtype(&self, w: WeightId) -> Result<DType> {
+        let found = self.dtypes.get(w.0 as usize).copied();
+        found.ok_or_else(|| Error::Graph(format!("weight {} has no format", w.0)))
+    }
+
+    /// Whether the matrix with these parts is one segment.
+    pub(super) fn is_whole(&self, parts: &[WeightId]) -> Result<bool> {
+        Ok(self.matrices[self.matrix(parts)? as usize].segments.len() == 1)
     }
 }
 
-/// Stacks the parts of a `norm_linears` that have the same format. Returns the parts by matrix, each in order. A part
-/// whose rows are no multiple of 4 ends its matrix, so that every part's columns start at a multiple of 4.
-pub(super) fn stacks(graph: &Graph, weights: &Weights, parts: &[Linear]) -> Vec<Vec<usize>> {
-    let rows = |i: usize| graph.weight(parts[i].weight).shape.first().copied().unwrap_or(0);
-    let mut out: Vec<Vec<usize>> = Vec::new();
-    for i in 0..parts.len() {
-        let dtype = weights.dtype(parts[i].weight);
-        let fits = |s: &&mut Vec<usize>| {
-            weights.dtype(parts[s[0]].weight) == dtype && s.iter().all(|j| rows(*j).is_multiple_of(4))
-        };
-        match out.iter_mut().find(fits) {
-            Some(s) => s.push(i),
-            None => out.push(vec![i]),
-        }
-    }
-    out
-}
-
-/// Most rows of a matrix that is stacked under a router's.
-const MOST_RIDER_ROWS: usize = 32;
-
-/// The matrix of a `linear`.
-pub(super) fn linear_of(node: &Node) -> Option<Linear> {
-    match node.op {
-        Op::Linear(l) => Some(l),
-        _ => None,
-    }
-}
-
-/// The small `linear` on the same normalised value as this `norm_router`'s matrix, in the same format: the gate of a shared
-/// expert. Its rows are stacked under the router's, which saves a dispatch.
-pub(super) fn router_rider<'a>(graph: &'a Graph, weights: &Weights, router: &Node) -> Option<&'a Node> {
-    let Op::NormRouter { linear, .. } = &router.op else { return None };
-    let shape = |l: &Linear| graph.weight(l.weight).shape.clone();
-    let experts = shape(linear).first().copied().unwrap_or(0);
-    let fits = |n: &&Node| {
-        linear_of(n).is_some_and(|l| {
-            n.inputs[0] == router.outputs[0]
-                && weights.dtype(l.weight) == weights.dtype(linear.weight)
-                && shape(&l).first().is_some_and(|rows| *rows <= MOST_RIDER_ROWS)
-        })
-    };
-    // A single number is read as such; of several, kernels read four at a time.
-    let aligned = |n: &&Node| experts.is_multiple_of(4) || graph.cols(n.outputs[0]) == 1;
-    graph.nodes.iter().filter(fits).find(aligned)
-}
-
-/// A router's numbers of each expert: selection biases, and behind them the factors; `None` where it has neither.
-pub(super) fn router_parts(r: &Router) -> Option<Vec<VectorPart>> {
-    let bias = r.selection_bias.map(VectorPart::Weight);
-    match r.expert_scale {
-        Some(scale) => Some(vec![bias.unwrap_or(VectorPart::Zeros(r.experts)), VectorPart::Weight(scale)]),
-        None => bias.map(|b| vec![b]),
-    }
-}
-
-/// Whether this `linear` is some router's [`router_rider`].
-pub(super) fn rides_with_router(graph: &Graph, weights: &Weights, node: &Node) -> bool {
-    let rider = |router: &Node| router_rider(graph, weights, router);
-    graph.nodes.iter().filter_map(rider).any(|r| r.outputs == node.outputs)
-}
-
-/// The bias of a stack: `None` where no part has one.
-pub(super) fn bias_parts(graph: &Graph, parts: &[Linear]) -> Option<Vec<VectorPart>> {
-    let zeros = |l: &Linear| VectorPart::Zeros(graph.weight(l.weight).shape.first().copied().unwrap_or(0));
-    parts
-        .iter()
-        .any(|l| l.bias.is_some())
-        .then(|| parts.iter().map(|l| l.bias.map_or_else(|| zeros(l), VectorPart::Weight)).collect())
-}
-
-/// The bias by column of the result of two stacks that lie side by side, the second from a multiple of 4 on.
-pub(super) fn bias_of_two(graph: &Graph, parts: &[Linear], stacks: [&[usize]; 2]) -> Option<Vec<VectorPart>> {
-    let list = |s: &[usize]| s.iter().map(|i| parts[*i]).collect::<Vec<_>>();
-    let rows = |l: &Linear| graph.weight(l.weight).shape.first().copied().unwrap_or(0);
-    let (first, second) = (list(stacks[0]), list(stacks[1]));
-    let end: usize = first.iter().map(rows).sum();
-    let all = |parts: &[Linear]| -> Vec<VectorPart> {
-        parts.iter().map(|l| l.bias.map_or(VectorPart::Zeros(rows(l)), VectorPart::Weight)).collect()
-    };
-    let some = first.iter().chain(&second).any(|l| l.bias.is_some());
-    let gap = VectorPart::Zeros(super::lower::padded(end) - end);
-    some.then(|| [all(&first), vec![gap], all(&second)].concat())
-}
-
-/// The biases of an `expert_glu`, those of the gates first: one vector.
-pub(super) fn both_biases(both: &[Linear; 2]) -> Option<[VectorPart; 2]> {
-    Some([VectorPart::Weight(both[0].bias?), VectorPart::Weight(both[1].bias?)])
-}
-
+/// Lays out the weights that the nodes of `graph` read, each matrix and vector once, in the order of the nodes.
 pub(super) fn layout(graph: &Graph, dtypes: &[DType], caps: &Caps) -> Result<Weights> {
-    if dtypes.len() != graph.weights.len() {
-        return Err(Error::Graph(format!("{} formats of {} weights", dtypes.len(), graph.weights.len())));
-    }
+    let nodes = nodes::from_graph(graph, dtypes)?;
     let mut b = Layout { graph, out: Weights { dtypes: dtypes.to_vec(), ..Weights::default() }, pairs: vec![] };
-    for node in &graph.nodes {
-        b.node(node)?;
+    for operand in nodes.nodes.iter().flat_map(|n| n.op.operands(graph)) {
+        b.operand(operand)?;
     }
     let Layout { mut out, pairs, .. } = b;
     cut(&mut out, &pairs, caps)?;
     place_vectors(&mut out, caps)?;
+    out.nodes = nodes;
     Ok(out)
 }
 
@@ -221,81 +133,14 @@ struct Layout<'a> {
 }
 
 impl Layout<'_> {
-    fn node(&mut self, node: &Node) -> Result<()> {
-        match &node.op {
-            Op::Embed { table, .. } => drop(self.matrix(&[*table])?),
-            Op::RmsNorm(n) => self.norm(n),
-            Op::Router(r) => router_parts(r).into_iter().for_each(|p| self.vector(p)),
-            Op::Linear(_) if rides_with_router(self.graph, &self.out, node) => {}
-            Op::Linear(l) | Op::LinearAdd { linear: l, .. } | Op::LinearAct { linear: l, .. } => self.stack(&[*l])?,
-            Op::ShortConv(c) => {
-                let weights = std::iter::once(c.weight).chain(c.bias);
-                weights.for_each(|w| self.vector(vec![VectorPart::Weight(w)]));
-            }
-            Op::DeltaNet(d) => {
-                [d.decay, d.dt_bias].map(|w| self.vector(vec![VectorPart::Weight(w)])).into_iter().collect()
-            }
-            Op::Attend(a) => a.sinks.into_iter().for_each(|s| self.vector(vec![VectorPart::Weight(s)])),
-            Op::ExpertLinear(l) | Op::ExpertAct { linear: l, .. } | Op::ExpertDownAdd { linear: l, .. } => {
-                self.matrix(&[l.weight])?;
-                l.bias.into_iter().for_each(|b| self.vector(vec![VectorPart::Weight(b)]));
-            }
-            Op::NormLinears { norm, parts } => {
-                norm.iter().for_each(|n| self.norm(n));
-                let stacks = stacks(self.graph, &self.out, parts);
-                for stack in &stacks {
-                    self.stack(&stack.iter().map(|i| parts[*i]).collect::<Vec<_>>())?;
-                }
-                if let [first, second, ..] = &stacks[..]
-                    && let Some(bias) = bias_of_two(self.graph, parts, [first, second])
-                {
-                    self.vector(bias);
-                }
-            }
-            Op::RopeStore { q_norm, k_norm, .. } => {
-                [q_norm, k_norm].into_iter().flatten().for_each(|n| self.norm(n));
-            }
-            Op::LinearGlu { gate, up, .. } => {
-                let pair = (self.matrix(&[*gate])?, self.matrix(&[*up])?);
+    fn operand(&mut self, operand: Operand) -> Result<()> {
+        match operand {
+            Operand::Matrix(parts) => _ = self.matrix(&parts)?,
+            Operand::Aligned([a, b]) => {
+                let pair = (self.matrix(&[a])?, self.matrix(&[b])?);
                 self.pairs.push(pair);
             }
-            Op::ExpertGlu { gate, up, .. } => {
-                let pair = (self.matrix(&[gate.weight])?, self.matrix(&[up.weight])?);
-                self.pairs.push(pair);
-                both_biases(&[*gate, *up]).into_iter().for_each(|b| self.vector(b.to_vec()));
-            }
-            Op::NormRouter { norm, linear, router } => {
-                self.norm(norm);
-                router_parts(router).into_iter().for_each(|p| self.vector(p));
-                let rider = router_rider(self.graph, &self.out, node).and_then(linear_of);
-                self.stack(&[Some(*linear), rider].into_iter().flatten().collect::<Vec<_>>())?;
-            }
-            Op::Tokens
-            | Op::Input { .. }
-            | Op::Rope(_)
-            | Op::HeadIds { .. }
-            | Op::JoinHeads { .. }
-            | Op::KvStore { .. }
-            | Op::Add
-            | Op::Scale(_)
-            | Op::Glu(_)
-            | Op::Act(_)
-            | Op::SigmoidGate
-            | Op::ExpertCombine
-            | Op::WeighInputs
-            | Op::TakeOutputs => {}
-        }
-        Ok(())
-    }
-
-    fn norm(&mut self, n: &Norm) {
-        n.weights().for_each(|w| self.vector(vec![VectorPart::Weight(w)]));
-    }
-
-    fn stack(&mut self, parts: &[Linear]) -> Result<()> {
-        self.matrix(&parts.iter().map(|l| l.weight).collect::<Vec<_>>())?;
-        if let Some(bias) = bias_parts(self.graph, parts) {
-            self.vector(bias);
+            Operand::Vector(parts) => self.vector(parts),
         }
         Ok(())
     }
@@ -306,16 +151,15 @@ impl Layout<'_> {
         }
         let decl = |w: &WeightId| self.graph.weight(*w);
         let name = parts.iter().map(|w| decl(w).name.as_str()).collect::<Vec<_>>().join(" + ");
-        let cols = decl(&parts[0]).shape.last().copied().unwrap_or(0);
+        let cols = decl(&parts[0]).cols();
         if cols == 0 || !cols.is_multiple_of(4) {
             return Err(Error::Unsupported(format!(
                 "{name} has rows of {cols} weights: the GPU kernels read 4 at a time; use the cpu backend"
             )));
         }
-        let rows_of = |w: &WeightId| decl(w).shape.iter().rev().skip(1).product::<usize>();
         let m = Matrix {
-            dtype: self.out.dtype(parts[0]),
-            rows: parts.iter().map(rows_of).sum(),
+            dtype: self.out.dtype(parts[0])?,
+            rows: parts.iter().map(|w| decl(w).rows()).sum(),
             parts: parts.to_vec(),
             name,
             cols,

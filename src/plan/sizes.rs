@@ -1,0 +1,91 @@
+//! Sizes of what outlives a step: caches, tables of rotations, inputs; and what fits a binding.
+
+use super::{CacheBytes, Caps, InputPlace, Options, RopeTable};
+use crate::{
+    error::{Error, Result},
+    ir::{CacheDecl, Graph, Op, Rope},
+};
+
+/// Columns rounded up to what every kernel can read as `vec4`.
+pub(super) fn padded(cols: usize) -> usize {
+    cols.next_multiple_of(4)
+}
+
+/// Checks that a buffer fits: the bytes that it gets.
+pub(super) fn fits(caps: &Caps, bytes: u64, what: &str, help: &str) -> Result<u64> {
+    let limit = caps.max_binding.min(caps.max_buffer);
+    if bytes > limit {
+        return Err(Error::Device(format!("{what} takes {bytes} bytes, the device binds {limit} at a time; {help}")));
+    }
+    Ok(bytes.max(16))
+}
+
+/// The buffers that all schedules of a plan use.
+#[derive(Clone, Debug)]
+pub(super) struct Resident {
+    /// Tables of the rotations, each once, in node order.
+    pub ropes: Vec<RopeTable>,
+    /// The rotations of the graph that the tables are of, before the context chose among their forms.
+    rotations: Vec<Rope>,
+    /// Bytes of the KV caches.
+    pub caches: Vec<CacheBytes>,
+    /// Bytes of the recurrent states.
+    pub states: Vec<u64>,
+    /// The caller's inputs.
+    pub inputs: Vec<InputPlace>,
+}
+
+impl Resident {
+    /// What a graph needs; `states` are the bytes of its recurrent states.
+    pub fn new(g: &Graph, states: Vec<u64>, caps: &Caps, o: &Options) -> Result<Self> {
+        let (caches, rotations) = (caches(g, caps, o)?, rotations(g));
+        let ropes = rotations.iter().map(|r| rope_table(r, caps, o)).collect::<Result<_>>()?;
+        Ok(Resident { ropes, rotations, caches, states, inputs: inputs(g) })
+    }
+
+    /// The number of a rotation's table.
+    pub fn rope(&self, r: &Rope) -> Result<u32> {
+        let i = self.rotations.iter().position(|x| x == r);
+        i.map(|i| i as u32).ok_or_else(|| Error::Graph(format!("a rotation of {} columns has no table", r.dims)))
+    }
+}
+
+fn rotations(g: &Graph) -> Vec<Rope> {
+    let mut out: Vec<Rope> = Vec::new();
+    for n in &g.nodes {
+        if let Op::Rope(r) | Op::RopeStore { rope: r, .. } = &n.op
+            && !out.contains(r)
+        {
+            out.push(r.clone());
+        }
+    }
+    out
+}
+
+fn rope_table(rope: &Rope, caps: &Caps, o: &Options) -> Result<RopeTable> {
+    let bytes = (o.ctx as u64).saturating_mul(rope.dims as u64 / 2 * 8);
+    let bytes = fits(caps, bytes, "the table of rotations", "ask for a shorter context (--ctx)")?;
+    Ok(RopeTable { rope: rope.for_context(o.ctx), bytes })
+}
+
+fn caches(g: &Graph, caps: &Caps, o: &Options) -> Result<Vec<CacheBytes>> {
+    let side = |heads: usize, dim: usize, i: usize| {
+        let bytes = [o.sequences.unwrap_or(1), heads, o.ctx, o.kv.gpu_row_bytes(dim)]
+            .iter()
+            .try_fold(1u64, |a, b| a.checked_mul(*b as u64));
+        let help = "ask for a shorter context (--ctx) or a smaller cache (--kv f16, --kv q8_0)";
+        fits(caps, bytes.unwrap_or(u64::MAX), &format!("the KV cache of layer {i}"), help)
+    };
+    let cache = |(i, d): (usize, &CacheDecl)| {
+        Ok(CacheBytes { keys: side(d.kv_heads, d.k_dim, i)?, values: side(d.kv_heads, d.stored_v_dim(), i)? })
+    };
+    g.caches.iter().enumerate().map(cache).collect()
+}
+
+fn inputs(g: &Graph) -> Vec<InputPlace> {
+    let input = |op: &Op| match op {
+        Op::Input { name, cols } => Some(InputPlace { name: name.clone(), cols: *cols, stride: padded(*cols) }),
+        _ => None,
+    };
+    g.nodes.iter().filter_map(|n| input(&n.op)).collect()
+}
