@@ -368,98 +368,197 @@ pub enum Op {
     },
 }
 
+/// What [`Op::describe`] tells of an op.
+trait Description {
+    /// Weights that the op reads, in order.
+    fn weights(&mut self, _: &[WeightId]) {}
+    /// The recurrent state that the op reads and overwrites.
+    fn state(&mut self, _: StateId) {}
+    /// What printing shows behind the op's name and its weights.
+    fn note(&mut self, _: std::fmt::Arguments<'_>) {}
+}
+
+/// Listens to nothing.
+struct Nothing;
+impl Description for Nothing {}
+
+/// Collects the weights.
+struct Weights(Vec<WeightId>);
+impl Description for Weights {
+    fn weights(&mut self, list: &[WeightId]) {
+        self.0.extend(list);
+    }
+}
+
+/// Keeps the state.
+struct State(Option<StateId>);
+impl Description for State {
+    fn state(&mut self, s: StateId) {
+        self.0 = Some(s);
+    }
+}
+
+/// Keeps the note.
+struct Note(String);
+impl Description for Note {
+    fn note(&mut self, text: std::fmt::Arguments<'_>) {
+        self.0 = text.to_string();
+    }
+}
+
+fn norm(d: &mut impl Description, n: &Norm) {
+    n.weights().for_each(|w| d.weights(&[w]));
+}
+
+fn linear(d: &mut impl Description, l: &Linear) {
+    d.weights(&[l.weight]);
+    l.bias.iter().for_each(|b| d.weights(&[*b]));
+}
+
+fn router(d: &mut impl Description, r: &Router) {
+    r.selection_bias.iter().chain(&r.expert_scale).for_each(|w| d.weights(&[*w]));
+    d.note(format_args!("{r}"));
+}
+
 impl Op {
-    /// The op's name: the stem of its page, its shader and its test cases.
-    pub fn name(&self) -> &'static str {
+    /// Everything about an op that does not depend on its operands: gives its name, and tells `d` its weights, its state and
+    /// what printing shows of it. The one place where a new op says so.
+    fn describe(&self, d: &mut impl Description) -> &'static str {
         match self {
             Op::Tokens => "tokens",
             Op::Input { .. } => "input",
-            Op::Embed { .. } => "embed",
-            Op::RmsNorm(_) => "rms_norm",
-            Op::Linear(_) => "linear",
+            Op::Embed { table, .. } => {
+                d.weights(&[*table]);
+                "embed"
+            }
+            Op::RmsNorm(n) => {
+                norm(d, n);
+                "rms_norm"
+            }
+            Op::Linear(l) => {
+                linear(d, l);
+                "linear"
+            }
             Op::Rope(_) => "rope",
             Op::HeadIds { .. } => "head_ids",
             Op::JoinHeads { .. } => "join_heads",
             Op::KvStore { .. } => "kv_store",
-            Op::Attend(_) => "attend",
-            Op::ShortConv(_) => "short_conv",
-            Op::DeltaNet(_) => "delta_net",
+            Op::Attend(a) => {
+                a.sinks.iter().for_each(|s| d.weights(&[*s]));
+                d.note(format_args!("{} heads, window {:?}", a.heads, a.window));
+                "attend"
+            }
+            Op::ShortConv(c) => {
+                d.weights(&[c.weight]);
+                c.bias.iter().for_each(|b| d.weights(&[*b]));
+                d.state(c.state);
+                d.note(format_args!("{} taps, state{}", c.taps, c.state.0));
+                "short_conv"
+            }
+            Op::DeltaNet(n) => {
+                d.weights(&[n.decay, n.dt_bias]);
+                d.state(n.state);
+                d.note(format_args!("{} heads on {}, state{}", n.v_heads, n.k_heads, n.state.0));
+                "delta_net"
+            }
             Op::Add => "add",
             Op::Scale(_) => "scale",
-            Op::Glu(_) => "glu",
-            Op::Act(_) => "act",
+            Op::Glu(act) => {
+                d.note(format_args!("{act:?}"));
+                "glu"
+            }
+            Op::Act(act) => {
+                d.note(format_args!("{act:?}"));
+                "act"
+            }
             Op::SigmoidGate => "sigmoid_gate",
-            Op::Router(_) => "router",
+            Op::Router(r) => {
+                router(d, r);
+                "router"
+            }
             Op::WeighInputs => "weigh_inputs",
-            Op::ExpertLinear(_) => "expert_linear",
+            Op::ExpertLinear(l) => {
+                linear(d, l);
+                "expert_linear"
+            }
             Op::ExpertCombine => "expert_combine",
             Op::TakeOutputs => "take_outputs",
-            Op::NormLinears { .. } => "norm_linears",
-            Op::RopeStore { .. } => "rope_store",
-            Op::LinearAdd { .. } => "linear_add",
-            Op::LinearGlu { .. } => "linear_glu",
-            Op::LinearAct { .. } => "linear_act",
-            Op::NormRouter { .. } => "norm_router",
-            Op::ExpertGlu { .. } => "expert_glu",
-            Op::ExpertAct { .. } => "expert_act",
-            Op::ExpertDownAdd { .. } => "expert_down_add",
+            Op::NormLinears { norm: n, parts } => {
+                n.iter().for_each(|n| norm(d, n));
+                parts.iter().for_each(|l| linear(d, l));
+                "norm_linears"
+            }
+            Op::RopeStore { q_norm, k_norm, .. } => {
+                q_norm.iter().chain(k_norm).for_each(|n| norm(d, n));
+                "rope_store"
+            }
+            Op::LinearAdd { linear: l, .. } => {
+                linear(d, l);
+                "linear_add"
+            }
+            Op::LinearGlu { gate, up, act } => {
+                d.weights(&[*gate, *up]);
+                d.note(format_args!("{act:?}"));
+                "linear_glu"
+            }
+            Op::LinearAct { linear: l, act } => {
+                linear(d, l);
+                d.note(format_args!("{act:?}"));
+                "linear_act"
+            }
+            Op::NormRouter { norm: n, linear: l, router: r } => {
+                norm(d, n);
+                linear(d, l);
+                router(d, r);
+                "norm_router"
+            }
+            Op::ExpertGlu { gate, up, act } => {
+                linear(d, gate);
+                linear(d, up);
+                d.note(format_args!("{act:?}"));
+                "expert_glu"
+            }
+            Op::ExpertAct { linear: l, act } => {
+                linear(d, l);
+                d.note(format_args!("{act:?}"));
+                "expert_act"
+            }
+            Op::ExpertDownAdd { linear: l, .. } => {
+                linear(d, l);
+                "expert_down_add"
+            }
         }
+    }
+
+    /// The op's name: the stem of its page, its shader and its test cases.
+    pub fn name(&self) -> &'static str {
+        self.describe(&mut Nothing)
+    }
+
+    /// The weights that the op reads.
+    pub fn weights(&self) -> Vec<WeightId> {
+        let mut w = Weights(vec![]);
+        self.describe(&mut w);
+        w.0
+    }
+
+    /// The recurrent state that the op reads and overwrites.
+    pub fn state(&self) -> Option<StateId> {
+        let mut s = State(None);
+        self.describe(&mut s);
+        s.0
+    }
+
+    /// What the text of a graph shows behind the op's weights; empty for most ops.
+    pub fn note(&self) -> String {
+        let mut n = Note(String::new());
+        self.describe(&mut n);
+        n.0
     }
 
     /// Whether the op multiplies with the matrices of chosen experts.
     pub fn is_routed(&self) -> bool {
         use Op::{ExpertAct, ExpertDownAdd, ExpertGlu, ExpertLinear};
         matches!(self, ExpertLinear(_) | ExpertAct { .. } | ExpertGlu { .. } | ExpertDownAdd { .. })
-    }
-
-    /// The recurrent state that the op reads and overwrites.
-    pub fn state(&self) -> Option<StateId> {
-        match self {
-            Op::ShortConv(c) => Some(c.state),
-            Op::DeltaNet(d) => Some(d.state),
-            _ => None,
-        }
-    }
-
-    /// The weights that the op reads.
-    pub fn weights(&self) -> Vec<WeightId> {
-        let lin = |l: &Linear| [Some(l.weight), l.bias];
-        let norm = |n: &Norm| [Some(n.weight), n.bias];
-        let list: Vec<Option<WeightId>> = match self {
-            Op::Embed { table, .. } => vec![Some(*table)],
-            Op::RmsNorm(n) => norm(n).to_vec(),
-            Op::Linear(l)
-            | Op::LinearAdd { linear: l, .. }
-            | Op::LinearAct { linear: l, .. }
-            | Op::ExpertLinear(l)
-            | Op::ExpertAct { linear: l, .. }
-            | Op::ExpertDownAdd { linear: l, .. } => lin(l).to_vec(),
-            Op::Attend(a) => vec![a.sinks],
-            Op::ShortConv(c) => vec![Some(c.weight), c.bias],
-            Op::DeltaNet(d) => vec![Some(d.decay), Some(d.dt_bias)],
-            Op::Router(r) => vec![r.selection_bias, r.expert_scale],
-            Op::NormLinears { norm: n, parts } => n.iter().flat_map(norm).chain(parts.iter().flat_map(lin)).collect(),
-            Op::RopeStore { q_norm, k_norm, .. } => [q_norm, k_norm].into_iter().flatten().flat_map(norm).collect(),
-            Op::LinearGlu { gate, up, .. } => vec![Some(*gate), Some(*up)],
-            Op::ExpertGlu { gate, up, .. } => [lin(gate), lin(up)].concat(),
-            Op::NormRouter { norm: n, linear, router } => {
-                [norm(n), lin(linear), [router.selection_bias, router.expert_scale]].concat()
-            }
-            Op::Tokens
-            | Op::Input { .. }
-            | Op::Rope(_)
-            | Op::HeadIds { .. }
-            | Op::JoinHeads { .. }
-            | Op::KvStore { .. }
-            | Op::Add
-            | Op::Scale(_)
-            | Op::Glu(_)
-            | Op::Act(_)
-            | Op::SigmoidGate
-            | Op::WeighInputs
-            | Op::ExpertCombine
-            | Op::TakeOutputs => vec![],
-        };
-        list.into_iter().flatten().collect()
     }
 }

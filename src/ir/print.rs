@@ -1,6 +1,6 @@
 //! A graph as text: one line a node, as `moeray inspect --graph` shows it.
 
-use super::{Graph, Op, Router, Rows, Type, ValueId};
+use super::{Graph, Router, Rows, Type, ValueId};
 use std::fmt;
 
 fn value(v: ValueId) -> String {
@@ -37,20 +37,9 @@ impl fmt::Display for Graph {
             if !names.is_empty() {
                 write!(f, " {{{}}}", names.join(", "))?;
             }
-            match &node.op {
-                Op::Router(r) | Op::NormRouter { router: r, .. } => {
-                    write!(f, " [{r}]")?;
-                }
-                Op::Attend(a) => write!(f, " [{} heads, window {:?}]", a.heads, a.window)?,
-                Op::ShortConv(c) => write!(f, " [{} taps, state{}]", c.taps, c.state.0)?,
-                Op::DeltaNet(d) => write!(f, " [{} heads on {}, state{}]", d.v_heads, d.k_heads, d.state.0)?,
-                Op::Glu(a)
-                | Op::Act(a)
-                | Op::LinearGlu { act: a, .. }
-                | Op::LinearAct { act: a, .. }
-                | Op::ExpertGlu { act: a, .. }
-                | Op::ExpertAct { act: a, .. } => write!(f, " [{a:?}]")?,
-                _ => {}
+            let note = node.op.note();
+            if !note.is_empty() {
+                write!(f, " [{note}]")?;
             }
             writeln!(f, " : {}", types.join(", "))?;
         }

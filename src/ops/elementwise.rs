@@ -12,39 +12,57 @@
 //! Tolerance 1e-10: one exponential, right to a few units in the last place.
 
 use super::{Array, arity, f32_of};
-use crate::ir::{Activation, Op, Rows, Type};
+use crate::ir::{Activation, Rows, Type};
 
-/// Shape rule.
+/// Shape rule of `add` and `glu`.
 ///
 /// # Errors
 /// A sentence that says which operand does not fit, and why.
-pub fn infer(op: &Op, inputs: &[Type]) -> Result<Vec<Type>, String> {
-    match op {
-        Op::Scale(_) => arity::<1>(inputs).and_then(|[x]| f32_of(&x).map(|_| vec![x])),
-        Op::Act(act) => {
-            let [x] = arity(inputs)?;
-            f32_of(&x)?;
-            if gated_only(*act) { Err(format!("{act:?} without a gate")) } else { Ok(vec![x]) }
-        }
-        Op::TakeOutputs => {
-            let [x] = arity(inputs)?;
-            match f32_of(&x)? {
-                (Rows::Tokens, cols) => Ok(vec![Type::F32(Rows::Outputs, cols)]),
-                (Rows::Outputs, _) => Err("outputs are taken already".into()),
-            }
-        }
-        Op::SigmoidGate => {
-            let [x, g] = arity(inputs)?;
-            let (rows, _) = f32_of(&x)?;
-            if g == Type::F32(rows, 1) { Ok(vec![x]) } else { Err(format!("a gate of {g}")) }
-        }
-        Op::Add | Op::Glu(_) => {
-            let [a, b] = arity(inputs)?;
-            f32_of(&a)?;
-            if a == b { Ok(vec![a]) } else { Err("operands of different shapes".into()) }
-        }
-        other => Err(format!("no elementwise shape rule for {}", other.name())),
+pub fn infer_pair(inputs: &[Type]) -> Result<Vec<Type>, String> {
+    let [a, b] = arity(inputs)?;
+    f32_of(&a)?;
+    if a == b { Ok(vec![a]) } else { Err("operands of different shapes".into()) }
+}
+
+/// Shape rule of `scale`.
+///
+/// # Errors
+/// A sentence that says which operand does not fit, and why.
+pub fn infer_scale(inputs: &[Type]) -> Result<Vec<Type>, String> {
+    let [x] = arity(inputs)?;
+    f32_of(&x).map(|_| vec![x])
+}
+
+/// Shape rule of `act`.
+///
+/// # Errors
+/// A sentence that says which operand does not fit, and why.
+pub fn infer_act(act: Activation, inputs: &[Type]) -> Result<Vec<Type>, String> {
+    let [x] = arity(inputs)?;
+    f32_of(&x)?;
+    if gated_only(act) { Err(format!("{act:?} without a gate")) } else { Ok(vec![x]) }
+}
+
+/// Shape rule of `take_outputs`.
+///
+/// # Errors
+/// A sentence that says which operand does not fit, and why.
+pub fn infer_take_outputs(inputs: &[Type]) -> Result<Vec<Type>, String> {
+    let [x] = arity(inputs)?;
+    match f32_of(&x)? {
+        (Rows::Tokens, cols) => Ok(vec![Type::F32(Rows::Outputs, cols)]),
+        (Rows::Outputs, _) => Err("outputs are taken already".into()),
     }
+}
+
+/// Shape rule of `sigmoid_gate`.
+///
+/// # Errors
+/// A sentence that says which operand does not fit, and why.
+pub fn infer_sigmoid_gate(inputs: &[Type]) -> Result<Vec<Type>, String> {
+    let [x, g] = arity(inputs)?;
+    let (rows, _) = f32_of(&x)?;
+    if g == Type::F32(rows, 1) { Ok(vec![x]) } else { Err(format!("a gate of {g}")) }
 }
 
 /// The logistic function in f64.

@@ -155,21 +155,25 @@ pub fn infer(op: &Op, inputs: &[Type], graph: &Graph) -> Result<Vec<Type>, Strin
         Op::Attend(a) => attend::infer(a, inputs, graph),
         Op::ShortConv(c) => short_conv::infer(c, inputs, graph),
         Op::DeltaNet(d) => delta_net::infer(d, inputs, graph),
-        Op::Add | Op::Scale(_) | Op::Glu(_) | Op::Act(_) | Op::SigmoidGate | Op::TakeOutputs => {
-            elementwise::infer(op, inputs)
-        }
+        Op::Add | Op::Glu(_) => elementwise::infer_pair(inputs),
+        Op::Scale(_) => elementwise::infer_scale(inputs),
+        Op::Act(act) => elementwise::infer_act(*act, inputs),
+        Op::SigmoidGate => elementwise::infer_sigmoid_gate(inputs),
+        Op::TakeOutputs => elementwise::infer_take_outputs(inputs),
         Op::Router(r) => router::infer(r, inputs, graph),
         Op::WeighInputs => experts::infer_weigh(inputs),
         Op::ExpertLinear(l) => experts::infer_linear(l, inputs, graph),
         Op::ExpertCombine => experts::infer_combine(inputs),
-        Op::NormLinears { .. }
-        | Op::RopeStore { .. }
-        | Op::LinearAdd { .. }
-        | Op::LinearGlu { .. }
-        | Op::LinearAct { .. }
-        | Op::NormRouter { .. }
-        | Op::ExpertGlu { .. }
-        | Op::ExpertAct { .. }
-        | Op::ExpertDownAdd { .. } => fused::infer(op, inputs, graph),
+        Op::NormLinears { norm, parts } => fused::infer_norm_linears(norm.as_ref(), parts, inputs, graph),
+        Op::RopeStore { q_norm, k_norm, rope, cache, norm_last: _ } => {
+            fused::infer_rope_store([q_norm.as_ref(), k_norm.as_ref()], rope, *cache, inputs, graph)
+        }
+        Op::LinearAdd { linear, gated, factor: _ } => fused::infer_linear_add(linear, *gated, inputs, graph),
+        Op::LinearGlu { gate, up, act: _ } => fused::infer_linear_glu(*gate, *up, inputs, graph),
+        Op::LinearAct { linear, act } => elementwise::infer_act(*act, &linear::infer(linear, inputs, graph)?),
+        Op::NormRouter { norm, linear, router } => fused::infer_norm_router(norm, linear, router, inputs, graph),
+        Op::ExpertGlu { gate, up, act: _ } => fused::infer_expert_glu(gate, up, inputs, graph),
+        Op::ExpertAct { linear, act } => elementwise::infer_act(*act, &experts::infer_linear(linear, inputs, graph)?),
+        Op::ExpertDownAdd { linear, factor: _ } => fused::infer_expert_down_add(linear, inputs, graph),
     }
 }
