@@ -229,23 +229,23 @@ fn random_graph(seed: u64) -> Graph {
     b.finish()
 }
 
-/// From first to last use, a content has its scratch buffer for itself. Said here once more, from scratch.
+/// From first to last use, a transient buffer has its scratch buffer for itself. Said here once more, from scratch.
 fn no_overlap(s: &plan::Schedule) {
-    let mut lives = vec![(usize::MAX, 0); s.contents.len()];
+    let mut lives = vec![(usize::MAX, 0); s.transients.len()];
     for (i, step) in s.steps.iter().enumerate() {
-        for c in step.bindings.iter().filter_map(|b| b.content) {
+        for c in step.bindings.iter().filter_map(|b| b.transient) {
             let l = &mut lives[c as usize];
             *l = (l.0.min(i), i);
         }
     }
-    for o in s.outputs.iter().filter_map(|o| o.content) {
+    for o in s.outputs.iter().filter_map(|o| o.transient) {
         lives[o as usize].1 = usize::MAX;
     }
     for (a, la) in lives.iter().enumerate() {
         for (b, lb) in lives.iter().enumerate().skip(a + 1) {
             let apart = la.1 < lb.0 || lb.1 < la.0;
             assert!(
-                apart || s.contents[a].scratch != s.contents[b].scratch,
+                apart || s.transients[a].scratch != s.transients[b].scratch,
                 "{a} {la:?} and {b} {lb:?} share a buffer"
             );
         }
@@ -255,21 +255,21 @@ fn no_overlap(s: &plan::Schedule) {
 #[test]
 fn memory_is_shared_without_harm() {
     let caps = Caps::webgpu_defaults();
-    let (mut contents, mut buffers) = (0, 0);
+    let (mut transients, mut buffers) = (0, 0);
     for seed in 0..300 {
         let g = random_graph(seed);
         let w = plan::weights(&g, &vec![DType::F32; g.weights.len()], &caps).unwrap();
         let p = plan::plan(&g, &w, &caps, &options()).unwrap_or_else(|e| panic!("seed {seed}: {e}"));
         for s in p.schedules().into_iter().filter_map(|s| s.1) {
             no_overlap(s);
-            contents += s.contents.len();
+            transients += s.transients.len();
             buffers += s.scratch.len();
         }
         // With guards nothing is shared.
         let p = plan::plan(&g, &w, &caps, &Options { guard: true, ..options() }).unwrap();
-        assert_eq!(p.decode.contents.len(), p.decode.scratch.len(), "seed {seed}");
+        assert_eq!(p.decode.transients.len(), p.decode.scratch.len(), "seed {seed}");
     }
-    assert!(buffers * 3 < contents * 2, "{buffers} buffers for {contents} contents: nothing is shared");
+    assert!(buffers * 3 < transients * 2, "{buffers} buffers for {transients} transients: nothing is shared");
 }
 
 /// The checker against plans that are wrong in one way each.
@@ -293,7 +293,7 @@ fn the_checker_rejects_broken_plans() {
             }
         }
     });
-    spoiled("a content in the buffer of another that lives", &|p| {
+    spoiled("a transient in the buffer of another that lives", &|p| {
         // The residual of a layer lives across the steps that follow its making.
         let target = p.decode.steps[1].bindings.iter().find(|b| b.access == Access::Read).unwrap().buffer;
         let write = p.decode.steps[2].bindings.iter_mut().find(|b| b.access == Access::ReadWrite).unwrap();
@@ -318,8 +318,8 @@ fn the_checker_rejects_broken_plans() {
         p.prefill.scratch.iter_mut().for_each(|s| s.indirect = false);
     });
     spoiled("an output that is overwritten", &|p| {
-        let o = p.decode.outputs[0].content.unwrap();
-        p.decode.outputs[0].content = Some(o - 1);
+        let o = p.decode.outputs[0].transient.unwrap();
+        p.decode.outputs[0].transient = Some(o - 1);
     });
     spoiled("nine storage bindings", &|p| {
         let b = p.decode.steps[0].bindings[0].clone();

@@ -1,7 +1,7 @@
 //! Lowering of rotation, cache writes and attention.
 
 use super::{
-    Buffer, Cost, Count, Grid, Place,
+    Buffer, BufferView, Cost, Count, Grid,
     lower::Lower,
     nodes::{self, NormSpan},
 };
@@ -41,7 +41,7 @@ impl Lower<'_> {
 
     /// The columns of two values side by side, head by head.
     pub fn join_heads(&mut self, heads: usize, ins: &[ValueId], out: ValueId) -> Result<()> {
-        let (a, b, rows) = (self.place(ins[0])?, self.place(ins[1])?, self.rows(out)?);
+        let (a, b, rows) = (self.view(ins[0])?, self.view(ins[1])?, self.rows(out)?);
         let (y, cols) = (self.fresh(out)?, self.cols(out));
         let p = params::JoinHeadsParams {
             outputs: u32::from(rows == Rows::Outputs),
@@ -66,7 +66,7 @@ impl Lower<'_> {
     pub fn rotate(&mut self, r: &Rope, x: ValueId, out: ValueId) -> Result<()> {
         self.tokens_only(x)?;
         let cols = self.cols(x);
-        let (x, y) = (self.place(x)?, self.fresh(out)?);
+        let (x, y) = (self.view(x)?, self.fresh(out)?);
         let p = params::RopeParams {
             heads: (cols / r.head_dim) as u32,
             head_dim: r.head_dim as u32,
@@ -90,9 +90,9 @@ impl Lower<'_> {
 
     pub fn kv_store(&mut self, cache: CacheId, ins: &[ValueId]) -> Result<()> {
         self.tokens_only(ins[0])?;
-        let k = self.place(ins[0])?;
+        let k = self.view(ins[0])?;
         // Only keys are stored where values are part of them.
-        let v = ins.get(1).map_or(Ok(k), |v| self.place(*v))?;
+        let v = ins.get(1).map_or(Ok(k), |v| self.view(*v))?;
         let d = self.cache_decl(cache)?;
         let p = params::KvStoreParams {
             kv_heads: d.kv_heads as u32,
@@ -131,7 +131,7 @@ impl Lower<'_> {
     ) -> Result<()> {
         self.tokens_only(ins[0])?;
         let d = self.cache_decl(cache)?;
-        let [q, k, v] = [self.place(ins[0])?, self.place(ins[1])?, self.place(ins[2])?];
+        let [q, k, v] = [self.view(ins[0])?, self.view(ins[1])?, self.view(ins[2])?];
         if [k, v].iter().any(|p| p.buffer != q.buffer || p.stride != q.stride) {
             return Err(Error::Graph(format!("the operands of rope_store lie apart: {q:?}, {k:?}, {v:?}")));
         }
@@ -200,7 +200,7 @@ impl Lower<'_> {
     pub fn attend(&mut self, a: &Attention, q: ValueId, out: ValueId) -> Result<()> {
         self.tokens_only(q)?;
         let d = self.cache_decl(a.cache)?;
-        let (q_place, y) = (self.place(q)?, self.fresh(out)?);
+        let (q_place, y) = (self.view(q)?, self.fresh(out)?);
         let group = (a.heads / d.kv_heads.max(1)).max(1);
         let variant = catalogue::attend_variant(d.k_dim, d.v_dim, group, self.kv()).with("V_IN_K", u32::from(d.v_in_k));
         let keys = variant.get("WG")?.max(1) as usize;
@@ -212,7 +212,7 @@ impl Lower<'_> {
         let chunk = span.div_ceil(MOST_SPLITS).max(128).next_multiple_of(keys);
         // A window may begin within a chunk.
         let splits = if split { span.div_ceil(chunk) + usize::from(window.is_some()) } else { 0 };
-        let target = if split { self.content(Count::Tokens, a.heads * splits * (d.v_dim + 4)) } else { y };
+        let target = if split { self.transient(Count::Tokens, a.heads * splits * (d.v_dim + 4)) } else { y };
         let p = params::AttendParams {
             heads: a.heads as u32,
             kv_heads: d.kv_heads as u32,
@@ -264,7 +264,7 @@ impl Lower<'_> {
         d: &CacheDecl,
         (chunk, splits): (usize, usize),
         partial: Buffer,
-        y: Place,
+        y: BufferView,
     ) -> Result<()> {
         let p = params::AttendReduceParams {
             heads: a.heads as u32,

@@ -12,7 +12,7 @@ fn refuse<T>(what: String) -> Result<T> {
     Err(Error::Device(format!("the plan is wrong: {what}")))
 }
 
-/// Refuses a plan that cannot be right: a content read after it was overwritten or before it was written, one buffer read
+/// Refuses a plan that cannot be right: a transient read after it was overwritten or before it was written, one buffer read
 /// and written by a dispatch, bindings out of range, more bindings, workgroups or bytes than the device takes, indirect
 /// arguments in a buffer that is not made for them.
 ///
@@ -103,7 +103,7 @@ impl Checker<'_> {
             self.replay(step, &mut holds).or_else(wrong)?;
         }
         for o in &self.s.outputs {
-            if let (Buffer::Scratch(b), Some(c)) = (o.place.buffer, o.content)
+            if let (Buffer::Scratch(b), Some(c)) = (o.view.buffer, o.transient)
                 && holds.get(&b) != Some(&c)
             {
                 return refuse(format!("output {} was overwritten or never written", o.name));
@@ -188,23 +188,23 @@ impl Checker<'_> {
     /// Reads must find what they expect; writes leave it.
     fn replay(&self, step: &Step, holds: &mut BTreeMap<u32, u32>) -> Result<(), String> {
         let indirect = match step.grid {
-            Grid::Indirect { buffer: Buffer::Scratch(i), content, .. } => Some((i, content, "the grid")),
+            Grid::Indirect { buffer: Buffer::Scratch(i), transient, .. } => Some((i, transient, "the grid")),
             _ => None,
         };
         let scratch = |access: Access| {
-            step.bindings.iter().filter(move |b| b.access == access).filter_map(|b| match (b.buffer, b.content) {
+            step.bindings.iter().filter(move |b| b.access == access).filter_map(|b| match (b.buffer, b.transient) {
                 (Buffer::Scratch(i), Some(c)) => Some((i, c, b.name)),
                 _ => None,
             })
         };
         for (i, c, name) in scratch(Access::Read).chain(indirect) {
             if holds.get(&i) != Some(&c) {
-                return Err(format!("{name} expects content {c} in scratch {i}, which holds {:?}", holds.get(&i)));
+                return Err(format!("{name} expects transient {c} in scratch {i}, which holds {:?}", holds.get(&i)));
             }
         }
         for (i, c, name) in scratch(Access::ReadWrite) {
-            match self.s.contents.get(c as usize) {
-                Some(content) if content.bytes <= self.s.scratch[i as usize].bytes => holds.insert(i, c),
+            match self.s.transients.get(c as usize) {
+                Some(transient) if transient.bytes <= self.s.scratch[i as usize].bytes => holds.insert(i, c),
                 _ => return Err(format!("{name} writes more than scratch {i} has")),
             };
         }

@@ -5,7 +5,7 @@
 //! device only, which reads it from a buffer.
 
 use super::{
-    Binding, Buffer, Cost, Count, Grid, Matrix, Place,
+    Binding, Buffer, BufferView, Cost, Count, Grid, Matrix,
     lower::{Lower, SortTables},
     nodes::{self, Route, SharedDown},
     product::{Dispatch, Product, Routed, Uniform, matrix},
@@ -24,7 +24,7 @@ const MOST_EXPERTS: usize = 1024;
 impl Lower<'_> {
     pub fn router(&mut self, r: &Router, logits: ValueId, outs: &[ValueId]) -> Result<()> {
         self.tokens_only(logits)?;
-        let x = self.place(logits)?;
+        let x = self.view(logits)?;
         if r.experts > MOST_EXPERTS || r.used > r.experts {
             let (e, k) = (r.experts, r.used);
             return Err(Error::Unsupported(format!("{k} of {e} experts on the GPU; at most {MOST_EXPERTS} work")));
@@ -66,11 +66,11 @@ impl Lower<'_> {
         if experts > MOST_EXPERTS {
             return Err(Error::Unsupported(format!("{experts} experts on the GPU; at most {MOST_EXPERTS} work")));
         }
-        let (k, place) = (self.cols(ids), self.place(ids)?);
+        let (k, place) = (self.cols(ids), self.view(ids)?);
         let all = (self.tokens * k) as u64;
-        let pairs = self.content_bytes(4 * all, false, 1);
-        let tiles = self.content_bytes(16 * (all / u64::from(tile.max(1)) + all.min(experts as u64) + 1), false, 4);
-        let args = self.content_bytes(32, true, 8);
+        let pairs = self.transient_bytes(4 * all, false, 1);
+        let tiles = self.transient_bytes(16 * (all / u64::from(tile.max(1)) + all.min(experts as u64) + 1), false, 4);
+        let args = self.transient_bytes(32, true, 8);
         let (blocks_0, blocks_1) = match blocks[..] {
             [a] => (a, 0),
             [a, b] => (a, b),
@@ -120,10 +120,10 @@ impl Lower<'_> {
                 let variant = self.target.product_variant(kernels.grouped, kernels.tiles, m.cols, formats);
                 let t = self.sorts.get(&sort).ok_or_else(|| Error::Graph(format!("sort {sort} was not lowered")))?;
                 let bindings = vec![self.read("pairs", t.pairs.buffer)?, self.read("tiles", t.tiles.buffer)?];
-                let Buffer::Scratch(content) = t.args.buffer else {
+                let Buffer::Scratch(transient) = t.args.buffer else {
                     return Err(Error::Graph("sorted experts without scratch".into()));
                 };
-                let grid = Grid::Indirect { buffer: t.args.buffer, offset: 16 * u64::from(slot), content };
+                let grid = Grid::Indirect { buffer: t.args.buffer, offset: 16 * u64::from(slot), transient };
                 Ok((variant, bindings, grid))
             }
         }
@@ -135,7 +135,7 @@ impl Lower<'_> {
         let [_, out, cols] = decl.shape[..] else {
             return Err(Error::Graph(format!("{} is no matrix for each expert: {:?}", decl.name, decl.shape)));
         };
-        Ok(Routed { used: self.cols(ids), out, x_slots: self.cols(x) != cols, ids: self.place(ids)? })
+        Ok(Routed { used: self.cols(ids), out, x_slots: self.cols(x) != cols, ids: self.view(ids)? })
     }
 
     pub fn expert_linear(
@@ -147,7 +147,7 @@ impl Lower<'_> {
         out: ValueId,
     ) -> Result<()> {
         self.tokens_only(ins[0])?;
-        let (x, y) = (self.place(ins[0])?, self.fresh(out)?);
+        let (x, y) = (self.view(ins[0])?, self.fresh(out)?);
         let routed = self.routed(ins[0], ins[1], l.weight)?;
         let (m, matrix) = matrix(self.w, &[l.weight])?;
         let (variant, via, grid) = self.route(route, &target::EXPERT_LINEAR, matrix, &[matrix.dtype], &routed)?;
@@ -194,7 +194,7 @@ impl Lower<'_> {
         for v in results.iter().chain(&outs[..1]).chain(&outs[1..outs.len() - results.len()]) {
             self.fresh(*v)?;
         }
-        let (x, y) = (self.place(ins[0])?, self.place(outs[0])?);
+        let (x, y) = (self.view(ins[0])?, self.view(outs[0])?);
         let routed = self.routed(ins[0], ids, l[0].weight)?;
         let [(gate, g), (up, u)] = [matrix(self.w, &[l[0].weight])?, matrix(self.w, &[l[1].weight])?];
         let bias = nodes::glu_bias(l[0], l[1]);
@@ -224,7 +224,7 @@ impl Lower<'_> {
         }
         if let Some(router) = choose {
             for d in &mut list {
-                self.choose_experts(d, router, self.place(ins[1])?, [results[0], results[1]], &routed)?;
+                self.choose_experts(d, router, self.view(ins[1])?, [results[0], results[1]], &routed)?;
             }
         }
         self.dispatch(list);
@@ -257,7 +257,7 @@ impl Lower<'_> {
         &self,
         d: &mut Dispatch,
         router: &Router,
-        logits: Place,
+        logits: BufferView,
         [ids, weights]: [ValueId; 2],
         r: &Routed,
     ) -> Result<()> {
@@ -270,7 +270,7 @@ impl Lower<'_> {
         // Wide workgroups: each chooses once.
         let wide = if self.target.caps.max_invocations >= 256 && p.out >= 256 { 256 } else { 64 };
         d.variant = d.variant.clone().with("EXPERTS", room).with("WG", wide);
-        let (ids, weights) = (self.place(ids)?, self.place(weights)?);
+        let (ids, weights) = (self.view(ids)?, self.view(weights)?);
         p.experts = router.experts as u32;
         p.score = catalogue::score(router.score);
         p.renormalise = catalogue::renormalise(router).0;
@@ -295,7 +295,7 @@ impl Lower<'_> {
         out: ValueId,
     ) -> Result<()> {
         self.tokens_only(ins[0])?;
-        let (x, weights, residual) = (self.place(ins[0])?, self.place(ins[2])?, self.place(ins[3])?);
+        let (x, weights, residual) = (self.view(ins[0])?, self.view(ins[2])?, self.view(ins[3])?);
         let y = self.fresh(out)?;
         // The kernel sums over the slots: x has one row of them.
         let routed = Routed { x_slots: true, ..self.routed(ins[0], ins[1], l.weight)? };
@@ -340,7 +340,7 @@ impl Lower<'_> {
             first.unbind("residual");
             first.bindings.push(self.read("residual", residual.buffer)?);
             if let Some(shared) = shared {
-                let gate = if shared.gated { Some(self.place(ins[5])?) } else { None };
+                let gate = if shared.gated { Some(self.view(ins[5])?) } else { None };
                 self.add_shared_down(first, shared.down, gate)?;
             }
         }
@@ -349,7 +349,7 @@ impl Lower<'_> {
     }
 
     /// Makes of a dispatch with routed experts' last product one that adds the shared expert's too.
-    fn add_shared_down(&self, d: &mut Dispatch, down: WeightId, gate: Option<Place>) -> Result<()> {
+    fn add_shared_down(&self, d: &mut Dispatch, down: WeightId, gate: Option<BufferView>) -> Result<()> {
         let (m, own) = matrix(self.w, &[down])?;
         if let Uniform::Down(p) = &mut d.uniform {
             (p.shared_cols, p.shared_groups) = (own.cols as u32, own.groups());
@@ -373,9 +373,9 @@ impl Lower<'_> {
     /// The weighted sum, or a residual and a factor times it.
     pub fn combine(&mut self, residual: Option<f32>, ins: &[ValueId], out: ValueId) -> Result<()> {
         self.tokens_only(ins[0])?;
-        let (x, k, cols) = (self.place(ins[0])?, self.cols(ins[1]), self.cols(out));
-        let weights = self.place(ins[1])?;
-        let after = residual.map(|factor| self.place(ins[2]).map(|p| (p, factor))).transpose()?;
+        let (x, k, cols) = (self.view(ins[0])?, self.cols(ins[1]), self.cols(out));
+        let weights = self.view(ins[1])?;
+        let after = residual.map(|factor| self.view(ins[2]).map(|p| (p, factor))).transpose()?;
         let y = self.fresh(out)?;
         let residual = after.map(|a| a.0);
         let p = params::ExpertCombineParams {

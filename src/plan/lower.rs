@@ -2,8 +2,8 @@
 //! `attention.rs`, `experts.rs` and `recurrent.rs` for the others.
 
 use super::{
-    Access, Binding, Buffer, Content, Cost, Count, GUARD, Grid, OutputPlace, Place, READBACK, Schedule, Step,
-    ZERO_BYTES, memory,
+    Access, Binding, Buffer, BufferView, Cost, Count, GUARD, Grid, OutputView, READBACK, Schedule, Step,
+    TransientBuffer, ZERO_BYTES, memory,
     nodes::{Elementwise, KernelGraph, KernelNode, KernelOp, Pack, VectorPart},
     phase,
     sizes::{Resident, fits, padded},
@@ -57,13 +57,13 @@ fn most_outputs(g: &Graph) -> usize {
 /// The tables of an `expert_sort`.
 #[derive(Clone, Copy)]
 pub(super) struct SortTables {
-    pub pairs: Place,
-    pub tiles: Place,
+    pub pairs: BufferView,
+    pub tiles: BufferView,
     /// Arguments of the dispatches, 16 bytes each.
-    pub args: Place,
+    pub args: BufferView,
 }
 
-/// The state of lowering one schedule. Until [`memory::assign`], the number in [`Buffer::Scratch`] is a content's.
+/// The state of lowering one schedule. Until [`memory::assign`], the number in [`Buffer::Scratch`] is a transient's.
 pub(super) struct Lower<'a> {
     pub g: &'a Graph,
     pub w: &'a Weights,
@@ -73,16 +73,16 @@ pub(super) struct Lower<'a> {
     outputs: usize,
     resident: &'a Resident,
     /// Where the values lie.
-    places: Vec<Option<Place>>,
+    views: Vec<Option<BufferView>>,
     /// Where the packs lie.
-    packs: Vec<Option<Place>>,
-    contents: Vec<Content>,
+    packs: Vec<Option<BufferView>>,
+    transients: Vec<TransientBuffer>,
     steps: Vec<Step>,
     /// The tables of the sorts, by their number.
     pub sorts: BTreeMap<u32, SortTables>,
     op: &'static str,
     layer: Option<u32>,
-    /// Most bytes that a content has for each token, and for each output.
+    /// Most bytes that a transient has for each token, and for each output.
     token_bytes: u64,
     output_bytes: u64,
 }
@@ -104,9 +104,9 @@ impl<'a> Lower<'a> {
             tokens,
             outputs,
             resident,
-            places: vec![None; nodes.values.len()],
+            views: vec![None; nodes.values.len()],
             packs: vec![None; nodes.packs.len()],
-            contents: vec![],
+            transients: vec![],
             steps: vec![],
             sorts: BTreeMap::new(),
             op: "",
@@ -132,11 +132,11 @@ impl<'a> Lower<'a> {
                 return Err(Error::Graph(format!("output {name} is a cache")));
             };
             let ids = matches!(ty, Type::U32(..));
-            outputs.push(OutputPlace { name: name.clone(), rows, cols, ids, place: self.place(*v)?, content: None });
+            outputs.push(OutputView { name: name.clone(), rows, cols, ids, view: self.view(*v)?, transient: None });
         }
         let (max_tokens, max_outputs, guard) = (self.tokens, self.outputs, self.target.options.guard);
-        let (nodes, steps, contents) = (self.nodes.clone(), self.steps, self.contents);
-        let mut s = Schedule { max_tokens, max_outputs, nodes, steps, scratch: vec![], contents, outputs };
+        let (nodes, steps, transients) = (self.nodes.clone(), self.steps, self.transients);
+        let mut s = Schedule { max_tokens, max_outputs, nodes, steps, scratch: vec![], transients, outputs };
         memory::assign(&mut s, !guard);
         Ok(s)
     }
@@ -146,12 +146,12 @@ impl<'a> Lower<'a> {
         let (ins, outs) = (&n.inputs[..], &n.outputs[..]);
         match &n.op {
             KernelOp::Tokens => {
-                self.set(outs[0], Place { buffer: Buffer::Tokens, offset: 0, stride: 1 });
+                self.set(outs[0], BufferView { buffer: Buffer::Tokens, offset: 0, stride: 1 });
                 Ok(())
             }
             KernelOp::Input(i) => {
                 let stride = padded(self.cols(outs[0])) as u32;
-                self.set(outs[0], Place { buffer: Buffer::Input(*i), offset: 0, stride });
+                self.set(outs[0], BufferView { buffer: Buffer::Input(*i), offset: 0, stride });
                 Ok(())
             }
             KernelOp::Embed { table, scale } => self.embed(ins[0], *table, *scale, outs[0]),
@@ -188,13 +188,13 @@ impl<'a> Lower<'a> {
         }
     }
 
-    pub fn set(&mut self, v: ValueId, p: Place) {
-        self.places[v.0 as usize] = Some(p);
+    pub fn set(&mut self, v: ValueId, p: BufferView) {
+        self.views[v.0 as usize] = Some(p);
     }
 
     /// Where a value lies.
-    pub fn place(&self, v: ValueId) -> Result<Place> {
-        self.places[v.0 as usize].ok_or_else(|| Error::Graph(format!("%{} is used before it is made", v.0)))
+    pub fn view(&self, v: ValueId) -> Result<BufferView> {
+        self.views[v.0 as usize].ok_or_else(|| Error::Graph(format!("%{} is used before it is made", v.0)))
     }
 
     /// Columns of a value; 0 for a cache.
@@ -216,7 +216,7 @@ impl<'a> Lower<'a> {
     }
 
     /// Scratch of `per` elements for each row.
-    pub fn content(&mut self, count: Count, per: usize) -> Place {
+    pub fn transient(&mut self, count: Count, per: usize) -> BufferView {
         let per = padded(per);
         let row = 4 * per as u64;
         let rows = match count {
@@ -230,30 +230,30 @@ impl<'a> Lower<'a> {
             }
             Count::One => 1,
         };
-        self.content_bytes(rows as u64 * row, false, per as u32)
+        self.transient_bytes(rows as u64 * row, false, per as u32)
     }
 
-    pub fn content_bytes(&mut self, bytes: u64, indirect: bool, stride: u32) -> Place {
+    pub fn transient_bytes(&mut self, bytes: u64, indirect: bool, stride: u32) -> BufferView {
         let guard = if self.target.options.guard { GUARD } else { 0 };
-        let id = self.contents.len() as u32;
-        self.contents.push(Content { bytes: bytes.max(16) + guard, scratch: 0, indirect, output: false });
-        Place { buffer: Buffer::Scratch(id), offset: 0, stride }
+        let id = self.transients.len() as u32;
+        self.transients.push(TransientBuffer { bytes: bytes.max(16) + guard, scratch: 0, indirect, output: false });
+        BufferView { buffer: Buffer::Scratch(id), offset: 0, stride }
     }
 
     /// Scratch for a value: of its own, or its columns of the pack that it is in.
-    pub fn fresh(&mut self, v: ValueId) -> Result<Place> {
+    pub fn fresh(&mut self, v: ValueId) -> Result<BufferView> {
         let place = match self.nodes.packed(v) {
-            None => self.content(self.rows(v)?.into(), self.cols(v)),
+            None => self.transient(self.rows(v)?.into(), self.cols(v)),
             Some((pack, offset)) => {
                 let place = match self.packs[pack as usize] {
                     Some(place) => place,
                     None => {
                         let Pack { rows, cols, .. } = self.nodes.packs[pack as usize];
-                        self.content(rows.into(), cols)
+                        self.transient(rows.into(), cols)
                     }
                 };
                 self.packs[pack as usize] = Some(place);
-                Place { offset, ..place }
+                BufferView { offset, ..place }
             }
         };
         self.set(v, place);
@@ -281,18 +281,18 @@ impl<'a> Lower<'a> {
             Buffer::Keys(c) => self.resident.caches.get(c as usize).map(|c| c.keys),
             Buffer::Values(c) => self.resident.caches.get(c as usize).map(|c| c.values),
             Buffer::State(s) => self.resident.states.get(s as usize).copied(),
-            Buffer::Scratch(c) => self.contents.get(c as usize).map(|c| c.bytes),
+            Buffer::Scratch(c) => self.transients.get(c as usize).map(|c| c.bytes),
             Buffer::Sampling(part) => return Err(Error::Graph(format!("{part:?} is bound by the model"))),
         };
         found.ok_or_else(|| Error::Graph(format!("{buffer:?} does not exist")))
     }
 
     pub fn bind(&self, name: &'static str, buffer: Buffer, access: Access) -> Result<Binding> {
-        let content = match buffer {
+        let transient = match buffer {
             Buffer::Scratch(c) => Some(c),
             _ => None,
         };
-        Ok(Binding { name, buffer, offset: 0, size: self.buffer_bytes(buffer)?, access, content })
+        Ok(Binding { name, buffer, offset: 0, size: self.buffer_bytes(buffer)?, access, transient })
     }
 
     pub fn read(&self, name: &'static str, buffer: Buffer) -> Result<Binding> {
@@ -304,7 +304,7 @@ impl<'a> Lower<'a> {
     }
 
     /// An operand that may be missing.
-    pub fn maybe(&self, name: &'static str, place: Option<Place>) -> Result<Binding> {
+    pub fn maybe(&self, name: &'static str, place: Option<BufferView>) -> Result<Binding> {
         self.read(name, place.map_or(Buffer::Zero, |p| p.buffer))
     }
 
@@ -382,7 +382,7 @@ impl<'a> Lower<'a> {
 
     fn embed(&mut self, ids: ValueId, table: WeightId, scale: f32, out: ValueId) -> Result<()> {
         self.tokens_only(ids)?;
-        let (ids, y, m) = (self.place(ids)?, self.fresh(out)?, self.w.matrix(&[table])?);
+        let (ids, y, m) = (self.view(ids)?, self.fresh(out)?, self.w.matrix(&[table])?);
         let matrix = &self.w.matrices[m as usize];
         let tail = u32::from(!matrix.cols.is_multiple_of(32));
         let variant = Variant::new(&catalogue::EMBED).formats(&[matrix.dtype]).with("TAIL", tail);
@@ -416,7 +416,7 @@ impl<'a> Lower<'a> {
     /// Normalises rows, or groups of columns where the weight is shorter than a row.
     fn norm(&mut self, norm: &Norm, x: ValueId, y: ValueId) -> Result<()> {
         let (cols, rows) = (self.cols(x), self.rows(x)?);
-        let (x, y) = (self.place(x)?, self.fresh(y)?);
+        let (x, y) = (self.view(x)?, self.fresh(y)?);
         let n = self.g.weight(norm.weight).cols().max(1);
         if !n.is_multiple_of(4) {
             let name = &self.g.weight(norm.weight).name;
@@ -450,7 +450,7 @@ impl<'a> Lower<'a> {
 
     /// The inputs of experts times their weights; ones lie behind them in the same rows.
     fn scale_expert_inputs(&mut self, ins: &[ValueId], outs: &[ValueId]) -> Result<()> {
-        let (a, b, rows) = (self.place(ins[0])?, self.place(ins[1])?, self.rows(ins[0])?);
+        let (a, b, rows) = (self.view(ins[0])?, self.view(ins[1])?, self.rows(ins[0])?);
         let (inner, weighed, k) = (self.cols(ins[0]), self.cols(outs[0]), self.cols(outs[1]));
         let y = self.fresh(outs[0])?;
         self.fresh(outs[1])?;
@@ -484,7 +484,7 @@ impl<'a> Lower<'a> {
             Elementwise::TakeOutputs => (n::OP_TAKE_OUTPUTS, None, 0.0),
             Elementwise::Act(act) => (n::OP_ACT, Some(act), 0.0),
         };
-        let (a, b) = (self.place(ins[0])?, ins.get(1).map(|v| self.place(*v)).transpose()?);
+        let (a, b) = (self.view(ins[0])?, ins.get(1).map(|v| self.view(*v)).transpose()?);
         let (y, rows, cols) = (self.fresh(out)?, self.rows(out)?, self.cols(out));
         let p = params::ElementwiseParams {
             outputs: u32::from(rows == Rows::Outputs),

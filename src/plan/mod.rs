@@ -12,8 +12,8 @@
 //!    Depends on the graph, the formats and the device only, and is done once a model.
 //! 2. nodes ([`KernelGraph`]): what is fused on this device for this number of tokens, as ops that say what they are.
 //! 3. lowering: every node becomes one [`Step`], or one a weight segment. Each activation is a column range of a
-//!    *content*, a piece of scratch that is written once and read afterwards.
-//! 4. memory: contents whose lives do not overlap share a [`Scratch`] buffer.
+//!    *transient*, a piece of scratch that is written once and read afterwards.
+//! 4. memory: transients whose lives do not overlap share a [`Scratch`] buffer.
 //! 5. [`check()`]: replays the steps and refuses a plan that reads what was overwritten, binds a buffer both read and
 //!    written in one dispatch, or exceeds a limit of the device.
 //!
@@ -119,7 +119,7 @@ pub struct Options {
     /// Plan for rows of so many sequences with caches of their own, in any mixture: every row of a step names its sequence
     /// and its position ([`Buffer::Rows`]). `None`: one sequence, whose rows follow each other.
     pub sequences: Option<usize>,
-    /// Gives every content a buffer of its own and [`GUARD`] bytes behind it inside the binding, which a kernel that
+    /// Gives every transient a buffer of its own and [`GUARD`] bytes behind it inside the binding, which a kernel that
     /// writes too far would hit. For tests.
     pub guard: bool,
 }
@@ -131,10 +131,10 @@ impl Options {
     }
 }
 
-/// Most tokens of a step that [`Plan::few`] takes: rows of x that a lane's registers hold beside its group of weights.
-pub const FEW_TOKENS: usize = 8;
+/// Most tokens of a step that [`Plan::small_batch`] takes: rows of x that a lane's registers hold beside its group of weights.
+pub const SMALL_BATCH_TOKENS: usize = 8;
 
-/// Bytes behind each content where [`Options::guard`] is on.
+/// Bytes behind each transient where [`Options::guard`] is on.
 pub const GUARD: u64 = 256;
 
 /// Bytes between the uniforms of two steps, and the most that a uniform may have.
@@ -149,25 +149,25 @@ enum Phase {
     /// One token.
     Decode,
     /// Few tokens, which share each group of weights that is read.
-    Few,
+    SmallBatch,
     /// Many tokens.
-    Many,
+    Prefill,
 }
 
 impl Plan {
     /// The schedule of a step of so many tokens and outputs: its number, as in [`Plan::schedules`].
     pub fn choose(&self, tokens: usize, outputs: usize) -> usize {
-        let few = |s: &Schedule| tokens <= s.max_tokens && outputs <= s.max_outputs;
+        let fits = |s: &Schedule| tokens <= s.max_tokens && outputs <= s.max_outputs;
         match tokens {
             1 => 0,
-            _ if self.few.as_ref().is_some_and(few) => 1,
+            _ if self.small_batch.as_ref().is_some_and(fits) => 1,
             _ => 2,
         }
     }
 
-    /// Decode, few and prefill, by name.
+    /// Decode, small batch and prefill, by name.
     pub fn schedules(&self) -> [(&'static str, Option<&Schedule>); 3] {
-        [("decode", Some(&self.decode)), ("few", self.few.as_ref()), ("prefill", Some(&self.prefill))]
+        [("decode", Some(&self.decode)), ("small batch", self.small_batch.as_ref()), ("prefill", Some(&self.prefill))]
     }
 }
 
@@ -214,8 +214,8 @@ pub enum Buffer {
 
 /// Where a value lies: a column range of a buffer of rows. In elements (of 4 bytes).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Place {
-    /// The buffer; for scratch, until memory is assigned, the content.
+pub struct BufferView {
+    /// The buffer; for scratch, until memory is assigned, the transient.
     pub buffer: Buffer,
     /// First column.
     pub offset: u32,
@@ -239,8 +239,8 @@ pub struct Binding {
     pub size: u64,
     /// Uniform, read, or read and write.
     pub access: Access,
-    /// For scratch: which content the kernel expects there, or puts there.
-    pub content: Option<u32>,
+    /// For scratch: which transient the kernel expects there, or puts there.
+    pub transient: Option<u32>,
 }
 
 /// What a count of rows follows.
@@ -287,8 +287,8 @@ pub enum Grid {
         buffer: Buffer,
         /// First byte.
         offset: u64,
-        /// The content expected there.
-        content: u32,
+        /// The transient expected there.
+        transient: u32,
     },
 }
 
@@ -338,7 +338,7 @@ pub struct Step {
     pub writes: Cost,
 }
 
-/// Working memory that several contents share one after the other.
+/// Working memory that several transients share one after the other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Scratch {
     /// Bytes.
@@ -349,7 +349,7 @@ pub struct Scratch {
 
 /// A piece of scratch that is written, then read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Content {
+pub struct TransientBuffer {
     /// Bytes, guard included.
     pub bytes: u64,
     /// Which scratch buffer holds it.
@@ -362,7 +362,7 @@ pub struct Content {
 
 /// A result that the caller reads.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct OutputPlace {
+pub struct OutputView {
     /// Its name in the graph.
     pub name: String,
     /// T or O.
@@ -372,9 +372,9 @@ pub struct OutputPlace {
     /// Whether it is u32.
     pub ids: bool,
     /// Where it lies.
-    pub place: Place,
-    /// The content expected there, where it is scratch.
-    pub content: Option<u32>,
+    pub view: BufferView,
+    /// The transient expected there, where it is scratch.
+    pub transient: Option<u32>,
 }
 
 /// The dispatches of one step of the model.
@@ -391,9 +391,9 @@ pub struct Schedule {
     /// Working memory.
     pub scratch: Vec<Scratch>,
     /// What lies in it over time.
-    pub contents: Vec<Content>,
+    pub transients: Vec<TransientBuffer>,
     /// In the order of the graph's outputs.
-    pub outputs: Vec<OutputPlace>,
+    pub outputs: Vec<OutputView>,
 }
 
 /// A rotation's table, f32 `[ctx, dims / 2, 2]`: cosine and sine of position times angle, times the rotation's scale.
@@ -416,7 +416,7 @@ pub struct CacheBytes {
 
 /// An input of the caller.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct InputPlace {
+pub struct InputBuffer {
     /// Its name in the graph.
     pub name: String,
     /// Columns.
@@ -430,9 +430,9 @@ pub struct InputPlace {
 pub struct Plan {
     /// For T = 1.
     pub decode: Schedule,
-    /// For T from 2 to [`Schedule::max_tokens`], at most [`FEW_TOKENS`]: each weight that is read serves all of them, and no
+    /// For T from 2 to [`Schedule::max_tokens`], at most [`SMALL_BATCH_TOKENS`]: each weight that is read serves all of them, and no
     /// tile is made that would be mostly empty. `None` where [`Plan::prefill`] suits few tokens as well.
-    pub few: Option<Schedule>,
+    pub small_batch: Option<Schedule>,
     /// For T up to [`Schedule::max_tokens`].
     pub prefill: Schedule,
     /// Tables of the rotations.
@@ -442,7 +442,7 @@ pub struct Plan {
     /// Bytes of the recurrent states.
     pub states: Vec<u64>,
     /// Numbers that the caller gives.
-    pub inputs: Vec<InputPlace>,
+    pub inputs: Vec<InputBuffer>,
     /// How tokens are chosen on the device; `None` for graphs without logits.
     pub sampling: Option<sample::Sampling>,
     /// Transformer layers, for averages.
@@ -467,18 +467,18 @@ pub fn plan(graph: &Graph, weights: &Weights, caps: &Caps, options: &Options) ->
     let resident = Resident::new(graph, recurrent::states(graph, caps)?, caps, options)?;
     let schedule = |o: &Options, phase: Phase| lower::schedule(graph, weights, &resident, Target::new(caps, o, phase));
     let decode = schedule(&Options { chunk: 1, ..*options }, Phase::Decode)?;
-    let few = match options.style.unwrap_or(caps.style()) {
+    let small_batch = match options.style.unwrap_or(caps.style()) {
         Style::Lanes if options.chunk > 1 => {
-            Some(schedule(&Options { chunk: options.chunk.min(FEW_TOKENS), ..*options }, Phase::Few)?)
+            Some(schedule(&Options { chunk: options.chunk.min(SMALL_BATCH_TOKENS), ..*options }, Phase::SmallBatch)?)
         }
         Style::Lanes | Style::Rows => None,
     };
-    let prefill = schedule(options, Phase::Many)?;
+    let prefill = schedule(options, Phase::Prefill)?;
     let Resident { ropes, caches, states, inputs, .. } = resident;
     let plan = Plan {
-        sampling: sample::sampling(graph, [Some(&decode), few.as_ref(), Some(&prefill)], caps)?,
+        sampling: sample::sampling(graph, [Some(&decode), small_batch.as_ref(), Some(&prefill)], caps)?,
         decode,
-        few,
+        small_batch,
         prefill,
         ropes,
         caches,

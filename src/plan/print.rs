@@ -91,8 +91,8 @@ impl fmt::Display for Plan {
             }
         }
         writeln!(f)?;
-        if let Some(few) = &self.few {
-            schedule(f, "few", few)?;
+        if let Some(s) = &self.small_batch {
+            schedule(f, "small batch", s)?;
             writeln!(f)?;
         }
         schedule(f, "prefill", &self.prefill)
@@ -141,7 +141,7 @@ impl Plan {
         usize::from(self.sampling.is_none())
     }
 
-    /// The plan as JSON: `decode`, `few` (null where there is none) and `prefill` with their steps; the figures of a decoded
+    /// The plan as JSON: `decode`, `small_batch` (null where there is none) and `prefill` with their steps; the figures of a decoded
     /// token (at P = 0) are `decode.dispatches_per_layer`, `decode.dispatches`, `decode.barriers`, `decode.bytes_per_token`,
     /// `decode.host_waits_per_token`, `decode.sampling_dispatches` (of the choice of a token), and
     /// `decode.bytes_per_position` grows with the context.
@@ -153,7 +153,7 @@ impl Plan {
         decode["bytes_per_position"] = json!(next.read - here.read);
         decode["sampling_dispatches"] = json!(self.sampling.as_ref().map_or(0, |s| s.steps[0].len()));
         decode["host_waits_per_token"] = json!(self.host_waits_per_token());
-        let few = self.few.as_ref().map(schedule_json);
-        json!({ "decode": decode, "few": few, "prefill": schedule_json(&self.prefill) })
+        let small_batch = self.small_batch.as_ref().map(schedule_json);
+        json!({ "decode": decode, "small_batch": small_batch, "prefill": schedule_json(&self.prefill) })
     }
 }

@@ -1,7 +1,7 @@
 //! Lowering of matrix products: one builder for all of them, plain and routed, single, paired and gated.
 
 use super::{
-    Binding, Buffer, Cost, Grid, Matrix, Place,
+    Binding, Buffer, BufferView, Cost, Grid, Matrix,
     lower::Lower,
     nodes::{self, Epilogue, VectorPart},
     weights::Weights,
@@ -73,7 +73,7 @@ pub(super) struct Routed {
     pub out: usize,
     /// Whether x has a row a slot.
     pub x_slots: bool,
-    pub ids: Place,
+    pub ids: BufferView,
 }
 
 /// A product: x with one matrix or two, whose segments are read by one dispatch each.
@@ -85,8 +85,8 @@ pub(super) struct Product<'a> {
     pub uniform: Uniform,
     /// Every binding but those of x and of the matrices.
     pub bindings: Vec<Binding>,
-    pub x: Place,
-    pub y: Place,
+    pub x: BufferView,
+    pub y: BufferView,
     pub rows: Rows,
     pub routed: Option<Routed>,
     /// The grid; `None`: over the rows of a segment.
@@ -207,10 +207,10 @@ impl Lower<'_> {
         ins: &[ValueId],
         outs: &[ValueId],
     ) -> Result<()> {
-        let (x, rows) = (self.place(ins[0])?, self.rows(ins[0])?);
-        let residual = if e.residual { Some(self.place(ins[1])?) } else { None };
+        let (x, rows) = (self.view(ins[0])?, self.rows(ins[0])?);
+        let residual = if e.residual { Some(self.view(ins[1])?) } else { None };
         let gate = match (e.gated, ins.last()) {
-            (true, Some(g)) => Some(self.place(*g)?),
+            (true, Some(g)) => Some(self.view(*g)?),
             _ => None,
         };
         let y = self.fresh_all(outs)?;
@@ -270,9 +270,9 @@ impl Lower<'_> {
     fn linear_bindings(
         &self,
         bias: Option<&[VectorPart]>,
-        [residual, gate]: [Option<Place>; 2],
+        [residual, gate]: [Option<BufferView>; 2],
         norm: Option<&Norm>,
-        y: Place,
+        y: BufferView,
     ) -> Result<Vec<Binding>> {
         Ok(vec![
             self.vector("bias", bias)?,
@@ -291,7 +291,7 @@ impl Lower<'_> {
         x: ValueId,
         outs: &[ValueId],
     ) -> Result<()> {
-        let (x, rows) = (self.place(x)?, self.rows(x)?);
+        let (x, rows) = (self.view(x)?, self.rows(x)?);
         let places = self.fresh_all(outs)?;
         let (y, second) = (places[0], places[parts[0].len()]);
         let [(m, a), (n, b)] =
@@ -334,7 +334,7 @@ impl Lower<'_> {
         x: ValueId,
         out: ValueId,
     ) -> Result<()> {
-        let (x, rows, y) = (self.place(x)?, self.rows(x)?, self.fresh(out)?);
+        let (x, rows, y) = (self.view(x)?, self.rows(x)?, self.fresh(out)?);
         let [(gate, g), (up, u)] = [matrix(self.w, &w[..1])?, matrix(self.w, &w[1..])?];
         let (lanes, tiles) = (&catalogue::LINEAR_GLU, &catalogue::LINEAR_GLU_TILES);
         let variant = self.target.product_variant(lanes, tiles, g.cols, &[g.dtype, u.dtype]).act(act);
@@ -364,8 +364,8 @@ impl Lower<'_> {
     }
 
     /// Scratch for all results of a node.
-    fn fresh_all(&mut self, outs: &[ValueId]) -> Result<Vec<Place>> {
-        let places: Vec<Place> = outs.iter().map(|v| self.fresh(*v)).collect::<Result<_>>()?;
+    fn fresh_all(&mut self, outs: &[ValueId]) -> Result<Vec<BufferView>> {
+        let places: Vec<BufferView> = outs.iter().map(|v| self.fresh(*v)).collect::<Result<_>>()?;
         if places.is_empty() { Err(Error::Graph("a product without a result".into())) } else { Ok(places) }
     }
 }

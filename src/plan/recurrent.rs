@@ -29,7 +29,7 @@ impl Lower<'_> {
     pub fn short_conv(&mut self, c: &ShortConv, x: ValueId, out: ValueId) -> Result<()> {
         self.tokens_only(x)?;
         let channels = self.g.cols(x);
-        let (x, y) = (self.place(x)?, self.fresh(out)?);
+        let (x, y) = (self.view(x)?, self.fresh(out)?);
         let p = params::ShortConvParams {
             channels: channels as u32,
             bias_on: u32::from(c.bias.is_some()),
@@ -57,7 +57,7 @@ impl Lower<'_> {
 
     pub fn delta_net(&mut self, d: &DeltaNet, ins: &[ValueId], out: ValueId) -> Result<()> {
         self.tokens_only(ins[0])?;
-        let (qkv, a, b) = (self.place(ins[0])?, self.place(ins[1])?, self.place(ins[2])?);
+        let (qkv, a, b) = (self.view(ins[0])?, self.view(ins[1])?, self.view(ins[2])?);
         let y = self.fresh(out)?;
         let p = params::DeltaNetParams {
             k_heads: d.k_heads as u32,

@@ -92,23 +92,23 @@ pub(super) fn sampling(graph: &Graph, schedules: [Option<&Schedule>; 3], caps: &
 impl Sampling {
     fn bind(&self, name: &'static str, part: Part, access: Access) -> Binding {
         let size = self.bytes(part);
-        Binding { name, buffer: Buffer::Sampling(part), offset: 0, size, access, content: None }
+        Binding { name, buffer: Buffer::Sampling(part), offset: 0, size, access, transient: None }
     }
 
     fn after(&self, s: &Schedule) -> Result<Option<Vec<Step>>> {
         let Some(logits) = s.outputs.iter().find(|o| o.name == "logits") else { return Ok(None) };
-        let Buffer::Scratch(scratch) = logits.place.buffer else { return Ok(None) };
+        let Buffer::Scratch(scratch) = logits.view.buffer else { return Ok(None) };
         let Some(size) = s.scratch.get(scratch as usize).map(|b| b.bytes) else { return Ok(None) };
         let x = Binding {
             name: "x",
-            buffer: logits.place.buffer,
+            buffer: logits.view.buffer,
             offset: 0,
             size,
             access: Access::Read,
-            content: logits.content,
+            transient: logits.transient,
         };
         let groups = self.vocab.div_ceil(GROUP);
-        let p = params::SampleKeysParams { vocab: self.vocab as u32, x_offset: logits.place.offset };
+        let p = params::SampleKeysParams { vocab: self.vocab as u32, x_offset: logits.view.offset };
         let keys = vec![
             self.bind("settings", Part::Settings, Access::Read),
             x,
@@ -131,7 +131,7 @@ impl Sampling {
                 offset: 0,
                 size: 4 * s.max_tokens as u64,
                 access: Access::ReadWrite,
-                content: None,
+                transient: None,
             },
         ];
         // What it reads at least: the maxima, and the keys of one group.

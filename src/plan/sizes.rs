@@ -1,6 +1,6 @@
 //! Sizes of what outlives a step: caches, tables of rotations, inputs; and what fits a binding.
 
-use super::{CacheBytes, Caps, InputPlace, Options, RopeTable};
+use super::{CacheBytes, Caps, InputBuffer, Options, RopeTable};
 use crate::{
     error::{Error, Result},
     ir::{CacheDecl, Graph, Op, Rope},
@@ -32,7 +32,7 @@ pub(super) struct Resident {
     /// Bytes of the recurrent states.
     pub states: Vec<u64>,
     /// The caller's inputs.
-    pub inputs: Vec<InputPlace>,
+    pub inputs: Vec<InputBuffer>,
 }
 
 impl Resident {
@@ -82,9 +82,9 @@ fn caches(g: &Graph, caps: &Caps, o: &Options) -> Result<Vec<CacheBytes>> {
     g.caches.iter().enumerate().map(cache).collect()
 }
 
-fn inputs(g: &Graph) -> Vec<InputPlace> {
+fn inputs(g: &Graph) -> Vec<InputBuffer> {
     let input = |op: &Op| match op {
-        Op::Input { name, cols } => Some(InputPlace { name: name.clone(), cols: *cols, stride: padded(*cols) }),
+        Op::Input { name, cols } => Some(InputBuffer { name: name.clone(), cols: *cols, stride: padded(*cols) }),
         _ => None,
     };
     g.nodes.iter().filter_map(|n| input(&n.op)).collect()

@@ -60,7 +60,7 @@ impl<'a> Target<'a> {
         cols: usize,
         formats: &[DType],
     ) -> Variant {
-        let by_tiles = self.phase == Phase::Many && self.style == Style::Lanes;
+        let by_tiles = self.phase == Phase::Prefill && self.style == Style::Lanes;
         let variant =
             if by_tiles { self.tiled(tiles, formats) } else { self.matrix_variant(lanes, cols, !self.decode()) };
         variant.formats(formats)

@@ -27,7 +27,7 @@ pub(super) fn fill(device: &Device, buffer: &wgpu::Buffer, from: u64, bytes: u64
 
 /// Writes the canaries behind all transient buffers of a schedule made with [`crate::plan::Options::guard`].
 pub(super) fn write(device: &Device, s: &Schedule, scratch: &[wgpu::Buffer]) {
-    for c in &s.contents {
+    for c in &s.transients {
         fill(device, &scratch[c.scratch as usize], c.bytes - GUARD, GUARD, CANARY);
     }
 }
@@ -37,11 +37,11 @@ pub(super) fn write(device: &Device, s: &Schedule, scratch: &[wgpu::Buffer]) {
 /// # Errors
 /// [`Error::Device`] where one was overwritten.
 pub(super) fn check(device: &Device, s: &Schedule, scratch: &[wgpu::Buffer]) -> Result<()> {
-    let bytes = s.contents.len() as u64 * GUARD;
+    let bytes = s.transients.len() as u64 * GUARD;
     let usage = wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST;
     let staging = device.buffer("canaries", bytes, usage)?;
     let mut encoder = device.raw.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
-    for (i, c) in s.contents.iter().enumerate() {
+    for (i, c) in s.transients.iter().enumerate() {
         let from = &scratch[c.scratch as usize];
         encoder.copy_buffer_to_buffer(from, c.bytes - GUARD, &staging, i as u64 * GUARD, GUARD);
     }

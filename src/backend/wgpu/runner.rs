@@ -16,7 +16,7 @@ use crate::{
     error::{Error, Result},
     ir::{Graph, Op, Rows},
     kernels::params::Frame,
-    plan::{self, Buffer, OutputPlace, Plan, Schedule, Sizes},
+    plan::{self, Buffer, OutputView, Plan, Schedule, Sizes},
 };
 use std::sync::Arc;
 
@@ -66,13 +66,13 @@ impl GpuRunner {
         let plan = plan::plan(&weights.graph, &weights.weights, &gpu.device.caps, &wanted)?;
         let shared = SequenceBuffers::new(gpu, &plan, weights.run.poison)?;
         let decode = PreparedSchedule::new(gpu, &plan.decode)?;
-        let few = plan.few.as_ref().map(|s| PreparedSchedule::new(gpu, s)).transpose()?;
+        let few = plan.small_batch.as_ref().map(|s| PreparedSchedule::new(gpu, s)).transpose()?;
         let prefill = PreparedSchedule::new(gpu, &plan.prefill)?;
         // Decoding starts without delay, whatever came before.
         decode.prepared(&weights, &plan.decode, &shared)?;
         let results = |s: &Schedule| -> u64 {
-            let rows = |o: &OutputPlace| if o.rows == Rows::Tokens { s.max_tokens } else { s.max_outputs };
-            s.outputs.iter().map(|o| 4 * u64::from(o.place.stride) * rows(o) as u64).sum()
+            let rows = |o: &OutputView| if o.rows == Rows::Tokens { s.max_tokens } else { s.max_outputs };
+            s.outputs.iter().map(|o| 4 * u64::from(o.view.stride) * rows(o) as u64).sum()
         };
         let all = plan.schedules().into_iter().filter_map(|s| s.1);
         let bytes = all.map(results).fold(16, u64::max).next_multiple_of(8);
@@ -205,7 +205,7 @@ impl GpuRunner {
 
     /// The schedule of a piece: its number in [`Plan::schedules`], itself, and its buffers.
     fn ready(&self, piece: Piece) -> (usize, &Schedule, &PreparedSchedule) {
-        match (self.plan.choose(piece.tokens, piece.outputs), &self.plan.few, &self.few) {
+        match (self.plan.choose(piece.tokens, piece.outputs), &self.plan.small_batch, &self.few) {
             (0, ..) => (0, &self.plan.decode, &self.decode),
             (1, Some(few), Some(ready)) => (1, few, ready),
             _ => (2, &self.plan.prefill, &self.prefill),
@@ -223,7 +223,7 @@ impl GpuRunner {
         for o in &s.outputs {
             let bytes = result_bytes(o, piece);
             if bytes > 0 {
-                let from = match o.place.buffer {
+                let from = match o.view.buffer {
                     Buffer::Scratch(i) => &ready.scratch[i as usize],
                     Buffer::Input(i) => &self.shared.inputs[i as usize],
                     _ => &self.shared.tokens,
@@ -282,7 +282,7 @@ impl GpuRunner {
     }
 
     fn inputs<'a>(&self, step: &Step<'a>) -> Result<Vec<&'a [f32]>> {
-        let find = |p: &plan::InputPlace| {
+        let find = |p: &plan::InputBuffer| {
             let want = step.tokens.len() * p.cols;
             match step.inputs.iter().find(|(n, _)| *n == p.name) {
                 Some((_, d)) if d.len() == want => Ok(*d),
@@ -482,15 +482,15 @@ fn copy_all(encoder: &mut wgpu::CommandEncoder, from: &[wgpu::Buffer], to: &[wgp
     from.iter().zip(to).for_each(|(a, b)| encoder.copy_buffer_to_buffer(a, 0, b, 0, a.size()));
 }
 
-fn result_bytes(o: &OutputPlace, piece: Piece) -> u64 {
+fn result_bytes(o: &OutputView, piece: Piece) -> u64 {
     let rows = if o.rows == Rows::Tokens { piece.tokens } else { piece.outputs };
-    4 * u64::from(o.place.stride) * rows as u64
+    4 * u64::from(o.view.stride) * rows as u64
 }
 
 /// Appends rows, without their padding.
-fn append(place: &OutputPlace, bytes: &[u8], out: &mut Output) {
-    let (first, end) = (place.place.offset as usize, place.place.offset as usize + place.cols);
-    for row in bytes.chunks_exact(4 * place.place.stride.max(1) as usize) {
+fn append(place: &OutputView, bytes: &[u8], out: &mut Output) {
+    let (first, end) = (place.view.offset as usize, place.view.offset as usize + place.cols);
+    for row in bytes.chunks_exact(4 * place.view.stride.max(1) as usize) {
         let row: &[u32] = bytemuck::cast_slice(row);
         if place.ids {
             out.u32.extend_from_slice(&row[first..end]);

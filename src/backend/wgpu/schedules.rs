@@ -54,7 +54,7 @@ impl SequenceBuffers {
         let frame = make("frame", size_of::<Frame>() as u64, U::UNIFORM | U::COPY_DST)?;
         let tokens = make("tokens", 4 * most as u64, data)?;
         let rows = make("rows", 8 * most as u64, data)?;
-        let input = |p: &plan::InputPlace| make(&p.name, (4 * most * p.stride) as u64, data);
+        let input = |p: &plan::InputBuffer| make(&p.name, (4 * most * p.stride) as u64, data);
         let inputs = plan.inputs.iter().map(input).collect::<Result<_>>()?;
         let rope = |t: &RopeTable| make("rotations", t.bytes, U::STORAGE | U::COPY_DST);
         let ropes: Vec<wgpu::Buffer> = plan.ropes.iter().map(rope).collect::<Result<_>>()?;
