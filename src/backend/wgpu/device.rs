@@ -23,8 +23,8 @@ pub(super) fn lock<T>(m: &Mutex<T>) -> MutexGuard<'_, T> {
 /// can take minutes: a submission holds at most [`super::RunOptions::max_work`].
 const WITHOUT_PROGRESS: Duration = Duration::from_secs(600);
 
-/// How long one wait lasts before the errors are looked at again.
-const PATIENCE: Duration = Duration::from_millis(100);
+/// How long one wait lasts before the errors are looked at again, and other threads may poll.
+const PATIENCE: Duration = Duration::from_millis(2);
 
 /// Errors that the device reported. Shared with the callbacks that wgpu calls.
 #[derive(Debug, Default)]
@@ -74,14 +74,17 @@ pub(super) struct Device {
     /// Whether errors outside scopes reach [`Device::errors`]. Where the host of an adopted device keeps the callbacks they do
     /// not: what is written and submitted runs within scopes, see [`Device::catching`].
     pub hears_errors: bool,
+    /// Held while the device is polled. A wait of wgpu that times out panics where another thread's poll finishes the queue in the
+    /// same moment, so polls take turns.
+    polling: Arc<Mutex<()>>,
     /// Waits and mappings that were answered: a device that answers others is alive.
     answered: AtomicU64,
 }
 
 impl Device {
     pub fn new(raw: wgpu::Device, queue: wgpu::Queue, caps: Caps, name: String, hears_errors: bool) -> Self {
-        let (errors, answered) = Default::default();
-        let device = Device { raw, queue, caps, errors, name, hears_errors, answered };
+        let (errors, polling, answered) = Default::default();
+        let device = Device { raw, queue, caps, errors, name, hears_errors, polling, answered };
         if hears_errors {
             device.errors.install(&device.raw);
         }
@@ -97,6 +100,7 @@ impl Device {
             errors: self.errors.clone(),
             name: self.name.clone(),
             hears_errors: self.hears_errors,
+            polling: self.polling.clone(),
             answered: AtomicU64::default(),
         }
     }
@@ -150,6 +154,7 @@ impl Device {
             submission_index: Some(submission),
             timeout: Some(timeout),
         });
+        let _turn = lock(&self.polling);
         // Where the driver reports the device's loss to the poll itself, wgpu panics: its poll has no error for that.
         let polled = catch_unwind(AssertUnwindSafe(|| self.raw.poll(poll)));
         self.errors.take()?;
