@@ -1,15 +1,22 @@
 //! Comparators against data that they must reject, and the table of parity against backends that compute something else.
 
 use crate::{
-    parity::{attention, case::Case, dense, moe},
-    support::{StepInput, Target, compare::*, load, rng::Rng, run},
+    parity::{attention, case::Case, dense, moe, recurrent},
+    support::{StepInput, Target, compare::*, gpu, load, rng::Rng, run},
 };
 use moeray::{
-    backend::{Output, Program},
+    backend::{
+        Output, Program,
+        wgpu::{self, Gpu},
+    },
     file::{Bytes, Tensor},
+    graph,
     ir::Op,
+    kernels::{Style, Tiles, catalogue},
+    plan,
     quant::KvType,
 };
+use std::collections::BTreeSet;
 
 #[test]
 fn numbers() {
@@ -194,4 +201,93 @@ fn a_scale_off_by_one_is_seen() {
     let cases: Vec<Case> = cases.collect();
     assert!(cases.len() > 2, "caches of every type");
     cases.iter().for_each(|c| seen("a scale of scores", c, &heads));
+}
+
+/// A shader's text with the sign of every number that it writes to its outputs flipped.
+fn with_flipped_signs(text: &str) -> String {
+    // Outputs of whole numbers (ids, sorted pairs) have no sign.
+    let numbers = ["y", "weights", "state"].map(|name| (format!("{name}["), format!("read_write> {name}: array<")));
+    let is_float = |ty: &str| ty.starts_with("f32") || ty.starts_with("vec4<f32>");
+    let of_floats = |declared: &str| text.split(declared).nth(1).is_some_and(is_float);
+    let flipped = |line: &str| {
+        let (_, declared) = numbers.iter().find(|(store, _)| line.trim_start().starts_with(store))?;
+        let (place, value) = line.split_once("] = ")?;
+        let (value, rest) = value.rsplit_once(';')?;
+        of_floats(declared).then(|| format!("{place}] = -({value});{rest}"))
+    };
+    let lines: Vec<String> = text.lines().map(|l| flipped(l).unwrap_or_else(|| l.into())).collect();
+    lines.join("\n")
+}
+
+/// The table, with caches of f32.
+fn table() -> Vec<Case> {
+    let all = [
+        dense::embed(),
+        dense::linear(),
+        dense::linear_fused(),
+        dense::elementwise(),
+        dense::rms_norm(),
+        attention::rope(),
+        attention::attend(),
+        attention::rope_store(),
+        attention::latent(),
+        moe::routers(),
+        moe::blocks(),
+        moe::expert_linear(),
+        recurrent::short_conv(),
+        recurrent::delta_net(),
+        recurrent::gates(),
+    ];
+    all.into_iter().flatten().filter(|c| c.kv == KvType::F32).collect()
+}
+
+/// The kernels that a case runs.
+fn kernels_of(case: &Case, gpu: &Gpu, style: Style) -> BTreeSet<&'static str> {
+    let graph = graph::fuse(&case.program.graph);
+    let dtypes: Vec<_> = case.program.weights.iter().map(|t| t.dtype()).collect();
+    let weights = plan::weights(&graph, &dtypes, gpu.caps()).unwrap();
+    let steps = || case.steps.iter().map(|s| s.0);
+    let (ctx, chunk) = (steps().map(|s| s.past + s.tokens).max().unwrap(), steps().map(|s| s.tokens).max().unwrap());
+    let options = plan::Options { style: Some(style), ..plan::Options::new(ctx, chunk, case.kv) };
+    let plan = plan::plan(&graph, &weights, gpu.caps(), &options).unwrap();
+    let schedules = plan.schedules().into_iter().filter_map(|s| s.1);
+    schedules.flat_map(|s| &s.steps).map(|s| s.variant.kernel.name).collect()
+}
+
+/// Every kernel that writes numbers, with their sign flipped in its text and in no other's: cases of the table fail.
+#[test]
+fn a_flipped_sign_in_a_shader_is_seen() {
+    let Some(under_test) = gpu() else { return };
+    let name = under_test.name().split(" (").next().unwrap().to_string();
+    let mut cases = table();
+    cases.sort_by_key(|c| c.program.weights.iter().map(|t| t.byte_len()).sum::<usize>());
+    let styles = [(Style::Rows, Target::Wgpu), (Style::Lanes, Target::WgpuLanes)];
+    let used: Vec<_> = cases.iter().map(|c| styles.map(|(style, _)| kernels_of(c, &under_test, style))).collect();
+    let mut unseen = vec![];
+    for kernel in catalogue::ALL {
+        let of_kernel = |i: &usize| (0..2).find(|s| used[*i][*s].contains(kernel.name)).map(|s| (*i, s));
+        // Those of its own name first; several, because a plan may have it for other sizes, or for what goes to a cache.
+        let mut candidates: Vec<(usize, usize)> = (0..cases.len()).filter_map(|i| of_kernel(&i)).collect();
+        candidates.sort_by_key(|(i, _)| !cases[*i].name.starts_with(kernel.name));
+        let seen = candidates.into_iter().take(4).any(|(i, s)| {
+            let options = wgpu::Options { device: Some(name.clone()), checked: true, ..Default::default() };
+            let gpu = Gpu::open(&options).unwrap();
+            gpu.edit_shaders(move |name, text| {
+                if name == kernel.name {
+                    *text = with_flipped_signs(text);
+                }
+            });
+            let run_options =
+                wgpu::RunOptions { style: Some(styles[s].0), tiles: Some(Tiles::F32), ..Default::default() };
+            let loaded = gpu.load_with(cases[i].program.clone(), run_options, &mut |_| {}).unwrap();
+            let got = run(&*loaded, cases[i].kv, &cases[i].steps);
+            cases[i].compare(styles[s].1, &got, &cases[i].want(styles[s].1)).is_err()
+        });
+        if !seen {
+            unseen.push(kernel.name);
+        }
+    }
+    unseen.sort_unstable();
+    // These write whole numbers, or move them.
+    assert_eq!(unseen, ["copy", "expert_sort", "head_ids", "kv_store", "sample_keys", "sample_pick"]);
 }

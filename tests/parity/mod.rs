@@ -4,7 +4,7 @@ pub mod attention;
 pub mod case;
 pub mod dense;
 pub mod moe;
-mod recurrent;
+pub mod recurrent;
 
 use crate::support::{Target, skip};
 use case::check_all;

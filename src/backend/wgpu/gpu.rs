@@ -20,6 +20,13 @@ impl std::fmt::Debug for Gpu {
 }
 
 impl Gpu {
+    /// For tests that must see a wrong shader: `edit` changes the text of each kernel, given by its name, before it is compiled.
+    /// Such shaders run with all checks. Takes effect once, and for kernels that have not run.
+    #[doc(hidden)]
+    pub fn edit_shaders(&self, edit: impl Fn(&str, &mut String) + Send + Sync + 'static) {
+        _ = self.pipelines.edit.set(Box::new(edit));
+    }
+
     /// Name and system of the device.
     pub fn name(&self) -> &str {
         &self.device.name

@@ -8,7 +8,7 @@ use crate::{
 };
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, OnceLock},
 };
 
 /// A compiled kernel.
@@ -18,16 +18,21 @@ pub(super) struct Pipeline {
     pub reflection: Reflection,
 }
 
+/// What [`super::Gpu::edit_shaders`] is given.
+type Edit = Box<dyn Fn(&str, &mut String) + Send + Sync>;
+
 /// The pipelines of a device, by [`Variant::label`].
 pub(super) struct Pipelines {
     made: Mutex<HashMap<String, Arc<Pipeline>>>,
     checked: bool,
     cache: Option<wgpu::PipelineCache>,
+    /// For tests: a change of the texts of kernels.
+    pub edit: OnceLock<Edit>,
 }
 
 impl Pipelines {
     pub fn new(checked: bool, cache: Option<wgpu::PipelineCache>) -> Self {
-        Pipelines { made: Mutex::default(), checked, cache }
+        Pipelines { made: Mutex::default(), checked, cache, edit: OnceLock::new() }
     }
 
     pub fn len(&self) -> usize {
@@ -65,7 +70,10 @@ impl Pipelines {
     }
 
     fn make(&self, device: &Device, variant: &Variant, label: &str) -> Result<Pipeline> {
-        let linked = kernels::link(variant)?;
+        let mut linked = kernels::link(variant)?;
+        if let Some(edit) = self.edit.get() {
+            edit(variant.kernel.name, &mut linked.text);
+        }
         let reflection = kernels::reflect(&linked)?;
         let size: u32 = reflection.workgroup.iter().product();
         if reflection.workgroup_bytes > device.caps.workgroup_bytes || size > device.caps.max_invocations {
@@ -75,7 +83,7 @@ impl Pipelines {
                 device.name, device.caps.max_invocations,
             )));
         }
-        let checked = self.checked || variant.tiles.is_some_and(|t| !t.row().tested);
+        let checked = self.checked || self.edit.get().is_some() || variant.tiles.is_some_and(|t| !t.row().tested);
         let made = device.scoped(|raw| {
             let source = wgpu::ShaderSource::Wgsl(linked.text.as_str().into());
             let descriptor = wgpu::ShaderModuleDescriptor { label: Some(label), source };
