@@ -31,7 +31,7 @@ fn latent_attention_through_gguf() {
 
 #[test]
 fn families_through_gguf() {
-    for name in ["ernie4_5_moe", "glm4_moe", "dots1", "minimax_m2", "phimoe"] {
+    for name in ["ernie4_5_moe", "glm4_moe", "dots1", "minimax_m2", "bailing_moe_v2", "phimoe"] {
         check(name, &exported(name));
     }
 }

@@ -40,6 +40,7 @@ const MODELS: &[(&str, Formula)] = &[
     ("ernie4_5_moe", SOFTMAX.over(SumAtLeast(1e-12)).bias("mlp.moe_statics.e_score_correction_bias")),
     ("glm4_moe", SIGMOID.over(SumPlus(1e-20)).times(1.5).bias(CORRECTION)),
     ("dots1", SIGMOID.over(SumPlus(1e-20)).times(2.0).groups(2, 1, BestTwo).bias(CORRECTION)),
+    ("bailing_moe_v2", SIGMOID.over(SumPlus(1e-20)).times(2.5).groups(4, 2, BestTwo).bias("mlp.gate.expert_bias")),
     ("minimax_m2", SIGMOID.over(Sum).bias("block_sparse_moe.e_score_correction_bias")),
 ];
 

@@ -11,6 +11,7 @@ mod arrows;
 mod batch;
 #[cfg(all(feature = "cli", feature = "demo-model"))]
 mod cli;
+mod config_facts;
 mod cpu;
 mod export;
 mod export_families;

@@ -55,7 +55,7 @@ impl Config {
     pub(super) const NONE: Config = Config { keys: &[], also: &[] };
 
     /// What an absent key means; `None` for a key that the family does not have.
-    pub(super) fn absent(&self, key: &str) -> Option<Absent> {
+    pub fn absent(&self, key: &str) -> Option<Absent> {
         self.keys.iter().chain(COMMON).find(|(k, _)| *k == key).map(|(_, a)| *a)
     }
 

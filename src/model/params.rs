@@ -244,7 +244,7 @@ impl<'a> Params<'a> {
             Source::Gguf(_) => Ok(true),
             Source::Hf { whole, text } => match whole.get(key).and_then(Json::as_bool) {
                 Some(tied) if !std::ptr::eq(*whole, *text) => Ok(tied),
-                _ => self.bool("", key),
+                _ => Ok(self.opt_bool("", key)?.unwrap_or(false)),
             },
         }
     }

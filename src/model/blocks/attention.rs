@@ -16,18 +16,14 @@ use crate::{
 
 /// W_o · attention(x) of the layer's normalised input x.
 pub(in crate::model) fn attention(l: &mut Loader<'_>, site: &Site, a: &AttentionSpec, x: ValueId) -> Result<ValueId> {
-    let (q_cols, kv_cols) = (a.heads * a.head_dim, a.kv_heads * a.head_dim);
     let (q, gate) = if a.gated {
         let [q, gate] = gated_query(l, site, a, x)?;
         (q, Some(gate))
     } else {
-        (projection(l, &site.at("attn_q"), [q_cols, site.hidden], a.bias, x)?, None) // [T, heads·D]
+        (part_of_qkv(l, site, a, 0, x)?, None) // [T, heads·D]
     };
-    let k = projection(l, &site.at("attn_k"), [kv_cols, site.hidden], a.bias, x)?; // [T, kv_heads·D]
-    let mut v = match a.k_eq_v {
-        true => k,
-        false => projection(l, &site.at("attn_v"), [kv_cols, site.hidden], a.bias, x)?, // [T, kv_heads·D]
-    };
+    let k = part_of_qkv(l, site, a, 1, x)?; // [T, kv_heads·D]
+    let mut v = if a.k_eq_v { k } else { part_of_qkv(l, site, a, 2, x)? }; // [T, kv_heads·D]
     if a.v_norm {
         v = unweighted(l, &site.norm, &site.weight("attn_v_norm"), a.head_dim, v)?; // [T, kv_heads·D]
     }
@@ -46,7 +42,21 @@ pub(in crate::model) fn attention(l: &mut Loader<'_>, site: &Site, a: &Attention
         y = l.b.one(Op::Glu(Activation::Sigmoid), &[gate, y])?; // [T, heads·D]
     }
     // The output projection has no bias, unless the file says otherwise.
-    projection(l, &site.at("attn_output"), [site.hidden, q_cols], Bias::IfPresent, y) // [T, H]
+    projection(l, &site.at("attn_output"), [site.hidden, a.heads * a.head_dim], Bias::IfPresent, y) // [T, H]
+}
+
+/// Queries (0), keys (1) or values (2), from a matrix of their own or from one that has the rows of all three in this order.
+fn part_of_qkv(l: &mut Loader<'_>, site: &Site, a: &AttentionSpec, which: usize, x: ValueId) -> Result<ValueId> {
+    let (q_cols, kv_cols) = (a.heads * a.head_dim, a.kv_heads * a.head_dim);
+    let (stem, first, cols) =
+        [("attn_q", 0, q_cols), ("attn_k", q_cols, kv_cols), ("attn_v", q_cols + kv_cols, kv_cols)][which];
+    let (own, joined) = (site.weight(stem), site.weight("attn_qkv"));
+    if l.has(&own) || !l.has(&joined) {
+        return projection(l, &site.at(stem), [cols, site.hidden], a.bias, x);
+    }
+    let rows = std::iter::once(first..first + cols).collect();
+    let weight = l.rows(&joined, [q_cols + 2 * kv_cols, site.hidden], &own, rows)?;
+    plain(l, weight, x)
 }
 
 /// A projection `[out, inp]` with its bias.

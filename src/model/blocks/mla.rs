@@ -110,6 +110,6 @@ fn transposed(t: &Tensor, [heads, rank, nope]: [usize; 3]) -> Result<Tensor> {
         return Tensor::new(t.dtype(), vec![heads, rank, nope], vec![Bytes::from_vec(bytes)]);
     }
     let x = numbers(t)?;
-    let turned = places().flat_map(|(h, c)| (0..nope).map(move |n| (h * nope + n) * rank + c)).map(|i| x[i]).collect();
-    Tensor::from_f32(vec![heads, rank, nope], turned)
+    let moved = places().flat_map(|(h, c)| (0..nope).map(move |n| (h * nope + n) * rank + c)).map(|i| x[i]).collect();
+    Tensor::from_f32(vec![heads, rank, nope], moved)
 }

@@ -25,6 +25,7 @@ pub static DOTS1: Architecture = Architecture {
     hf: "dots1",
     config: Config {
         keys: &[
+            ("num_key_value_heads", Absent::Count(32)),
             ("head_dim", Absent::Nothing),
             ("n_routed_experts", Absent::Nothing),
             ("num_experts_per_tok", Absent::Nothing),

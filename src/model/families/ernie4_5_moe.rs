@@ -60,6 +60,7 @@ pub static ERNIE4_5_MOE: Architecture = Architecture {
     hf: "ernie4_5_moe",
     config: Config {
         keys: &[
+            ("num_key_value_heads", Absent::Count(4)),
             ("head_dim", Absent::Nothing),
             ("moe_num_experts", Absent::Count(64)),
             ("moe_k", Absent::Count(6)),

@@ -57,6 +57,7 @@ pub static GEMMA4: Architecture = Architecture {
     hf: "gemma4_text",
     config: Config {
         keys: &[
+            ("num_key_value_heads", Absent::Count(4)),
             ("head_dim", Absent::Count(256)),
             ("sliding_window", Absent::Count(512)),
             // The last of every six layers sees everything.

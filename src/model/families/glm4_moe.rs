@@ -26,6 +26,7 @@ pub static GLM4_MOE: Architecture = Architecture {
     hf: "glm4_moe",
     config: Config {
         keys: &[
+            ("num_key_value_heads", Absent::Count(8)),
             ("head_dim", Absent::Nothing),
             ("n_routed_experts", Absent::Count(128)),
             ("num_experts_per_tok", Absent::Count(8)),

@@ -66,6 +66,7 @@ pub static GPT_OSS: Architecture = Architecture {
     hf: "gpt_oss",
     config: Config {
         keys: &[
+            ("num_key_value_heads", Absent::Count(8)),
             ("head_dim", Absent::Count(64)),
             ("num_local_experts", Absent::Count(128)),
             ("num_experts_per_tok", Absent::Count(4)),

@@ -78,6 +78,7 @@ pub static LFM2_MOE: Architecture = Architecture {
     hf: "lfm2_moe",
     config: Config {
         keys: &[
+            ("num_key_value_heads", Absent::Count(8)),
             ("conv_L_cache", Absent::Count(3)),
             ("layer_types", Absent::Refused),
             ("num_dense_layers", Absent::Count(2)),

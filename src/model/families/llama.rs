@@ -39,7 +39,7 @@ pub static LLAMA: Architecture = Architecture {
     title: "Llama",
     gguf: &FORM,
     hf: "llama",
-    config: Config { keys: &[], also: &[] },
+    config: Config { keys: &[("head_dim", Absent::Nothing)], also: &[] },
     names: Names::with(&[]),
     decoder,
     routing: None,
@@ -50,7 +50,14 @@ pub static MISTRAL: Architecture = Architecture {
     title: "Mistral",
     gguf: &FORM,
     hf: "mistral",
-    config: Config { keys: &[("sliding_window", Absent::Count(4096))], also: &[] },
+    config: Config {
+        keys: &[
+            ("num_key_value_heads", Absent::Count(8)),
+            ("head_dim", Absent::Nothing),
+            ("sliding_window", Absent::Count(4096)),
+        ],
+        also: &[],
+    },
     names: Names::with(&[]),
     decoder,
     routing: None,
@@ -63,6 +70,8 @@ pub static MIXTRAL: Architecture = Architecture {
     hf: "mixtral",
     config: Config {
         keys: &[
+            ("num_key_value_heads", Absent::Count(8)),
+            ("head_dim", Absent::Nothing),
             ("num_local_experts", Absent::Count(8)),
             ("num_experts_per_tok", Absent::Count(2)),
             ("sliding_window", Absent::Nothing),

@@ -50,6 +50,7 @@ pub static LLAMA4: Architecture = Architecture {
     hf: "llama4_text",
     config: Config {
         keys: &[
+            ("num_key_value_heads", Absent::Count(8)),
             ("head_dim", Absent::Count(128)),
             ("intermediate_size_mlp", Absent::Count(16_384)),
             ("num_local_experts", Absent::Count(16)),

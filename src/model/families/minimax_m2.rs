@@ -38,6 +38,7 @@ pub static MINIMAX_M2: Architecture = Architecture {
     hf: "minimax_m2",
     config: Config {
         keys: &[
+            ("num_key_value_heads", Absent::Count(8)),
             ("head_dim", Absent::Count(128)),
             ("num_local_experts", Absent::Count(256)),
             ("num_experts_per_tok", Absent::Count(8)),

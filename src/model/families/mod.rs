@@ -1,6 +1,7 @@
 //! The architectures: a file each, or one for a few that share most. A file holds what makes the family its own (names, keys,
 //! defaults, router, GGUF form) and how its decoder is read.
 
+mod bailing_moe_v2;
 mod deepseek;
 mod deepseek_moe;
 mod dots1;
@@ -48,5 +49,6 @@ pub static REGISTRY: &[&Architecture] = &[
     &dots1::DOTS1,
     &minimax_m2::MINIMAX_M2,
     &hunyuan_moe::HUNYUAN_MOE,
+    &bailing_moe_v2::BAILING_MOE_V2,
     &mini_mixtral::MINI_MIXTRAL,
 ];

@@ -49,6 +49,7 @@ pub static PHI_MOE: Architecture = Architecture {
     hf: "phimoe",
     config: Config {
         keys: &[
+            ("num_key_value_heads", Absent::Count(8)),
             ("num_local_experts", Absent::Count(16)),
             ("num_experts_per_tok", Absent::Count(2)),
             ("router_jitter_noise", Absent::Number(0.01)),

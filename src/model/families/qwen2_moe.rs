@@ -39,6 +39,7 @@ pub static QWEN2_MOE: Architecture = Architecture {
     hf: "qwen2_moe",
     config: Config {
         keys: &[
+            ("num_key_value_heads", Absent::Count(16)),
             ("qkv_bias", Absent::Flag(true)),
             ("num_experts", Absent::Count(60)),
             ("num_experts_per_tok", Absent::Count(4)),

@@ -35,6 +35,7 @@ pub static QWEN3_MOE: Architecture = Architecture {
     hf: "qwen3_moe",
     config: Config {
         keys: &[
+            ("num_key_value_heads", Absent::Count(4)),
             ("head_dim", Absent::Nothing),
             ("num_local_experts", Absent::Count(128)),
             ("num_experts_per_tok", Absent::Count(8)),

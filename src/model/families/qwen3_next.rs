@@ -85,6 +85,7 @@ pub static QWEN3_NEXT: Architecture = Architecture {
     hf: "qwen3_next",
     config: Config {
         keys: &[
+            ("num_key_value_heads", Absent::Count(2)),
             ("head_dim", Absent::Count(256)),
             ("partial_rotary_factor", Absent::Number(0.25)),
             ("linear_conv_kernel_dim", Absent::Count(4)),
@@ -120,6 +121,7 @@ pub static QWEN3_5_MOE: Architecture = Architecture {
     hf: "qwen3_5_moe_text",
     config: Config {
         keys: &[
+            ("num_key_value_heads", Absent::Count(2)),
             ("head_dim", Absent::Count(256)),
             // All layers have experts.
             ("intermediate_size", Absent::Nothing),
