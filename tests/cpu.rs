@@ -48,7 +48,11 @@ fn blocks(dtype: DType, weights: usize, rng: &mut Rng) -> Vec<u8> {
         DType::Q2K => &[80, 82],
         DType::Q3K => &[108],
         DType::Q6K => &[208],
-        _ => &[0],
+        DType::TQ1_0 => &[52],
+        DType::TQ2_0 => &[64],
+        DType::IQ1M | DType::NVFP4 => &[],
+        DType::Q4_0 | DType::Q5_0 | DType::Q8_0 | DType::IQ4NL | DType::IQ4XS => &[0],
+        DType::IQ1S | DType::IQ2XXS | DType::IQ2XS | DType::IQ2S | DType::IQ3XXS | DType::IQ3S => &[0],
     };
     for block in bytes.chunks_exact_mut(l.bytes) {
         let x = rng.unit() * 0.05;
@@ -57,6 +61,12 @@ fn blocks(dtype: DType, weights: usize, rng: &mut Rng) -> Vec<u8> {
             DType::F16 => block.copy_from_slice(&half::f16::from_f32(x).to_le_bytes()),
             DType::BF16 => block.copy_from_slice(&half::bf16::from_f32(x).to_le_bytes()),
             DType::MXFP4 => block[0] = 118 + block[0] % 8,
+            // Its d is in the upper four bits of four words.
+            DType::IQ1M => {
+                let d = half::f16::from_f32(rng.unit() * 0.01).to_bits();
+                (0..4).for_each(|i| block[49 + 2 * i] = block[49 + 2 * i] & 15 | ((d >> (4 * i) & 15) as u8) << 4);
+            }
+            DType::NVFP4 => block[..4].iter_mut().for_each(|s| *s &= 0x3f),
             _ => {}
         }
         for at in scales {
@@ -185,8 +195,8 @@ fn products() {
             }
         }
     }
-    // 10 formats take all seven widths, 6 only the two multiples of 256.
-    assert_eq!(ran, levels.len() * 11 * (10 * 7 + 6 * 2));
+    // 10 formats take all seven widths, one the three multiples of 64, 15 only the two multiples of 256.
+    assert_eq!(ran, levels.len() * 11 * (10 * 7 + 3 + 15 * 2));
 }
 
 /// Float rows need not be whole vectors.

@@ -1,9 +1,13 @@
 //! Random weights, made directly in their quantised type.
 //!
 //! Every byte is random except the scales, which are set so that the dequantised weights have mean 0 (nearly) and a
-//! standard deviation near [`STD`], and are finite. The block layouts are ggml's (`ggml-common.h`).
+//! standard deviation near [`STD`], and are finite; each format says where they lie ([`crate::quant`]).
 
-use crate::{error::Result, quant::DType, threads};
+use crate::{
+    error::Result,
+    quant::{DType, Float},
+    threads,
+};
 use half::{bf16, f16};
 use std::sync::{Mutex, PoisonError};
 
@@ -38,7 +42,7 @@ pub(super) struct Maker {
 impl Maker {
     /// For weights of `dtype` with standard deviation `std`.
     pub(super) fn new(dtype: DType, std: f32) -> Self {
-        let (rms, centre) = unit(dtype);
+        let (rms, centre) = dtype.codec().map_or((1.0, 0.0), |codec| (codec.random.rms, codec.random.centre));
         let signed = centre == 0.0;
         let scales = std::array::from_fn(|i| {
             // From 3/4 to 5/4 of the wanted scale; where no minimum centres the block, every other scale is negative.
@@ -80,11 +84,11 @@ impl Maker {
         let rest = words.into_remainder();
         let n = rest.len();
         rest.copy_from_slice(&rng.next().to_le_bytes()[..n]);
-        match self.dtype {
-            DType::F32 => self.floats::<4>(out, |v| v.to_le_bytes()),
-            DType::F16 => self.floats::<2>(out, |v| f16::from_f32(v).to_le_bytes()),
-            DType::BF16 => self.floats::<2>(out, |v| bf16::from_f32(v).to_le_bytes()),
-            _ => out.chunks_exact_mut(self.dtype.layout().bytes).for_each(|b| self.set_scales(b)),
+        match self.dtype.codec() {
+            Ok(codec) => (codec.set_scales)(out, &self.scales),
+            Err(Float::F32) => self.floats::<4>(out, |v| v.to_le_bytes()),
+            Err(Float::F16) => self.floats::<2>(out, |v| f16::from_f32(v).to_le_bytes()),
+            Err(Float::BF16) => self.floats::<2>(out, |v| bf16::from_f32(v).to_le_bytes()),
         }
     }
 
@@ -96,61 +100,6 @@ impl Maker {
             let i = usize::from(u16::from_le_bytes([b[0], b[1]])) & (table.len() - 1);
             b.copy_from_slice(&table[i]);
         }
-    }
-
-    /// Sets the scale fields of a block of random bytes; their old bytes choose among the 16 scales.
-    fn set_scales(&self, b: &mut [u8]) {
-        // Where d lies; the minimum, where there is one, follows it.
-        let at = match self.dtype {
-            DType::Q2K => 80,
-            DType::Q3K => 108,
-            DType::Q6K => 208,
-            DType::MXFP4 => {
-                // A power of two: 2^(e - 127) is 2^-8 or 2^-7.
-                b[0] = 119 + (b[0] & 1);
-                return;
-            }
-            _ => 0,
-        };
-        let (d, min) = self.scales[usize::from(b[at] & 15)];
-        b[at..at + 2].copy_from_slice(&d);
-        match self.dtype {
-            DType::Q4_1 | DType::Q5_1 => b[2..4].copy_from_slice(&min),
-            DType::Q2K => {
-                // 16 bytes of (scale, minimum) nibbles: equal ones centre the weights.
-                b[82..84].copy_from_slice(&min);
-                b[..16].iter_mut().for_each(|s| *s = (*s & 15) * 17);
-            }
-            DType::Q4K | DType::Q5K => {
-                // Twelve bytes of 6-bit scales and minima, packed so that equal halves make them equal.
-                b[2..4].copy_from_slice(&min);
-                b.copy_within(4..8, 8);
-                b[12..16].iter_mut().for_each(|s| *s = (*s & 15) * 17);
-            }
-            _ => {}
-        }
-    }
-}
-
-/// For a type: root mean square of a weight where d = 1 and all other bits are random (centred by the minimum), and the
-/// minimum that centres it, in units of d (0 for types without one; subtracted for the K-quants, added for Q4_1, Q5_1).
-fn unit(dtype: DType) -> (f32, f32) {
-    // Uniform integers: 0..=15 have deviation 4.61, 0..=31 9.23, 0..=63 18.47, i8 73.9. Scales of 0..=63 have a root mean
-    // square of 36.5, of 0..=15 8.8, of -32..=31 18.5, i8 73.9. The values of IQ4_NL have 69.3.
-    match dtype {
-        DType::F32 | DType::F16 | DType::BF16 | DType::MXFP4 => (1.0, 0.0),
-        DType::Q4_0 => (4.64, 0.0),
-        DType::Q4_1 => (4.61, -7.5),
-        DType::Q5_0 => (9.25, 0.0),
-        DType::Q5_1 => (9.23, -15.5),
-        DType::Q8_0 => (73.9, 0.0),
-        DType::Q2K => (8.8 * 1.118, 1.5),
-        DType::Q3K => (18.5 * 2.35, 0.0),
-        DType::Q4K => (36.5 * 4.61, 7.5),
-        DType::Q5K => (36.5 * 9.23, 15.5),
-        DType::Q6K => (73.9 * 18.5, 0.0),
-        DType::IQ4NL => (69.3, 0.0),
-        DType::IQ4XS => (18.5 * 69.3, 0.0),
     }
 }
 

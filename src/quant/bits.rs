@@ -28,12 +28,6 @@ pub fn u32_at(b: &[u8], at: usize) -> u32 {
     u32::from_le_bytes([b[at], b[at + 1], b[at + 2], b[at + 3]])
 }
 
-/// The half at byte `at` of `b`, as f32.
-#[inline]
-pub fn f16_at(b: &[u8], at: usize) -> f32 {
-    f16_to_f32(u16_at(b, at))
-}
-
 /// Writes the half nearest to `v` at byte `at` of `b`.
 #[inline]
 pub fn put_f16(b: &mut [u8], at: usize, v: f32) {
@@ -104,6 +98,19 @@ pub fn pairs(q: Group) -> [u32; 2] {
 #[inline(always)]
 pub fn bits(q: Group) -> u32 {
     q.iter().enumerate().fold(0, |m, (a, w)| m | ((w & 0x0101_0101) << a))
+}
+
+/// The 32 signs, a bit each, of four times seven signs, of which each eighth is such that their number is even; in the lower 28 bits of
+/// a word. As in ggml's `ksigns_iq2xs`.
+#[inline(always)]
+pub fn even_signs(sevens: u32) -> u32 {
+    let byte = |l: u32| (sevens & (0x7f << (7 * l))) << l;
+    let seven = byte(0) | byte(1) | byte(2) | byte(3);
+    // Bit 0 of every byte becomes the parity of that byte; what comes from its neighbour stays above it.
+    let parity = seven ^ (seven >> 4);
+    let parity = parity ^ (parity >> 2);
+    let parity = (parity ^ (parity >> 1)) & 0x0101_0101;
+    seven | (parity << 7)
 }
 
 /// A group of single bits from a word that has weight `i` at bit `i`, as ggml's Q5_0 and Q5_1 blocks have.

@@ -1,6 +1,6 @@
 //! f32 to blocks: checks, importances, threads, and the dispatch to the formats.
 
-use super::{DType, float, iq4_nl, iq4_xs, mxfp4, q2_k, q3_k, q4_0, q4_1, q4_k, q5_0, q5_1, q5_k, q6_k, q8_0};
+use super::{DType, Float, float, format::BlockFormat};
 use crate::{
     error::{Error, Result},
     threads,
@@ -10,7 +10,8 @@ use crate::{
 ///
 /// # Errors
 /// [`Error::Invalid`] where `x` is no whole number of blocks; [`Error::Model`] where a weight is NaN, infinite or beyond
-/// what the format can hold (65504 in the formats with f16 scales), with its index in `x`. `out` is unchanged then.
+/// what the format can hold (65504 in the formats with f16 scales), with its index in `x`; [`Error::Unsupported`] where the
+/// format has no quantiser. `out` is unchanged then.
 pub fn quantize(dtype: DType, x: &[f32], out: &mut Vec<u8>) -> Result<()> {
     quantize_weighted(dtype, x, None, out)
 }
@@ -25,23 +26,14 @@ pub fn quantize_weighted(dtype: DType, x: &[f32], importance: Option<&[f32]>, ou
     check(dtype, x)?;
     let importance = importance.map(|i| normalised(dtype, x.len(), i)).transpose()?;
     let imp = importance.as_deref();
-    match dtype {
-        DType::F32 => float::quantize_f32(x, out),
-        DType::F16 => float::quantize_f16(x, out)?,
-        DType::BF16 => float::quantize_bf16(x, out)?,
-        DType::Q4_0 => each::<Q4_0, 18, 32>(x, imp, out),
-        DType::Q4_1 => each::<Q4_1, 20, 32>(x, imp, out),
-        DType::Q5_0 => each::<Q5_0, 22, 32>(x, imp, out),
-        DType::Q5_1 => each::<Q5_1, 24, 32>(x, imp, out),
-        DType::Q8_0 => each::<Q8_0, 34, 32>(x, imp, out),
-        DType::Q2K => each::<Q2K, 84, 256>(x, imp, out),
-        DType::Q3K => each::<Q3K, 110, 256>(x, imp, out),
-        DType::Q4K => each::<Q4K, 144, 256>(x, imp, out),
-        DType::Q5K => each::<Q5K, 176, 256>(x, imp, out),
-        DType::Q6K => each::<Q6K, 210, 256>(x, imp, out),
-        DType::IQ4NL => each::<IQ4NL, 18, 32>(x, imp, out),
-        DType::IQ4XS => each::<IQ4XS, 136, 256>(x, imp, out),
-        DType::MXFP4 => each::<MXFP4, 17, 32>(x, imp, out),
+    match dtype.codec() {
+        Ok(codec) => match codec.quantize {
+            Ok(quantize) => quantize(x, imp, out),
+            Err(why) => return Err(Error::Unsupported(format!("weights cannot be made {dtype}: {why}"))),
+        },
+        Err(Float::F32) => float::quantize_f32(x, out),
+        Err(Float::F16) => float::quantize_f16(x, out)?,
+        Err(Float::BF16) => float::quantize_bf16(x, out)?,
     }
     Ok(())
 }
@@ -123,76 +115,34 @@ fn normalised(dtype: DType, weights: usize, importance: &[f32]) -> Result<Vec<f3
     Ok(importance.iter().map(|&v| ((f64::from(v) / mean) as f32).max(1e-4)).collect())
 }
 
-/// A format's function for one block. A trait and not a closure, because the function must be inlined into loops that are
-/// compiled for several instruction sets, and calls of closures are not.
-trait Encode<const N: usize, const B: usize> {
-    /// Block `b` from weights `x` with importances `w`.
-    fn encode(x: &[f32; B], w: &[f32; B], b: &mut [u8; N]);
-}
-
-macro_rules! formats {
-    ($($name:ident: $module:ident, $bytes:literal, $block:literal;)*) => {$(
-        struct $name;
-        impl Encode<$bytes, $block> for $name {
-            #[inline(always)]
-            fn encode(x: &[f32; $block], w: &[f32; $block], b: &mut [u8; $bytes]) {
-                $module::quantize(x, w, b);
-            }
-        }
-    )*};
-}
-
-formats! {
-    Q4_0: q4_0, 18, 32;
-    Q4_1: q4_1, 20, 32;
-    Q5_0: q5_0, 22, 32;
-    Q5_1: q5_1, 24, 32;
-    Q8_0: q8_0, 34, 32;
-    Q2K: q2_k, 84, 256;
-    Q3K: q3_k, 110, 256;
-    Q4K: q4_k, 144, 256;
-    Q5K: q5_k, 176, 256;
-    Q6K: q6_k, 210, 256;
-    IQ4NL: iq4_nl, 18, 32;
-    IQ4XS: iq4_xs, 136, 256;
-    MXFP4: mxfp4, 17, 32;
-}
-
-/// Appends the block of every `B` weights.
-fn each<F: Encode<N, B>, const N: usize, const B: usize>(x: &[f32], importance: Option<&[f32]>, out: &mut Vec<u8>) {
-    let ones = [[1.0; B]];
-    let importance = importance.map_or(&ones[..], |i| i.as_chunks::<B>().0);
+/// Appends the blocks of `x`, whole blocks of weights whose importances repeat.
+pub(super) fn blocks<F: BlockFormat>(x: &[f32], importance: Option<&[f32]>, out: &mut Vec<u8>) {
+    let ones = [1.0; 256];
+    let importance = importance.unwrap_or(&ones[..F::BLOCK]);
     let start = out.len();
-    out.resize(start + x.len() / B * N, 0);
-    let (x, out) = (x.as_chunks::<B>().0, out[start..].as_chunks_mut::<N>().0);
+    out.resize(start + x.len() / F::BLOCK * F::BYTES, 0);
+    let out = &mut out[start..];
     #[cfg(target_arch = "x86_64")]
     if std::arch::is_x86_feature_detected!("avx2") {
         // SAFETY: the processor has AVX2.
-        return unsafe { each_avx2::<F, N, B>(x, importance, out) };
+        return unsafe { blocks_avx2::<F>(x, importance, out) };
     }
-    each_any::<F, N, B>(x, importance, out);
+    blocks_any::<F>(x, importance, out);
 }
 
-/// The loop of [`each`]. Its results do not depend on the instruction set, because sums run in a fixed number of lanes
-/// and nothing is contracted.
+/// The loop of [`blocks`]. Its results do not depend on the instruction set, because sums run in a fixed number of lanes and
+/// nothing is contracted.
 #[inline(always)]
-fn each_any<F: Encode<N, B>, const N: usize, const B: usize>(
-    x: &[[f32; B]],
-    importance: &[[f32; B]],
-    out: &mut [[u8; N]],
-) {
-    for ((x, out), w) in x.iter().zip(out).zip(importance.iter().cycle()) {
-        F::encode(x, w, out);
+fn blocks_any<F: BlockFormat>(x: &[f32], importance: &[f32], out: &mut [u8]) {
+    let importances = importance.chunks_exact(F::BLOCK).cycle();
+    for ((x, out), w) in x.chunks_exact(F::BLOCK).zip(out.chunks_exact_mut(F::BYTES)).zip(importances) {
+        F::quantize(x, w, out);
     }
 }
 
-/// [`each_any`] in vectors of eight.
+/// [`blocks_any`] in vectors of eight.
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2")]
-fn each_avx2<F: Encode<N, B>, const N: usize, const B: usize>(
-    x: &[[f32; B]],
-    importance: &[[f32; B]],
-    out: &mut [[u8; N]],
-) {
-    each_any::<F, N, B>(x, importance, out);
+fn blocks_avx2<F: BlockFormat>(x: &[f32], importance: &[f32], out: &mut [u8]) {
+    blocks_any::<F>(x, importance, out);
 }

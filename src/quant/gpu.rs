@@ -4,13 +4,13 @@
 //! buffer; group `g = row * groups_per_row + j`, `n` groups in all. A segment is a few *planes*, each with the same
 //! kind of data for all groups (quants, then high bits, then scales), so that neighbouring lanes that take neighbouring
 //! groups load neighbouring 16 bytes. Every plane starts at a multiple of 16 bytes that follows from `n`. The planes of
-//! each format are in the format's own file (`q4_k.rs`, ...), and in the header of `shaders/quant/<format>.wgsl`, which
+//! each format are on the format's own page (`q4_k.rs`, ...), and in the header of `shaders/quant/<format>.wgsl`, which
 //! reads them. Apart from the padding at the ends of planes, the bytes are the file's, except Q3_K's (4 % more), and
 //! float rows that are no multiple of 32 (zeros up to one).
 //!
 //! Bytes within words are little-endian, as on every GPU and on every host that this crate supports.
 
-use super::{DType, iq4_nl, iq4_xs, mxfp4, q2_k, q3_k, q4_0, q4_1, q4_k, q5_0, q5_1, q5_k, q6_k, q8_0};
+use super::{DType, Float, format::BlockFormat};
 use crate::error::{Error, Result};
 
 /// Weights in a group.
@@ -19,66 +19,33 @@ pub const GROUP: usize = 32;
 /// The WGSL that reads a segment of `dtype`: `fn W_dequant(g: u32, n: u32) -> array<vec4<f32>, 8>` gives the 32 weights
 /// of group `g` of a segment of `n` groups from `W_data: array<vec4<u32>>`, which the kernel declares. All global names
 /// begin with `W_`, for a linker to replace.
-pub const fn fragment(dtype: DType) -> &'static str {
-    match dtype {
-        DType::F32 => include_str!("../../shaders/quant/f32.wgsl"),
-        DType::F16 => include_str!("../../shaders/quant/f16.wgsl"),
-        DType::BF16 => include_str!("../../shaders/quant/bf16.wgsl"),
-        DType::Q4_0 => include_str!("../../shaders/quant/q4_0.wgsl"),
-        DType::Q4_1 => include_str!("../../shaders/quant/q4_1.wgsl"),
-        DType::Q5_0 => include_str!("../../shaders/quant/q5_0.wgsl"),
-        DType::Q5_1 => include_str!("../../shaders/quant/q5_1.wgsl"),
-        DType::Q8_0 => include_str!("../../shaders/quant/q8_0.wgsl"),
-        DType::Q2K => include_str!("../../shaders/quant/q2_k.wgsl"),
-        DType::Q3K => include_str!("../../shaders/quant/q3_k.wgsl"),
-        DType::Q4K => include_str!("../../shaders/quant/q4_k.wgsl"),
-        DType::Q5K => include_str!("../../shaders/quant/q5_k.wgsl"),
-        DType::Q6K => include_str!("../../shaders/quant/q6_k.wgsl"),
-        DType::IQ4NL => include_str!("../../shaders/quant/iq4_nl.wgsl"),
-        DType::IQ4XS => include_str!("../../shaders/quant/iq4_xs.wgsl"),
-        DType::MXFP4 => include_str!("../../shaders/quant/mxfp4.wgsl"),
+pub fn fragment(dtype: DType) -> &'static str {
+    match dtype.codec() {
+        Ok(codec) => codec.wgsl,
+        Err(Float::F32) => include_str!("../../shaders/quant/f32.wgsl"),
+        Err(Float::F16) => include_str!("../../shaders/quant/f16.wgsl"),
+        Err(Float::BF16) => include_str!("../../shaders/quant/bf16.wgsl"),
     }
 }
 
 /// The WGSL that goes with [`fragment`] and gives the weights as integers: `fn W_ints(g: u32, n: u32) -> Ints`, a struct that
 /// `shaders/tiles/int8.wgsl` declares. `None` for floats.
-pub const fn ints_fragment(dtype: DType) -> Option<&'static str> {
-    Some(match dtype {
-        DType::F32 | DType::F16 | DType::BF16 => return None,
-        DType::Q4_0 => include_str!("../../shaders/quant/ints/q4_0.wgsl"),
-        DType::Q4_1 => include_str!("../../shaders/quant/ints/q4_1.wgsl"),
-        DType::Q5_0 => include_str!("../../shaders/quant/ints/q5_0.wgsl"),
-        DType::Q5_1 => include_str!("../../shaders/quant/ints/q5_1.wgsl"),
-        DType::Q8_0 => include_str!("../../shaders/quant/ints/q8_0.wgsl"),
-        DType::Q2K => include_str!("../../shaders/quant/ints/q2_k.wgsl"),
-        DType::Q3K => include_str!("../../shaders/quant/ints/q3_k.wgsl"),
-        DType::Q4K => include_str!("../../shaders/quant/ints/q4_k.wgsl"),
-        DType::Q5K => include_str!("../../shaders/quant/ints/q5_k.wgsl"),
-        DType::Q6K => include_str!("../../shaders/quant/ints/q6_k.wgsl"),
-        DType::IQ4NL => include_str!("../../shaders/quant/ints/iq4_nl.wgsl"),
-        DType::IQ4XS => include_str!("../../shaders/quant/ints/iq4_xs.wgsl"),
-        DType::MXFP4 => include_str!("../../shaders/quant/ints/mxfp4.wgsl"),
-    })
+pub fn ints_fragment(dtype: DType) -> Option<&'static str> {
+    dtype.codec().ok().map(|codec| codec.wgsl_ints)
 }
 
 /// Bytes that a block (for floats: a group) has in each plane.
-const fn planes(dtype: DType) -> [usize; 4] {
-    match dtype {
-        DType::F32 => [128, 0, 0, 0],
-        DType::F16 | DType::BF16 => [64, 0, 0, 0],
-        DType::Q4_0 | DType::IQ4NL => [16, 2, 0, 0],
-        DType::Q4_1 => [16, 4, 0, 0],
-        DType::Q5_0 => [16, 4, 2, 0],
-        DType::Q5_1 => [16, 4, 4, 0],
-        DType::Q8_0 => [32, 2, 0, 0],
-        DType::Q2K => [64, 16, 4, 0],
-        DType::Q3K => [64, 32, 16, 2],
-        DType::Q4K => [128, 16, 0, 0],
-        DType::Q5K => [128, 32, 16, 0],
-        DType::Q6K => [128, 64, 16, 2],
-        DType::IQ4XS => [128, 8, 0, 0],
-        DType::MXFP4 => [16, 1, 0, 0],
+fn planes(dtype: DType) -> [usize; 4] {
+    match dtype.codec() {
+        Ok(codec) => codec.planes,
+        Err(Float::F32) => [128, 0, 0, 0],
+        Err(Float::F16 | Float::BF16) => [64, 0, 0, 0],
     }
+}
+
+/// The words that begin every segment of `dtype`, before its planes: a table that its fragment reads. Empty for most formats.
+pub fn table(dtype: DType) -> &'static [u32] {
+    dtype.codec().map_or(&[], |codec| codec.gpu_table)
 }
 
 /// Groups of a row of `cols` weights.
@@ -96,14 +63,14 @@ fn plane_bytes(dtype: DType, rows: usize, cols: usize) -> Option<[usize; 4]> {
         *out = blocks.checked_mul(bytes)?.checked_next_multiple_of(16)?;
     }
     // The sum must fit as well.
-    out.iter().try_fold(0usize, |a, &b| a.checked_add(b))?;
+    out.iter().try_fold(4 * table(dtype).len(), |a, &b| a.checked_add(b))?;
     Some(out)
 }
 
-/// Where the planes of a segment lie, in bytes, padding included; a plane that the format does not have is empty. `None`
+/// Where the planes of a segment lie, in bytes, padding included, behind its [`table`]; a plane that the format does not have is empty. `None`
 /// where the size overflows or a row is no whole number of blocks.
 pub fn plane_ranges(dtype: DType, rows: usize, cols: usize) -> Option<[std::ops::Range<usize>; 4]> {
-    let mut at = 0;
+    let mut at = 4 * table(dtype).len();
     Some(plane_bytes(dtype, rows, cols)?.map(|bytes| {
         at += bytes;
         at - bytes..at
@@ -119,7 +86,7 @@ pub fn row_planes(dtype: DType, cols: usize) -> [usize; 4] {
 /// Words (u32) of a segment of `rows` rows of `cols` weights; a multiple of 4. Zero where the size overflows or a row
 /// is no whole number of blocks, which [`pack`] reports.
 pub fn words(dtype: DType, rows: usize, cols: usize) -> usize {
-    plane_bytes(dtype, rows, cols).map_or(0, |p| p.iter().sum::<usize>() / 4)
+    plane_bytes(dtype, rows, cols).map_or(0, |p| table(dtype).len() + p.iter().sum::<usize>() / 4)
 }
 
 /// Repacks a whole segment: `bytes` are `rows` rows as they lie in the file, `out` has [`words`] words.
@@ -159,9 +126,13 @@ pub fn pack_rows(
         return Err(bad(format!("{} bytes at row {first_row} of {total_rows} rows", bytes.len())));
     }
     let out: &mut [u8] = bytemuck::cast_slice_mut(out);
-    if out.len() != sizes.iter().sum::<usize>() {
-        return Err(bad(format!("the buffer has {} bytes instead of {}", out.len(), sizes.iter().sum::<usize>())));
+    let table: &[u8] = bytemuck::cast_slice(table(dtype));
+    let wanted = table.len() + sizes.iter().sum::<usize>();
+    if out.len() != wanted {
+        return Err(bad(format!("the buffer has {} bytes instead of {wanted}", out.len())));
     }
+    let (begin, out) = out.split_at_mut(table.len());
+    begin.copy_from_slice(table);
     // Each plane, from the first of our blocks on.
     let first = first_row * (groups_per_row(cols) / dtype.layout().block.div_ceil(GROUP));
     let mut at: [&mut [u8]; 4] = std::array::from_fn(|_| Default::default());
@@ -171,21 +142,9 @@ pub fn pack_rows(
         *at = &mut plane[first * per_block..];
         rest = tail;
     }
-    match dtype {
-        DType::F32 | DType::F16 | DType::BF16 => pack_float(bytes, row_bytes, planes(dtype)[0], at),
-        DType::Q4_0 => blocks(bytes, at, q4_0::pack),
-        DType::Q4_1 => blocks(bytes, at, q4_1::pack),
-        DType::Q5_0 => blocks(bytes, at, q5_0::pack),
-        DType::Q5_1 => blocks(bytes, at, q5_1::pack),
-        DType::Q8_0 => blocks(bytes, at, q8_0::pack),
-        DType::Q2K => blocks(bytes, at, q2_k::pack),
-        DType::Q3K => blocks(bytes, at, q3_k::pack),
-        DType::Q4K => blocks(bytes, at, q4_k::pack),
-        DType::Q5K => blocks(bytes, at, q5_k::pack),
-        DType::Q6K => blocks(bytes, at, q6_k::pack),
-        DType::IQ4NL => blocks(bytes, at, iq4_nl::pack),
-        DType::IQ4XS => blocks(bytes, at, iq4_xs::pack),
-        DType::MXFP4 => blocks(bytes, at, mxfp4::pack),
+    match dtype.codec() {
+        Ok(codec) => (codec.pack)(bytes, at),
+        Err(Float::F32 | Float::F16 | Float::BF16) => pack_float(bytes, row_bytes, planes(dtype)[0], at),
     }
     Ok(())
 }
@@ -199,20 +158,14 @@ fn pack_float(bytes: &[u8], row_bytes: usize, group_bytes: usize, [out, ..]: [&m
     }
 }
 
-/// Splits blocks of `N` bytes into planes that take `A`, `B`, `C` and `D` bytes of each.
-fn blocks<const N: usize, const A: usize, const B: usize, const C: usize, const D: usize>(
-    bytes: &[u8],
-    [a, b, c, d]: [&mut [u8]; 4],
-    pack: impl Fn(&[u8; N], &mut [u8; A], &mut [u8; B], &mut [u8; C], &mut [u8; D]),
-) {
-    /// Block `i`'s part of a plane.
-    fn part<const P: usize>(plane: &mut [u8], i: usize) -> Option<&mut [u8; P]> {
-        plane.get_mut(i * P..)?.first_chunk_mut()
-    }
-    for (i, block) in bytes.as_chunks::<N>().0.iter().enumerate() {
-        // The sizes were checked: no part is missing.
-        if let (Some(a), Some(b), Some(c), Some(d)) = (part(a, i), part(b, i), part(c, i), part(d, i)) {
-            pack(block, a, b, c, d);
+/// Splits blocks of `F` into planes, each of which begins with the first block's part.
+pub(super) fn pack_blocks<F: BlockFormat>(bytes: &[u8], mut planes: [&mut [u8]; 4]) {
+    for block in bytes.chunks_exact(F::BYTES) {
+        let mut parts: [&mut [u8]; 4] = std::array::from_fn(|_| Default::default());
+        for ((part, plane), bytes) in parts.iter_mut().zip(&mut planes).zip(F::PLANES) {
+            let (this, others) = std::mem::take(plane).split_at_mut(bytes);
+            (*part, *plane) = (this, others);
         }
+        F::pack(block, parts);
     }
 }

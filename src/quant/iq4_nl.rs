@@ -4,23 +4,69 @@
 //! GPU planes: quants (16 bytes a group, as in the file); `d` (2 bytes).
 
 use super::{
-    bits::{bytes, f16_at, from_nibbles, group, nibbles, put_f16, put_words, round_f16},
+    Layout,
+    bits::{group, nibbles, put_f16, put_words, round_f16},
     fit::{self, LANES, Levels},
+    format::{BlockFormat, PackedScales, Random, Scales, whole},
+    unpack::Unpack,
 };
 
-/// The table, from `kvalues_iq4nl` in `ggml-common.h`.
-pub const VALUES: [i8; 16] = [-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113];
+/// The format that this page describes.
+pub struct IQ4NL;
 
-/// f32 from a block.
-pub fn dequantize(b: &[u8; 18], y: &mut [f32; 32]) {
-    let d = f16_at(b, 0);
-    for (y, q) in y.iter_mut().zip(bytes(from_nibbles(b, 2))) {
-        *y = d * f32::from(VALUES[usize::from(q)]);
+impl BlockFormat for IQ4NL {
+    const LAYOUT: Layout = Layout { name: "IQ4_NL", ggml_id: 20, block: 32, bytes: 18 };
+    const SUB_BLOCK: usize = 32;
+    const TABLE: Option<&'static [u8; 16]> = Some(&TABLE);
+    const OFFSET: u8 = 128;
+    const LARGEST: u8 = 255;
+    const MINIMA: bool = false;
+    const PACKED: Option<((usize, usize), PackedScales)> = Some(((4, 0), PackedScales::Half));
+
+    #[inline(always)]
+    fn quants<U: Unpack>(u: U, b: &[u8], _: usize) -> U::Bytes {
+        u.nibbles(b, 2)
+    }
+
+    #[inline(always)]
+    fn scales<U: Unpack>(u: U, b: &[u8]) -> Scales {
+        Scales::one(u.half(b, 0))
+    }
+
+    const PLANES: [usize; 4] = [16, 2, 0, 0];
+    const WGSL: &'static str = include_str!("../../shaders/quant/iq4_nl.wgsl");
+    const WGSL_INTS: &'static str = include_str!("../../shaders/quant/ints/iq4_nl.wgsl");
+
+    #[inline(always)]
+    fn pack(b: &[u8], [q, d, ..]: [&mut [u8]; 4]) {
+        q.copy_from_slice(&b[2..]);
+        d.copy_from_slice(&b[..2]);
+    }
+
+    const RANDOM: Random = Random { scale_at: 0, rms: 69.3, centre: 0.0 };
+
+    #[inline(always)]
+    fn quantize(x: &[f32], w: &[f32], b: &mut [u8]) {
+        let (x, w): (&[f32; 32], &[f32; 32]) = (whole(x), whole(w));
+        let d = round_f16(fit::scale::<Table, 32>(x, w, 0.15, 8));
+        put_f16(b, 0, d);
+        put_words(b, 2, &nibbles(group(&fit::indices::<Table, 32>(x, d))));
     }
 }
 
-/// Splits a block into GPU planes: the same as Q4_0's.
-pub use super::q4_0::pack;
+/// The table, from `kvalues_iq4nl` in `ggml-common.h`.
+const VALUES: [i8; 16] = [-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113];
+
+/// The table plus 128: numbers without sign.
+pub(super) const TABLE: [u8; 16] = {
+    let mut table = [0; 16];
+    let mut i = 0;
+    while i < 16 {
+        table[i] = (VALUES[i] as i16 + 128) as u8;
+        i += 1;
+    }
+    table
+};
 
 /// The table as levels of a fit.
 #[derive(Clone, Copy)]
@@ -62,12 +108,4 @@ impl Levels for Table {
     fn index(level: f32) -> u8 {
         VALUES.iter().skip(1).filter(|&&v| level >= f32::from(v)).count() as u8
     }
-}
-
-/// A block from f32, with importances `w`.
-#[inline(always)]
-pub fn quantize(x: &[f32; 32], w: &[f32; 32], b: &mut [u8; 18]) {
-    let d = round_f16(fit::scale::<Table, 32>(x, w, 0.15, 8));
-    put_f16(b, 0, d);
-    put_words(b, 2, &nibbles(group(&fit::indices::<Table, 32>(x, d))));
 }

@@ -6,47 +6,68 @@
 //! GPU planes: quants (16 bytes a group, as in the file); `d` and scales (8 bytes a block, as in the file).
 
 use super::{
-    bits::{bytes, f16_at, from_nibbles, group_at, nibbles, put_f16, put_words, u16_at},
+    Layout,
+    bits::{group_at, nibbles, put_f16, put_words, u16_at},
     fit::{self, Signed},
-    iq4_nl::{Table, VALUES},
+    format::{BlockFormat, PackedScales, Random, Scales, whole},
+    iq4_nl::{TABLE, Table},
+    unpack::Unpack,
 };
 
-/// The scale of group `k`.
-#[inline]
-fn scale(b: &[u8; 136], k: usize) -> i8 {
-    let (low, high) = ((b[4 + k / 2] >> (4 * (k % 2))) & 15, (u16_at(b, 2) >> (2 * k)) & 3);
-    (low | ((high as u8) << 4)) as i8 - 32
-}
+/// The format that this page describes.
+pub struct IQ4XS;
 
-/// f32 from a block.
-pub fn dequantize(b: &[u8; 136], y: &mut [f32; 256]) {
-    let d = f16_at(b, 0);
-    for (k, y) in y.chunks_exact_mut(32).enumerate() {
-        let d = d * f32::from(scale(b, k));
-        for (y, q) in y.iter_mut().zip(bytes(from_nibbles(b, 8 + 16 * k))) {
-            *y = d * f32::from(VALUES[usize::from(q)]);
+impl BlockFormat for IQ4XS {
+    const LAYOUT: Layout = Layout { name: "IQ4_XS", ggml_id: 23, block: 256, bytes: 136 };
+    const SUB_BLOCK: usize = 32;
+    const TABLE: Option<&'static [u8; 16]> = Some(&TABLE);
+    const OFFSET: u8 = 128;
+    const LARGEST: u8 = 255;
+    const MINIMA: bool = false;
+    const PACKED: Option<((usize, usize), PackedScales)> = Some(((4, 0), PackedScales::Byte));
+
+    #[inline(always)]
+    fn quants<U: Unpack>(u: U, b: &[u8], g: usize) -> U::Bytes {
+        u.nibbles(b, 8 + 16 * g)
+    }
+
+    #[inline(always)]
+    fn scales<U: Unpack>(u: U, b: &[u8]) -> Scales {
+        Scales::signed::<8>(u.half(b, 0), std::array::from_fn(|g| scale(b, g)))
+    }
+
+    const PLANES: [usize; 4] = [128, 8, 0, 0];
+    const WGSL: &'static str = include_str!("../../shaders/quant/iq4_xs.wgsl");
+    const WGSL_INTS: &'static str = include_str!("../../shaders/quant/ints/iq4_xs.wgsl");
+
+    #[inline(always)]
+    fn pack(b: &[u8], [q, s, ..]: [&mut [u8]; 4]) {
+        q.copy_from_slice(&b[8..]);
+        s.copy_from_slice(&b[..8]);
+    }
+
+    const RANDOM: Random = Random { scale_at: 0, rms: 18.5 * 69.3, centre: 0.0 };
+
+    #[inline(always)]
+    fn quantize(x: &[f32], w: &[f32], b: &mut [u8]) {
+        let (x, w): (&[f32; 256], &[f32; 256]) = (whole(x), whole(w));
+        let f = fit::blocks_of_scales::<Signed<32>, Table, 8, 32>(x, w, 0.15, 8);
+        put_f16(b, 0, f.d);
+        b[2..8].fill(0);
+        for (k, s) in f.s.iter().enumerate() {
+            let s = (s + 32) as u8;
+            b[4 + k / 2] |= (s & 15) << (4 * (k % 2));
+            b[2 + k / 4] |= (s >> 4) << (2 * (k % 4));
+        }
+        for k in 0..8 {
+            put_words(b, 8 + 16 * k, &nibbles(group_at(&f.q, 32 * k)));
         }
     }
 }
 
-/// Splits a block into GPU planes.
-pub fn pack(b: &[u8; 136], q: &mut [u8; 128], s: &mut [u8; 8], _: &mut [u8; 0], _: &mut [u8; 0]) {
-    q.copy_from_slice(&b[8..]);
-    s.copy_from_slice(&b[..8]);
-}
-
-/// A block from f32, with importances `w`.
-#[inline(always)]
-pub fn quantize(x: &[f32; 256], w: &[f32; 256], b: &mut [u8; 136]) {
-    let f = fit::blocks_of_scales::<Signed<32>, Table, 8, 32>(x, w, 0.15, 8);
-    put_f16(b, 0, f.d);
-    b[2..8].fill(0);
-    for (k, s) in f.s.iter().enumerate() {
-        let s = (s + 32) as u8;
-        b[4 + k / 2] |= (s & 15) << (4 * (k % 2));
-        b[2 + k / 4] |= (s >> 4) << (2 * (k % 4));
-    }
-    for k in 0..8 {
-        put_words(b, 8 + 16 * k, &nibbles(group_at(&f.q, 32 * k)));
-    }
+/// The scale of group `k`.
+#[inline]
+fn scale(b: &[u8], k: usize) -> i8 {
+    let (low, high) = ((b[4 + k / 2] >> (4 * (k % 2))) & 15, (u16_at(b, 2) >> (2 * k)) & 3);
+    (low | ((high as u8) << 4)) as i8 - 32
 }

@@ -12,7 +12,8 @@
 //!   between.
 //! - Models of exactly eight experts: `attn_k` and `attn_v` Q8_0, `attn_output` Q5_K below Q5.
 //! - MXFP4: tensors of experts alone; all else Q8_0.
-//! - Where a row is no whole number of 256-weight blocks: Q2_K and Q3_K become Q4_0, Q4_K Q5_0, Q5_K Q5_1, Q6_K Q8_0,
+//! - TQ1_0 and TQ2_0: token embeddings Q4_K.
+//! - Where a row is no whole number of 256-weight blocks: Q2_K, Q3_K, TQ1_0 and TQ2_0 become Q4_0, Q4_K Q5_0, Q5_K Q5_1, Q6_K Q8_0,
 //!   IQ4_XS IQ4_NL; and F16 where it is no multiple of 32 either.
 //!
 //! Not followed: rules for importance matrices, for the Falcon architecture, and for Llama-2-70B by name. Where a model has
@@ -44,6 +45,8 @@ pub enum Mix {
     IQ4_NL,
     IQ4_XS,
     MXFP4_MOE,
+    TQ1_0,
+    TQ2_0,
 }
 
 /// What the rules need to know of a model.
@@ -61,7 +64,7 @@ pub struct Model {
 
 impl Mix {
     /// Every mix.
-    pub const ALL: [Mix; 20] = [
+    pub const ALL: [Mix; 22] = [
         Mix::F32,
         Mix::F16,
         Mix::BF16,
@@ -82,6 +85,8 @@ impl Mix {
         Mix::IQ4_NL,
         Mix::IQ4_XS,
         Mix::MXFP4_MOE,
+        Mix::TQ1_0,
+        Mix::TQ2_0,
     ];
 
     /// The name, the format that most tensors get, and the number in a GGUF's `general.file_type` (`enum llama_ftype` in
@@ -108,6 +113,8 @@ impl Mix {
             Mix::IQ4_NL => ("IQ4_NL", DType::IQ4NL, 25),
             Mix::IQ4_XS => ("IQ4_XS", DType::IQ4XS, 30),
             Mix::MXFP4_MOE => ("MXFP4_MOE", DType::MXFP4, 38),
+            Mix::TQ1_0 => ("TQ1_0", DType::TQ1_0, 36),
+            Mix::TQ2_0 => ("TQ2_0", DType::TQ2_0, 37),
         }
     }
 
@@ -162,6 +169,9 @@ impl Mix {
         if self == Mix::MXFP4_MOE {
             let experts = shape.len() > 2 && shape[shape.len() - 3] > 1;
             return if experts { DType::MXFP4 } else { DType::Q8_0 };
+        }
+        if role == Role::Embeddings && matches!(self, Mix::TQ1_0 | Mix::TQ2_0) {
+            return DType::Q4K;
         }
         let layer = layer_of(name).unwrap_or(0);
         match role {
@@ -282,13 +292,31 @@ fn fallback(dtype: DType, cols: usize) -> DType {
     if cols.is_multiple_of(dtype.layout().block) {
         return dtype;
     }
+    // llama.cpp names one for every format of 256; blocks of 32 and 64 are the smallest there are.
     let smaller = match dtype {
-        DType::Q2K | DType::Q3K => DType::Q4_0,
+        DType::Q2K | DType::Q3K | DType::TQ1_0 | DType::TQ2_0 => DType::Q4_0,
         DType::Q4K => DType::Q5_0,
         DType::Q5K => DType::Q5_1,
         DType::Q6K => DType::Q8_0,
-        DType::IQ4XS => DType::IQ4NL,
-        _ => DType::F16,
+        DType::IQ1S
+        | DType::IQ1M
+        | DType::IQ2XXS
+        | DType::IQ2XS
+        | DType::IQ2S
+        | DType::IQ3XXS
+        | DType::IQ3S
+        | DType::IQ4XS => DType::IQ4NL,
+        DType::F32
+        | DType::F16
+        | DType::BF16
+        | DType::Q4_0
+        | DType::Q4_1
+        | DType::Q5_0
+        | DType::Q5_1
+        | DType::Q8_0
+        | DType::IQ4NL
+        | DType::MXFP4
+        | DType::NVFP4 => DType::F16,
     };
     if cols.is_multiple_of(smaller.layout().block) { smaller } else { DType::F16 }
 }

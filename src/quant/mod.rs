@@ -1,5 +1,9 @@
 //! Block formats: how weights are stored, and f32 from and to blocks. One file per format.
 //!
+//! A format is described once, by its `impl BlockFormat` (`format.rs`): the layout of a block, its quants and scales, the GPU's
+//! planes. Dequantisation, the CPU's kernels and the repacking for the GPU derive from that. A new format is its file, its
+//! WGSL in `shaders/quant`, and a line in the table below.
+//!
 //! A row of a weight is a whole number of blocks; a block is a fixed number of weights in a fixed number of bytes. The
 //! formats and their numbers are ggml's (`ggml-common.h`, and the numpy twins in the PyPI package `gguf`), and
 //! dequantisation equals ggml's bit for bit.
@@ -15,48 +19,126 @@ pub(crate) mod bits;
 mod encode;
 mod fit;
 mod float;
+pub(crate) mod format;
 pub mod gpu;
-pub(crate) mod iq4_nl;
-pub(crate) mod iq4_xs;
+mod grids;
+mod iq1_m;
+mod iq1_s;
+mod iq2_s;
+mod iq2_xs;
+mod iq2_xxs;
+mod iq3_s;
+mod iq3_xxs;
+mod iq4_nl;
+mod iq4_xs;
 pub(crate) mod kv;
 pub mod mix;
-pub(crate) mod mxfp4;
-pub(crate) mod q2_k;
-pub(crate) mod q3_k;
-pub(crate) mod q4_0;
-pub(crate) mod q4_1;
-pub(crate) mod q4_k;
-pub(crate) mod q5_0;
-pub(crate) mod q5_1;
-pub(crate) mod q5_k;
-pub(crate) mod q6_k;
-pub(crate) mod q8_0;
+mod mxfp4;
+mod nvfp4;
+mod q2_k;
+mod q3_k;
+mod q4_0;
+mod q4_1;
+mod q4_k;
+mod q5_0;
+mod q5_1;
+mod q5_k;
+mod q6_k;
+mod q8_0;
+mod tq1_0;
+mod tq2_0;
+pub(crate) mod unpack;
 
-use crate::error::{Error, Result};
+use crate::error::Error;
 pub use encode::{quantize, quantize_rows, quantize_weighted};
 pub use float::f8_e4m3;
+use format::{BlockFormat, Codec, WithFormat};
 pub use kv::KvType;
 
-/// The type of a weight's elements, as GGUF names it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-#[allow(missing_docs)]
-pub enum DType {
+/// The formats: the floats, and one line for every block format with the module of its page. All else that differs between
+/// block formats stands on that page, in its `impl BlockFormat`.
+macro_rules! formats {
+    ($($name:ident: $module:ident,)*) => {
+        /// The type of a weight's elements, as GGUF names it.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        #[allow(missing_docs)]
+        pub enum DType {
+            F32,
+            F16,
+            BF16,
+            $($name,)*
+        }
+
+        impl DType {
+            /// Every format, in the order of the enum.
+            pub const ALL: [DType; 3 + [$(DType::$name),*].len()] =
+                [DType::F32, DType::F16, DType::BF16, $(DType::$name),*];
+
+            /// Name, number and block size.
+            pub const fn layout(self) -> Layout {
+                match self {
+                    DType::F32 => Layout { name: "F32", ggml_id: 0, block: 1, bytes: 4 },
+                    DType::F16 => Layout { name: "F16", ggml_id: 1, block: 1, bytes: 2 },
+                    DType::BF16 => Layout { name: "BF16", ggml_id: 30, block: 1, bytes: 2 },
+                    $(DType::$name => <$module::$name as BlockFormat>::LAYOUT,)*
+                }
+            }
+
+            /// What code that is not generic over formats needs of a block format; or which float it is.
+            pub(crate) fn codec(self) -> Result<&'static Codec, Float> {
+                match self {
+                    DType::F32 => Err(Float::F32),
+                    DType::F16 => Err(Float::F16),
+                    DType::BF16 => Err(Float::BF16),
+                    $(DType::$name => Ok(const { &Codec::of::<$module::$name>() }),)*
+                }
+            }
+
+            /// Runs generic code for a block format; or says which float it is.
+            pub(crate) fn with_format<W: WithFormat>(self, f: W) -> Result<W::Output, Float> {
+                match self {
+                    DType::F32 => Err(Float::F32),
+                    DType::F16 => Err(Float::F16),
+                    DType::BF16 => Err(Float::BF16),
+                    $(DType::$name => Ok(f.run::<$module::$name>()),)*
+                }
+            }
+        }
+    };
+}
+
+formats! {
+    Q4_0: q4_0,
+    Q4_1: q4_1,
+    Q5_0: q5_0,
+    Q5_1: q5_1,
+    Q8_0: q8_0,
+    Q2K: q2_k,
+    Q3K: q3_k,
+    Q4K: q4_k,
+    Q5K: q5_k,
+    Q6K: q6_k,
+    IQ4NL: iq4_nl,
+    IQ4XS: iq4_xs,
+    MXFP4: mxfp4,
+    IQ1S: iq1_s,
+    IQ1M: iq1_m,
+    IQ2XXS: iq2_xxs,
+    IQ2XS: iq2_xs,
+    IQ2S: iq2_s,
+    IQ3XXS: iq3_xxs,
+    IQ3S: iq3_s,
+    TQ1_0: tq1_0,
+    TQ2_0: tq2_0,
+    NVFP4: nvfp4,
+}
+
+/// The types that store weights as numbers, not in blocks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Float {
     F32,
     F16,
     BF16,
-    Q4_0,
-    Q4_1,
-    Q5_0,
-    Q5_1,
-    Q8_0,
-    Q2K,
-    Q3K,
-    Q4K,
-    Q5K,
-    Q6K,
-    IQ4NL,
-    IQ4XS,
-    MXFP4,
 }
 
 /// What [`DType::layout`] tells: name, ggml's type number, weights a block, bytes a block.
@@ -73,51 +155,6 @@ pub struct Layout {
 }
 
 impl DType {
-    /// Every format, in the order of the enum.
-    pub const ALL: [DType; 16] = [
-        DType::F32,
-        DType::F16,
-        DType::BF16,
-        DType::Q4_0,
-        DType::Q4_1,
-        DType::Q5_0,
-        DType::Q5_1,
-        DType::Q8_0,
-        DType::Q2K,
-        DType::Q3K,
-        DType::Q4K,
-        DType::Q5K,
-        DType::Q6K,
-        DType::IQ4NL,
-        DType::IQ4XS,
-        DType::MXFP4,
-    ];
-
-    /// Name, number and block size.
-    pub const fn layout(self) -> Layout {
-        const fn l(name: &'static str, ggml_id: u32, block: usize, bytes: usize) -> Layout {
-            Layout { name, ggml_id, block, bytes }
-        }
-        match self {
-            DType::F32 => l("F32", 0, 1, 4),
-            DType::F16 => l("F16", 1, 1, 2),
-            DType::BF16 => l("BF16", 30, 1, 2),
-            DType::Q4_0 => l("Q4_0", 2, 32, 18),
-            DType::Q4_1 => l("Q4_1", 3, 32, 20),
-            DType::Q5_0 => l("Q5_0", 6, 32, 22),
-            DType::Q5_1 => l("Q5_1", 7, 32, 24),
-            DType::Q8_0 => l("Q8_0", 8, 32, 34),
-            DType::Q2K => l("Q2_K", 10, 256, 84),
-            DType::Q3K => l("Q3_K", 11, 256, 110),
-            DType::Q4K => l("Q4_K", 12, 256, 144),
-            DType::Q5K => l("Q5_K", 13, 256, 176),
-            DType::Q6K => l("Q6_K", 14, 256, 210),
-            DType::IQ4NL => l("IQ4_NL", 20, 32, 18),
-            DType::IQ4XS => l("IQ4_XS", 23, 256, 136),
-            DType::MXFP4 => l("MXFP4", 39, 32, 17),
-        }
-    }
-
     /// The format with ggml's number `id`.
     pub fn from_ggml_id(id: u32) -> Option<DType> {
         DType::ALL.into_iter().find(|d| d.layout().ggml_id == id)
@@ -134,9 +171,14 @@ impl DType {
         cols.is_multiple_of(l.block).then(|| (cols / l.block).checked_mul(l.bytes)).flatten()
     }
 
+    /// Why [`quantize`] refuses to make this format, if it does.
+    pub fn no_quantiser(self) -> Option<&'static str> {
+        self.codec().ok()?.quantize.err()
+    }
+
     /// F32, F16 and BF16: stored as numbers, not blocks.
     pub fn is_float(self) -> bool {
-        matches!(self, DType::F32 | DType::F16 | DType::BF16)
+        self.codec().is_err()
     }
 }
 
@@ -150,7 +192,7 @@ impl std::fmt::Display for DType {
 ///
 /// # Errors
 /// [`Error::Invalid`] where `bytes` are no whole number of blocks, or `out` has another length than their weights.
-pub fn dequantize(dtype: DType, bytes: &[u8], out: &mut [f32]) -> Result<()> {
+pub fn dequantize(dtype: DType, bytes: &[u8], out: &mut [f32]) -> crate::error::Result<()> {
     let l = dtype.layout();
     if !bytes.len().is_multiple_of(l.bytes)
         || !out.len().is_multiple_of(l.block)
@@ -164,30 +206,18 @@ pub fn dequantize(dtype: DType, bytes: &[u8], out: &mut [f32]) -> Result<()> {
             l.bytes
         )));
     }
-    match dtype {
-        DType::F32 => each(bytes, out, float::dequantize_f32),
-        DType::F16 => each(bytes, out, float::dequantize_f16),
-        DType::BF16 => each(bytes, out, float::dequantize_bf16),
-        DType::Q4_0 => each(bytes, out, q4_0::dequantize),
-        DType::Q4_1 => each(bytes, out, q4_1::dequantize),
-        DType::Q5_0 => each(bytes, out, q5_0::dequantize),
-        DType::Q5_1 => each(bytes, out, q5_1::dequantize),
-        DType::Q8_0 => each(bytes, out, q8_0::dequantize),
-        DType::Q2K => each(bytes, out, q2_k::dequantize),
-        DType::Q3K => each(bytes, out, q3_k::dequantize),
-        DType::Q4K => each(bytes, out, q4_k::dequantize),
-        DType::Q5K => each(bytes, out, q5_k::dequantize),
-        DType::Q6K => each(bytes, out, q6_k::dequantize),
-        DType::IQ4NL => each(bytes, out, iq4_nl::dequantize),
-        DType::IQ4XS => each(bytes, out, iq4_xs::dequantize),
-        DType::MXFP4 => each(bytes, out, mxfp4::dequantize),
+    match dtype.codec() {
+        Ok(codec) => (codec.dequantize)(bytes, out),
+        Err(Float::F32) => each(bytes, out, float::dequantize_f32),
+        Err(Float::F16) => each(bytes, out, float::dequantize_f16),
+        Err(Float::BF16) => each(bytes, out, float::dequantize_bf16),
     }
     Ok(())
 }
 
-/// `f` for every block of `N` bytes and its `B` weights.
-fn each<const N: usize, const B: usize>(bytes: &[u8], out: &mut [f32], f: impl Fn(&[u8; N], &mut [f32; B])) {
-    for (block, y) in bytes.as_chunks::<N>().0.iter().zip(out.as_chunks_mut::<B>().0) {
-        f(block, y);
+/// `f` for every number of `N` bytes.
+fn each<const N: usize>(bytes: &[u8], out: &mut [f32], f: impl Fn(&[u8; N], &mut [f32; 1])) {
+    for (number, y) in bytes.as_chunks::<N>().0.iter().zip(out.as_chunks_mut::<1>().0) {
+        f(number, y);
     }
 }

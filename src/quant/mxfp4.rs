@@ -8,31 +8,95 @@
 //! GPU planes: quants (16 bytes a group, as in the file); `e` (1 byte).
 
 use super::{
-    bits::{bytes, from_nibbles, group, nibbles, put_words},
+    Layout,
+    bits::{group, nibbles, put_words},
     fit::{LANES, totals},
+    format::{BlockFormat, PackedScales, Random, Scales, whole},
+    unpack::Unpack,
 };
 
+/// The format that this page describes.
+pub struct MXFP4;
+
+impl BlockFormat for MXFP4 {
+    const LAYOUT: Layout = Layout { name: "MXFP4", ggml_id: 39, block: 32, bytes: 17 };
+    const SUB_BLOCK: usize = 32;
+    const TABLE: Option<&'static [u8; 16]> = Some(&TABLE);
+    const OFFSET: u8 = 12;
+    const LARGEST: u8 = 24;
+    const MINIMA: bool = false;
+    const PACKED: Option<((usize, usize), PackedScales)> = Some(((4, 0), PackedScales::Power));
+
+    #[inline(always)]
+    fn quants<U: Unpack>(u: U, b: &[u8], _: usize) -> U::Bytes {
+        u.nibbles(b, 1)
+    }
+
+    #[inline(always)]
+    fn scales<U: Unpack>(_: U, b: &[u8]) -> Scales {
+        Scales::one(scale(b[0]))
+    }
+
+    const PLANES: [usize; 4] = [16, 1, 0, 0];
+    const WGSL: &'static str = include_str!("../../shaders/quant/mxfp4.wgsl");
+    const WGSL_INTS: &'static str = include_str!("../../shaders/quant/ints/mxfp4.wgsl");
+
+    #[inline(always)]
+    fn pack(b: &[u8], [q, e, ..]: [&mut [u8]; 4]) {
+        q.copy_from_slice(&b[1..]);
+        e[0] = b[0];
+    }
+
+    const RANDOM: Random = Random { scale_at: 0, rms: 1.0, centre: 0.0 };
+
+    #[inline(always)]
+    fn set_scales(b: &mut [u8], _: &[([u8; 2], [u8; 2]); 16]) {
+        // 2^(e - 127) is 2^-8 or 2^-7.
+        b[0] = 119 + (b[0] & 1);
+    }
+
+    #[inline(always)]
+    fn quantize(x: &[f32], w: &[f32], b: &mut [u8]) {
+        let (x, w): (&[f32; 32], &[f32; 32]) = (whole(x), whole(w));
+        let largest = x.iter().fold(0f32, |m, v| m.max(v.abs()));
+        // floor(log2) of a normal number; two less puts it between 4 and 8 (of the elements, 8 and 16 of the table).
+        let e = ((largest.to_bits() >> 23) as i32 - 2).clamp(3, 252) as u8;
+        let (mut best, mut least) = (e, f32::INFINITY);
+        for e in [e, e + 1, e - 1] {
+            let error = error(x, w, e);
+            if error < least {
+                (best, least) = (e, error);
+            }
+        }
+        let inverse = 1.0 / scale(best);
+        let q = x.map(|x| {
+            let v = x.abs() * inverse;
+            let i = STEPS.iter().filter(|s| v > s.0).count() as u8;
+            if x < 0.0 && i > 0 { i | 8 } else { i }
+        });
+        b[0] = if largest == 0.0 { 0 } else { best };
+        put_words(b, 1, &nibbles(group(&q)));
+    }
+}
+
 /// Twice the E2M1 values.
-pub const VALUES: [i8; 16] = [0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12];
+const VALUES: [i8; 16] = [0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12];
+
+/// The table plus 12: numbers without sign.
+pub(super) const TABLE: [u8; 16] = {
+    let mut table = [0; 16];
+    let mut i = 0;
+    while i < 16 {
+        table[i] = (VALUES[i] + 12) as u8;
+        i += 1;
+    }
+    table
+};
 
 /// `2^(e - 128)`; denormal for e < 2.
 #[inline]
 pub(crate) fn scale(e: u8) -> f32 {
     f32::from_bits(if e < 2 { 0x0020_0000 << e } else { u32::from(e - 1) << 23 })
-}
-
-/// f32 from a block.
-pub fn dequantize(b: &[u8; 17], y: &mut [f32; 32]) {
-    let d = scale(b[0]);
-    for (y, q) in y.iter_mut().zip(bytes(from_nibbles(b, 1))) {
-        *y = f32::from(VALUES[usize::from(q)]) * d;
-    }
-}
-
-/// Splits a block into GPU planes.
-pub fn pack(b: &[u8; 17], q: &mut [u8; 16], e: &mut [u8; 1], _: &mut [u8; 0], _: &mut [u8; 0]) {
-    q.copy_from_slice(&b[1..]);
-    e[0] = b[0];
 }
 
 /// Between each magnitude and the next: the value halfway, and the difference.
@@ -52,28 +116,4 @@ fn error(x: &[f32; 32], w: &[f32; 32], e: u8) -> f32 {
         }
     }
     totals(&[sum])[0]
-}
-
-/// A block from f32, with importances `w`. The specification takes the exponent from the largest weight alone, which
-/// then is between 4 and 8 where the table ends at 6; here the exponents beside it are tried too.
-#[inline(always)]
-pub fn quantize(x: &[f32; 32], w: &[f32; 32], b: &mut [u8; 17]) {
-    let largest = x.iter().fold(0f32, |m, v| m.max(v.abs()));
-    // floor(log2) of a normal number; two less puts it between 4 and 8 (of the elements, 8 and 16 of the table).
-    let e = ((largest.to_bits() >> 23) as i32 - 2).clamp(3, 252) as u8;
-    let (mut best, mut least) = (e, f32::INFINITY);
-    for e in [e, e + 1, e - 1] {
-        let error = error(x, w, e);
-        if error < least {
-            (best, least) = (e, error);
-        }
-    }
-    let inverse = 1.0 / scale(best);
-    let q = x.map(|x| {
-        let v = x.abs() * inverse;
-        let i = STEPS.iter().filter(|s| v > s.0).count() as u8;
-        if x < 0.0 && i > 0 { i | 8 } else { i }
-    });
-    b[0] = if largest == 0.0 { 0 } else { best };
-    put_words(b, 1, &nibbles(group(&q)));
 }

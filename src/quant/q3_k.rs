@@ -7,67 +7,81 @@
 //! [`super::bits::bits`]); `s` as signed bytes (16 bytes a block; 4 % more than the file's); `d` (2 bytes a block).
 
 use super::{
-    bits::{Group, bits, bytes, f16_at, group_at, pairs, put_f16, put_words},
+    Layout,
+    bits::{bits, pairs, put_f16, put_words},
     fit::{self, Signed},
+    format::{BlockFormat, PackedScales, Random, Scales, whole},
     q2_k::put_low_bits,
+    unpack::{Portable, Unpack},
 };
 
-/// The quants of group `k`, 0..8.
-#[inline(always)]
-fn group(b: &[u8; 110], k: usize) -> Group {
-    let (low, high) = (group_at(b, 32 + 32 * (k / 4)), group_at(b, 0));
-    std::array::from_fn(|a| ((low[a] >> (2 * (k % 4))) & 0x0303_0303) | (((high[a] >> k) & 0x0101_0101) << 2))
+/// The format that this page describes.
+pub struct Q3K;
+
+impl BlockFormat for Q3K {
+    const LAYOUT: Layout = Layout { name: "Q3_K", ggml_id: 11, block: 256, bytes: 110 };
+    const SUB_BLOCK: usize = 16;
+    const OFFSET: u8 = 4;
+    const LARGEST: u8 = 7;
+    const MINIMA: bool = false;
+    const PACKED: Option<((usize, usize), PackedScales)> = Some(((2, 1), PackedScales::Byte));
+
+    #[inline(always)]
+    fn quants<U: Unpack>(u: U, b: &[u8], g: usize) -> U::Bytes {
+        let low = u.field(u.load(b, 32 + 32 * (g / 4)), 2 * (g % 4), 3);
+        u.join::<2>(low, u.field(u.load(b, 0), g, 1))
+    }
+
+    #[inline(always)]
+    fn scales<U: Unpack>(u: U, b: &[u8]) -> Scales {
+        Scales::signed(u.half(b, 108), scales(b))
+    }
+
+    const PLANES: [usize; 4] = [64, 32, 16, 2];
+    const WGSL: &'static str = include_str!("../../shaders/quant/q3_k.wgsl");
+    const WGSL_INTS: &'static str = include_str!("../../shaders/quant/ints/q3_k.wgsl");
+
+    #[inline(always)]
+    fn pack(b: &[u8], [q, h, s, d]: [&mut [u8]; 4]) {
+        for g in 0..8 {
+            let quants = Self::quants(Portable, b, g);
+            put_words(q, 8 * g, &pairs(quants));
+            put_words(h, 4 * g, &[bits(quants.map(|q| q >> 2))]);
+        }
+        for (o, v) in s.iter_mut().zip(scales(b)) {
+            *o = v as u8;
+        }
+        d.copy_from_slice(&b[108..]);
+    }
+
+    const RANDOM: Random = Random { scale_at: 108, rms: 18.5 * 2.35, centre: 0.0 };
+
+    #[inline(always)]
+    fn quantize(x: &[f32], w: &[f32], b: &mut [u8]) {
+        let (x, w): (&[f32; 256], &[f32; 256]) = (whole(x), whole(w));
+        let f = fit::blocks_of_scales::<Signed<32>, Signed<4>, 16, 16>(x, w, 0.25, 8);
+        b.fill(0);
+        for (k, q) in f.q.chunks_exact(32).enumerate() {
+            for (b, q) in b[..32].iter_mut().zip(q) {
+                *b |= (q >> 2) << k;
+            }
+        }
+        put_low_bits(&f.q, &mut b[32..96]);
+        for (j, s) in f.s.iter().enumerate() {
+            let s = (s + 32) as u8;
+            b[96 + j % 8] |= (s & 15) << (4 * (j / 8));
+            b[104 + j % 4] |= (s >> 4) << (2 * (j / 4));
+        }
+        put_f16(b, 108, f.d);
+    }
 }
 
 /// The 16 scales.
 #[inline(always)]
-fn scales(b: &[u8; 110]) -> [i8; 16] {
+fn scales(b: &[u8]) -> [i8; 16] {
     let s = &b[96..108];
     std::array::from_fn(|j| {
         let (low, high) = ((s[j % 8] >> (4 * (j / 8))) & 15, (s[8 + j % 4] >> (2 * (j / 4))) & 3);
         (low | (high << 4)) as i8 - 32
     })
-}
-
-/// f32 from a block.
-pub fn dequantize(b: &[u8; 110], y: &mut [f32; 256]) {
-    let (d, s) = (f16_at(b, 108), scales(b));
-    for (k, y) in y.chunks_exact_mut(32).enumerate() {
-        let q = bytes(group(b, k));
-        for (i, y) in y.iter_mut().enumerate() {
-            *y = (d * f32::from(s[2 * k + i / 16])) * f32::from(q[i] as i8 - 4);
-        }
-    }
-}
-
-/// Splits a block into GPU planes.
-pub fn pack(b: &[u8; 110], q: &mut [u8; 64], h: &mut [u8; 32], s: &mut [u8; 16], d: &mut [u8; 2]) {
-    for k in 0..8 {
-        let g = group(b, k);
-        put_words(q, 8 * k, &pairs(g));
-        put_words(h, 4 * k, &[bits(g.map(|q| q >> 2))]);
-    }
-    for (o, v) in s.iter_mut().zip(scales(b)) {
-        *o = v as u8;
-    }
-    d.copy_from_slice(&b[108..]);
-}
-
-/// A block from f32, with importances `w`.
-#[inline(always)]
-pub fn quantize(x: &[f32; 256], w: &[f32; 256], b: &mut [u8; 110]) {
-    let f = fit::blocks_of_scales::<Signed<32>, Signed<4>, 16, 16>(x, w, 0.25, 8);
-    b.fill(0);
-    for (k, q) in f.q.chunks_exact(32).enumerate() {
-        for (b, q) in b[..32].iter_mut().zip(q) {
-            *b |= (q >> 2) << k;
-        }
-    }
-    put_low_bits(&f.q, &mut b[32..96]);
-    for (j, s) in f.s.iter().enumerate() {
-        let s = (s + 32) as u8;
-        b[96 + j % 8] |= (s & 15) << (4 * (j / 8));
-        b[104 + j % 4] |= (s >> 4) << (2 * (j / 4));
-    }
-    put_f16(b, 108, f.d);
 }

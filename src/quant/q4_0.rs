@@ -4,28 +4,51 @@
 //! GPU planes: quants (16 bytes a group, as in the file); `d` (2 bytes).
 
 use super::{
-    bits::{bytes, f16_at, from_nibbles, group, nibbles, put_f16, put_words, round_f16},
+    Layout,
+    bits::{group, nibbles, put_f16, put_words, round_f16},
     fit::{self, Signed},
+    format::{BlockFormat, PackedScales, Random, Scales, whole},
+    unpack::Unpack,
 };
 
-/// f32 from a block.
-pub fn dequantize(b: &[u8; 18], y: &mut [f32; 32]) {
-    let d = f16_at(b, 0);
-    for (y, q) in y.iter_mut().zip(bytes(from_nibbles(b, 2))) {
-        *y = f32::from(q as i8 - 8) * d;
+/// The format that this page describes.
+pub struct Q4_0;
+
+impl BlockFormat for Q4_0 {
+    const LAYOUT: Layout = Layout { name: "Q4_0", ggml_id: 2, block: 32, bytes: 18 };
+    const SUB_BLOCK: usize = 32;
+    const OFFSET: u8 = 8;
+    const LARGEST: u8 = 15;
+    const MINIMA: bool = false;
+    const PACKED: Option<((usize, usize), PackedScales)> = Some(((4, 0), PackedScales::Half));
+
+    #[inline(always)]
+    fn quants<U: Unpack>(u: U, b: &[u8], _: usize) -> U::Bytes {
+        u.nibbles(b, 2)
     }
-}
 
-/// Splits a block into GPU planes.
-pub fn pack(b: &[u8; 18], q: &mut [u8; 16], d: &mut [u8; 2], _: &mut [u8; 0], _: &mut [u8; 0]) {
-    q.copy_from_slice(&b[2..]);
-    d.copy_from_slice(&b[..2]);
-}
+    #[inline(always)]
+    fn scales<U: Unpack>(u: U, b: &[u8]) -> Scales {
+        Scales::one(u.half(b, 0))
+    }
 
-/// A block from f32, with importances `w`.
-#[inline(always)]
-pub fn quantize(x: &[f32; 32], w: &[f32; 32], b: &mut [u8; 18]) {
-    let d = round_f16(fit::scale::<Signed<8>, 32>(x, w, 0.15, 8));
-    put_f16(b, 0, d);
-    put_words(b, 2, &nibbles(group(&fit::indices::<Signed<8>, 32>(x, d))));
+    const PLANES: [usize; 4] = [16, 2, 0, 0];
+    const WGSL: &'static str = include_str!("../../shaders/quant/q4_0.wgsl");
+    const WGSL_INTS: &'static str = include_str!("../../shaders/quant/ints/q4_0.wgsl");
+
+    #[inline(always)]
+    fn pack(b: &[u8], [q, d, ..]: [&mut [u8]; 4]) {
+        q.copy_from_slice(&b[2..]);
+        d.copy_from_slice(&b[..2]);
+    }
+
+    const RANDOM: Random = Random { scale_at: 0, rms: 4.64, centre: 0.0 };
+
+    #[inline(always)]
+    fn quantize(x: &[f32], w: &[f32], b: &mut [u8]) {
+        let (x, w): (&[f32; 32], &[f32; 32]) = (whole(x), whole(w));
+        let d = round_f16(fit::scale::<Signed<8>, 32>(x, w, 0.15, 8));
+        put_f16(b, 0, d);
+        put_words(b, 2, &nibbles(group(&fit::indices::<Signed<8>, 32>(x, d))));
+    }
 }

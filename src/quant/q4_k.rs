@@ -8,13 +8,65 @@
 //! [`pack_scales`]).
 
 use super::{
-    affine,
-    bits::{Group, bytes, f16_at, group_at, nibbles, put_f16, put_words},
+    Layout, affine,
+    bits::{nibbles, put_f16, put_words},
+    format::{BlockFormat, PackedScales, Random, Scales, whole},
+    unpack::{Portable, Unpack},
 };
+
+/// The format that this page describes.
+pub struct Q4K;
+
+impl BlockFormat for Q4K {
+    const LAYOUT: Layout = Layout { name: "Q4_K", ggml_id: 12, block: 256, bytes: 144 };
+    const SUB_BLOCK: usize = 32;
+    const OFFSET: u8 = 0;
+    const LARGEST: u8 = 15;
+    const MINIMA: bool = true;
+    const PACKED: Option<((usize, usize), PackedScales)> = Some(((4, 0), PackedScales::ByteMin));
+
+    #[inline(always)]
+    fn quants<U: Unpack>(u: U, b: &[u8], g: usize) -> U::Bytes {
+        u.field(u.load(b, 16 + 32 * (g / 2)), 4 * (g % 2), 15)
+    }
+
+    #[inline(always)]
+    fn scales<U: Unpack>(u: U, b: &[u8]) -> Scales {
+        let (s, m) = scales(&b[4..16]);
+        Scales::with_minima(u.half(b, 0), u.half(b, 2), s, m)
+    }
+
+    const PLANES: [usize; 4] = [128, 16, 0, 0];
+    const WGSL: &'static str = include_str!("../../shaders/quant/q4_k.wgsl");
+    const WGSL_INTS: &'static str = include_str!("../../shaders/quant/ints/q4_k.wgsl");
+
+    #[inline(always)]
+    fn pack(b: &[u8], [q, s, ..]: [&mut [u8]; 4]) {
+        for g in 0..8 {
+            put_words(q, 16 * g, &nibbles(Self::quants(Portable, b, g)));
+        }
+        pack_scales(b, s);
+    }
+
+    const RANDOM: Random = Random { scale_at: 0, rms: 36.5 * 4.61, centre: 7.5 };
+
+    #[inline(always)]
+    fn centre(b: &mut [u8], min: [u8; 2]) {
+        centre(b, min);
+    }
+
+    #[inline(always)]
+    fn quantize(x: &[f32], w: &[f32], b: &mut [u8]) {
+        let (x, w): (&[f32; 256], &[f32; 256]) = (whole(x), whole(w));
+        let f = affine::blocks_of_affine::<8, 32>(x, w, 15.0, 63.0, 2.0, 6);
+        put_scales(&f, b);
+        put_low_bits(&f.q, &mut b[16..]);
+    }
+}
 
 /// The 12 bytes of scales as `(s, m)`.
 #[inline(always)]
-pub(crate) fn scales(b: &[u8]) -> ([u8; 8], [u8; 8]) {
+pub(super) fn scales(b: &[u8]) -> ([u8; 8], [u8; 8]) {
     let (mut s, mut m) = ([0; 8], [0; 8]);
     for k in 0..4 {
         s[k] = b[k] & 63;
@@ -23,30 +75,6 @@ pub(crate) fn scales(b: &[u8]) -> ([u8; 8], [u8; 8]) {
         m[4 + k] = (b[8 + k] >> 4) | ((b[4 + k] >> 6) << 4);
     }
     (s, m)
-}
-
-/// The lower four bits of group `k`, of the 128 bytes at `at` of `b`.
-#[inline(always)]
-pub(crate) fn group(b: &[u8], at: usize, k: usize) -> Group {
-    group_at(b, at + 32 * (k / 2)).map(|q| (q >> (4 * (k % 2))) & 0x0f0f_0f0f)
-}
-
-/// `y = (d * s) * q - (dmin * m)` for eight groups; Q5_K is the same with wider quants.
-#[inline(always)]
-pub(super) fn scale_groups(head: &[u8], y: &mut [f32; 256], group: impl Fn(usize) -> Group) {
-    let (d, dmin) = (f16_at(head, 0), f16_at(head, 2));
-    let (s, m) = scales(&head[4..16]);
-    for (k, y) in y.chunks_exact_mut(32).enumerate() {
-        let (d, m) = (d * f32::from(s[k]), dmin * f32::from(m[k]));
-        for (y, q) in y.iter_mut().zip(bytes(group(k))) {
-            *y = d * f32::from(q) - m;
-        }
-    }
-}
-
-/// f32 from a block.
-pub fn dequantize(b: &[u8; 144], y: &mut [f32; 256]) {
-    scale_groups(b, y, |k| group(b, 16, k));
 }
 
 /// The GPU's 16 bytes of scales from a block's first 16: `d` and `dmin`, then three words that have four bits a group:
@@ -66,12 +94,12 @@ pub(super) fn pack_scales(head: &[u8], out: &mut [u8]) {
     put_words(out, 4, &w);
 }
 
-/// Splits a block into GPU planes.
-pub fn pack(b: &[u8; 144], q: &mut [u8; 128], s: &mut [u8; 16], _: &mut [u8; 0], _: &mut [u8; 0]) {
-    for k in 0..8 {
-        put_words(q, 16 * k, &nibbles(group(b, 16, k)));
-    }
-    pack_scales(b, s);
+/// Makes scales and minima of a block of random bytes equal: twelve bytes of 6-bit numbers, packed so that equal halves do that.
+#[inline(always)]
+pub(super) fn centre(b: &mut [u8], min: [u8; 2]) {
+    b[2..4].copy_from_slice(&min);
+    b.copy_within(4..8, 8);
+    b[12..16].iter_mut().for_each(|s| *s = (*s & 15) * 17);
 }
 
 /// Writes a block's first 16 bytes; the inverse of [`scales`].
@@ -94,12 +122,4 @@ pub(super) fn put_low_bits(q: &[u8; 256], b: &mut [u8]) {
             *b = (q[i] & 15) | (q[32 + i] << 4);
         }
     }
-}
-
-/// A block from f32, with importances `w`.
-#[inline(always)]
-pub fn quantize(x: &[f32; 256], w: &[f32; 256], b: &mut [u8; 144]) {
-    let f = affine::blocks_of_affine::<8, 32>(x, w, 15.0, 63.0, 2.0, 6);
-    put_scales(&f, b);
-    put_low_bits(&f.q, &mut b[16..]);
 }

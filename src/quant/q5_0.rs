@@ -5,46 +5,60 @@
 //! (2 bytes).
 
 use super::{
-    bits::{
-        Group, bits, bytes, f16_at, from_bits, from_nibbles, group, nibbles, put_f16, put_words, round_f16, u32_at,
-    },
+    Layout,
+    bits::{bits, from_bits, group, nibbles, put_f16, put_words, round_f16, u32_at},
     fit::{self, Signed},
+    format::{BlockFormat, PackedScales, Random, Scales, whole},
+    unpack::Unpack,
 };
 
-/// The 5-bit quants whose fifth bits are the word at `high` of `b`, and whose lower bits are the 16 bytes after it.
-#[inline(always)]
-pub(super) fn quants(b: &[u8], high: usize) -> Group {
-    let (low, high) = (from_nibbles(b, high + 4), from_bits(u32_at(b, high)));
-    std::array::from_fn(|a| low[a] | (high[a] << 4))
-}
+/// The format that this page describes.
+pub struct Q5_0;
 
-/// f32 from a block.
-pub fn dequantize(b: &[u8; 22], y: &mut [f32; 32]) {
-    let d = f16_at(b, 0);
-    for (y, q) in y.iter_mut().zip(bytes(quants(b, 2))) {
-        *y = f32::from(q as i8 - 16) * d;
+impl BlockFormat for Q5_0 {
+    const LAYOUT: Layout = Layout { name: "Q5_0", ggml_id: 6, block: 32, bytes: 22 };
+    const SUB_BLOCK: usize = 32;
+    const OFFSET: u8 = 16;
+    const LARGEST: u8 = 31;
+    const MINIMA: bool = false;
+    const PACKED: Option<((usize, usize), PackedScales)> = Some(((4, 1), PackedScales::Half));
+
+    #[inline(always)]
+    fn quants<U: Unpack>(u: U, b: &[u8], _: usize) -> U::Bytes {
+        u.fifth_bits(u.nibbles(b, 6), u32_at(b, 2))
     }
-}
 
-/// Splits a block into GPU planes.
-pub fn pack(b: &[u8; 22], q: &mut [u8; 16], h: &mut [u8; 4], d: &mut [u8; 2], _: &mut [u8; 0]) {
-    q.copy_from_slice(&b[6..]);
-    put_words(h, 0, &[bits(from_bits(u32_at(b, 2)))]);
-    d.copy_from_slice(&b[..2]);
+    #[inline(always)]
+    fn scales<U: Unpack>(u: U, b: &[u8]) -> Scales {
+        Scales::one(u.half(b, 0))
+    }
+
+    const PLANES: [usize; 4] = [16, 4, 2, 0];
+    const WGSL: &'static str = include_str!("../../shaders/quant/q5_0.wgsl");
+    const WGSL_INTS: &'static str = include_str!("../../shaders/quant/ints/q5_0.wgsl");
+
+    #[inline(always)]
+    fn pack(b: &[u8], [q, h, d, _]: [&mut [u8]; 4]) {
+        q.copy_from_slice(&b[6..]);
+        put_words(h, 0, &[bits(from_bits(u32_at(b, 2)))]);
+        d.copy_from_slice(&b[..2]);
+    }
+
+    const RANDOM: Random = Random { scale_at: 0, rms: 9.25, centre: 0.0 };
+
+    #[inline(always)]
+    fn quantize(x: &[f32], w: &[f32], b: &mut [u8]) {
+        let (x, w): (&[f32; 32], &[f32; 32]) = (whole(x), whole(w));
+        let d = round_f16(fit::scale::<Signed<16>, 32>(x, w, 0.08, 8));
+        let q = fit::indices::<Signed<16>, 32>(x, d);
+        put_f16(b, 0, d);
+        put_words(b, 2, &[high_bits(&q)]);
+        put_words(b, 6, &nibbles(group(&q)));
+    }
 }
 
 /// The fifth bits of 5-bit quants, weight `i` at bit `i`.
 #[inline(always)]
 pub(super) fn high_bits(q: &[u8; 32]) -> u32 {
     q.iter().enumerate().fold(0, |h, (i, q)| h | (u32::from(q >> 4) << i))
-}
-
-/// A block from f32, with importances `w`.
-#[inline(always)]
-pub fn quantize(x: &[f32; 32], w: &[f32; 32], b: &mut [u8; 22]) {
-    let d = round_f16(fit::scale::<Signed<16>, 32>(x, w, 0.08, 8));
-    let q = fit::indices::<Signed<16>, 32>(x, d);
-    put_f16(b, 0, d);
-    put_words(b, 2, &[high_bits(&q)]);
-    put_words(b, 6, &nibbles(group(&q)));
 }

@@ -6,40 +6,65 @@
 //! [`super::bits::bits`]); `d`, `dmin` and scales (16 bytes a block, as in Q4_K).
 
 use super::{
-    affine,
-    bits::{Group, bits, group_at, nibbles, put_words},
+    Layout, affine,
+    bits::{bits, nibbles, put_words},
+    format::{BlockFormat, PackedScales, Random, Scales, whole},
     q4_k,
+    unpack::{Portable, Unpack},
 };
 
-/// The quants of group `k`.
-#[inline(always)]
-pub(crate) fn group(b: &[u8; 176], k: usize) -> Group {
-    let (low, high) = (q4_k::group(b, 48, k), group_at(b, 16));
-    std::array::from_fn(|a| low[a] | (((high[a] >> k) & 0x0101_0101) << 4))
-}
+/// The format that this page describes.
+pub struct Q5K;
 
-/// f32 from a block.
-pub fn dequantize(b: &[u8; 176], y: &mut [f32; 256]) {
-    q4_k::scale_groups(b, y, |k| group(b, k));
-}
+impl BlockFormat for Q5K {
+    const LAYOUT: Layout = Layout { name: "Q5_K", ggml_id: 13, block: 256, bytes: 176 };
+    const SUB_BLOCK: usize = 32;
+    const OFFSET: u8 = 0;
+    const LARGEST: u8 = 31;
+    const MINIMA: bool = true;
+    const PACKED: Option<((usize, usize), PackedScales)> = Some(((4, 1), PackedScales::ByteMin));
 
-/// Splits a block into GPU planes.
-pub fn pack(b: &[u8; 176], q: &mut [u8; 128], h: &mut [u8; 32], s: &mut [u8; 16], _: &mut [u8; 0]) {
-    for k in 0..8 {
-        let g = group(b, k);
-        put_words(q, 16 * k, &nibbles(g));
-        put_words(h, 4 * k, &[bits(g.map(|q| q >> 4))]);
+    #[inline(always)]
+    fn quants<U: Unpack>(u: U, b: &[u8], g: usize) -> U::Bytes {
+        let low = u.field(u.load(b, 48 + 32 * (g / 2)), 4 * (g % 2), 15);
+        u.join::<4>(low, u.field(u.load(b, 16), g, 1))
     }
-    q4_k::pack_scales(b, s);
-}
 
-/// A block from f32, with importances `w`.
-#[inline(always)]
-pub fn quantize(x: &[f32; 256], w: &[f32; 256], b: &mut [u8; 176]) {
-    let f = affine::blocks_of_affine::<8, 32>(x, w, 31.0, 63.0, 2.0, 6);
-    q4_k::put_scales(&f, b);
-    for (i, b) in b[16..48].iter_mut().enumerate() {
-        *b = (0..8).fold(0, |h, k| h | ((f.q[32 * k + i] >> 4) << k));
+    #[inline(always)]
+    fn scales<U: Unpack>(u: U, b: &[u8]) -> Scales {
+        let (s, m) = q4_k::scales(&b[4..16]);
+        Scales::with_minima(u.half(b, 0), u.half(b, 2), s, m)
     }
-    q4_k::put_low_bits(&f.q, &mut b[48..]);
+
+    const PLANES: [usize; 4] = [128, 32, 16, 0];
+    const WGSL: &'static str = include_str!("../../shaders/quant/q5_k.wgsl");
+    const WGSL_INTS: &'static str = include_str!("../../shaders/quant/ints/q5_k.wgsl");
+
+    #[inline(always)]
+    fn pack(b: &[u8], [q, h, s, _]: [&mut [u8]; 4]) {
+        for g in 0..8 {
+            let quants = Self::quants(Portable, b, g);
+            put_words(q, 16 * g, &nibbles(quants));
+            put_words(h, 4 * g, &[bits(quants.map(|q| q >> 4))]);
+        }
+        q4_k::pack_scales(b, s);
+    }
+
+    const RANDOM: Random = Random { scale_at: 0, rms: 36.5 * 9.23, centre: 15.5 };
+
+    #[inline(always)]
+    fn centre(b: &mut [u8], min: [u8; 2]) {
+        q4_k::centre(b, min);
+    }
+
+    #[inline(always)]
+    fn quantize(x: &[f32], w: &[f32], b: &mut [u8]) {
+        let (x, w): (&[f32; 256], &[f32; 256]) = (whole(x), whole(w));
+        let f = affine::blocks_of_affine::<8, 32>(x, w, 31.0, 63.0, 2.0, 6);
+        q4_k::put_scales(&f, b);
+        for (i, b) in b[16..48].iter_mut().enumerate() {
+            *b = (0..8).fold(0, |h, k| h | ((f.q[32 * k + i] >> 4) << k));
+        }
+        q4_k::put_low_bits(&f.q, &mut b[48..]);
+    }
 }

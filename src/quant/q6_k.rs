@@ -6,56 +6,69 @@
 //! [`super::bits::pairs`]); scales (16 bytes a block, as in the file); `d` (2 bytes a block).
 
 use super::{
-    bits::{Group, bytes, f16_at, group_at, nibbles, pairs, put_f16, put_words},
+    Layout,
+    bits::{nibbles, pairs, put_f16, put_words},
     fit::{self, Signed},
+    format::{BlockFormat, PackedScales, Random, Scales, whole},
+    unpack::{Portable, Unpack},
 };
 
-/// The quants of group `k`, 0..64.
-#[inline(always)]
-pub(crate) fn group(b: &[u8; 210], k: usize) -> Group {
-    let (h, j) = (k / 4, k % 4);
-    let (low, high) = (group_at(b, 64 * h + 32 * (j % 2)), group_at(b, 128 + 32 * h));
-    std::array::from_fn(|a| ((low[a] >> (4 * (j / 2))) & 0x0f0f_0f0f) | (((high[a] >> (2 * j)) & 0x0303_0303) << 4))
-}
+/// The format that this page describes.
+pub struct Q6K;
 
-/// f32 from a block.
-pub fn dequantize(b: &[u8; 210], y: &mut [f32; 256]) {
-    let d = f16_at(b, 208);
-    for (k, y) in y.chunks_exact_mut(32).enumerate() {
-        let q = bytes(group(b, k));
-        for (i, y) in y.iter_mut().enumerate() {
-            let s = b[192 + 2 * k + i / 16] as i8;
-            *y = (d * f32::from(s)) * f32::from(q[i] as i8 - 32);
-        }
-    }
-}
+impl BlockFormat for Q6K {
+    const LAYOUT: Layout = Layout { name: "Q6_K", ggml_id: 14, block: 256, bytes: 210 };
+    const SUB_BLOCK: usize = 16;
+    const OFFSET: u8 = 32;
+    const LARGEST: u8 = 63;
+    const MINIMA: bool = false;
+    const PACKED: Option<((usize, usize), PackedScales)> = Some(((4, 2), PackedScales::Byte));
 
-/// Splits a block into GPU planes.
-pub fn pack(b: &[u8; 210], q: &mut [u8; 128], h: &mut [u8; 64], s: &mut [u8; 16], d: &mut [u8; 2]) {
-    for k in 0..8 {
-        let g = group(b, k);
-        put_words(q, 16 * k, &nibbles(g));
-        put_words(h, 8 * k, &pairs(g.map(|q| q >> 4)));
+    #[inline(always)]
+    fn quants<U: Unpack>(u: U, b: &[u8], g: usize) -> U::Bytes {
+        let (h, j) = (g / 4, g % 4);
+        let low = u.field(u.load(b, 64 * h + 32 * (j % 2)), 4 * (j / 2), 15);
+        u.join::<4>(low, u.field(u.load(b, 128 + 32 * h), 2 * j, 3))
     }
-    s.copy_from_slice(&b[192..208]);
-    d.copy_from_slice(&b[208..]);
-}
 
-/// A block from f32, with importances `w`.
-#[inline(always)]
-pub fn quantize(x: &[f32; 256], w: &[f32; 256], b: &mut [u8; 210]) {
-    let f = fit::blocks_of_scales::<Signed<128>, Signed<32>, 16, 16>(x, w, 0.05, 6);
-    for h in 0..2 {
-        let q = &f.q[128 * h..];
-        for i in 0..64 {
-            b[64 * h + i] = (q[i] & 15) | (q[64 + i] << 4);
-        }
-        for i in 0..32 {
-            b[128 + 32 * h + i] = (0..4).fold(0, |v, j| v | ((q[32 * j + i] >> 4) << (2 * j)));
-        }
+    #[inline(always)]
+    fn scales<U: Unpack>(u: U, b: &[u8]) -> Scales {
+        Scales::signed::<16>(u.half(b, 208), std::array::from_fn(|j| b[192 + j] as i8))
     }
-    for (b, s) in b[192..208].iter_mut().zip(f.s) {
-        *b = s as u8;
+
+    const PLANES: [usize; 4] = [128, 64, 16, 2];
+    const WGSL: &'static str = include_str!("../../shaders/quant/q6_k.wgsl");
+    const WGSL_INTS: &'static str = include_str!("../../shaders/quant/ints/q6_k.wgsl");
+
+    #[inline(always)]
+    fn pack(b: &[u8], [q, h, s, d]: [&mut [u8]; 4]) {
+        for g in 0..8 {
+            let quants = Self::quants(Portable, b, g);
+            put_words(q, 16 * g, &nibbles(quants));
+            put_words(h, 8 * g, &pairs(quants.map(|q| q >> 4)));
+        }
+        s.copy_from_slice(&b[192..208]);
+        d.copy_from_slice(&b[208..]);
     }
-    put_f16(b, 208, f.d);
+
+    const RANDOM: Random = Random { scale_at: 208, rms: 73.9 * 18.5, centre: 0.0 };
+
+    #[inline(always)]
+    fn quantize(x: &[f32], w: &[f32], b: &mut [u8]) {
+        let (x, w): (&[f32; 256], &[f32; 256]) = (whole(x), whole(w));
+        let f = fit::blocks_of_scales::<Signed<128>, Signed<32>, 16, 16>(x, w, 0.05, 6);
+        for h in 0..2 {
+            let q = &f.q[128 * h..];
+            for i in 0..64 {
+                b[64 * h + i] = (q[i] & 15) | (q[64 + i] << 4);
+            }
+            for i in 0..32 {
+                b[128 + 32 * h + i] = (0..4).fold(0, |v, j| v | ((q[32 * j + i] >> 4) << (2 * j)));
+            }
+        }
+        for (b, s) in b[192..208].iter_mut().zip(f.s) {
+            *b = s as u8;
+        }
+        put_f16(b, 208, f.d);
+    }
 }

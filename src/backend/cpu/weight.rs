@@ -7,7 +7,7 @@ use super::{
     pool::{Pool, lock_unpoisoned},
     simd_level::SimdLevel,
 };
-use crate::{error::Result, file::Tensor};
+use crate::{error::Result, file::Tensor, quant::Float};
 use std::sync::{Mutex, MutexGuard};
 
 /// A matrix, or the matrices of all experts one behind the other.
@@ -191,12 +191,12 @@ impl Weight {
         out: &mut [f32],
         stride: usize,
     ) {
-        if !self.is_quantised() {
+        if let Err(float) = self.tensor.dtype().codec() {
             let floats = |t: &u32| x.floats[*t as usize * self.cols()..][..self.cols()].as_ptr();
             if tokens.len() >= float_panel::worth(self.simd_level) {
                 work.rows.clear();
                 work.rows.extend(tokens.iter().map(floats));
-                self.float_gemm(bytes, n, work, out, stride);
+                self.float_gemm(float, bytes, n, work, out, stride);
                 return;
             }
             self.gemv_rows(bytes, n, tokens.len(), |i| (ActRow::NONE, floats(&tokens[i])), out, stride);
@@ -209,7 +209,15 @@ impl Weight {
 
     /// Products of `n` rows of a float weight with many tokens, whose activations `work.rows` points to: sixteen rows at a time
     /// are converted to f32 first.
-    fn float_gemm(&self, bytes: &[u8], n: usize, work: &mut MatmulScratch, out: &mut [f32], stride: usize) {
+    fn float_gemm(
+        &self,
+        float: Float,
+        bytes: &[u8],
+        n: usize,
+        work: &mut MatmulScratch,
+        out: &mut [f32],
+        stride: usize,
+    ) {
         assert!(out.len() >= (work.rows.len() - 1) * stride + n && bytes.len() == n * self.row_bytes());
         for r in (0..n).step_by(panel::ROWS) {
             let rows = panel::ROWS.min(n - r);
@@ -224,7 +232,7 @@ impl Weight {
             };
             // SAFETY: the weight was made for a SIMD level that the processor has; rows, activations and `out` have the sizes that
             // the job states, as asserted here and where `rows` was made.
-            unsafe { float_panel::product(self.simd_level, self.tensor.dtype(), &mut work.floats, job) }
+            unsafe { float_panel::product(self.simd_level, float, &mut work.floats, job) }
         }
     }
 
@@ -239,7 +247,7 @@ impl Weight {
         out: &mut [f32],
         stride: usize,
     ) {
-        let worth = |fill: &panel::Fill| acts.len() >= if fill.fine { panel::WORTH_FINE } else { panel::WORTH };
+        let worth = |fill: &panel::Fill| acts.len() >= if fill.sub16 { panel::WORTH_SUB16 } else { panel::WORTH };
         let Some(fill) = self.kernels.panel.filter(worth) else {
             self.gemv_rows(bytes, n, acts.len(), |i| (acts[i], std::ptr::null()), out, stride);
             return;

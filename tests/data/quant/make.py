@@ -8,7 +8,7 @@ weights; some rows of a few of its matrices become the sample.
 blocks.safetensors, for every format: <NAME>.blocks, u8 [blocks, bytes]: random blocks, the first ones with special
 scales (0, denormal, largest, negative, infinite), the next with common scales, the last random throughout; and
 <NAME>.f32, their weights by the numpy code of the package gguf.
-sample.safetensors: `weights`, bf16 [rows, 256]; and for every format <NAME>.mse, f64 [1]: the mean squared error of the
+sample.safetensors: `weights`, bf16 [rows, 256]; and for every format that Moeray makes <NAME>.mse, f64 [1]: the mean squared error of the
 sample after ggml's quantisation (ggml_quantize_chunk without importance matrix) and the package's dequantisation.
 """
 
@@ -30,15 +30,19 @@ FORMATS = {
     "Q4_0": (T.Q4_0, [0]), "Q4_1": (T.Q4_1, [0, 2]), "Q5_0": (T.Q5_0, [0]), "Q5_1": (T.Q5_1, [0, 2]),
     "Q8_0": (T.Q8_0, [0]), "Q2_K": (T.Q2_K, [80, 82]), "Q3_K": (T.Q3_K, [108]), "Q4_K": (T.Q4_K, [0, 2]),
     "Q5_K": (T.Q5_K, [0, 2]), "Q6_K": (T.Q6_K, [208]), "IQ4_NL": (T.IQ4_NL, [0]), "IQ4_XS": (T.IQ4_XS, [0]),
-    "MXFP4": (T.MXFP4, []),
+    "MXFP4": (T.MXFP4, []), "IQ1_S": (T.IQ1_S, [0]), "IQ1_M": (T.IQ1_M, []), "IQ2_XXS": (T.IQ2_XXS, [0]),
+    "IQ2_XS": (T.IQ2_XS, [0]), "IQ2_S": (T.IQ2_S, [0]), "IQ3_XXS": (T.IQ3_XXS, [0]), "IQ3_S": (T.IQ3_S, [0]),
+    "TQ1_0": (T.TQ1_0, [52]), "TQ2_0": (T.TQ2_0, [64]), "NVFP4": (T.NVFP4, []),
 }
+# Formats that Moeray makes, too.
+MADE = [n for n in FORMATS if n not in ("IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS", "IQ3_S")]
 SPECIAL = np.array([0x0000, 0x8000, 0x0001, 0x83FF, 0x0400, 0x7BFF, 0xFBFF, 0x7C00], np.uint16)
 
 
 def blocks(name, rng):
     qtype, scales = FORMATS[name]
     size, nbytes = gguf.GGML_QUANT_SIZES[qtype]
-    n = {1: 256, 32: 32, 256: 16}[size]
+    n = {1: 256, 32: 32, 64: 32, 256: 16}[size]
     b = rng.integers(0, 256, (n, nbytes), np.uint8)
     if size == 1:  # whole numbers: some of common size, the rest random
         common = rng.standard_normal(n // 2).astype(np.float32)
@@ -51,6 +55,13 @@ def blocks(name, rng):
         for at in scales:
             v = SPECIAL[(i + at) % 8] if i < 8 else np.float16(rng.standard_normal() * 0.05).view(np.uint16)
             b[i, at : at + 2] = np.array([v], np.uint16).view(np.uint8)
+    if name == "IQ1_M":  # d is in the upper four bits of four words
+        for i in range(n * 3 // 4):
+            v = int(SPECIAL[i]) if i < 8 else int(np.float16(rng.standard_normal() * 0.05).view(np.uint16))
+            for k in range(4):
+                b[i, 49 + 2 * k] = b[i, 49 + 2 * k] & 15 | (v >> (4 * k) & 15) << 4
+    if name == "NVFP4":
+        b[:2, :4] = [[0, 1, 7, 8], [0x7E, 0x7F, 0x80, 0xFF]]
     if name == "MXFP4":
         b[:8, 0] = [0, 1, 2, 3, 126, 127, 254, 255]
         b[8 : n * 3 // 4, 0] = rng.integers(110, 130, n * 3 // 4 - 8)
@@ -110,8 +121,8 @@ def make_sample(model):
     # The library builds the grids of some formats at its first use.
     lib.ggml_quantize_init.restype = None
     out = {"weights": rows}
-    for name, (qtype, _) in FORMATS.items():
-        lib.ggml_quantize_init(ctypes.c_int(qtype))
+    for name in MADE:
+        lib.ggml_quantize_init(ctypes.c_int(FORMATS[name][0]))
         out[name + ".mse"] = ggml_mse(name, x, lib)
         print(name, out[name + ".mse"][0])
     save_file(out, HERE / "sample.safetensors")

@@ -6,16 +6,16 @@ use crate::{
         simd::{BF16, F16, F32, F32x16, FloatStorage, N},
         simd_level::{SimdKernel, SimdLevel, dispatch},
     },
-    quant::DType,
+    quant::Float,
 };
 use std::marker::PhantomData;
 
-/// The kernels of a float dtype.
-pub fn kernels(dtype: DType, simd_level: SimdLevel) -> Kernels {
-    match dtype {
-        DType::F16 => at::<F16>(simd_level),
-        DType::BF16 => at::<BF16>(simd_level),
-        _ => at::<F32>(simd_level),
+/// The kernels of a float type.
+pub fn kernels(float: Float, simd_level: SimdLevel) -> Kernels {
+    match float {
+        Float::F32 => at::<F32>(simd_level),
+        Float::F16 => at::<F16>(simd_level),
+        Float::BF16 => at::<BF16>(simd_level),
     }
 }
 

@@ -11,7 +11,7 @@ use crate::{
         simd::{BF16, F16, F32, F32x16, FloatStorage, N},
         simd_level::{SimdKernel, SimdLevel, dispatch},
     },
-    quant::DType,
+    quant::Float,
 };
 use std::marker::PhantomData;
 
@@ -46,17 +46,17 @@ pub struct Job<'a> {
 /// Multiplies; `panel` is scratch.
 ///
 /// # Safety
-/// The processor has `simd_level`, `dtype` is a float format, and the pointers of the job are valid for the sizes it states.
-pub unsafe fn product(simd_level: SimdLevel, dtype: DType, panel: &mut Aligned<f32>, job: Job<'_>) {
+/// The processor has `simd_level`, the weights are of type `float`, and the pointers of the job are valid for the sizes it states.
+pub unsafe fn product(simd_level: SimdLevel, float: Float, panel: &mut Aligned<f32>, job: Job<'_>) {
     assert!(job.rows <= ROWS);
     panel.grow(job.cols * ROWS);
     let to = panel.as_mut_ptr();
     // SAFETY: the panel has room for 16 rows; the rest is the caller's.
     unsafe {
-        match dtype {
-            DType::F16 => dispatch(simd_level, Run::<F16>(job, to, PhantomData)),
-            DType::BF16 => dispatch(simd_level, Run::<BF16>(job, to, PhantomData)),
-            _ => dispatch(simd_level, Run::<F32>(job, to, PhantomData)),
+        match float {
+            Float::F32 => dispatch(simd_level, Run::<F32>(job, to, PhantomData)),
+            Float::F16 => dispatch(simd_level, Run::<F16>(job, to, PhantomData)),
+            Float::BF16 => dispatch(simd_level, Run::<BF16>(job, to, PhantomData)),
         }
     }
 }

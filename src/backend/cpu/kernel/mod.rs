@@ -2,22 +2,20 @@
 //!
 //! Weights are packed at load ([`packed`]) where the SIMD level has kernels for that. From the file's own bytes there are two shapes
 //! of kernel: *rows* (one weight row after the other against 1, 2 or 4 tokens: decode, bound by the bytes of the
-//! weights) and, at the AVX-512 level, *panels* (16 rows unpacked once, against many tokens: prefill, bound by arithmetic).
+//! weights) and *panels* (16 rows unpacked once, against many tokens: prefill, bound by arithmetic).
 //!
-//! Quantised weights meet activations of 8 bits (see [`super::act`]): integer products are exact, scales are applied in f32
-//! every 16 or 32 weights. Float weights meet f32 activations. Each result is summed by one thread in a fixed order.
+//! How a block becomes quants and scales is said once, on the format's page ([`crate::quant`]); the kernels of every SIMD
+//! level are generic over it ([`int_dot`], [`scalar`]), and packed copies are made from it. Quantised weights meet activations of 8
+//! bits (see [`super::act`]): integer products are exact, scales are applied in f32 every 16 or 32 weights. Float weights meet f32 activations. Each result is summed by one thread in a fixed order.
 
-#[cfg(target_arch = "x86_64")]
-mod avx512;
 pub mod float;
 pub mod float_panel;
-pub mod formats;
+mod int_dot;
 // Only AVX-512 has kernels for it yet.
 #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
 pub mod packed;
 pub mod panel;
 mod scalar;
-mod wide;
 
 use super::{
     act::ActRow,
@@ -79,41 +77,17 @@ pub struct Kernels {
 
 /// The kernels of `dtype` at `simd_level`.
 pub fn kernels(dtype: DType, simd_level: SimdLevel) -> Kernels {
-    if dtype.is_float() {
-        return float::kernels(dtype, simd_level);
-    }
-    match simd_level {
+    let of_blocks = match simd_level {
         #[cfg(target_arch = "x86_64")]
-        SimdLevel::Avx512Vnni => avx512::kernels(dtype),
+        SimdLevel::Avx512Vnni => int_dot::avx512_vnni::kernels(dtype),
         #[cfg(target_arch = "x86_64")]
-        SimdLevel::AvxVnni => wide::avx_vnni::kernels(dtype),
+        SimdLevel::AvxVnni => int_dot::avx_vnni::kernels(dtype),
         #[cfg(target_arch = "x86_64")]
-        SimdLevel::Avx2 => wide::avx2::kernels(dtype),
+        SimdLevel::Avx2 => int_dot::avx2::kernels(dtype),
         #[cfg(target_arch = "aarch64")]
-        SimdLevel::NeonDotprod => wide::dotprod::kernels(dtype),
+        SimdLevel::NeonDotprod => int_dot::dotprod::kernels(dtype),
+        // Scalar, and those of other processors.
         _ => scalar::kernels(dtype),
-    }
-}
-
-/// The kernels of a quantised dtype from a module's generic functions.
-macro_rules! by_format {
-    ($dtype:expr, $types:ident, $kernels:ident) => {
-        match $dtype {
-            DType::Q4_0 => $kernels::<$types::Q4_0>(),
-            DType::Q4_1 => $kernels::<$types::Q4_1>(),
-            DType::Q5_0 => $kernels::<$types::Q5_0>(),
-            DType::Q5_1 => $kernels::<$types::Q5_1>(),
-            DType::Q2K => $kernels::<$types::Q2K>(),
-            DType::Q3K => $kernels::<$types::Q3K>(),
-            DType::Q4K => $kernels::<$types::Q4K>(),
-            DType::Q5K => $kernels::<$types::Q5K>(),
-            DType::Q6K => $kernels::<$types::Q6K>(),
-            DType::IQ4NL => $kernels::<$types::Iq4Nl>(),
-            DType::IQ4XS => $kernels::<$types::Iq4Xs>(),
-            DType::MXFP4 => $kernels::<$types::Mxfp4>(),
-            // Float formats have kernels of their own.
-            DType::Q8_0 | DType::F32 | DType::F16 | DType::BF16 => $kernels::<$types::Q8_0>(),
-        }
     };
+    of_blocks.unwrap_or_else(|float| float::kernels(float, simd_level))
 }
-use by_format;

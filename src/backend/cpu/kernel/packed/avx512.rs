@@ -1,83 +1,60 @@
 //! Products with packed weights with AVX-512 VNNI: a chunk a vector, sixteen rows in sixteen lanes.
 //!
-//! Integer sums of 16 or 32 products start at minus the format's offset times the sum of the activations' codes, so the offset
+//! Integer sums of 16 or 32 products start at minus the format's offset times the sum of the activations' quants, so the offset
 //! costs nothing and loses nothing; they are scaled in f32. Minima meet the activations' sums.
 
-use super::{
-    super::{
-        by_format,
-        formats::{FP4, IQ4},
+use super::{GROUP, Job, Kernels, PackLayout, Packing, ROWS, SUPERBLOCK, pack};
+use crate::{
+    backend::cpu::{act::Line, simd_level::SimdLevel},
+    quant::{
+        DType,
+        format::{BlockFormat, PackedScales, WithFormat},
     },
-    Form, GROUP, Job, Kernels, ROWS, SUPER, Scales,
 };
-use crate::{backend::cpu::act::Line, quant::DType};
 use std::arch::x86_64::*;
 
-pub fn kernels(dtype: DType) -> Kernels {
-    by_format!(dtype, types, of)
+/// How a format is packed; `None` for floats and for formats that are not.
+pub fn packing(dtype: DType) -> Option<Packing> {
+    dtype.with_format(Of).ok().flatten()
 }
 
-fn of<F: Format>() -> Kernels {
-    Kernels { by: [multiply::<F, 1>, multiply::<F, 2>, multiply::<F, 4>, multiply::<F, 8>] }
-}
+struct Of;
 
-/// What the kernel needs to know of a format at compile time.
-trait Format {
-    const FORM: Form;
-    /// What codes of 4 bits stand for.
-    const TABLE: Option<&'static [u8; 16]>;
-    /// Subtracted from every code.
-    const OFFSET: i32;
-}
+impl WithFormat for Of {
+    type Output = Option<Packing>;
 
-mod types {
-    use super::*;
-
-    macro_rules! format {
-        ($name:ident, $dtype:ident, $offset:literal, $table:expr) => {
-            pub struct $name;
-            impl Format for $name {
-                const FORM: Form = match Form::of(DType::$dtype) {
-                    Some(form) => form,
-                    None => unreachable!(),
-                };
-                const TABLE: Option<&'static [u8; 16]> = $table;
-                const OFFSET: i32 = $offset;
-            }
-        };
+    fn run<F: BlockFormat>(self) -> Option<Packing> {
+        let layout = PackLayout::of::<F>()?;
+        let kernels = Kernels { by: [multiply::<F, 1>, multiply::<F, 2>, multiply::<F, 4>, multiply::<F, 8>] };
+        // SAFETY: the caller of `pack` says that the processor has this SIMD level.
+        Some(Packing { layout, pack: |job| unsafe { pack::pack::<F>(SimdLevel::Avx512Vnni, job) }, kernels })
     }
+}
 
-    format!(Q4_0, Q4_0, 8, None);
-    format!(Q4_1, Q4_1, 0, None);
-    format!(Q5_0, Q5_0, 16, None);
-    format!(Q5_1, Q5_1, 0, None);
-    format!(Q8_0, Q8_0, 128, None);
-    format!(Q2K, Q2K, 0, None);
-    format!(Q3K, Q3K, 4, None);
-    format!(Q4K, Q4K, 0, None);
-    format!(Q5K, Q5K, 0, None);
-    format!(Q6K, Q6K, 32, None);
-    format!(Iq4Nl, IQ4NL, 128, Some(&IQ4));
-    format!(Iq4Xs, IQ4XS, 128, Some(&IQ4));
-    format!(Mxfp4, MXFP4, 12, Some(&FP4));
+/// The layout of `F`; for a format that is not packed, whose kernels nobody gets, an empty one.
+const fn layout<F: BlockFormat>() -> PackLayout {
+    match PackLayout::of::<F>() {
+        Some(layout) => layout,
+        None => PackLayout { bits: (2, 0), sub16: false, scales: PackedScales::Half },
+    }
 }
 
 /// Safety: see [`super::Kernel`].
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c")]
-unsafe fn multiply<F: Format, const T: usize>(job: &Job) {
+unsafe fn multiply<F: BlockFormat, const T: usize>(job: &Job) {
     // SAFETY: every read is within the panel or an activation row, by the contract; the prefetch may name any address.
     unsafe {
         let acts: [*const Line; T] = std::array::from_fn(|t| (*job.acts.add(t)).lines);
         let mut sums = [_mm512_setzero_ps(); T];
         let groups = job.cols / GROUP;
         let (mut p, mut done) = (job.panel, 0);
-        while done + SUPER <= groups {
-            one_super::<F, T>(job, p, done, SUPER, &acts, &mut sums);
-            p = p.add(F::FORM.super_bytes(SUPER));
-            done += SUPER;
+        while done + SUPERBLOCK <= groups {
+            one_superblock::<F, T>(job, p, done, SUPERBLOCK, &acts, &mut sums);
+            p = p.add(layout::<F>().superblock_bytes(SUPERBLOCK));
+            done += SUPERBLOCK;
         }
         if done < groups {
-            one_super::<F, T>(job, p, done, groups - done, &acts, &mut sums);
+            one_superblock::<F, T>(job, p, done, groups - done, &acts, &mut sums);
         }
         let mask = (0xffffu32 >> (ROWS - job.rows)) as u16;
         for t in 0..T {
@@ -88,7 +65,7 @@ unsafe fn multiply<F: Format, const T: usize>(job: &Job) {
 
 /// `groups` groups at `p`, the first of which is group `first` of the row.
 #[inline(always)]
-unsafe fn one_super<F: Format, const T: usize>(
+unsafe fn one_superblock<F: BlockFormat, const T: usize>(
     job: &Job,
     p: *const u8,
     first: usize,
@@ -98,22 +75,24 @@ unsafe fn one_super<F: Format, const T: usize>(
 ) {
     // SAFETY: as `multiply`.
     unsafe {
-        let scales = p.add(groups * F::FORM.code_bytes());
-        let once = scales.add(groups * F::FORM.scale_bytes());
-        let (d, dmin) = match F::FORM.scales {
-            Scales::ByteMin | Scales::Nibble => (halves(once), halves(once.add(2 * ROWS))),
-            Scales::Byte => (halves(once), _mm512_setzero_ps()),
-            _ => (_mm512_setzero_ps(), _mm512_setzero_ps()),
+        let scales = p.add(groups * layout::<F>().quant_bytes());
+        let once = scales.add(groups * layout::<F>().scale_bytes());
+        let (d, dmin) = match layout::<F>().scales {
+            PackedScales::ByteMin | PackedScales::Nibble => (halves(once), halves(once.add(2 * ROWS))),
+            PackedScales::Byte => (halves(once), _mm512_setzero_ps()),
+            PackedScales::Half | PackedScales::HalfMin | PackedScales::Power => {
+                (_mm512_setzero_ps(), _mm512_setzero_ps())
+            }
         };
         for i in 0..groups {
-            let (codes, s) = (p.add(i * F::FORM.code_bytes()), scales.add(i * F::FORM.scale_bytes()));
-            // Every line of a super, scales too, shared out among its groups.
-            let lines = const { F::FORM.super_bytes(SUPER).div_ceil(64 * SUPER) };
-            job.ask(p.wrapping_add(64 * i * lines), lines);
-            if F::FORM.fine {
-                fine::<F, T>(codes, s, (d, dmin), first + i, acts, sums);
+            let (quants, s) = (p.add(i * layout::<F>().quant_bytes()), scales.add(i * layout::<F>().scale_bytes()));
+            // Every line of a superblock, scales too, shared out among its groups.
+            let lines = const { layout::<F>().superblock_bytes(SUPERBLOCK).div_ceil(64 * SUPERBLOCK) };
+            job.prefetch(p.wrapping_add(64 * i * lines), lines);
+            if layout::<F>().sub16 {
+                sub_blocks_of_16::<F, T>(quants, s, (d, dmin), first + i, acts, sums);
             } else {
-                coarse::<F, T>(codes, s, (d, dmin), first + i, acts, sums);
+                one_scale::<F, T>(quants, s, (d, dmin), first + i, acts, sums);
             }
         }
     }
@@ -121,8 +100,8 @@ unsafe fn one_super<F: Format, const T: usize>(
 
 /// One group with one scale a row.
 #[inline(always)]
-unsafe fn coarse<F: Format, const T: usize>(
-    codes: *const u8,
+unsafe fn one_scale<F: BlockFormat, const T: usize>(
+    quants: *const u8,
     s: *const u8,
     (d, dmin): (__m512, __m512),
     g: usize,
@@ -131,20 +110,20 @@ unsafe fn coarse<F: Format, const T: usize>(
 ) {
     // SAFETY: as `multiply`.
     unsafe {
-        let scale = match F::FORM.scales {
-            Scales::Half | Scales::HalfMin => halves(s),
-            Scales::ByteMin => _mm512_mul_ps(whole(s), d),
-            Scales::Power => powers(s),
-            _ => _mm512_mul_ps(signed(s), d),
+        let scale = match layout::<F>().scales {
+            PackedScales::Half | PackedScales::HalfMin => halves(s),
+            PackedScales::ByteMin => _mm512_mul_ps(whole(s), d),
+            PackedScales::Power => powers(s),
+            PackedScales::Byte | PackedScales::Nibble => _mm512_mul_ps(signed(s), d),
         };
         let mut dots: [__m512i; T] = std::array::from_fn(|t| {
             if F::OFFSET == 0 {
                 return _mm512_setzero_si512();
             }
-            _mm512_set1_epi32(-F::OFFSET * (*acts[t].add(g)).isum)
+            _mm512_set1_epi32(-i32::from(F::OFFSET) * (*acts[t].add(g)).isum)
         });
         for k in 0..8 {
-            let w = step::<F>(codes, k);
+            let w = step::<F>(quants, k);
             for t in 0..T {
                 dots[t] = _mm512_dpbusd_epi32(dots[t], w, four(acts[t].add(g), k));
             }
@@ -154,24 +133,24 @@ unsafe fn coarse<F: Format, const T: usize>(
             sums[t] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dots[t]), x, sums[t]);
         }
         let low = |t: usize| _mm512_set1_ps((*acts[t].add(g)).sum);
-        match F::FORM.scales {
-            Scales::HalfMin => {
+        match layout::<F>().scales {
+            PackedScales::HalfMin => {
                 let m = halves(s.add(2 * ROWS));
                 (0..T).for_each(|t| sums[t] = _mm512_fmadd_ps(m, low(t), sums[t]));
             }
-            Scales::ByteMin => {
+            PackedScales::ByteMin => {
                 let m = _mm512_mul_ps(whole(s.add(ROWS)), dmin);
                 (0..T).for_each(|t| sums[t] = _mm512_fnmadd_ps(m, low(t), sums[t]));
             }
-            _ => {}
+            PackedScales::Half | PackedScales::Byte | PackedScales::Power | PackedScales::Nibble => {}
         }
     }
 }
 
 /// One group with two scales a row.
 #[inline(always)]
-unsafe fn fine<F: Format, const T: usize>(
-    codes: *const u8,
+unsafe fn sub_blocks_of_16<F: BlockFormat, const T: usize>(
+    quants: *const u8,
     s: *const u8,
     (d, dmin): (__m512, __m512),
     g: usize,
@@ -183,18 +162,18 @@ unsafe fn fine<F: Format, const T: usize>(
         let mut both = [_mm512_setzero_ps(); T];
         for h in 0..2 {
             let of = s.add(ROWS * h);
-            let scale = match F::FORM.scales {
-                Scales::Nibble => _mm512_mul_ps(nibbles(of, 0), d),
+            let scale = match layout::<F>().scales {
+                PackedScales::Nibble => _mm512_mul_ps(nibbles(of, 0), d),
                 _ => _mm512_mul_ps(signed(of), d),
             };
             let mut dots: [__m512i; T] = std::array::from_fn(|t| {
                 if F::OFFSET == 0 {
                     return _mm512_setzero_si512();
                 }
-                _mm512_set1_epi32(-F::OFFSET * (*acts[t].add(g)).isums16[h])
+                _mm512_set1_epi32(-i32::from(F::OFFSET) * (*acts[t].add(g)).isums16[h])
             });
             for k in 4 * h..4 * h + 4 {
-                let w = step::<F>(codes, k);
+                let w = step::<F>(quants, k);
                 for t in 0..T {
                     dots[t] = _mm512_dpbusd_epi32(dots[t], w, four(acts[t].add(g), k));
                 }
@@ -202,7 +181,7 @@ unsafe fn fine<F: Format, const T: usize>(
             for t in 0..T {
                 both[t] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dots[t]), scale, both[t]);
             }
-            if F::FORM.scales == Scales::Nibble {
+            if layout::<F>().scales == PackedScales::Nibble {
                 let m = _mm512_mul_ps(nibbles(of, 4), dmin);
                 for t in 0..T {
                     sums[t] = _mm512_fnmadd_ps(m, _mm512_set1_ps((*acts[t].add(g)).sums16[h]), sums[t]);
@@ -215,13 +194,13 @@ unsafe fn fine<F: Format, const T: usize>(
     }
 }
 
-/// The codes of columns `4 k .. 4 k + 4` of a group, for 16 rows.
+/// The quants of columns `4 k .. 4 k + 4` of a group, for 16 rows.
 #[inline(always)]
-unsafe fn step<F: Format>(codes: *const u8, k: usize) -> __m512i {
+unsafe fn step<F: BlockFormat>(quants: *const u8, k: usize) -> __m512i {
     // SAFETY: the group is readable, by the contract of `multiply`.
     unsafe {
-        let chunk = |i: usize| _mm512_load_si512(codes.add(64 * i).cast());
-        let (bits, more) = F::FORM.bits;
+        let chunk = |i: usize| _mm512_load_si512(quants.add(64 * i).cast());
+        let (bits, more) = layout::<F>().bits;
         let low = match bits {
             8 => chunk(k),
             4 => part(chunk(k / 2), 4 * (k % 2), 0, 15),
@@ -293,7 +272,7 @@ unsafe fn nibbles(p: *const u8, from: i32) -> __m512 {
     }
 }
 
-/// Sixteen scales of MXFP4, as [`super::super::formats::e8m0_half`] says.
+/// Sixteen scales of MXFP4, 2^(e - 128).
 #[inline(always)]
 unsafe fn powers(p: *const u8) -> __m512 {
     // SAFETY: readable by the contract of `multiply`.

@@ -6,10 +6,11 @@ use super::{
         buffer::Out,
         pool::Pool,
         prefetch::{self, Level},
-        simd_level::{SimdLevel, dispatch},
+        simd_level::SimdLevel,
     },
-    Fetch, Form, Job, Kernels, ROWS, kernels,
+    Fetch, Job, Kernels, Packing, ROWS,
     pack::Pack,
+    packing,
 };
 use crate::{
     error::{Error, Result},
@@ -40,7 +41,7 @@ impl Packed {
         progress: &mut dyn FnMut(u64),
     ) -> Result<Option<Packed>> {
         let dtype = tensor.dtype();
-        let (Some(form), Some(kernels)) = (Form::of(dtype), kernels(dtype, simd_level)) else {
+        let Some(Packing { layout, pack, kernels }) = packing(dtype, simd_level) else {
             return Ok(None);
         };
         let shape = tensor.shape();
@@ -51,7 +52,7 @@ impl Packed {
         }
         let panels = rows.div_ceil(ROWS);
         let total = tensor.rows() / rows * panels;
-        let panel_bytes = form.panel_bytes(cols);
+        let panel_bytes = layout.panel_bytes(cols);
         let mut bytes = allocate(total.saturating_mul(panel_bytes), tensor)?;
         let out = Out::new(&mut bytes);
         // Small enough pieces that what is mapped twice, and the wait for a cancelling host, stay small.
@@ -67,8 +68,8 @@ impl Packed {
                 (0..n).for_each(|i| list[i] = tensor.row(from + i));
                 // SAFETY: every panel belongs to one item.
                 let to = unsafe { out.slice(panel * panel_bytes, panel_bytes) };
-                // SAFETY: the SIMD level is one of this processor's, because it has kernels; packing has no other conditions.
-                unsafe { dispatch(simd_level, Pack { dtype, form, rows: &list[..n], cols, panel: to }) }
+                // SAFETY: the SIMD level is one of this processor's, because it has kernels.
+                unsafe { pack(Pack { rows: &list[..n], cols, panel: to }) }
             })?;
             let row_of = |panel: usize| panel / panels * rows + (panel % panels * ROWS).min(rows);
             tensor.release(row_of(first)..row_of(end));

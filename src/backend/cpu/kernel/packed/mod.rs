@@ -1,12 +1,12 @@
 //! Packed weights: a copy of a quantised weight made at load, in panels of 16 rows that integer dot products read in order.
 //!
-//! The codes of 16 rows lie interleaved, four of a row after four of the next (a *chunk*: 64 bytes, or one vector of
+//! The quants of 16 rows lie interleaved, four of a row after four of the next (a *chunk*: 64 bytes, or one vector of
 //! AVX-512), so that one `vpdpbusd` adds four products for each of 16 rows and four activations of a token are one broadcast:
 //! no sums across a register, one scale a row in a lane, and the same kernel for one token and for many.
 //!
-//! A panel holds its columns in *supers* of eight groups of 32 (the last may be shorter; k-quants have whole ones), each from
-//! a 64-byte boundary on: first the codes group by group, then the scales group by group, then what a block of 256 has once.
-//! Codes keep their bits, and scales theirs but for the 4- and 6-bit ones of k-quants, which take bytes (up to 4 % more):
+//! A panel holds its columns in *superblocks* of eight groups of 32 (the last may be shorter; k-quants have whole ones), each from
+//! a 64-byte boundary on: first the quants group by group, then the scales group by group, then what a block of 256 has once.
+//! Quants keep their bits, and scales theirs but for the 4- and 6-bit ones of k-quants, which take bytes (up to 4 % more):
 //!
 //! | plane | chunks a group | where column c of row r is |
 //! |---|---|---|
@@ -32,14 +32,17 @@ use super::{
     },
     FAR, NEAR,
 };
-use crate::quant::DType;
+use crate::quant::{
+    DType,
+    format::{BlockFormat, PackedScales},
+};
 
 /// Rows of a panel.
 pub const ROWS: usize = 16;
 
-/// Columns of a group, groups of a super.
+/// Columns of a group, groups of a superblock.
 const GROUP: usize = 32;
-const SUPER: usize = 8;
+const SUPERBLOCK: usize = 8;
 
 /// How memory is asked for weights before they are read. Too early costs nothing but cache, too late is a wait.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,92 +61,64 @@ pub enum Fetch {
 /// time that memory takes to answer.
 const AHEAD: usize = 5120;
 
-/// How scales are stored.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Scales {
-    /// A half a group.
-    Half,
-    /// A half a group, and a half that is added to each weight.
-    HalfMin,
-    /// A byte a group, and a byte of its minimum; halves a super for both.
-    ByteMin,
-    /// A byte with sign a group (or 16 weights, where the form is fine); a half a super.
-    Byte,
-    /// A nibble for 16 weights and, above, one of their minimum; halves a super for both.
-    Nibble,
-    /// A power of two a group: MXFP4's.
-    Power,
-}
-
 /// How a format is packed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Form {
+pub struct PackLayout {
     /// Bits of the first plane, and of the second (more significant ones; 0: none).
     pub bits: (usize, usize),
     /// Scales are per 16 weights, not 32.
-    pub fine: bool,
+    pub sub16: bool,
     /// How scales are stored.
-    pub scales: Scales,
+    pub scales: PackedScales,
 }
 
-impl Form {
-    /// That of a quantised format; `None` for float formats.
-    pub const fn of(dtype: DType) -> Option<Form> {
-        const fn form(low: usize, high: usize, fine: bool, scales: Scales) -> Option<Form> {
-            Some(Form { bits: (low, high), fine, scales })
-        }
-        match dtype {
-            DType::F32 | DType::F16 | DType::BF16 => None,
-            DType::Q4_0 | DType::IQ4NL => form(4, 0, false, Scales::Half),
-            DType::Q4_1 => form(4, 0, false, Scales::HalfMin),
-            DType::Q5_0 => form(4, 1, false, Scales::Half),
-            DType::Q5_1 => form(4, 1, false, Scales::HalfMin),
-            DType::Q8_0 => form(8, 0, false, Scales::Half),
-            DType::Q2K => form(2, 0, true, Scales::Nibble),
-            DType::Q3K => form(2, 1, true, Scales::Byte),
-            DType::Q4K => form(4, 0, false, Scales::ByteMin),
-            DType::Q5K => form(4, 1, false, Scales::ByteMin),
-            DType::Q6K => form(4, 2, true, Scales::Byte),
-            DType::IQ4XS => form(4, 0, false, Scales::Byte),
-            DType::MXFP4 => form(4, 0, false, Scales::Power),
+impl PackLayout {
+    /// That of a format; `None` where it is not packed.
+    pub const fn of<F: BlockFormat>() -> Option<PackLayout> {
+        match F::PACKED {
+            Some((bits, scales)) => {
+                assert!(matches!(bits, (2 | 4, 0 | 1) | (4, 2) | (8, 0)), "there are kernels for these planes");
+                Some(PackLayout { bits, sub16: F::SUB_BLOCK == 16, scales })
+            }
+            None => None,
         }
     }
 
-    /// Bytes of a group's codes.
-    pub const fn code_bytes(&self) -> usize {
+    /// Bytes of a group's quants.
+    pub const fn quant_bytes(&self) -> usize {
         64 * (self.bits.0 + self.bits.1)
     }
 
     /// Bytes of a group's scales.
     pub const fn scale_bytes(&self) -> usize {
         match self.scales {
-            Scales::Half => 2 * ROWS,
-            Scales::HalfMin => 4 * ROWS,
-            Scales::ByteMin | Scales::Nibble => 2 * ROWS,
-            Scales::Byte => ROWS * (1 + self.fine as usize),
-            Scales::Power => ROWS,
+            PackedScales::Half => 2 * ROWS,
+            PackedScales::HalfMin => 4 * ROWS,
+            PackedScales::ByteMin | PackedScales::Nibble => 2 * ROWS,
+            PackedScales::Byte => ROWS * (1 + self.sub16 as usize),
+            PackedScales::Power => ROWS,
         }
     }
 
-    /// Bytes of what a super has once.
+    /// Bytes of what a superblock has once.
     const fn once_bytes(&self) -> usize {
         match self.scales {
-            Scales::ByteMin | Scales::Nibble => 4 * ROWS,
-            Scales::Byte => 2 * ROWS,
-            Scales::Half | Scales::HalfMin | Scales::Power => 0,
+            PackedScales::ByteMin | PackedScales::Nibble => 4 * ROWS,
+            PackedScales::Byte => 2 * ROWS,
+            PackedScales::Half | PackedScales::HalfMin | PackedScales::Power => 0,
         }
     }
 
-    /// Bytes of a super of `groups` groups.
-    pub const fn super_bytes(&self, groups: usize) -> usize {
-        (groups * (self.code_bytes() + self.scale_bytes()) + self.once_bytes()).next_multiple_of(64)
+    /// Bytes of a superblock of `groups` groups.
+    pub const fn superblock_bytes(&self, groups: usize) -> usize {
+        (groups * (self.quant_bytes() + self.scale_bytes()) + self.once_bytes()).next_multiple_of(64)
     }
 
     /// Bytes of a panel of rows of `cols` weights, a multiple of 32.
     pub const fn panel_bytes(&self, cols: usize) -> usize {
         let groups = cols / GROUP;
-        let rest = groups % SUPER;
-        groups / SUPER * self.super_bytes(SUPER) + if rest > 0 { self.super_bytes(rest) } else { 0 }
+        let rest = groups % SUPERBLOCK;
+        groups / SUPERBLOCK * self.superblock_bytes(SUPERBLOCK) + if rest > 0 { self.superblock_bytes(rest) } else { 0 }
     }
 }
 
@@ -172,9 +147,9 @@ pub struct Job {
 }
 
 impl Job {
-    /// Asks for as many lines ahead of those at `p`, which are this job's.
+    /// Prefetches as many cache lines ahead of those at `p`, which are this job's.
     #[inline(always)]
-    fn ask(&self, p: *const u8, lines: usize) {
+    fn prefetch(&self, p: *const u8, lines: usize) {
         let ahead = |bytes: usize| {
             let at = p.wrapping_add(bytes);
             if at < self.end { at } else { self.next.wrapping_add(at as usize - self.end as usize) }
@@ -203,12 +178,23 @@ pub struct Kernels {
     pub by: [Kernel; 4],
 }
 
-/// The kernels of a format at a SIMD level, where there are.
-pub fn kernels(dtype: DType, simd_level: SimdLevel) -> Option<Kernels> {
-    Form::of(dtype)?;
+/// A packed form and its kernels.
+#[derive(Clone, Copy)]
+pub struct Packing {
+    /// The form.
+    pub layout: PackLayout,
+    /// Packs some rows. Safety: the processor has the SIMD level.
+    pub pack: unsafe fn(pack::Pack<'_>),
+    /// The kernels.
+    pub kernels: Kernels,
+}
+
+/// How weights of `dtype` are packed for a SIMD level, where they are: the SIMD level has kernels for packed weights, and the format says how.
+pub fn packing(dtype: DType, simd_level: SimdLevel) -> Option<Packing> {
     match simd_level {
         #[cfg(target_arch = "x86_64")]
-        SimdLevel::Avx512Vnni => Some(avx512::kernels(dtype)),
+        SimdLevel::Avx512Vnni => avx512::packing(dtype),
+        // No kernels for packed weights yet.
         _ => None,
     }
 }

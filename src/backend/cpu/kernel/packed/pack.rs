@@ -1,18 +1,22 @@
 //! From the file's blocks to panels. Plain Rust; run with the instructions of the SIMD level, which the loops over bytes are
 //! vectorised for.
 
-use super::{
-    super::{super::simd::F32x16, super::simd_level::SimdKernel, formats},
-    Form, GROUP, ROWS, SUPER,
+use super::{GROUP, PackLayout, ROWS, SUPERBLOCK};
+use crate::{
+    backend::cpu::{
+        simd::F32x16,
+        simd_level::{SimdKernel, SimdLevel, dispatch},
+    },
+    quant::{
+        bits::{bytes, put_f16},
+        format::{BlockFormat, PackedScales, Scales},
+        unpack::Portable,
+    },
 };
-use crate::quant::DType;
+use std::marker::PhantomData;
 
-/// Packs some rows to one panel.
+/// Some rows that become one panel.
 pub struct Pack<'a> {
-    /// The rows' format.
-    pub dtype: DType,
-    /// How it is packed.
-    pub form: Form,
     /// The rows, 1 to 16; a panel's other rows become zeros.
     pub rows: &'a [&'a [u8]],
     /// Weights of a row.
@@ -21,38 +25,48 @@ pub struct Pack<'a> {
     pub panel: &'a mut [u8],
 }
 
-impl SimdKernel for Pack<'_> {
+/// Packs rows of `F` with the instructions of a SIMD level. Safety: the processor has the SIMD level.
+pub unsafe fn pack<F: BlockFormat>(simd_level: SimdLevel, job: Pack<'_>) {
+    if let Some(layout) = const { PackLayout::of::<F>() } {
+        // SAFETY: by the contract; packing has no other conditions.
+        unsafe { dispatch(simd_level, PackAs::<F>(job, layout, PhantomData)) }
+    }
+}
+
+struct PackAs<'a, F>(Pack<'a>, PackLayout, PhantomData<F>);
+
+impl<F: BlockFormat> SimdKernel for PackAs<'_, F> {
     type Output = ();
 
     #[inline(always)]
     unsafe fn run<L: F32x16>(self) {
-        let Pack { dtype, form, rows, cols, panel } = self;
-        let l = dtype.layout();
-        let mut codes = [[0u8; GROUP * SUPER]; ROWS];
+        let PackAs(Pack { rows, cols, panel }, layout, _) = self;
+        let mut quants = [[0u8; GROUP * SUPERBLOCK]; ROWS];
         let (mut done, mut rest) = (0, panel);
         while done < cols {
-            let n = (cols - done).min(GROUP * SUPER);
+            let n = (cols - done).min(GROUP * SUPERBLOCK);
             let groups = n / GROUP;
-            let (here, after) = std::mem::take(&mut rest).split_at_mut(form.super_bytes(groups));
+            let (here, after) = std::mem::take(&mut rest).split_at_mut(layout.superblock_bytes(groups));
             rest = after;
-            let (to_codes, to_scales) = here.split_at_mut(groups * form.code_bytes());
+            let (to_quants, to_scales) = here.split_at_mut(groups * layout.quant_bytes());
             for (r, row) in rows.iter().enumerate() {
-                let from = &row[done / l.block * l.bytes..][..n / l.block * l.bytes];
-                for (block, codes) in from.chunks_exact(l.bytes).zip(codes[r].chunks_exact_mut(l.block)) {
-                    raw_codes(dtype, block, codes);
-                }
-                for (b, block) in from.chunks_exact(l.bytes).enumerate() {
-                    scales(dtype, block, r, b, groups, to_scales);
+                let from = &row[done / F::BLOCK * F::BYTES..][..n / F::BLOCK * F::BYTES];
+                for (b, block) in from.chunks_exact(F::BYTES).enumerate() {
+                    for (g, to) in quants[r][b * F::BLOCK..][..F::BLOCK].chunks_exact_mut(GROUP).enumerate() {
+                        to.copy_from_slice(&bytes(F::quants(Portable, block, g)));
+                    }
+                    put_scales(&layout, &F::scales(Portable, block), r, b, groups, to_scales);
                 }
             }
-            for (g, to) in to_codes.chunks_exact_mut(form.code_bytes()).enumerate() {
-                match form.bits {
-                    (2, 0) => planes::<2, 0>(&codes, g, to),
-                    (2, 1) => planes::<2, 1>(&codes, g, to),
-                    (4, 0) => planes::<4, 0>(&codes, g, to),
-                    (4, 1) => planes::<4, 1>(&codes, g, to),
-                    (4, 2) => planes::<4, 2>(&codes, g, to),
-                    _ => planes::<8, 0>(&codes, g, to),
+            for (g, to) in to_quants.chunks_exact_mut(layout.quant_bytes()).enumerate() {
+                match layout.bits {
+                    (2, 0) => planes::<2, 0>(&quants, g, to),
+                    (2, 1) => planes::<2, 1>(&quants, g, to),
+                    (4, 0) => planes::<4, 0>(&quants, g, to),
+                    (4, 1) => planes::<4, 1>(&quants, g, to),
+                    (4, 2) => planes::<4, 2>(&quants, g, to),
+                    (8, 0) => planes::<8, 0>(&quants, g, to),
+                    _ => unreachable!("no planes of {:?} bits", layout.bits),
                 }
             }
             done += n;
@@ -60,86 +74,50 @@ impl SimdKernel for Pack<'_> {
     }
 }
 
-/// The codes of a block as they are stored: without a table's values.
+/// The scales of block `b` (of a superblock of `groups` groups) of row `r`. They are whole numbers and halves (or a power of two),
+/// so nothing is rounded.
 #[inline(always)]
-fn raw_codes(dtype: DType, b: &[u8], codes: &mut [u8]) {
-    let mut unused = ([0f32; 16], [0f32; 16]);
-    macro_rules! of {
-        ($name:ident) => {
-            <formats::$name as formats::Format>::unpack(b, codes, &mut unused.0, &mut unused.1)
-        };
-    }
-    match dtype {
-        DType::Q4_0 | DType::IQ4NL => formats::nibbles(&b[2..18], codes),
-        DType::MXFP4 => formats::nibbles(&b[1..17], codes),
-        DType::IQ4XS => {
-            for (q, codes) in b[8..].chunks_exact(16).zip(codes.chunks_exact_mut(32)) {
-                formats::nibbles(q, codes);
+fn put_scales(layout: &PackLayout, scales: &Scales, r: usize, b: usize, groups: usize, to: &mut [u8]) {
+    // Where what a superblock has once begins, for the formats that have it: these have whole superblocks.
+    let once = groups * layout.scale_bytes() + 2 * r;
+    let sub_blocks = if layout.sub16 { 16 } else { 8 };
+    match layout.scales {
+        PackedScales::Half => put_f16(to, 2 * ROWS * b + 2 * r, scales.d),
+        PackedScales::HalfMin => {
+            put_f16(to, 4 * ROWS * b + 2 * r, scales.d);
+            put_f16(to, 4 * ROWS * b + 2 * ROWS + 2 * r, -scales.dmin);
+        }
+        // The exponent, one more than that of the f32; of 2^-128 and 2^-127, which have no exponent, 0 and 1.
+        PackedScales::Power => {
+            let exponent = (scales.d.to_bits() >> 23) as u8;
+            to[ROWS * b + r] = if exponent > 0 { exponent + 1 } else { u8::from(scales.d.to_bits() == 0x0040_0000) };
+        }
+        PackedScales::ByteMin => {
+            put_f16(to, once, scales.d);
+            put_f16(to, once + 2 * ROWS, scales.dmin);
+            for j in 0..sub_blocks {
+                to[2 * ROWS * j + r] = scales.s[j] as u8;
+                to[2 * ROWS * j + ROWS + r] = scales.m[j] as u8;
             }
         }
-        DType::Q4_1 => of!(Q4_1),
-        DType::Q5_0 => of!(Q5_0),
-        DType::Q5_1 => of!(Q5_1),
-        DType::Q2K => of!(Q2K),
-        DType::Q3K => of!(Q3K),
-        DType::Q4K => of!(Q4K),
-        DType::Q5K => of!(Q5K),
-        DType::Q6K => of!(Q6K),
-        DType::Q8_0 | DType::F32 | DType::F16 | DType::BF16 => of!(Q8_0),
-    }
-}
-
-/// The scales of block `b` (of a super of `groups` groups) of row `r`.
-#[inline(always)]
-fn scales(dtype: DType, block: &[u8], r: usize, b: usize, groups: usize, to: &mut [u8]) {
-    let mut half = |at: usize, from: usize| to[at..at + 2].copy_from_slice(&block[from..from + 2]);
-    // Where what a super has once begins, for the formats that have it: these have whole supers.
-    let once = |group_bytes: usize| groups * group_bytes + 2 * r;
-    match dtype {
-        DType::Q4_0 | DType::Q5_0 | DType::Q8_0 | DType::IQ4NL => half(2 * ROWS * b + 2 * r, 0),
-        DType::Q4_1 | DType::Q5_1 => {
-            half(4 * ROWS * b + 2 * r, 0);
-            half(4 * ROWS * b + 2 * ROWS + 2 * r, 2);
+        PackedScales::Byte => {
+            put_f16(to, once, scales.d);
+            (0..sub_blocks).for_each(|j| to[ROWS * j + r] = scales.s[j] as i8 as u8);
         }
-        DType::MXFP4 => to[ROWS * b + r] = block[0],
-        DType::Q4K | DType::Q5K => {
-            half(once(2 * ROWS), 0);
-            half(once(2 * ROWS) + 2 * ROWS, 2);
-            let (s, m) = formats::k_scales(&block[4..16]);
-            for j in 0..8 {
-                to[2 * ROWS * j + r] = s[j];
-                to[2 * ROWS * j + ROWS + r] = m[j];
-            }
+        PackedScales::Nibble => {
+            put_f16(to, once, scales.d);
+            put_f16(to, once + 2 * ROWS, scales.dmin);
+            (0..sub_blocks).for_each(|j| to[ROWS * j + r] = scales.s[j] as u8 | (scales.m[j] as u8) << 4);
         }
-        DType::Q6K => {
-            half(once(2 * ROWS), 208);
-            (0..16).for_each(|j| to[ROWS * j + r] = block[192 + j]);
-        }
-        DType::Q3K => {
-            half(once(2 * ROWS), 108);
-            let s = formats::q3_scales(&block[96..108]);
-            (0..16).for_each(|j| to[ROWS * j + r] = s[j] as u8);
-        }
-        DType::Q2K => {
-            half(once(2 * ROWS), 80);
-            half(once(2 * ROWS) + 2 * ROWS, 82);
-            (0..16).for_each(|j| to[ROWS * j + r] = block[j]);
-        }
-        DType::IQ4XS => {
-            half(once(ROWS), 0);
-            let s = formats::iq4_xs_scales(block);
-            (0..8).for_each(|j| to[ROWS * j + r] = s[j] as u8);
-        }
-        DType::F32 | DType::F16 | DType::BF16 => {}
     }
 }
 
 /// Group `g` of all rows to planes of `LOW` and `MORE` bits: numbers known where this is compiled, because loading waits for
 /// it.
 #[inline(always)]
-fn planes<const LOW: usize, const MORE: usize>(codes: &[[u8; GROUP * SUPER]; ROWS], g: usize, to: &mut [u8]) {
+fn planes<const LOW: usize, const MORE: usize>(quants: &[[u8; GROUP * SUPERBLOCK]; ROWS], g: usize, to: &mut [u8]) {
     let (low, high) = to.split_at_mut(64 * LOW);
-    for (r, row) in codes.iter().enumerate() {
+    for (r, row) in quants.iter().enumerate() {
         // Words of four columns: what becomes four bytes of a chunk.
         let row = &row[GROUP * g..][..GROUP];
         let words: [u32; 8] =

@@ -1,0 +1,158 @@
+//! Panels of 16 rows (see [`crate::backend::cpu::kernel::panel`]), as many rows at a time as a vector has lanes.
+
+use super::{IntDot, TURN, eight, group, offset, scales};
+use crate::{
+    backend::cpu::{
+        act::ActRow,
+        kernel::panel::{FillJob, MultiplyJob, ROWS},
+    },
+    quant::format::BlockFormat,
+};
+
+/// How many sums of two products of a format's quants with activations (127 at most) can be added in 16 bits; 1 for quants of 8
+/// bits, which are multiplied as signed numbers.
+pub const fn sums<F: BlockFormat>() -> usize {
+    if eight::<F>() {
+        return 1;
+    }
+    let most = 32767 / (2 * 127 * F::LARGEST as usize);
+    assert!(most >= 2, "a format's quants are of 6 bits, or of 8");
+    if most >= 8 {
+        8
+    } else if most >= 4 {
+        4
+    } else {
+        2
+    }
+}
+
+/// Unpacks 16 rows. Safety: a valid job; the processor has the features of `W`.
+#[inline(always)]
+pub unsafe fn fill<W: IntDot, F: BlockFormat>(job: &FillJob) {
+    let groups = job.cols / 32;
+    let mut g = 0;
+    // SAFETY: the rows have `groups` groups; the rest is the caller's.
+    unsafe {
+        while g + TURN <= groups {
+            some_groups::<W, F>(job, g, TURN);
+            g += TURN;
+        }
+        while g < groups {
+            some_groups::<W, F>(job, g, F::BLOCK / 32);
+            g += F::BLOCK / 32;
+        }
+    }
+}
+
+/// Unpacks `n` groups of 16 rows, whole blocks from group `first` on.
+#[inline(always)]
+unsafe fn some_groups<W: IntDot, F: BlockFormat>(job: &FillJob, first: usize, n: usize) {
+    let per_group = 32 / F::SUB_BLOCK;
+    let mut quants = [[0u8; 64]; ROWS];
+    // SAFETY: rows below `job.rows` exist and have these groups; the buffers have the sizes that the job states, which are
+    // rounded up to whole vectors.
+    unsafe {
+        let w = W::new();
+        let block = |r: usize| job.weights.add(r * job.row_bytes + first * 32 / F::BLOCK * F::BYTES);
+        for r in 0..ROWS {
+            let (s, m) = if r < job.rows { scales::<W, F>(w, block(r), n) } else { ([0.0; 16], [0.0; 16]) };
+            for j in 0..n * per_group {
+                let at = (first * per_group + j) * ROWS + r;
+                *job.scales.add(at) = s[j];
+                *job.mins.add(at) = if F::MINIMA { m[j] } else { s[j] * offset::<W, F>() };
+            }
+        }
+        let to = quants.as_mut_ptr().cast::<u8>();
+        for g in (0..n).step_by(W::GROUPS) {
+            for r in 0..job.rows {
+                for k in g..n.min(g + W::GROUPS) {
+                    W::store(group::<W, F>(w, block(r), k), to.add(32 * (r * W::GROUPS + k - g)));
+                }
+            }
+            W::interleave(to, job.codes.add((first + g) * 32 * ROWS));
+        }
+    }
+}
+
+/// Multiplies a panel with tokens. Safety: a valid job; the processor has the features of `W`.
+#[inline(always)]
+pub unsafe fn multiply<W: IntDot, const SUB16: bool, const SUMS: usize>(job: &MultiplyJob<'_>) {
+    let mut done = 0;
+    while done < job.acts.len() {
+        let acts = &job.acts[done..];
+        // SAFETY: `out` has room for every token, by the job.
+        unsafe {
+            let out = job.out.add(done * job.stride);
+            done += match acts.len().min(W::TOKENS) {
+                8.. => tokens::<W, SUB16, SUMS, 8>(job, acts, out),
+                4.. => tokens::<W, SUB16, SUMS, 4>(job, acts, out),
+                2.. => tokens::<W, SUB16, SUMS, 2>(job, acts, out),
+                ..2 => tokens::<W, SUB16, SUMS, 1>(job, acts, out),
+            };
+        }
+    }
+}
+
+/// The first `T` of `acts`; gives `T`.
+#[inline(always)]
+unsafe fn tokens<W: IntDot, const SUB16: bool, const SUMS: usize, const T: usize>(
+    job: &MultiplyJob<'_>,
+    acts: &[ActRow],
+    out: *mut f32,
+) -> usize {
+    for first in (0..job.rows).step_by(W::LANES) {
+        // SAFETY: the panel has 16 rows, `acts` at least `T` tokens and `out` room for `rows` numbers of each.
+        unsafe {
+            let sums = some_rows::<W, SUB16, SUMS, T>(job, acts, first);
+            for t in 0..T {
+                let mut y = [0f32; ROWS];
+                W::write(sums[t], y.as_mut_ptr());
+                let n = (job.rows - first).min(W::LANES);
+                out.add(t * job.stride + first).copy_from_nonoverlapping(y.as_ptr(), n);
+            }
+        }
+    }
+    T
+}
+
+/// As many rows of the panel as a vector has lanes, from `first` on, with `T` tokens.
+#[inline(always)]
+unsafe fn some_rows<W: IntDot, const SUB16: bool, const SUMS: usize, const T: usize>(
+    job: &MultiplyJob<'_>,
+    acts: &[ActRow],
+    first: usize,
+) -> [W::Floats; T] {
+    // SAFETY: every read is within the panel or an activation row, by the contract of `tokens`.
+    unsafe {
+        let act: [&ActRow; T] = std::array::from_fn(|t| &acts[t]);
+        let mut sums = [W::splat(0.0); T];
+        for g in 0..job.groups {
+            let quants = job.codes.add(g * 32 * ROWS + 4 * first);
+            let x: [*const i8; T] = std::array::from_fn(|t| act[t].codes.add(32 * g));
+            if SUB16 {
+                let mut both = [W::splat(0.0); T];
+                for h in 0..2 {
+                    let at = (2 * g + h) * ROWS + first;
+                    let (s, m) = (W::read(job.scales.add(at)), W::read(job.mins.add(at)));
+                    let dots = W::dots::<T, 4, SUMS>(quants.add(h * 16 * ROWS), x.map(|x| x.add(16 * h)));
+                    for t in 0..T {
+                        both[t] = W::fma(dots[t], s, both[t]);
+                        sums[t] = W::fnma(m, W::splat(*act[t].sums16.add(2 * g + h)), sums[t]);
+                    }
+                }
+                for t in 0..T {
+                    sums[t] = W::fma(both[t], W::splat(*act[t].scales.add(g)), sums[t]);
+                }
+            } else {
+                let (s, m) = (W::read(job.scales.add(g * ROWS + first)), W::read(job.mins.add(g * ROWS + first)));
+                let dots = W::dots::<T, 8, SUMS>(quants, x);
+                for t in 0..T {
+                    let scale = W::mul(s, W::splat(*act[t].scales.add(g)));
+                    sums[t] = W::fma(dots[t], scale, sums[t]);
+                    sums[t] = W::fnma(m, W::splat(*act[t].sums32.add(g)), sums[t]);
+                }
+            }
+        }
+        sums
+    }
+}

@@ -1,0 +1,238 @@
+//! What a block format is, said once: [`BlockFormat`]. Dequantisation, the CPU backend's kernels at every SIMD level, its packed
+//! copies, the GPU's planes, the quantiser and random weights are all derived from it.
+
+use super::{
+    Layout,
+    bits::bytes,
+    unpack::{Portable, Unpack},
+};
+
+/// The scales of a block. Sub-block `j` of `x = scale * (quant - OFFSET) - minimum` has the scale `d * s[j]` and the minimum
+/// `dmin * m[j]`. The entries of `s` and `m` are small whole numbers (NVFP4's `s` excepted); a block has as many as sub-blocks.
+#[derive(Clone, Copy)]
+pub struct Scales {
+    /// The scale of scales.
+    pub d: f32,
+    /// The scale of minima.
+    pub dmin: f32,
+    /// The scale of each sub-block.
+    pub s: [f32; 16],
+    /// The minimum of each sub-block.
+    pub m: [f32; 16],
+}
+
+impl Scales {
+    /// One scale, no minimum.
+    #[inline(always)]
+    pub fn one(d: f32) -> Scales {
+        Scales { d, dmin: 0.0, s: [1.0; 16], m: [0.0; 16] }
+    }
+
+    /// One scale, and one number that is added to each weight.
+    #[inline(always)]
+    pub fn one_and_addend(d: f32, addend: f32) -> Scales {
+        Scales { dmin: -addend, m: [1.0; 16], ..Scales::one(d) }
+    }
+
+    /// A whole number for each sub-block, no minima.
+    #[inline(always)]
+    pub fn signed<const N: usize>(d: f32, s: [i8; N]) -> Scales {
+        let mut all = Scales { s: [0.0; 16], ..Scales::one(d) };
+        for (to, s) in all.s.iter_mut().zip(s) {
+            *to = f32::from(s);
+        }
+        all
+    }
+
+    /// Two whole numbers for each sub-block.
+    #[inline(always)]
+    pub fn with_minima<const N: usize>(d: f32, dmin: f32, s: [u8; N], m: [u8; N]) -> Scales {
+        let mut all = Scales { d, dmin, s: [0.0; 16], m: [0.0; 16] };
+        for j in 0..N {
+            (all.s[j], all.m[j]) = (f32::from(s[j]), f32::from(m[j]));
+        }
+        all
+    }
+}
+
+/// How a copy that is packed for integer dot products stores scales; see the CPU backend's packed weights.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PackedScales {
+    /// A half a group.
+    Half,
+    /// A half a group, and a half that is added to each weight.
+    HalfMin,
+    /// A byte a group, and a byte of its minimum; halves a superblock for both.
+    ByteMin,
+    /// A byte with sign a sub-block; a half a superblock.
+    Byte,
+    /// A nibble for 16 weights and, above, one of their minimum; halves a superblock for both.
+    Nibble,
+    /// A power of two a group: MXFP4's.
+    Power,
+}
+
+/// Random weights of a format: the blocks are random bytes but for their scales.
+#[derive(Clone, Copy, Debug)]
+pub struct Random {
+    /// Where a block's scale `d` lies, a half, in bytes.
+    pub scale_at: usize,
+    /// The root mean square of a weight where `d` is 1 and all other bits are random (centred by the minimum).
+    pub rms: f32,
+    /// The minimum that centres the weights, in units of `d`; 0 for formats without one.
+    pub centre: f32,
+}
+
+/// A block format: some weights `x = scale * (quant - OFFSET) [- minimum]` in some bytes.
+///
+/// Slices named `b` are one block, `x` and `w` the weights of one block and their importances.
+pub trait BlockFormat: 'static {
+    /// Name, ggml's number, weights and bytes of a block.
+    const LAYOUT: Layout;
+    /// Weights of a block: 32, 64 or 256.
+    const BLOCK: usize = Self::LAYOUT.block;
+    /// Bytes of a block.
+    const BYTES: usize = Self::LAYOUT.bytes;
+    /// Weights that share a scale: 16 or 32.
+    const SUB_BLOCK: usize;
+    /// What quants stand for, where they are indices: values plus [`Self::OFFSET`].
+    const TABLE: Option<&'static [u8; 16]> = None;
+    /// Subtracted from every quant (after the table).
+    const OFFSET: u8;
+    /// The largest quant (after the table). 255: all 8 bits are used, and the offset is 128.
+    const LARGEST: u8;
+    /// Sub-blocks have minima.
+    const MINIMA: bool;
+    /// Bits of a quant (before the table) in the two planes of a packed copy, less significant ones first, and how its scales
+    /// are stored there. `None`: the format's own bytes are read in place.
+    const PACKED: Option<((usize, usize), PackedScales)>;
+
+    /// The 32 quants of group `g`, in order, before the table.
+    fn quants<U: Unpack>(u: U, b: &[u8], g: usize) -> U::Bytes;
+    /// The block's scales.
+    fn scales<U: Unpack>(u: U, b: &[u8]) -> Scales;
+
+    /// Bytes of a block in each of the GPU's planes.
+    const PLANES: [usize; 4];
+    /// Words that follow the planes' start in every segment: a table that the shader reads; a multiple of 4.
+    const GPU_TABLE: &'static [u32] = &[];
+    /// The WGSL that reads a group's weights: see [`super::gpu::fragment`].
+    const WGSL: &'static str;
+    /// The WGSL that reads them as integers: see [`super::gpu::ints_fragment`].
+    const WGSL_INTS: &'static str;
+    /// Splits a block into the GPU's planes.
+    fn pack(b: &[u8], planes: [&mut [u8]; 4]);
+
+    /// How random weights are made.
+    const RANDOM: Random;
+    /// Sets the scales of a block of random bytes, of which some bits choose among 16 halves for `d` and, where it has a minimum,
+    /// the halves that centre its weights.
+    #[inline(always)]
+    fn set_scales(b: &mut [u8], halves: &[([u8; 2], [u8; 2]); 16]) {
+        let at = Self::RANDOM.scale_at;
+        let (d, min) = halves[usize::from(b[at] & 15)];
+        b[at..at + 2].copy_from_slice(&d);
+        Self::centre(b, min);
+    }
+    /// Makes the small scales and minima of a random block such that `min`, a half, centres the weights.
+    #[inline(always)]
+    fn centre(_b: &mut [u8], _min: [u8; 2]) {}
+
+    /// Why there is no quantiser, if there is none.
+    const NO_QUANTISER: Option<&'static str> = None;
+    /// A block from f32 values, with importances `w`. Not called where there is no quantiser.
+    fn quantize(x: &[f32], w: &[f32], b: &mut [u8]);
+}
+
+/// The values of group `g` plus [`BlockFormat::OFFSET`].
+#[inline(always)]
+pub fn values<F: BlockFormat, U: Unpack>(u: U, b: &[u8], g: usize) -> U::Bytes {
+    let quants = F::quants(u, b, g);
+    match F::TABLE {
+        Some(table) => u.lookup(table, quants),
+        None => quants,
+    }
+}
+
+/// The f32 values of a block.
+#[inline(always)]
+fn dequantize_block<F: BlockFormat>(b: &[u8], y: &mut [f32]) {
+    let scales = F::scales(Portable, b);
+    for (g, y) in y.chunks_exact_mut(32).enumerate() {
+        let quants = bytes(values::<F, _>(Portable, b, g));
+        for (i, y) in y.chunks_exact_mut(F::SUB_BLOCK).enumerate() {
+            let j = g * (32 / F::SUB_BLOCK) + i;
+            let (d, min) = (scales.d * scales.s[j], scales.dmin * scales.m[j]);
+            for (y, q) in y.iter_mut().zip(&quants[i * F::SUB_BLOCK..]) {
+                let x = d * f32::from(i16::from(*q) - i16::from(F::OFFSET));
+                *y = if F::MINIMA { x - min } else { x };
+            }
+        }
+    }
+}
+
+/// What code that is not generic over a format needs of it.
+pub struct Codec {
+    /// The f32 values of whole blocks.
+    pub dequantize: fn(&[u8], &mut [f32]),
+    /// Appends the blocks of whole blocks of f32 values, with importances that repeat, or why it cannot.
+    pub quantize: std::result::Result<fn(&[f32], Option<&[f32]>, &mut Vec<u8>), &'static str>,
+    /// [`BlockFormat::PLANES`].
+    pub planes: [usize; 4],
+    /// [`BlockFormat::GPU_TABLE`].
+    pub gpu_table: &'static [u32],
+    /// [`BlockFormat::WGSL`].
+    pub wgsl: &'static str,
+    /// [`BlockFormat::WGSL_INTS`].
+    pub wgsl_ints: &'static str,
+    /// [`BlockFormat::pack`] of whole blocks.
+    pub pack: fn(&[u8], [&mut [u8]; 4]),
+    /// [`BlockFormat::RANDOM`].
+    pub random: Random,
+    /// [`BlockFormat::set_scales`] of whole blocks.
+    pub set_scales: fn(&mut [u8], &[([u8; 2], [u8; 2]); 16]),
+}
+
+impl Codec {
+    /// That of `F`.
+    pub const fn of<F: BlockFormat>() -> Codec {
+        assert!(F::OFFSET == 128 || F::LARGEST < 255, "8-bit quants have the offset 128");
+        assert!(F::GPU_TABLE.len() % 4 == 0, "planes begin at vec4s");
+        Codec {
+            dequantize: |b, y| {
+                for (b, y) in b.chunks_exact(F::BYTES).zip(y.chunks_exact_mut(F::BLOCK)) {
+                    dequantize_block::<F>(b, y);
+                }
+            },
+            quantize: match F::NO_QUANTISER {
+                Some(why) => Err(why),
+                None => Ok(super::encode::blocks::<F>),
+            },
+            planes: F::PLANES,
+            gpu_table: F::GPU_TABLE,
+            wgsl: F::WGSL,
+            wgsl_ints: F::WGSL_INTS,
+            pack: super::gpu::pack_blocks::<F>,
+            random: F::RANDOM,
+            set_scales: |b, halves| b.chunks_exact_mut(F::BYTES).for_each(|b| F::set_scales(b, halves)),
+        }
+    }
+}
+
+/// [`BlockFormat::NO_QUANTISER`] of formats whose choice of points is no better than noise where nobody says which weights matter.
+pub const NEEDS_IMPORTANCE: &str =
+    "it needs an importance matrix; make a Q2_K or larger file here, or this one with llama.cpp";
+
+/// Code that is generic over block formats, for [`super::DType::with_format`].
+pub trait WithFormat {
+    /// What it gives.
+    type Output;
+    /// Runs it for `F`.
+    fn run<F: BlockFormat>(self) -> Self::Output;
+}
+
+/// A slice's first `N` elements: the whole slice, where its length is a format's.
+#[inline(always)]
+pub fn whole<T, const N: usize>(x: &[T]) -> &[T; N] {
+    x.first_chunk().expect("a block is whole")
+}
