@@ -21,7 +21,7 @@ use moeray::{
 use proptest::prelude::*;
 
 /// splitmix64.
-struct Rng(u64);
+pub struct Rng(pub u64);
 
 impl Rng {
     fn next(&mut self) -> u64 {
@@ -39,7 +39,7 @@ impl Rng {
 }
 
 /// Random blocks of a format: all bits random, but the scales are numbers of a sensible size.
-fn blocks(dtype: DType, weights: usize, rng: &mut Rng) -> Vec<u8> {
+pub fn blocks(dtype: DType, weights: usize, rng: &mut Rng) -> Vec<u8> {
     let l = dtype.layout();
     let mut bytes: Vec<u8> = (0..weights / l.block * l.bytes).map(|_| rng.next() as u8).collect();
     let scales: &[usize] = match dtype {

@@ -69,7 +69,9 @@ fn alarm_one_flipped_bit_is_seen() {
             // In several blocks of common scales, because a bit of a quant means nothing where its scale is zero.
             let mut blocks = clean.clone();
             for block in if l.block == 1 { 3..4 } else { 8..12 } {
-                blocks[block * l.bytes + byte] ^= 1 << (byte % 8);
+                // A byte of TQ1_0 has more values than it has digits, so its lower bits may mean nothing.
+                let bit = if dtype == DType::TQ1_0 && byte < 52 { 7 } else { byte % 8 };
+                blocks[block * l.bytes + byte] ^= 1 << bit;
             }
             assert!(first_difference(&dequantized(dtype, &blocks), &want).is_some(), "{dtype}: byte {byte}");
         }

@@ -15,7 +15,10 @@ use crate::{
         synth::{Shape, Synthetic},
     },
     model,
-    quant::mix::{self, Mix},
+    quant::{
+        DType,
+        mix::{self, Mix},
+    },
     sampler::{Rng, SamplerOptions, Sampling},
     session::{Budget, Model, Session, Status},
 };
@@ -133,6 +136,9 @@ fn available_memory() -> Option<u64> {
 /// The mix that a person named.
 pub fn named_mix(name: &str) -> Outcome<Mix> {
     Mix::from_name(name).ok_or_else(|| {
+        if let Some((dtype, why)) = DType::from_name(name).and_then(|d| Some((d, d.no_quantiser()?))) {
+            return Failure::new(format!("weights cannot be made {dtype}")).hint(why);
+        }
         let known: Vec<&str> = Mix::ALL.iter().map(|m| m.name()).collect();
         Failure::new(format!("unknown weight type {name:?}")).hint(format!("known are {}", known.join(", ")))
     })

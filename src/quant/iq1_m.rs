@@ -54,7 +54,7 @@ impl BlockFormat for IQ1M {
         s.copy_from_slice(&b[48..]);
     }
 
-    const RANDOM: Random = Random { scale_at: 48, rms: 7.5, centre: 0.0 };
+    const RANDOM: Random = Random { scale_at: 48, rms: 7.2, centre: 0.0 };
 
     #[inline(always)]
     fn set_scales(b: &mut [u8], halves: &[([u8; 2], [u8; 2]); 16]) {

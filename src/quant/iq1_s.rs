@@ -54,7 +54,7 @@ impl BlockFormat for IQ1S {
         d.copy_from_slice(&b[..2]);
     }
 
-    const RANDOM: Random = Random { scale_at: 0, rms: 7.5, centre: 0.0 };
+    const RANDOM: Random = Random { scale_at: 0, rms: 7.2, centre: 0.0 };
 
     const NO_QUANTISER: Option<&'static str> = Some(NEEDS_IMPORTANCE);
 

@@ -49,7 +49,7 @@ impl BlockFormat for IQ2XXS {
         d.copy_from_slice(&b[..2]);
     }
 
-    const RANDOM: Random = Random { scale_at: 0, rms: 72.0, centre: 0.0 };
+    const RANDOM: Random = Random { scale_at: 0, rms: 53.4, centre: 0.0 };
 
     const NO_QUANTISER: Option<&'static str> = Some(NEEDS_IMPORTANCE);
 

@@ -56,7 +56,7 @@ impl BlockFormat for IQ3S {
         d.copy_from_slice(&b[..2]);
     }
 
-    const RANDOM: Random = Random { scale_at: 0, rms: 165.0, centre: 0.0 };
+    const RANDOM: Random = Random { scale_at: 0, rms: 140.2, centre: 0.0 };
 
     const NO_QUANTISER: Option<&'static str> = Some("its search over the grid is not written yet");
 

@@ -46,7 +46,7 @@ impl BlockFormat for TQ1_0 {
         d.copy_from_slice(&b[52..]);
     }
 
-    const RANDOM: Random = Random { scale_at: 52, rms: 0.816, centre: 0.0 };
+    const RANDOM: Random = Random { scale_at: 52, rms: 0.817, centre: 0.0 };
 
     #[inline(always)]
     fn quantize(x: &[f32], _: &[f32], b: &mut [u8]) {

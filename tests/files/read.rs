@@ -85,12 +85,12 @@ fn gguf_without_tensors_is_a_vocabulary() {
 #[test]
 fn unsupported_types_are_listed_and_refused_by_name() {
     let mut g = build::Gguf::new(3, 3, 0);
-    g.tensor("iq", &[256], 16, 0).tensor("future", &[256], 999, 96).tensor("fine", &[4], 0, 96);
+    g.tensor("old", &[256], 41, 0).tensor("future", &[256], 999, 96).tensor("fine", &[4], 0, 96);
     let c = file::open_bytes(Bytes::from_vec(g.data(32, &[0; 112]))).unwrap();
     assert_eq!(c.infos().len(), 3);
     assert_eq!(c.tensors().count(), 1);
-    let refusal = c.require("iq").unwrap_err().to_string();
-    assert!(refusal.contains("`iq` has type IQ2_XXS") && refusal.contains("Q4_K"), "{refusal}");
+    let refusal = c.require("old").unwrap_err().to_string();
+    assert!(refusal.contains("`old` has type Q1_0") && refusal.contains("Q4_K"), "{refusal}");
     let refusal = c.require("future").unwrap_err().to_string();
     assert!(refusal.contains("type 999"), "{refusal}");
 }

@@ -28,6 +28,10 @@ impl Maker {
     /// A random weight stored as `dtype`, of deviation `1/sqrt(in)` as trained ones roughly have.
     pub fn weight(&mut self, shape: &[usize], dtype: DType) -> WeightId {
         let n: usize = shape.iter().product();
+        if dtype.no_quantiser().is_some() {
+            let bytes = crate::cpu::blocks(dtype, n, &mut crate::cpu::Rng(self.rng.below(1 << 30) as u64));
+            return self.stored(shape, dtype, bytes);
+        }
         let scale = 1.0 / (*shape.last().unwrap() as f32).sqrt();
         let x = self.rng.normals(n, scale);
         self.given(shape, dtype, &x)
@@ -37,6 +41,10 @@ impl Maker {
     pub fn given(&mut self, shape: &[usize], dtype: DType, x: &[f32]) -> WeightId {
         let mut bytes = vec![];
         quant::quantize(dtype, x, &mut bytes).unwrap();
+        self.stored(shape, dtype, bytes)
+    }
+
+    fn stored(&mut self, shape: &[usize], dtype: DType, bytes: Vec<u8>) -> WeightId {
         self.weights.push(Tensor::new(dtype, shape.to_vec(), vec![Bytes::from_vec(bytes)]).unwrap());
         self.b.weight(format!("w{}", self.weights.len() - 1), shape)
     }

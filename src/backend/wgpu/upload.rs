@@ -99,6 +99,10 @@ impl Uploader<'_> {
     fn segment(&mut self, program: &Program, m: &Matrix, s: &Segment) -> Result<wgpu::Buffer> {
         let usage = wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_DST;
         let buffer = self.gpu.device.buffer(&m.name, s.bytes, usage)?;
+        let table: &[u8] = bytemuck::cast_slice(gpu::table(m.dtype));
+        if !table.is_empty() {
+            self.gpu.device.queue.write_buffer(&buffer, 0, table);
+        }
         let planes = gpu::plane_ranges(m.dtype, s.rows, m.cols);
         let planes = planes.ok_or_else(|| Error::Model(format!("{} is too large", m.name)))?;
         let row = gpu::row_planes(m.dtype, m.cols);
