@@ -37,7 +37,7 @@ pub struct FillJob {
     /// Weights of a row, a multiple of 32.
     pub cols: usize,
     /// `[cols / 4][16][4]`, with `cols` rounded up to whole 64s.
-    pub codes: *mut u8,
+    pub quants: *mut u8,
     /// `[cols / 16 or 32][16]`, with `cols` rounded up to whole 256s.
     pub scales: *mut f32,
     /// As scales.
@@ -46,8 +46,8 @@ pub struct FillJob {
 
 /// What a multiplication works on: a filled panel and rows of activations.
 pub struct MultiplyJob<'a> {
-    /// As [`FillJob::codes`].
-    pub codes: *const u8,
+    /// As [`FillJob::quants`].
+    pub quants: *const u8,
     /// As [`FillJob::scales`].
     pub scales: *const f32,
     /// As scales.
@@ -67,7 +67,7 @@ pub struct MultiplyJob<'a> {
 /// A panel's memory.
 #[derive(Default)]
 pub struct Panel {
-    codes: Aligned<u8>,
+    quants: Aligned<u8>,
     scales: Aligned<f32>,
     mins: Aligned<f32>,
 }
@@ -76,14 +76,14 @@ impl Panel {
     /// Room for rows of `cols` weights.
     pub fn reserve(&mut self, cols: usize) {
         let n = cols.next_multiple_of(256);
-        self.codes.grow(n * ROWS);
+        self.quants.grow(n * ROWS);
         self.scales.grow(n / 16 * ROWS);
         self.mins.grow(n / 16 * ROWS);
     }
 
     /// Bytes held.
     pub fn bytes(&self) -> u64 {
-        self.codes.bytes() + self.scales.bytes() + self.mins.bytes()
+        self.quants.bytes() + self.scales.bytes() + self.mins.bytes()
     }
 
     /// Unpacks `rows` rows of `cols` weights.
@@ -97,7 +97,7 @@ impl Panel {
             row_bytes,
             rows,
             cols,
-            codes: self.codes.as_mut_ptr(),
+            quants: self.quants.as_mut_ptr(),
             scales: self.scales.as_mut_ptr(),
             mins: self.mins.as_mut_ptr(),
         };
@@ -121,7 +121,7 @@ impl Panel {
     ) {
         assert!(rows <= ROWS && (acts.is_empty() || out.len() >= (acts.len() - 1) * stride + rows));
         let job = MultiplyJob {
-            codes: self.codes.as_ptr(),
+            quants: self.quants.as_ptr(),
             scales: self.scales.as_ptr(),
             mins: self.mins.as_ptr(),
             groups: cols / 32,

@@ -69,7 +69,7 @@ unsafe fn some_groups<W: IntDot, F: BlockFormat>(job: &FillJob, first: usize, n:
                     W::store(group::<W, F>(w, block(r), k), to.add(32 * (r * W::GROUPS + k - g)));
                 }
             }
-            W::interleave(to, job.codes.add((first + g) * 32 * ROWS));
+            W::interleave(to, job.quants.add((first + g) * 32 * ROWS));
         }
     }
 }
@@ -127,7 +127,7 @@ unsafe fn some_rows<W: IntDot, const SUB16: bool, const SUMS: usize, const T: us
         let act: [&ActRow; T] = std::array::from_fn(|t| &acts[t]);
         let mut sums = [W::splat(0.0); T];
         for g in 0..job.groups {
-            let quants = job.codes.add(g * 32 * ROWS + 4 * first);
+            let quants = job.quants.add(g * 32 * ROWS + 4 * first);
             let x: [*const i8; T] = std::array::from_fn(|t| act[t].codes.add(32 * g));
             if SUB16 {
                 let mut both = [W::splat(0.0); T];

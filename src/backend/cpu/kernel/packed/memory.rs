@@ -8,7 +8,7 @@ use super::{
         prefetch::{self, Level},
         simd_level::SimdLevel,
     },
-    Fetch, Job, Kernels, Packing, ROWS,
+    Job, Kernels, Packing, Prefetch, ROWS,
     pack::Pack,
     packing,
 };
@@ -112,10 +112,10 @@ impl Packed {
         assert!(acts.is_empty() || out.len() >= (acts.len() - 1) * stride + rows);
         let panel = matrix * self.panels + at / ROWS;
         let from = &self.bytes[panel * self.panel_bytes..][..rows.div_ceil(ROWS) * self.panel_bytes];
-        let fetch = match prefetch::level() {
-            Level::L2 => Fetch::Staged,
-            _ if acts.len() == 1 => Fetch::Direct(Level::L1Only),
-            level => Fetch::Direct(level),
+        let prefetch = match prefetch::level() {
+            Level::L2 => Prefetch::Staged,
+            _ if acts.len() == 1 => Prefetch::Direct(Level::L1Only),
+            level => Prefetch::Direct(level),
         };
         let end = from.as_ptr_range().end;
         let next = if next.is_null() { end } else { next };
@@ -137,7 +137,7 @@ impl Packed {
                             acts: acts.as_ptr().add(done),
                             out: out.as_mut_ptr().add(at),
                             stride,
-                            fetch: if some + done == 0 { fetch } else { Fetch::Nothing },
+                            prefetch: if some + done == 0 { prefetch } else { Prefetch::Nothing },
                             end,
                             next,
                         });

@@ -46,7 +46,7 @@ const SUPERBLOCK: usize = 8;
 
 /// How memory is asked for weights before they are read. Too early costs nothing but cache, too late is a wait.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Fetch {
+pub enum Prefetch {
     /// Far ahead into the second cache, and from there into the first: where [`prefetch::level`] is the second. On an Emerald
     /// Rapids 100 tokens a second where [`Level::L1`] alone makes 88, and [`Level::L1Only`] 62.
     Staged,
@@ -139,10 +139,10 @@ pub struct Job {
     pub stride: usize,
     /// How weights are asked for: those up to `end` one behind the other, and then from `next` on. These are only asked for, and
     /// may be any addresses.
-    pub fetch: Fetch,
-    /// See `fetch`.
+    pub prefetch: Prefetch,
+    /// See `prefetch`.
     pub end: *const u8,
-    /// See `fetch`.
+    /// See `prefetch`.
     pub next: *const u8,
 }
 
@@ -154,13 +154,13 @@ impl Job {
             let at = p.wrapping_add(bytes);
             if at < self.end { at } else { self.next.wrapping_add(at as usize - self.end as usize) }
         };
-        match self.fetch {
-            Fetch::Staged => {
+        match self.prefetch {
+            Prefetch::Staged => {
                 prefetch::lines(ahead(FAR), lines, Level::L2);
                 prefetch::lines(ahead(NEAR), lines, Level::L1);
             }
-            Fetch::Direct(level) => prefetch::lines(ahead(AHEAD), lines, level),
-            Fetch::Nothing => {}
+            Prefetch::Direct(level) => prefetch::lines(ahead(AHEAD), lines, level),
+            Prefetch::Nothing => {}
         }
     }
 }
