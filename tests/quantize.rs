@@ -76,15 +76,11 @@ fn bound(dtype: DType) -> f32 {
         DType::Q4_0 | DType::Q4_1 | DType::Q4K | DType::IQ4NL | DType::IQ4XS => 0.25,
         DType::MXFP4 => 0.4,
         DType::Q2K | DType::Q3K => 0.7,
+        DType::IQ3S => 0.5,
         DType::TQ1_0 | DType::TQ2_0 => 0.501,
-        DType::IQ1S
-        | DType::IQ1M
-        | DType::IQ2XXS
-        | DType::IQ2XS
-        | DType::IQ2S
-        | DType::IQ3XXS
-        | DType::IQ3S
-        | DType::NVFP4 => unreachable!("not made"),
+        DType::IQ1S | DType::IQ1M | DType::IQ2XXS | DType::IQ2XS | DType::IQ2S | DType::IQ3XXS | DType::NVFP4 => {
+            unreachable!("not made")
+        }
     }
 }
 
@@ -184,7 +180,7 @@ fn formats_that_are_not_made_are_refused_by_name() {
     let refused: Vec<DType> = DType::ALL.into_iter().filter(|d| d.no_quantiser().is_some()).collect();
     assert_eq!(
         refused.iter().map(|d| d.layout().name).collect::<Vec<_>>(),
-        ["IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS", "IQ3_S", "NVFP4"]
+        ["IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS", "NVFP4"]
     );
     for dtype in refused {
         let mut out = vec![1];

@@ -8,11 +8,13 @@
 
 use super::{
     Layout,
-    bits::u32_at,
-    format::{BlockFormat, PackedScales, Random, Scales},
+    bits::{put_f16, round_f16, u32_at},
+    fit::{clamp, nearest, reciprocal},
+    format::{BlockFormat, PackedScales, Random, Scales, whole},
     grids,
     unpack::Unpack,
 };
+use std::sync::OnceLock;
 
 /// The grid's points: four magnitudes each.
 static GRID: [u32; 512] = grids::fours(&grids::IQ3_S, [1, 3, 5, 7, 9, 11, 13, 15]);
@@ -58,9 +60,89 @@ impl BlockFormat for IQ3S {
 
     const RANDOM: Random = Random { scale_at: 0, rms: 140.2, centre: 0.0 };
 
-    const NO_QUANTISER: Option<&'static str> = Some("its search over the grid is not written yet");
+    #[inline(always)]
+    fn quantize(x: &[f32], w: &[f32], b: &mut [u8]) {
+        let (x, w): (&[f32; 256], &[f32; 256]) = (whole(x), whole(w));
+        let (xs, ws) = (x.as_chunks::<32>().0, w.as_chunks::<32>().0);
+        let free: [f32; 8] = std::array::from_fn(|g| free_scale(&xs[g], &ws[g]));
+        let d = round_f16(free.iter().fold(0f32, |m, f| m.max(*f)) / 31.0);
+        b.fill(0);
+        put_f16(b, 0, d);
+        for g in 0..8 {
+            let s = nearest(clamp((free[g] * reciprocal(d) - 1.0) * 0.5, 0.0, 15.0));
+            b[106 + g / 2] |= (s as u8) << (4 * (g % 2));
+            let scale = d * (2.0 * s + 1.0);
+            for (i, (x, w)) in xs[g].as_chunks::<4>().0.iter().zip(ws[g].as_chunks::<4>().0).enumerate() {
+                let point = best_point(&x.map(f32::abs), w, scale);
+                b[2 + 8 * g + i] = point as u8;
+                b[66 + g] |= ((point >> 8) as u8) << i;
+                let signs = (0..4).fold(0, |s, c| s | u8::from(x[c] < 0.0) << c);
+                b[74 + 4 * g + i / 2] |= signs << (4 * (i % 2));
+            }
+        }
+    }
+}
 
-    fn quantize(_: &[f32], _: &[f32], _: &mut [u8]) {}
+/// The points' coordinates, one list for each.
+static VALUES: [[f32; 512]; 4] = {
+    let mut values = [[0.0; 512]; 4];
+    let mut i = 0;
+    while i < 4 * 512 {
+        values[i % 4][i / 4] = (GRID[i / 4] >> (8 * (i % 4)) & 255) as f32;
+        i += 1;
+    }
+    values
+};
+
+/// The point with the least weighted squared error at a scale, from magnitudes.
+#[inline(always)]
+fn best_point(x: &[f32; 4], w: &[f32; 4], scale: f32) -> usize {
+    let mut errors = [0f32; 512];
+    for c in 0..4 {
+        for (e, v) in errors.iter_mut().zip(&VALUES[c]) {
+            let off = x[c] - scale * v;
+            *e += w[c] * off * off;
+        }
+    }
+    let least = errors.iter().fold(f32::INFINITY, |m, e| if *e < m { *e } else { m });
+    errors.iter().position(|e| *e == least).unwrap_or(0)
+}
+
+/// The numbers of the points nearest to every combination of four levels, in steps of levels; found when they are first needed.
+fn nearest_points() -> &'static [u16] {
+    static POINTS: OnceLock<Vec<u16>> = OnceLock::new();
+    POINTS.get_or_init(|| {
+        let level = |v: usize, c: usize| (v >> (3 * c) & 7) as i32;
+        let distance = |a: usize, p: u16| (0..4).map(|c| (level(a, c) - level(usize::from(p), c)).pow(2)).sum::<i32>();
+        (0..4096).map(|a| (0..512u16).min_by_key(|i| distance(a, grids::IQ3_S[usize::from(*i)])).unwrap_or(0)).collect()
+    })
+}
+
+/// The scale of 32 weights that suits them best: from several starts, the nearest points, then least squares.
+#[inline(always)]
+fn free_scale(x: &[f32; 32], w: &[f32; 32]) -> f32 {
+    let points = nearest_points();
+    let largest = x.iter().fold(0f32, |m, v| m.max(v.abs()));
+    let (mut best, mut least) = (0.0, f32::INFINITY);
+    for k in -8..=8 {
+        let inverse = reciprocal(largest) * (15.0 + 0.5 * k as f32);
+        let (mut xv, mut vv) = (0f32, 0f32);
+        for (x, w) in x.as_chunks::<4>().0.iter().zip(w.as_chunks::<4>().0) {
+            let level = |c: usize| nearest(clamp((x[c].abs() * inverse - 1.0) * 0.5, 0.0, 7.0)) as usize;
+            let point = GRID[usize::from(points[(0..4).fold(0, |a, c| a | level(c) << (3 * c))])];
+            for c in 0..4 {
+                let v = (point >> (8 * c) & 255) as f32;
+                xv += w[c] * x[c].abs() * v;
+                vv += w[c] * v * v;
+            }
+        }
+        // Without what does not depend on the points: the weights' own squares.
+        let error = -xv * xv / vv;
+        if error < least {
+            (best, least) = (xv / vv, error);
+        }
+    }
+    best
 }
 
 /// The scale of group `g`, 0..16.

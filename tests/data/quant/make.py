@@ -35,7 +35,7 @@ FORMATS = {
     "TQ1_0": (T.TQ1_0, [52]), "TQ2_0": (T.TQ2_0, [64]), "NVFP4": (T.NVFP4, []),
 }
 # Formats that Moeray makes, too.
-MADE = [n for n in FORMATS if n not in ("IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS", "IQ3_S")]
+MADE = [n for n in FORMATS if n not in ("IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS", "NVFP4")]
 SPECIAL = np.array([0x0000, 0x8000, 0x0001, 0x83FF, 0x0400, 0x7BFF, 0xFBFF, 0x7C00], np.uint16)
 
 
