@@ -124,8 +124,10 @@ fn free_scale(x: &[f32; 32], w: &[f32; 32]) -> f32 {
     let points = nearest_points();
     let largest = x.iter().fold(0f32, |m, v| m.max(v.abs()));
     let (mut best, mut least) = (0.0, f32::INFINITY);
-    for k in -8..=8 {
-        let inverse = reciprocal(largest) * (15.0 + 0.5 * k as f32);
+    // The largest weight at the end of the levels or near it; or at their beginning, where the grid has a point of equal ones.
+    let tops = (-8..=8).map(|k| 15.0 + 0.5 * k as f32).chain([1.0]);
+    for top in tops {
+        let inverse = reciprocal(largest) * top;
         let (mut xv, mut vv) = (0f32, 0f32);
         for (x, w) in x.as_chunks::<4>().0.iter().zip(w.as_chunks::<4>().0) {
             let level = |c: usize| nearest(clamp((x[c].abs() * inverse - 1.0) * 0.5, 0.0, 7.0)) as usize;

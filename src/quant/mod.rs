@@ -16,6 +16,7 @@
 
 mod affine;
 pub(crate) mod bits;
+pub(crate) mod codec;
 mod encode;
 mod fit;
 mod float;
@@ -50,9 +51,10 @@ mod tq2_0;
 pub(crate) mod unpack;
 
 use crate::error::Error;
+use codec::Codec;
 pub use encode::{quantize, quantize_rows, quantize_weighted};
 pub use float::f8_e4m3;
-use format::{BlockFormat, Codec, WithFormat};
+use format::{BlockFormat, WithFormat};
 pub use kv::KvType;
 
 /// The formats: the floats, and one line for every block format with the module of its page. All else that differs between
