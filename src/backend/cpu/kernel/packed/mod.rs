@@ -195,6 +195,9 @@ pub fn packing(dtype: DType, simd_level: SimdLevel) -> Option<Packing> {
         #[cfg(target_arch = "x86_64")]
         SimdLevel::Avx512Vnni => avx512::packing(dtype),
         // No kernels for packed weights yet.
-        _ => None,
+        _ => {
+            let _ = dtype;
+            None
+        }
     }
 }
