@@ -3,17 +3,20 @@
 use super::{
     bits::bytes,
     encode,
-    format::{BlockFormat, Random, values},
+    format::{BlockFormat, Random, ScaleChoices, values},
     gpu,
     unpack::Portable,
 };
+
+/// Appends the blocks of f32 values with importances.
+type Quantize = fn(&[f32], Option<&[f32]>, &mut Vec<u8>);
 
 /// What code that is not generic over a format needs of it.
 pub struct Codec {
     /// The f32 values of whole blocks.
     pub dequantize: fn(&[u8], &mut [f32]),
     /// Appends the blocks of whole blocks of f32 values, with importances that repeat, or why it cannot.
-    pub quantize: std::result::Result<fn(&[f32], Option<&[f32]>, &mut Vec<u8>), &'static str>,
+    pub quantize: Result<Quantize, &'static str>,
     /// [`BlockFormat::PLANES`].
     pub planes: [usize; 4],
     /// [`BlockFormat::GPU_TABLE`].
@@ -27,7 +30,7 @@ pub struct Codec {
     /// [`BlockFormat::RANDOM`].
     pub random: Random,
     /// [`BlockFormat::set_scales`] of whole blocks.
-    pub set_scales: fn(&mut [u8], &[([u8; 2], [u8; 2]); 16]),
+    pub set_scales: fn(&mut [u8], &ScaleChoices),
 }
 
 impl Codec {

@@ -79,6 +79,9 @@ pub struct Random {
     pub centre: f32,
 }
 
+/// Sixteen scales near the wanted one, as halves; and, for formats that have it, the minimum that centres the weights.
+pub type ScaleChoices = [([u8; 2], [u8; 2]); 16];
+
 /// A block format: some weights `x = scale * (quant - OFFSET) [- minimum]` in some bytes.
 ///
 /// Slices named `b` are one block, `x` and `w` the weights of one block and their importances.
@@ -124,7 +127,7 @@ pub trait BlockFormat: 'static {
     /// Sets the scales of a block of random bytes, of which some bits choose among 16 halves for `d` and, where it has a minimum,
     /// the halves that centre its weights.
     #[inline(always)]
-    fn set_scales(b: &mut [u8], halves: &[([u8; 2], [u8; 2]); 16]) {
+    fn set_scales(b: &mut [u8], halves: &ScaleChoices) {
         let at = Self::RANDOM.scale_at;
         let (d, min) = halves[usize::from(b[at] & 15)];
         b[at..at + 2].copy_from_slice(&d);

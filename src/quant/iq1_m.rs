@@ -9,7 +9,7 @@
 use super::{
     Layout,
     bits::{f16_to_f32, u16_at},
-    format::{BlockFormat, NEEDS_IMPORTANCE, PackedScales, Random, Scales},
+    format::{BlockFormat, NEEDS_IMPORTANCE, PackedScales, Random, ScaleChoices, Scales},
     grids,
     iq1_s::GRID,
     unpack::Unpack,
@@ -57,7 +57,7 @@ impl BlockFormat for IQ1M {
     const RANDOM: Random = Random { scale_at: 48, rms: 7.2, centre: 0.0 };
 
     #[inline(always)]
-    fn set_scales(b: &mut [u8], halves: &[([u8; 2], [u8; 2]); 16]) {
+    fn set_scales(b: &mut [u8], halves: &ScaleChoices) {
         let d = u16::from_le_bytes(halves[usize::from(b[48] & 15)].0);
         for i in 0..4 {
             b[49 + 2 * i] = b[49 + 2 * i] & 15 | ((d >> (4 * i) & 15) as u8) << 4;

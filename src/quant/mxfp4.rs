@@ -11,7 +11,7 @@ use super::{
     Layout,
     bits::{group, nibbles, put_words},
     fit::{LANES, totals},
-    format::{BlockFormat, PackedScales, Random, Scales, whole},
+    format::{BlockFormat, PackedScales, Random, ScaleChoices, Scales, whole},
     unpack::Unpack,
 };
 
@@ -50,7 +50,7 @@ impl BlockFormat for MXFP4 {
     const RANDOM: Random = Random { scale_at: 0, rms: 1.0, centre: 0.0 };
 
     #[inline(always)]
-    fn set_scales(b: &mut [u8], _: &[([u8; 2], [u8; 2]); 16]) {
+    fn set_scales(b: &mut [u8], _: &ScaleChoices) {
         // 2^(e - 127) is 2^-8 or 2^-7.
         b[0] = 119 + (b[0] & 1);
     }

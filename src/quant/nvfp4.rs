@@ -11,7 +11,7 @@
 use super::{
     Layout,
     bits::{nibbles, put_words},
-    format::{BlockFormat, PackedScales, Random, Scales},
+    format::{BlockFormat, PackedScales, Random, ScaleChoices, Scales},
     mxfp4::TABLE,
     unpack::{Portable, Unpack},
 };
@@ -55,7 +55,7 @@ impl BlockFormat for NVFP4 {
     const RANDOM: Random = Random { scale_at: 0, rms: 1.0, centre: 0.0 };
 
     #[inline(always)]
-    fn set_scales(b: &mut [u8], _: &[([u8; 2], [u8; 2]); 16]) {
+    fn set_scales(b: &mut [u8], _: &ScaleChoices) {
         // Halved scales of 3 or 4 times 2^-10.
         b[..4].iter_mut().for_each(|s| *s = 3 + (*s & 1));
     }

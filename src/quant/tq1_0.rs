@@ -79,7 +79,7 @@ fn place(i: usize) -> (usize, usize) {
 fn digit(b: &[u8], i: usize) -> u8 {
     let (byte, n) = place(i);
     let shifted = b[byte].wrapping_mul([1, 3, 9, 27, 81][n]);
-    (u16::from(shifted) * 3 >> 8) as u8
+    ((u16::from(shifted) * 3) >> 8) as u8
 }
 
 /// The largest magnitude.

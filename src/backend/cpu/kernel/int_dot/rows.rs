@@ -75,7 +75,7 @@ unsafe fn turn<W: IntDot, F: BlockFormat, const T: usize>(
         for g in (0..TURN).step_by(W::GROUPS) {
             let quants = W::quants(group::<W, F>(w, p, g), || group::<W, F>(w, p, g + 1));
             // An index known at compile time keeps the sums in registers.
-            let k = g / W::GROUPS & if T == 4 { 1 } else { 3 };
+            let k = (g / W::GROUPS) & if T == 4 { 1 } else { 3 };
             for t in 0..T {
                 let x = W::activations(job.acts[t].codes.add(32 * (first + g)));
                 let dot = if eight::<F>() { W::dot::<true>(quants, x) } else { W::dot::<false>(quants, x) };
