@@ -45,7 +45,7 @@ pub(super) fn check(device: &Device, s: &Schedule, scratch: &[wgpu::Buffer]) -> 
         let from = &scratch[c.scratch as usize];
         encoder.copy_buffer_to_buffer(from, c.bytes - GUARD, &staging, i as u64 * GUARD, GUARD);
     }
-    let submission = device.queue.submit([encoder.finish()]);
+    let submission = device.submit([encoder.finish()]);
     let view = map_read(device, &staging, 0..staging.size(), &submission, "canaries")?;
     let words: &[u32] = bytemuck::cast_slice(&view);
     match words.iter().take(bytes as usize / 4).position(|w| *w != CANARY) {

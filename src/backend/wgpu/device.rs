@@ -174,9 +174,15 @@ impl Device {
         self.poll(None).map(drop)
     }
 
+    /// Submits. wgpu tidies up behind a submission as it does in a poll, so the two take turns.
+    pub fn submit(&self, commands: impl IntoIterator<Item = wgpu::CommandBuffer>) -> wgpu::SubmissionIndex {
+        let _turn = lock(&self.polling);
+        self.queue.submit(commands)
+    }
+
     /// Waits for what was submitted before this call.
     pub fn wait_idle(&self, what: &str) -> Result<()> {
-        self.wait(&self.queue.submit([]), what)
+        self.wait(&self.submit([]), what)
     }
 
     /// Waits for a submission. `what` says in messages what is waited for.

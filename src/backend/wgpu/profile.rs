@@ -74,7 +74,7 @@ fn timed(
     }
     encoder.resolve_query_set(&queries, 0..count, &resolved, 0);
     encoder.copy_buffer_to_buffer(&resolved, 0, &staging, 0, bytes);
-    let submission = gpu.device.queue.submit([encoder.finish()]);
+    let submission = gpu.device.submit([encoder.finish()]);
     let view = map_read(&gpu.device, &staging, 0..bytes, &submission, "timestamps")?;
     let tick = 1e-9 * f64::from(gpu.device.queue.get_timestamp_period());
     let stamps: &[u64] = bytemuck::cast_slice(&view);
@@ -154,7 +154,7 @@ fn time_of(gpu: &Gpu, bytes: u64, short: usize, long: usize) -> Result<Duration>
         }
         drop(pass);
         let start = Instant::now();
-        gpu.device.wait(&gpu.device.queue.submit([encoder.finish()]), "a chain of copies")?;
+        gpu.device.wait(&gpu.device.submit([encoder.finish()]), "a chain of copies")?;
         Ok(start.elapsed())
     };
     chain(short)?;

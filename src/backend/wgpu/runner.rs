@@ -174,15 +174,15 @@ impl GpuRunner {
             drop(pass);
             from = to;
             if !done {
-                gpu.device.queue.submit([encoder.finish()]);
+                gpu.device.submit([encoder.finish()]);
                 continue;
             }
             if !pick {
                 self.copy_results(&mut encoder, schedule, ready, piece);
-                self.last = Some(gpu.device.queue.submit([encoder.finish()]));
+                self.last = Some(gpu.device.submit([encoder.finish()]));
             } else if let Some(picks) = &mut self.picks {
                 let slot = picks.copy(&mut encoder)?;
-                let submission = gpu.device.queue.submit([encoder.finish()]);
+                let submission = gpu.device.submit([encoder.finish()]);
                 picks.submitted(slot, submission.clone());
                 self.last = Some(submission);
             }
@@ -277,7 +277,7 @@ impl GpuRunner {
             Move::Restore => copy_all(&mut encoder, &self.shared.kept, &self.shared.states),
             _ => self.shared.states.iter().for_each(|b| encoder.clear_buffer(b, 0, None)),
         }
-        gpu.device.queue.submit([encoder.finish()]);
+        gpu.device.submit([encoder.finish()]);
         Ok(())
     }
 
@@ -453,7 +453,7 @@ impl Runner for GpuRunner {
             let gpu = &self.weights.gpu;
             let mut encoder = gpu.device.raw.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
             copy_all(&mut encoder, &self.shared.states, &self.shared.kept);
-            self.last = Some(gpu.device.queue.submit([encoder.finish()]));
+            self.last = Some(gpu.device.submit([encoder.finish()]));
         }
         Ok(())
     }

@@ -149,7 +149,7 @@ impl Uploader<'_> {
         self.batch += bytes;
         if self.batch >= BATCH {
             self.batch = 0;
-            let before = self.last.replace(self.gpu.device.queue.submit([]));
+            let before = self.last.replace(self.gpu.device.submit([]));
             before.map_or(Ok(()), |b| self.gpu.device.wait(&b, "weights on their way"))?;
             self.report();
         }
