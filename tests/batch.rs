@@ -13,8 +13,9 @@ use moeray::{
         Loaded,
         runner::{self, Row, RunnerOptions},
     },
-    batch::Batch,
+    batch::{Batch, Budget, Chosen, Status, Turn},
     quant::KvType,
+    sampler::{SamplerOptions, Sampling},
     session::{BackendChoice, LoadOptions, Model, Session, SessionOptions},
 };
 
@@ -225,4 +226,51 @@ fn a_batch_continues_like_sessions() {
             (0, 0, 2, 24, 40)
         );
     }
+}
+
+/// Choices of a batch come the same in one go, slice by slice, and as a future; a step that was cancelled leaves none.
+#[test]
+fn a_batch_chooses_without_blocking() {
+    let path = crate::goldens::folder("qwen3_next");
+    let load = LoadOptions { backend: BackendChoice::Cpu(Default::default()), ..Default::default() };
+    let model = Model::load(&path, &load, &mut |_| {}).unwrap();
+    let prompts = [ids(0), ids(1)];
+    let allowed: Vec<u32> = vec![0x5555_5555; model.vocab().div_ceil(32)];
+    let mut runs = vec![];
+    for way in 0..3 {
+        let options = RunnerOptions { ctx: 40, sequences: 2, ubatch: 40, kv: KvType::F32 };
+        let mut batch = Batch::new(&model, options).unwrap();
+        let sampling = Sampling { options: SamplerOptions::default(), masked: true, ..Sampling::default() };
+        (0..2).for_each(|s| _ = batch.set_sampler(s, &sampling).unwrap());
+        let mut all: Vec<Chosen> = vec![];
+        for step in 0..5 {
+            let turn = |sequence: usize| Turn {
+                sequence,
+                tokens: if step == 0 { &prompts[sequence] } else { &[] },
+                random: Some((step * 77 + sequence as u64) << 55),
+                allowed: (sequence == 1).then_some(&allowed[..]),
+            };
+            let turns = [turn(0), turn(1)];
+            if way == 0 {
+                all.extend(batch.choose(&turns).unwrap());
+                continue;
+            }
+            batch.begin(&turns).unwrap();
+            assert!(batch.choose(&turns).is_err(), "one step at a time");
+            if way == 1 {
+                while batch.poll(Budget::dispatches(7)).unwrap() != Status::Done {}
+            } else {
+                crate::runner::block_on(batch.finish(Budget::micros(1))).0.unwrap();
+            }
+            all.extend(batch.chosen());
+        }
+        assert!(all.iter().skip(1).step_by(2).all(|c| c.token().unwrap() % 2 == 0), "every other token is allowed");
+        let before = [0, 1].map(|s| batch.position(s));
+        batch.begin(&[Turn { sequence: 0, tokens: &[1, 2], random: None, allowed: None }]).unwrap();
+        batch.cancel();
+        assert_eq!([0, 1].map(|s| batch.position(s)), before);
+        runs.push(all);
+    }
+    assert_eq!(runs[0], runs[1]);
+    assert_eq!(runs[0], runs[2]);
 }

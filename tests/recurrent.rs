@@ -130,6 +130,23 @@ fn saved_sessions_go_on() {
     }
 }
 
+/// A prompt as a future, after going back: the states are brought there first, slice by slice.
+#[test]
+fn a_prompt_is_a_future() {
+    let g = golden(NAME);
+    let vocab = g.logits.len() / g.ids.len();
+    let mut s = session(BackendChoice::Cpu(Default::default()), 5);
+    s.prefill(&g.ids[..12]).unwrap();
+    s.truncate(8);
+    s.begin_prefill(&g.ids[8..20]).unwrap();
+    let (done, polls) = crate::runner::block_on(s.result(Budget::dispatches(4)));
+    done.unwrap();
+    assert!(polls > 20, "{polls}");
+    compare::check(s.last_logits(), &g.logits[19 * vocab..20 * vocab], 1e-6).unwrap();
+    assert_eq!(s.position(), 20);
+    assert!(crate::runner::block_on(s.result(Budget::UNLIMITED)).0.is_err(), "nothing is queued");
+}
+
 /// A prompt that is cancelled at any slice leaves a session that goes on from what it took in.
 #[test]
 fn a_cancelled_prompt_leaves_a_usable_session() {

@@ -112,7 +112,7 @@ impl Wake for Count {
 }
 
 /// The smallest executor: polls again whenever it was woken.
-fn block_on<F: Future>(future: F) -> (F::Output, usize) {
+pub fn block_on<F: Future>(future: F) -> (F::Output, usize) {
     let mut future = pin!(future);
     let count = Arc::new(Count(AtomicUsize::new(0)));
     let waker = Waker::from(count.clone());
