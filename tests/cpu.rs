@@ -228,18 +228,19 @@ fn alarm_one_quant_off_is_seen() {
             bad[at] ^= 1;
             bad
         };
-        let errors = |bad: &[u8]| -> Vec<f32> {
-            dequantized(dtype, bad).iter().zip(&weights).map(|(b, g)| (b - g).abs()).collect()
-        };
+        let errors =
+            |bad: &[u8]| -> Vec<f32> { dequantized(dtype, bad).iter().zip(&weights).map(|(b, g)| b - g).collect() };
         // The first bit that changes few weights, each by more than rounding. (A bit of a scale changes all of a block.)
         let changes_a_quant = |at: &usize| {
             let errors = errors(&flipped(*at));
-            let changed = errors.iter().filter(|e| **e > 0.0).count();
-            (1..=8).contains(&changed) && errors.iter().all(|e| *e == 0.0 || (*e > top / 300.0 && e.is_finite()))
+            let changed = errors.iter().filter(|e| **e != 0.0).count();
+            (1..=8).contains(&changed) && errors.iter().all(|e| *e == 0.0 || (e.abs() > top / 300.0 && e.is_finite()))
         };
         let at = (dtype.layout().bytes / 2..good.len()).find(changes_a_quant).unwrap();
-        // Half a thousand activations of 1 beside a large one whose weight is wrong.
-        let x: Vec<f32> = errors(&flipped(at)).iter().map(|e| if *e > 0.0 { 64.0 } else { 1.0 }).collect();
+        // Half a thousand activations of 1 beside a large one whose weight is wrong; of several such weights, which are one point
+        // of a grid, with signs such that their errors add up.
+        let x: Vec<f32> =
+            errors(&flipped(at)).iter().map(|e| if *e == 0.0 { 1.0 } else { 64f32.copysign(*e) }).collect();
         let tensor = |bytes: Vec<u8>| Tensor::new(dtype, vec![1, 512], vec![Bytes::from_vec(bytes)]).unwrap();
         let (right, wrong) = (tensor(good.clone()), tensor(flipped(at)));
         for level in cpu::simd_levels() {
