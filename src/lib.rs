@@ -11,7 +11,8 @@
 //!   backend/reference, backend/cpu     kernels + plan ─→ backend/wgpu
 //!   (walk the graph)                   (pipelines, bind groups, buffers, one list of dispatches)
 //!        └────────┬──────────────────────┘
-//!              session ─→ KV cache, position; prefill, decode
+//!              runner ─→ n sequences: rows in, logits or chosen tokens out; begin and poll, slices, save, restore, fork
+//!              session, batch ─→ views of it: one sequence, several
 //!              generate ─→ sampler, stop rules, streaming
 //!              tokenizer ─→ text         cli on top
 //! ```
@@ -33,6 +34,10 @@
 //! 7. Same seed, same tokens, on the same device and settings.
 //! 8. CPU work touches only the routed experts, and reads the weights in their quantised form: from the memory map, or from a
 //!    copy that was packed once at load while the map was released.
+//! 9. Nothing is forgotten in silence: a new op, format, storage or constant that a place does not know is a compile error or an
+//!    error with a name. What Rust and WGSL share is written once.
+//! 10. The core never blocks its host: every wait is bounded and has a form that polls, work comes in slices, and a host's
+//!    device stays the host's.
 //!
 //! # Threads
 //!
@@ -58,6 +63,9 @@
 //!     Ok(())
 //! }
 //! ```
+
+// The program and the tests use all of the rooms; what only they use is no dead code.
+#![cfg_attr(not(feature = "internals"), allow(dead_code, unused_imports))]
 
 mod error;
 mod threads;

@@ -26,6 +26,7 @@ mod parity;
 mod picker;
 mod plan;
 mod plan_sizes;
+mod public_api;
 mod quant;
 mod quant_gpu;
 mod quant_mix;

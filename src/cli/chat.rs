@@ -3,7 +3,7 @@
 use super::{
     args::ChatArgs,
     failure::{Failure, Outcome, say},
-    interrupt, load, report,
+    interrupt, load,
     stream::{self, Answer},
 };
 use crate::{
@@ -13,6 +13,7 @@ use crate::{
     session::{Model, Session},
     tokenizer::{ChatTemplate, DateTime, Message, RenderOptions, Tokenizer},
 };
+use chrono::{Datelike, Timelike};
 use std::io::{self, BufRead, IsTerminal, Write};
 
 /// Runs the verb.
@@ -188,9 +189,10 @@ fn keep(cached: &[u32], wanted: &[u32]) -> usize {
     common.min(wanted.len().saturating_sub(1))
 }
 
+/// The time where the person is.
 fn now() -> DateTime {
-    let [year, month, day, hour, minute, second] = report::civil(report::seconds_now());
-    DateTime { year: year as i32, month, day, hour, minute, second }
+    let t = chrono::Local::now();
+    DateTime { year: t.year(), month: t.month(), day: t.day(), hour: t.hour(), minute: t.minute(), second: t.second() }
 }
 
 #[cfg(test)]

@@ -241,21 +241,8 @@ pub fn seconds_now() -> u64 {
 
 /// Seconds since 1970 as `2025-01-31T12:00:00Z`.
 pub fn utc(seconds: u64) -> String {
-    let [year, month, day, hour, minute, second] = civil(seconds);
-    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z")
-}
-
-/// Seconds since 1970 as year, month, day, hour, minute, second of UTC.
-pub fn civil(seconds: u64) -> [u32; 6] {
-    // Days to a date, by 400-year eras that begin in March.
-    let (days, rest) = (seconds / 86_400 + 719_468, seconds % 86_400);
-    let (era, day) = (days / 146_097, days % 146_097);
-    let year = (day - day / 1460 + day / 36_524 - day / 146_096) / 365;
-    let of_year = day - (365 * year + year / 4 - year / 100);
-    let shifted = (5 * of_year + 2) / 153;
-    let (month, date) = (if shifted < 10 { shifted + 3 } else { shifted - 9 }, of_year - (153 * shifted + 2) / 5 + 1);
-    let year = year + era * 400 + u64::from(month <= 2);
-    [year, month, date, rest / 3600, rest / 60 % 60, rest % 60].map(|x| x as u32)
+    let time = i64::try_from(seconds).ok().and_then(|s| chrono::DateTime::from_timestamp(s, 0)).unwrap_or_default();
+    time.format("%Y-%m-%dT%H:%M:%SZ").to_string()
 }
 
 #[cfg(test)]
