@@ -37,7 +37,7 @@
 //! 9. Nothing is forgotten in silence: a new op, format, storage or constant that a place does not know is a compile error or an
 //!    error with a name. What Rust and WGSL share is written once.
 //! 10. The core never blocks its host: every wait is bounded and has a form that polls, work comes in slices, and a host's
-//!    device stays the host's.
+//!     device stays the host's.
 //!
 //! # Threads
 //!

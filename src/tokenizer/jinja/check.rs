@@ -3,47 +3,12 @@
 use super::{
     Outcome,
     ast::Comparison,
-    eval::{Given, Run},
-    fault, filter, operator,
+    fault,
+    names::{TESTS, is_filter},
+    operator,
+    run::{Given, Run},
     value::{SeqKind, Value},
 };
-
-/// The names of all tests.
-const ALL: &[&str] = &[
-    "boolean",
-    "callable",
-    "defined",
-    "divisibleby",
-    "eq",
-    "equalto",
-    "escaped",
-    "even",
-    "false",
-    "filter",
-    "float",
-    "ge",
-    "greaterthan",
-    "gt",
-    "in",
-    "integer",
-    "iterable",
-    "le",
-    "lessthan",
-    "lower",
-    "lt",
-    "mapping",
-    "ne",
-    "none",
-    "number",
-    "odd",
-    "sameas",
-    "sequence",
-    "string",
-    "test",
-    "true",
-    "undefined",
-    "upper",
-];
 
 /// `value is name(...)`.
 pub(super) fn apply(run: &Run, name: &str, value: &Value, given: &Given) -> Outcome<bool> {
@@ -115,8 +80,8 @@ pub(super) fn apply(run: &Run, name: &str, value: &Value, given: &Given) -> Outc
         "ge" | ">=" => compare(Comparison::GreaterEqual)?,
         "in" => operator::contains(run, given.need(0, "seq")?, value)?,
         "sameas" => value.same(given.need(0, "other")?),
-        "filter" => value.text().is_some_and(|t| filter::exists(t.as_str())),
-        "test" => value.text().is_some_and(|t| ALL.contains(&t.as_str())),
+        "filter" => value.text().is_some_and(|t| is_filter(t.as_str())),
+        "test" => value.text().is_some_and(|t| TESTS.contains(&t.as_str())),
         other => return fault(format!("No test named '{other}'.")),
     })
 }

@@ -1,12 +1,12 @@
 //! Runs a template.
 
 use super::{
-    DateTime, Fault, Outcome, Template,
-    ast::{Action, Arguments, Expr, Kind, Loop, MacroDefinition, Statement, Target},
-    check, fault, filter, global, method, operator,
-    scope::Scope,
+    DateTime, Outcome, Template,
+    ast::{Action, Arguments, Expr, Kind, Loop, MacroDefinition, Operator, Statement, Target},
+    check, fault, filter, format, global, method, operator,
+    run::{Given, Limits, Run},
     text::{Builder, Text},
-    value::{Attributes, Dict, LoopState, Macro, Value},
+    value::{Dict, LoopState, Macro, Scope, Value},
 };
 use std::{
     cell::{Cell, RefCell},
@@ -14,40 +14,6 @@ use std::{
     rc::Rc,
     sync::Arc,
 };
-
-/// What limits a run: steps, of which long texts cost more than one, and bytes of output.
-#[derive(Clone, Copy, Debug)]
-pub(in crate::tokenizer) struct Limits {
-    pub steps: u64,
-    pub output: usize,
-}
-
-/// Expressions, statements and macros inside each other while they run.
-const DEPTH: usize = 500;
-
-/// The largest value when it is written out, bytes.
-const LARGEST: usize = 256 << 20;
-
-/// Lists inside each other.
-const DEEPEST: usize = 200;
-
-/// A run of a template.
-pub(super) struct Run {
-    steps: Cell<u64>,
-    output: usize,
-    depth: Cell<usize>,
-    pub now: Option<DateTime>,
-    /// What refers to itself and is cut apart at the end.
-    scopes: RefCell<Vec<Scope>>,
-    pub namespaces: RefCell<Vec<Attributes>>,
-}
-
-/// Evaluated arguments.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Given {
-    pub positional: Vec<Value>,
-    pub named: Vec<(String, Value)>,
-}
 
 /// Where a statement leads.
 #[derive(Clone, Copy, PartialEq)]
@@ -64,14 +30,7 @@ pub(in crate::tokenizer) fn render(
     now: Option<DateTime>,
     limits: Limits,
 ) -> Outcome<Text> {
-    let run = Run {
-        steps: Cell::new(limits.steps),
-        output: limits.output,
-        depth: Cell::new(0),
-        now,
-        scopes: RefCell::default(),
-        namespaces: RefCell::default(),
-    };
+    let run = Run::new(limits, now);
     let mut all = global::functions(now.is_some());
     all.extend(variables);
     let scope = Scope::new(all);
@@ -87,68 +46,7 @@ pub(in crate::tokenizer) fn render(
     done.map(|_| out.finish())
 }
 
-/// An attribute of the variable `loop`.
-pub(super) fn loop_attribute(l: &LoopState, name: &str) -> Option<Value> {
-    let (at, n) = (l.index0.get(), l.items.len());
-    let number = |i: usize| Some(Value::Int(i as i128));
-    match name {
-        "index" => number(at + 1),
-        "index0" => number(at),
-        "revindex" => number(n - at),
-        "revindex0" => number(n - at - 1),
-        "first" => Some(Value::Bool(at == 0)),
-        "last" => Some(Value::Bool(at + 1 == n)),
-        "length" => number(n),
-        "depth" => number(l.depth0 + 1),
-        "depth0" => number(l.depth0),
-        "previtem" => Some(match at.checked_sub(1) {
-            Some(before) => l.items[before].clone(),
-            None => Value::Undefined("there is no previous item".into()),
-        }),
-        "nextitem" => Some(match l.items.get(at + 1) {
-            Some(next) => next.clone(),
-            None => Value::Undefined("there is no next item".into()),
-        }),
-        _ => None,
-    }
-}
-
 impl Run {
-    /// Takes steps.
-    pub fn pay(&self, steps: usize) -> Outcome<()> {
-        match self.steps.get().checked_sub(steps as u64) {
-            Some(left) => {
-                self.steps.set(left);
-                Ok(())
-            }
-            None => fault("it takes too many steps"),
-        }
-    }
-
-    /// A value that was just made: pays for its text, and refuses what could not be written out.
-    fn settle(&self, value: Value) -> Outcome<Value> {
-        let extent = value.extent();
-        if extent.depth > DEEPEST || extent.bytes > LARGEST {
-            return fault("a value is too large");
-        }
-        match &value {
-            Value::Str(s) => self.pay(s.len() / 8)?,
-            Value::Seq(_, items) => self.pay(items.len())?,
-            _ => {}
-        }
-        Ok(value)
-    }
-
-    fn deeper<T>(&self, f: impl FnOnce() -> Outcome<T>) -> Outcome<T> {
-        if self.depth.get() >= DEPTH {
-            return fault("maximum recursion depth exceeded");
-        }
-        self.depth.set(self.depth.get() + 1);
-        let result = f();
-        self.depth.set(self.depth.get() - 1);
-        result
-    }
-
     // ---------------------------------------------------------------- statements
 
     fn block(&self, body: &[Statement], scope: &Scope, out: &mut Builder) -> Outcome<Flow> {
@@ -357,7 +255,13 @@ impl Run {
             Kind::Positive(value) => operator::signed(&self.eval(value, scope)?, false)?,
             Kind::Binary(op, a, b) => {
                 let (a, b) = (self.eval(a, scope)?, self.eval(b, scope)?);
-                return self.settle(operator::binary(self, *op, &a, &b)?);
+                let made = match (op, &a) {
+                    (Operator::Modulo, Value::Str(template)) => {
+                        Value::Str(format::percent(self, template, b.defined()?)?)
+                    }
+                    _ => operator::binary(self, *op, &a, &b)?,
+                };
+                return self.settle(made);
             }
             Kind::And(a, b) => {
                 let a = self.eval(a, scope)?;
@@ -493,57 +397,5 @@ impl Run {
         let mut out = Builder::default();
         self.block(&d.body, &scope, &mut out)?;
         Ok(Value::Str(out.finish()))
-    }
-}
-
-impl Given {
-    /// The argument at a place or by a name.
-    pub fn get(&self, at: usize, name: &str) -> Option<&Value> {
-        self.positional.get(at).or_else(|| self.named.iter().find(|n| n.0 == name).map(|n| &n.1))
-    }
-
-    /// Refuses arguments beyond `names`.
-    pub fn only(&self, of: &str, names: &[&str]) -> Outcome<()> {
-        if self.positional.len() > names.len() {
-            let (most, got) = (names.len(), self.positional.len());
-            return fault(format!("{of}() takes at most {most} arguments ({got} given)"));
-        }
-        match self.named.iter().find(|n| !names.contains(&n.0.as_str())) {
-            Some((name, _)) => fault(format!("{of}() got an unexpected keyword argument '{name}'")),
-            None => Ok(()),
-        }
-    }
-
-    /// A text, where it is given and not none.
-    pub fn text(&self, at: usize, name: &str) -> Outcome<Option<Text>> {
-        match self.get(at, name) {
-            None | Some(Value::None) => Ok(None),
-            Some(Value::Str(s)) => Ok(Some(s.clone())),
-            Some(other) => {
-                other.defined()?;
-                fault(format!("'{name}' must be str, not {}", other.type_name()))
-            }
-        }
-    }
-
-    /// A whole number, where it is given and not none.
-    pub fn int(&self, at: usize, name: &str) -> Outcome<Option<i128>> {
-        match self.get(at, name) {
-            None | Some(Value::None) => Ok(None),
-            Some(v) => match v.defined()?.int() {
-                Some(i) => Ok(Some(i)),
-                None => fault(format!("'{}' object cannot be interpreted as an integer", v.type_name())),
-            },
-        }
-    }
-
-    /// The truth of an argument, or `default`.
-    pub fn truth(&self, at: usize, name: &str, default: bool) -> bool {
-        self.get(at, name).map_or(default, Value::is_true)
-    }
-
-    /// An argument that must be there.
-    pub fn need(&self, at: usize, name: &str) -> Outcome<&Value> {
-        self.get(at, name).ok_or_else(|| Fault::new(format!("missing a required argument: '{name}'")))
     }
 }

@@ -1,60 +1,25 @@
 //! Filters over single values; those over sequences are in [`super::sequence`].
 
 use super::{
-    Outcome,
-    eval::{Given, Run},
-    fault, format, json, method,
+    Outcome, fault, format, json, method,
+    names::{FILTERS, SEQUENCE_FILTERS},
     number::{parse_float, parse_int, round},
-    operator, sequence,
+    operator,
+    run::{Given, Run},
+    sequence,
     text::{Builder, Text, joined},
     value::{SeqKind, Value},
 };
 
-/// The filters of this file.
-const ALL: &[&str] = &[
-    "abs",
-    "attr",
-    "capitalize",
-    "center",
-    "d",
-    "default",
-    "e",
-    "escape",
-    "filesizeformat",
-    "float",
-    "forceescape",
-    "format",
-    "indent",
-    "int",
-    "lower",
-    "pprint",
-    "replace",
-    "round",
-    "safe",
-    "string",
-    "striptags",
-    "title",
-    "tojson",
-    "trim",
-    "truncate",
-    "upper",
-    "urlencode",
-    "wordcount",
-    "wordwrap",
-    "xmlattr",
-];
-
-/// Whether there is such a filter.
-pub(super) fn exists(name: &str) -> bool {
-    ALL.contains(&name) || sequence::ALL.contains(&name)
-}
-
 /// `value | name(...)`.
 pub(super) fn apply(run: &Run, name: &str, value: Value, given: Given) -> Outcome<Value> {
-    if sequence::ALL.contains(&name) {
+    if name == "map" {
+        return map(run, &value, given);
+    }
+    if SEQUENCE_FILTERS.contains(&name) {
         return sequence::apply(run, name, value, given);
     }
-    if !ALL.contains(&name) {
+    if !FILTERS.contains(&name) {
         return fault(format!("No filter named '{name}'."));
     }
     if matches!(name, "default" | "d") {
@@ -457,4 +422,30 @@ fn xmlattr(value: &Value, given: &Given) -> Outcome<Value> {
         out.own("\"");
     }
     Ok(Value::Str(out.finish()))
+}
+
+/// An attribute of every item, or what a filter makes of it.
+fn map(run: &Run, value: &Value, mut given: Given) -> Outcome<Value> {
+    let items = value.items()?;
+    run.pay(items.len())?;
+    let mut out = Vec::with_capacity(items.len());
+    if given.positional.is_empty() {
+        let Some(attribute) = given.get(usize::MAX, "attribute").cloned() else {
+            return fault("map requires a filter argument");
+        };
+        if let Some((name, _)) = given.named.iter().find(|n| !matches!(n.0.as_str(), "attribute" | "default")) {
+            return fault(format!("Unexpected keyword argument '{name}'"));
+        }
+        let default = given.get(usize::MAX, "default").filter(|v| !matches!(v, Value::None));
+        for item in &items {
+            out.push(sequence::path(run, item, &attribute, default)?);
+        }
+    } else {
+        let name = given.positional.remove(0).to_text();
+        for item in items {
+            run.pay(1)?;
+            out.push(apply(run, name.as_str(), item, given.clone())?);
+        }
+    }
+    Ok(Value::generator(out))
 }

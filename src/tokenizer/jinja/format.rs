@@ -1,11 +1,10 @@
 //! `'%s' % value` and `'{}'.format(value)`.
 
 use super::{
-    Outcome,
-    eval::{Given, Run},
-    fault,
+    Outcome, fault,
     number::{exponent, float, general, grouped},
     operator,
+    run::{Given, Run},
     text::{Builder, Text},
     value::{SeqKind, Value},
 };

@@ -1,9 +1,8 @@
 //! The functions of the environment.
 
 use super::{
-    Outcome,
-    eval::{Given, Run},
-    fault,
+    Outcome, fault,
+    run::{Given, Run},
     strftime::strftime,
     text::Text,
     value::{Dict, Function, SeqKind, Value},

@@ -1,79 +1,12 @@
 //! Methods of Python's strings, lists and dicts. Those that would change a list or a dict are refused, as in the sandbox.
 
 use super::{
-    Outcome,
-    eval::{Given, Run},
-    fault, format,
+    Outcome, fault, format,
+    run::{Given, Run},
     text::{Builder, Text, joined},
     value::{Dict, SeqKind, Value, is_printable},
 };
 use std::{ops::Range, rc::Rc};
-
-const STR: &[&str] = &[
-    "capitalize",
-    "casefold",
-    "center",
-    "count",
-    "endswith",
-    "expandtabs",
-    "find",
-    "format",
-    "format_map",
-    "index",
-    "isalnum",
-    "isalpha",
-    "isascii",
-    "isdecimal",
-    "isdigit",
-    "isidentifier",
-    "islower",
-    "isnumeric",
-    "isprintable",
-    "isspace",
-    "istitle",
-    "isupper",
-    "join",
-    "ljust",
-    "lower",
-    "lstrip",
-    "partition",
-    "removeprefix",
-    "removesuffix",
-    "replace",
-    "rfind",
-    "rindex",
-    "rjust",
-    "rpartition",
-    "rsplit",
-    "rstrip",
-    "split",
-    "splitlines",
-    "startswith",
-    "strip",
-    "swapcase",
-    "title",
-    "upper",
-    "zfill",
-];
-const LIST: &[&str] = &["count", "index", "copy"];
-const LIST_CHANGES: &[&str] = &["append", "clear", "extend", "insert", "pop", "remove", "reverse", "sort"];
-const DICT: &[&str] = &["get", "items", "keys", "values", "copy", "fromkeys"];
-const DICT_CHANGES: &[&str] = &["clear", "pop", "popitem", "setdefault", "update"];
-const NUMBER: &[&str] = &["is_integer", "bit_length", "conjugate", "as_integer_ratio"];
-
-/// Whether a value has this method.
-pub(super) fn exists(value: &Value, name: &str) -> bool {
-    let (own, changes): (&[&str], &[&str]) = match value {
-        Value::Str(_) => (STR, &[]),
-        Value::Seq(SeqKind::List, _) => (LIST, LIST_CHANGES),
-        Value::Seq(SeqKind::Tuple | SeqKind::Range { .. }, _) => (&LIST[..2], &[]),
-        Value::Dict(_) => (DICT, DICT_CHANGES),
-        Value::Int(_) | Value::Bool(_) | Value::Float(_) => (NUMBER, &[]),
-        Value::Loop(_) => (&["cycle", "changed"], &[]),
-        _ => (&[], &[]),
-    };
-    own.contains(&name) || changes.contains(&name)
-}
 
 /// Calls `value.name(...)`.
 pub(super) fn call(run: &Run, value: &Value, name: &str, given: Given) -> Outcome<Value> {

@@ -3,23 +3,21 @@
 use super::{
     Fault, Outcome,
     ast::{Comparison, Operator},
-    eval::Run,
-    fault, format, method,
+    fault,
+    names::is_method,
+    run::Run,
     text::{Builder, Text, joined},
     value::{SeqKind, Value},
 };
 use std::{cmp::Ordering, rc::Rc};
 
-/// `a op b`.
+/// `a op b`, but for `text % values`, which [`super::format`] does.
 pub(super) fn binary(run: &Run, op: Operator, a: &Value, b: &Value) -> Outcome<Value> {
     if op == Operator::Concat {
         return Ok(Value::Str(joined([&a.to_text(), &b.to_text()])));
     }
     a.defined()?;
     b.defined()?;
-    if let (Operator::Modulo, Value::Str(template)) = (op, a) {
-        return format::percent(run, template, b).map(Value::Str);
-    }
     match (op, a, b) {
         (Operator::Add, Value::Str(x), Value::Str(y)) => return Ok(Value::Str(joined([x, y]))),
         (Operator::Add, Value::Str(_), other) => {
@@ -238,7 +236,7 @@ pub(super) fn attribute_only(value: &Value, name: &str) -> Outcome<Value> {
 fn own_attribute(value: &Value, name: &str) -> Option<Value> {
     match value {
         Value::Namespace(n) => n.borrow().get(name).cloned(),
-        Value::Loop(l) if !method::exists(value, name) => super::eval::loop_attribute(l, name),
+        Value::Loop(l) if !is_method(value, name) => l.attribute(name),
         Value::Cycler(c) => match name {
             "current" => c.0.get(*c.1.borrow()).cloned(),
             "next" | "reset" => Some(Value::Method(Rc::new(value.clone()), name.into())),
@@ -258,10 +256,10 @@ fn own_attribute(value: &Value, name: &str) -> Option<Value> {
             "imag" => Some(if let Value::Float(_) = value { Value::Float(0.0) } else { Value::Int(0) }),
             "numerator" if value.int().is_some() => value.int().map(Value::Int),
             "denominator" if value.int().is_some() => Some(Value::Int(1)),
-            _ if method::exists(value, name) => Some(Value::Method(Rc::new(value.clone()), name.into())),
+            _ if is_method(value, name) => Some(Value::Method(Rc::new(value.clone()), name.into())),
             _ => None,
         },
-        _ if method::exists(value, name) => Some(Value::Method(Rc::new(value.clone()), name.into())),
+        _ if is_method(value, name) => Some(Value::Method(Rc::new(value.clone()), name.into())),
         _ => None,
     }
 }

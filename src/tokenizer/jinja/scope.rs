@@ -1,30 +1,35 @@
-//! Variables: a chain of scopes.
+//! Variables by name: a chain of scopes.
 
-use super::value::Value;
 use std::{cell::RefCell, collections::HashMap, rc::Rc};
 
 /// A scope. Clones are the same scope.
-#[derive(Clone, Debug)]
-pub(in crate::tokenizer) struct Scope(Rc<Inner>);
+#[derive(Debug)]
+pub(in crate::tokenizer) struct Scope<V>(Rc<Inner<V>>);
 
 #[derive(Debug)]
-struct Inner {
-    variables: RefCell<HashMap<String, Value>>,
-    parent: Option<Scope>,
+struct Inner<V> {
+    variables: RefCell<HashMap<String, V>>,
+    parent: Option<Scope<V>>,
 }
 
-impl Scope {
+impl<V> Clone for Scope<V> {
+    fn clone(&self) -> Self {
+        Scope(self.0.clone())
+    }
+}
+
+impl<V: Clone> Scope<V> {
     /// The outermost.
-    pub fn new(variables: HashMap<String, Value>) -> Scope {
+    pub fn new(variables: HashMap<String, V>) -> Self {
         Scope(Rc::new(Inner { variables: RefCell::new(variables), parent: None }))
     }
 
     /// One inside this.
-    pub fn inner(&self) -> Scope {
+    pub fn inner(&self) -> Self {
         Scope(Rc::new(Inner { variables: RefCell::default(), parent: Some(self.clone()) }))
     }
 
-    pub fn get(&self, name: &str) -> Option<Value> {
+    pub fn get(&self, name: &str) -> Option<V> {
         let mut scope = self;
         loop {
             if let Some(value) = scope.0.variables.borrow().get(name) {
@@ -34,7 +39,7 @@ impl Scope {
         }
     }
 
-    pub fn set(&self, name: &str, value: Value) {
+    pub fn set(&self, name: &str, value: V) {
         self.0.variables.borrow_mut().insert(name.to_owned(), value);
     }
 

@@ -3,40 +3,12 @@
 use super::{
     Outcome,
     ast::Operator,
-    check,
-    eval::{Given, Run},
-    fault, filter, operator,
+    check, fault, operator,
+    run::{Given, Run},
     text::{Builder, Text},
     value::{Dict, Value},
 };
 use std::cmp::Ordering;
-
-/// The filters of this file.
-pub(super) const ALL: &[&str] = &[
-    "batch",
-    "count",
-    "dictsort",
-    "first",
-    "groupby",
-    "items",
-    "join",
-    "last",
-    "length",
-    "list",
-    "map",
-    "max",
-    "min",
-    "random",
-    "reject",
-    "rejectattr",
-    "reverse",
-    "select",
-    "selectattr",
-    "slice",
-    "sort",
-    "sum",
-    "unique",
-];
 
 /// `value | name(...)`.
 pub(super) fn apply(run: &Run, name: &str, value: Value, given: Given) -> Outcome<Value> {
@@ -65,7 +37,6 @@ pub(super) fn apply(run: &Run, name: &str, value: Value, given: Given) -> Outcom
             _ => Ok(items.last().cloned().unwrap_or_else(|| empty("last item, sequence"))),
         },
         "join" => join(run, items, &given),
-        "map" => map(run, items, given),
         "sum" => {
             let attribute = given.get(0, "attribute").filter(|v| !matches!(v, Value::None)).cloned();
             let start = given.get(1, "start").cloned().unwrap_or(Value::Int(0));
@@ -93,7 +64,7 @@ fn pairs(d: &Dict) -> Vec<Value> {
 }
 
 /// `a.b.0` of an item, as filters' arguments name attributes.
-fn path(run: &Run, item: &Value, attribute: &Value, default: Option<&Value>) -> Outcome<Value> {
+pub(super) fn path(run: &Run, item: &Value, attribute: &Value, default: Option<&Value>) -> Outcome<Value> {
     let step = |v: &Value, part: &Value| -> Outcome<Value> {
         let found = operator::item(run, v, part)?;
         Ok(match default {
@@ -235,29 +206,6 @@ fn select(run: &Run, name: &str, value: Value, mut given: Given) -> Outcome<Valu
         };
         if holds == wanted {
             out.push(item);
-        }
-    }
-    Ok(Value::generator(out))
-}
-
-fn map(run: &Run, items: Vec<Value>, mut given: Given) -> Outcome<Value> {
-    let mut out = Vec::with_capacity(items.len());
-    if given.positional.is_empty() {
-        let Some(attribute) = given.get(usize::MAX, "attribute").cloned() else {
-            return fault("map requires a filter argument");
-        };
-        if let Some((name, _)) = given.named.iter().find(|n| !matches!(n.0.as_str(), "attribute" | "default")) {
-            return fault(format!("Unexpected keyword argument '{name}'"));
-        }
-        let default = given.get(usize::MAX, "default").filter(|v| !matches!(v, Value::None));
-        for item in &items {
-            out.push(path(run, item, &attribute, default)?);
-        }
-    } else {
-        let name = given.positional.remove(0).to_text();
-        for item in items {
-            run.pay(1)?;
-            out.push(filter::apply(run, name.as_str(), item, given.clone())?);
         }
     }
     Ok(Value::generator(out))

@@ -3,8 +3,7 @@
 use super::{
     Fault, Outcome,
     ast::MacroDefinition,
-    fault, number,
-    scope::Scope,
+    fault, number, scope,
     text::{Builder, Text},
 };
 use std::{cell::RefCell, cmp::Ordering, collections::HashMap, rc::Rc, sync::Arc};
@@ -73,6 +72,9 @@ impl Extent {
 /// What a namespace holds: the only values that templates change.
 pub(in crate::tokenizer) type Attributes = Rc<RefCell<HashMap<String, Value>>>;
 
+/// Variables.
+pub(in crate::tokenizer) type Scope = scope::Scope<Value>;
+
 /// Python's sequences.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(in crate::tokenizer) enum SeqKind {
@@ -114,6 +116,34 @@ pub(in crate::tokenizer) struct LoopState {
     /// The loop itself, where it may be run again over other items.
     pub again: Option<Arc<super::ast::Loop>>,
     pub scope: Scope,
+}
+
+impl LoopState {
+    /// An attribute of the variable `loop`.
+    pub fn attribute(&self, name: &str) -> Option<Value> {
+        let (at, n) = (self.index0.get(), self.items.len());
+        let number = |i: usize| Some(Value::Int(i as i128));
+        match name {
+            "index" => number(at + 1),
+            "index0" => number(at),
+            "revindex" => number(n - at),
+            "revindex0" => number(n - at - 1),
+            "first" => Some(Value::Bool(at == 0)),
+            "last" => Some(Value::Bool(at + 1 == n)),
+            "length" => number(n),
+            "depth" => number(self.depth0 + 1),
+            "depth0" => number(self.depth0),
+            "previtem" => Some(match at.checked_sub(1) {
+                Some(before) => self.items[before].clone(),
+                None => Value::Undefined("there is no previous item".into()),
+            }),
+            "nextitem" => Some(match self.items.get(at + 1) {
+                Some(next) => next.clone(),
+                None => Value::Undefined("there is no next item".into()),
+            }),
+            _ => None,
+        }
+    }
 }
 
 /// Keys and values in order of insertion. Dicts of conversations are small; larger ones are found by hash.
