@@ -3,16 +3,16 @@
 //   S = keep * S;  S += k (beta * (v - S^T k))^T;  y = S^T q,
 // q and k scaled to length 1 (q also by 1/sqrt(Dk)), keep = exp(decay * softplus(a + dt_bias)), beta = sigmoid(b).
 //
-// One invocation a column of a state (Dv of them side by side), the tokens in order: a first sweep over the column reads
-// what it says of k and of q, a second one writes; y follows as S^T q before the write plus (k . q) times the change.
-// Grid: x = ceil(Hv * Dv / WG). f32.
+// One invocation a column of a sequence's state (Dv of them side by side), the sequence's rows in order: a first sweep over the
+// column reads what it says of k and of q, a second one writes; y follows as S^T q before the write plus (k . q) times the change.
+// Grid: x = ceil(Hv * Dv / WG), y = sequences. f32.
 
 @group(0) @binding(2) var<storage, read> qkv: array<f32>;          // [T, q | k | v]
 @group(0) @binding(3) var<storage, read> a: array<f32>;            // [T, Hv]
 @group(0) @binding(4) var<storage, read> b: array<f32>;            // [T, Hv]
 @group(0) @binding(5) var<storage, read> decay: array<f32>;        // [Hv]
 @group(0) @binding(6) var<storage, read> dt_bias: array<f32>;      // [Hv]
-@group(0) @binding(7) var<storage, read_write> state: array<f32>;  // [Hv, Dk, Dv]
+@group(0) @binding(7) var<storage, read_write> state: array<f32>;  // [slots, Hv, Dk, Dv]
 @group(0) @binding(8) var<storage, read_write> y: array<f32>;      // [T, Hv*Dv]
 
 // ln(1 + e^x). Small e^x by its series: 1 + e^x would lose it.
@@ -25,17 +25,24 @@ fn softplus(x: f32) -> f32 {
 @compute @workgroup_size(WG)
 fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) lid: u32) {
     let column = wg.x * WG + lid;
-    if (column >= p.v_heads * p.v_dim) {
+    let span = span_of(wg.y);
+    if (column >= p.v_heads * p.v_dim || span.count == 0u) {
         return;
     }
     let head = column / p.v_dim;
     let c = column % p.v_dim;
     let key_head = select(head / (p.v_heads / p.k_heads), head % p.k_heads, p.tiled == 1u);
+    let slot = p.v_heads * p.k_dim * p.v_dim;
     let s_at = head * p.k_dim * p.v_dim + c;
+    // The first row reads the state where it was left, or zeros; every row leaves it in the target slot.
+    let target_at = span.target_slot * slot + s_at;
+    var fresh = span.source == STATE_FRESH;
+    var source_at = select(span.source, span.target_slot, fresh) * slot + s_at;
     let q_at = key_head * p.k_dim;
     let k_at = (p.k_heads + key_head) * p.k_dim;
     let v_at = 2u * p.k_heads * p.k_dim + column;
-    for (var t = 0u; t < frame.tokens; t += 1u) {
+    for (var n = 0u; n < span.count; n += 1u) {
+        let t = row_of(span, n);
         let row = p.qkv_offset + t * p.qkv_stride;
         var qq = 0.0;
         var kk = 0.0;
@@ -45,7 +52,7 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) l
         for (var i = 0u; i < p.k_dim; i += 1u) {
             let q = qkv[row + q_at + i];
             let k = qkv[row + k_at + i];
-            let s = state[s_at + i * p.v_dim];
+            let s = select(state[source_at + i * p.v_dim], 0.0, fresh);
             qq += q * q;
             kk += k * k;
             qk += q * k;
@@ -61,8 +68,10 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) l
         y[p.y_offset + t * p.y_stride + column] = keep * q_scale * read + qk * q_scale * k_scale * delta;
         let change = delta * k_scale;
         for (var i = 0u; i < p.k_dim; i += 1u) {
-            let at = s_at + i * p.v_dim;
-            state[at] = keep * state[at] + qkv[row + k_at + i] * change;
+            let s = select(state[source_at + i * p.v_dim], 0.0, fresh);
+            state[target_at + i * p.v_dim] = keep * s + qkv[row + k_at + i] * change;
         }
+        source_at = target_at;
+        fresh = false;
     }
 }

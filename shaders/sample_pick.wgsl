@@ -1,8 +1,8 @@
 
-// sample_pick: the next token, from the keys that `sample_keys` left; `sampler.rs` says which it is.
+// sample_pick: for each choice the next token, from the keys that `sample_keys` left; `sampler.rs` says which it is.
 //
-// One workgroup in all. What stays after top-k, top-p and min-p is always the front of one order: by falling logit, equal
-// ones by rising id. So every filter is a search for the token at which a sum over that order, of ones or of
+// One workgroup a choice; a sequence has one at most. What stays after top-k, top-p and min-p is always the front of one order:
+// by falling logit, equal ones by rising id. So every filter is a search for the token at which a sum over that order, of ones or of
 // probabilities, passes an aim; and so is the draw. The search (`descend`) sorts nothing: it adds the summands up in 256
 // bins, takes the bin in which the aim falls, and bins that one again: first by distance from the best logit, then by
 // 8 bits of the key at a time, at last, where many logits are equal, by id (`descend_ids`).
@@ -12,12 +12,13 @@
 // Sums are 64-bit fixed-point numbers, 2^44 to a probability relative to the best token's, so that they do not depend on
 // the order in which invocations add: same logits, same draw, same token. Exponentials are in f32.
 //
-// Grid: 1.
+// Grid: x = 1, y = choices.
 
-@group(0) @binding(3) var<storage, read> keys: array<u32>;          // [V]
-@group(0) @binding(4) var<storage, read> maxima: array<u32>;        // [ceil(V / 64)]
-@group(0) @binding(5) var<storage, read_write> state: array<u32>;   // tokens so far, this pick, the ring of recent tokens
-@group(0) @binding(6) var<storage, read_write> tokens: array<u32>;  // the ids of the next step
+@group(0) @binding(3) var<storage, read> keys: array<u32>;          // [choices, V]
+@group(0) @binding(4) var<storage, read> maxima: array<u32>;        // [choices, ceil(V / 64)]
+@group(0) @binding(5) var<storage, read_write> state: array<u32>;   // [sequences, STATE_WORDS]
+@group(0) @binding(6) var<storage, read_write> tokens: array<u32>;  // ids of the next step, choice i in row i; 0 where none was chosen
+@group(0) @binding(8) var<storage, read_write> chosen: array<u32>;  // [choices]: ids, NOTHING or BROKEN
 
 // Where elements come from: tokens, groups, or tokens of the groups in `list_id`.
 const TOKENS: u32 = 0u;
@@ -46,17 +47,27 @@ var<workgroup> found: vec2<u32>;    // key and id of the element at which the su
 var<workgroup> is_found: u32;
 // The last element of the set; key 0: the set is not cut.
 var<workgroup> cut: vec2<u32>;
+// The sequence of this workgroup's choice, and its random word.
+var<workgroup> own: u32;
+var<workgroup> random: u32;
+
+// Where this choice's keys and maxima begin.
+var<private> keys_at: u32;
+var<private> maxima_at: u32;
 
 // The k best tokens, k at most WG, to the list; then the filters and the draw in it.
 fn pick_from_list(lid: u32) {
-    aim_for_count(lid, settings.top_k);
+    let sequence = workgroupUniformLoad(&own);
+    let top_k = settings[sequence].top_k;
+    let top_p = settings[sequence].top_p;
+    aim_for_count(lid, top_k);
     descend(lid, GROUPS, p.groups, COUNT);
     cut_here(lid);
     let groups = list(lid, GROUPS, p.groups);
     if (lid == 0u) {
         cut = vec2<u32>(0u);
     }
-    aim_for_count(lid, settings.top_k);
+    aim_for_count(lid, top_k);
     descend(lid, LISTED, groups * SAMPLE_GROUP, COUNT);
     cut_here(lid);
     let n = list(lid, LISTED, groups * SAMPLE_GROUP);
@@ -72,14 +83,14 @@ fn pick_from_list(lid: u32) {
     }
     workgroupBarrier();
     var kept = n;
-    if (settings.top_p != 0u) {
+    if (top_p != 0u) {
         let mass = select(vec2<u32>(0u), weight(MASS, sorted_key[lid]), lid < n);
-        aim_at(lid, mass, settings.top_p);
+        aim_at(lid, mass, top_p);
         reach_aim(lid);
         kept = choose(lid, mass) + 1u;
     }
     let heat = select(vec2<u32>(0u), weight(HEAT, sorted_key[lid]), lid < min(n, kept));
-    aim_at(lid, heat, frame.draw);
+    aim_at(lid, heat, random);
     let rank = min(choose(lid, heat), WG - 1u);
     if (lid == 0u) {
         found = vec2<u32>(sorted_key[rank], sorted_id[rank]);
@@ -89,19 +100,22 @@ fn pick_from_list(lid: u32) {
 }
 
 fn pick_from_all(lid: u32) {
-    if (settings.top_k != 0u && settings.top_k < p.vocab) {
-        aim_for_count(lid, settings.top_k);
+    let sequence = workgroupUniformLoad(&own);
+    let top_k = settings[sequence].top_k;
+    let top_p = settings[sequence].top_p;
+    if (top_k != 0u && top_k < p.vocab) {
+        aim_for_count(lid, top_k);
         descend(lid, TOKENS, p.vocab, COUNT);
         cut_here(lid);
     }
-    if (settings.top_p != 0u) {
-        aim_at(lid, set_sum(lid, MASS), settings.top_p);
+    if (top_p != 0u) {
+        aim_at(lid, set_sum(lid, MASS), top_p);
         reach_aim(lid);
         descend(lid, TOKENS, p.vocab, MASS);
         cut_here(lid);
     }
-    aim_at(lid, set_sum(lid, HEAT), frame.draw);
-    if (settings.by_id != 0u) {
+    aim_at(lid, set_sum(lid, HEAT), random);
+    if (settings[sequence].by_id != 0u) {
         if (lid == 0u) {
             is_found = 0u;
         }
@@ -112,10 +126,16 @@ fn pick_from_all(lid: u32) {
 }
 
 @compute @workgroup_size(WG)
-fn main(@builtin(local_invocation_index) lid: u32) {
+fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) lid: u32) {
+    keys_at = wg.y * p.vocab;
+    maxima_at = wg.y * p.groups;
+    if (lid == 0u) {
+        own = choices[wg.y].sequence;
+        random = choices[wg.y].random;
+    }
     var largest = 0u;
     for (var g = lid; g < p.groups; g += WG) {
-        largest = max(largest, maxima[g]);
+        largest = max(largest, maxima[maxima_at + g]);
     }
     list_key[lid] = largest;
     workgroupBarrier();
@@ -131,10 +151,13 @@ fn main(@builtin(local_invocation_index) lid: u32) {
         is_found = 0u;
     }
     let top = workgroupUniformLoad(&top_key);
+    let sequence = workgroupUniformLoad(&own);
+    let top_k = settings[sequence].top_k;
+    let state_at = sequence * STATE_WORDS;
     if (top != 0u && top != BROKEN) {
-        if (settings.inverse_temperature == 0.0) {
+        if (settings[sequence].inverse_temperature == 0.0) {
             best(lid);
-        } else if (settings.top_k != 0u && settings.top_k <= WG && settings.top_k < p.vocab) {
+        } else if (top_k != 0u && top_k <= WG && top_k < p.vocab) {
             pick_from_list(lid);
         } else {
             pick_from_all(lid);
@@ -145,13 +168,14 @@ fn main(@builtin(local_invocation_index) lid: u32) {
         if (top == BROKEN) {
             token = BROKEN;
         }
-        state[1] = token;
+        chosen[wg.y] = token;
+        state[state_at + 1u] = select(0u, token, token < p.vocab);
         if (token < p.vocab) {
-            if (settings.window > 0u) {
-                state[RING_AT + state[0] % settings.window] = token;
+            if (settings[sequence].window > 0u) {
+                state[state_at + RING_AT + state[state_at] % settings[sequence].window] = token;
             }
-            state[0] += 1u;
+            state[state_at] += 1u;
         }
-        tokens[0] = select(0u, token, token < p.vocab);
+        tokens[wg.y] = select(0u, token, token < p.vocab);
     }
 }

@@ -2,20 +2,23 @@
 // short_conv: y[t, c] = act(sum_j w[j, c] * x[t - (TAPS - 1) + j, c] + bias[c]); the inputs before this step are the state,
 // which moves on.
 //
-// One invocation a channel, the last inputs in registers, the tokens in order. Grid: x = ceil(C / WG). f32.
+// One invocation a channel of a sequence, the last inputs in registers, the sequence's rows in order.
+// Grid: x = ceil(C / WG), y = sequences. f32.
 
 @group(0) @binding(2) var<storage, read> x: array<f32>;           // [T, C]
 @group(0) @binding(3) var<storage, read> w: array<f32>;           // [TAPS, C]
 @group(0) @binding(4) var<storage, read> bias: array<f32>;        // [C]
-@group(0) @binding(5) var<storage, read_write> state: array<f32>; // [TAPS - 1, C], oldest first
+@group(0) @binding(5) var<storage, read_write> state: array<f32>; // [slots, TAPS - 1, C], oldest first
 @group(0) @binding(6) var<storage, read_write> y: array<f32>;     // [T, C]
 
 @compute @workgroup_size(WG)
 fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) lid: u32) {
     let c = wg.x * WG + lid;
-    if (c >= p.channels) {
+    let span = span_of(wg.y);
+    if (c >= p.channels || span.count == 0u) {
         return;
     }
+    let slot = (TAPS - 1u) * p.channels;
     var last: array<f32, TAPS>;
     var taps: array<f32, TAPS>;
     for (var j = 0u; j < TAPS; j += 1u) {
@@ -23,13 +26,17 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) l
     }
     // One place ahead: the loop below begins by moving everything back.
     for (var j = 0u; j + 1u < TAPS; j += 1u) {
-        last[j + 1u] = state[j * p.channels + c];
+        last[j + 1u] = 0.0;
+        if (span.source != STATE_FRESH) {
+            last[j + 1u] = state[span.source * slot + j * p.channels + c];
+        }
     }
     var start = 0.0;
     if (p.bias_on == 1u) {
         start = bias[c];
     }
-    for (var t = 0u; t < frame.tokens; t += 1u) {
+    for (var i = 0u; i < span.count; i += 1u) {
+        let t = row_of(span, i);
         for (var j = 0u; j + 1u < TAPS; j += 1u) {
             last[j] = last[j + 1u];
         }
@@ -44,6 +51,6 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) l
         y[p.y_offset + t * p.y_stride + c] = sum;
     }
     for (var j = 0u; j + 1u < TAPS; j += 1u) {
-        state[j * p.channels + c] = last[j + 1u];
+        state[span.target_slot * slot + j * p.channels + c] = last[j + 1u];
     }
 }

@@ -130,6 +130,9 @@ pub use quant::KvType;
 
 /// GPUs: the devices that there are, how one is opened, and how programs run on it.
 pub mod gpu {
+    /// The wgpu whose devices can be adopted: a host must use this version.
+    pub use ::wgpu;
+
     pub use crate::{
         backend::wgpu::{
             DeviceCallbacks, DeviceInfo, ForcedLimits, Gpu, Measured, Options, Requirements, RunOptions, ShaderCache,

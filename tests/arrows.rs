@@ -28,7 +28,10 @@ const ARROWS: &[(&str, &[&str])] = &[
     // The oracle and the CPU path do not go through the plan: a bug of the memory planner must not hide on both sides.
     ("backend/reference", &["error", "ir", "ops", "graph", "quant::KvType", "backend"]),
     ("backend/cpu", &["error", "ir", "ops", "graph", "file", "quant", "backend"]),
-    ("backend/wgpu", &["error", "threads", "ir", "ops", "graph", "kernels", "plan", "file", "quant", "backend"]),
+    (
+        "backend/wgpu",
+        &["error", "threads", "sampler::Sampling", "ir", "ops", "graph", "kernels", "plan", "file", "quant", "backend"],
+    ),
     ("routing", &["error", "ir", "backend::Output"]),
     (
         "session",

@@ -3,14 +3,14 @@
 
 use crate::{
     alloc,
-    goldens::folder,
+    goldens::{definition, folder},
     support::{gpu, one::one, rng::Rng},
 };
 use moeray::{
     Error, Result,
     backend::{
         Loaded, Program,
-        runner::{Row, Runner, Step},
+        runner::{Chosen, Mask, Row, Runner, RunnerOptions, Step, Token},
         wgpu,
     },
     generate::{CancelToken, Decoder, FinishReason, GenerateOptions, TextStream, generate_with},
@@ -206,7 +206,7 @@ fn what_cannot_be_chosen_is_an_error() {
     let vocab = 300;
     let Some(loaded) = logits_graph(vocab) else { return };
     let mut r = runner(&*loaded);
-    let last = [Row { token: moeray::backend::runner::Token::Last, ..choosing(0)[0] }];
+    let last = [Row { token: Token::Last, ..choosing(0)[0] }];
     assert!(matches!(r.take(), Err(Error::Invalid(_))), "nothing was begun");
     assert!(r.begin(&Step { rows: &last, ..Step::default() }).is_err(), "nothing was chosen");
     let mut pick = |o: SamplerOptions, logits: &[f32], forbidden: &[u32]| {
@@ -244,6 +244,112 @@ fn what_cannot_be_chosen_is_an_error() {
     assert!(queued >= 2 && r.queued() == queued && r.take().is_ok());
     r.cancel();
     assert_eq!(r.queued(), 0);
+}
+
+/// Sequences with rules of their own, in one step, in any order and number: each token is the host's.
+#[test]
+fn every_row_of_a_batch_chooses_as_the_host_does() {
+    let (vocab, sequences) = (300, 5);
+    let Some(loaded) = logits_graph(vocab) else { return };
+    let options = RunnerOptions { ctx: 64, sequences, ubatch: sequences, kv: KvType::F32 };
+    let mut r = loaded.runner(options).unwrap();
+    let mut rng = Rng(17);
+    let ways: Vec<SamplerOptions> = ways().into_iter().map(|w| w.1).collect();
+    for (round, some) in ways.chunks(sequences).enumerate() {
+        let mut hosts = vec![];
+        for (s, o) in some.iter().enumerate() {
+            let o = SamplerOptions { seed: (round * sequences + s) as u64, ..*o };
+            let recent: Vec<u32> = (0..rng.below(20)).map(|_| rng.below(vocab) as u32).collect();
+            let forbidden = [rng.below(vocab) as u32];
+            let rules = Sampling { recent: &recent, masked: true, ..sampling(&o, &forbidden) };
+            assert!(r.set_sampler(s, &rules).unwrap());
+            let mut host = Sampler::new(o).unwrap();
+            host.forbid(&forbidden);
+            hosts.push((host, recent));
+            r.truncate(s, 0);
+        }
+        for step in 0..8 {
+            // Another order every time, and not always all of them.
+            let mut order: Vec<usize> = (0..some.len()).filter(|s| (s + step) % 4 != 3).collect();
+            let turn = step % order.len();
+            order.rotate_left(turn);
+            let logits: Vec<f32> = order.iter().flat_map(|_| peaked(&mut rng, vocab)).collect();
+            let (mut rows, mut want) = (vec![], vec![]);
+            let allowed: Vec<u32> = (0..Mask::words(vocab)).map(|i| if i % 2 == 0 { 0xffff_0ff0 } else { 7 }).collect();
+            for (i, s) in order.iter().enumerate() {
+                let (host, recent) = &mut hosts[*s];
+                let random = host.clone().next_random();
+                rows.push(Row { choose: Some(random), ..Row::fed(0, *s, r.len(*s)) });
+                let mut own = logits[i * vocab..(i + 1) * vocab].to_vec();
+                if i == 1 {
+                    let barred = |t: usize| allowed[t / 32] >> (t % 32) & 1 == 0;
+                    own.iter_mut().enumerate().filter(|l| barred(l.0)).for_each(|l| *l.1 = f32::NEG_INFINITY);
+                }
+                let token = host.sample(&own, recent).unwrap();
+                recent.push(token);
+                want.push(Chosen::Token(token));
+            }
+            let masks = [Mask { row: 1, allowed: &allowed }];
+            let masks = if order.len() > 1 { &masks[..] } else { &[] };
+            let inputs = [("x", &logits[..])];
+            let got = &r.step(&Step { rows: &rows, masks, inputs: &inputs, trace: false }).unwrap().tokens;
+            assert_eq!(*got, want, "{order:?}, step {step}, round {round}");
+        }
+    }
+}
+
+/// Two sequences whose tokens never come to the host, in changing order: each goes on as if alone.
+#[test]
+fn tokens_chosen_last_are_fed_without_the_host() {
+    let Some(loaded) = gpu().map(|g| g.load(definition("qwen3_moe").program, &mut |_| {}).unwrap()) else { return };
+    let greedy = Sampling { options: SamplerOptions::greedy(), ..Sampling::default() };
+    let prompts: [&[u32]; 2] = [&[5, 6, 7], &[40, 41]];
+    let options = |sequences| RunnerOptions { ctx: 40, sequences, ubatch: 8, kv: KvType::F32 };
+    let row = |sequence, position, token| Row { token, choose: Some(0), ..Row::fed(0, sequence, position) };
+    let alone = |prompt: &[u32]| {
+        let mut r = loaded.runner(options(1)).unwrap();
+        r.set_sampler(0, &greedy).unwrap();
+        let (mut all, mut next) = (vec![], prompt.to_vec());
+        while all.len() < 9 {
+            let at = r.len(0);
+            let mut rows: Vec<Row> = next.iter().zip(at..).map(|(id, p)| Row::fed(*id, 0, p)).collect();
+            rows.last_mut().unwrap().choose = Some(0);
+            let token = r.step(&Step { rows: &rows, ..Step::default() }).unwrap().tokens[0].token().unwrap();
+            all.push(token);
+            next = vec![token];
+        }
+        all
+    };
+    let want = prompts.map(alone);
+    let mut r = loaded.runner(options(2)).unwrap();
+    let mut got = [vec![], vec![]];
+    for (s, prompt) in prompts.iter().enumerate() {
+        r.set_sampler(s, &greedy).unwrap();
+        let fed = prompt[..prompt.len() - 1].iter().zip(0..).map(|(id, p)| Row::fed(*id, s, p));
+        let last = row(s, prompt.len() - 1, Token::Id(prompt[prompt.len() - 1]));
+        let rows: Vec<Row> = fed.chain([last]).collect();
+        got[s].push(r.step(&Step { rows: &rows, ..Step::default() }).unwrap().tokens[0].token().unwrap());
+    }
+    let orders: [&[usize]; 8] = [&[0, 1], &[1, 0], &[1], &[0, 1], &[0], &[0, 1], &[1, 0], &[1, 0]];
+    let mut queue = orders.iter();
+    let mut taken = orders.iter();
+    let mut begin = |r: &mut Runner| {
+        let Some(order) = queue.next() else { return };
+        let rows: Vec<Row> = order.iter().map(|s| row(*s, r.len(*s), Token::Last)).collect();
+        r.begin(&Step { rows: &rows, ..Step::default() }).unwrap();
+    };
+    begin(&mut r);
+    while r.queued() > 0 {
+        begin(&mut r);
+        let tokens = r.take().unwrap().tokens.clone();
+        for (s, token) in taken.next().unwrap().iter().zip(tokens) {
+            got[*s].push(token.token().unwrap());
+        }
+    }
+    for (got, want) in got.iter().zip(&want) {
+        assert_eq!(got[..], want[..got.len()]);
+        assert!(got.len() > 7);
+    }
 }
 
 /// A session whose tokens the host chooses.
@@ -316,7 +422,17 @@ fn see<D: Decoder>(d: &mut D, eos: &[u32], prompt: &[u32], o: &GenerateOptions, 
 
 #[test]
 fn a_generation_that_runs_ahead_ends_where_it_should() {
-    let Some(model) = model(&folder("qwen3_moe")) else { return };
+    runs_ahead("qwen3_moe");
+}
+
+/// The step behind the end of a text is undone: recurrent states go back to where the text ends.
+#[test]
+fn a_generation_with_recurrent_states_runs_ahead_too() {
+    runs_ahead("qwen3_next");
+}
+
+fn runs_ahead(name: &str) {
+    let Some(model) = model(&folder(name)) else { return };
     let size = SessionOptions { ctx: 40, ubatch: 5, kv: KvType::F32 };
     let mut ahead = Session::new(&model, size).unwrap();
     let mut slow = StepByStep(Session::new(&model, size).unwrap());

@@ -26,7 +26,7 @@ use std::{
 /// Attention alone; recurrent states of two kinds; a latent cache.
 const MODELS: [&str; 4] = ["qwen3_moe", "qwen3_next", "lfm2_moe", "deepseek_v2"];
 
-const TARGETS: [Target; 2] = [Target::Reference, Target::Cpu];
+const TARGETS: [Target; 3] = [Target::Reference, Target::Cpu, Target::Wgpu];
 
 fn runner(loaded: &dyn Loaded, sequences: usize, kv: KvType) -> Runner {
     loaded.runner(RunnerOptions { ctx: 40, sequences, ubatch: 24, kv }).unwrap()
@@ -173,7 +173,8 @@ fn cancelling_leaves_what_was_there() {
         for slices in [0, 1, 2, 7, 12] {
             r.begin(&Step { rows: &rows(&other, 0, 6), ..Step::default() }).unwrap();
             for _ in 0..slices {
-                assert_eq!(r.poll(Budget::dispatches(2)).unwrap(), Status::Pending);
+                let status = r.poll(Budget::dispatches(2)).unwrap();
+                assert!(matches!(status, Status::Pending | Status::Waiting), "{what}: {status:?}");
             }
             r.cancel();
             assert_eq!((r.queued(), r.poll(Budget::UNLIMITED).unwrap()), (0, Status::Idle));
@@ -220,7 +221,7 @@ fn saved_sequences_belong_to_a_model() {
     let mut saved = vec![];
     for target in TARGETS {
         for program in &programs {
-            let loaded = load(target, program).unwrap();
+            let Some(loaded) = load(target, program) else { continue };
             let mut r = runner(&*loaded, 1, KvType::F32);
             feed(&mut r, &ids[..4], 0, 0).unwrap();
             saved.push((r.save(0, 4).unwrap(), r));

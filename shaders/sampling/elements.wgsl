@@ -2,9 +2,9 @@
 // filters have left, and what each adds to a sum.
 fn key_at(kind: u32, id: u32) -> u32 {
     if (kind == GROUPS) {
-        return maxima[id];
+        return maxima[maxima_at + id];
     }
-    return select(0u, keys[min(id, p.vocab - 1u)], id < p.vocab);
+    return select(0u, keys[keys_at + min(id, p.vocab - 1u)], id < p.vocab);
 }
 
 fn id_at(kind: u32, i: u32) -> u32 {
@@ -27,10 +27,10 @@ fn weight(mode: u32, key: u32) -> vec2<u32> {
         return vec2<u32>(1u, 0u);
     }
     let below = below_top(key);
-    if (mode == HEAT && below < settings.log_min_p) {
+    if (mode == HEAT && below < settings[own].log_min_p) {
         return vec2<u32>(0u);
     }
-    let scaled = 4096.0 * exp(max(below * select(1.0, settings.inverse_temperature, mode == HEAT), -100.0));
+    let scaled = 4096.0 * exp(max(below * select(1.0, settings[own].inverse_temperature, mode == HEAT), -100.0));
     let high = floor(scaled);
     return vec2<u32>(u32((scaled - high) * 4294967296.0), u32(high));
 }

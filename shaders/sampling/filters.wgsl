@@ -25,8 +25,9 @@ fn reach_aim(lid: u32) {
 fn set_sum(lid: u32, mode: u32) -> vec2<u32> {
     var sum = vec2<u32>(0u);
     for (var id = lid; id < p.vocab; id += WG) {
-        if (in_set(keys[id], id)) {
-            sum = add64(sum, weight(mode, keys[id]));
+        let key = keys[keys_at + id];
+        if (in_set(key, id)) {
+            sum = add64(sum, weight(mode, key));
         }
     }
     return sum;
@@ -54,7 +55,7 @@ fn best(lid: u32) {
     }
     workgroupBarrier();
     for (var g = lid; g < p.groups; g += WG) {
-        if (maxima[g] == top_key) {
+        if (maxima[maxima_at + g] == top_key) {
             atomicMin(&lowest, g);
         }
     }

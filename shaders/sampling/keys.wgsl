@@ -1,6 +1,15 @@
 
-// What the two kernels of sampling share: the settings of a generation, and keys that order like logits.
-@group(0) @binding(2) var<storage, read> settings: Settings;
+// What the two kernels of sampling share: the settings of each sequence, the choices of a step, and keys that order like logits.
+@group(0) @binding(2) var<storage, read> settings: array<Settings>;  // [sequences]
+@group(0) @binding(7) var<storage, read> choices: array<Choice>;     // [choices]
+
+// u32 words of a sequence's state: tokens so far, the last choice, two words of room, the ring of recent tokens.
+const STATE_WORDS: u32 = RING_AT + RING;
+
+// Ids in a sequence's list of forbidden tokens.
+fn forbidden_count(sequence: u32) -> u32 {
+    return min(settings[sequence].forbidden, FORBIDDEN);
+}
 
 // Groups of SAMPLE_GROUP tokens: a group's largest key stands for it until its tokens are looked at. The key BROKEN says that
 // the group holds a logit which is no finite number; no finite number has it.

@@ -99,6 +99,11 @@ numbers! {
     /// In place of a token: no token can be chosen.
     NOTHING = 0xffff_fffe;
 
+    /// u32 words of a `Span` in the list of spans.
+    SPAN_WORDS = 4;
+    /// In place of a slot: states that are zeros, at the beginning of a text.
+    STATE_FRESH = 0xffff_ffff;
+
     /// Workgroups that WebGPU dispatches in one dimension, at most.
     MOST_WORKGROUPS = 65535;
 }

@@ -76,8 +76,8 @@ uniforms! {
         outputs: u32,
         /// First row whose output is wanted, T - O.
         first_output: u32,
-        /// Random word in [0, 2^32) that decides which token is sampled.
-        draw: u32,
+        /// Not used; keeps the size a multiple of 16 bytes.
+        reserved_0: u32,
         /// Not used; keeps the size a multiple of 16 bytes.
         reserved_1: u32,
         /// Not used; keeps the size a multiple of 16 bytes.
@@ -86,7 +86,31 @@ uniforms! {
         reserved_3: u32,
     }
 
-    /// What a generation wants of the GPU sampler. In the buffer, [`crate::kernels::numbers::FORBIDDEN`] u32 ids of
+    /// The rows of one sequence in a step, and the slots of its recurrent states.
+    Span {
+        /// Slot that the states are read from; `STATE_FRESH`: they are zeros.
+        source: u32,
+        /// Slot that the states are written to.
+        target_slot: u32,
+        /// Where the sequence's rows begin in the list behind the spans, in u32 words of the buffer.
+        first: u32,
+        /// Rows of the sequence in the step.
+        count: u32,
+    }
+
+    /// One token to be chosen after a row of the step.
+    Choice {
+        /// Sequence whose settings and recent tokens count.
+        sequence: u32,
+        /// Output row whose logits are looked at.
+        row: u32,
+        /// Random word in [0, 2^32) that decides which token is sampled.
+        random: u32,
+        /// 1: only tokens whose bits are set in the choice's mask can be chosen.
+        masked: u32,
+    }
+
+    /// What a generation wants of the GPU sampler, for one sequence. In the buffer, [`crate::kernels::numbers::FORBIDDEN`] u32 ids of
     /// forbidden tokens follow.
     Settings {
         /// Reciprocal of the temperature; 0: the best token is taken.

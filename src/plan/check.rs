@@ -119,6 +119,7 @@ impl Checker<'_> {
             Buffer::Frame | Buffer::Params => PARAMS_STRIDE,
             Buffer::Tokens => 4 * most,
             Buffer::Rows => 8 * most,
+            Buffer::Spans => self.plan.span_bytes(),
             Buffer::Zero => ZERO_BYTES,
             Buffer::Vectors => self.weights.vector_bytes,
             Buffer::Matrix { matrix, segment } => {

@@ -270,6 +270,7 @@ impl<'a> Lower<'a> {
             Buffer::Params => Some(super::PARAMS_STRIDE),
             Buffer::Tokens => Some(4 * self.tokens as u64),
             Buffer::Rows => Some(8 * self.tokens as u64),
+            Buffer::Spans => Some(super::sizes::span_bytes(self.target.options.sequences.unwrap_or(1), self.tokens)),
             Buffer::Zero => Some(ZERO_BYTES),
             Buffer::Vectors => Some(self.w.vector_bytes),
             Buffer::Matrix { matrix, segment } => {

@@ -38,6 +38,8 @@ mod weights;
 pub use check::{check, check_shaders, check_step_shader};
 pub use cost::{Cost, Totals};
 pub use nodes::{Elementwise, Epilogue, KernelGraph, KernelNode, KernelOp, Pack, Route, SharedDown, VectorPart};
+pub use recurrent::{STATE_FRESH, STATE_SLOTS};
+pub use sizes::SPAN_WORDS;
 pub use weights::{Matrix, Segment, Vector, Weights};
 
 use sizes::Resident;
@@ -155,6 +157,11 @@ enum Phase {
 }
 
 impl Plan {
+    /// Bytes of [`Buffer::Spans`].
+    pub fn span_bytes(&self) -> u64 {
+        sizes::span_bytes(self.sequences, self.prefill.max_tokens.max(self.decode.max_tokens))
+    }
+
     /// The schedule of a step of so many tokens and outputs: its number, as in [`Plan::schedules`].
     pub fn choose(&self, tokens: usize, outputs: usize) -> usize {
         let fits = |s: &Schedule| tokens <= s.max_tokens && outputs <= s.max_outputs;
@@ -185,6 +192,9 @@ pub enum Buffer {
     Tokens,
     /// Sequence and position of each row, u32 `[T, 2]`; see [`Options::sequences`].
     Rows,
+    /// For each sequence the slots of its recurrent states and its rows in the step: [`crate::kernels::params::Span`] for each,
+    /// then u32 rows.
+    Spans,
     /// Zeros, for operands that a dispatch does not have.
     Zero,
     /// All vectors: [`Weights::vectors`].
@@ -204,7 +214,7 @@ pub enum Buffer {
     Keys(u32),
     /// Values of a cache, `[sequences, kv_heads, ctx, v_dim]`.
     Values(u32),
-    /// A recurrent state: [`Plan::states`].
+    /// A recurrent state, `[sequences, slots, ...]`: [`Plan::states`].
     State(u32),
     /// Working memory of one schedule: [`Schedule::scratch`].
     Scratch(u32),
@@ -439,7 +449,9 @@ pub struct Plan {
     pub ropes: Vec<RopeTable>,
     /// Sizes of the caches.
     pub caches: Vec<CacheBytes>,
-    /// Bytes of the recurrent states.
+    /// Sequences that the plan is for.
+    pub sequences: usize,
+    /// Bytes of each recurrent state, in [`STATE_SLOTS`] slots for every sequence.
     pub states: Vec<u64>,
     /// Numbers that the caller gives.
     pub inputs: Vec<InputBuffer>,
@@ -464,7 +476,7 @@ pub fn weights(graph: &Graph, dtypes: &[DType], caps: &Caps) -> Result<Weights> 
 /// [`crate::Error::Unsupported`] for sizes that no kernel takes, [`crate::Error::Device`] where a buffer does not fit the
 /// device's limits, by name and with what would help.
 pub fn plan(graph: &Graph, weights: &Weights, caps: &Caps, options: &Options) -> Result<Plan> {
-    let resident = Resident::new(graph, recurrent::states(graph, caps)?, caps, options)?;
+    let resident = Resident::new(graph, recurrent::states(graph, caps, options)?, caps, options)?;
     let schedule = |o: &Options, phase: Phase| lower::schedule(graph, weights, &resident, Target::new(caps, o, phase));
     let decode = schedule(&Options { chunk: 1, ..*options }, Phase::Decode)?;
     let small_batch = match options.style.unwrap_or(caps.style()) {
@@ -476,12 +488,18 @@ pub fn plan(graph: &Graph, weights: &Weights, caps: &Caps, options: &Options) ->
     let prefill = schedule(options, Phase::Prefill)?;
     let Resident { ropes, caches, states, inputs, .. } = resident;
     let plan = Plan {
-        sampling: sample::sampling(graph, [Some(&decode), small_batch.as_ref(), Some(&prefill)], caps)?,
+        sampling: sample::sampling(
+            graph,
+            [Some(&decode), small_batch.as_ref(), Some(&prefill)],
+            caps,
+            options.sequences.unwrap_or(1),
+        )?,
         decode,
         small_batch,
         prefill,
         ropes,
         caches,
+        sequences: options.sequences.unwrap_or(1),
         states,
         inputs,
         layers: graph.nodes.iter().filter_map(|n| n.layer).max().map_or(0, |l| l as usize + 1),

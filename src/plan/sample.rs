@@ -1,5 +1,5 @@
-//! Sampling on the device: two dispatches behind a step that leaves the logits of one position. The first makes keys of
-//! the logits, the second picks a token, appends it to the recent tokens and writes it where the next step reads its id.
+//! Sampling on the device: two dispatches behind a step that leaves logits, for any of its output rows. The first makes keys of the
+//! logits, the second chooses tokens, appends each to its sequence's recent tokens, and writes it where the next step reads its id.
 //!
 //! What the host writes is laid out in [`Settings`] and in [`Part`].
 
@@ -13,19 +13,45 @@ use crate::{
 /// The buffers of sampling.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Part {
-    /// What the generation wants: [`Settings`], then [`FORBIDDEN`] ids.
+    /// What each sequence wants: [`Settings`] and [`FORBIDDEN`] ids, `[sequences]`.
     Settings,
-    /// u32: how many tokens so far, the last pick, two words of room, then the ring of [`RING`] recent tokens.
+    /// u32 `[sequences, STATE_WORDS]`: how many tokens so far, the last choice (0 where it failed), two words of room, then the ring
+    /// of [`RING`] recent tokens.
     State,
-    /// Keys of the logits, u32 `[V]`.
+    /// [`Choice`] `[choices]`, written for every step.
+    Choices,
+    /// Bits of tokens that are allowed, u32 `[choices, ceil(V / 32)]`.
+    Masks,
+    /// Keys of the logits, u32 `[choices, V]`.
     Keys,
-    /// The largest key of each 64, u32 `[ceil(V / 64)]`.
+    /// The largest key of each 64, u32 `[choices, ceil(V / 64)]`.
     Maxima,
+    /// Ids that were chosen, [`NOTHING`] or [`BROKEN`], u32 `[choices]`.
+    Chosen,
+}
+
+impl Part {
+    /// All parts, in order.
+    pub const ALL: [Part; 7] =
+        [Part::Settings, Part::State, Part::Choices, Part::Masks, Part::Keys, Part::Maxima, Part::Chosen];
+
+    /// A label for the buffer.
+    pub fn name(self) -> &'static str {
+        match self {
+            Part::Settings => "sampler settings",
+            Part::State => "recent tokens",
+            Part::Choices => "choices",
+            Part::Masks => "token masks",
+            Part::Keys => "logit keys",
+            Part::Maxima => "largest keys",
+            Part::Chosen => "chosen",
+        }
+    }
 }
 
 pub use crate::kernels::{
     numbers::{BROKEN, NOTHING},
-    params::Settings,
+    params::{Choice, Settings},
 };
 
 /// Ids that can be forbidden, at most.
@@ -33,6 +59,9 @@ pub const FORBIDDEN: usize = numbers::FORBIDDEN as usize;
 
 /// Recent tokens that the repetition penalty can look at, at most.
 pub const RING: usize = numbers::RING as usize;
+
+/// u32 words of a sequence in `State`.
+pub const STATE_WORDS: usize = RING_AT + RING;
 
 /// u32 words of `State` before the ring.
 pub const RING_AT: usize = numbers::RING_AT as usize;
@@ -48,20 +77,39 @@ const MOST_TOKENS: usize = 1 << 24;
 pub struct Sampling {
     /// Logits, V.
     pub vocab: usize,
-    /// Behind each of [`super::Plan::schedules`], where O is 1.
+    /// Sequences, each with its own settings and recent tokens.
+    pub sequences: usize,
+    /// Tokens that are chosen at once, at most.
+    pub choices: usize,
+    /// Behind each of [`super::Plan::schedules`]. In their grids, O is the number of choices.
     pub steps: [Vec<Step>; 3],
 }
 
 impl Sampling {
+    /// u32 words of a mask.
+    pub fn mask_words(&self) -> usize {
+        self.vocab.div_ceil(32)
+    }
+
+    /// Bytes of the settings of a sequence.
+    pub fn settings_bytes(&self) -> u64 {
+        (size_of::<Settings>() + 4 * FORBIDDEN) as u64
+    }
+
     /// Bytes of a buffer.
     pub fn bytes(&self, part: Part) -> u64 {
-        let words = match part {
-            Part::Settings => size_of::<Settings>() / 4 + FORBIDDEN,
-            Part::State => RING_AT + RING,
-            Part::Keys => self.vocab,
-            Part::Maxima => self.vocab.div_ceil(GROUP),
+        let (sequences, choices) = (self.sequences as u64, self.choices as u64);
+        let words = |n: usize| 4 * n as u64;
+        let bytes = match part {
+            Part::Settings => sequences * self.settings_bytes(),
+            Part::State => sequences * words(STATE_WORDS),
+            Part::Choices => choices * size_of::<Choice>() as u64,
+            Part::Masks => choices * words(self.mask_words()),
+            Part::Keys => choices * words(self.vocab),
+            Part::Maxima => choices * words(self.vocab.div_ceil(GROUP)),
+            Part::Chosen => choices * words(1),
         };
-        4 * (words.max(4) as u64)
+        bytes.max(16)
     }
 }
 
@@ -69,15 +117,23 @@ impl Sampling {
 ///
 /// # Errors
 /// As [`Variant::tile`].
-pub(super) fn sampling(graph: &Graph, schedules: [Option<&Schedule>; 3], caps: &Caps) -> Result<Option<Sampling>> {
+pub(super) fn sampling(
+    graph: &Graph,
+    schedules: [Option<&Schedule>; 3],
+    caps: &Caps,
+    sequences: usize,
+) -> Result<Option<Sampling>> {
     let Some((_, value)) = graph.outputs.iter().find(|(name, _)| name == "logits") else { return Ok(None) };
     let Type::F32(Rows::Outputs, vocab) = graph.ty(*value) else { return Ok(None) };
     if vocab == 0 || vocab >= MOST_TOKENS {
         return Ok(None);
     }
-    let mut s = Sampling { vocab, steps: Default::default() };
-    let fits = |part: Part| s.bytes(part) <= caps.max_binding.min(caps.max_buffer);
-    if ![Part::Settings, Part::State, Part::Keys, Part::Maxima].into_iter().all(fits) {
+    let outputs = schedules.into_iter().flatten().map(|s| s.max_outputs).max().unwrap_or(0);
+    let most = caps.max_binding.min(caps.max_buffer);
+    // As many choices as the device binds keys for; a step with more of them is cut.
+    let choices = sequences.min(outputs).min((most / (4 * vocab as u64)) as usize);
+    let mut s = Sampling { vocab, sequences, choices, steps: Default::default() };
+    if choices == 0 || Part::ALL.into_iter().any(|part| s.bytes(part) > most) {
         return Ok(None);
     }
     for (i, schedule) in schedules.into_iter().enumerate() {
@@ -108,23 +164,31 @@ impl Sampling {
             transient: logits.transient,
         };
         let groups = self.vocab.div_ceil(GROUP);
-        let p = params::SampleKeysParams { vocab: self.vocab as u32, x_offset: logits.view.offset };
+        let p = params::SampleKeysParams {
+            vocab: self.vocab as u32,
+            x_offset: logits.view.offset,
+            x_stride: logits.view.stride,
+        };
         let keys = vec![
             self.bind("settings", Part::Settings, Access::Read),
+            self.bind("choices", Part::Choices, Access::Read),
+            self.bind("masks", Part::Masks, Access::Read),
             x,
             self.bind("state", Part::State, Access::Read),
             self.bind("keys", Part::Keys, Access::ReadWrite),
             self.bind("maxima", Part::Maxima, Access::ReadWrite),
         ];
         let bytes = 4 * self.vocab as u64;
-        let cost = (Cost { fixed: bytes, ..Cost::default() }, Cost { fixed: bytes, ..Cost::default() });
+        let cost = (Cost { output: bytes, ..Cost::default() }, Cost { output: bytes, ..Cost::default() });
         let keys = step(Variant::new(&catalogue::SAMPLE_KEYS), self.vocab, bytemuck::bytes_of(&p), keys, cost)?;
         let p = params::SamplePickParams { vocab: self.vocab as u32, groups: groups as u32 };
         let pick = vec![
             self.bind("settings", Part::Settings, Access::Read),
+            self.bind("choices", Part::Choices, Access::Read),
             self.bind("keys", Part::Keys, Access::Read),
             self.bind("maxima", Part::Maxima, Access::Read),
             self.bind("state", Part::State, Access::ReadWrite),
+            self.bind("chosen", Part::Chosen, Access::ReadWrite),
             Binding {
                 name: "tokens",
                 buffer: Buffer::Tokens,
@@ -136,7 +200,7 @@ impl Sampling {
         ];
         // What it reads at least: the maxima, and the keys of one group.
         let cost =
-            (Cost { fixed: 4 * (groups + GROUP) as u64, ..Cost::default() }, Cost { fixed: 8, ..Cost::default() });
+            (Cost { output: 4 * (groups + GROUP) as u64, ..Cost::default() }, Cost { output: 8, ..Cost::default() });
         let pick = step(Variant::new(&catalogue::SAMPLE_PICK), 1, bytemuck::bytes_of(&p), pick, cost)?;
         Ok(Some(vec![keys, pick]))
     }
@@ -150,6 +214,6 @@ fn step(
     (reads, writes): (Cost, Cost),
 ) -> Result<Step> {
     let x = (items as u64).div_ceil(u64::from(variant.tile()?[0].max(1))) as u32;
-    let grid = Grid::Direct { x, count: Count::One, per: 1, tile: 1, split: 0, most: 0 };
+    let grid = Grid::Direct { x, count: Count::Outputs, per: 1, tile: 1, split: 0, most: 0 };
     Ok(Step { op: "sample", layer: None, variant, bindings, params: params.to_vec(), grid, reads, writes })
 }

@@ -20,6 +20,14 @@ pub(super) fn fits(caps: &Caps, bytes: u64, what: &str, help: &str) -> Result<u6
     Ok(bytes.max(16))
 }
 
+/// u32 words of a sequence's [`crate::kernels::params::Span`] in [`super::Buffer::Spans`].
+pub const SPAN_WORDS: usize = crate::kernels::numbers::SPAN_WORDS as usize;
+
+/// Bytes of [`super::Buffer::Spans`]: a span for each sequence, then the rows of a step of so many.
+pub(super) fn span_bytes(sequences: usize, rows: usize) -> u64 {
+    4 * (SPAN_WORDS as u64 * sequences as u64 + rows as u64)
+}
+
 /// The buffers that all schedules of a plan use.
 #[derive(Clone, Debug)]
 pub(super) struct Resident {

@@ -53,7 +53,7 @@ impl Chooser {
             return best.filter(|c| c.logit > f32::NEG_INFINITY).map(|c| c.id);
         }
         self.candidates.retain(|c| c.logit > f32::NEG_INFINITY);
-        self.keep_top_k(o.top_k);
+        self.keep_top_k(o.top_k, logits.len());
         self.keep_top_p(o.top_p);
         self.keep_min_p(o.min_p);
         self.draw(o.temperature, random)
@@ -106,8 +106,10 @@ impl Chooser {
         self.candidates[..n].sort_unstable_by(best_first);
     }
 
-    fn keep_top_k(&mut self, k: usize) {
-        if k > 0 && k < self.candidates.len() {
+    /// Of `vocab` tokens the k best stay, in order; a k of the whole vocabulary sorts nothing. What was forbidden does not count:
+    /// whether tokens are drawn by rank or by id must not depend on a mask, as it does not on the GPU.
+    fn keep_top_k(&mut self, k: usize, vocab: usize) {
+        if k > 0 && k < vocab {
             self.sort_prefix(k);
             self.candidates.truncate(k);
         }

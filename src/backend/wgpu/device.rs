@@ -180,6 +180,15 @@ impl Device {
         self.queue.submit(commands)
     }
 
+    /// Whether a submission is done. Does not block.
+    pub fn is_done(&self, submission: &wgpu::SubmissionIndex) -> Result<bool> {
+        let done = self.poll(Some((submission.clone(), Duration::ZERO)))?;
+        if done {
+            self.progress();
+        }
+        Ok(done)
+    }
+
     /// Waits for what was submitted before this call.
     pub fn wait_idle(&self, what: &str) -> Result<()> {
         self.wait(&self.submit([]), what)

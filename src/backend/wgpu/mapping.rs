@@ -42,8 +42,8 @@ pub(super) fn map_later(buffer: &wgpu::Buffer, bytes: Range<u64>, signal: &Signa
     });
 }
 
-/// The bytes of a mapping that was asked for; `None` where they are not there yet. Never blocks. After an error the buffer is not
-/// mapped.
+/// The bytes of a mapping that was asked for; `None` where they are not there yet. Never blocks. After an error, and when the
+/// bytes were read, the mapping is to be called off.
 pub(super) fn if_mapped(
     device: &Device,
     buffer: &wgpu::Buffer,
@@ -53,21 +53,25 @@ pub(super) fn if_mapped(
     if !signal.answered() {
         device.poll_once()?;
     }
-    let Some(answer) = lock(&signal.0.0).answer.take() else { return Ok(None) };
-    device.progress();
     let failed = |e: String| Error::Device(format!("reading results of {}: {e}", device.name));
-    let view = answer.map_err(|e| failed(e.to_string())).and_then(|()| {
-        let view = buffer.get_mapped_range(bytes);
-        view.map_err(|e| failed(e.to_string()))
-    });
-    match view {
-        Ok(view) => Ok(Some(view)),
-        Err(e) => {
-            buffer.unmap();
+    match &lock(&signal.0.0).answer {
+        None => return Ok(None),
+        Some(Ok(())) => device.progress(),
+        Some(Err(e)) => {
             // A loss is the better reason.
             device.errors.take()?;
-            Err(e)
+            return Err(failed(e.to_string()));
         }
+    }
+    let view = buffer.get_mapped_range(bytes).map_err(|e| failed(e.to_string()))?;
+    Ok(Some(view))
+}
+
+/// Calls off a mapping that was asked for, whether it was answered or not. One that failed left nothing mapped.
+pub(super) fn call_off(buffer: &wgpu::Buffer, signal: &Signal) {
+    let failed = matches!(lock(&signal.0.0).answer, Some(Err(_)));
+    if !failed {
+        buffer.unmap();
     }
 }
 
@@ -105,10 +109,7 @@ pub(super) fn map_read(
 ) -> Result<wgpu::BufferView> {
     let signal = Signal::default();
     map_later(buffer, bytes.clone(), &signal);
-    if let Err(e) = wait(device, &signal, submission, what) {
-        buffer.unmap();
-        return Err(e);
-    }
-    let view = if_mapped(device, buffer, bytes, &signal)?;
+    let view = wait(device, &signal, submission, what).and_then(|()| if_mapped(device, buffer, bytes, &signal));
+    let view = view.inspect_err(|_| call_off(buffer, &signal))?;
     view.ok_or_else(|| Error::Device(format!("{} did not answer; waited for {what}", device.name)))
 }

@@ -8,11 +8,15 @@
 //! - `upload`: weights, packed and streamed to buffers made once;
 //! - `schedules`: caches, scratch, bind groups, and what encodes steps into a pass;
 //! - `sampler`: tokens chosen on the device, and their way back to the host;
-//! - `runner`, `batch`: one encoder, one compute pass, one submit a step; `profile`: time of each kernel, and the device's roofline;
+//! - `begun`, `slices`, `states`: a step on its way, how much of it one submission takes, where recurrent states are;
+//! - `runner`: the plan and the buffers of some sequences; `submit`: one encoder, one compute pass, one submit a step (or a slice);
+//!   `fetch`: results; `moves`: sequences copied, saved, restored; `executor`: all that, as the host sees it;
+//! - `profile`: time of each kernel, and the device's roofline;
 //! - `model`: a loaded model; `tuning`: which variants of kernels a device runs fastest; `open`: a device opened or adopted.
 //!
-//! A step writes token ids and a 32-byte uniform, submits, and reads the results back through one mapped buffer. Nothing
-//! is created per token. Routing stays on the device.
+//! A step writes token ids, a 32-byte uniform and what its rows want, submits, and reads results and chosen tokens back through
+//! mapped buffers. Nothing is created per token. Routing stays on the device. Nothing blocks but what says so, and every wait has
+//! a bound.
 //!
 //! Errors never panic: what wgpu reports through error scopes, its uncaptured-error handler or the loss of the device
 //! becomes [`Error::Device`](crate::Error::Device); after a loss, open the device and load again.
@@ -20,12 +24,15 @@
 //! Deliberately absent: shape rules, models, decisions (the plan makes them).
 
 mod adapters;
-mod batch;
+mod begun;
 mod canary;
 mod device;
+mod executor;
+mod fetch;
 mod gpu;
 mod mapping;
 mod model;
+mod moves;
 mod open;
 mod pipeline;
 mod profile;
@@ -33,6 +40,9 @@ mod runner;
 mod sampler;
 mod schedules;
 mod shaders;
+mod slices;
+mod states;
+mod submit;
 mod tuning;
 mod upload;
 

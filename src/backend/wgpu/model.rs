@@ -1,8 +1,11 @@
 //! A loaded model: weights on a device, from which runners are made.
 
-use super::{RunOptions, batch::GpuBatch, gpu::Gpu, profile, runner::GpuRunner, upload::DeviceWeights};
+use super::{RunOptions, gpu::Gpu, profile, runner::GpuRunner, upload::DeviceWeights};
 use crate::{
-    backend::{BatchOptions, BatchRunner, Floor, Loaded, OneByOne, Program, Progress, Runner, RunnerOptions},
+    backend::{
+        Floor, Loaded, Program, Progress,
+        runner::{Executor, RunnerOptions},
+    },
     error::{Error, Result},
     kernels::Tiles,
 };
@@ -54,29 +57,13 @@ impl Loaded for Model {
         &self.program
     }
 
-    fn old_runner(&self, options: RunnerOptions) -> Result<Box<dyn Runner>> {
-        if options.ctx == 0 || options.chunk == 0 {
-            return Err(Error::Invalid("a context and a chunk have at least one token".into()));
-        }
+    fn executor(&self, options: RunnerOptions) -> Result<Box<dyn Executor>> {
         let device = &self.weights.gpu.device;
-        Ok(Box::new(device.catching(|| GpuRunner::new(self.weights.clone(), options, None))?))
+        Ok(Box::new(device.catching(|| GpuRunner::new(self.weights.clone(), options))?))
     }
 
     fn weight_bytes(&self) -> u64 {
         self.weights.weights.bytes()
-    }
-
-    fn old_batch(&self, options: BatchOptions) -> Result<Box<dyn BatchRunner>> {
-        if options.ctx == 0 || options.rows == 0 {
-            return Err(Error::Invalid("a context and a step have at least one token".into()));
-        }
-        if !self.weights.graph.states.is_empty() {
-            // The kernels of recurrent ops know one sequence: the others wait for their turn.
-            let one = RunnerOptions { ctx: options.ctx, chunk: options.rows, kv: options.kv };
-            let runners = (0..options.sequences).map(|_| self.old_runner(one)).collect::<Result<_>>()?;
-            return Ok(Box::new(OneByOne::new(runners, options)?));
-        }
-        Ok(Box::new(GpuBatch::new(self.weights.clone(), options)?))
     }
 
     fn floor(&self) -> Result<Option<Floor>> {

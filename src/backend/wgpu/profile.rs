@@ -3,9 +3,9 @@
 //!
 //! A profiled step has a pass a dispatch, so it is slower than a real one; the figures of the kernels are those of the device.
 
-use super::{gpu::Gpu, mapping::map_read, runner::GpuRunner, schedules::encode};
+use super::{begun::Begun, gpu::Gpu, mapping::map_read, runner::GpuRunner, schedules::encode};
 use crate::{
-    backend::{Floor, KernelTime, Step},
+    backend::{Floor, KernelTime},
     error::{Error, Result},
     kernels::{
         Variant, catalogue,
@@ -19,22 +19,24 @@ use std::time::{Duration, Instant};
 const AT_ONCE: usize = 2048;
 
 impl GpuRunner {
-    /// See [`crate::backend::Runner::profile`].
-    pub(super) fn profile_step(&mut self, step: &Step<'_>) -> Result<Vec<KernelTime>> {
-        let t = step.tokens.len();
-        let piece = self.piece(0, t, step.outputs);
-        if piece.tokens != t {
-            return Err(Error::Invalid(format!("{t} tokens are run in pieces: profile {} at most", piece.tokens)));
+    /// See [`crate::backend::runner::Executor::profile`].
+    pub fn profile_step(&mut self, step: &mut Begun) -> Result<Vec<KernelTime>> {
+        let (t, u) = (step.rows.len(), self.ubatch(step, 0));
+        if u.rows != t {
+            return Err(Error::Invalid(format!("{t} rows are run in ubatches: profile {} at most", u.rows)));
         }
-        self.upload(piece, step)?;
-        let sizes = Sizes { tokens: t as u32, outputs: step.outputs as u32, past: step.past as u32 };
-        let (schedule, made, scratch) = self.prepared(piece)?;
-        let gpu = self.gpu();
+        let (device, which) = (self.device(), self.plan.choose(u.rows, u.outputs));
+        let mut encoder = device.raw.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
+        self.write(step, u, which, &mut encoder)?;
+        device.submit([encoder.finish()]);
+        let (gpu, sizes) = (self.gpu(), self.sizes(step, u));
+        let (schedule, prepared) = self.schedule(which)?;
+        let prepared = prepared.steps(&self.weights, schedule, &self.buffers)?;
         let mut times = vec![];
         for from in (0..schedule.steps.len()).step_by(AT_ONCE) {
             let range = from..(from + AT_ONCE).min(schedule.steps.len());
             let one = |pass: &mut wgpu::ComputePass<'_>, i: usize| {
-                encode(pass, &schedule.steps[i..=i], &made[i..=i], scratch, sizes);
+                encode(pass, &schedule.steps[i..=i], &prepared[i..=i], sizes);
             };
             times.extend(timed(gpu, range, &one)?);
         }

@@ -1,45 +1,44 @@
-//! Tokens chosen on the device: the buffers of sampling, and the picks on their way back.
+//! Tokens chosen on the device: the buffers of the sampler, and the chosen tokens on their way back.
 //!
-//! A pick is copied to one of a few small buffers that are mapped while later steps run. The device never waits for the
-//! host: the next step reads the id where the pick was written.
+//! Chosen tokens are copied to one of a few small buffers that are mapped while later steps run. The device never waits for the
+//! host: the next step reads an id where the choice was written.
 
 use super::{
     gpu::Gpu,
-    mapping::{self, Signal, map_later},
+    mapping::{Signal, call_off},
     schedules::{PreparedStep, params_buffer, prepare_steps, prepared_once},
 };
 use crate::{
-    backend::Sampling,
-    error::{Error, Result},
+    backend::runner::Chosen,
+    error::Result,
     plan::{
         Buffer,
-        sample::{self, BROKEN, FORBIDDEN, NOTHING, Part, RING, RING_AT, Settings},
+        sample::{self, BROKEN, Choice, FORBIDDEN, NOTHING, Part, RING, RING_AT, STATE_WORDS, Settings},
     },
+    sampler::Sampling,
 };
-use std::{collections::VecDeque, sync::OnceLock};
+use std::sync::OnceLock;
 
-/// GpuSampler that may be on their way at once.
-pub(super) const IN_FLIGHT: usize = 4;
+/// Steps whose chosen tokens may be on their way at once.
+const IN_FLIGHT: usize = 4;
 
-/// Bytes that come back for a pick.
-const PICK_BYTES: u64 = 8;
+/// Bytes of a u32 word.
+const WORD: u64 = 4;
 
-/// A pick on its way.
-struct Pending {
-    slot: usize,
-    submission: wgpu::SubmissionIndex,
-}
-
-/// See [`crate::backend::Picker`]; the steps themselves are the runner's.
+/// The device's side of choosing tokens, for all sequences of a runner.
 pub(super) struct GpuSampler {
-    parts: [wgpu::Buffer; 4],
-    /// Behind each schedule, made when it is first used.
+    parts: [wgpu::Buffer; Part::ALL.len()],
+    /// Behind each schedule, prepared when it is first used.
     steps: [OnceLock<Vec<PreparedStep>>; 3],
-    /// Their uniforms.
+    /// Uniforms of these steps.
     params: [wgpu::Buffer; 3],
+    /// Where chosen tokens are mapped; in turn.
     slots: Vec<(wgpu::Buffer, Signal)>,
-    pending: VecDeque<Pending>,
+    used: usize,
     next: usize,
+    /// Words of settings and of a sequence's state while they are written.
+    words: Vec<u32>,
+    choices: Vec<Choice>,
     pub bytes: u64,
 }
 
@@ -47,16 +46,23 @@ impl GpuSampler {
     /// Makes buffers.
     pub fn new(gpu: &Gpu, plan: &sample::Sampling) -> Result<Self> {
         use wgpu::BufferUsages as U;
+        let device = &gpu.device;
         let usage = U::STORAGE | U::COPY_DST | U::COPY_SRC;
-        let make = |part: Part| gpu.device.buffer("sampling", plan.bytes(part), usage);
-        let parts = [make(Part::Settings)?, make(Part::State)?, make(Part::Keys)?, make(Part::Maxima)?];
+        let make = |part: Part| device.buffer(part.name(), plan.bytes(part), usage);
+        let [a, b, c, d, e, f, g] = Part::ALL;
+        let parts = [make(a)?, make(b)?, make(c)?, make(d)?, make(e)?, make(f)?, make(g)?];
         let [a, b, c] = &plan.steps;
         let params = [params_buffer(gpu, a)?, params_buffer(gpu, b)?, params_buffer(gpu, c)?];
-        let slot = || Ok((gpu.device.buffer("pick", PICK_BYTES, U::MAP_READ | U::COPY_DST)?, Signal::default()));
+        let slot = || {
+            let buffer = device.buffer("chosen tokens", plan.bytes(Part::Chosen), U::MAP_READ | U::COPY_DST)?;
+            Ok((buffer, Signal::default()))
+        };
         let slots = (0..IN_FLIGHT).map(|_| slot()).collect::<Result<Vec<_>>>()?;
-        let bytes = parts.iter().map(wgpu::Buffer::size).sum::<u64>() + 16 * IN_FLIGHT as u64;
-        let steps = Default::default();
-        Ok(GpuSampler { parts, steps, params, slots, pending: VecDeque::with_capacity(IN_FLIGHT), next: 0, bytes })
+        let of_slots = slots.iter().map(|s| s.0.size()).sum::<u64>();
+        let bytes = parts.iter().chain(&params).map(wgpu::Buffer::size).sum::<u64>() + of_slots;
+        let (steps, words) = (Default::default(), Vec::with_capacity(FORBIDDEN.max(RING) + 16));
+        let choices = Vec::with_capacity(plan.choices);
+        Ok(GpuSampler { parts, steps, params, slots, used: 0, next: 0, words, choices, bytes })
     }
 
     /// Pipelines and bind groups of the steps behind schedule `which`. `find` knows that schedule's buffers.
@@ -65,34 +71,37 @@ impl GpuSampler {
         gpu: &Gpu,
         plan: &sample::Sampling,
         which: usize,
-        find: &dyn Fn(Buffer) -> &'a wgpu::Buffer,
+        find: &dyn Fn(Buffer) -> Result<&'a wgpu::Buffer>,
     ) -> Result<&'a [PreparedStep]> {
         let with_parts = |b: Buffer| match b {
-            Buffer::Sampling(part) => &self.parts[part as usize],
-            Buffer::Params => &self.params[which],
+            Buffer::Sampling(part) => Ok(self.part(part)),
+            Buffer::Params => Ok(&self.params[which]),
             other => find(other),
         };
         prepared_once(&self.steps[which], || prepare_steps(gpu, &plan.steps[which], &with_parts))
     }
 
-    /// Writes the settings of a generation; `false` where they do not fit.
-    pub fn begin(&mut self, gpu: &Gpu, vocab: usize, s: &Sampling<'_>, recent: &[u32]) -> bool {
-        self.discard();
-        let Some(settings) = settings(vocab, s) else { return false };
-        let window = settings.window as usize;
-        let mut words = bytemuck::cast_slice::<_, u32>(&[settings]).to_vec();
-        words.extend_from_slice(s.forbidden);
-        gpu.device.queue.write_buffer(self.part(Part::Settings), 0, bytemuck::cast_slice(&words));
-        let mut state = vec![0u32; RING_AT + window];
+    /// Writes the settings and recent tokens of a sequence; `false` where they do not fit the device's form.
+    pub fn set(&mut self, gpu: &Gpu, plan: &sample::Sampling, sequence: usize, s: &Sampling<'_>) -> bool {
+        let Some(settings) = settings(plan.vocab, s) else { return false };
+        let (queue, window) = (&gpu.device.queue, settings.window as usize);
+        self.words.clear();
+        self.words.extend_from_slice(bytemuck::cast_slice(&[settings]));
+        self.words.extend_from_slice(s.forbidden);
+        let at = plan.settings_bytes() * sequence as u64;
+        queue.write_buffer(&self.parts[Part::Settings as usize], at, bytemuck::cast_slice(&self.words));
+        self.words.clear();
+        self.words.resize(RING_AT + window, 0);
         // Token j of the sequence is at j modulo the window.
-        let kept = recent.len().min(window);
-        let first = recent.len() - kept;
-        for (j, id) in recent.iter().enumerate().skip(first) {
-            state[RING_AT + j % window] = *id;
+        let kept = s.recent.len().min(window);
+        let first = s.recent.len() - kept;
+        for (j, id) in s.recent.iter().enumerate().skip(first) {
+            self.words[RING_AT + j % window] = *id;
         }
         // The count may be taken modulo the window once the ring is full; this keeps it from wrapping round.
-        state[0] = if kept < window { kept } else { window + recent.len() % window.max(1) } as u32;
-        gpu.device.queue.write_buffer(self.part(Part::State), 0, bytemuck::cast_slice(&state));
+        self.words[0] = if kept < window { kept } else { window + s.recent.len() % window.max(1) } as u32;
+        let at = WORD * (STATE_WORDS * sequence) as u64;
+        queue.write_buffer(&self.parts[Part::State as usize], at, bytemuck::cast_slice(&self.words));
         true
     }
 
@@ -100,75 +109,96 @@ impl GpuSampler {
         &self.parts[part as usize]
     }
 
-    pub fn pending(&self) -> usize {
-        self.pending.len()
+    /// Begins the list of an ubatch's choices.
+    pub fn clear(&mut self) {
+        self.choices.clear();
     }
 
-    /// Copies the pick of the steps encoded so far; gives the slot.
-    pub fn copy(&mut self, encoder: &mut wgpu::CommandEncoder) -> Result<usize> {
-        if self.pending.len() == IN_FLIGHT {
-            return Err(Error::Invalid(format!("{IN_FLIGHT} picks are on their way: take one first")));
+    /// Adds a choice of a sequence after output row `row`, with a mask for this choice or without.
+    pub fn choose(&mut self, gpu: &Gpu, plan: &sample::Sampling, mut choice: Choice, mask: Option<&[u32]>) {
+        if let Some(mask) = mask {
+            let at = WORD * (plan.mask_words() * self.choices.len()) as u64;
+            gpu.device.queue.write_buffer(self.part(Part::Masks), at, bytemuck::cast_slice(mask));
         }
+        choice.masked = u32::from(mask.is_some());
+        self.choices.push(choice);
+    }
+
+    /// Choices of the ubatch at hand.
+    pub fn choices(&self) -> &[Choice] {
+        &self.choices
+    }
+
+    /// Writes the list.
+    pub fn write(&self, gpu: &Gpu) {
+        gpu.device.queue.write_buffer(self.part(Part::Choices), 0, bytemuck::cast_slice(&self.choices));
+    }
+
+    /// Where the token that was chosen last for a sequence lies: buffer and byte.
+    pub fn last(&self, sequence: usize) -> (&wgpu::Buffer, u64) {
+        (self.part(Part::State), WORD * (STATE_WORDS * sequence + 1) as u64)
+    }
+
+    /// Whether another step's chosen tokens can be read back.
+    pub fn has_slot(&self) -> bool {
+        self.used < IN_FLIGHT
+    }
+
+    /// Copies the chosen tokens of the steps encoded so far to a slot.
+    pub fn copy(&mut self, encoder: &mut wgpu::CommandEncoder) -> (usize, u64) {
         let slot = self.next;
         self.next = (self.next + 1) % IN_FLIGHT;
-        encoder.copy_buffer_to_buffer(self.part(Part::State), 0, &self.slots[slot].0, 0, PICK_BYTES);
-        Ok(slot)
+        self.used += 1;
+        let bytes = WORD * self.choices.len() as u64;
+        encoder.copy_buffer_to_buffer(self.part(Part::Chosen), 0, &self.slots[slot].0, 0, bytes);
+        (slot, bytes)
     }
 
-    /// What `copy` put into a slot was submitted: asks for it.
-    pub fn submitted(&mut self, slot: usize, submission: wgpu::SubmissionIndex) {
-        let (buffer, signal) = &self.slots[slot];
-        map_later(buffer, 0..PICK_BYTES, signal);
-        self.pending.push_back(Pending { slot, submission });
+    /// The buffer of a slot and the signal of its mapping.
+    pub fn slot(&self, slot: usize) -> (&wgpu::Buffer, &Signal) {
+        (&self.slots[slot].0, &self.slots[slot].1)
     }
 
-    /// The oldest pick.
-    pub fn take(&mut self, gpu: &Gpu) -> Result<u32> {
-        let Some(Pending { slot, submission }) = self.pending.pop_front() else {
-            return Err(Error::Invalid("no token is on its way".into()));
-        };
-        let (buffer, signal) = &self.slots[slot];
-        let view = mapping::wait(&gpu.device, signal, &submission, "a chosen token")
-            .and_then(|()| mapping::if_mapped(&gpu.device, buffer, 0..PICK_BYTES, signal));
-        let id = view.map(|view| {
-            let view = view?;
-            let words: &[u32] = bytemuck::cast_slice(&view);
-            Some(words[1])
-        });
-        buffer.unmap();
-        match id?.ok_or_else(|| Error::Device("a chosen token did not arrive".into()))? {
-            BROKEN => Err(Error::Model(
-                "the logits hold NaN or infinity: the weights are damaged, or numbers overflow".into(),
-            )),
-            NOTHING => Err(Error::Invalid("no token to choose from: all are forbidden".into())),
-            id => Ok(id),
-        }
+    /// The tokens of a slot, which may still be on their way, are no longer needed.
+    pub fn call_off(&mut self, slot: usize) {
+        call_off(&self.slots[slot].0, &self.slots[slot].1);
+        self.used -= 1;
     }
 
-    pub fn discard(&mut self) {
-        for p in self.pending.drain(..) {
-            // Calls off the mapping.
-            self.slots[p.slot].0.unmap();
-        }
+    /// The tokens of a slot were read.
+    pub fn release(&mut self, slot: usize) {
+        self.slots[slot].0.unmap();
+        self.used -= 1;
+    }
+}
+
+/// What a word that came back says.
+pub(super) fn chosen(word: u32) -> Chosen {
+    match word {
+        BROKEN => Chosen::NotFinite,
+        NOTHING => Chosen::NothingAllowed,
+        id => Chosen::Token(id),
     }
 }
 
 /// The device's form of the options; `None` where they do not fit.
 fn settings(vocab: usize, s: &Sampling<'_>) -> Option<Settings> {
-    if s.forbidden.len() > FORBIDDEN || (s.repeat_penalty != 1.0 && s.repeat_last_n > RING) {
+    let o = &s.options;
+    let far = o.repeat_penalty != 1.0 && o.repeat_last_n > RING;
+    if s.on_host || far || s.forbidden.len() > FORBIDDEN || !s.bias.is_empty() {
         return None;
     }
-    let cuts = s.top_k > 0 && s.top_k < vocab;
+    let cuts = o.top_k > 0 && o.top_k < vocab;
     Some(Settings {
-        inverse_temperature: if s.temperature == 0.0 { 0.0 } else { s.temperature.recip().min(f32::MAX) },
-        log_min_p: if s.min_p > 0.0 { f64::from(s.min_p).ln() as f32 } else { f32::MIN },
-        penalty: s.repeat_penalty,
-        top_k: if cuts { s.top_k as u32 } else { 0 },
+        inverse_temperature: if o.temperature == 0.0 { 0.0 } else { o.temperature.recip().min(f32::MAX) },
+        log_min_p: if o.min_p > 0.0 { f64::from(o.min_p).ln() as f32 } else { f32::MIN },
+        penalty: o.repeat_penalty,
+        top_k: if cuts { o.top_k as u32 } else { 0 },
         // A tiny part still keeps the best token.
-        top_p: if s.top_p < 1.0 { ((f64::from(s.top_p) * 4_294_967_296.0) as u32).max(1) } else { 0 },
-        window: if s.repeat_penalty == 1.0 { 0 } else { s.repeat_last_n as u32 },
+        top_p: if o.top_p < 1.0 { ((f64::from(o.top_p) * 4_294_967_296.0) as u32).max(1) } else { 0 },
+        window: if o.repeat_penalty == 1.0 { 0 } else { o.repeat_last_n as u32 },
         // Where nothing was sorted, the host's sampler goes through the tokens by id.
-        by_id: u32::from(!cuts && s.top_p >= 1.0),
+        by_id: u32::from(!cuts && o.top_p >= 1.0),
         forbidden: s.forbidden.len() as u32,
     })
 }

@@ -14,22 +14,27 @@ use crate::{
 };
 use std::sync::{Arc, OnceLock};
 
-/// Buffers that both schedules use.
+/// The buffers of a runner's sequences, which all schedules use.
 pub(super) struct SequenceBuffers {
+    /// Sizes of the step: [`Frame`].
     pub frame: wgpu::Buffer,
+    /// Token ids of the step's rows.
     pub tokens: wgpu::Buffer,
     /// Sequence and position of each row, where there are several sequences.
     pub rows: wgpu::Buffer,
+    /// Rows and slots of states of each sequence, where the graph has recurrent states.
+    pub spans: wgpu::Buffer,
     pub inputs: Vec<wgpu::Buffer>,
     pub ropes: Vec<wgpu::Buffer>,
+    /// Keys and values of each cache.
     pub caches: Vec<[wgpu::Buffer; 2]>,
+    /// All slots of each recurrent state.
     pub states: Vec<wgpu::Buffer>,
-    /// Copies that `keep_states` made.
-    pub kept: Vec<wgpu::Buffer>,
+    /// All of them together.
     pub bytes: u64,
 }
 
-/// A schedule's buffers, and what else encoding it needs: made when it is first used, for the driver's compiler takes its
+/// A schedule's buffers, and what else encoding it needs: prepared when it is first used, for the driver's compiler takes its
 /// time and a prompt's first token should not wait for what it does not need.
 pub(super) struct PreparedSchedule {
     pub scratch: Vec<wgpu::Buffer>,
@@ -38,8 +43,13 @@ pub(super) struct PreparedSchedule {
     pub bytes: u64,
 }
 
-/// What a step needs to be encoded.
-pub(super) type PreparedStep = (Arc<Pipeline>, wgpu::BindGroup);
+/// What encoding a dispatch needs.
+pub(super) struct PreparedStep {
+    pipeline: Arc<Pipeline>,
+    group: wgpu::BindGroup,
+    /// Where the device reads the workgroups from: buffer and byte.
+    indirect: Option<(wgpu::Buffer, u64)>,
+}
 
 impl SequenceBuffers {
     pub fn new(gpu: &Gpu, plan: &Plan, poison: bool) -> Result<Self> {
@@ -54,6 +64,7 @@ impl SequenceBuffers {
         let frame = make("frame", size_of::<Frame>() as u64, U::UNIFORM | U::COPY_DST)?;
         let tokens = make("tokens", 4 * most as u64, data)?;
         let rows = make("rows", 8 * most as u64, data)?;
+        let spans = make("spans", plan.span_bytes(), data)?;
         let input = |p: &plan::InputBuffer| make(&p.name, (4 * most * p.stride) as u64, data);
         let inputs = plan.inputs.iter().map(input).collect::<Result<_>>()?;
         let rope = |t: &RopeTable| make("rotations", t.bytes, U::STORAGE | U::COPY_DST);
@@ -68,12 +79,10 @@ impl SequenceBuffers {
         }
         let state = |bytes: &u64| make("state", *bytes, data);
         let states: Vec<wgpu::Buffer> = plan.states.iter().map(state).collect::<Result<_>>()?;
-        let copy = |bytes: &u64| make("kept state", *bytes, U::COPY_DST | U::COPY_SRC);
-        let kept = plan.states.iter().map(copy).collect::<Result<_>>()?;
         if poison {
             states.iter().for_each(|b| canary::fill(&gpu.device, b, 0, b.size(), POISON));
         }
-        Ok(SequenceBuffers { frame, tokens, rows, inputs, ropes, caches, states, kept, bytes })
+        Ok(SequenceBuffers { frame, tokens, rows, spans, inputs, ropes, caches, states, bytes })
     }
 }
 
@@ -98,14 +107,14 @@ impl PreparedSchedule {
         Ok(PreparedSchedule { scratch, params, steps: OnceLock::new(), bytes })
     }
 
-    /// Pipelines and bind groups.
-    pub fn prepared(&self, weights: &DeviceWeights, s: &Schedule, shared: &SequenceBuffers) -> Result<&[PreparedStep]> {
+    /// What encoding needs, made at the first call.
+    pub fn steps(&self, weights: &DeviceWeights, s: &Schedule, buffers: &SequenceBuffers) -> Result<&[PreparedStep]> {
         let find = |b: Buffer| match b {
-            Buffer::Params => &self.params,
-            other => buffer_of(weights, shared, &self.scratch, other),
+            Buffer::Params => Ok(&self.params),
+            other => buffer_of(weights, buffers, &self.scratch, other),
         };
         prepared_once(&self.steps, || {
-            tracing::debug!("{} steps of up to {} tokens are made", s.steps.len(), s.max_tokens);
+            tracing::debug!("{} steps of up to {} tokens are prepared", s.steps.len(), s.max_tokens);
             prepare_steps(&weights.gpu, &s.steps, &find)
         })
     }
@@ -125,16 +134,10 @@ pub(super) fn prepared_once(
     }
 }
 
-/// Encodes steps into a compute pass. `scratch` is that of their schedule, for indirect dispatches.
-pub(super) fn encode(
-    pass: &mut wgpu::ComputePass<'_>,
-    steps: &[plan::Step],
-    made: &[PreparedStep],
-    scratch: &[wgpu::Buffer],
-    sizes: Sizes,
-) {
+/// Encodes steps into a compute pass.
+pub(super) fn encode(pass: &mut wgpu::ComputePass<'_>, steps: &[plan::Step], prepared: &[PreparedStep], sizes: Sizes) {
     let mut current: Option<&Arc<Pipeline>> = None;
-    for (step, (pipeline, group)) in steps.iter().zip(made) {
+    for (step, PreparedStep { pipeline, group, indirect }) in steps.iter().zip(prepared) {
         let grid = step.grid.eval(sizes);
         if grid.is_some_and(|g| g.contains(&0)) {
             continue;
@@ -144,12 +147,11 @@ pub(super) fn encode(
             current = Some(pipeline);
         }
         pass.set_bind_group(0, group, &[]);
-        match (grid, step.grid) {
-            (Some([x, y, z]), _) => pass.dispatch_workgroups(x, y, z),
-            (None, Grid::Indirect { buffer: Buffer::Scratch(i), offset, .. }) => {
-                pass.dispatch_workgroups_indirect(&scratch[i as usize], offset);
-            }
-            (None, _) => {}
+        match (grid, indirect) {
+            (_, Some((buffer, byte))) => pass.dispatch_workgroups_indirect(buffer, *byte),
+            (Some([x, y, z]), None) => pass.dispatch_workgroups(x, y, z),
+            // Preparing a step found the buffer of every grid that the device reads.
+            (None, None) => {}
         }
     }
 }
@@ -170,39 +172,52 @@ pub(super) fn params_buffer(gpu: &Gpu, steps: &[plan::Step]) -> Result<wgpu::Buf
 pub(super) fn prepare_steps<'a>(
     gpu: &Gpu,
     steps: &[plan::Step],
-    find: &dyn Fn(Buffer) -> &'a wgpu::Buffer,
+    find: &dyn Fn(Buffer) -> Result<&'a wgpu::Buffer>,
 ) -> Result<Vec<PreparedStep>> {
     gpu.pipelines.prepare(&gpu.device, steps.iter().map(|s| &s.variant));
     let make = |(i, step): (usize, &plan::Step)| {
         let pipeline = gpu.pipelines.get(&gpu.device, &step.variant)?;
         check_step_shader(step, &pipeline.reflection)?;
         let group = bind_group(gpu, step, i, &pipeline, find)?;
-        Ok((pipeline, group))
+        let indirect = match step.grid {
+            Grid::Direct { .. } => None,
+            Grid::Indirect { buffer, offset, .. } => Some((find(buffer)?.clone(), offset)),
+        };
+        Ok(PreparedStep { pipeline, group, indirect })
     };
     steps.iter().enumerate().map(make).collect()
 }
 
-/// A buffer of the plan that is neither the parameters nor sampling's.
+/// A buffer of the plan that is neither the parameters nor the sampler's.
+///
+/// # Errors
+/// [`Error::Graph`] for a buffer that the plan does not have, or that is bound elsewhere.
 pub(super) fn buffer_of<'a>(
     weights: &'a DeviceWeights,
-    shared: &'a SequenceBuffers,
+    buffers: &'a SequenceBuffers,
     scratch: &'a [wgpu::Buffer],
     b: Buffer,
-) -> &'a wgpu::Buffer {
-    match b {
-        Buffer::Frame => &shared.frame,
-        Buffer::Tokens => &shared.tokens,
-        Buffer::Rows => &shared.rows,
-        Buffer::Vectors => &weights.vectors,
-        Buffer::Matrix { matrix, segment } => &weights.matrices[matrix as usize][segment as usize],
-        Buffer::Rope(i) => &shared.ropes[i as usize],
-        Buffer::Input(i) => &shared.inputs[i as usize],
-        Buffer::Keys(c) => &shared.caches[c as usize][0],
-        Buffer::Values(c) => &shared.caches[c as usize][1],
-        Buffer::State(i) => &shared.states[i as usize],
-        Buffer::Scratch(i) => &scratch[i as usize],
-        Buffer::Zero | Buffer::Params | Buffer::Sampling(_) => &weights.zero,
-    }
+) -> Result<&'a wgpu::Buffer> {
+    let cache = |c: u32, side: usize| buffers.caches.get(c as usize).map(|c| &c[side]);
+    let found = match b {
+        Buffer::Frame => Some(&buffers.frame),
+        Buffer::Tokens => Some(&buffers.tokens),
+        Buffer::Rows => Some(&buffers.rows),
+        Buffer::Spans => Some(&buffers.spans),
+        Buffer::Zero => Some(&weights.zero),
+        Buffer::Vectors => Some(&weights.vectors),
+        Buffer::Matrix { matrix, segment } => {
+            weights.matrices.get(matrix as usize).and_then(|m| m.get(segment as usize))
+        }
+        Buffer::Rope(i) => buffers.ropes.get(i as usize),
+        Buffer::Input(i) => buffers.inputs.get(i as usize),
+        Buffer::Keys(c) => cache(c, 0),
+        Buffer::Values(c) => cache(c, 1),
+        Buffer::State(i) => buffers.states.get(i as usize),
+        Buffer::Scratch(i) => scratch.get(i as usize),
+        Buffer::Params | Buffer::Sampling(_) => None,
+    };
+    found.ok_or_else(|| Error::Graph(format!("{b:?} is bound where it is not there")))
 }
 
 /// Binds what a step names, by the names in its shader.
@@ -211,17 +226,18 @@ fn bind_group<'a>(
     step: &plan::Step,
     index: usize,
     pipeline: &Pipeline,
-    find: &dyn Fn(Buffer) -> &'a wgpu::Buffer,
+    find: &dyn Fn(Buffer) -> Result<&'a wgpu::Buffer>,
 ) -> Result<wgpu::BindGroup> {
     let mut entries = Vec::with_capacity(pipeline.reflection.bindings.len());
     for b in &pipeline.reflection.bindings {
         let (buffer, offset, size) = match step.bindings.iter().find(|x| x.name == b.name) {
             Some(x) => (x.buffer, x.offset, x.size),
             None if b.name == "frame" => (Buffer::Frame, 0, size_of::<Frame>() as u64),
-            None => (Buffer::Params, index as u64 * PARAMS_STRIDE, PARAMS_STRIDE),
+            None if b.name == "p" => (Buffer::Params, index as u64 * PARAMS_STRIDE, PARAMS_STRIDE),
+            None => return Err(Error::Graph(format!("{} has no binding {}", step.variant.label(), b.name))),
         };
         let size = wgpu::BufferSize::new(size);
-        let binding = wgpu::BufferBinding { buffer: find(buffer), offset, size };
+        let binding = wgpu::BufferBinding { buffer: find(buffer)?, offset, size };
         entries.push(wgpu::BindGroupEntry { binding: b.index, resource: wgpu::BindingResource::Buffer(binding) });
     }
     let label = step.variant.label();

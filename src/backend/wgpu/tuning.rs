@@ -7,7 +7,10 @@
 
 use super::{RunOptions, device::lock, gpu::Gpu};
 use crate::{
-    backend::{Program, RunnerOptions, Step},
+    backend::{
+        Program,
+        runner::{Row, RunnerOptions, Step},
+    },
     error::{Error, Result},
     file::{Bytes, Tensor},
     graph::Builder,
@@ -157,21 +160,22 @@ impl Gpu {
     fn time_of(&self, program: &Program, tiles: Tiles, x: &[f32], tokens: usize) -> Result<(Duration, Vec<f32>)> {
         let run = RunOptions { style: Some(Style::Lanes), tiles: Some(tiles), ..RunOptions::default() };
         let loaded = self.load_with(program.clone(), run, &mut |_| {})?;
-        let options = RunnerOptions { ctx: tokens, chunk: tokens, kv: KvType::F32 };
-        let mut runner = loaded.old_runner(options)?;
-        let (ids, inputs, mut out) = (vec![0; tokens], [("x", x)], vec![]);
-        let step = Step { tokens: &ids, past: 0, outputs: 1, inputs: &inputs };
-        runner.step(step, &mut out)?;
+        let options = RunnerOptions { ctx: tokens, sequences: 1, ubatch: tokens, kv: KvType::F32 };
+        let mut runner = loaded.runner(options)?;
+        let row = |i: usize| Row { logits: i + 1 == tokens, ..Row::fed(0, 0, i) };
+        let (rows, inputs): (Vec<Row>, _) = ((0..tokens).map(row).collect(), [("x", x)]);
+        let step = Step { rows: &rows, inputs: &inputs, ..Step::default() };
+        runner.step(&step)?;
         let (start, mut best) = (Instant::now(), Duration::MAX);
         for _ in 0..5 {
             let begin = Instant::now();
-            runner.step(step, &mut out)?;
+            runner.step(&step)?;
             best = best.min(begin.elapsed());
             if start.elapsed() > EACH {
                 break;
             }
         }
-        Ok((best, out.into_iter().next().map_or_else(Vec::new, |o| o.f32)))
+        Ok((best, runner.results().outputs.first().map_or_else(Vec::new, |o| o.f32.clone())))
     }
 }
 

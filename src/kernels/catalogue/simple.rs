@@ -9,7 +9,12 @@ use crate::kernels::{
 };
 
 const SAMPLING: Fragment = wgsl!("sampling/keys.wgsl");
-const SETTINGS: &[(&str, &[Field], &str)] = &[("Settings", params::Settings::FIELDS, "forbidden_ids: array<u32>")];
+const SPANS: Fragment = wgsl!("common/spans.wgsl");
+const SPAN: &[(&str, &[Field], &str)] = &[("Span", params::Span::FIELDS, "")];
+const SETTINGS: &[(&str, &[Field], &str)] = &[
+    ("Settings", params::Settings::FIELDS, "forbidden_ids: array<u32, FORBIDDEN>"),
+    ("Choice", params::Choice::FIELDS, ""),
+];
 
 /// Rows of an embedding table. Bindings: `ids` u32 `[T, 1]`, `w_data` segment of `[V, H]`, `y` `[T, H]` (read_write).
 /// Items: groups of a row; rows: T. A token's row is written by the dispatch whose segment holds it.
@@ -36,26 +41,28 @@ pub static RMS_NORM: Kernel = Kernel {
 };
 
 /// Causal convolution of each channel. Bindings: `x` `[T, C]`, `w` f32 `[taps, C]`, `bias` f32 `[C]` (read where
-/// `p.bias_on` = 1), `state` `[taps - 1, C]` (read_write), `y` (read_write). `TAPS`: 2 to 16. Items: channels; rows: 1 (an
-/// invocation goes through the tokens in order).
+/// `p.bias_on` = 1), `state` `[slots, taps - 1, C]` (read_write), `spans`, `y` (read_write). `TAPS`: 2 to 16. Items: channels;
+/// rows: sequences (an invocation goes through the rows of one in order).
 pub static SHORT_CONV: Kernel = Kernel {
     name: "short_conv",
-    parts: parts(&[ACTIVATION, wgsl!("short_conv.wgsl")]),
-    consts: consts(&[("WG", 64), ("TAPS", 4), ("ACT", ACT_SILU)]),
+    parts: parts(&[SPANS, ACTIVATION, wgsl!("short_conv.wgsl")]),
+    consts: consts(&[("WG", 64), ("TAPS", 4), ("ACT", ACT_SILU), ("BATCH", 0)]),
     fixed: [NO_CLAMP, &[]],
     params: params::ShortConvParams::FIELDS,
+    structs: SPAN,
     tile: wg_items,
     ..PLAIN
 };
 
 /// The gated delta rule. Bindings: `qkv` `[T, 2·Hk·Dk + Hv·Dv]`, `a` and `b` `[T, Hv]` (which may lie in one buffer), `decay`
-/// and `dt_bias` f32 `[Hv]`, `state` `[Hv, Dk, Dv]` (read_write), `y` `[T, Hv·Dv]` (read_write). Items: Hv·Dv columns of
-/// states; rows: 1 (an invocation goes through the tokens in order).
+/// and `dt_bias` f32 `[Hv]`, `state` `[slots, Hv, Dk, Dv]` (read_write), `spans`, `y` `[T, Hv·Dv]` (read_write).
+/// Items: Hv·Dv columns of states; rows: sequences (an invocation goes through the rows of one in order).
 pub static DELTA_NET: Kernel = Kernel {
     name: "delta_net",
-    parts: parts(&[wgsl!("delta_net.wgsl")]),
-    consts: consts(&[("WG", 32)]),
+    parts: parts(&[SPANS, wgsl!("delta_net.wgsl")]),
+    consts: consts(&[("WG", 32), ("BATCH", 0)]),
     params: params::DeltaNetParams::FIELDS,
+    structs: SPAN,
     tile: wg_items,
     ..PLAIN
 };
@@ -118,8 +125,9 @@ pub static ELEMENTWISE: Kernel = Kernel {
     ..PLAIN
 };
 
-/// Logits to keys, penalty and bans applied. Bindings: `settings` and `state` as `plan::sample` lays them out, `x` logits
-/// `[1, V]`, `keys` u32 `[V]` (read_write), `maxima` u32 `[ceil(V / 64)]` (read_write). Items: V; rows: 1.
+/// Logits to keys, penalty, bans and masks applied. Bindings: `settings`, `choices`, `masks` and `state` as `plan::sample` lays them
+/// out, `x` logits `[O, V]`, `keys` u32 `[choices, V]` (read_write), `maxima` u32 `[choices, ceil(V / 64)]` (read_write). Items: V;
+/// rows: choices.
 pub static SAMPLE_KEYS: Kernel = Kernel {
     name: "sample_keys",
     parts: parts(&[SAMPLING, wgsl!("sample_keys.wgsl")]),
@@ -131,8 +139,8 @@ pub static SAMPLE_KEYS: Kernel = Kernel {
     ..PLAIN
 };
 
-/// The next token from what `sample_keys` left. Bindings: `settings`, `keys`, `maxima`, `state` (read_write), `tokens`
-/// (read_write: the ids of the next step). Items: 1; rows: 1 (one workgroup in all). `WG` is the most that top-k may be
+/// The next tokens from what `sample_keys` left. Bindings: `settings`, `choices`, `keys`, `maxima`, `state` (read_write), `tokens`
+/// (read_write: the ids of the next step), `chosen` (read_write). Items: 1; rows: choices, of which a sequence has one at most. `WG` is the most that top-k may be
 /// for its short way; it must be 256, the number of bins.
 pub static SAMPLE_PICK: Kernel = Kernel {
     name: "sample_pick",

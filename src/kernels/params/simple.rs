@@ -177,6 +177,8 @@ uniforms! {
         vocab: u32,
         /// Start of the logits in its binding, in elements.
         x_offset: u32,
+        /// Elements from a row of logits to the next.
+        x_stride: u32,
     }
 
     /// Uniforms of `sample_pick`.
