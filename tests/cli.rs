@@ -199,7 +199,7 @@ fn bench_speaks_llama_bench() {
         assert_eq!(r["kv_bytes_per_token"].as_u64(), Some(seen * 4 * 2 * 2 * 64 * 2));
     }
     let md = ok(&[&args[..], &["md"]].concat());
-    assert!(md.contains(" tg2 |") && md.contains(" ± ") && md.contains("floor"), "{md}");
+    assert!(md.contains(" tg2 |") && md.contains(" ± ") && md.contains("of roof"), "{md}");
     let csv = ok(&[&args[..], &["csv"]].concat());
     let width = csv.lines().next().unwrap().split(',').count();
     assert!(csv.lines().count() == 5 && width > 20, "{csv}");
@@ -220,8 +220,8 @@ fn bench_runs_sequences_side_by_side_and_profiles() {
         let (ns, ts) = (&rows[i]["samples_ns"][0], &rows[i]["samples_ts"][0]);
         assert!((ts.as_f64().unwrap() * ns.as_f64().unwrap() / 1e9 - tokens).abs() < 1e-3, "{}", rows[i]);
     }
-    // The floor of one sequence says nothing of several.
-    assert!(rows[1]["floor_percent"].is_number() && rows[2]["floor_percent"].is_null());
+    // The roofline of one sequence says nothing of several.
+    assert!(rows[1]["roofline_percent"].is_number() && rows[2]["roofline_percent"].is_null());
     let kernels = rows[1]["kernels"].as_array().unwrap();
     assert!(kernels.iter().any(|k| k["op"] == "expert_glu" && k["kernel"] == "Q4_K" && k["bytes"].as_u64() > Some(0)));
     assert!(ok(&args).contains("tg2 x 3 @ d5"));

@@ -360,12 +360,12 @@ fn a_profile_counts_every_dispatch() {
 }
 
 #[test]
-fn the_floor_is_measured() {
+fn the_roofline_is_measured() {
     let Some(gpu) = gpu() else { return };
     let loaded = gpu.load(definition("llama").program, &mut |_| {}).unwrap();
-    let floor = loaded.floor().unwrap().unwrap();
+    let roofline = loaded.roofline().unwrap().unwrap();
     // No device moves less than a floppy drive, none more than a thousand of today's fastest cards.
-    assert!((1e5..1e16).contains(&floor.bandwidth) && (0.0..0.1).contains(&floor.dispatch), "{floor:?}");
+    assert!((1e5..1e16).contains(&roofline.bandwidth) && (0.0..0.1).contains(&roofline.dispatch), "{roofline:?}");
 }
 
 /// Submissions cut by the work in them compute the same.

@@ -60,14 +60,14 @@ pub trait Loaded: Send + Sync {
     ///
     /// # Errors
     /// [`Error::Device`].
-    fn floor(&self) -> Result<Option<Floor>> {
+    fn roofline(&self) -> Result<Option<Roofline>> {
         Ok(None)
     }
 }
 
 /// What a device could do at best.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Floor {
+pub struct Roofline {
     /// Bytes a second, read and written, of a kernel that copies.
     pub bandwidth: f64,
     /// Seconds of a dispatch that does next to nothing and waits for the one before it.

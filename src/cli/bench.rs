@@ -40,18 +40,18 @@ pub fn bench(args: &BenchArgs, quiet: bool) -> Outcome {
     let places: Vec<Option<BackendName>> =
         if args.backend.is_empty() { vec![None] } else { args.backend.iter().copied().map(Some).collect() };
     let mut rows = Vec::new();
-    let mut floor = None;
+    let mut bandwidth = None;
     for place in places {
         let model = load::load_checkpoint(&checkpoint, place, &args.device, model::Options::default(), quiet)?;
         let mut row = describe(&model, &checkpoint, &name, args);
         if row.backends != "wgpu" {
             // Memory is the same for every backend that this processor runs.
-            let measured = match floor {
+            let measured = match bandwidth {
                 Some(f) => f,
-                None => *floor.insert(cpu::measure_bandwidth(row.n_threads)?),
+                None => *bandwidth.insert(cpu::measure_bandwidth(row.n_threads)?),
             };
             row.read_bandwidth = Some(measured);
-        } else if let Some(f) = model.floor()? {
+        } else if let Some(f) = model.roofline()? {
             (row.read_bandwidth, row.dispatch_seconds) = (Some(f.bandwidth), Some(f.dispatch));
         }
         measure(args, &model, &tests, &row, &mut rows, quiet)?;
@@ -192,7 +192,7 @@ fn measure(args: &BenchArgs, model: &Model, tests: &[Test], row: &Row, rows: &mu
             row.kv_bytes_per_token = facts::attended_bytes(&model.definition().program, load::kv(&args.context), seen);
             let bytes = row.bytes_per_token + row.kv_bytes_per_token;
             let reachable = row.read_bandwidth.map(|b| b / bytes.max(1) as f64);
-            row.floor_percent = reachable.filter(|_| test.prompt == 0).map(|r| 100.0 * row.avg_ts / r);
+            row.roofline_percent = reachable.filter(|_| test.prompt == 0).map(|r| 100.0 * row.avg_ts / r);
         }
         if args.profile && test.sequences == 1 {
             row.kernels = profile(&mut session, test, args.repetitions, &mut random)?;
@@ -299,7 +299,7 @@ fn generated(session: &mut Session, tokens: &[u32], random: &mut Rng) -> Outcome
     Ok(true)
 }
 
-/// The floor, in words.
+/// The roofline, in words.
 fn explain(out: &mut dyn Write, rows: &[Row]) -> io::Result<()> {
     let Some(row) = rows.first() else { return Ok(()) };
     let (weights, deepest) = (row.bytes_per_token, rows.iter().map(|r| r.kv_bytes_per_token).max().unwrap_or(0));
@@ -308,7 +308,7 @@ fn explain(out: &mut dyn Write, rows: &[Row]) -> io::Result<()> {
     if let Some(bandwidth) = rows.iter().find_map(|r| r.read_bandwidth) {
         writeln!(
             out,
-            "this memory moves {:.1} GB/s: for the weights alone a floor of {:.3} ms a token, {:.0} tokens/s (models below the \
+            "this memory moves {:.1} GB/s: for the weights alone a roofline of {:.3} ms a token, {:.0} tokens/s (models below the \
              size of the cache can beat it)",
             bandwidth / 1e9,
             1e3 * weights as f64 / bandwidth,

@@ -66,7 +66,7 @@ pub struct Row {
     /// Bandwidth of memory, bytes a second, measured in this run: of reading on the cpu backend, of copying on a GPU.
     pub read_bandwidth: Option<f64>,
     /// Speed of generation in percent of what that bandwidth allows.
-    pub floor_percent: Option<f64>,
+    pub roofline_percent: Option<f64>,
     /// Seconds of an empty dispatch that waits for the one before it; only on a GPU.
     pub dispatch_seconds: Option<f64>,
     /// Time of every kernel (op, on the cpu backend) in one step, with `--profile`.
@@ -133,12 +133,12 @@ impl Row {
             self.n_threads.to_string(),
             self.test(),
             format!("{:.2} ± {:.2}", self.avg_ts, self.stddev_ts),
-            self.floor_percent.map_or("-".into(), |p| format!("{p:.0} %")),
+            self.roofline_percent.map_or("-".into(), |p| format!("{p:.0} %")),
         ]
     }
 }
 
-const HEADS: [&str; 8] = ["model", "size", "params", "backend", "threads", "test", "t/s", "of floor"];
+const HEADS: [&str; 8] = ["model", "size", "params", "backend", "threads", "test", "t/s", "of roof"];
 
 /// Writes all rows in the wanted form.
 pub fn write(out: &mut dyn Write, format: Format, rows: &[Row]) -> io::Result<()> {
@@ -204,24 +204,20 @@ fn csv(out: &mut dyn Write, rows: &[Row]) -> io::Result<()> {
     Ok(())
 }
 
-/// The kernels of each row that has them: share of the time, bandwidth, and that in percent of the floor.
+/// The kernels of each row that has them: share of the time, bandwidth, and that in percent of the roofline.
 pub fn kernels(out: &mut dyn Write, rows: &[Row]) -> io::Result<()> {
     for row in rows.iter().filter(|r| !r.kernels.is_empty()) {
         let total: u64 = row.kernels.iter().map(|k| k.ns).sum();
         writeln!(out, "\n{} kernel by kernel, {:.3} ms in one step:", row.test(), total as f64 / 1e6)?;
-        writeln!(
-            out,
-            "{:>9}  {:>5}  {:>4}  {:>9}  {:>7}  {:>8}  kernel",
-            "ms", "share", "n", "MB", "GB/s", "of floor"
-        )?;
+        writeln!(out, "{:>9}  {:>5}  {:>4}  {:>9}  {:>7}  {:>8}  kernel", "ms", "share", "n", "MB", "GB/s", "of roof")?;
         let mut sorted: Vec<&Kernel> = row.kernels.iter().collect();
         sorted.sort_by_key(|k| std::cmp::Reverse(k.ns));
         for k in sorted {
             let speed = k.bytes as f64 / k.ns.max(1) as f64;
-            let floor = row.read_bandwidth.map_or("-".into(), |b| format!("{:.0} %", 100.0 * speed * 1e9 / b));
+            let share = row.read_bandwidth.map_or("-".into(), |b| format!("{:.0} %", 100.0 * speed * 1e9 / b));
             writeln!(
                 out,
-                "{:>9.3}  {:>4.0}%  {:>4}  {:>9.2}  {speed:>7.1}  {floor:>8}  {} ({})",
+                "{:>9.3}  {:>4.0}%  {:>4}  {:>9.2}  {speed:>7.1}  {share:>8}  {} ({})",
                 k.ns as f64 / 1e6,
                 100.0 * k.ns as f64 / total.max(1) as f64,
                 k.dispatches,

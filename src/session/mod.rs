@@ -10,7 +10,7 @@ mod feed;
 mod model;
 
 pub use crate::backend::{
-    Floor, KernelTime,
+    KernelTime, Roofline,
     runner::{Budget, Chosen, Status},
 };
 pub use crate::sampler::Sampling;

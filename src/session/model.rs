@@ -1,7 +1,7 @@
 //! Loaded models: weights in place on a backend, shared by sessions and batches.
 
 use crate::{
-    backend::{self, Floor, Loaded, Progress},
+    backend::{self, Loaded, Progress, Roofline},
     error::{Error, Result},
     file::{self, Checkpoint},
     model::{self, Decoder, Definition},
@@ -119,8 +119,8 @@ impl Model {
     ///
     /// # Errors
     /// [`Error::Device`].
-    pub fn floor(&self) -> Result<Option<Floor>> {
-        self.inner.loaded.floor()
+    pub fn roofline(&self) -> Result<Option<Roofline>> {
+        self.inner.loaded.roofline()
     }
 
     /// What the backend made of it: what makes runners.

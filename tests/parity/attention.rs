@@ -185,7 +185,23 @@ pub fn rope_store() -> Vec<Case> {
     cases.extend(kinds.map(|kind| two_layers(kind, [32, 32])));
     cases.extend([two_layers(kinds[0], [32, 32]), two_layers(kinds[1], [144, 36])].map(|c| c.with_cache(Q8_0)));
     cases.push(unrotated());
+    cases.push(projected());
     cases
+}
+
+/// Queries, keys and values by one product of an input, as models have them.
+fn projected() -> Case {
+    let s = Shape { heads: 6, kv_heads: 2, k_dim: 32, v_dim: 32, window: None, chunk: None, sinks: false };
+    let mut m = Maker::new(21);
+    let x = m.input(64);
+    let norm = Norm::rms(m.near_one(64), 1e-5);
+    let normed = m.one(Op::RmsNorm(norm), &[x]);
+    let qkv = [192, 64, 64].map(|n| {
+        let weight = m.weight(&[n, 64], DType::F32);
+        m.one(Op::Linear(Linear { weight, bias: None }), &[normed])
+    });
+    let y = block(&mut m, s, (1, false), RopePairs::Halves, qkv);
+    m.finish("rope_store/projected", &[("y0", y)], &STEPS)
 }
 
 /// Two blocks one beside the other, with heads of these columns.

@@ -3,7 +3,7 @@
 use super::{RunOptions, gpu::Gpu, profile, runner::GpuRunner, upload::DeviceWeights};
 use crate::{
     backend::{
-        Floor, Loaded, Program, Progress,
+        Loaded, Program, Progress, Roofline,
         runner::{Executor, RunnerOptions},
     },
     error::{Error, Result},
@@ -66,7 +66,7 @@ impl Loaded for Model {
         self.weights.weights.bytes()
     }
 
-    fn floor(&self) -> Result<Option<Floor>> {
-        profile::floor(&self.weights.gpu).map(Some)
+    fn roofline(&self) -> Result<Option<Roofline>> {
+        profile::roofline(&self.weights.gpu).map(Some)
     }
 }

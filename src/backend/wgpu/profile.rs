@@ -1,11 +1,11 @@
-//! Where the time goes: each dispatch of a step between two timestamps, and the floor that it is compared with: how fast
+//! Where the time goes: each dispatch of a step between two timestamps, and the roofline that it is compared with: how fast
 //! this device copies, and what a dispatch costs that does nothing.
 //!
 //! A profiled step has a pass a dispatch, so it is slower than a real one; the figures of the kernels are those of the device.
 
 use super::{begun::Begun, gpu::Gpu, mapping::map_read, runner::GpuRunner, schedules::encode};
 use crate::{
-    backend::{Floor, KernelTime},
+    backend::{KernelTime, Roofline},
     error::{Error, Result},
     kernels::{
         Variant, catalogue,
@@ -107,12 +107,12 @@ const EMPTY: u64 = 256;
 /// Workgroups of a dimension: see `copy.wgsl`.
 const ROW: u32 = 65_535;
 
-/// See [`crate::backend::Loaded::floor`]. Takes some tenths of a second on a software device, less on others.
-pub(super) fn floor(gpu: &Gpu) -> Result<Floor> {
+/// See [`crate::backend::Loaded::roofline`]. Takes some tenths of a second on a software device, less on others.
+pub(super) fn roofline(gpu: &Gpu) -> Result<Roofline> {
     let bytes = COPY.min(gpu.device.caps.max_binding.min(gpu.device.caps.max_buffer) / 16 * 16);
     let copy = time_of(gpu, bytes, 2, 8)?;
     let dispatch = time_of(gpu, EMPTY, 64, 576)?;
-    Ok(Floor { bandwidth: 2.0 * bytes as f64 / copy.as_secs_f64().max(1e-9), dispatch: dispatch.as_secs_f64() })
+    Ok(Roofline { bandwidth: 2.0 * bytes as f64 / copy.as_secs_f64().max(1e-9), dispatch: dispatch.as_secs_f64() })
 }
 
 /// Time of one of a chain of copies of so many bytes: the difference of a long and a short chain, best of a few.
