@@ -1,6 +1,6 @@
 //! Several sequences on one model, fed in common steps: what a server schedules.
 //!
-//! A [`Batch`] is a view of a [`Runner`] with a fixed number of sequences. A step feeds some of them any number of tokens, one as
+//! A [`Batch`] is a view of a `Runner` with a fixed number of sequences. A step feeds some of them any number of tokens, one as
 //! a rule, a whole piece of a prompt for a sequence that is new, and leaves the logits after the last token of each, or tokens
 //! chosen after them. On the GPU and on the CPU every weight is read once for all rows of a step.
 //!

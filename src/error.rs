@@ -36,7 +36,7 @@ pub enum Error {
     /// A model that contradicts itself or lacks something: a missing tensor, a wrong shape, NaN weights.
     #[error("model: {0}")]
     Model(String),
-    /// A graph that breaks the rules of [`crate::ir`]: an error of the model code, caught before anything runs.
+    /// A graph that breaks the rules of its language (`src/ir`): an error of the model code, caught before anything runs.
     #[error("graph: {0}")]
     Graph(String),
     /// Tokenisation, detokenisation or a chat template failed.

@@ -37,7 +37,7 @@ pub enum Activations {
     /// Not at all.
     #[default]
     F32,
-    /// To one int8 quant each, by [`int8`].
+    /// To one int8 quant each, by `int8`.
     Int8,
     /// To the sum of two int8 quants: `int8(x)`, and `int8` of the rounding error of the first. About 15 bits.
     Int16,

@@ -133,7 +133,7 @@ impl Session {
         self.feed.end.max(self.position())
     }
 
-    /// How many choices are worth queueing: see [`crate::backend::runner::Runner::depth`].
+    /// How many choices are worth queueing: see `Runner::depth`.
     pub fn depth(&self) -> usize {
         self.runner.depth()
     }

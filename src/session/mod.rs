@@ -1,6 +1,6 @@
 //! Sessions: a loaded model, and sequences that run on it.
 //!
-//! A [`Model`] is made once from a file; a [`Session`] is one sequence: a view of a [`Runner`] with its text. Feeding a
+//! A [`Model`] is made once from a file; a [`Session`] is one sequence: a view of a `Runner` with its text. Feeding a
 //! prompt is `prefill`, one token is `decode`; both leave the logits of the last token. The same without blocking: `begin_*`
 //! queues, [`Session::poll`] does a slice of the work.
 //!

@@ -237,7 +237,7 @@ pub fn multiply(
 /// the roofline of decoding: a token cannot take less time than reading its weights.
 ///
 /// # Errors
-/// As [`Pool::new`].
+/// As `Pool::new`.
 pub fn measure_bandwidth(threads: usize) -> Result<f64> {
     const BLOCK: usize = 1 << 16;
     let pool = Pool::new(threads)?;

@@ -10,7 +10,7 @@ use crate::{
 /// A device that could run a plan.
 #[derive(Clone, Debug)]
 pub struct DeviceInfo {
-    /// Number, for [`Options::device`].
+    /// Number, for [`super::Options::device`].
     pub index: usize,
     /// Name that the driver gives.
     pub name: String,

@@ -122,9 +122,9 @@ pub struct RunOptions {
     /// The reduction of the kernels; `None`: what suits the device.
     pub style: Option<Style>,
     /// How products of many rows store and multiply their tiles; `None`: what suits the device. See
-    /// [`crate::plan::Options::tiles`].
+    /// `plan::Options::tiles`.
     pub tiles: Option<Tiles>,
-    /// Whether subgroups are used; `None`: where it is safe. See [`crate::plan::Options::subgroups`].
+    /// Whether subgroups are used; `None`: where it is safe. See `plan::Options::subgroups`.
     pub subgroups: Option<bool>,
     /// Fill scratch with NaN before every step, and caches when they are made: what reads more than was written shows.
     pub poison: bool,

@@ -62,7 +62,7 @@ pub static PHI_MOE: Architecture = Architecture {
     names: Names::with(MIXTRAL_STEMS),
     decoder,
     routing: Some(Routing {
-        score: "SparseMixer",
+        score: "sparsemixer",
         divided_by: "no",
         source: "Liu et al. 2024 (GRIN), `modeling_phimoe`",
         ..Routing::SOFTMAX
