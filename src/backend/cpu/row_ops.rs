@@ -210,21 +210,34 @@ unsafe fn glu_vectors<L: F32x16>(act: VectorAct, gate: &mut [f32], up: &[f32]) {
         unsafe {
             let (zero, unit) = (L::splat(0.0), L::splat(1.0));
             let (g, u) = (L::load(gate.as_ptr()), L::load(up.as_ptr()));
-            let swish = |g: L, alpha: f32| g.div(unit.add(zero.sub(g.mul(L::splat(alpha))).exp()));
             let y = match act {
                 VectorAct::Identity => g.mul(u),
                 VectorAct::Sigmoid => unit.div(unit.add(zero.sub(g).exp())).mul(u),
-                VectorAct::Swish { alpha, limit: None } => swish(g, alpha).mul(u),
+                VectorAct::Swish { alpha, limit: None } => swish::<L>(g, alpha).mul(u),
                 VectorAct::Swish { alpha, limit: Some(limit) } => {
                     // The smaller of a and b is −max(−a, −b).
                     let least = L::splat(-limit);
                     let g = zero.sub(zero.sub(g).max(least));
                     let u = zero.sub(zero.sub(u).max(least)).max(least).add(unit);
-                    swish(g, alpha).mul(u)
+                    swish::<L>(g, alpha).mul(u)
                 }
             };
             y.store(gate.as_mut_ptr());
         }
+    }
+}
+
+/// `g / (1 + exp(−alpha · g))`. A function of its own: a closure that is called twice is not inlined, and is then compiled without
+/// the processor's features.
+///
+/// # Safety
+/// The processor has the features of `L`.
+#[inline(always)]
+unsafe fn swish<L: F32x16>(g: L, alpha: f32) -> L {
+    // SAFETY: the processor has the features by the contract.
+    unsafe {
+        let (zero, unit) = (L::splat(0.0), L::splat(1.0));
+        g.div(unit.add(zero.sub(g.mul(L::splat(alpha))).exp()))
     }
 }
 

@@ -31,12 +31,15 @@ impl WithFormat for Of {
     }
 }
 
-/// The layout of `F`; for a format that is not packed, whose kernels nobody gets, an empty one.
-const fn layout<F: BlockFormat>() -> PackLayout {
-    match PackLayout::of::<F>() {
+/// The layout of a format as a constant, which the compiler folds before it decides what to unroll and to inline.
+struct Of512<F>(std::marker::PhantomData<F>);
+
+impl<F: BlockFormat> Of512<F> {
+    /// For a format that is not packed, whose kernels nobody gets, an empty one.
+    const LAYOUT: PackLayout = match PackLayout::of::<F>() {
         Some(layout) => layout,
         None => PackLayout { bits: (2, 0), sub16: false, scales: PackedScales::Half },
-    }
+    };
 }
 
 /// Safety: see [`super::Kernel`].
@@ -50,7 +53,7 @@ unsafe fn multiply<F: BlockFormat, const T: usize>(job: &Job) {
         let (mut p, mut done) = (job.panel, 0);
         while done + SUPERBLOCK <= groups {
             one_superblock::<F, T>(job, p, done, SUPERBLOCK, &acts, &mut sums);
-            p = p.add(layout::<F>().superblock_bytes(SUPERBLOCK));
+            p = p.add(Of512::<F>::LAYOUT.superblock_bytes(SUPERBLOCK));
             done += SUPERBLOCK;
         }
         if done < groups {
@@ -75,9 +78,9 @@ unsafe fn one_superblock<F: BlockFormat, const T: usize>(
 ) {
     // SAFETY: as `multiply`.
     unsafe {
-        let scales = p.add(groups * layout::<F>().quant_bytes());
-        let once = scales.add(groups * layout::<F>().scale_bytes());
-        let (d, dmin) = match layout::<F>().scales {
+        let scales = p.add(groups * Of512::<F>::LAYOUT.quant_bytes());
+        let once = scales.add(groups * Of512::<F>::LAYOUT.scale_bytes());
+        let (d, dmin) = match Of512::<F>::LAYOUT.scales {
             PackedScales::ByteMin | PackedScales::Nibble => (halves(once), halves(once.add(2 * ROWS))),
             PackedScales::Byte => (halves(once), _mm512_setzero_ps()),
             PackedScales::Half | PackedScales::HalfMin | PackedScales::Power => {
@@ -85,11 +88,12 @@ unsafe fn one_superblock<F: BlockFormat, const T: usize>(
             }
         };
         for i in 0..groups {
-            let (quants, s) = (p.add(i * layout::<F>().quant_bytes()), scales.add(i * layout::<F>().scale_bytes()));
+            let (quants, s) =
+                (p.add(i * Of512::<F>::LAYOUT.quant_bytes()), scales.add(i * Of512::<F>::LAYOUT.scale_bytes()));
             // Every line of a superblock, scales too, shared out among its groups.
-            let lines = const { layout::<F>().superblock_bytes(SUPERBLOCK).div_ceil(64 * SUPERBLOCK) };
+            let lines = const { Of512::<F>::LAYOUT.superblock_bytes(SUPERBLOCK).div_ceil(64 * SUPERBLOCK) };
             job.prefetch(p.wrapping_add(64 * i * lines), lines);
-            if layout::<F>().sub16 {
+            if Of512::<F>::LAYOUT.sub16 {
                 sub_blocks_of_16::<F, T>(quants, s, (d, dmin), first + i, acts, sums);
             } else {
                 one_scale::<F, T>(quants, s, (d, dmin), first + i, acts, sums);
@@ -110,18 +114,18 @@ unsafe fn one_scale<F: BlockFormat, const T: usize>(
 ) {
     // SAFETY: as `multiply`.
     unsafe {
-        let scale = match layout::<F>().scales {
+        let scale = match Of512::<F>::LAYOUT.scales {
             PackedScales::Half | PackedScales::HalfMin => halves(s),
             PackedScales::ByteMin => _mm512_mul_ps(whole(s), d),
             PackedScales::Power => powers(s),
             PackedScales::Byte | PackedScales::Nibble => _mm512_mul_ps(signed(s), d),
         };
-        let mut dots: [__m512i; T] = std::array::from_fn(|t| {
-            if F::OFFSET == 0 {
-                return _mm512_setzero_si512();
+        let mut dots = [_mm512_setzero_si512(); T];
+        if F::OFFSET != 0 {
+            for t in 0..T {
+                dots[t] = _mm512_set1_epi32(-i32::from(F::OFFSET) * (*acts[t].add(g)).isum);
             }
-            _mm512_set1_epi32(-i32::from(F::OFFSET) * (*acts[t].add(g)).isum)
-        });
+        }
         for k in 0..8 {
             let w = step::<F>(quants, k);
             for t in 0..T {
@@ -132,15 +136,19 @@ unsafe fn one_scale<F: BlockFormat, const T: usize>(
             let x = _mm512_mul_ps(scale, _mm512_set1_ps((*acts[t].add(g)).scale));
             sums[t] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dots[t]), x, sums[t]);
         }
-        let low = |t: usize| _mm512_set1_ps((*acts[t].add(g)).sum);
-        match layout::<F>().scales {
+        // Plain loops: closures that go through the core library are compiled without these instructions where they are not inlined.
+        match Of512::<F>::LAYOUT.scales {
             PackedScales::HalfMin => {
                 let m = halves(s.add(2 * ROWS));
-                (0..T).for_each(|t| sums[t] = _mm512_fmadd_ps(m, low(t), sums[t]));
+                for t in 0..T {
+                    sums[t] = _mm512_fmadd_ps(m, _mm512_set1_ps((*acts[t].add(g)).sum), sums[t]);
+                }
             }
             PackedScales::ByteMin => {
                 let m = _mm512_mul_ps(whole(s.add(ROWS)), dmin);
-                (0..T).for_each(|t| sums[t] = _mm512_fnmadd_ps(m, low(t), sums[t]));
+                for t in 0..T {
+                    sums[t] = _mm512_fnmadd_ps(m, _mm512_set1_ps((*acts[t].add(g)).sum), sums[t]);
+                }
             }
             PackedScales::Half | PackedScales::Byte | PackedScales::Power | PackedScales::Nibble => {}
         }
@@ -162,16 +170,16 @@ unsafe fn sub_blocks_of_16<F: BlockFormat, const T: usize>(
         let mut both = [_mm512_setzero_ps(); T];
         for h in 0..2 {
             let of = s.add(ROWS * h);
-            let scale = match layout::<F>().scales {
+            let scale = match Of512::<F>::LAYOUT.scales {
                 PackedScales::Nibble => _mm512_mul_ps(nibbles(of, 0), d),
                 _ => _mm512_mul_ps(signed(of), d),
             };
-            let mut dots: [__m512i; T] = std::array::from_fn(|t| {
-                if F::OFFSET == 0 {
-                    return _mm512_setzero_si512();
+            let mut dots = [_mm512_setzero_si512(); T];
+            if F::OFFSET != 0 {
+                for t in 0..T {
+                    dots[t] = _mm512_set1_epi32(-i32::from(F::OFFSET) * (*acts[t].add(g)).isums16[h]);
                 }
-                _mm512_set1_epi32(-i32::from(F::OFFSET) * (*acts[t].add(g)).isums16[h])
-            });
+            }
             for k in 4 * h..4 * h + 4 {
                 let w = step::<F>(quants, k);
                 for t in 0..T {
@@ -181,7 +189,7 @@ unsafe fn sub_blocks_of_16<F: BlockFormat, const T: usize>(
             for t in 0..T {
                 both[t] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dots[t]), scale, both[t]);
             }
-            if layout::<F>().scales == PackedScales::Nibble {
+            if Of512::<F>::LAYOUT.scales == PackedScales::Nibble {
                 let m = _mm512_mul_ps(nibbles(of, 4), dmin);
                 for t in 0..T {
                     sums[t] = _mm512_fnmadd_ps(m, _mm512_set1_ps((*acts[t].add(g)).sums16[h]), sums[t]);
@@ -200,7 +208,7 @@ unsafe fn step<F: BlockFormat>(quants: *const u8, k: usize) -> __m512i {
     // SAFETY: the group is readable, by the contract of `multiply`.
     unsafe {
         let chunk = |i: usize| _mm512_load_si512(quants.add(64 * i).cast());
-        let (bits, more) = layout::<F>().bits;
+        let (bits, more) = Of512::<F>::LAYOUT.bits;
         let low = match bits {
             8 => chunk(k),
             4 => part(chunk(k / 2), 4 * (k % 2), 0, 15),
