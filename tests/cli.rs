@@ -518,13 +518,14 @@ fn help_is_for_people() {
 #[test]
 fn routing_is_shown() {
     let text = ok(&run(&["-p", "ROMEO:", "--seed", "1", "--show-routing"]));
-    assert!(
-        text.contains("load of the experts") && text.contains("  layer  0 ") && text.contains("evenness"),
-        "{text}"
-    );
+    assert!(text.contains("load of the experts") && text.contains("evenness") && !text.contains("  layer  0 "), "{text}");
+    let text = ok(&run(&["-p", "ROMEO:", "--seed", "1", "--show-routing=tokens"]));
+    let (summary, tokens) = (text.find("load of the experts").unwrap(), text.find("  layer  0 ").unwrap());
+    assert!(summary < tokens && !text.contains('\u{120}'), "the summary comes first, and tokens are decoded: {text}");
     let dir = tempfile::tempdir().unwrap();
     let (svg, file) = (dir.path().join("load.svg"), dir.path().join("routing.json"));
     let (svg_arg, file_arg) = (svg.to_str().unwrap(), file.to_str().unwrap());
+    let page = dir.path().join("routing.html");
     let call = [
         "-p",
         "ROMEO:",
@@ -536,6 +537,8 @@ fn routing_is_shown() {
         svg_arg,
         "--routing-json",
         file_arg,
+        "--routing-html",
+        page.to_str().unwrap(),
     ];
     let object = json(&run(&call));
     let fed = object["prompt_ids"].as_array().unwrap().len() + object["ids"].as_array().unwrap().len() - 1;
@@ -552,7 +555,9 @@ fn routing_is_shown() {
     let saved: Json = serde_json::from_str(&std::fs::read_to_string(&file).unwrap()).unwrap();
     assert_eq!(saved["prompts"][0]["layers"], routing["layers"]);
     assert_eq!(saved["prompts"][0]["ids"].as_array().unwrap().len(), fed);
-    assert!(std::fs::read_to_string(&svg).unwrap().starts_with("<svg "));
+    let picture = std::fs::read_to_string(&svg).unwrap();
+    assert!(picture.starts_with("<svg ") && picture.contains("bard-q4_k_m.gguf"), "the picture names the file");
+    assert_eq!(std::fs::read_to_string(&page).unwrap().matches("<svg ").count(), 3);
 
     let model = &json(&["inspect", "--json"])["model"];
     let layers = model["layer_list"].as_array().unwrap();

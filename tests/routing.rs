@@ -6,7 +6,7 @@ use crate::{
 };
 use moeray::{
     backend, file, model,
-    routing::{LayerTrace, Load, heat_map},
+    routing::{LayerTrace, Load, Statistics, heat_map, html},
     session::{BackendChoice, LoadOptions, Model, Session, SessionOptions},
 };
 use std::fs;
@@ -28,7 +28,7 @@ fn choice(target: Target) -> Option<BackendChoice> {
 
 fn load(name: &str, target: Target) -> Option<Model> {
     let model = model::Options { trace_router: true };
-    let options = LoadOptions { backend: choice(target)?, model };
+    let options = LoadOptions { backend: choice(target)?, model, ..Default::default() };
     Some(Model::load(&folder(name), &options, &mut |_| {}).unwrap())
 }
 
@@ -66,7 +66,11 @@ fn sessions_record_what_the_router_chose() {
 #[test]
 fn recording_is_refused_where_there_is_nothing_to_record() {
     let refused = |name: &str, trace_router: bool| {
-        let options = LoadOptions { backend: BackendChoice::Reference, model: model::Options { trace_router } };
+        let options = LoadOptions {
+            backend: BackendChoice::Reference,
+            model: model::Options { trace_router },
+            ..Default::default()
+        };
         let model = Model::load(&folder(name), &options, &mut |_| {}).unwrap();
         Session::new(&model, Default::default()).unwrap().record_routing().unwrap_err().to_string()
     };
@@ -99,26 +103,86 @@ fn load_is_counted() {
     assert_eq!(both.counts, [2, 2, 8, 2]);
 }
 
-/// Every cell is drawn once, in the colour of its load; the document is well formed as far as tags go.
+/// Every cell is drawn once, in the colour of its load, and says its numbers; the scale goes up to what occurs.
 #[test]
 fn the_picture_shows_every_cell() {
     let loads = [of(6, &[0, 0, 0, 1, 2, 5]), of(6, &[3, 3, 3, 3, 3, 3])];
     let svg = heat_map(&loads, "a < b & \"c\"");
     assert!(svg.starts_with("<svg ") && svg.trim_end().ends_with("</svg>"));
     assert!(svg.contains("a &lt; b &amp; &quot;c&quot;"));
-    let cells: Vec<(&str, usize)> = svg
+    let cells: Vec<(&str, &str)> = svg
         .lines()
         .filter_map(|l| l.strip_prefix("<path fill=\"")?.split_once('"'))
-        .map(|(colour, d)| (colour, d.matches('M').count()))
+        .filter_map(|(colour, rest)| Some((colour, rest.split_once("<title>")?.1)))
         .collect();
-    assert_eq!(cells.iter().map(|c| c.1).sum::<usize>(), 12);
-    assert_eq!(cells.iter().find(|c| c.0 == "#d9d9d9").unwrap().1, 7, "two and five unused experts");
+    assert_eq!(cells.len(), 12);
+    assert_eq!(cells.iter().filter(|c| c.0 == "#d9d9d9").count(), 7, "two and five unused experts");
     // 1/6, 3/6 and 6/6 of the choices are 1, 3 and 6 times the mean: three colours, and the unused one.
-    assert_eq!(cells.len(), 4);
+    let colours: std::collections::BTreeSet<&str> = cells.iter().map(|c| c.0).collect();
+    assert_eq!(colours.len(), 4);
+    assert!(cells.iter().any(|c| c.1.starts_with("layer 0, expert 3: 6.00 x mean, 6 choices")), "{cells:?}");
+    assert!(svg.contains(">8x<") && !svg.contains(">16x<"), "the scale ends above 6");
+    assert!(svg.contains(">1.79<") && svg.contains(">0.00<"), "entropies of the layers");
     // A large model's picture stays small.
     let big: Vec<Load> = (0..48).map(|_| of(512, &(0..5120).map(|i| i * i % 512).collect::<Vec<_>>())).collect();
     assert!(heat_map(&big, "").len() < 1 << 20);
     assert!(heat_map(&[], "").contains("</svg>"));
+}
+
+/// Pictures and page from a real trace: a field for every layer, one title, and no picture is cut off at its right.
+#[test]
+fn the_page_shows_every_layer() {
+    let model = load("qwen2_moe", Target::Reference).unwrap();
+    let mut session = Session::new(&model, SessionOptions { ctx: 64, ..Default::default() }).unwrap();
+    session.record_routing().unwrap();
+    session.prefill(&golden("qwen2_moe").ids).unwrap();
+    let trace = session.routing().unwrap();
+    let mut statistics = Statistics::default();
+    statistics.add(trace);
+    statistics.add(trace);
+    assert_eq!((statistics.tokens(), statistics.layers().len()), (2 * trace.tokens(), 2));
+    for (layer, of) in statistics.layers().iter().zip(trace.layers()) {
+        let taken = |e: u32| of.ids.iter().filter(|id| **id == e).count() as u32;
+        let (a, b) = (of.ids[0], of.ids[1]);
+        let both = of.ids.chunks(of.used).filter(|ids| ids.contains(&a) && ids.contains(&b)).count() as u32;
+        let together = &layer.together;
+        assert_eq!(together.count(a as usize, a as usize), 2 * taken(a));
+        assert_eq!(together.count(a as usize, b as usize), 2 * both);
+        let chance = f64::from(taken(a)) * f64::from(taken(b)) / trace.tokens() as f64;
+        assert!((together.lift(a as usize, b as usize).unwrap() - f64::from(both) / chance).abs() < 1e-12);
+        assert_eq!(together.count(of.experts, 0), 0);
+        let positions = &layer.over_positions;
+        assert_eq!((positions.bins(), positions.width()), (trace.tokens(), 1));
+        let first = positions.relative(0, a as usize);
+        assert!((first - of.experts as f64 / of.used as f64).abs() < 1e-12, "one of {} choices", of.used);
+    }
+    let page = html(&statistics, "a title");
+    assert_eq!(page.matches("<svg ").count(), 3);
+    assert_eq!(page.matches(">layer 2<").count(), 2, "a field in each of two pictures");
+    assert!(page.starts_with("<!doctype html>") && page.trim_end().ends_with("</html>"));
+}
+
+/// Positions share bins once there are many, and every choice stays counted.
+#[test]
+fn long_texts_get_wider_bins() {
+    let model = load("mixtral", Target::Reference).unwrap();
+    let mut session = Session::new(&model, SessionOptions { ctx: 300, ..Default::default() }).unwrap();
+    session.record_routing().unwrap();
+    let mut statistics = Statistics::default();
+    for n in [100, 300] {
+        session.truncate(0);
+        session.prefill(&(0..n).map(|i| i % 50).collect::<Vec<u32>>()).unwrap();
+        statistics.add(session.routing().unwrap());
+    }
+    let layer = &statistics.layers()[0];
+    assert_eq!((layer.over_positions.width(), layer.over_positions.bins()), (4, 75));
+    assert_eq!(layer.load.total(), 400 * 2);
+    // Relative loads of a bin's experts have the mean 1.
+    let experts = layer.load.counts.len();
+    for bin in 0..75 {
+        let sum: f64 = (0..experts).map(|e| layer.over_positions.relative(bin, e)).sum();
+        assert!((sum - experts as f64).abs() < 1e-9);
+    }
 }
 
 /// Every family with experts says how it routes, and says what its goldens' routers do.

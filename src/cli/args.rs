@@ -225,21 +225,35 @@ pub struct StopArgs {
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Routing")]
 pub struct RoutingArgs {
-    /// After the text, print which experts each token took in each layer, with their weights, and how evenly they were used
-    #[arg(long)]
-    pub show_routing: bool,
+    /// After the text, print how evenly the experts were used; =tokens: and before that, which experts each token took in each
+    /// layer, with their weights
+    #[arg(long, value_name = "WHAT", num_args = 0..=1, require_equals = true, default_missing_value = "summary")]
+    pub show_routing: Option<ShowRouting>,
     /// Write the same as JSON
     #[arg(long, value_name = "FILE")]
     pub routing_json: Option<PathBuf>,
     /// Draw how often each expert was taken, layers by experts, as an SVG picture (all prompts together)
     #[arg(long, value_name = "FILE")]
     pub routing_svg: Option<PathBuf>,
+    /// Write a page with that picture, with one of the experts that go together and one of the load along the text
+    #[arg(long, value_name = "FILE")]
+    pub routing_html: Option<PathBuf>,
+}
+
+/// What of the routing is printed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ShowRouting {
+    /// A line a layer
+    Summary,
+    /// And a line a token and layer
+    Tokens,
 }
 
 impl RoutingArgs {
     /// Whether the model must give its routers' choices.
     pub fn wanted(&self) -> bool {
-        self.show_routing || self.routing_json.is_some() || self.routing_svg.is_some()
+        let files = [&self.routing_json, &self.routing_svg, &self.routing_html];
+        self.show_routing.is_some() || files.iter().any(|f| f.is_some())
     }
 }
 

@@ -1,8 +1,12 @@
 //! `--show-routing` and its files: which experts the tokens took.
 
-use super::{args::RoutingArgs, failure::Outcome, output::NewFile};
+use super::{
+    args::{RoutingArgs, ShowRouting},
+    failure::Outcome,
+    output::NewFile,
+};
 use crate::{
-    routing::{Load, Trace, heat_map},
+    routing::{Load, Statistics, Trace, heat_map, html},
     session::Session,
     tokenizer::Tokenizer,
 };
@@ -17,9 +21,8 @@ pub struct Collected<'a> {
     args: &'a RoutingArgs,
     /// One object a prompt, for the JSON file.
     prompts: Vec<Json>,
-    /// Of all prompts together, for the picture.
-    loads: Vec<Load>,
-    tokens: usize,
+    /// Of all prompts together, for the pictures.
+    statistics: Statistics,
 }
 
 impl<'a> Collected<'a> {
@@ -28,7 +31,7 @@ impl<'a> Collected<'a> {
         if args.wanted() {
             session.record_routing()?;
         }
-        Ok(Collected { args, prompts: vec![], loads: vec![], tokens: 0 })
+        Ok(Collected { args, prompts: vec![], statistics: Statistics::default() })
     }
 
     /// Takes over what the session recorded for a prompt and its answer; `ids` are their tokens. The last generated token
@@ -41,10 +44,12 @@ impl<'a> Collected<'a> {
         out: Option<&mut impl Write>,
     ) -> Outcome {
         let Some(trace) = session.routing() else { return Ok(()) };
-        let loads = trace.loads();
-        if let Some(out) = out.filter(|_| self.args.show_routing) {
-            tokens(out, trace, tokenizer, ids)?;
-            summary(out, &loads)?;
+        if let (Some(out), Some(what)) = (out, self.args.show_routing) {
+            summary(out, &trace.loads())?;
+            match what {
+                ShowRouting::Summary => {}
+                ShowRouting::Tokens => tokens(out, trace, tokenizer, ids)?,
+            }
         }
         if self.args.routing_json.is_some() {
             let mut object = trace.to_json();
@@ -52,22 +57,21 @@ impl<'a> Collected<'a> {
             object["ids"] = ids.iter().take(trace.tokens()).map(text).collect();
             self.prompts.push(object);
         }
-        self.tokens += trace.tokens();
-        if self.loads.is_empty() {
-            self.loads = loads;
-        } else {
-            self.loads.iter_mut().zip(&loads).for_each(|(a, b)| a.merge(b));
-        }
+        self.statistics.add(trace);
         Ok(())
     }
 
-    /// Writes the files.
+    /// Writes the files; `model` names the model in titles.
     pub fn write(&self, model: &str) -> Outcome {
         if let Some(path) = &self.args.routing_json {
             save(path, &format!("{}\n", json!({ "prompts": self.prompts })))?;
         }
         if let Some(path) = &self.args.routing_svg {
-            save(path, &heat_map(&self.loads, &format!("{model}: experts\u{2019} load over {} tokens", self.tokens)))?;
+            let title = format!("{model}: experts\u{2019} load over {} tokens", self.statistics.tokens());
+            save(path, &heat_map(&self.statistics.loads(), &title))?;
+        }
+        if let Some(path) = &self.args.routing_html {
+            save(path, &html(&self.statistics, &format!("{model}: routing")))?;
         }
         Ok(())
     }
@@ -81,8 +85,11 @@ fn save(path: &Path, text: &str) -> Outcome {
 
 fn tokens(out: &mut impl Write, trace: &Trace, tokenizer: &Tokenizer, ids: &[u32]) -> io::Result<()> {
     writeln!(out, "\nrouting: expert weight, by token and layer")?;
+    let mut text = tokenizer.stream();
     for (t, id) in ids.iter().enumerate().take(trace.tokens()) {
-        writeln!(out, "token {t} {:?} ({id})", tokenizer.token_text(*id).unwrap_or_default())?;
+        // A special token has no text of its own, and an unfinished character comes with the token that ends it.
+        let shown = Some(text.push(*id)).filter(|s| !s.is_empty()).or_else(|| tokenizer.token_text(*id));
+        writeln!(out, "token {t} {:?} ({id})", shown.unwrap_or_default())?;
         for layer in trace.layers() {
             write!(out, "  layer {:>2} ", layer.layer)?;
             for (expert, weight) in layer.token(t) {

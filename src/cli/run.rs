@@ -48,7 +48,7 @@ pub fn run(args: &RunArgs, quiet: bool) -> Outcome {
         let answer = stream::stream(&mut session, Some(tokenizer), ids, echo, options, shown)?;
         if args.json {
             let mut object = as_json(prompt, ids, &answer, &model.describe(), sampler.seed);
-            if let Some(trace) = session.routing().filter(|_| args.routing.show_routing) {
+            if let Some(trace) = session.routing().filter(|_| args.routing.show_routing.is_some()) {
                 object["routing"] = trace.to_json();
             }
             writeln!(out, "{object}")?;
@@ -64,7 +64,7 @@ pub fn run(args: &RunArgs, quiet: bool) -> Outcome {
             return Err(Failure::Interrupted);
         }
     }
-    collected.write(model.definition().title)
+    collected.write(&format!("{} ({})", model.definition().title, load::short_name(args.model.path())))
 }
 
 fn check(prompt: &str, tokens: usize, ctx: usize) -> Outcome {

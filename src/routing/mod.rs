@@ -3,13 +3,19 @@
 //!
 //! A [`Trace`] is filled by [`crate::session::Session::record_routing`] from a model that was loaded with
 //! [`crate::model::Options::trace_router`]. It costs `8 · k` bytes a token and layer, read back with the logits of each
-//! step; routing itself stays where it is computed. [`Load`] counts, [`Trace::to_json`] saves, [`heat_map`] draws.
+//! step; routing itself stays where it is computed. [`Load`] and [`Statistics`] count, [`Trace::to_json`] saves, [`heat_map`],
+//! [`co_activation`] and [`over_positions`] draw, and [`html()`] puts all of it on a page.
 //!
 //! Deliberately absent: files, terminals, models.
 
-mod svg;
+mod canvas;
+mod html;
+mod picture;
+mod statistics;
 
-pub use svg::heat_map;
+pub use html::html;
+pub use picture::{co_activation, heat_map, over_positions};
+pub use statistics::{LayerStatistics, OverPositions, Statistics, Together};
 
 use crate::{
     backend::Output,
