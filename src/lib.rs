@@ -68,6 +68,8 @@
 #![cfg_attr(not(feature = "internals"), allow(dead_code, unused_imports))]
 
 mod error;
+mod cancel;
+mod memory;
 mod threads;
 #[cfg(not(feature = "internals"))]
 mod quant;
@@ -100,14 +102,14 @@ mod model;
 #[cfg(feature = "internals")]
 #[doc(hidden)]
 pub mod model;
-#[cfg(not(feature = "internals"))]
+#[cfg(all(feature = "gpu", not(feature = "internals")))]
 mod kernels;
-#[cfg(feature = "internals")]
+#[cfg(all(feature = "gpu", feature = "internals"))]
 #[doc(hidden)]
 pub mod kernels;
-#[cfg(not(feature = "internals"))]
+#[cfg(all(feature = "gpu", not(feature = "internals")))]
 mod plan;
-#[cfg(feature = "internals")]
+#[cfg(all(feature = "gpu", feature = "internals"))]
 #[doc(hidden)]
 pub mod plan;
 #[cfg(not(feature = "internals"))]
@@ -125,10 +127,12 @@ pub mod generate;
 pub mod cli;
 
 pub use backend::Progress;
+pub use cancel::CancelToken;
 pub use error::{Error, Result};
 pub use quant::KvType;
 
 /// GPUs: the devices that there are, how one is opened, and how programs run on it.
+#[cfg(feature = "gpu")]
 pub mod gpu {
     /// The wgpu whose devices can be adopted: a host must use this version.
     pub use ::wgpu;

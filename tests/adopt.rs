@@ -2,7 +2,7 @@
 //! and what is loaded on the device ends in typed errors, within a second, whatever happens.
 
 use crate::{
-    goldens::definition,
+    goldens::{definition, folder},
     support::{
         Target, compare, gpu, load,
         one::{OneSequence, Step, one},
@@ -15,6 +15,7 @@ use moeray::{
         wgpu::{DeviceCallbacks, Gpu, Options, requirements},
     },
     quant::KvType,
+    session::{BackendChoice, LoadOptions, Model, Session, SessionOptions},
 };
 use std::{
     sync::{Arc, Mutex, OnceLock},
@@ -106,7 +107,7 @@ fn survives(told: bool) {
     if told {
         assert!(host.guest.set(guest.clone()).is_ok());
     }
-    let loaded = guest.load(program(), &mut |_| {}).unwrap();
+    let loaded = guest.load(program(), &mut |_| Ok(())).unwrap();
     let want = logits(&*load(Target::Reference, &program()).unwrap()).unwrap();
     compare::check(&logits(&*loaded).unwrap(), &want, 1e-9).unwrap();
     host.provoke();
@@ -122,13 +123,13 @@ fn survives(told: bool) {
     let e = refused("a step", || runner.run(step, &mut vec![]));
     assert!(!told || e.contains("the host's renderer lost it"), "{e}");
     refused("a runner", || loaded.runner(options).map(drop));
-    refused("a model", || guest.load(program(), &mut |_| {}).map(drop));
+    refused("a model", || guest.load(program(), &mut |_| Ok(())).map(drop));
     assert_eq!(host.errors.lock().unwrap().len(), 1, "the guest's errors are the guest's");
 
     // A new device carries on.
     let again = Host::open(&requirements().limits).unwrap();
     let guest = again.lend(DeviceCallbacks::KeptByHost).unwrap();
-    let loaded = guest.load(program(), &mut |_| {}).unwrap();
+    let loaded = guest.load(program(), &mut |_| Ok(())).unwrap();
     compare::check(&logits(&*loaded).unwrap(), &want, 1e-9).unwrap();
 }
 
@@ -142,12 +143,31 @@ fn a_host_that_keeps_the_loss_to_itself() {
     survives(false);
 }
 
+/// A model is loaded through the public interface onto a host's device, and two models share it.
+#[test]
+fn models_on_a_hosts_device() {
+    let Some(host) = Host::open(&requirements().limits) else { return };
+    let guest = host.lend(DeviceCallbacks::KeptByHost).unwrap();
+    let logits = |backend: BackendChoice| {
+        let options = LoadOptions { backend, ..LoadOptions::default() };
+        let model = Model::load(&folder("llama"), &options, &mut |_| {}).unwrap();
+        let mut session =
+            Session::new(&model, SessionOptions { kv: KvType::F32, ..SessionOptions::default() }).unwrap();
+        session.prefill(&[1, 2, 3]).unwrap().to_vec()
+    };
+    let want = logits(BackendChoice::Reference);
+    for _ in 0..2 {
+        compare::check(&logits(BackendChoice::Gpu(guest.clone())), &want, 1e-9).unwrap();
+    }
+    assert!(host.errors.lock().unwrap().is_empty());
+}
+
 /// Callbacks that the host hands over are Moeray's.
 #[test]
 fn callbacks_that_are_handed_over() {
     let Some(host) = Host::open(&requirements().limits) else { return };
     let guest = host.lend(DeviceCallbacks::HandedOver).unwrap();
-    let loaded = guest.load(program(), &mut |_| {}).unwrap();
+    let loaded = guest.load(program(), &mut |_| Ok(())).unwrap();
     logits(&*loaded).unwrap();
     host.destroy();
     assert!(host.lost.lock().unwrap().is_empty() && guest.is_lost());

@@ -279,7 +279,7 @@ fn a_flipped_sign_in_a_shader_is_seen() {
             });
             let run_options =
                 wgpu::RunOptions { style: Some(styles[s].0), tiles: Some(Tiles::F32), ..Default::default() };
-            let loaded = gpu.load_with(cases[i].program.clone(), run_options, &mut |_| {}).unwrap();
+            let loaded = gpu.load_with(cases[i].program.clone(), run_options, &mut |_| Ok(())).unwrap();
             let got = run(&*loaded, cases[i].kv, &cases[i].steps);
             cases[i].compare(styles[s].1, &got, &cases[i].want(styles[s].1)).is_err()
         });

@@ -13,6 +13,8 @@ use std::{
 /// rooms beside the one of their common traits. Rooms stand below those that they name.
 const ARROWS: &[(&str, &[&str])] = &[
     ("error", &[]),
+    ("cancel", &["error"]),
+    ("memory", &[]),
     ("threads", &["error"]),
     ("sampler", &["error"]),
     ("quant", &["error", "threads"]),
@@ -27,7 +29,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("plan", &["error", "ir", "ops", "graph", "kernels", "file", "quant"]),
     // The oracle and the CPU path do not go through the plan: a bug of the memory planner must not hide on both sides.
     ("backend/reference", &["error", "ir", "ops", "graph", "quant::KvType", "backend"]),
-    ("backend/cpu", &["error", "ir", "ops", "graph", "file", "quant", "backend"]),
+    ("backend/cpu", &["error", "memory", "ir", "ops", "graph", "file", "quant", "backend"]),
     (
         "backend/wgpu",
         &["error", "threads", "sampler::Sampling", "ir", "ops", "graph", "kernels", "plan", "file", "quant", "backend"],
@@ -37,6 +39,7 @@ const ARROWS: &[(&str, &[&str])] = &[
         "session",
         &[
             "error",
+            "cancel",
             "sampler",
             "quant::KvType",
             "backend",
@@ -51,7 +54,7 @@ const ARROWS: &[(&str, &[&str])] = &[
         ],
     ),
     ("batch", &["error", "sampler", "backend", "session"]),
-    ("generate", &["error", "session", "sampler", "tokenizer"]),
+    ("generate", &["error", "cancel", "session", "sampler", "tokenizer"]),
 ];
 
 /// What stands above all rooms: it may name anything.

@@ -518,7 +518,10 @@ fn help_is_for_people() {
 #[test]
 fn routing_is_shown() {
     let text = ok(&run(&["-p", "ROMEO:", "--seed", "1", "--show-routing"]));
-    assert!(text.contains("load of the experts") && text.contains("evenness") && !text.contains("  layer  0 "), "{text}");
+    assert!(
+        text.contains("load of the experts") && text.contains("evenness") && !text.contains("  layer  0 "),
+        "{text}"
+    );
     let text = ok(&run(&["-p", "ROMEO:", "--seed", "1", "--show-routing=tokens"]));
     let (summary, tokens) = (text.find("load of the experts").unwrap(), text.find("  layer  0 ").unwrap());
     assert!(summary < tokens && !text.contains('\u{120}'), "the summary comes first, and tokens are decoded: {text}");

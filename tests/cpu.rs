@@ -357,6 +357,7 @@ fn load(program: &Program, threads: usize, level: Option<SimdLevel>) -> Box<dyn 
     let loaded = cpu::load(program.clone(), &options, &mut |p| {
         assert!(p.done >= last && p.done <= p.total, "{p:?} after {last}");
         (calls, last, total) = (calls + 1, p.done, p.total);
+        Ok(())
     })
     .unwrap();
     assert!(calls >= program.weights.len(), "progress is reported for every weight");
@@ -536,7 +537,7 @@ fn packed_and_mapped_agree() {
         for level in cpu::simd_levels() {
             let with = |repack: bool| {
                 let options = Options { threads: Some(2), simd_level: Some(level), repack, ..Options::default() };
-                cpu::load(program.clone(), &options, &mut |_| {}).unwrap()
+                cpu::load(program.clone(), &options, &mut |_| Ok(())).unwrap()
             };
             let (mapped, packed) = (with(false), with(true));
             assert_eq!(mapped.weight_bytes(), 0);
@@ -547,4 +548,17 @@ fn packed_and_mapped_agree() {
             assert!(error / energy < 1e-4, "{}: {:e}", level.name(), error / energy);
         }
     }
+}
+
+/// Copies that memory has no room for are not made: the weights are read from where they are.
+#[test]
+fn copies_that_do_not_fit_are_not_made() {
+    let program = model(DType::Q4K, DType::Q6K);
+    let with = |memory| {
+        let options = Options { threads: Some(1), memory: Some(memory), ..Options::default() };
+        cpu::load(program.clone(), &options, &mut |_| Ok(())).unwrap()
+    };
+    let needed = with(u64::MAX).weight_bytes();
+    assert_eq!(with(needed).weight_bytes(), needed);
+    assert_eq!(with(needed.saturating_sub(1)).weight_bytes(), 0);
 }

@@ -58,7 +58,7 @@ fn reference(program: &Program, ids: &[u32]) -> Vec<f32> {
 /// Runs a golden model on `gpu` and compares with the reference; chunked prefill, then token by token.
 fn check(gpu: &Gpu, name: &str, run: RunOptions) {
     let d = definition(name);
-    let loaded = gpu.load_with(d.program.clone(), run, &mut |_| {}).unwrap();
+    let loaded = gpu.load_with(d.program.clone(), run, &mut |_| Ok(())).unwrap();
     let ids = tokens(24);
     let want = reference(&d.program, &ids);
     for chunks in [vec![24], vec![9, 1, 14], vec![1; 24]] {
@@ -130,7 +130,7 @@ fn small_bindings() {
     let experts = weights.matrices.iter().find(|m| m.name.contains("ffn_down_exps")).unwrap();
     let per_expert = graph.weight(experts.parts[0]).shape[1];
     assert!(experts.segments.iter().any(|s| s.row0 % per_expert != 0), "no cut within an expert");
-    let loaded = gpu.load(d.program.clone(), &mut |_| {}).unwrap();
+    let loaded = gpu.load(d.program.clone(), &mut |_| Ok(())).unwrap();
     let ids = tokens(20);
     let want = reference(&d.program, &ids);
     for chunks in [vec![20], vec![1; 20]] {
@@ -188,7 +188,7 @@ fn the_demo_model() {
     let want = reference(&d.program, &ids);
     for style in [Style::Rows, Style::Lanes] {
         let run = RunOptions { style: Some(style), ..RunOptions::default() };
-        let loaded = gpu.load_with(d.program.clone(), run, &mut |_| {}).unwrap();
+        let loaded = gpu.load_with(d.program.clone(), run, &mut |_| Ok(())).unwrap();
         for chunks in [vec![12], vec![1; 12]] {
             let got = logits(&*loaded, &ids, &chunks, KvType::F32);
             compare::check(&got, &want, 1e-9).unwrap_or_else(|e| panic!("{style:?}, {chunks:?}: {e}"));
@@ -203,7 +203,7 @@ fn trusted_shaders_compute_the_same() {
     let Some(trusted) = open(|o| o.checked = false) else { return };
     let d = definition("qwen3_moe");
     let ids = tokens(24);
-    let run = |g: &Gpu| logits(&*g.load(d.program.clone(), &mut |_| {}).unwrap(), &ids, &[20, 1, 3], KvType::F16);
+    let run = |g: &Gpu| logits(&*g.load(d.program.clone(), &mut |_| Ok(())).unwrap(), &ids, &[20, 1, 3], KvType::F16);
     compare::check(&run(&trusted), &run(&gpu), 1e-12).unwrap();
 }
 
@@ -216,7 +216,7 @@ fn long_contexts_and_short_submissions() {
     let want = reference(&d.program, &ids);
     for (style, most) in [(Style::Lanes, None), (Style::Rows, Some(5))] {
         let run = RunOptions { style: Some(style), max_dispatches: most, ..RunOptions::default() };
-        let loaded = gpu.load_with(d.program.clone(), run, &mut |_| {}).unwrap();
+        let loaded = gpu.load_with(d.program.clone(), run, &mut |_| Ok(())).unwrap();
         let mut chunks = vec![100, 280];
         chunks.extend([1; 20]);
         let got = logits(&*loaded, &ids, &chunks, KvType::F32);
@@ -229,7 +229,7 @@ fn long_contexts_and_short_submissions() {
 fn two_sequences_at_once() {
     let Some(gpu) = gpu() else { return };
     let d = definition("qwen2_moe");
-    let loaded = gpu.load(d.program.clone(), &mut |_| {}).unwrap();
+    let loaded = gpu.load(d.program.clone(), &mut |_| Ok(())).unwrap();
     let (a, b) = (tokens(24), tokens(48)[24..].to_vec());
     let alone = [logits(&*loaded, &a, &[1; 24], KvType::F32), logits(&*loaded, &b, &[1; 24], KvType::F32)];
     assert_ne!(alone[0], alone[1]);
@@ -257,7 +257,7 @@ fn two_sequences_at_once() {
 fn going_back() {
     let Some(gpu) = gpu() else { return };
     let d = definition("mixtral");
-    let loaded = gpu.load(d.program.clone(), &mut |_| {}).unwrap();
+    let loaded = gpu.load(d.program.clone(), &mut |_| Ok(())).unwrap();
     let ids = tokens(16);
     let mut runner = loaded.runner(one(16, 16, KvType::F32)).unwrap();
     let mut step = |tokens: &[u32], past: usize| {
@@ -274,7 +274,7 @@ fn going_back() {
 fn bad_steps_are_errors() {
     let Some(gpu) = gpu() else { return };
     let d = definition("llama");
-    let loaded = gpu.load(d.program.clone(), &mut |_| {}).unwrap();
+    let loaded = gpu.load(d.program.clone(), &mut |_| Ok(())).unwrap();
     assert!(loaded.runner(one(0, 1, KvType::F16)).is_err());
     let mut runner = loaded.runner(one(8, 4, KvType::F16)).unwrap();
     assert!(runner.memory_bytes() > 0 && loaded.weight_bytes() > 0);
@@ -293,7 +293,12 @@ fn bad_steps_are_errors() {
 fn progress_reaches_the_end() {
     let Some(gpu) = gpu() else { return };
     let mut seen = vec![];
-    let loaded = gpu.load(definition("llama").program, &mut |p| seen.push((p.done, p.total))).unwrap();
+    let loaded = gpu
+        .load(definition("llama").program, &mut |p| {
+            seen.push((p.done, p.total));
+            Ok(())
+        })
+        .unwrap();
     assert!(seen.windows(2).all(|w| w[0].0 <= w[1].0));
     assert_eq!(seen.last().unwrap().0, seen[0].1);
     assert_eq!(loaded.weight_bytes(), seen[0].1);
@@ -304,7 +309,7 @@ fn progress_reaches_the_end() {
 fn a_lost_device() {
     let Some(gpu) = open(|_| {}) else { return };
     let d = definition("llama");
-    let loaded = gpu.load(d.program.clone(), &mut |_| {}).unwrap();
+    let loaded = gpu.load(d.program.clone(), &mut |_| Ok(())).unwrap();
     let options = one(8, 4, KvType::F16);
     let mut runner = loaded.runner(options).unwrap();
     let mut out = vec![];
@@ -314,9 +319,9 @@ fn a_lost_device() {
     let e = step().unwrap_err();
     assert!(matches!(&e, Error::Device(what) if what.contains("lost") && what.contains("open it again")), "{e}");
     assert!(matches!(loaded.runner(options), Err(Error::Device(_))));
-    assert!(matches!(gpu.load(d.program.clone(), &mut |_| {}), Err(Error::Device(_))));
+    assert!(matches!(gpu.load(d.program.clone(), &mut |_| Ok(())), Err(Error::Device(_))));
     let again = open(|_| {}).unwrap();
-    let loaded = again.load(d.program, &mut |_| {}).unwrap();
+    let loaded = again.load(d.program, &mut |_| Ok(())).unwrap();
     loaded.runner(options).unwrap().run(Step { tokens: &[1], past: 0, outputs: 1, inputs: &[] }, &mut out).unwrap();
 }
 
@@ -325,7 +330,7 @@ fn a_lost_device() {
 fn a_profile_counts_every_dispatch() {
     let Some(gpu) = gpu() else { return };
     let d = definition("qwen3_moe");
-    let loaded = gpu.load(d.program.clone(), &mut |_| {}).unwrap();
+    let loaded = gpu.load(d.program.clone(), &mut |_| Ok(())).unwrap();
     let mut runner = loaded.runner(one(24, 16, KvType::F32)).unwrap();
     let ids = tokens(12);
     let mut out = vec![];
@@ -362,7 +367,7 @@ fn a_profile_counts_every_dispatch() {
 #[test]
 fn the_roofline_is_measured() {
     let Some(gpu) = gpu() else { return };
-    let loaded = gpu.load(definition("llama").program, &mut |_| {}).unwrap();
+    let loaded = gpu.load(definition("llama").program, &mut |_| Ok(())).unwrap();
     let roofline = loaded.roofline().unwrap().unwrap();
     // No device moves less than a floppy drive, none more than a thousand of today's fastest cards.
     assert!((1e5..1e16).contains(&roofline.bandwidth) && (0.0..0.1).contains(&roofline.dispatch), "{roofline:?}");
@@ -411,7 +416,7 @@ fn tiles_are_measured() {
     let d = definition("llama");
     for row in ROWS.iter().filter(|r| !(r.runs)(&gpu.caps().extras)) {
         let run = RunOptions { tiles: Some(row.tiles), ..RunOptions::default() };
-        let e = gpu.load_with(d.program.clone(), run, &mut |_| {}).err().unwrap();
+        let e = gpu.load_with(d.program.clone(), run, &mut |_| Ok(())).err().unwrap();
         assert!(matches!(&e, Error::Unsupported(what) if what.contains(row.name)), "{e}");
     }
 }

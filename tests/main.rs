@@ -21,6 +21,7 @@ mod generate;
 mod goldens;
 mod gpu;
 mod kernels;
+mod load;
 mod optional_parts;
 mod parity;
 mod picker;

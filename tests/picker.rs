@@ -28,7 +28,7 @@ fn logits_graph(vocab: usize) -> Option<Box<dyn Loaded>> {
     let x = b.one(Op::Input { name: "x".into(), cols: vocab }, &[]).unwrap();
     let y = b.one(Op::TakeOutputs, &[x]).unwrap();
     b.output("logits", y);
-    Some(gpu()?.load(Program::new(b.finish(), vec![]).unwrap(), &mut |_| {}).unwrap())
+    Some(gpu()?.load(Program::new(b.finish(), vec![]).unwrap(), &mut |_| Ok(())).unwrap())
 }
 
 fn runner(loaded: &dyn Loaded) -> Runner {
@@ -301,7 +301,7 @@ fn every_row_of_a_batch_chooses_as_the_host_does() {
 /// Two sequences whose tokens never come to the host, in changing order: each goes on as if alone.
 #[test]
 fn tokens_chosen_last_are_fed_without_the_host() {
-    let Some(loaded) = gpu().map(|g| g.load(definition("qwen3_moe").program, &mut |_| {}).unwrap()) else { return };
+    let Some(loaded) = gpu().map(|g| g.load(definition("qwen3_moe").program, &mut |_| Ok(())).unwrap()) else { return };
     let greedy = Sampling { options: SamplerOptions::greedy(), ..Sampling::default() };
     let prompts: [&[u32]; 2] = [&[5, 6, 7], &[40, 41]];
     let options = |sequences| RunnerOptions { ctx: 40, sequences, ubatch: 8, kv: KvType::F32 };

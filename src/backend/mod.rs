@@ -9,6 +9,7 @@
 pub mod cpu;
 pub mod reference;
 pub mod runner;
+#[cfg(feature = "gpu")]
 pub mod wgpu;
 
 pub use crate::graph::Program;
@@ -29,6 +30,9 @@ pub struct Progress {
     /// How much there is.
     pub total: u64,
 }
+
+/// Who hears of a load's progress, and stops it by an error.
+pub type OnProgress<'a> = &'a mut dyn FnMut(Progress) -> Result<()>;
 
 /// A backend's model: weights in place, ready to make runners. Shared by sessions.
 pub trait Loaded: Send + Sync {

@@ -114,7 +114,7 @@ fn synthetic(args: &BenchArgs, name: &str, quiet: bool) -> Outcome<Option<(Check
         return Ok(None);
     }
     // Where memory is promised freely, asking for too much would end the program without a word.
-    if let Some(free) = available_memory()
+    if let Some(free) = crate::memory::available()
         && model.bytes() > free
     {
         let gib = |n: u64| n as f64 / (1u64 << 30) as f64;
@@ -124,13 +124,6 @@ fn synthetic(args: &BenchArgs, name: &str, quiet: bool) -> Outcome<Option<(Check
     }
     let checkpoint = model.checkpoint(&mut report)?;
     Ok(Some((checkpoint, format!("{name} (random weights, {}, {} layers)", mix.name(), shape.layers))))
-}
-
-/// Memory that a program can still have, where the system says so (Linux).
-fn available_memory() -> Option<u64> {
-    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
-    let line = text.lines().find_map(|l| l.strip_prefix("MemAvailable:"))?;
-    Some(line.trim().strip_suffix(" kB")?.parse::<u64>().ok()? * 1024)
 }
 
 /// The mix that a person named.

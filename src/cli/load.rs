@@ -23,7 +23,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use std::path::PathBuf;
 
 #[cfg(feature = "demo-model")]
-static DEMO: Option<&[u8]> = Some(include_bytes!("../../demo/bard-q4_k_m.gguf"));
+static DEMO: Option<&[u8]> = Some(crate::session::DEMO_MODEL);
 #[cfg(not(feature = "demo-model"))]
 static DEMO: Option<&[u8]> = None;
 
@@ -46,6 +46,12 @@ pub fn name(path: Option<&PathBuf>) -> String {
     path.map_or_else(|| DEMO_NAME.into(), |p| p.display().to_string())
 }
 
+/// The name to show for a model where there is little room: that of its file or folder alone.
+pub fn short_name(path: Option<&PathBuf>) -> String {
+    let file = path.and_then(|p| p.file_name());
+    file.map_or_else(|| name(path), |f| f.to_string_lossy().into_owned())
+}
+
 /// Loads the named model to where the arguments say.
 pub fn load(path: Option<&PathBuf>, place: &PlaceArgs, build: model::Options, quiet: bool) -> Outcome<Model> {
     load_checkpoint(&open(path)?, place.backend, &place.device, build, quiet)
@@ -60,7 +66,7 @@ pub fn load_checkpoint(
     quiet: bool,
 ) -> Outcome<Model> {
     let mut bar = Bar::new(quiet);
-    let options = LoadOptions { backend: choice(backend, device)?, model: build };
+    let options = LoadOptions { backend: choice(backend, device)?, model: build, ..LoadOptions::default() };
     let model = Model::from_checkpoint(checkpoint, &options, &mut |p| bar.show(p))?;
     tracing::info!("loaded on {}", model.describe());
     for part in model.definition().skipped.iter().filter(|_| !quiet) {

@@ -8,13 +8,12 @@
 //!
 //! Deliberately absent: kernels, terminals.
 
-mod cancel;
 mod decoder;
 mod options;
 mod stats;
 mod stop;
 
-pub use cancel::CancelToken;
+pub use crate::cancel::CancelToken;
 pub use decoder::{Decoder, TextStream};
 pub use options::{FinishReason, GenerateOptions, Piece};
 pub use stats::Stats;

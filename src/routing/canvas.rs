@@ -121,7 +121,8 @@ impl Canvas {
         // Every doubling, and fewer where they would touch.
         let all = scale.top.log2() as i32;
         let every = (all / 5).max(1);
-        for times in [0.0, 1.0].into_iter().chain((1..=all).rev().step_by(every as usize).map(|i| f64::from(i).exp2())) {
+        for times in [0.0, 1.0].into_iter().chain((1..=all).rev().step_by(every as usize).map(|i| f64::from(i).exp2()))
+        {
             let x = start + (scale.place(times) * (STEPS * w) as f64) as usize;
             self.text(x, y + h + 12, "middle", 10, &format!("{times}x"));
         }

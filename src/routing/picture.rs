@@ -155,7 +155,10 @@ pub fn over_positions(s: &Statistics, title: &str) -> String {
         let [x, y] = fields.corner(n);
         fields.name(&mut c, n, layer.load.layer);
         let rows = busiest[n].len().max(1);
-        let cells = values.iter().enumerate().map(|(i, v)| ([x + i / rows * cell[0], y + i % rows * cell[1]], scale.colour(*v)));
+        let cells = values
+            .iter()
+            .enumerate()
+            .map(|(i, v)| ([x + i / rows * cell[0], y + i % rows * cell[1]], scale.colour(*v)));
         c.cells(cell, cells);
     }
     c.height = fields.end(s.layers().len());

@@ -14,6 +14,8 @@ pub use crate::backend::{
     runner::{Budget, Chosen, Status},
 };
 pub use crate::sampler::Sampling;
+#[cfg(feature = "demo-model")]
+pub use model::DEMO_MODEL;
 pub use model::{BackendChoice, LoadOptions, Model};
 
 use crate::{

@@ -1,7 +1,8 @@
 //! Loaded models: weights in place on a backend, shared by sessions and batches.
 
 use crate::{
-    backend::{self, Loaded, Progress, Roofline},
+    backend::{self, Loaded, OnProgress, Progress, Roofline},
+    cancel::CancelToken,
     error::{Error, Result},
     file::{self, Checkpoint},
     model::{self, Decoder, Definition},
@@ -9,16 +10,25 @@ use crate::{
 };
 use std::{path::Path, sync::Arc};
 
+/// The built-in demo model: a GGUF of 6.5 MB with its tokenizer, trained on Shakespeare's works. See [`Model::demo`].
+#[cfg(feature = "demo-model")]
+pub static DEMO_MODEL: &[u8] = include_bytes!("../../demo/bard-q4_k_m.gguf");
+
 /// Where a model runs.
 #[derive(Clone, Debug, Default)]
 pub enum BackendChoice {
-    /// The best real GPU; the CPU where there is none or where the model does not fit it. A software Vulkan device is
-    /// never chosen.
+    /// The best real GPU; the CPU where there is none or where the model does not fit it, or where the crate was built without
+    /// the feature `gpu`. A software Vulkan device is never chosen.
     #[default]
     Auto,
     /// The same with these options for the GPU.
+    #[cfg(feature = "gpu")]
     Prefer(backend::wgpu::Options),
+    /// A GPU that is open already: a host's own device ([`crate::gpu::Gpu::adopt`]), or one that several models share.
+    #[cfg(feature = "gpu")]
+    Gpu(backend::wgpu::Gpu),
     /// A GPU through wgpu.
+    #[cfg(feature = "gpu")]
     Wgpu(backend::wgpu::Options),
     /// The CPU.
     Cpu(backend::cpu::Options),
@@ -33,6 +43,8 @@ pub struct LoadOptions {
     pub backend: BackendChoice,
     /// What the graph gives beyond logits.
     pub model: model::Options,
+    /// Stops the load, from another thread or from within the progress callback: it then gives [`Error::Cancelled`].
+    pub cancel: CancelToken,
 }
 
 /// A model in place. Cheap to clone; clones share the weights.
@@ -51,12 +63,37 @@ struct Inner {
 }
 
 impl Model {
-    /// Loads a `.gguf` file (or a shard of several) or a folder of safetensors.
+    /// Loads a `.gguf` file (or a shard of several) or a folder of safetensors to the best GPU, or the CPU where there is none.
+    ///
+    /// # Errors
+    /// Any of [`Error`]: what is wrong with the file, the model, or the device.
+    pub fn open(path: impl AsRef<Path>) -> Result<Model> {
+        Self::load(path.as_ref(), &LoadOptions::default(), &mut |_| {})
+    }
+
+    /// Loads a `.gguf` file (or a shard of several) or a folder of safetensors. `progress` hears how far it has come.
     ///
     /// # Errors
     /// Any of [`Error`]: what is wrong with the file, the model, or the device.
     pub fn load(path: &Path, options: &LoadOptions, progress: &mut dyn FnMut(Progress)) -> Result<Model> {
         Self::from_checkpoint(&file::open(path)?, options, progress)
+    }
+
+    /// Loads a GGUF that is in memory.
+    ///
+    /// # Errors
+    /// As [`Model::load`].
+    pub fn load_bytes(bytes: Vec<u8>, options: &LoadOptions, progress: &mut dyn FnMut(Progress)) -> Result<Model> {
+        Self::from_checkpoint(&file::open_bytes(file::Bytes::from_vec(bytes))?, options, progress)
+    }
+
+    /// Loads the built-in demo model: 10 million weights that write verse in Shakespeare's manner, for first steps and tests.
+    ///
+    /// # Errors
+    /// [`Error::Device`], [`Error::Cancelled`].
+    #[cfg(feature = "demo-model")]
+    pub fn demo(options: &LoadOptions, progress: &mut dyn FnMut(Progress)) -> Result<Model> {
+        Self::from_checkpoint(&file::open_bytes(file::Bytes::from_static(DEMO_MODEL))?, options, progress)
     }
 
     /// Loads an opened checkpoint.
@@ -69,7 +106,10 @@ impl Model {
         progress: &mut dyn FnMut(Progress),
     ) -> Result<Model> {
         let definition = model::build(ckpt, &options.model)?;
-        let loaded = place(&definition, &options.backend, progress)?;
+        let loaded = place(&definition, &options.backend, &mut |p| {
+            progress(p);
+            options.cancel.check()
+        })?;
         let (tokenizer, no_tokenizer) = match Tokenizer::from_checkpoint(ckpt) {
             Ok(t) => (Some(t), String::new()),
             Err(e) => {
@@ -141,13 +181,20 @@ fn vocab(d: &Definition) -> Result<usize> {
 }
 
 /// Loads on the chosen backend; without a choice on the best GPU, and on the CPU where that is refused.
-fn place(d: &Definition, choice: &BackendChoice, progress: &mut dyn FnMut(Progress)) -> Result<Box<dyn Loaded>> {
+fn place(d: &Definition, choice: &BackendChoice, progress: OnProgress<'_>) -> Result<Box<dyn Loaded>> {
     let program = d.program.clone();
     match choice {
         BackendChoice::Reference => backend::reference::load(program),
         BackendChoice::Cpu(o) => backend::cpu::load(program, o, progress),
+        #[cfg(feature = "gpu")]
+        BackendChoice::Gpu(gpu) => gpu.load(program, progress),
+        #[cfg(feature = "gpu")]
         BackendChoice::Wgpu(o) => backend::wgpu::load(program, o, progress),
+        #[cfg(not(feature = "gpu"))]
+        BackendChoice::Auto => backend::cpu::load(program, &backend::cpu::Options::default(), progress),
+        #[cfg(feature = "gpu")]
         BackendChoice::Auto => place(d, &BackendChoice::Prefer(backend::wgpu::Options::default()), progress),
+        #[cfg(feature = "gpu")]
         BackendChoice::Prefer(o) => {
             match backend::wgpu::load(program.clone(), o, progress) {
                 Ok(loaded) => return Ok(loaded),

@@ -37,8 +37,8 @@ use special::{Part, Specials};
 use std::{ops::Range, sync::Arc};
 use vocab::Vocab;
 
-/// How to encode a text.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+/// How to encode a text; by default as a prompt in plain words, with what the vocabulary wants before it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct EncodeOptions {
     /// Put the special tokens around the text that the vocabulary wants around a prompt: usually BOS before it, often
     /// nothing ([`Tokenizer::adds_bos`]). Off for text that continues a prompt.
@@ -46,6 +46,12 @@ pub struct EncodeOptions {
     /// Read the texts of control tokens (`<|im_start|>`) as those tokens: for rendered chat templates. Off for text that
     /// is not trusted. Tokens that a vocabulary defines as plain text are found either way.
     pub parse_special: bool,
+}
+
+impl Default for EncodeOptions {
+    fn default() -> Self {
+        EncodeOptions { add_bos: true, parse_special: false }
+    }
 }
 
 enum Engine {

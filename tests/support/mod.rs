@@ -55,7 +55,7 @@ impl Target {
 
 /// Loads `program` on `target`; `None` where there is no GPU and its absence is allowed (see [`gpu`]).
 pub fn load(target: Target, program: &Program) -> Option<Box<dyn Loaded>> {
-    let quiet = &mut |_| {};
+    let quiet = &mut |_| Ok(());
     match target {
         Target::Reference => Some(backend::reference::load(program.clone()).unwrap()),
         Target::Cpu => {

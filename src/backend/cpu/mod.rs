@@ -44,7 +44,7 @@ mod weight_roles;
 pub use simd_level::{SimdLevel, simd_levels};
 
 use super::{
-    Loaded, Program, Progress,
+    Loaded, OnProgress, Program, Progress,
     runner::{Executor, RunnerOptions},
 };
 use crate::{
@@ -79,13 +79,15 @@ pub struct Options {
     pub activations: Activations,
     /// Whether quantised weights are copied at load to a layout that kernels read faster, where the SIMD level has one. The copy
     /// takes a second a gigabyte or less and as much memory as the file, whose own pages are released. Otherwise weights are
-    /// read from the memory map.
+    /// read from the memory map. Copies that do not fit into `memory` are not made, with a warning.
     pub repack: bool,
+    /// Bytes that the copies of `repack` may take; by default nine tenths of what the system has free when the model is loaded.
+    pub memory: Option<u64>,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Options { threads: None, simd_level: None, activations: Activations::Int8, repack: true }
+        Options { threads: None, simd_level: None, activations: Activations::Int8, repack: true, memory: None }
     }
 }
 
@@ -108,16 +110,17 @@ struct Model {
 /// # Errors
 /// [`Error::Invalid`] for 0 threads; [`Error::Unsupported`] for a SIMD level that the processor lacks; [`Error::Model`] for a weight
 /// without elements.
-pub fn load(program: Program, options: &Options, progress: &mut dyn FnMut(Progress)) -> Result<Box<dyn Loaded>> {
+pub fn load(program: Program, options: &Options, progress: OnProgress<'_>) -> Result<Box<dyn Loaded>> {
     let simd_level = options.simd_level.unwrap_or_else(simd_level::best);
     check_available(simd_level)?;
     let pool = Pool::new(options.threads.unwrap_or_else(pool::default_threads))?;
     let graph = graph::fuse(&program.graph);
     let roles = weight_roles::roles(&graph);
     let total: u64 = program.weights.iter().map(|t| t.byte_len() as u64).sum();
+    let repack = options.repack && copies_fit(&program, &roles, simd_level, options.memory);
     let mut done = 0;
     let (mut weights, mut vectors) = (vec![], vec![]);
-    for ((decl, tensor), role) in graph.weights.iter().zip(program.weights.iter()).zip(roles) {
+    for ((decl, tensor), role) in graph.weights.iter().zip(program.weights.iter()).zip(&roles) {
         if tensor.rows() == 0 || tensor.cols() == 0 {
             return Err(Error::Model(format!("{} has no elements", decl.name)));
         }
@@ -125,14 +128,14 @@ pub fn load(program: Program, options: &Options, progress: &mut dyn FnMut(Progre
         // Router logits choose experts, so they are computed from f32 activations, whatever the format of the router matrix.
         let exact = if role.router && !tensor.dtype().is_float() { Some(as_f32_tensor(tensor)?) } else { None };
         let mut weight = Weight::new(exact.unwrap_or_else(|| tensor.clone()), simd_level);
-        if options.repack && role.matrix {
+        if repack && role.matrix {
             weight.pack(simd_level, &pool, &mut |n| {
                 progress(Progress { phase: "packing weights", done: done + n, total })
             })?;
         }
         weights.push(weight);
         done += tensor.byte_len() as u64;
-        progress(Progress { phase: "packing weights", done, total });
+        progress(Progress { phase: "packing weights", done, total })?;
     }
     let layout = Layout::new(&graph);
     tracing::debug!(
@@ -151,6 +154,23 @@ pub fn load(program: Program, options: &Options, progress: &mut dyn FnMut(Progre
         weights,
         vectors,
     }))))
+}
+
+/// Whether the packed copies of all matrices fit into memory. Where they do not, the processor would be made to swap, or the process
+/// be ended by the system, so the weights are read from the map.
+fn copies_fit(program: &Program, roles: &[weight_roles::Role], simd_level: SimdLevel, memory: Option<u64>) -> bool {
+    let matrices = program.weights.iter().zip(roles).filter(|(_, role)| role.matrix);
+    let needed: u64 = matrices.map(|(tensor, _)| kernel::packed::packed_bytes(tensor, simd_level)).sum();
+    let Some(free) = memory.or_else(|| Some(crate::memory::available()? / 10 * 9)) else { return true };
+    if needed > free {
+        let gib = |n: u64| n as f64 / (1u64 << 30) as f64;
+        tracing::warn!(
+            "packed weights take {:.1} GiB and {:.1} GiB are free: they are read from the file as they are needed, which is slower",
+            gib(needed),
+            gib(free)
+        );
+    }
+    needed <= free
 }
 
 fn check_available(simd_level: SimdLevel) -> Result<()> {
@@ -217,7 +237,7 @@ pub fn multiply(
     let tokens = x.len() / weight.cols();
     let mut weights = [Weight::new(weight.clone(), simd_level)];
     if repack {
-        weights[0].pack(simd_level, pool, &mut |_| {})?;
+        weights[0].pack(simd_level, pool, &mut |_| Ok(()))?;
     }
     let all_tokens: Vec<u32> = (0..tokens as u32).collect();
     let scratch = weight::ScratchPool::new(pool.threads());

@@ -103,7 +103,12 @@ impl Weight {
     ///
     /// # Errors
     /// As [`Packed::new`].
-    pub fn pack(&mut self, simd_level: SimdLevel, pool: &Pool, progress: &mut dyn FnMut(u64)) -> Result<()> {
+    pub fn pack(
+        &mut self,
+        simd_level: SimdLevel,
+        pool: &Pool,
+        progress: &mut dyn FnMut(u64) -> Result<()>,
+    ) -> Result<()> {
         self.packed = Packed::new(&self.tensor, simd_level, pool, progress)?;
         Ok(())
     }

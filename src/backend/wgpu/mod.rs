@@ -51,7 +51,7 @@ pub use gpu::Gpu;
 pub use shaders::ShaderCache;
 pub use tuning::{Measured, Tuning};
 
-use super::{Loaded, Program, Progress};
+use super::{Loaded, OnProgress, Program};
 use crate::{
     error::Result,
     kernels::{Style, Tiles},
@@ -160,6 +160,6 @@ impl Default for RunOptions {
 /// # Errors
 /// [`crate::Error::Device`] where there is no such device, it is too small or out of memory;
 /// [`crate::Error::Unsupported`] for sizes that no kernel takes.
-pub fn load(program: Program, options: &Options, progress: &mut dyn FnMut(Progress)) -> Result<Box<dyn Loaded>> {
+pub fn load(program: Program, options: &Options, progress: OnProgress<'_>) -> Result<Box<dyn Loaded>> {
     Gpu::open(options)?.load(program, progress)
 }

@@ -3,7 +3,7 @@
 use super::{RunOptions, gpu::Gpu, profile, runner::GpuRunner, upload::DeviceWeights};
 use crate::{
     backend::{
-        Loaded, Program, Progress, Roofline,
+        Loaded, OnProgress, Program, Roofline,
         runner::{Executor, RunnerOptions},
     },
     error::{Error, Result},
@@ -23,7 +23,7 @@ impl Gpu {
     /// # Errors
     /// [`Error::Device`] where memory is short or something does not fit the device's limits; [`Error::Unsupported`] for
     /// sizes that no kernel takes.
-    pub fn load(&self, program: Program, progress: &mut dyn FnMut(Progress)) -> Result<Box<dyn Loaded>> {
+    pub fn load(&self, program: Program, progress: OnProgress<'_>) -> Result<Box<dyn Loaded>> {
         self.load_with(program, self.run, progress)
     }
 
@@ -31,12 +31,7 @@ impl Gpu {
     ///
     /// # Errors
     /// As [`Gpu::load`].
-    pub fn load_with(
-        &self,
-        program: Program,
-        run: RunOptions,
-        progress: &mut dyn FnMut(Progress),
-    ) -> Result<Box<dyn Loaded>> {
+    pub fn load_with(&self, program: Program, run: RunOptions, progress: OnProgress<'_>) -> Result<Box<dyn Loaded>> {
         if let Some(row) = run.tiles.map(Tiles::row).filter(|r| !(r.runs)(&self.caps().extras)) {
             let (name, device) = (row.name, self.name());
             let lacks =

@@ -159,7 +159,7 @@ impl Gpu {
     /// The shortest time of a step, and its result.
     fn time_of(&self, program: &Program, tiles: Tiles, x: &[f32], tokens: usize) -> Result<(Duration, Vec<f32>)> {
         let run = RunOptions { style: Some(Style::Lanes), tiles: Some(tiles), ..RunOptions::default() };
-        let loaded = self.load_with(program.clone(), run, &mut |_| {})?;
+        let loaded = self.load_with(program.clone(), run, &mut |_| Ok(()))?;
         let options = RunnerOptions { ctx: tokens, sequences: 1, ubatch: tokens, kv: KvType::F32 };
         let mut runner = loaded.runner(options)?;
         let row = |i: usize| Row { logits: i + 1 == tokens, ..Row::fed(0, 0, i) };

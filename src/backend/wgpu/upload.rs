@@ -2,7 +2,7 @@
 
 use super::{RunOptions, gpu::Gpu};
 use crate::{
-    backend::{Program, Progress},
+    backend::{OnProgress, Program, Progress},
     error::{Error, Result},
     graph,
     ir::Graph,
@@ -41,7 +41,7 @@ pub(super) struct DeviceWeights {
 
 impl DeviceWeights {
     /// Plans the layout of a program's weights, packs them and sends them to buffers made once.
-    pub fn new(gpu: Gpu, program: &Program, run: RunOptions, progress: &mut dyn FnMut(Progress)) -> Result<Self> {
+    pub fn new(gpu: Gpu, program: &Program, run: RunOptions, progress: OnProgress<'_>) -> Result<Self> {
         let graph = if run.fuse { graph::fuse(&program.graph) } else { (*program.graph).clone() };
         let dtypes: Vec<_> = program.weights.iter().map(|t| t.dtype()).collect();
         let weights = plan::weights(&graph, &dtypes, &gpu.device.caps)?;
@@ -50,7 +50,7 @@ impl DeviceWeights {
         let threads = std::thread::available_parallelism().map_or(1, usize::from).min(MOST_THREADS);
         let total = weights.bytes();
         let mut up = Uploader { gpu: &gpu, total, done: 0, threads, batch: 0, last: None, progress };
-        up.report();
+        up.report()?;
         let mut matrices = Vec::with_capacity(weights.matrices.len());
         for m in &weights.matrices {
             let segments = m.segments.iter().map(|s| up.segment(program, m, s)).collect::<Result<_>>()?;
@@ -76,7 +76,7 @@ struct Uploader<'a> {
     /// Bytes written since the last submission.
     batch: usize,
     last: Option<wgpu::SubmissionIndex>,
-    progress: &'a mut dyn FnMut(Progress),
+    progress: OnProgress<'a>,
 }
 
 /// A segment on its way, with its planes.
@@ -92,8 +92,8 @@ struct Target<'a> {
 }
 
 impl Uploader<'_> {
-    fn report(&mut self) {
-        (self.progress)(Progress { phase: "weights to the GPU", done: self.done, total: self.total });
+    fn report(&mut self) -> Result<()> {
+        (self.progress)(Progress { phase: "weights to the GPU", done: self.done, total: self.total })
     }
 
     fn segment(&mut self, program: &Program, m: &Matrix, s: &Segment) -> Result<wgpu::Buffer> {
@@ -151,7 +151,7 @@ impl Uploader<'_> {
             self.batch = 0;
             let before = self.last.replace(self.gpu.device.submit([]));
             before.map_or(Ok(()), |b| self.gpu.device.wait(&b, "weights on their way"))?;
-            self.report();
+            self.report()?;
         }
         Ok(())
     }
@@ -159,8 +159,7 @@ impl Uploader<'_> {
     fn finish(&mut self) -> Result<()> {
         self.gpu.device.wait_idle("the last of the weights")?;
         self.done = self.total;
-        self.report();
-        Ok(())
+        self.report()
     }
 }
 

@@ -28,6 +28,41 @@ pub struct Packed {
     cols: usize,
 }
 
+/// How a tensor is cut into panels.
+struct Panels {
+    packing: Packing,
+    /// Rows of a matrix, and how many panels they make.
+    rows: usize,
+    panels: usize,
+    /// Panels of all matrices.
+    total: usize,
+    panel_bytes: usize,
+}
+
+impl Panels {
+    /// `None` where the SIMD level has no kernels for the tensor's format, or where there is nothing in it.
+    fn of(tensor: &Tensor, simd_level: SimdLevel) -> Option<Panels> {
+        let packing = packing(tensor.dtype(), simd_level)?;
+        let (shape, cols) = (tensor.shape(), tensor.cols());
+        let rows = if shape.len() < 2 { 1 } else { shape[shape.len() - 2] };
+        if cols == 0 || rows == 0 || tensor.rows() == 0 {
+            return None;
+        }
+        let panels = rows.div_ceil(ROWS);
+        let panel_bytes = packing.layout.panel_bytes(cols);
+        Some(Panels { packing, rows, panels, total: tensor.rows() / rows * panels, panel_bytes })
+    }
+
+    fn bytes(&self) -> usize {
+        self.total.saturating_mul(self.panel_bytes)
+    }
+}
+
+/// The memory that [`Packed::new`] will take, in bytes; 0 where it packs nothing.
+pub fn packed_bytes(tensor: &Tensor, simd_level: SimdLevel) -> u64 {
+    Panels::of(tensor, simd_level).map_or(0, |p| p.bytes() as u64)
+}
+
 impl Packed {
     /// Packs a tensor for `simd_level`; `None` where the SIMD level has no kernels for its format. Pages of a mapped file are released as
     /// they have been read; `progress` is called with the bytes of the tensor that are done.
@@ -38,22 +73,14 @@ impl Packed {
         tensor: &Tensor,
         simd_level: SimdLevel,
         pool: &Pool,
-        progress: &mut dyn FnMut(u64),
+        progress: &mut dyn FnMut(u64) -> Result<()>,
     ) -> Result<Option<Packed>> {
-        let dtype = tensor.dtype();
-        let Some(Packing { layout, pack, kernels }) = packing(dtype, simd_level) else {
+        let Some(cut) = Panels::of(tensor, simd_level) else {
             return Ok(None);
         };
-        let shape = tensor.shape();
+        let mut bytes = allocate(cut.bytes(), tensor)?;
+        let Panels { packing: Packing { pack, kernels, .. }, rows, panels, total, panel_bytes } = cut;
         let cols = tensor.cols();
-        let rows = if shape.len() < 2 { 1 } else { shape[shape.len() - 2] };
-        if cols == 0 || rows == 0 || tensor.rows() == 0 {
-            return Ok(None);
-        }
-        let panels = rows.div_ceil(ROWS);
-        let total = tensor.rows() / rows * panels;
-        let panel_bytes = layout.panel_bytes(cols);
-        let mut bytes = allocate(total.saturating_mul(panel_bytes), tensor)?;
         let out = Out::new(&mut bytes);
         // Small enough pieces that what is mapped twice, and the wait for a cancelling host, stay small.
         let piece = ((32 << 20) / panel_bytes).max(1);
@@ -73,7 +100,7 @@ impl Packed {
             })?;
             let row_of = |panel: usize| panel / panels * rows + (panel % panels * ROWS).min(rows);
             tensor.release(row_of(first)..row_of(end));
-            progress((row_of(end) * tensor.row_bytes()) as u64);
+            progress((row_of(end) * tensor.row_bytes()) as u64)?;
             first = end;
         }
         Ok(Some(Packed { bytes, kernels, rows, panels, panel_bytes, cols }))

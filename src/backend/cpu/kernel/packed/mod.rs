@@ -22,7 +22,7 @@ mod avx512;
 mod memory;
 mod pack;
 
-pub use memory::Packed;
+pub use memory::{Packed, packed_bytes};
 
 use super::{
     super::{

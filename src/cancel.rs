@@ -1,4 +1,4 @@
-//! Stopping from another thread.
+//! Stopping a load or a generation from another thread.
 
 use crate::error::{Error, Result};
 use std::sync::{
@@ -6,7 +6,8 @@ use std::sync::{
     atomic::{AtomicBool, Ordering},
 };
 
-/// A flag that stops a generation from another thread or a signal handler. Clones share it.
+/// A flag that stops a load ([`crate::session::LoadOptions::cancel`]) or a generation from another thread or a signal handler. Clones
+/// share it.
 #[derive(Clone, Debug, Default)]
 pub struct CancelToken(Arc<AtomicBool>);
 
@@ -16,7 +17,7 @@ impl CancelToken {
         Self::default()
     }
 
-    /// Asks everything that holds this token to stop at the next slice.
+    /// Asks everything that holds this token to stop: a generation at its next slice, a load at the next piece of the weights.
     pub fn cancel(&self) {
         self.0.store(true, Ordering::Relaxed);
     }
@@ -34,7 +35,7 @@ impl CancelToken {
         if self.is_cancelled() { Err(Error::Cancelled) } else { Ok(()) }
     }
 
-    /// Makes the token usable for the next generation.
+    /// Makes the token usable for the next load or generation.
     pub fn reset(&self) {
         self.0.store(false, Ordering::Relaxed);
     }
