@@ -40,6 +40,7 @@ const ARROWS: &[(&str, &[&str])] = &[
         &[
             "error",
             "cancel",
+            "ir",
             "sampler",
             "quant::KvType",
             "backend",

@@ -377,9 +377,14 @@ fn logits_without_further_options_are_exact() {
 #[test]
 fn inspect_and_devices_show_what_is_there() {
     let text = ok(&["inspect"]);
-    for word in ["qwen2moe.block_count", "blk.0.ffn_gate_exps.weight", "Q4_K", "8 experts, top 2", "keys and values"] {
-        assert!(text.contains(word), "no {word:?}");
+    for word in ["million parameters in Q4_K_M", "8 experts, top 2", "keys and values", "--tensors"] {
+        assert!(text.contains(word), "no {word:?}: {text}");
     }
+    for rusty in ["null", "None", "Halves", "qwen2moe.block_count", "blk.0."] {
+        assert!(!text.contains(rusty), "{rusty:?} is no word for a summary: {text}");
+    }
+    assert!(ok(&["inspect", "--tensors"]).contains("blk.0.ffn_gate_exps.weight"));
+    assert!(ok(&["inspect", "--metadata"]).contains("qwen2moe.block_count"));
     assert!(ok(&["inspect", DEMO, "--graph"]).contains("output logits"));
     assert!(ok(&["inspect", "--plan"]).contains("dispatches a layer"));
     let labels = ok(&["inspect", "--shaders"]);
@@ -401,7 +406,7 @@ fn inspect_and_devices_show_what_is_there() {
     assert!(j["decode"]["dispatches"].as_u64().unwrap() > 10 && j["prefill"]["steps"].is_array());
     assert_eq!(j["tensors"].as_array().unwrap().len(), 71);
     let dense = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/goldens/mixtral");
-    assert!(ok(&["inspect", dense]).contains("config.json"));
+    assert!(ok(&["inspect", dense, "--metadata"]).contains("config.json"));
     assert!(ok(&["devices"]).contains("without --backend"));
     assert!(json(&["devices", "--json"])["choice"]["backend"].is_string());
 }

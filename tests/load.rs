@@ -2,8 +2,8 @@
 
 use crate::support::gpu;
 use moeray::{
-    CancelToken, Error,
-    session::{BackendChoice, DEMO_MODEL, LoadOptions, Model, Session, SessionOptions},
+    CancelToken, Error, KvType,
+    session::{BackendChoice, DEMO_MODEL, LoadOptions, Model, Session, SessionOptions, memory_needs},
 };
 
 fn on_cpu() -> LoadOptions {
@@ -43,4 +43,35 @@ fn the_demo_model_from_everywhere() {
     assert_eq!(logits(Model::load(file.as_ref(), &on_cpu(), &mut |_| {}).unwrap()), want);
     let e = Model::load_bytes(DEMO_MODEL[..5000].to_vec(), &on_cpu(), &mut |_| {}).err().unwrap();
     assert!(!e.to_string().is_empty());
+}
+
+/// What a model needs is known before it is loaded: the file's bytes but for its header, and keys and values by the context.
+#[test]
+fn needs_are_counted_before_loading() {
+    let file = concat!(env!("CARGO_MANIFEST_DIR"), "/demo/bard-q4_k_m.gguf");
+    let needs = |ctx, kv| memory_needs(file.as_ref(), &SessionOptions { ctx, kv, ..Default::default() }).unwrap();
+    let n = needs(1000, KvType::F16);
+    let size = std::fs::metadata(file).unwrap().len();
+    assert!(n.weights < size && n.weights > size * 9 / 10, "{n:?} of {size}");
+    // Four layers, two heads of 64 numbers for keys and values each, two bytes.
+    assert_eq!((n.kv, n.states), (4 * 2 * 2 * 64 * 2 * 1000, 0));
+    assert_eq!(needs(1000, KvType::F32).kv, 2 * n.kv);
+    assert!(n.read_per_token < n.weights && n.total() == n.weights + n.kv);
+    assert!(memory_needs("missing.gguf".as_ref(), &SessionOptions::default()).is_err());
+}
+
+/// A fork goes on as the original would, and neither sees the other's tokens.
+#[test]
+fn a_fork_has_a_context_of_its_own() {
+    let model = Model::demo(&on_cpu(), &mut |_| {}).unwrap();
+    let mut session = Session::new(&model, SessionOptions::default()).unwrap();
+    session.prefill(&[5, 6, 7, 8]).unwrap();
+    let mut fork = session.fork().unwrap();
+    let (a, b) = (session.decode(9).unwrap().to_vec(), fork.decode(9).unwrap().to_vec());
+    assert_eq!(a, b);
+    let other = fork.decode(30).unwrap().to_vec();
+    assert_eq!((session.position(), fork.position()), (5, 6));
+    assert_ne!(session.decode(31).unwrap(), other);
+    session.truncate(5);
+    assert_eq!(session.decode(30).unwrap(), other);
 }

@@ -524,6 +524,12 @@ pub struct InspectArgs {
     /// Which model.
     #[command(flatten)]
     pub model: ModelArgs,
+    /// Every tensor: name, type, shape, bytes
+    #[arg(long)]
+    pub tensors: bool,
+    /// What the file says about the model: GGUF's metadata, or config.json
+    #[arg(long)]
+    pub metadata: bool,
     /// The graph: one line an operation
     #[arg(long)]
     pub graph: bool,

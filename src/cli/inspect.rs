@@ -65,10 +65,22 @@ pub fn inspect(args: &InspectArgs) -> Outcome {
         }
         return Ok(());
     }
-    contents(&mut out, &checkpoint)?;
+    title(&mut out, &checkpoint, definition.as_ref().ok())?;
     match &definition {
         Ok(d) => summary(&mut out, d, ctx(args, d), args)?,
         Err(e) => writeln!(out, "\ncannot run: {e}")?,
+    }
+    if args.metadata {
+        metadata(&mut out, &checkpoint)?;
+    }
+    if args.tensors {
+        tensors(&mut out, &checkpoint)?;
+    } else {
+        writeln!(
+            out,
+            "\n{} tensors: --tensors lists them; --metadata shows what the file says",
+            checkpoint.infos().len()
+        )?;
     }
     Ok(())
 }
@@ -134,12 +146,33 @@ fn near<'a>(wanted: &str, names: impl Iterator<Item = &'a String>) -> Vec<&'a st
     names
 }
 
-fn contents(out: &mut dyn Write, ckpt: &Checkpoint) -> io::Result<()> {
+/// The file and the model in a few words.
+fn title(out: &mut dyn Write, ckpt: &Checkpoint, d: Option<&Definition>) -> io::Result<()> {
     let path = ckpt.path().map_or_else(|| load::DEMO_NAME.into(), |p| p.display().to_string());
-    writeln!(out, "{path}: {:?}, {}", ckpt.format(), load::bytes(ckpt.file_bytes()))?;
+    writeln!(out, "{path}: {}, {}", ckpt.format(), load::bytes(ckpt.file_bytes()))?;
+    if let Some(name) = ckpt.meta().str("general.name") {
+        writeln!(out, "  {name}")?;
+    }
+    if let Some(d) = d {
+        let (parameters, weights) = (billions(facts::parameters(&d.program)), facts::weight_type(ckpt));
+        writeln!(out, "  {}: {parameters} parameters in {weights}", facts::shape(d))?;
+    }
     for f in ckpt.files().iter().filter(|_| ckpt.files().len() > 1) {
         writeln!(out, "  {} ({})", f.path.display(), load::bytes(f.bytes))?;
     }
+    Ok(())
+}
+
+/// A count of weights for people: `1.38 billion`.
+fn billions(n: u64) -> String {
+    match n {
+        0..1_000_000 => n.to_string(),
+        1_000_000..1_000_000_000 => format!("{:.1} million", n as f64 / 1e6),
+        _ => format!("{:.2} billion", n as f64 / 1e9),
+    }
+}
+
+fn metadata(out: &mut dyn Write, ckpt: &Checkpoint) -> io::Result<()> {
     if !ckpt.meta().is_empty() {
         writeln!(out, "\nmetadata")?;
     }
@@ -150,6 +183,10 @@ fn contents(out: &mut dyn Write, ckpt: &Checkpoint) -> io::Result<()> {
     if let Some(config) = ckpt.config() {
         writeln!(out, "\nconfig.json\n{config:#}")?;
     }
+    Ok(())
+}
+
+fn tensors(out: &mut dyn Write, ckpt: &Checkpoint) -> io::Result<()> {
     writeln!(out, "\ntensors ({})", ckpt.infos().len())?;
     let width = ckpt.infos().iter().map(|t| t.name.len()).max().unwrap_or(0);
     for t in ckpt.infos() {
@@ -206,9 +243,9 @@ fn memory(d: &Definition, ctx: usize, args: &InspectArgs) -> [u64; 3] {
 }
 
 fn summary(out: &mut dyn Write, d: &Definition, ctx: usize, args: &InspectArgs) -> io::Result<()> {
-    writeln!(out, "\nmodel: {}", facts::shape(d))?;
-    for (name, value) in hyperparameters(d) {
-        writeln!(out, "  {name:<20} {}", value.as_str().map_or_else(|| value.to_string(), str::to_owned))?;
+    writeln!(out)?;
+    for (name, value) in hyperparameters(d).into_iter().filter(|(_, value)| !value.is_null()) {
+        writeln!(out, "  {:<20} {}", name.replace('_', " "), in_words(&value))?;
     }
     writeln!(out, "\nlayers")?;
     for (range, l) in grouped(&model::layers(&d.program.graph)) {
@@ -228,6 +265,16 @@ fn summary(out: &mut dyn Write, d: &Definition, ctx: usize, args: &InspectArgs) 
         writeln!(out, "  {name:<20} {}", load::bytes(n))?;
     }
     Ok(())
+}
+
+/// A hyperparameter for people.
+fn in_words(value: &Json) -> String {
+    match (value.as_str(), value.as_f64().filter(|x| x.fract() != 0.0)) {
+        (Some(text), _) => text.to_lowercase(),
+        // What was stored as f32 has no more digits.
+        (None, Some(x)) => (x as f32).to_string(),
+        (None, None) => value.to_string(),
+    }
 }
 
 /// Neighbours that are alike, as one line: `1-47`.

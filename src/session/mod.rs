@@ -8,6 +8,7 @@
 
 mod feed;
 mod model;
+pub(crate) mod needs;
 
 pub use crate::backend::{
     KernelTime, Roofline,
@@ -17,6 +18,7 @@ pub use crate::sampler::Sampling;
 #[cfg(feature = "demo-model")]
 pub use model::DEMO_MODEL;
 pub use model::{BackendChoice, LoadOptions, Model};
+pub use needs::{MemoryNeeds, memory_needs};
 
 use crate::{
     backend::{
@@ -250,6 +252,17 @@ impl Session {
         bytes.extend_from_slice(&saved);
         self.text.iter().for_each(|id| bytes.extend_from_slice(&id.to_le_bytes()));
         Ok(bytes)
+    }
+
+    /// Another session with the same options that holds the same tokens: what each does from here on is its own.
+    ///
+    /// # Errors
+    /// As [`Session::save`] and [`Session::new`].
+    pub fn fork(&mut self) -> Result<Session> {
+        let saved = self.save()?;
+        let mut other = Session::new(&self.model, self.options)?;
+        other.restore(&saved)?;
+        Ok(other)
     }
 
     /// Puts a saved session in place of what this one holds.
