@@ -3,7 +3,7 @@
 // Helper functions of tests may unwrap as the tests themselves do.
 #![allow(clippy::unwrap_used)]
 
-mod build;
+pub mod build;
 mod fuzz;
 mod hostile;
 mod read;

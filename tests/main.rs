@@ -17,6 +17,8 @@ mod export;
 mod export_families;
 mod export_vocab;
 mod files;
+mod forms;
+mod fuzz;
 mod generate;
 mod goldens;
 mod gpu;

@@ -5,7 +5,7 @@ use super::{
         ActivationsName, BackendName, ContextArgs, DeviceArgs, KvName, PlaceArgs, SampleArgs, StopArgs, StyleName,
         TilesName,
     },
-    failure::{Failure, Outcome, say},
+    failure::{Failure, Outcome},
     shaders,
 };
 use crate::{
@@ -69,9 +69,6 @@ pub fn load_checkpoint(
     let options = LoadOptions { backend: choice(backend, device)?, model: build, ..LoadOptions::default() };
     let model = Model::from_checkpoint(checkpoint, &options, &mut |p| bar.show(p))?;
     tracing::info!("loaded on {}", model.describe());
-    for part in model.definition().skipped.iter().filter(|_| !quiet) {
-        say(format_args!("left out: {part}"));
-    }
     Ok(model)
 }
 

@@ -10,7 +10,7 @@ use super::{
 use crate::{
     Error, Result,
     backend::{Progress, cpu},
-    file::{self, Checkpoint, Format, Metadata, Sink, Tensor, TensorSpec, Value, write_gguf},
+    file::{self, Bytes, Checkpoint, Format, Metadata, Sink, Tensor, TensorSpec, Value, write_gguf},
     generate::CancelToken,
     model,
     quant::{
@@ -37,6 +37,11 @@ pub fn quantize(args: &QuantizeArgs, quiet: bool) -> Outcome {
     }
     let specs = specs(&checkpoint, mix, source.format())?;
     let meta = metadata(&checkpoint, mix);
+    // A model that cannot be run here may be quantised all the same; one that can must stay so.
+    let runs = source.format() == Format::SafeTensors || model::readable(&checkpoint).is_ok();
+    if runs {
+        model::readable(&planned(&checkpoint, &meta, &specs)?)?;
+    }
     let total: u64 = checkpoint.tensors().map(|(_, t)| t.byte_len() as u64).sum();
     // Each is let go of when it is written: some are made from what the file holds, and nobody else keeps them.
     let mut tensors: Vec<Option<Tensor>> = checkpoint.into_tensors().into_iter().map(|(_, t)| Some(t)).collect();
@@ -49,6 +54,11 @@ pub fn quantize(args: &QuantizeArgs, quiet: bool) -> Outcome {
     })?;
     drop(guard);
     drop(job);
+    // What lies on the disk is what was planned: the head is read again.
+    let written = file::open(&args.output)?;
+    if !specs.iter().all(|s| written.info(&s.name).is_some_and(|t| t.content.is_ok() && t.shape == s.shape)) {
+        return Err(Failure::new(format!("{} does not hold what was written to it", args.output.display())));
+    }
     if !quiet {
         summary(&args.output.display().to_string(), &specs, total);
     }
@@ -68,6 +78,23 @@ fn specs(ckpt: &Checkpoint, mix: Mix, from: Format) -> Outcome<Vec<TensorSpec>> 
         TensorSpec { name: name.into(), dtype, shape: t.shape().to_vec() }
     };
     Ok(ckpt.tensors().map(spec).collect())
+}
+
+/// The file that will be written, with the tensors that stay as they are, and nothing in those that are still to be made.
+fn planned(ckpt: &Checkpoint, meta: &Metadata, specs: &[TensorSpec]) -> Outcome<Checkpoint> {
+    let tensor = |(spec, (_, t)): (&TensorSpec, (&str, &Tensor))| -> Result<(String, Tensor)> {
+        let impossible = || Error::Invalid(format!("tensor `{}` {:?} cannot be {}", spec.name, spec.shape, spec.dtype));
+        let t = match spec.dtype == t.dtype() {
+            true => t.clone(),
+            false => {
+                let bytes = Bytes::from_fn(spec.byte_len().ok_or_else(impossible)?, Vec::new);
+                Tensor::new(spec.dtype, spec.shape.clone(), vec![bytes])?
+            }
+        };
+        Ok((spec.name.clone(), t))
+    };
+    let tensors = specs.iter().zip(ckpt.tensors()).map(tensor).collect::<Result<Vec<_>>>()?;
+    Ok(Checkpoint::from_parts(meta.clone(), tensors)?)
 }
 
 /// What the mixes' rules ask about the model.

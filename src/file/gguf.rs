@@ -7,14 +7,12 @@
 use super::{
     bytes::Bytes,
     checkpoint::TensorInfo,
+    cursor::Cursor,
     metadata::Metadata,
     tensor::Tensor,
     value::{Array, Repr, Value, ValueType},
 };
-use crate::{
-    error::{Error, Result},
-    quant::DType,
-};
+use crate::{error::Result, quant::DType};
 use std::borrow::Cow;
 
 /// The first four bytes.
@@ -36,75 +34,6 @@ const MIN_TENSOR: usize = 32;
 pub(super) struct Parsed {
     pub meta: Metadata,
     pub tensors: Vec<TensorInfo>,
-}
-
-/// A reader's position in the bytes of a file.
-struct Cursor<'a> {
-    file: &'a str,
-    bytes: &'a Bytes,
-    all: &'a [u8],
-    pos: usize,
-}
-
-impl<'a> Cursor<'a> {
-    fn error(&self, what: impl Into<String>) -> Error {
-        Error::format(self.file, what)
-    }
-
-    fn left(&self) -> usize {
-        self.all.len() - self.pos
-    }
-
-    /// The next `n` bytes; `what` names them for the error.
-    fn take(&mut self, n: u64, what: impl FnOnce() -> String) -> Result<&'a [u8]> {
-        match usize::try_from(n).ok().filter(|n| *n <= self.left()) {
-            Some(n) => {
-                let s = &self.all[self.pos..self.pos + n];
-                self.pos += n;
-                Ok(s)
-            }
-            None => Err(self.error(format!(
-                "{} at byte {} needs {n} bytes, but the file ends at byte {} (truncated, or a corrupt length)",
-                what(),
-                self.pos,
-                self.all.len()
-            ))),
-        }
-    }
-
-    fn u32(&mut self, what: impl FnOnce() -> String) -> Result<u32> {
-        let b = self.take(4, what)?;
-        Ok(u32::from_le_bytes([b[0], b[1], b[2], b[3]]))
-    }
-
-    fn u64(&mut self, what: impl FnOnce() -> String) -> Result<u64> {
-        let b = self.take(8, what)?;
-        Ok(u64::from_le_bytes([b[0], b[1], b[2], b[3], b[4], b[5], b[6], b[7]]))
-    }
-
-    /// A length-prefixed UTF-8 string.
-    fn string(&mut self, what: impl Fn() -> String) -> Result<&'a str> {
-        let n = self.u64(|| format!("the length of {}", what()))?;
-        let at = self.pos;
-        let b = self.take(n, &what)?;
-        std::str::from_utf8(b).map_err(|e| {
-            self.error(format!("{} at byte {at} is not valid UTF-8 (byte {})", what(), at + e.valid_up_to()))
-        })
-    }
-
-    /// A count of things that take at least `min` bytes each.
-    fn count(&self, n: u64, min: usize, what: impl FnOnce() -> String) -> Result<usize> {
-        let most = self.left() / min;
-        match usize::try_from(n).ok().filter(|n| *n <= most) {
-            Some(n) => Ok(n),
-            None => Err(self.error(format!(
-                "{} says {n} at byte {}, but the {} bytes left hold at most {most} (truncated, or a corrupt count)",
-                what(),
-                self.pos,
-                self.left()
-            ))),
-        }
-    }
 }
 
 /// Reads the whole table of contents of a GGUF file; `file` is its name in messages, `number` its place among shards.
@@ -167,7 +96,7 @@ fn value_type(c: &mut Cursor<'_>, key: &str) -> Result<ValueType> {
 
 fn value(c: &mut Cursor<'_>, key: &str, kind: ValueType) -> Result<Value> {
     match kind {
-        ValueType::String => Ok(Value::String(c.string(|| format!("`{}`", shown(key)))?.into())),
+        ValueType::String => Ok(Value::String(c.text(key, || format!("`{}`", shown(key)))?.into())),
         ValueType::Array => Ok(Value::Array(array(c, key, MAX_NESTING)?)),
         _ => {
             let size = kind.size().unwrap_or(0) as u64;
@@ -193,14 +122,7 @@ fn array(c: &mut Cursor<'_>, key: &str, nesting: usize) -> Result<Array> {
     let n = c.count(count, min, || format!("the length of array `{}`", shown(key)))?;
     let start = c.pos;
     Ok(Array(match kind {
-        ValueType::String => {
-            let mut starts = Vec::with_capacity(n);
-            for i in 0..n {
-                starts.push((c.pos - start) as u64);
-                c.string(|| format!("string {i} of `{}`", shown(key)))?;
-            }
-            Repr::Strings { data: slice(c, start, c.pos)?, starts }
-        }
+        ValueType::String => strings(c, key, n)?,
         ValueType::Array => {
             let mut items = Vec::new();
             for _ in 0..n {
@@ -214,6 +136,24 @@ fn array(c: &mut Cursor<'_>, key: &str, nesting: usize) -> Result<Array> {
             Repr::Fixed { kind, data: slice(c, start, c.pos)? }
         }
     }))
+}
+
+/// So many strings: the file's own bytes where they are as they should be, else a copy.
+fn strings(c: &mut Cursor<'_>, key: &str, n: usize) -> Result<Repr> {
+    let start = c.pos;
+    let (mut starts, mut clean) = (Vec::with_capacity(n), true);
+    for i in 0..n {
+        let at = c.pos;
+        starts.push((at - start) as u64);
+        let text = c.text(key, || format!("string {i} of `{}`", shown(key)))?;
+        clean &= matches!(&text, Cow::Borrowed(t) if at + 8 + t.len() == c.pos);
+    }
+    if clean {
+        return Ok(Repr::Strings { data: slice(c, start, c.pos)?, starts });
+    }
+    c.pos = start;
+    let texts = (0..n).map(|i| c.text(key, || format!("string {i} of `{}`", shown(key))));
+    Ok(Array::from_strings(texts.collect::<Result<Vec<_>>>()?).0)
 }
 
 /// Truth values are 0 or 1; anything else is a corrupt file.

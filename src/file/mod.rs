@@ -10,8 +10,10 @@
 
 mod bytes;
 mod checkpoint;
+mod cursor;
 mod gguf;
 mod gguf_write;
+mod json;
 mod metadata;
 mod random;
 mod safetensors;

@@ -191,7 +191,10 @@ fn open_shards(path: &Path, folder: &Path, shards: &[PathBuf], index: Option<&In
         check_inside(folder, shard)?;
         let bytes = map(shard)?;
         files.push(FileInfo { path: shard.clone(), bytes: bytes.len() as u64 });
-        tensors.extend(parse(&shard.display().to_string(), number, &bytes)?);
+        // A tensor may lie in two shards, such as an output matrix that is the embedding: the index says which counts.
+        let promised = |name: &str| index.and_then(|map| map.get(name)).is_none_or(|file| shard.ends_with(file));
+        let found = parse(&shard.display().to_string(), number, &bytes)?;
+        tensors.extend(found.into_iter().filter(|t| promised(&t.name)));
     }
     let beside = beside(folder)?;
     let checkpoint =
@@ -272,7 +275,7 @@ fn beside(folder: &Path) -> Result<Beside> {
     };
     let json = |name: &str| -> Result<Option<Json>> {
         let Some(path) = optional(name) else { return Ok(None) };
-        let parsed = serde_json::from_slice(&read_small(&path)?);
+        let parsed = super::json::parse(&read_small(&path)?);
         parsed.map(Some).map_err(|e| Error::format(path.display().to_string(), format!("is no valid JSON: {e}")))
     };
     let chat_template = match optional("chat_template.jinja") {

@@ -31,6 +31,18 @@ pub struct Definition {
 /// [`Error::Unsupported`] for an architecture or a switch that is not known here; [`Error::Model`] where hyperparameters or
 /// tensors are missing or contradict each other.
 pub fn build(ckpt: &Checkpoint, options: &Options) -> Result<Definition> {
+    let definition = quietly(ckpt, options)?;
+    for part in &definition.skipped {
+        tracing::warn!("left out, because the text model does without it: {part}");
+    }
+    Ok(definition)
+}
+
+/// As [`build`], without a word: for what is looked at and not run.
+///
+/// # Errors
+/// As [`build`].
+pub(super) fn quietly(ckpt: &Checkpoint, options: &Options) -> Result<Definition> {
     let params = Params::new(ckpt)?;
     let arch = find(&params)?;
     let params = params.of(&arch.config, arch.gguf);
@@ -40,9 +52,6 @@ pub fn build(ckpt: &Checkpoint, options: &Options) -> Result<Definition> {
     let loader = Loader::new(ckpt, &arch.names, params.tensors_read());
     let (graph, weights, skipped) = graph::graph(&decoder, loader, options)?;
     let program = Program::new(graph, weights)?;
-    for part in &skipped {
-        tracing::warn!("left out, because the text model does without it: {part}");
-    }
     Ok(Definition { title: arch.title, arch: params.arch, decoder, skipped, program })
 }
 

@@ -72,7 +72,7 @@ impl Common {
             kv_heads: kv_heads(p, heads)?,
             head_dim,
             ffn: p.opt_usize("feed_forward_length", "intermediate_size")?.unwrap_or(0),
-            vocab: p.opt_usize("vocab_size", "vocab_size")?.unwrap_or(0),
+            vocab: vocab(p)?,
             context: p.context()?,
             norm: NormSpec { kind: NormKind::Rms, eps, offset: 0.0 },
             act: activation(p)?,
@@ -117,7 +117,7 @@ impl Common {
     /// # Errors
     /// [`Error::Model`] for a list of another length.
     pub fn spans(&self, p: &Params<'_>, slides: impl Fn(usize) -> bool) -> Result<Vec<Span>> {
-        let window = p.opt_usize("attention.sliding_window", "sliding_window")?.filter(|w| *w > 0);
+        let window = p.opt_length("attention.sliding_window", "sliding_window")?.filter(|w| *w > 0);
         let off = p.opt_bool("", "use_sliding_window")? == Some(false);
         let Some(window) = window.filter(|_| !off) else { return Ok(vec![Span::Context; self.layers]) };
         let slides: Vec<bool> = match p.config("layer_types").and_then(|v| v.as_array()) {
@@ -179,13 +179,28 @@ impl Common {
 /// [`Error::Model`] for an impossible number.
 pub(super) fn layer_count(p: &Params<'_>, hf: &str) -> Result<usize> {
     let all = p.usize("block_count", hf)?;
-    if all > MOST_LAYERS {
+    // Every layer has a tensor of its own at least.
+    if all > MOST_LAYERS || all > p.tensors() {
         let key = if p.is_gguf() { "block_count" } else { hf };
-        return Err(Error::Model(format!("{key} is {all}: no model has so many layers")));
+        let why = if all > MOST_LAYERS {
+            "no model has so many layers".into()
+        } else {
+            format!("the file has {} tensors", p.tensors())
+        };
+        return Err(Error::Model(format!("{key} is {all}: {why}")));
     }
     let predictors = p.opt_usize("nextn_predict_layers", "")?.unwrap_or(0);
     let others = all.checked_sub(predictors).filter(|l| *l > 0);
     others.ok_or_else(|| Error::Model(format!("{predictors} of {all} layers predict further")))
+}
+
+/// Tokens. In a GGUF the embedding table says it, whatever the key of that name does (llama.cpp goes by the list of tokens).
+fn vocab(p: &Params<'_>) -> Result<usize> {
+    match p.rows_of("token_embd.weight") {
+        Some(rows) if p.is_gguf() => Ok(rows),
+        _ if p.is_gguf() => Ok(0),
+        _ => Ok(p.opt_usize("", "vocab_size")?.unwrap_or(0)),
+    }
 }
 
 /// Heads of keys: one number, or one a layer where some layers have no attention; those that do have as many as the others.

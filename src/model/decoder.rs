@@ -2,11 +2,7 @@
 //! The graph that follows from it is in [`super::graph`].
 
 use super::rope::RopeSpec;
-use crate::{
-    error::{Error, Result},
-    ir::{Activation, NormKind, Router, Temperature},
-    ops::short_conv::MOST_TAPS,
-};
+use crate::ir::{Activation, NormKind, Router, Temperature};
 
 /// Sizes and switches of a model.
 #[derive(Clone, Debug, PartialEq)]
@@ -337,25 +333,6 @@ impl Decoder {
         let dense = |i: &usize| self.layers[*i].moe().is_none();
         if self.moe().is_none() { vec![] } else { (0..self.layers.len()).filter(dense).collect() }
     }
-
-    /// Refuses sizes that contradict each other.
-    ///
-    /// # Errors
-    /// [`Error::Model`].
-    pub(super) fn check(&self) -> Result<()> {
-        let bad = |what: String| Err(Error::Model(what));
-        if self.softcap.is_some_and(|c| !c.is_finite() || c <= 0.0) {
-            return bad(format!("logits bounded by {:?}", self.softcap));
-        }
-        if !self.norm.eps.is_finite() || self.norm.eps < 0.0 {
-            return bad(format!("an epsilon of {} in the norms", self.norm.eps));
-        }
-        let m = self.multipliers;
-        if ![m.embedding, m.residual, m.logits].iter().all(|f| f.is_finite() && *f != 0.0) {
-            return bad(format!("{m:?}"));
-        }
-        self.layers.iter().try_for_each(LayerSpec::check)
-    }
 }
 
 impl LayerSpec {
@@ -387,58 +364,5 @@ impl LayerSpec {
             Mixer::Latent(m) => Some(&m.rotation),
             Mixer::Attention(_) | Mixer::Delta(_) | Mixer::Conv(_) => None,
         }
-    }
-
-    fn check(&self) -> Result<()> {
-        match &self.mixer {
-            Mixer::Attention(a) => a.check()?,
-            Mixer::Delta(d) => d.check()?,
-            Mixer::Conv(c) => c.check()?,
-            Mixer::Latent(_) => {}
-        }
-        if self.norms.post && matches!(self.ffn, Ffn::Moe(_)) {
-            return Err(Error::Unsupported("a norm behind experts that have no dense unit beside them".into()));
-        }
-        if let Some(m) = self.moe()
-            && (m.router.used == 0 || m.router.used > m.router.experts || m.experts.width == 0)
-        {
-            let (r, width) = (&m.router, m.experts.width);
-            return Err(Error::Model(format!("top {} of {} experts of width {width}", r.used, r.experts)));
-        }
-        Ok(())
-    }
-}
-
-impl AttentionSpec {
-    fn check(&self) -> Result<()> {
-        if self.kv_heads == 0 || self.heads % self.kv_heads != 0 {
-            return Err(Error::Model(format!("{} query heads on {} heads of keys", self.heads, self.kv_heads)));
-        }
-        if self.head_dim == 0 || !self.scale.is_finite() || self.scale == 0.0 {
-            return Err(Error::Model(format!(
-                "heads of {} whose products are scaled by {}",
-                self.head_dim, self.scale
-            )));
-        }
-        Ok(())
-    }
-}
-
-impl DeltaSpec {
-    fn check(&self) -> Result<()> {
-        let sizes = [self.k_heads, self.v_heads, self.k_dim, self.v_dim];
-        if sizes.contains(&0) || self.v_heads % self.k_heads != 0 || !(2..=MOST_TAPS).contains(&self.taps) {
-            return Err(Error::Model(format!("linear attention of the sizes {self:?}")));
-        }
-        Ok(())
-    }
-}
-
-impl ConvSpec {
-    fn check(&self) -> Result<()> {
-        if (2..=MOST_TAPS).contains(&self.taps) {
-            return Ok(());
-        }
-        Err(Error::Model(format!("short convolutions of {} taps", self.taps)))
     }
 }

@@ -29,6 +29,9 @@ pub struct Config {
     pub also: &'static [(&'static str, &'static str)],
 }
 
+/// No dimension of any model comes near this; sums and products of a few such numbers cannot overflow.
+pub(super) const MOST: usize = 1 << 24;
+
 /// Keys that every class has, as all of them treat an absent one.
 pub(super) const COMMON: &[(&str, Absent)] = &[
     ("hidden_size", Absent::Refused),
@@ -57,6 +60,13 @@ impl Config {
     /// What an absent key means; `None` for a key that the family does not have.
     pub fn absent(&self, key: &str) -> Option<Absent> {
         self.keys.iter().chain(COMMON).find(|(k, _)| *k == key).map(|(_, a)| *a)
+    }
+
+    /// Every key that the family has.
+    pub fn known(&self) -> impl Iterator<Item = &'static str> {
+        let own = self.keys;
+        let common = COMMON.iter().filter(move |(k, _)| own.iter().all(|(o, _)| o != k));
+        own.iter().chain(common).map(|(k, _)| *k)
     }
 
     /// The names of a key, its own first.

@@ -1,8 +1,8 @@
 //! Weights by their canonical (GGUF) names, whatever container and naming they come from.
 
 use super::{
-    names::{ExpertLayout, Names},
-    tensors::{as_f32, numbers, taps_first},
+    names::{ExpertLayout, Names, Root, gguf_candidates},
+    tensors::{as_f32, fitted, numbers, taps_first},
 };
 use crate::{
     error::{Error, Result},
@@ -27,35 +27,15 @@ pub struct Loader<'a> {
     used: HashSet<String>,
     /// Weights that were left aside, and why.
     left: Vec<String>,
-    nested: Nested,
-}
-
-/// Where a file with several models has the text model.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Nested {
-    /// There is no other.
-    No,
-    /// `model.layers.` is `model.language_model.layers.`.
-    InModel,
-    /// `model.layers.` is `language_model.model.layers.`.
-    Before,
-}
-
-impl Nested {
-    fn of(ckpt: &Checkpoint) -> Self {
-        let has = |prefix: &str| ckpt.infos().iter().any(|t| t.name.starts_with(prefix));
-        match (has("model.language_model."), has("language_model.model.")) {
-            (true, _) => Nested::InModel,
-            (false, true) => Nested::Before,
-            (false, false) => Nested::No,
-        }
-    }
+    root: Root,
 }
 
 impl<'a> Loader<'a> {
     /// A loader from `ckpt`, whose tensors are called as `names` says where it is not GGUF, and of which some were `read`
     /// already, as hyperparameters.
     pub fn new(ckpt: &'a Checkpoint, names: &'a Names, read: Vec<String>) -> Self {
+        let usual = names.candidates("token_embd.weight").into_iter().next().unwrap_or_default();
+        let begins = |prefix: &str| ckpt.infos().iter().any(|t| t.name.starts_with(prefix));
         Loader {
             b: Builder::new(),
             ckpt,
@@ -63,49 +43,24 @@ impl<'a> Loader<'a> {
             weights: vec![],
             left: vec![],
             used: read.into_iter().collect(),
-            nested: Nested::of(ckpt),
+            root: Root::of(&usual, |n| ckpt.info(n).is_some(), begins),
         }
     }
 
-    /// The file's name of a canonical weight: `blk.3.attn_q.weight` → `model.layers.3.self_attn.q_proj.weight`.
-    /// For experts of a Hugging Face file the name has a `{}` in the place of the expert.
+    /// The names that a canonical weight may have in this file, the usual one first: `blk.3.attn_q.weight` →
+    /// `model.layers.3.self_attn.q_proj.weight`. `{}` stands for the number of an expert.
+    pub(super) fn candidates(&self, canonical: &str) -> Vec<String> {
+        match self.is_gguf() {
+            true => gguf_candidates(canonical),
+            false => self.names.candidates(canonical).into_iter().map(|n| self.root.place(n)).collect(),
+        }
+    }
+
+    /// The file's name of a canonical weight: the first of its names that the file has, or the usual one where it has none.
     pub(super) fn file_name(&self, canonical: &str) -> String {
-        if self.ckpt.format() == Format::Gguf {
-            return canonical.to_string();
-        }
-        let (layer, rest) = match canonical.strip_prefix("blk.").and_then(|r| r.split_once('.')) {
-            Some((n, rest)) => (Some(n), rest),
-            None => (None, canonical),
-        };
-        // A name with its ending goes first: not every file's ends alike.
-        let name = match self.names.find(rest) {
-            Some(name) => name.to_string(),
-            None => {
-                let (stem, ending) = rest.rsplit_once('.').unwrap_or((rest, ""));
-                match (self.names.find(stem), stem.rsplit_once('.')) {
-                    (Some(name), _) => format!("{name}.{ending}"),
-                    // One of several: its number takes the place of the braces.
-                    (None, Some((base, n))) => match self.names.find(base) {
-                        Some(name) => format!("{}.{ending}", name.replace("{}", n)),
-                        None => rest.to_string(),
-                    },
-                    (None, None) => rest.to_string(),
-                }
-            }
-        };
-        self.in_file(match layer {
-            Some(n) => format!("{}{n}.{name}", self.names.layers),
-            None => name,
-        })
-    }
-
-    /// A name as the file has it: checkpoints of models that also see put the text model's names one level down.
-    fn in_file(&self, name: String) -> String {
-        match (self.nested, name.strip_prefix("model.")) {
-            (Nested::InModel, Some(rest)) => format!("model.language_model.{rest}"),
-            (Nested::Before, _) => format!("language_model.{name}"),
-            _ => name,
-        }
+        let mut all = self.candidates(canonical);
+        let at = all.iter().position(|n| self.holds(n) || self.holds_each(n)).unwrap_or(0);
+        all.swap_remove(at)
     }
 
     /// Leaves a weight of the file aside, and says so among the parts that are left out.
@@ -127,18 +82,19 @@ impl<'a> Loader<'a> {
         self.ckpt.info(name).is_some()
     }
 
-    /// How the file stores experts that lie in one tensor.
+    /// Whether the file has the first of the tensors that a name with braces stands for.
+    pub(super) fn holds_each(&self, name: &str) -> bool {
+        name.contains("{}") && self.holds(&name.replace("{}", "0"))
+    }
+
+    /// The shape of a tensor of the file, by the file's name.
+    pub(super) fn shape_of(&self, name: &str) -> Option<&[usize]> {
+        self.ckpt.info(name).map(|t| t.shape.as_slice())
+    }
+
+    /// How the file stores experts that lie in one tensor, where its shape does not tell.
     pub(super) fn expert_layout(&self) -> ExpertLayout {
         if self.is_gguf() { ExpertLayout::Rows } else { self.names.experts }
-    }
-
-    pub(super) fn format(&self) -> Format {
-        self.ckpt.format()
-    }
-
-    /// Whether the architecture has a name of its own for this stem.
-    pub(super) fn renames(&self, stem: &str) -> bool {
-        self.names.find(stem).is_some() || self.names.find(&format!("{stem}.weight")).is_some()
     }
 
     /// The bytes of a tensor whose type is none of weights.
@@ -158,6 +114,7 @@ impl<'a> Loader<'a> {
     }
 
     pub(super) fn declare(&mut self, canonical: &str, shape: &[usize], tensor: Tensor) -> Result<WeightId> {
+        let tensor = fitted(tensor, shape);
         if tensor.shape() != shape {
             let file = self.file_name(canonical);
             return Err(Error::Model(format!("tensor `{file}` has shape {:?}, expected {shape:?}", tensor.shape())));
@@ -172,13 +129,10 @@ impl<'a> Loader<'a> {
     /// # Errors
     /// [`Error::Model`] where it is missing or has another shape.
     pub fn matrix(&mut self, canonical: &str, out: usize, inp: usize) -> Result<WeightId> {
-        let mut t = match self.half(canonical, out)? {
+        let t = match self.half(canonical, out)? {
             Some(t) => t,
             None => self.take(&self.file_name(canonical))?,
         };
-        if out == 1 && t.shape() == [inp] {
-            t = t.reshaped(vec![1, inp])?;
-        }
         self.declare(canonical, &[out, inp], t)
     }
 
@@ -196,7 +150,7 @@ impl<'a> Loader<'a> {
         let t = self.take(&merged)?;
         let wrong = || Error::Model(format!("tensor `{merged}` has shape {:?}, expected twice {out} rows", t.shape()));
         let [rows, cols] = t.shape() else { return Err(wrong()) };
-        if *rows != 2 * out || t.parts().len() != 1 {
+        if Some(*rows) != out.checked_mul(2) || t.parts().len() != 1 {
             return Err(wrong());
         }
         let part = t.parts()[0].slice(first * t.row_bytes()..(first + out) * t.row_bytes()).ok_or_else(wrong)?;
@@ -208,11 +162,15 @@ impl<'a> Loader<'a> {
     /// # Errors
     /// As [`Loader::matrix`].
     pub fn table(&mut self, canonical: &str, rows: usize, cols: usize) -> Result<WeightId> {
-        let rows = match self.ckpt.info(&self.file_name(canonical)) {
-            Some(t) if rows == 0 => t.shape.first().copied().unwrap_or(0),
-            _ => rows,
-        };
-        self.matrix(canonical, rows, cols)
+        let name = self.file_name(canonical);
+        let stored = self.shape_of(&name).and_then(|s| s.first().copied());
+        match stored {
+            Some(n) if rows == 0 => self.matrix(canonical, n, cols),
+            Some(n) if rows != n && self.shape_of(&name) == Some(&[n, cols]) => {
+                Err(Error::Model(format!("vocab_size is {rows}, and `{name}` has {n} rows")))
+            }
+            _ => self.matrix(canonical, rows, cols),
+        }
     }
 
     /// A small matrix as f32 whatever its type: routers, whose choices must not depend on a backend's rounding.
@@ -220,10 +178,7 @@ impl<'a> Loader<'a> {
     /// # Errors
     /// As [`Loader::matrix`].
     pub fn matrix_f32(&mut self, canonical: &str, out: usize, inp: usize) -> Result<WeightId> {
-        let mut t = as_f32(&self.take(&self.file_name(canonical))?)?;
-        if out == 1 && t.shape() == [inp] {
-            t = t.reshaped(vec![1, inp])?;
-        }
+        let t = as_f32(&self.take(&self.file_name(canonical))?)?;
         self.declare(canonical, &[out, inp], t)
     }
 
@@ -232,10 +187,7 @@ impl<'a> Loader<'a> {
     /// # Errors
     /// As [`Loader::matrix`].
     pub fn vector(&mut self, canonical: &str, n: usize) -> Result<WeightId> {
-        let mut t = as_f32(&self.take(&self.file_name(canonical))?)?;
-        if t.shape() == [1, n] {
-            t = t.reshaped(vec![n])?;
-        }
+        let t = as_f32(&self.take(&self.file_name(canonical))?)?;
         self.declare(canonical, &[n], t)
     }
 
@@ -264,8 +216,8 @@ impl<'a> Loader<'a> {
     /// As [`Loader::matrix`].
     pub fn conv(&mut self, canonical: &str, channels: usize, taps: usize) -> Result<WeightId> {
         let name = self.file_name(canonical);
-        let t = self.take(&name)?;
-        if t.shape() != [channels, taps] && t.shape() != [channels, 1, taps] {
+        let t = fitted(self.take(&name)?, &[channels, taps]);
+        if t.shape() != [channels, taps] {
             let shape = t.shape();
             return Err(Error::Model(format!("tensor `{name}` has shape {shape:?}, expected [{channels}, {taps}]")));
         }
@@ -281,13 +233,14 @@ impl<'a> Loader<'a> {
         canonical: &str,
         shape: [usize; 2],
         part: &str,
-        rows: Vec<Range<usize>>,
+        rows: impl Iterator<Item = Range<usize>>,
     ) -> Result<WeightId> {
         let name = self.file_name(canonical);
-        let t = self.take(&name)?;
+        let t = fitted(self.take(&name)?, &shape);
         if t.shape() != shape {
             return Err(Error::Model(format!("tensor `{name}` has shape {:?}, expected {shape:?}", t.shape())));
         }
+        let rows: Vec<Range<usize>> = rows.collect();
         let count = rows.iter().map(|r| r.len()).sum();
         // The parts of a tensor are of one length.
         let each = rows.iter().fold(t.rows_per_part(), |g, r| gcd(gcd(g, r.start), gcd(g, r.end))).max(1);
@@ -328,16 +281,18 @@ impl<'a> Loader<'a> {
     pub fn finish(self, layers: usize) -> Result<Built> {
         let ignorable = |n: &str| n.ends_with(".inv_freq") || n.ends_with(".masked_bias");
         let unused = |n: &&str| !self.used.contains(*n) && !ignorable(n);
-        let before = if self.is_gguf() { "blk.".into() } else { self.in_file(self.names.layers.to_string()) };
+        let before = if self.is_gguf() { "blk.".into() } else { self.root.place(self.names.layers.to_string()) };
+        let bare = |n: &'a str| if self.is_gguf() { n } else { self.root.strip(n) };
         let mut skipped = vec![];
-        let mut needed = |n: &&str| match super::optional::part(n, &before, layers, |n| self.ckpt.info(n).is_some()) {
+        let mut needed = |n: &&'a str| match super::optional::part([n, bare(n)], &before, layers, |n| self.holds(n)) {
             Some(part) => {
                 skipped.push(part);
                 false
             }
             None => true,
         };
-        let unused = self.ckpt.infos().iter().map(|t| t.name.as_str()).filter(unused);
+        let ckpt = self.ckpt;
+        let unused = ckpt.infos().iter().map(|t| t.name.as_str()).filter(unused);
         let left: Vec<&str> = unused.filter(|n| needed(n)).collect();
         if let Some(first) = left.first() {
             return Err(Error::Unsupported(format!(

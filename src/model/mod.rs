@@ -27,6 +27,7 @@ mod options;
 mod params;
 mod rope;
 mod rope_params;
+mod sizes;
 mod stored;
 mod summary;
 mod tensors;
@@ -37,7 +38,7 @@ pub use decoder::{
     AttentionSpec, Bias, ConvSpec, Decoder, DeltaSpec, Ffn, Glu, LatentSpec, LayerNorms, LayerSpec, Mixer, Moe,
     Multipliers, NormOver, NormSpec, Position, QkNorm, Shared, Span,
 };
-pub use export::to_gguf;
+pub use export::{readable, to_gguf};
 pub use facts::{Absent, Config};
 pub use families::REGISTRY;
 pub use gguf::GgufForm;

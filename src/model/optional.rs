@@ -7,6 +7,10 @@ const PARTS: &[(&str, &str)] = &[
     ("model.mtp.", "multi-token prediction"),
     // ERNIE-4.5: `model.mtp_block.0…`, `model.mtp_linear_proj.0…`.
     ("model.mtp_", "multi-token prediction"),
+    // GGUF files of Ollama have all of a model's parts.
+    ("v.", "vision tower"),
+    ("mm.", "projector of pictures"),
+    ("a.", "audio tower"),
     ("visual.", "vision tower"),
     ("model.visual.", "vision tower"),
     ("vision_tower.", "vision tower"),
@@ -23,15 +27,18 @@ const PARTS: &[(&str, &str)] = &[
     ("model.embed_audio.", "projector of sound"),
 ];
 
-/// What a tensor belongs to that is left out; `None` where it must be used. `layers` stands before a layer's number, of
-/// which there are `count`: one more is a multi-token prediction layer, as DeepSeek-V3 and GLM-4.5 put them behind the others
-/// (`nextn` in GGUF), where the file `has` the projection that only such layers have.
-pub(super) fn part(name: &str, layers: &str, count: usize, has: impl Fn(&str) -> bool) -> Option<&'static str> {
-    if let Some((_, what)) = PARTS.iter().find(|(prefix, _)| name.starts_with(prefix)) {
+/// What a tensor belongs to that is left out; `None` where it must be used. It has its name in the file, and the name without what
+/// stands before the text model's. `layers` stands before a layer's number, of which there are `count`: one more is a
+/// multi-token prediction layer, as DeepSeek-V3 and GLM-4.5 put them behind the others (`nextn` in GGUF), where the file `has`
+/// a projection or norm that only such layers have.
+pub(super) fn part(names: [&str; 2], layers: &str, count: usize, has: impl Fn(&str) -> bool) -> Option<&'static str> {
+    let begins = |prefix: &str| names.iter().any(|n| n.starts_with(prefix));
+    if let Some((_, what)) = PARTS.iter().find(|(prefix, _)| begins(prefix)) {
         return Some(what);
     }
+    let [name, _] = names;
     let number = name.strip_prefix(layers)?.split('.').next()?.parse::<usize>().ok()?;
-    let marks = [".eh_proj.weight", ".nextn.eh_proj.weight"];
+    let marks = [".eh_proj.weight", ".nextn.eh_proj.weight", ".enorm.weight", ".nextn.enorm.weight"];
     let marked = marks.iter().any(|mark| has(&format!("{layers}{number}{mark}")));
     (number >= count && marked).then_some("multi-token prediction")
 }
@@ -52,7 +59,9 @@ mod tests {
     #[test]
     fn parts_are_known_by_their_names() {
         let of = |name: &str, layers: &str, count: usize| {
-            part(name, layers, count, |n| ["model.layers.4.eh_proj.weight", "blk.4.nextn.eh_proj.weight"].contains(&n))
+            part([name; 2], layers, count, |n| {
+                ["model.layers.4.eh_proj.weight", "blk.4.nextn.eh_proj.weight"].contains(&n)
+            })
         };
         assert_eq!(of("model.visual.blocks.0.attn.qkv.weight", "model.layers.", 4), Some("vision tower"));
         assert_eq!(of("mtp.fc.weight", "model.layers.", 4), Some("multi-token prediction"));
@@ -61,6 +70,9 @@ mod tests {
         assert_eq!(of("model.layers.3.eh_proj.weight", "model.layers.", 4), None);
         assert_eq!(of("blk.4.attn_q.weight", "blk.", 4), Some("multi-token prediction"));
         assert_eq!(of("model.strange.weight", "model.layers.", 4), None);
+        assert_eq!(of("v.blk.0.attn_q.weight", "blk.", 4), Some("vision tower"));
+        let nested = ["model.language_model.mtp.fc.weight", "mtp.fc.weight"];
+        assert_eq!(part(nested, "model.language_model.layers.", 4, |_| false), Some("multi-token prediction"));
         assert_eq!(words(&["b", "a", "b"]), ["a (1 tensors)", "b (2 tensors)"]);
     }
 }

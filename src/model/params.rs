@@ -4,7 +4,7 @@
 //! the family's to say: [`Config`] for `config.json`, [`GgufForm::absent`] for GGUF. No key has a default that serves all.
 
 use super::{
-    facts::{Absent, Config},
+    facts::{Absent, Config, MOST},
     gguf::GgufForm,
     tensors::numbers,
 };
@@ -13,7 +13,7 @@ use crate::{
     file::{Checkpoint, Format, Metadata},
 };
 use serde_json::Value as Json;
-use std::{borrow::Cow, cell::RefCell};
+use std::{borrow::Cow, cell::RefCell, collections::BTreeSet};
 
 /// Where hyperparameters come from.
 pub struct Params<'a> {
@@ -157,11 +157,22 @@ impl<'a> Params<'a> {
         absent.map(|v| from_hf(&v).ok_or_else(wrong)).transpose()
     }
 
-    /// An optional count.
+    /// An optional count of anything, or a size in columns.
+    ///
+    /// # Errors
+    /// [`Error::Model`] where the value is there and is no count, or one that no model has.
+    pub fn opt_usize(&self, gguf: &str, hf: &str) -> Result<Option<usize>> {
+        match self.opt_length(gguf, hf)? {
+            Some(n) if n > MOST => Err(Error::Model(format!("{} is {n}: no model has so many", self.key(gguf, hf)))),
+            n => Ok(n),
+        }
+    }
+
+    /// An optional number of positions, of any size: nothing is made for each of them at load.
     ///
     /// # Errors
     /// [`Error::Model`] where the value is there and is no count.
-    pub fn opt_usize(&self, gguf: &str, hf: &str) -> Result<Option<usize>> {
+    pub fn opt_length(&self, gguf: &str, hf: &str) -> Result<Option<usize>> {
         let count = |v: u64| usize::try_from(v).ok();
         self.read(gguf, hf, |m, k| m.u64(k).or_else(|| same(m, k)).and_then(count), |v| v.as_u64().and_then(count))
     }
@@ -173,10 +184,19 @@ impl<'a> Params<'a> {
     pub fn usize(&self, gguf: &str, hf: &str) -> Result<usize> {
         match self.opt_usize(gguf, hf)? {
             Some(0) => Err(Error::Model(format!("{} is 0", self.key(gguf, hf)))),
-            Some(n) if n > MOST => Err(Error::Model(format!("{} is {n}", self.key(gguf, hf)))),
             Some(n) => Ok(n),
             None => Err(missing(&self.key(gguf, hf))),
         }
+    }
+
+    /// How many tensors the file has: no file has more layers.
+    pub(super) fn tensors(&self) -> usize {
+        self.ckpt.infos().len()
+    }
+
+    /// Rows of a tensor of the file.
+    pub(super) fn rows_of(&self, name: &str) -> Option<usize> {
+        self.ckpt.info(name)?.shape.first().copied()
     }
 
     /// The context that the model was trained for, in tokens: of any length, since nothing is made for it.
@@ -185,7 +205,7 @@ impl<'a> Params<'a> {
     /// [`Error::Model`] that names the key.
     pub(super) fn context(&self) -> Result<usize> {
         let (gguf, hf) = ("context_length", "max_position_embeddings");
-        match self.opt_usize(gguf, hf)? {
+        match self.opt_length(gguf, hf)? {
             Some(0) => Err(Error::Model(format!("{} is 0", self.key(gguf, hf)))),
             Some(n) => Ok(n),
             None => Err(missing(&self.key(gguf, hf))),
@@ -275,15 +295,12 @@ impl<'a> Params<'a> {
             .collect()
     }
 
-    /// A list of counts in `config.json`.
-    pub fn config_list(&self, path: &str) -> Vec<usize> {
-        let list = self.config(path).and_then(Json::as_array);
-        list.into_iter().flatten().filter_map(|v| v.as_u64().map(|v| v as usize)).collect()
+    /// Numbers of layers in `config.json`; `None` where there is no list.
+    pub fn config_set(&self, path: &str) -> Option<BTreeSet<usize>> {
+        let list = self.config(path).and_then(Json::as_array)?;
+        Some(list.iter().filter_map(|v| v.as_u64().map(|v| v as usize)).collect())
     }
 }
-
-/// No dimension of any model comes near this; sums and products of a few such numbers cannot overflow.
-const MOST: usize = 1 << 24;
 
 /// A value by a dotted path; null counts as absent.
 fn path<'a>(config: &'a Json, path: &str) -> Option<&'a Json> {

@@ -4,6 +4,7 @@ use crate::{
     error::{Error, Result},
     ir::{LongRope, Rope, RopePairs},
 };
+use std::sync::Arc;
 
 /// The rotation of queries and keys.
 #[derive(Clone, Debug, PartialEq)]
@@ -19,7 +20,7 @@ pub struct RopeSpec {
     /// How the frequencies are changed for longer contexts.
     pub scaling: Scaling,
     /// Divisors of the frequencies, one a pair, applied last (a GGUF's `rope_freqs.weight`).
-    pub divisors: Option<Vec<f32>>,
+    pub divisors: Option<Arc<[f32]>>,
     /// Factor on the rotated vectors.
     pub scale: f32,
 }
@@ -78,9 +79,9 @@ pub struct Yarn {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Long {
     /// Divisors up to `original` positions, one a pair.
-    pub short: Vec<f32>,
+    pub short: Arc<[f32]>,
     /// Divisors beyond, one a pair.
-    pub long: Vec<f32>,
+    pub long: Arc<[f32]>,
     /// Context up to which the short ones hold, in tokens.
     pub original: usize,
     /// Factor on the rotated vectors with the long ones; [`RopeSpec::scale`] goes with the short ones.
@@ -109,7 +110,7 @@ impl RopeSpec {
             Scaling::Linear(factor) => f.iter_mut().for_each(|f| *f /= factor),
             Scaling::Llama3(s) => s.apply(&mut f),
             Scaling::Yarn(y) => y.apply(&mut f, self.base, self.dims)?,
-            Scaling::Long(l) => f.iter_mut().zip(&l.short).for_each(|(f, d)| *f /= d),
+            Scaling::Long(l) => f.iter_mut().zip(l.short.iter()).for_each(|(f, d)| *f /= d),
             Scaling::Proportional(turning) => f.iter_mut().skip(*turning).for_each(|f| *f = 0.0),
         }
         if f.iter().any(|f| !f.is_finite()) {
@@ -117,7 +118,7 @@ impl RopeSpec {
             return Err(Error::Model(what.into()));
         }
         if let (Some(divisors), false) = (&self.divisors, matches!(self.scaling, Scaling::Long(_))) {
-            f.iter_mut().zip(divisors).for_each(|(f, d)| *f /= d);
+            f.iter_mut().zip(divisors.iter()).for_each(|(f, d)| *f /= d);
         }
         Ok(f)
     }
@@ -129,7 +130,7 @@ impl RopeSpec {
     pub(super) fn rope(&self) -> Result<Rope> {
         let long = match &self.scaling {
             Scaling::Long(l) => {
-                let divided = plain(self.base, self.dims).iter().zip(&l.long).map(|(f, d)| f / d).collect();
+                let divided = plain(self.base, self.dims).iter().zip(l.long.iter()).map(|(f, d)| f / d).collect();
                 Some(LongRope { beyond: l.original, inv_freq: divided, scale: l.long_scale })
             }
             _ => None,

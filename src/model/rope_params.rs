@@ -8,6 +8,7 @@ use crate::{
     error::{Error, Result},
     ir::RopePairs,
 };
+use std::sync::Arc;
 
 /// The rotation of heads of `head_dim` columns.
 ///
@@ -22,7 +23,7 @@ pub(super) fn rope(p: &Params<'_>, head_dim: usize, pairs: RopePairs) -> Result<
     let mut rope = RopeSpec::plain(head_dim, dims, pairs, base(p, dims)?);
     (rope.scaling, rope.scale) = scaling(p)?;
     if let Some(divisors) = p.vector("rope_freqs.weight")? {
-        rope.divisors = Some(checked_divisors(divisors, dims)?);
+        rope.divisors = Some(checked_divisors(divisors.into(), dims)?);
     }
     if let Some((long, scale)) = long(p, dims)? {
         (rope.scaling, rope.scale) = (Scaling::Long(long), scale);
@@ -50,7 +51,7 @@ fn dims(p: &Params<'_>, head_dim: usize) -> Result<usize> {
 ///
 /// # Errors
 /// [`Error::Model`] where their number is another, or one is not positive.
-pub(super) fn checked_divisors(f: Vec<f32>, dims: usize) -> Result<Vec<f32>> {
+pub(super) fn checked_divisors(f: Arc<[f32]>, dims: usize) -> Result<Arc<[f32]>> {
     if f.len() == dims / 2 && f.iter().all(|f| f.is_finite() && *f > 0.0) {
         return Ok(f);
     }
@@ -213,6 +214,7 @@ fn long(p: &Params<'_>, dims: usize) -> Result<Option<(Long, f32)>> {
         }
     };
     let scale = |key: &str| p.opt_f32("", &section(p, key)).map(|f| f.unwrap_or(own));
+    let (short, long) = (short.into(), long.into());
     let long = Long { short, long, original: original as usize, long_scale: scale("long_mscale")? };
     Ok(Some((long, scale("short_mscale")?)))
 }

@@ -2,7 +2,8 @@
 //!
 //! FP8 with a scale for every block of rows and columns (DeepSeek-V3 and R1, Kimi-K2, MiniMax-M2, Qwen3's `-FP8`): a matrix
 //! `[out, in]` of `float8_e4m3fn`, and beside it, under the name with `_scale_inv`, `[out / 128, in / 128]` factors (both
-//! rounded up; `quantization_config.weight_block_size` says other sizes). A weight is its number times its block's factor. They
+//! rounded up; `quantization_config.weight_block_size` says other sizes). Matrices of experts may lie in one tensor, `[E, out, in]`
+//! with `[E, out / 128, in / 128]` factors. A weight is its number times its block's factor. They
 //! become BF16, as DeepSeek's own `fp8_cast_bf16.py` makes of them, when they are first read: a file is converted matrix by
 //! matrix.
 //!
@@ -50,11 +51,16 @@ pub(super) fn fp8(ckpt: &Checkpoint, name: &str) -> Result<Option<(Tensor, Strin
             "tensor `{name}` {what} (`{scales}`): other forms of FP8 are not known here"
         )));
     };
-    let (Some(raw), &[rows, cols]) = (info.raw.clone(), info.shape.as_slice()) else {
-        return Err(Error::Model(format!("tensor `{name}` of shape {:?} as FP8 in blocks", info.shape)));
+    let shape = info.shape.as_slice();
+    let (count, rows, cols) = match *shape {
+        [rows, cols] => (1, rows, cols),
+        [count, rows, cols] => (count, rows, cols),
+        _ => return Err(Error::Model(format!("tensor `{name}` of shape {shape:?} as FP8 in blocks"))),
     };
+    let raw = info.raw.clone().ok_or_else(|| Error::Model(format!("tensor `{name}` has no numbers")))?;
     let block = block(ckpt)?;
-    let want = [rows.div_ceil(block[0]), cols.div_ceil(block[1])];
+    let [down, across] = [rows.div_ceil(block[0]), cols.div_ceil(block[1])];
+    let want = [&shape[..shape.len() - 2], &[down, across][..]].concat();
     if table.shape != want {
         let (shape, [h, w]) = (&table.shape, block);
         return Err(Error::Model(format!(
@@ -65,10 +71,15 @@ pub(super) fn fp8(ckpt: &Checkpoint, name: &str) -> Result<Option<(Tensor, Strin
     if scales_of.iter().any(|s| !s.is_finite()) {
         return Err(Error::Model(format!("tensor `{scales}` holds NaN or infinity: the file is damaged")));
     }
-    let bytes = rows.checked_mul(cols).and_then(|n| n.checked_mul(2)).filter(|n| *n == 2 * raw.len());
-    let bytes = bytes.ok_or_else(|| Error::Model(format!("tensor `{name}` has {} bytes", raw.len())))?;
-    let part = Bytes::from_fn(bytes, move || to_bf16(&raw, cols, &scales_of, block, want[1]));
-    Ok(Some((Tensor::new(DType::BF16, vec![rows, cols], vec![part])?, scales)))
+    let wrong = || Error::Model(format!("tensor `{name}` has {} bytes", raw.len()));
+    let each = rows.checked_mul(cols).filter(|n| n.checked_mul(count) == Some(raw.len())).ok_or_else(wrong)?;
+    let part = |i: usize| {
+        let raw = raw.slice(i * each..(i + 1) * each)?;
+        let scales = scales_of.get(i * down * across..(i + 1) * down * across)?.to_vec();
+        Some(Bytes::from_fn(2 * each, move || to_bf16(&raw, cols, &scales, block, across)))
+    };
+    let parts = (0..count).map(part).collect::<Option<Vec<_>>>().ok_or_else(wrong)?;
+    Ok(Some((Tensor::new(DType::BF16, shape.to_vec(), parts)?, scales)))
 }
 
 /// Rows and columns of a block.

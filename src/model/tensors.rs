@@ -20,6 +20,20 @@ pub(super) fn as_f32(t: &Tensor) -> Result<Tensor> {
     Tensor::from_f32(t.shape().to_vec(), numbers(t)?)
 }
 
+/// The same tensor as `shape` where the two differ by sizes of 1 only: ggml drops the last of them, and other writers put some
+/// between. Another one is given back as it is.
+pub(super) fn fitted(t: Tensor, shape: &[usize]) -> Tensor {
+    if t.shape() == shape || !same_sizes(t.shape(), shape) {
+        return t;
+    }
+    t.reshaped(shape.to_vec()).unwrap_or(t)
+}
+
+/// Whether two shapes are the same but for sizes of 1.
+pub(super) fn same_sizes(a: &[usize], b: &[usize]) -> bool {
+    a.iter().filter(|n| **n != 1).eq(b.iter().filter(|n| **n != 1))
+}
+
 fn bad() -> Error {
     Error::Model("parts of a projection do not fit each other".into())
 }

@@ -1,6 +1,7 @@
 //! `tokenizer.json` of Hugging Face, through the `tokenizers` crate.
 
 use super::{
+    guard,
     special::touches,
     vocab::{bad, end_ids},
 };
@@ -49,7 +50,9 @@ impl Hf {
     /// # Errors
     /// [`crate::Error::Tokenizer`] with the crate's reason, or for a special token that the vocabulary lacks.
     pub(crate) fn new(json: &[u8], config: Option<&Value>) -> Result<Self> {
-        let mut plain = tokenizers::Tokenizer::from_bytes(json).map_err(|e| bad(format!("tokenizer.json: {e}")))?;
+        guard::check(json)?;
+        let read = guard::guarded("reading tokenizer.json", || tokenizers::Tokenizer::from_bytes(json))?;
+        let mut plain = read.map_err(|e| bad(format!("tokenizer.json: {e}")))?;
         // Settings for training batches, which would cut or pad a prompt in silence.
         plain.with_truncation(None).map_err(|e| bad(format!("tokenizer.json: {e}")))?;
         plain.with_padding(None);
@@ -85,8 +88,8 @@ impl Hf {
         } else {
             &self.plain
         };
-        let encoding = tokenizer.encode_fast(text, add_special).map_err(|e| bad(format!("cannot encode: {e}")))?;
-        Ok(encoding.get_ids().to_vec())
+        let encoding = guard::guarded("encoding a text", || tokenizer.encode_fast(text, add_special))?;
+        Ok(encoding.map_err(|e| bad(format!("cannot encode: {e}")))?.get_ids().to_vec())
     }
 
     /// Ids of a text; special tokens that touch one of the byte ranges `foreign` (ascending) are ordinary text.
@@ -152,8 +155,10 @@ impl Hf {
 
     pub(crate) fn decode(&self, ids: &[u32], special: bool) -> String {
         // The crate fails only where a decoder does; ids without a token are skipped by it.
-        self.plain.decode(ids, !special).unwrap_or_else(|e| {
-            tracing::warn!("tokenizer.json: cannot decode: {e}");
+        let text = guard::guarded("decoding", || self.plain.decode(ids, !special));
+        let text = text.and_then(|t| t.map_err(|e| bad(format!("tokenizer.json: cannot decode: {e}"))));
+        text.unwrap_or_else(|e| {
+            tracing::warn!("{e}");
             String::new()
         })
     }

@@ -18,6 +18,7 @@ mod decode;
 mod export;
 mod gemma4;
 mod gguf;
+mod guard;
 mod hf;
 mod jinja;
 mod pretok;

@@ -69,7 +69,8 @@ impl Specials {
             }
             node = child;
         }
-        self.ends[node as usize] = Some(index);
+        // Of several with one text the first.
+        self.ends[node as usize].get_or_insert(index);
     }
 
     /// Indices of the tokens that occur in `text`, longest first.

@@ -65,6 +65,17 @@ pub(crate) enum Kind {
     Byte,
 }
 
+impl Kind {
+    /// Which of several tokens with one text the text becomes: that with the least.
+    fn preference(self) -> u8 {
+        match self {
+            Kind::Normal | Kind::UserDefined | Kind::Byte => 0,
+            Kind::Control | Kind::Unknown => 1,
+            Kind::Unused => 2,
+        }
+    }
+}
+
 /// Texts that mean the end of a generation in some model family (llama.cpp, `special_eog_ids`).
 const END_TEXTS: &[&str] = &[
     "<|eot_id|>",
@@ -166,7 +177,7 @@ impl Vocab {
     /// Reads texts, kinds and special ids. `defaults` are the BOS, EOS and unknown ids where the file names none.
     ///
     /// # Errors
-    /// [`Error::Tokenizer`] where there is no token, a token comes twice, there are fewer kinds than tokens, a kind is
+    /// [`Error::Tokenizer`] where there is no token, there are fewer kinds than tokens, a kind is
     /// unknown, or a special id is out of range.
     pub(crate) fn new(v: &mut GgufVocab, defaults: [Option<u32>; 3]) -> Result<Self> {
         let texts = std::mem::take(&mut v.tokens);
@@ -177,10 +188,13 @@ impl Vocab {
         let mut by_text = HashMap::with_capacity(texts.len());
         for (id, text) in texts.iter().enumerate() {
             // llama.cpp gives empty tokens a made-up name; nothing can match them.
-            if !text.is_empty()
-                && let Some(first) = by_text.insert(text.clone(), id as u32)
-            {
-                return Err(bad(format!("the token {text:?} comes twice, as {first} and as {id}")));
+            if text.is_empty() {
+                continue;
+            }
+            // Several ids may have one text, most often among unused ones: a text becomes the first that it may become.
+            let at = by_text.entry(text.clone()).or_insert(id as u32);
+            if kinds[id].preference() < kinds[*at as usize].preference() {
+                *at = id as u32;
             }
         }
         let in_range = |key: &str, id: Option<u32>| match id {

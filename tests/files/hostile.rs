@@ -96,8 +96,8 @@ fn values() {
     says(one(&|g| g.entry("k", 7, &[2])), &["`k` holds 2 as a truth value"]);
     says(one(&|g| g.array("k", 7, 3).raw(&[0, 1, 9])), &["`k` holds 9 as a truth value"]);
     says(one(&|g| g.string(b"\xff\xfe").u32(0).raw(&[0])), &["metadata key 0", "UTF-8"]);
-    says(one(&|g| g.string(b"k").u32(8).string(b"ab\xff")), &["`k`", "UTF-8"]);
-    says(one(&|g| g.array("k", 8, 2).string(b"a").string(b"\x80")), &["string 1 of `k`", "UTF-8"]);
+    says(one(&|g| g.string(b"tokenizer.k").u32(8).string(b"ab\xff")), &["`tokenizer.k`", "UTF-8"]);
+    says(one(&|g| g.array("tokenizer.k", 8, 2).string(b"a").string(b"\x80")), &["string 1 of `tokenizer.k`", "UTF-8"]);
     for bad in [0u32, 3, 33, u32::MAX] {
         says(one(&|g| g.entry("general.alignment", 4, &bad.to_le_bytes())), &["general.alignment", "power of two"]);
     }

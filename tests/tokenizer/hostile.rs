@@ -41,7 +41,6 @@ fn contradictory_vocabularies_are_refused_by_name() {
         ("fim_pad", |v| v.fim_ends = vec![5000]),
         ("5 token types", |v| v.token_types = Some(vec![1; 5])),
         ("token type 77", |v| v.token_types = Some(vec![77; 4096])),
-        ("comes twice", |v| v.tokens[9] = "a".into()),
         ("no bos_token_id", |v| (v.bos, v.add_bos) = (None, Some(true))),
         ("no eos_token_id", |v| (v.eos, v.add_eos) = (None, Some(true))),
         ("scores", |v| v.model = "llama".into()),
@@ -57,6 +56,25 @@ fn contradictory_vocabularies_are_refused_by_name() {
         change(&mut vocab);
         let got = error(Tokenizer::from_vocab(vocab));
         assert!(got.contains(want), "{want}: {got}");
+    }
+}
+
+/// Several ids may have one text: a text becomes the ordinary token among them, the first of several; each id keeps its text.
+#[test]
+fn tokens_of_one_text() {
+    let encode = |t: &Tokenizer| t.encode("an apple", Default::default()).unwrap();
+    let want = encode(&Tokenizer::from_vocab(bard_vocab()).unwrap());
+    let a = bard_vocab().tokens.iter().position(|t| t == "a").unwrap();
+    for kind in [1, 3, 5] {
+        let mut vocab = bard_vocab();
+        let mut types = vocab.token_types.take().unwrap_or_else(|| vec![1; vocab.tokens.len()]);
+        vocab.tokens.extend(["a", "<twice>", "<twice>"].map(String::from));
+        types.extend([kind, 5, 5]);
+        vocab.token_types = Some(types);
+        let t = Tokenizer::from_vocab(vocab).unwrap();
+        assert_eq!(encode(&t), want, "kind {kind}");
+        assert_eq!(t.token_text(4096).as_deref(), Some("a"));
+        assert_eq!(t.token_text(a as u32).as_deref(), Some("a"));
     }
 }
 

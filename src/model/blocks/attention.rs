@@ -54,7 +54,7 @@ fn part_of_qkv(l: &mut Loader<'_>, site: &Site, a: &AttentionSpec, which: usize,
     if l.has(&own) || !l.has(&joined) {
         return projection(l, &site.at(stem), [cols, site.hidden], a.bias, x);
     }
-    let rows = std::iter::once(first..first + cols).collect();
+    let rows = std::iter::once(first..first + cols);
     let weight = l.rows(&joined, [q_cols + 2 * kv_cols, site.hidden], &own, rows)?;
     plain(l, weight, x)
 }
@@ -72,7 +72,7 @@ fn projection(l: &mut Loader<'_>, stem: &str, [out, inp]: [usize; 2], bias: Bias
 fn gated_query(l: &mut Loader<'_>, site: &Site, a: &AttentionSpec, x: ValueId) -> Result<[ValueId; 2]> {
     let (name, n) = (site.weight("attn_q"), a.head_dim);
     let mut half = |which: usize, part: &str| {
-        let rows = (0..a.heads).map(|h| (2 * h + which) * n..(2 * h + which + 1) * n).collect();
+        let rows = (0..a.heads).map(|h| (2 * h + which) * n..(2 * h + which + 1) * n);
         let weight = l.rows(&name, [2 * a.heads * n, site.hidden], part, rows)?;
         plain(l, weight, x)
     };

@@ -56,8 +56,8 @@ fn qkv_and_z(l: &mut Loader<'_>, site: &Site, s: &DeltaSpec) -> Result<[WeightId
     let qkv = piece(0, s.k_dim).chain(piece(s.k_dim, s.k_dim)).chain(piece(2 * s.k_dim, group));
     let whole = (at("ssm_in"), [each * s.k_heads, site.hidden]);
     Ok([
-        l.rows(&whole.0, whole.1, &at("attn_qkv"), qkv.collect())?,
-        l.rows(&whole.0, whole.1, &at("attn_gate"), piece(2 * s.k_dim + group, group).collect())?,
+        l.rows(&whole.0, whole.1, &at("attn_qkv"), qkv)?,
+        l.rows(&whole.0, whole.1, &at("attn_gate"), piece(2 * s.k_dim + group, group))?,
     ])
 }
 
@@ -74,7 +74,7 @@ fn beta_and_alpha(l: &mut Loader<'_>, site: &Site, s: &DeltaSpec) -> Result<[Wei
     let piece = |from: usize| (0..s.k_heads).map(move |h| 2 * h * group + from..2 * h * group + from + group);
     let whole = (at("ssm_ba"), [2 * s.v_heads, site.hidden]);
     Ok([
-        l.rows(&whole.0, whole.1, &at("ssm_beta"), piece(0).collect())?,
-        l.rows(&whole.0, whole.1, &at("ssm_alpha"), piece(group).collect())?,
+        l.rows(&whole.0, whole.1, &at("ssm_beta"), piece(0))?,
+        l.rows(&whole.0, whole.1, &at("ssm_alpha"), piece(group))?,
     ])
 }

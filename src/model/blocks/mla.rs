@@ -17,7 +17,11 @@ use crate::{
     error::{Error, Result},
     file::{Bytes, Tensor},
     ir::{Attention, CacheDecl, Linear, Op, ValueId, WeightId},
-    model::{decoder::LatentSpec, loader::Loader, tensors::numbers},
+    model::{
+        decoder::LatentSpec,
+        loader::Loader,
+        tensors::{fitted, numbers},
+    },
 };
 
 /// What latent attention adds to the residual, of the layer's normalised input; `heads` are the numbers of the heads,
@@ -41,7 +45,7 @@ pub(in crate::model) fn attention(
     let part = |l: &mut Loader<'_>, name: &str, groups: usize, sizes: [usize; 2], which: usize, inp: usize, x| {
         let all = sizes[0] + sizes[1];
         let first = if which == 0 { 0 } else { sizes[0] };
-        let rows = (0..groups).map(|g| g * all + first..g * all + first + sizes[which]).collect();
+        let rows = (0..groups).map(|g| g * all + first..g * all + first + sizes[which]);
         let weight = l.rows(name, [groups * all, inp], &format!("{name}:{which}"), rows)?;
         plain(l, weight, x)
     };
@@ -76,7 +80,7 @@ fn matrices(l: &mut Loader<'_>, site: &Site, heads: usize, sizes: [usize; 2], ra
         [l.take(&k)?, l.take(&v)?]
     } else {
         let name = l.file_name(&site.weight("attn_kv_b"));
-        let t = l.take(&name)?;
+        let t = fitted(l.take(&name)?, &[heads * (sizes[0] + sizes[1]), rank]);
         let keys = head_rows(&t, &name, heads, sizes, 0, rank)?;
         let values = head_rows(&t, &name, heads, sizes, 1, rank)?;
         [transposed(&keys, shapes[0])?, values.reshaped(shapes[1].to_vec())?]

@@ -15,7 +15,7 @@ pub(in crate::model) fn short_conv(l: &mut Loader<'_>, site: &Site, c: &ConvSpec
     let at = |name: &str| site.weight(&format!("shortconv.{name}"));
     let (n, name, taps) = (site.hidden, at("in_proj"), c.taps);
     let part = |l: &mut Loader<'_>, j: usize, part: &str| {
-        let rows = std::iter::once(j * n..(j + 1) * n).collect();
+        let rows = std::iter::once(j * n..(j + 1) * n);
         let w = l.rows(&name, [3 * n, n], &at(part), rows)?;
         plain(l, w, x)
     };

@@ -17,12 +17,12 @@ use crate::{
     error::{Error, Result},
     file::{Checkpoint, Format, Metadata, Value},
     model::{
-        build::{build, find},
+        build::{build, find, quietly},
         gguf::{GgufForm, keys},
         options::Options,
         params::Params,
     },
-    tokenizer::GgufVocab,
+    tokenizer::{GgufVocab, Tokenizer},
 };
 
 /// The checkpoint under GGUF names, with its tokenizer. One that is GGUF already is returned as it is.
@@ -30,7 +30,8 @@ use crate::{
 /// A folder without `tokenizer.json` gives a file without a vocabulary (`no_vocab`), which can be fed token ids only.
 ///
 /// # Errors
-/// As [`build`] and [`GgufVocab::from_checkpoint`]; [`Error::Unsupported`] for what GGUF cannot say of this architecture.
+/// As [`build`] and [`GgufVocab::from_checkpoint`]; [`Error::Unsupported`] for what GGUF cannot say of this architecture, and for
+/// a file that [`readable`] refuses.
 pub fn to_gguf(ckpt: &Checkpoint) -> Result<Checkpoint> {
     if ckpt.format() == Format::Gguf {
         return Ok(ckpt.clone());
@@ -49,7 +50,22 @@ pub fn to_gguf(ckpt: &Checkpoint) -> Result<Checkpoint> {
         }
     }
     vocabulary(&mut meta, form, ckpt, d.program.graph.weights.first().and_then(|w| w.shape.first().copied()))?;
-    Checkpoint::from_parts(meta, tensors::tensors(form, &d)?)
+    let gguf = Checkpoint::from_parts(meta, tensors::tensors(form, &d)?)?;
+    readable(&gguf)?;
+    Ok(gguf)
+}
+
+/// Refuses a GGUF that this engine would not read back: before it is written, not when somebody wants to run it.
+///
+/// # Errors
+/// [`Error::Unsupported`] with what reading says.
+pub fn readable(gguf: &Checkpoint) -> Result<()> {
+    let back = |what: &str, e: Error| Error::Unsupported(format!("{what} that is written could not be read back: {e}"));
+    quietly(gguf, &Options::default()).map_err(|e| back("the GGUF", e))?;
+    if gguf.meta().get("tokenizer.ggml.tokens").is_some() {
+        Tokenizer::from_gguf(gguf.meta()).map_err(|e| back("the GGUF's vocabulary", e))?;
+    }
+    Ok(())
 }
 
 /// What the file is, and the folder's name as the model's.

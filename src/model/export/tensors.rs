@@ -182,8 +182,8 @@ fn divisors(d: &Decoder) -> Result<Vec<(String, Tensor)>> {
             Scaling::None | Scaling::Linear(_) | Scaling::Yarn(_) => {}
             Scaling::Llama3(_) | Scaling::Proportional(_) => add("rope_freqs.weight", quotients(rope)?)?,
             Scaling::Long(l) => {
-                add("rope_factors_long.weight", l.long.clone())?;
-                add("rope_factors_short.weight", l.short.clone())?;
+                add("rope_factors_long.weight", l.long.to_vec())?;
+                add("rope_factors_short.weight", l.short.to_vec())?;
             }
         }
     }

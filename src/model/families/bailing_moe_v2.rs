@@ -87,11 +87,16 @@ pub static BAILING_MOE_V2: Architecture = Architecture {
     },
     names: Names::with(&[
         ("token_embd", "model.word_embeddings"),
+        ("token_embd", "model.embed_tokens"),
         ("attn_qkv", "attention.query_key_value"),
         ("attn_output", "attention.dense"),
+        ("attn_output", "self_attn.o_proj"),
         ("attn_q_norm", "attention.query_layernorm"),
+        ("attn_q_norm", "self_attn.q_norm"),
         ("attn_k_norm", "attention.key_layernorm"),
+        ("attn_k_norm", "self_attn.k_norm"),
         ("exp_probs_b.bias", "mlp.gate.expert_bias"),
+        ("exp_probs_b.bias", "mlp.gate.e_score_correction_bias"),
         ("ffn_gate_shexp", "mlp.shared_experts.gate_proj"),
         ("ffn_up_shexp", "mlp.shared_experts.up_proj"),
         ("ffn_down_shexp", "mlp.shared_experts.down_proj"),
@@ -136,7 +141,7 @@ fn moe(p: &Params<'_>, c: &Common) -> Result<Moe> {
     let family = Router { groups, renormalise, scale, ..Router::new(experts, used, Score::Sigmoid) };
     let mut moe = Moe::new(router(p, family)?, c.glu(width));
     moe.selection_bias = match p.is_gguf() {
-        true => p.any_tensor(|n| n.ends_with(".exp_probs_b.bias")),
+        true => p.any_tensor(|n| n.contains(".exp_probs_b")),
         false => p.bool("", "moe_router_enable_expert_bias")?,
     };
     let n = p.usize("expert_shared_count", "num_shared_experts")?;

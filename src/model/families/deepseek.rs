@@ -146,7 +146,7 @@ pub static KIMI_K2: Architecture = Architecture {
 
 /// V2; in GGUF, where both have one name, also V3: what the file says of its router tells them apart.
 fn v2(p: &Params<'_>) -> Result<Decoder> {
-    let biased = p.is_gguf() && p.any_tensor(|n| n.ends_with(".exp_probs_b.bias"));
+    let biased = p.is_gguf() && p.any_tensor(|n| n.contains(".exp_probs_b"));
     let score = match scoring(p)? {
         Some(score) => score,
         // Files of V2 are older than the key. A selection bias came with V3: then softmax would be a guess.

@@ -55,7 +55,7 @@ fn decoder(p: &Params<'_>) -> Result<Decoder> {
     a.qk_norm = Some(QkNorm { over: NormOver::PerHead, after_rope: false });
     let (moe, dense) = deepseek_moe::moe(p, &c, Score::Sigmoid, Some(GroupScore::TopTwo), true)?;
     // Windows begin at this layer, where no list says it.
-    let first = p.opt_usize("", "max_window_layers")?.unwrap_or(0);
+    let first = p.opt_length("", "max_window_layers")?.unwrap_or(0);
     let spans = c.spans(p, |i| i >= first)?;
     let layers = c.layers(&a, &spans, |i| c.ffn(p, i, i < dense, &moe));
     Ok(c.decoder(layers))

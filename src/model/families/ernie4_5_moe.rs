@@ -79,6 +79,7 @@ pub static ERNIE4_5_MOE: Architecture = Architecture {
     },
     names: Names::with(&[
         ("exp_probs_b.bias", "mlp.moe_statics.e_score_correction_bias"),
+        ("exp_probs_b.bias", "mlp.gate.moe_statics.e_score_correction_bias"),
         ("ffn_gate_shexp", "mlp.shared_experts.gate_proj"),
         ("ffn_up_shexp", "mlp.shared_experts.up_proj"),
         ("ffn_down_shexp", "mlp.shared_experts.down_proj"),
@@ -101,7 +102,7 @@ fn decoder(p: &Params<'_>) -> Result<Decoder> {
     let least = p.opt_f32("", "moe_norm_min")?.unwrap_or(1e-12);
     let family = Router { renormalise: Renormalise::SumAtLeast(least), ..Router::new(experts, used, Score::Softmax) };
     let mut moe = Moe::new(router(p, family)?, c.glu(width));
-    moe.selection_bias = !p.is_gguf() || p.any_tensor(|n| n.ends_with(".exp_probs_b.bias"));
+    moe.selection_bias = !p.is_gguf() || p.any_tensor(|n| n.contains(".exp_probs_b"));
     let shared = match p.opt_usize("expert_shared_feed_forward_length", "")? {
         Some(n) => n,
         None => {

@@ -27,6 +27,8 @@ use crate::{
         rope_params::checked_divisors,
     },
 };
+use serde_json::Value as Json;
+use std::{collections::BTreeMap, sync::Arc};
 
 static FORM: GgufForm = GgufForm {
     arch: "gemma4",
@@ -39,7 +41,9 @@ static FORM: GgufForm = GgufForm {
     absent: &[
         ("rope.freq_base", Absent::Number(10_000.0)),
         ("rope.freq_base_swa", Absent::Number(10_000.0)),
+        ("attention.sliding_window", Absent::Refused),
         ("attention.shared_kv_layers", Absent::Count(0)),
+        ("final_logit_softcapping", Absent::Number(30.0)),
     ],
     graph: Graph {
         act: Activation::GeluTanh,
@@ -91,6 +95,9 @@ pub static GEMMA4: Architecture = Architecture {
         ("ffn_down_exps.scale", "router.per_expert_scale"),
         ("ffn_gate_up_exps.weight", "experts.gate_up_proj"),
         ("ffn_down_exps.weight", "experts.down_proj"),
+        ("ffn_gate_exps", "experts.{}.gate_proj"),
+        ("ffn_up_exps", "experts.{}.up_proj"),
+        ("ffn_down_exps", "experts.{}.down_proj"),
     ]),
     decoder,
     routing: Some(Routing {
@@ -121,10 +128,11 @@ fn decoder(p: &Params<'_>) -> Result<Decoder> {
         (_, dense) => dense,
     };
     let near = Attention { head_dim, kv_heads: c.kv_heads, k_eq_v: false };
+    let otherwise = Otherwise::read(p)?;
     let layer = |(i, span): (usize, Span)| -> Result<LayerSpec> {
-        let a = if span == Span::Context { global(p, &c, i)? } else { sliding(p, near, i) };
+        let a = if span == Span::Context { global(p, &c, &otherwise, i)? } else { sliding(&otherwise, near, i) };
         let norms = LayerNorms { ffn: "ffn_norm", post: true };
-        Ok(LayerSpec { mixer: Mixer::Attention(a.spec(p, &c, span)?), ffn: ffn(i), norms })
+        Ok(LayerSpec { mixer: Mixer::Attention(a.spec(p, &c, &otherwise, span)?), ffn: ffn(i), norms })
     };
     let layers = spans(p, c.layers)?.into_iter().enumerate().map(layer).collect::<Result<_>>()?;
     Ok(Decoder {
@@ -166,7 +174,10 @@ fn refuse(p: &Params<'_>) -> Result<()> {
 
 /// What each layer sees.
 fn spans(p: &Params<'_>, layers: usize) -> Result<Vec<Span>> {
-    let window = p.usize("attention.sliding_window", "sliding_window")?;
+    let window = match p.opt_length("attention.sliding_window", "sliding_window")? {
+        Some(n) if n > 0 => n,
+        n => return Err(Error::Model(format!("sliding_window is {n:?}"))),
+    };
     let mut slides: Vec<bool> = if p.is_gguf() {
         let key = "attention.sliding_window_pattern";
         match p.list(key) {
@@ -183,9 +194,11 @@ fn spans(p: &Params<'_>, layers: usize) -> Result<Vec<Span>> {
             None => (0..layers).map(|i| !(i + 1).is_multiple_of(FULL_EVERY)).collect(),
         }
     };
-    if slides.len() != layers {
+    // A GGUF's list may go on with layers that predict further tokens.
+    if slides.len() < layers || (!p.is_gguf() && slides.len() > layers) {
         return Err(Error::Model(format!("kinds of {} of {layers} layers", slides.len())));
     }
+    slides.truncate(layers);
     if let (false, Some(last)) = (p.is_gguf(), slides.last_mut()) {
         *last = false;
     }
@@ -201,8 +214,11 @@ struct Attention {
 }
 
 impl Attention {
-    fn spec(self, p: &Params<'_>, c: &Common, span: Span) -> Result<AttentionSpec> {
-        let rope = rope(p, span == Span::Context, self.head_dim)?;
+    fn spec(self, p: &Params<'_>, c: &Common, otherwise: &Otherwise<'_>, span: Span) -> Result<AttentionSpec> {
+        let mut rope = rope(p, span == Span::Context, self.head_dim)?;
+        if let (Span::Context, Some(f)) = (span, &otherwise.divisors) {
+            rope.divisors = Some(checked_divisors(f.clone(), self.head_dim)?);
+        }
         let c = Common { head_dim: self.head_dim, kv_heads: self.kv_heads, ..c.clone() };
         Ok(AttentionSpec {
             scale: 1.0,
@@ -215,23 +231,40 @@ impl Attention {
     }
 }
 
+/// What a file says of single layers.
+struct Otherwise<'p> {
+    /// Heads of keys, one number a layer, in a GGUF.
+    kv_heads: Vec<usize>,
+    /// What a layer has otherwise, under its number, which may begin with zeros; in a config that has this section.
+    config: Option<BTreeMap<usize, &'p Json>>,
+    /// Divisors of the frequencies of layers that see everything, in a GGUF.
+    divisors: Option<Arc<[f32]>>,
+}
+
+impl<'p> Otherwise<'p> {
+    fn read(p: &Params<'p>) -> Result<Self> {
+        let config = p.config("per_layer_config").and_then(|v| v.as_object());
+        let config = config.map(|c| c.iter().filter_map(|(k, v)| Some((k.parse().ok()?, v))).collect());
+        let kv_heads = p.list("attention.head_count_kv").unwrap_or_default();
+        Ok(Otherwise { kv_heads, config, divisors: p.vector("rope_freqs.weight")?.map(Arc::from) })
+    }
+}
+
 /// A layer with a window: in a GGUF, heads of keys have a number of their own a layer.
-fn sliding(p: &Params<'_>, near: Attention, i: usize) -> Attention {
-    let heads = p.list("attention.head_count_kv").and_then(|l| l.get(i).copied());
-    Attention { kv_heads: heads.unwrap_or(near.kv_heads), ..near }
+fn sliding(otherwise: &Otherwise<'_>, near: Attention, i: usize) -> Attention {
+    Attention { kv_heads: otherwise.kv_heads.get(i).copied().unwrap_or(near.kv_heads), ..near }
 }
 
 /// A layer that sees everything.
-fn global(p: &Params<'_>, c: &Common, i: usize) -> Result<Attention> {
+fn global(p: &Params<'_>, c: &Common, otherwise: &Otherwise<'_>, i: usize) -> Result<Attention> {
     if p.is_gguf() {
-        let kv_heads = p.list("attention.head_count_kv").and_then(|l| l.get(i).copied()).unwrap_or(c.kv_heads);
+        let kv_heads = otherwise.kv_heads.get(i).copied().unwrap_or(c.kv_heads);
         let k_eq_v = !p.has_tensor(&format!("blk.{i}.attn_v.weight"));
         return Ok(Attention { head_dim: p.usize("attention.key_length", "")?, kv_heads, k_eq_v });
     }
     let k_eq_v = p.bool("", "attention_k_eq_v")?;
-    if let Some(own) = p.config("per_layer_config").and_then(|v| v.as_object()) {
-        // What a layer has otherwise, under its number, which may begin with zeros.
-        let entry = own.iter().find(|(k, _)| k.parse() == Ok(i)).map(|(_, v)| v);
+    if let Some(own) = &otherwise.config {
+        let entry = own.get(&i);
         let of = |key: &str, usual: usize| match entry.and_then(|e| e.get(key)) {
             Some(v) => {
                 v.as_u64().map(|n| n as usize).ok_or_else(|| Error::Model(format!("per_layer_config.{i}.{key}")))
@@ -278,9 +311,6 @@ fn rope(p: &Params<'_>, global: bool, head_dim: usize) -> Result<RopeSpec> {
         let usual = if p.config("rope_parameters").is_some() { 1.0 } else { TURNING };
         let part = p.opt_f32("", &path("partial_rotary_factor"))?.unwrap_or(usual);
         rope.scaling = Scaling::Proportional((f64::from(part) * head_dim as f64 / 2.0).floor() as usize);
-    }
-    if global {
-        rope.divisors = p.vector("rope_freqs.weight")?.map(|f| checked_divisors(f, head_dim)).transpose()?;
     }
     Ok(rope)
 }

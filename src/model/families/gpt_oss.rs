@@ -43,6 +43,7 @@ static FORM: GgufForm = GgufForm {
         ],
         keys::ROTATION,
     ],
+    absent: &[("rope.freq_base", Absent::Number(10_000.0)), ("attention.sliding_window", Absent::Refused)],
     yarn_truncates: false,
     graph: Graph { act: Activation::ClampedSwiglu { alpha: ALPHA, limit: LIMIT }, ..Graph::NONE },
     ..GgufForm::NONE
@@ -88,6 +89,7 @@ pub static GPT_OSS: Architecture = Architecture {
             ("ffn_gate_up_exps.bias", "mlp.experts.gate_up_proj_bias"),
             ("ffn_down_exps.weight", "mlp.experts.down_proj"),
             ("ffn_down_exps.bias", "mlp.experts.down_proj_bias"),
+            ("ffn_down_exps", "mlp.experts.{}.down_proj"),
         ],
         experts: ExpertLayout::InterleavedColumns,
     },

@@ -18,8 +18,14 @@ use crate::{
 
 const STEMS: &[(&str, &str)] = &[
     ("ffn_gate_inp", "block_sparse_moe.router.layer"),
+    ("ffn_gate_inp", "block_sparse_moe.router"),
     ("ffn_gate_up_exps", "block_sparse_moe.input_linear"),
+    ("ffn_gate_up_exps.weight", "block_sparse_moe.experts.gate_up_proj"),
     ("ffn_down_exps", "block_sparse_moe.output_linear"),
+    ("ffn_down_exps", "block_sparse_moe.experts.{}.down_proj"),
+    ("ffn_down_exps.weight", "block_sparse_moe.experts.down_proj"),
+    ("ffn_gate_exps", "block_sparse_moe.experts.{}.gate_proj"),
+    ("ffn_up_exps", "block_sparse_moe.experts.{}.up_proj"),
     ("ffn_gate_up_shexp", "shared_mlp.input_linear"),
     ("ffn_down_shexp", "shared_mlp.output_linear"),
 ];

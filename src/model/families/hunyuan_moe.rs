@@ -19,6 +19,7 @@ use crate::{
 static FORM: GgufForm = GgufForm {
     arch: "hunyuan-moe",
     keys: &[keys::SIZES, super::qwen2_moe::KEYS, keys::ROTATION],
+    absent: &[("rope.freq_base", Absent::Number(10_000.0)), ("expert_feed_forward_length", Absent::Refused)],
     graph: Graph { shared: SharedForm::Maybe, ..Graph::NONE },
     ..GgufForm::NONE
 };

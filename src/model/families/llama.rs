@@ -18,12 +18,20 @@ use crate::{
     },
 };
 
-/// Names that Mixtral's checkpoints brought.
+/// Names that Mixtral's checkpoints brought, and those of the modules in memory.
 pub(super) const MIXTRAL_STEMS: &[(&str, &str)] = &[
     ("ffn_gate_inp", "block_sparse_moe.gate"),
+    ("ffn_gate_inp", "mlp.gate"),
+    ("ffn_gate_inp", "mlp.router"),
     ("ffn_gate_exps", "block_sparse_moe.experts.{}.w1"),
+    ("ffn_gate_exps", "mlp.experts.{}.w1"),
+    ("ffn_gate_exps", "mlp.experts.{}.gate_proj"),
     ("ffn_up_exps", "block_sparse_moe.experts.{}.w3"),
+    ("ffn_up_exps", "mlp.experts.{}.w3"),
+    ("ffn_up_exps", "mlp.experts.{}.up_proj"),
     ("ffn_down_exps", "block_sparse_moe.experts.{}.w2"),
+    ("ffn_down_exps", "mlp.experts.{}.w2"),
+    ("ffn_down_exps", "mlp.experts.{}.down_proj"),
 ];
 
 pub(super) static FORM: GgufForm = GgufForm {

@@ -5,7 +5,7 @@
 //! chunks, temperature and pattern and has no keys for them.
 
 use crate::{
-    error::Result,
+    error::{Error, Result},
     ir::{RopePairs, Router, Score, Temperature},
     model::{
         architecture::{Architecture, Routing},
@@ -83,6 +83,9 @@ pub static LLAMA4: Architecture = Architecture {
             ("ffn_gate_inp", "feed_forward.router"),
             ("ffn_gate_up_exps.weight", "feed_forward.experts.gate_up_proj"),
             ("ffn_down_exps.weight", "feed_forward.experts.down_proj"),
+            ("ffn_gate_exps", "feed_forward.experts.{}.gate_proj"),
+            ("ffn_up_exps", "feed_forward.experts.{}.up_proj"),
+            ("ffn_down_exps", "feed_forward.experts.{}.down_proj"),
             ("ffn_gate_shexp", "feed_forward.shared_expert.gate_proj"),
             ("ffn_up_shexp", "feed_forward.shared_expert.up_proj"),
             ("ffn_down_shexp", "feed_forward.shared_expert.down_proj"),
@@ -135,16 +138,25 @@ fn decoder(p: &Params<'_>) -> Result<Decoder> {
 /// By layer: what its attention sees, and in layers without rotation how queries grow with their position, where they do.
 fn places(p: &Params<'_>) -> Result<impl Fn(usize) -> (Span, Option<Option<Temperature>>)> {
     // llama.cpp's way to say that every layer rotates and sees everything.
-    let plain = p.opt_usize("attention.sliding_window", "")? == Some(0);
+    let plain = p.opt_length("attention.sliding_window", "")? == Some(0);
+    if let Some(n) = p.opt_usize("attention.sliding_window_pattern", "")?.filter(|n| !plain && *n != UNROTATED_EVERY) {
+        return Err(Error::Unsupported(format!(
+            "one of {n} layers without chunks (sliding_window_pattern) in {}",
+            p.arch
+        )));
+    }
     let every = p.opt_usize("", "no_rope_layer_interval")?.unwrap_or(UNROTATED_EVERY).max(1);
     // The list has 1 for layers that rotate.
     let list = p.config("no_rope_layers").and_then(|v| v.as_array()).filter(|l| !l.is_empty());
     let kinds = p.config("layer_types").and_then(|v| v.as_array());
     // Null switches chunks off.
-    let chunk = if p.is_gguf() { Some(CHUNK) } else { p.opt_usize("", "attention_chunk_size")?.filter(|n| *n > 0) };
+    let chunk = if p.is_gguf() { Some(CHUNK) } else { p.opt_length("", "attention_chunk_size")?.filter(|n| *n > 0) };
     let tuned = p.config("attn_temperature_tuning").is_none_or(|v| v.as_bool() != Some(false) && v.as_u64() != Some(0));
     let temperature = tuned.then_some(Temperature {
-        every: p.opt_usize("", "floor_scale")?.unwrap_or(TEMPERATURE.every),
+        every: match p.opt_length("", "floor_scale")? {
+            Some(0) => return Err(Error::Model("floor_scale is 0".into())),
+            n => n.unwrap_or(TEMPERATURE.every),
+        },
         scale: p.opt_f32("", "attn_scale")?.unwrap_or(TEMPERATURE.scale),
     });
     Ok(move |i: usize| {
@@ -166,10 +178,10 @@ fn places(p: &Params<'_>) -> Result<impl Fn(usize) -> (Span, Option<Option<Tempe
 
 /// Layers without experts.
 fn dense_layers(p: &Params<'_>) -> Result<impl Fn(usize) -> bool> {
-    let list = p.config("moe_layers").and_then(|v| v.as_array());
+    let list = p.config_set("moe_layers");
     let step = p.opt_usize("interleave_moe_layer_step", "interleave_moe_layer_step")?.unwrap_or(1).max(1);
-    Ok(move |i: usize| match list {
-        Some(l) => !l.iter().any(|v| v.as_u64() == Some(i as u64)),
+    Ok(move |i: usize| match &list {
+        Some(l) => !l.contains(&i),
         None => !(i + 1).is_multiple_of(step),
     })
 }

@@ -106,7 +106,7 @@ fn decoder(p: &Params<'_>) -> Result<Decoder> {
         head_dim: p.opt_usize("", "head_dim")?.unwrap_or(hidden / heads),
         ffn: p.usize("", "hidden_dim")?,
         vocab: p.usize("", "vocab_size")?,
-        context: p.usize("", "max_seq_len")?,
+        context: p.opt_length("", "max_seq_len")?.filter(|n| *n > 0).unwrap_or(2048),
         norm: NormSpec { kind, eps: p.f32("", "norm_eps")?, offset: 0.0 },
         act: activation(p, "expert_activation")?,
         tied: false,

@@ -16,6 +16,24 @@ use crate::{
     },
 };
 
+/// Mixtral's names, those of the modules in memory, and the selection bias.
+const STEMS: &[(&str, &str)] = &[
+    ("ffn_gate_inp", "block_sparse_moe.gate"),
+    ("ffn_gate_inp", "mlp.gate"),
+    ("exp_probs_b.bias", "block_sparse_moe.e_score_correction_bias"),
+    ("exp_probs_b.bias", "mlp.e_score_correction_bias"),
+    ("exp_probs_b.bias", "mlp.gate.e_score_correction_bias"),
+    ("ffn_gate_exps", "block_sparse_moe.experts.{}.w1"),
+    ("ffn_gate_exps", "mlp.experts.{}.w1"),
+    ("ffn_gate_exps", "mlp.experts.{}.gate_proj"),
+    ("ffn_up_exps", "block_sparse_moe.experts.{}.w3"),
+    ("ffn_up_exps", "mlp.experts.{}.w3"),
+    ("ffn_up_exps", "mlp.experts.{}.up_proj"),
+    ("ffn_down_exps", "block_sparse_moe.experts.{}.w2"),
+    ("ffn_down_exps", "mlp.experts.{}.w2"),
+    ("ffn_down_exps", "mlp.experts.{}.down_proj"),
+];
+
 static FORM: GgufForm = GgufForm {
     arch: "minimax-m2",
     keys: &[
@@ -47,13 +65,7 @@ pub static MINIMAX_M2: Architecture = Architecture {
         ],
         also: &[("num_experts", "num_local_experts")],
     },
-    names: Names::with(&[
-        ("ffn_gate_inp", "block_sparse_moe.gate"),
-        ("exp_probs_b.bias", "block_sparse_moe.e_score_correction_bias"),
-        ("ffn_gate_exps", "block_sparse_moe.experts.{}.w1"),
-        ("ffn_up_exps", "block_sparse_moe.experts.{}.w3"),
-        ("ffn_down_exps", "block_sparse_moe.experts.{}.w2"),
-    ]),
+    names: Names::with(STEMS),
     decoder,
     routing: Some(Routing {
         score: "sigmoid",

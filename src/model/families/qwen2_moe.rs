@@ -81,7 +81,7 @@ fn decoder(p: &Params<'_>) -> Result<Decoder> {
     let mut moe = Moe::new(router, c.glu(width));
     moe.shared = Shared::one(shared, moe.experts).map(|s| Shared { gated: true, ..s });
     let dense = dense_layers(p)?;
-    let most = p.opt_usize("", "max_window_layers")?.unwrap_or(c.layers);
+    let most = p.opt_length("", "max_window_layers")?.unwrap_or(c.layers);
     // Hugging Face's class lets every other of the first layers slide, where no list says it.
     let spans = c.spans(p, |i| p.is_gguf() || (i % 2 == 0 && i < most))?;
     let layers = c.layers(&a, &spans, |i| c.ffn(p, i, dense(i), &moe));
@@ -90,7 +90,7 @@ fn decoder(p: &Params<'_>) -> Result<Decoder> {
 
 /// Layers without experts: those that are named, and all but every `decoder_sparse_step`-th.
 pub(super) fn dense_layers(p: &Params<'_>) -> Result<impl Fn(usize) -> bool> {
-    let named = p.config_list("mlp_only_layers");
+    let named = p.config_set("mlp_only_layers").unwrap_or_default();
     let step = p.opt_usize("", "decoder_sparse_step")?.unwrap_or(1).max(1);
     Ok(move |i: usize| named.contains(&i) || !(i + 1).is_multiple_of(step))
 }

@@ -158,9 +158,15 @@ fn decoder(p: &Params<'_>) -> Result<Decoder> {
     let delta = Mixer::Delta(delta(p)?);
     let every = p.opt_usize("full_attention_interval", "full_attention_interval")?.unwrap_or(4).max(1);
     let types = p.config("layer_types").and_then(|v| v.as_array());
-    let is_attention = |i: usize| match types {
-        Some(t) => t.get(i).and_then(|t| t.as_str()) == Some("full_attention"),
-        None => (i + 1) % every == 0,
+    // A GGUF may say it layer by layer.
+    let recurrent = p.list("attention.recurrent_layers");
+    if let Some(n) = recurrent.as_ref().map(Vec::len).filter(|n| *n < c.layers) {
+        return Err(Error::Model(format!("attention.recurrent_layers has {n} of {} layers", c.layers)));
+    }
+    let is_attention = |i: usize| match (&recurrent, types) {
+        (Some(list), _) => list[i] == 0,
+        (None, Some(t)) => t.get(i).and_then(|t| t.as_str()) == Some("full_attention"),
+        (None, None) => (i + 1) % every == 0,
     };
     let (moe, dense) = (moe(p, &c)?, qwen2_moe::dense_layers(p)?);
     let layer = |i: usize| LayerSpec {

@@ -113,6 +113,11 @@ impl GgufForm {
         check: |_| Ok(()),
     };
 
+    /// What absent keys mean to llama.cpp, where that is not nothing.
+    pub fn defaults(&self) -> impl Iterator<Item = (&'static str, Absent)> {
+        self.absent.iter().copied()
+    }
+
     /// Whether a file says this.
     pub(in crate::model) fn has(&self, key: &Key) -> bool {
         self.keys.iter().copied().flatten().any(|k| k.name == key.name)

@@ -71,7 +71,8 @@ counts! {
 
 /// A key whose value is a number of the decoder.
 macro_rules! numbers {
-    ($($name:ident = $key:literal: $of:expr;)*) => {$(
+    ($($(#[$doc:meta])* $name:ident = $key:literal: $of:expr;)*) => {$(
+        $(#[$doc])*
         pub(in crate::model) const $name: Key = Key {
             name: $key,
             value: |d, _| {
@@ -88,7 +89,8 @@ numbers! {
     RESIDUAL_SCALE = "residual_scale": |d| Some(d.multipliers.residual);
     ATTENTION_SCALE = "attention.scale": |d| Some(d.attention()?.scale);
     LOGIT_SCALE = "logit_scale": |d| Some(1.0 / d.multipliers.logits);
-    FINAL_LOGIT_SOFTCAPPING = "final_logit_softcapping": |d| d.softcap;
+    /// llama.cpp takes 30 where there is no key, and none where it is 0.
+    FINAL_LOGIT_SOFTCAPPING = "final_logit_softcapping": |d| Some(d.softcap.unwrap_or(0.0));
     EXPERT_WEIGHTS_SCALE = "expert_weights_scale": |d| Some(d.moe()?.router.scale);
     ROPE_FREQ_BASE = "rope.freq_base": |d| Some(d.rope()?.base);
     SCALING_FACTOR = "rope.scaling.factor": |d| match &d.rope()?.scaling {
