@@ -149,18 +149,21 @@ impl Bpe {
     }
 }
 
+/// Appends the bytes that a token's characters stand for; a character that stands for none is itself.
+pub(crate) fn unspelled(text: &str, out: &mut Vec<u8>) {
+    for c in text.chars() {
+        match byte_of_char(c) {
+            Some(b) => out.push(b),
+            None => out.extend_from_slice(c.encode_utf8(&mut [0; 4]).as_bytes()),
+        }
+    }
+}
+
 /// Appends the bytes that token `id` stands for.
 pub(crate) fn piece(vocab: &Vocab, id: u32, out: &mut Vec<u8>) {
     let (Some(text), Some(kind)) = (vocab.text(id), vocab.kind(id)) else { return };
     match kind {
-        Kind::Normal => {
-            for c in text.chars() {
-                match byte_of_char(c) {
-                    Some(b) => out.push(b),
-                    None => out.extend_from_slice(c.encode_utf8(&mut [0; 4]).as_bytes()),
-                }
-            }
-        }
+        Kind::Normal => unspelled(text, out),
         Kind::Control | Kind::Unknown | Kind::UserDefined => out.extend_from_slice(text.as_bytes()),
         Kind::Byte => out.extend(byte_of(text)),
         Kind::Unused => {}

@@ -45,17 +45,26 @@ pub struct DecodeStream {
 enum State {
     /// Bytes that are no complete UTF-8 sequence yet.
     Bytes(Vec<u8>),
-    /// The ids whose text may still change, and how many at their front have been shown.
+    /// Of a `tokenizer.json` with a decoder whose bytes for a token depend on its neighbours: the ids whose text may still
+    /// change, and how many at their front have been shown.
     Ids { ids: Vec<u32>, shown: usize },
 }
 
 /// A run of ids that never becomes valid text is shown after this many, so that nothing grows without bound.
 const MOST_HELD: usize = 32;
 
+/// What `now` has beyond what it has in common with `before`: where a decoder made something else of earlier ids, what is
+/// new comes again rather than being lost.
+fn beyond<'t>(before: &str, now: &'t str) -> &'t str {
+    let common = before.chars().zip(now.chars()).take_while(|(a, b)| a == b).map(|(c, _)| c.len_utf8()).sum();
+    &now[common..]
+}
+
 impl DecodeStream {
     pub(super) fn new(tokenizer: Tokenizer, special: bool) -> Self {
         let state = match &*tokenizer.engine {
             Engine::Bpe { .. } | Engine::Spm { .. } => State::Bytes(Vec::new()),
+            Engine::Hf(hf) if hf.spells_bytes() => State::Bytes(Vec::new()),
             Engine::Hf(hf) => {
                 let ids: Vec<u32> = hf.neutral.into_iter().collect();
                 State::Ids { shown: ids.len(), ids }
@@ -64,8 +73,12 @@ impl DecodeStream {
         DecodeStream { tokenizer, special, state }
     }
 
-    /// The text that became complete with this token; empty in the middle of a UTF-8 sequence.
+    /// The text that became complete with this token; empty in the middle of a UTF-8 sequence, and for a control token that is
+    /// not shown. Such a token ends a sequence: what was held back comes with U+FFFD.
     pub fn push(&mut self, id: u32) -> String {
+        if self.hidden(id).is_some() {
+            return self.flush();
+        }
         let mut out = String::new();
         match &mut self.state {
             State::Bytes(bytes) => {
@@ -73,25 +86,32 @@ impl DecodeStream {
                 take_complete(bytes, &mut out);
             }
             State::Ids { ids, shown } => {
-                // A hidden token changes nothing, and is no context for what follows.
-                if !self.special && self.tokenizer.is_special(id) {
-                    return out;
-                }
                 ids.push(id);
                 let before = self.tokenizer.decode_hf(&ids[..*shown], self.special);
                 let now = self.tokenizer.decode_hf(ids, self.special);
                 if (now.ends_with('\u{fffd}') || now == before) && ids.len() - *shown < MOST_HELD {
                     return out;
                 }
-                // Decoders may change what they made of earlier ids only by trimming; what does not continue the text
-                // that was shown is not shown twice.
-                out.push_str(now.strip_prefix(before.as_str()).unwrap_or_default());
+                out.push_str(beyond(&before, &now));
                 // The last shown ids stay as context, since decoders treat the first token of a text specially.
                 ids.drain(..*shown);
                 *shown = ids.len();
             }
         }
         out
+    }
+
+    /// The text of a control token that this stream leaves out; `None` for tokens that it shows.
+    pub fn hidden(&self, id: u32) -> Option<String> {
+        if self.special || !self.tokenizer.is_hidden(id) { None } else { self.tokenizer.token_text(id) }
+    }
+
+    /// Whether bytes are held back that are no complete text yet.
+    pub fn is_pending(&self) -> bool {
+        match &self.state {
+            State::Bytes(bytes) => !bytes.is_empty(),
+            State::Ids { ids, shown } => *shown < ids.len(),
+        }
     }
 
     /// Ends the stream: gives the text that is still held back, with U+FFFD for an unfinished UTF-8 sequence.
@@ -105,22 +125,30 @@ impl DecodeStream {
                     ids.drain(..*shown);
                     *shown = ids.len();
                 }
-                now.strip_prefix(before.as_str()).unwrap_or_default().to_owned()
+                beyond(&before, &now).to_owned()
             }
         }
     }
 }
 
 impl Tokenizer {
-    /// Appends the bytes of a token of a GGUF vocabulary.
+    /// Appends the bytes of a token where they do not depend on its neighbours.
     fn piece(&self, id: u32, special: bool, out: &mut Vec<u8>) {
-        let (Engine::Bpe { vocab, .. } | Engine::Spm { vocab, .. }) = &*self.engine else { return };
-        if !special && vocab.is_hidden(id) {
+        if !special && self.is_hidden(id) {
             return;
         }
         match &*self.engine {
-            Engine::Bpe { .. } => bpe::piece(vocab, id, out),
-            _ => spm::piece(vocab, id, out),
+            Engine::Bpe { vocab, .. } => bpe::piece(vocab, id, out),
+            Engine::Spm { vocab, .. } => spm::piece(vocab, id, out),
+            Engine::Hf(hf) => hf.piece(id, out),
+        }
+    }
+
+    /// Whether decoding leaves the token out unless control tokens are asked for.
+    fn is_hidden(&self, id: u32) -> bool {
+        match &*self.engine {
+            Engine::Bpe { vocab, .. } | Engine::Spm { vocab, .. } => vocab.is_hidden(id),
+            Engine::Hf(hf) => hf.is_special(id),
         }
     }
 

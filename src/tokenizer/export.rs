@@ -9,7 +9,7 @@
 
 use super::{
     EncodeOptions, GgufVocab, Tokenizer, hf,
-    pretok::patterns::{self, Known},
+    pretok::patterns,
     probe, rank,
     vocab::{NORMAL, bad, byte_of, cannot},
 };
@@ -80,14 +80,13 @@ impl GgufVocab {
         tokens(&mut v, &root, rows)?;
         let merges = merges(model)?;
         let flag = |key: &str| model[key].as_bool().unwrap_or(false);
-        let exact = if flag("byte_fallback") {
+        if flag("byte_fallback") {
             sentence_piece(&mut v, &root, &merges)?;
-            true
         } else {
-            byte_level(&mut v, &root, &merges, flag("ignore_merges"))?.exact
-        };
+            byte_level(&mut v, &root, &merges, flag("ignore_merges"))?;
+        }
         (v.add_bos, v.add_eos) = around(&original)?;
-        hold(&v, &root, config, exact)?;
+        hold(&v, &root, config)?;
         Ok(v)
     }
 
@@ -199,7 +198,7 @@ fn stages<'j>(v: &'j Json, list: &str) -> Vec<&'j Json> {
     }
 }
 
-fn byte_level(v: &mut GgufVocab, root: &Json, merges: &[(&str, &str)], ignore_merges: bool) -> Result<&'static Known> {
+fn byte_level(v: &mut GgufVocab, root: &Json, merges: &[(&str, &str)], ignore_merges: bool) -> Result<()> {
     if let Some(n) = stages(&root["normalizer"], "normalizers").into_iter().find(|n| n["type"] != "NFC") {
         return Err(cannot(format!("the normalizer {n}")));
     }
@@ -217,7 +216,7 @@ fn byte_level(v: &mut GgufVocab, root: &Json, merges: &[(&str, &str)], ignore_me
     v.model = "gpt2".into();
     v.pre = Some(known.name.into());
     v.merges = Some(merges.iter().map(|(l, r)| format!("{l} {r}")).collect());
-    Ok(known)
+    Ok(())
 }
 
 fn sentence_piece(v: &mut GgufVocab, root: &Json, merges: &[(&str, &str)]) -> Result<()> {
@@ -253,20 +252,15 @@ fn sentence_piece(v: &mut GgufVocab, root: &Json, merges: &[(&str, &str)]) -> Re
 fn around(original: &Tokenizer) -> Result<(Option<bool>, Option<bool>)> {
     let encode = |add_bos| original.encode("a", EncodeOptions { add_bos, parse_special: false });
     let (with, without) = (encode(true)?, encode(false)?);
-    let is = |ids: &[u32], id: Option<u32>| ids.len() == 1 && id == ids.first().copied();
-    for at in 0..=with.len().saturating_sub(without.len()) {
-        let (before, rest) = with.split_at(at);
-        let Some(after) = rest.strip_prefix(without.as_slice()) else { continue };
-        let (bos, eos) = (is(before, original.bos()), is(after, original.eos()));
-        if (bos || before.is_empty()) && (eos || after.is_empty()) {
-            return Ok((Some(bos), Some(eos)));
-        }
+    match with.strip_suffix(without.as_slice()) {
+        Some([]) => Ok((Some(false), Some(original.adds_eos()))),
+        Some([id]) if original.bos() == Some(*id) => Ok((Some(true), Some(original.adds_eos()))),
+        _ => Err(cannot(format!("a post-processor that makes {with:?} of {without:?}"))),
     }
-    Err(cannot(format!("a post-processor that makes {with:?} of {without:?}")))
 }
 
 /// Compares the ids of the vocabulary with those of the original, its NFC normalisation aside.
-fn hold(v: &GgufVocab, root: &Json, config: Option<&Json>, exact: bool) -> Result<()> {
+fn hold(v: &GgufVocab, root: &Json, config: Option<&Json>) -> Result<()> {
     let ours = Tokenizer::from_vocab(v.clone())?;
     let mut root = root.clone();
     if v.model == "gpt2" {
@@ -288,7 +282,7 @@ fn hold(v: &GgufVocab, root: &Json, config: Option<&Json>, exact: bool) -> Resul
             &want[at..want.len().min(at + 6)]
         )))
     };
-    for text in probe::texts(exact) {
+    for text in probe::TEXTS {
         same(text, false, false)?;
         same(text, true, true)?;
     }

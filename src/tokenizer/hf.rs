@@ -1,9 +1,9 @@
 //! `tokenizer.json` of Hugging Face, through the `tokenizers` crate.
 
 use super::{
-    guard,
+    bpe, guard,
     special::touches,
-    vocab::{bad, end_ids},
+    vocab::{bad, byte_of, end_ids},
 };
 use crate::error::Result;
 use serde_json::Value;
@@ -22,11 +22,51 @@ pub(crate) struct Hf {
     pub(crate) bos: Option<u32>,
     pub(crate) eos: Option<u32>,
     pub(crate) add_bos: bool,
-    add_eos: Option<u32>,
+    /// Whether the file wants EOS behind a text that is complete: a prompt that is to be continued never is.
+    pub(crate) add_eos: bool,
+    /// What the post-processor puts around a text, without EOS behind it; `None` where that depends on the text.
+    around: Option<(Vec<u32>, Vec<u32>)>,
+    spelling: Option<Spelling>,
     /// A token of ordinary text, which a stream takes for what came before: decoders trim the blank before a text.
     pub(crate) neutral: Option<u32>,
     pub(crate) ends: Vec<u32>,
     special: HashSet<u32>,
+    /// Special tokens and those that are always one token.
+    added: HashSet<u32>,
+}
+
+/// How tokens spell bytes, where a token's bytes do not depend on its neighbours.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Spelling {
+    /// A character for each byte, as in GPT-2.
+    ByteLevel,
+    /// `▁` for a blank; with byte fallback `<0x0A>` for a byte.
+    Blanks { bytes: bool },
+}
+
+/// What the `decoder` of a `tokenizer.json` says of the spelling.
+fn spelling(decoder: &Value) -> Option<Spelling> {
+    let stages = decoder["decoders"].as_array().map_or(std::slice::from_ref(decoder), Vec::as_slice);
+    let mut found = None;
+    let mut fallback = false;
+    for stage in stages {
+        match stage["type"].as_str()? {
+            "ByteLevel" => found = Some(Spelling::ByteLevel),
+            "Metaspace" if stage["replacement"] == "▁" => found = Some(Spelling::Blanks { bytes: false }),
+            "Replace" if stage["pattern"]["String"] == "▁" && stage["content"] == " " => {
+                found = Some(Spelling::Blanks { bytes: false });
+            }
+            "ByteFallback" => fallback = true,
+            // Joins what is there; and the blank before a whole text, which a stream keeps.
+            "Fuse" | "Strip" => {}
+            _ => return None,
+        }
+    }
+    match found? {
+        Spelling::ByteLevel if fallback => None,
+        Spelling::Blanks { .. } => Some(Spelling::Blanks { bytes: fallback }),
+        level => Some(level),
+    }
 }
 
 /// The text of a special token in `tokenizer_config.json`: a string, or an object with `content`.
@@ -67,15 +107,45 @@ impl Hf {
         let (bos, eos) = (id("bos_token")?, id("eos_token")?);
         let flag = |key: &str| config.and_then(|c| c.get(key)).and_then(Value::as_bool);
         let ends = end_ids(eos.into_iter().collect(), |t| plain.token_to_id(t));
-        let add_eos = flag("add_eos_token").unwrap_or(false).then_some(eos).flatten();
         let neutral = ["a", "▁a", "Ġa"].into_iter().find_map(|t| plain.token_to_id(t));
         let added = plain.get_added_tokens_decoder();
-        let special = added.into_iter().filter(|(_, t)| t.special).map(|(id, _)| id).collect();
-        let mut hf = Hf { plain, parsing: OnceLock::new(), bos, eos, add_bos: false, add_eos, neutral, ends, special };
+        let special = added.iter().filter(|(_, t)| t.special).map(|(id, _)| *id).collect();
+        let added = added.into_keys().collect();
+        let root: Value = serde_json::from_slice(json).map_err(|e| bad(format!("tokenizer.json: {e}")))?;
+        let mut hf = Hf {
+            plain,
+            parsing: OnceLock::new(),
+            bos,
+            eos,
+            add_bos: false,
+            add_eos: flag("add_eos_token").unwrap_or(false) && eos.is_some(),
+            around: None,
+            spelling: spelling(&root["decoder"]),
+            neutral,
+            ends,
+            special,
+            added,
+        };
+        hf.find_around()?;
         // The post-processor says whether BOS goes first; where it does not, the configuration may.
-        let template_bos = bos.is_some() && hf.run("", true, false)?.first() == bos.as_ref();
+        let template_bos =
+            bos.is_some() && hf.around.as_ref().is_some_and(|(before, _)| before.first() == bos.as_ref());
         hf.add_bos = template_bos || flag("add_bos_token").unwrap_or(false) && bos.is_some();
         Ok(hf)
+    }
+
+    /// Finds what the post-processor puts around a text.
+    fn find_around(&mut self) -> Result<()> {
+        let (with, without) = (self.run("a", true, false)?, self.run("a", false, false)?);
+        let most = with.len().saturating_sub(without.len());
+        let Some(at) = (0..=most).find(|at| with[*at..].starts_with(&without)) else { return Ok(()) };
+        let (before, mut after) = (with[..at].to_vec(), with[at + without.len()..].to_vec());
+        while after.last().is_some_and(|id| self.eos == Some(*id) || self.ends.contains(id)) {
+            after.pop();
+            self.add_eos |= self.eos.is_some();
+        }
+        self.around = Some((before, after));
+        Ok(())
     }
 
     fn run(&self, text: &str, add_special: bool, parse_special: bool) -> Result<Vec<u32>> {
@@ -92,7 +162,7 @@ impl Hf {
         Ok(encoding.map_err(|e| bad(format!("cannot encode: {e}")))?.get_ids().to_vec())
     }
 
-    /// Ids of a text; special tokens that touch one of the byte ranges `foreign` (ascending) are ordinary text.
+    /// Ids of a text, with `add_special` what belongs around a prompt; special tokens that touch one of the byte ranges `foreign` (ascending) are ordinary text.
     pub(crate) fn encode(
         &self,
         text: &str,
@@ -101,18 +171,17 @@ impl Hf {
         parse_special: bool,
     ) -> Result<Vec<u32>> {
         let marks = if parse_special { self.marks(text) } else { vec![] };
+        let around = if add_special { self.around.as_ref() } else { None };
         let mut ids = if marks.iter().any(|(range, _)| touches(foreign, range.clone())) {
             self.run_around(text, &marks, foreign)?
         } else {
-            self.run(text, add_special, parse_special)?
+            self.run(text, add_special && around.is_none(), parse_special)?
         };
-        if add_special {
-            if let Some(bos) = self.bos.filter(|bos| self.add_bos && ids.first() != Some(bos)) {
-                ids.insert(0, bos);
-            }
-            if let Some(eos) = self.add_eos.filter(|eos| ids.last() != Some(eos)) {
-                ids.push(eos);
-            }
+        if let Some((before, after)) = around {
+            ids = [&before[..], &ids, after].concat();
+        }
+        if add_special && let Some(bos) = self.bos.filter(|bos| self.add_bos && ids.first() != Some(bos)) {
+            ids.insert(0, bos);
         }
         Ok(ids)
     }
@@ -161,6 +230,22 @@ impl Hf {
             tracing::warn!("{e}");
             String::new()
         })
+    }
+
+    /// Whether [`Hf::piece`] knows the bytes of tokens.
+    pub(crate) fn spells_bytes(&self) -> bool {
+        self.spelling.is_some()
+    }
+
+    /// Appends the bytes of a token; of an added one its text.
+    pub(crate) fn piece(&self, id: u32, out: &mut Vec<u8>) {
+        let Some(text) = self.plain.id_to_token(id) else { return };
+        match self.spelling {
+            Some(Spelling::ByteLevel) if !self.added.contains(&id) => bpe::unspelled(&text, out),
+            Some(Spelling::Blanks { bytes: true }) if byte_of(&text).is_some() => out.extend(byte_of(&text)),
+            Some(Spelling::Blanks { .. }) => out.extend_from_slice(text.replace('▁', " ").as_bytes()),
+            Some(Spelling::ByteLevel) | None => out.extend_from_slice(text.as_bytes()),
+        }
     }
 
     pub(crate) fn vocab_size(&self) -> usize {

@@ -12,6 +12,7 @@
 //!
 //! Deliberately absent: file I/O, models, clocks.
 
+mod answer;
 mod bpe;
 mod checkpoint;
 mod decode;
@@ -29,6 +30,7 @@ mod spm;
 mod template;
 mod vocab;
 
+pub use answer::{AnswerReader, Part as AnswerPart, Segment};
 pub use decode::DecodeStream;
 pub use template::{ChatTemplate, DateTime, Message, Prompt, RenderOptions};
 pub use vocab::GgufVocab;
@@ -41,8 +43,9 @@ use vocab::Vocab;
 /// How to encode a text; by default as a prompt in plain words, with what the vocabulary wants before it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct EncodeOptions {
-    /// Put the special tokens around the text that the vocabulary wants around a prompt: usually BOS before it, often
-    /// nothing ([`Tokenizer::adds_bos`]). Off for text that continues a prompt.
+    /// Put the special tokens before the text that the vocabulary wants before a prompt: usually BOS, often nothing
+    /// ([`Tokenizer::adds_bos`]). Off for text that continues a prompt. EOS never goes behind it, whatever the file says: a
+    /// prompt is to be continued ([`Tokenizer::adds_eos`]).
     pub add_bos: bool,
     /// Read the texts of control tokens (`<|im_start|>`) as those tokens: for rendered chat templates. Off for text that
     /// is not trusted. Tokens that a vocabulary defines as plain text are found either way.
@@ -110,6 +113,12 @@ impl Tokenizer {
                 if v.pre.is_none() {
                     tracing::warn!(
                         "tokenizer.ggml.pre is missing: the text is split by a default pattern, as llama.cpp does"
+                    );
+                }
+                if v.pre.as_deref() == Some("default") {
+                    tracing::warn!(
+                        "tokenizer.ggml.pre is \"default\", a pre-tokenizer with which hardly any model was trained: where the \
+                         converter did not know the model's own, the text is split otherwise than it should be"
                     );
                 }
                 let pre = pretok::by_name(v.pre.as_deref().unwrap_or("default"))?;
@@ -200,10 +209,11 @@ impl Tokenizer {
 
     /// [`Tokenizer::encode`] of a text in which special tokens do not count where they touch one of `foreign`.
     fn encode_parts(&self, text: &str, foreign: &[Range<usize>], options: EncodeOptions) -> Result<Vec<u32>> {
-        let (vocab, specials, add_bos, add_eos) = match &*self.engine {
+        let (vocab, specials, add_bos) = match &*self.engine {
             Engine::Hf(hf) => return hf.encode(text, foreign, options.add_bos, options.parse_special),
-            Engine::Bpe { vocab, specials, add_bos, add_eos, .. }
-            | Engine::Spm { vocab, specials, add_bos, add_eos, .. } => (vocab, specials, *add_bos, *add_eos),
+            Engine::Bpe { vocab, specials, add_bos, .. } | Engine::Spm { vocab, specials, add_bos, .. } => {
+                (vocab, specials, *add_bos)
+            }
         };
         let mut out = Vec::with_capacity(text.len() / 3 + 2);
         out.extend(vocab.bos.filter(|_| options.add_bos && add_bos));
@@ -220,7 +230,6 @@ impl Tokenizer {
             }
             Engine::Hf(_) => {}
         }
-        out.extend(vocab.eos.filter(|_| options.add_bos && add_eos));
         Ok(out)
     }
 
@@ -282,6 +291,15 @@ impl Tokenizer {
         match &*self.engine {
             Engine::Bpe { add_bos, .. } | Engine::Spm { add_bos, .. } => *add_bos,
             Engine::Hf(hf) => hf.add_bos,
+        }
+    }
+
+    /// Whether the file wants EOS behind a text that is complete (`add_eos_token`), as in training; a caller who feeds such
+    /// texts puts [`Tokenizer::eos`] there.
+    pub fn adds_eos(&self) -> bool {
+        match &*self.engine {
+            Engine::Bpe { add_eos, .. } | Engine::Spm { add_eos, .. } => *add_eos,
+            Engine::Hf(hf) => hf.add_eos,
         }
     }
 

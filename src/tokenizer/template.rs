@@ -70,6 +70,11 @@ impl Prompt {
     pub fn trusted(text: impl Into<String>) -> Prompt {
         Prompt { text: text.into(), foreign: vec![] }
     }
+
+    /// Whether a byte range shares a byte with what came in with the conversation.
+    pub(crate) fn is_foreign(&self, range: Range<usize>) -> bool {
+        super::special::touches(&self.foreign, range)
+    }
 }
 
 /// A model's chat template.

@@ -143,12 +143,14 @@ const SHOWN_CONTROLS: &[&str] = &["<|channel|>", "<|message|>", "<|start|>", "<|
 /// Which tokens end a generation: those of `ids`, and those whose texts mean it. `id_of` is from text to id.
 ///
 /// As in llama.cpp, `<|end|>` ends a message, not the generation, where `<|return|>` and `<|call|>` exist (gpt-oss), and
-/// `</s>` is text where `<|tool_response>` exists.
+/// `</s>` is text where `<|tool_response>` exists. The same holds where `<|return|>` stands beside channels: a message of
+/// thinking ends there, and the answer follows.
 pub(crate) fn end_ids(mut ids: Vec<u32>, id_of: impl Fn(&str) -> Option<u32>) -> Vec<u32> {
     let has = |text: &str| id_of(text).is_some();
     let calls = has("<|call|>") || has("<|calls|>");
     let mut kept = Vec::new();
-    if calls && (has("<|return|>") || has("<|flush|>")) {
+    let channels = has("<|channel|>") && has("<|message|>");
+    if calls && has("<|flush|>") || (calls || channels) && has("<|return|>") {
         kept.extend(id_of("<|end|>"));
     }
     if has("<|tool_response>") {

@@ -3,6 +3,7 @@
 pub mod compare;
 pub mod one;
 pub mod rng;
+pub mod successor;
 
 use std::io::Write as _;
 

@@ -1,17 +1,19 @@
 //! Pre-tokenizers: where a byte-level BPE may not merge across.
 //!
-//! A GGUF file only names its pre-tokenizer (`tokenizer.ggml.pre`); what the name means is fixed in llama.cpp
-//! (`src/llama-vocab.cpp`, `src/unicode.cpp`, <https://github.com/ggml-org/llama.cpp>), and [`TABLE`] follows it, including
-//! the places where it departs from the pattern in the model's original `tokenizer.json`. A pre-tokenizer is a
-//! list of stages, each of which splits every piece that the stage before it left; text between the matches of a stage
+//! A GGUF file only names its pre-tokenizer (`tokenizer.ggml.pre`); the names are llama.cpp's (`src/llama-vocab.cpp`,
+//! `src/unicode.cpp`, <https://github.com/ggml-org/llama.cpp>). Where its code is a short cut of the pattern in the models' own
+//! `tokenizer.json` (which it quotes), as for letters' cases and combining marks of other scripts than Latin, [`TABLE`] follows
+//! the pattern: that is how the model was trained. A pre-tokenizer is a list of stages, each of which splits every piece that the stage before it left; text between the matches of a stage
 //! stays together as a piece of its own.
 
+mod cased;
 pub(crate) mod patterns;
 mod ranges;
 mod rules;
 pub(super) mod unicode;
 
 use crate::error::{Error, Result};
+use cased::*;
 use rules::*;
 
 /// One pass over the text.
@@ -125,7 +127,7 @@ static TABLE: &[PreTokenizer] = &[
     },
     pre(
         &["kimi-k2"],
-        &[Rules(&[han, word_not_han_contracted, three_digits, spaced_symbols_newlines, line_ends, blanks])],
+        &[Rules(&[han, cased_word_not_han_contracted, three_digits, spaced_symbols_newlines, line_ends, blanks])],
     ),
     // `'(?i:[sdmt]|ll|ve|re)` and `\s*[\r\n]` differ from Qwen2's spelling, not in what they match.
     pre(&["bailingmoe", "bailingmoe2", "llada-moe"], &[QWEN2]),
@@ -139,15 +141,15 @@ static TABLE: &[PreTokenizer] = &[
     pre(
         &["tiny_aya", "cohere2moe"],
         &[
-            Whole(text_and_thousands),
-            Rules(&[marked_word_contracted, three_digits, spaced_symbols_newlines_slashes, line_ends, blanks]),
+            Whole(thousands),
+            Rules(&[cased_word_contracted, three_digits, spaced_symbols_newlines_slashes, line_ends, blanks]),
         ],
     ),
     PreTokenizer {
         names: &["youtu"],
         stages: &[
             Rules(&[hangul, cjk_signs, bopomofo, cjk_kana]),
-            Rules(&[marked_word_contracted, digit, spaced_symbols_newlines_slashes, line_ends, blanks]),
+            Rules(&[cased_word_contracted, digit, spaced_symbols_newlines_slashes, line_ends, blanks]),
         ],
         ignore_merges: true,
         add_bos: false,
@@ -275,11 +277,14 @@ mod tests {
     #[test]
     fn tiny_aya_groups_digits_from_the_right() {
         assert_eq!(split("tiny_aya", "1234567 12a"), ["1", "234", "567", " ", "12", "a"]);
+        assert_eq!(split("tiny_aya", "1234a"), ["123", "4", "a"], "no boundary, no thousands");
     }
 
     #[test]
     fn cased_words_split_at_humps() {
-        assert_eq!(split("gpt-4o", "camelCase HTTPServer ÀÀAB"), ["camel", "Case", " HTTPServer", " ÀÀ", "AB"]);
+        assert_eq!(split("gpt-4o", "camelCase HTTPServer ÀÀAB"), ["camel", "Case", " HTTPServer", " ÀÀAB"]);
+        assert_eq!(split("gpt-4o", "тТа नमस्ते"), ["т", "Та", " नमस्ते"]);
+        assert_eq!(split("kimi-k2", "a漢字ひ"), ["a", "漢字", "ひ"]);
     }
 
     #[test]

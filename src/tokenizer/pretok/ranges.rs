@@ -51,10 +51,3 @@ pub(super) const CJK_SIGNS: &[(u32, u32)] = &[
 
 /// `[ㄅ-ㄯ]`
 pub(super) const BOPOMOFO: &[(u32, u32)] = &[(0x3105, 0x312f)];
-
-/// CJK unified and compatibility ideographs: what llama.cpp counts as Han for Kimi K2.
-#[rustfmt::skip]
-pub(super) const HAN: &[(u32, u32)] = &[
-    (0x4e00, 0x9fff), (0x3400, 0x4dbf), (0x20000, 0x2a6df), (0x2a700, 0x2b73f), (0x2b740, 0x2b81f), (0x2b820, 0x2ebef),
-    (0xf900, 0xfaff), (0x2f800, 0x2fa1f),
-];

@@ -6,7 +6,7 @@
 //! megabyte of blanks costs linear time and no stack, which no backtracking engine promises. The pattern that a rule
 //! stands for is in its comment.
 
-use super::unicode::Class;
+use super::unicode::{self, Class};
 
 /// A piece of text as characters and their classes; both slices have equally many elements.
 #[derive(Clone, Copy)]
@@ -44,16 +44,20 @@ impl Seg<'_> {
     }
 
     /// Whether `i` may be the one character before a word: `[^\r\n\p{L}\p{N}]`.
-    fn word_prefix(&self, i: usize) -> bool {
+    pub(super) fn word_prefix(&self, i: usize) -> bool {
         i < self.chars.len() && !self.newline(i) && !self.is(i, Letter) && !self.is(i, Number)
     }
 
-    /// `'s|'t|'re|'ve|'m|'ll|'d`, ASCII letters of either case with `any_case`.
+    /// `'s|'t|'re|'ve|'m|'ll|'d`, letters of either case with `any_case` (the long s is one of s).
     fn contraction(&self, i: usize, any_case: bool) -> usize {
         if self.char(i) != Some('\'') {
             return 0;
         }
-        let fold = |c: char| if any_case { c.to_ascii_lowercase() } else { c };
+        let fold = |c: char| match c {
+            'ſ' if any_case => 's',
+            c if any_case => c.to_ascii_lowercase(),
+            c => c,
+        };
         match (self.char(i + 1).map(fold), self.char(i + 2).map(fold)) {
             (Some('s' | 't' | 'm' | 'd'), _) => 2,
             (Some('r' | 'v'), Some('e')) | (Some('l'), Some('l')) => 3,
@@ -192,38 +196,8 @@ pub(super) fn marked_word_after_blank(s: &Seg, i: usize) -> usize {
 }
 
 /// `X(?i:'s|'t|'re|'ve|'m|'ll|'d)?` for the word X of `len` characters.
-fn with_contraction(s: &Seg, i: usize, len: usize) -> usize {
+pub(super) fn with_contraction(s: &Seg, i: usize, len: usize) -> usize {
     if len == 0 { 0 } else { len + s.contraction(i + len, true) }
-}
-
-/// `[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?`
-pub(super) fn marked_word_contracted(s: &Seg, i: usize) -> usize {
-    with_contraction(s, i, marked_word(s, i))
-}
-
-/// `[^\r\n\p{L}\p{N}]?((?=[\p{L}])([^a-z]))*((?=[\p{L}])([^A-Z]))+|`
-/// `[^\r\n\p{L}\p{N}]?((?=[\p{L}])([^a-z]))+((?=[\p{L}])([^A-Z]))*`
-///
-/// A word that ends before an upper-case ASCII letter that follows a lower-case one. Letters outside ASCII count as both
-/// cases: that is how llama.cpp writes the original's `[\p{Lu}…]*[\p{Ll}…]+`.
-pub(super) fn cased_word(s: &Seg, i: usize) -> usize {
-    let start = i + usize::from(s.word_prefix(i));
-    let upper = s.run(start, |c, k| k == Letter && !c.is_ascii_lowercase());
-    if s.char(upper).is_some_and(|c| c.is_ascii_lowercase()) {
-        return s.run(upper, |c, k| k == Letter && !c.is_ascii_uppercase()) - i;
-    }
-    // Nothing lower-case follows. The first alternative gives letters back until the last one that is not upper-case
-    // ASCII; where there is none, the second alternative takes the whole run.
-    match s.chars[start..upper].iter().rposition(|c| !c.is_ascii_uppercase()) {
-        Some(last) => start + last + 1 - i,
-        None if upper > start => upper - i,
-        None => 0,
-    }
-}
-
-/// [`cased_word`] and `(?i:'s|'t|'re|'ve|'m|'ll|'d)?`
-pub(super) fn cased_word_contracted(s: &Seg, i: usize) -> usize {
-    with_contraction(s, i, cased_word(s, i))
 }
 
 /// `[^\r\n\p{L}\p{N}]?(?:\p{L}\p{M}*(?: \p{L}\p{M}*)*)+`: words joined by single spaces.
@@ -298,7 +272,29 @@ pub(super) fn exactly_three_ascii_digits(s: &Seg, i: usize) -> usize {
     if (i..i + 3).all(|j| s.char(j).is_some_and(|c| c.is_ascii_digit())) { 3 } else { 0 }
 }
 
-/// `\d{1,3}(?=(?:\d{3})*\b)` as llama.cpp has it for AFMoE and Tiny Aya: numbers in thousands counted from the right,
+/// `\d{1,3}(?=(?:\d{3})*\b)`: numbers before the end of a word in thousands counted from the right; the text between them
+/// stays as it is.
+///
+/// A whole segment at once, as lengths of pieces: every group depends on the length of its number.
+pub(super) fn thousands(s: &Seg, out: &mut Vec<usize>) {
+    let mut rest = 0;
+    let mut i = 0;
+    while i < s.chars.len() {
+        let n = s.run(i, |c, _| unicode::is_decimal(c)) - i;
+        if n == 0 || s.char(i + n).is_some_and(unicode::is_word) {
+            i += n.max(1);
+            continue;
+        }
+        out.extend((i > rest).then_some(i - rest));
+        out.push((n - 1) % 3 + 1);
+        out.extend(std::iter::repeat_n(3, (n - 1) / 3));
+        i += n;
+        rest = i;
+    }
+    out.extend((s.chars.len() > rest).then_some(s.chars.len() - rest));
+}
+
+/// Numbers as llama.cpp groups them for AFMoE: numbers in thousands counted from the right,
 /// where the text before a number stays with its first group (a later stage separates them).
 ///
 /// A whole segment at once, as lengths of pieces: every group depends on the length of its number.
@@ -357,21 +353,7 @@ range_runs! {
     bopomofo = BOPOMOFO;
 }
 
-fn is_han(s: &Seg, i: usize) -> bool {
-    s.char(i).is_some_and(|c| in_ranges(c, super::ranges::HAN))
-}
-
-/// `\p{Han}+`
+/// `[\p{Han}]+`
 pub(super) fn han(s: &Seg, i: usize) -> usize {
-    s.run(i, |c, _| in_ranges(c, super::ranges::HAN)) - i
-}
-
-/// A word of letters that are not Han, with the character before and the contraction after it (Kimi K2).
-pub(super) fn word_not_han_contracted(s: &Seg, i: usize) -> usize {
-    let start = i + usize::from(s.word_prefix(i));
-    if is_han(s, start) {
-        return 0;
-    }
-    let end = s.run(start, |c, k| k == Letter && !in_ranges(c, super::ranges::HAN));
-    if end > start { with_contraction(s, i, end - i) } else { 0 }
+    s.run(i, |c, _| unicode::is_han(c)) - i
 }

@@ -51,25 +51,31 @@ env = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extens
 env.filters["tojson"] = tojson
 env.globals["raise_exception"] = raise_exception
 
-cases = []
-for path in sorted((HERE / "templates").glob("*.jinja")):
-    for name, chat in CHATS.items():
-        for prompt in (False, True):
-            for extra in ({}, {"enable_thinking": False}):
-                if extra and "enable_thinking" not in path.read_text():
-                    continue
-                dated = "strftime_now" in path.read_text() and name != "one" or path.stem == "harmony"
-                if dated:
-                    env.globals["strftime_now"] = NOW.strftime
-                else:
-                    env.globals.pop("strftime_now", None)
-                try:
-                    text = env.from_string(path.read_text()).render(
-                        messages=[{"role": r, "content": c} for r, c in chat], add_generation_prompt=prompt,
-                        bos_token="<s>", eos_token="</s>", tools=None, documents=None, **extra)
-                    error = None
-                except TemplateError as e:
-                    text, error = None, str(e)
-                cases.append({"template": path.stem, "chat": chat, "prompt": prompt, "extra": extra, "dated": dated,
-                              "text": text, "error": error})
-(HERE / "templates.json").write_text("[\n" + ",\n".join(json.dumps(c) for c in cases) + "\n]\n")
+
+def main():
+    cases = []
+    for path in sorted((HERE / "templates").glob("*.jinja")):
+        for name, chat in CHATS.items():
+            for prompt in (False, True):
+                for extra in ({}, {"enable_thinking": False}):
+                    if extra and "enable_thinking" not in path.read_text():
+                        continue
+                    dated = "strftime_now" in path.read_text() and name != "one" or path.stem == "harmony"
+                    if dated:
+                        env.globals["strftime_now"] = NOW.strftime
+                    else:
+                        env.globals.pop("strftime_now", None)
+                    try:
+                        text = env.from_string(path.read_text()).render(
+                            messages=[{"role": r, "content": c} for r, c in chat], add_generation_prompt=prompt,
+                            bos_token="<s>", eos_token="</s>", tools=None, documents=None, **extra)
+                        error = None
+                    except TemplateError as e:
+                        text, error = None, str(e)
+                    cases.append({"template": path.stem, "chat": chat, "prompt": prompt, "extra": extra, "dated": dated,
+                                  "text": text, "error": error})
+    (HERE / "templates.json").write_text("[\n" + ",\n".join(json.dumps(c) for c in cases) + "\n]\n")
+
+
+if __name__ == "__main__":
+    main()
