@@ -42,13 +42,14 @@ pub enum Error {
     /// Tokenisation, detokenisation or a chat template failed.
     #[error("tokenizer: {0}")]
     Tokenizer(String),
+    /// A model's chat template refuses the system message; the conversation without it would do.
+    #[error("the model's chat template takes no system message: {0}")]
+    SystemMessage(String),
     /// An argument of the caller is out of range: a token id, a sampling parameter, an empty prompt.
     #[error("{0}")]
     Invalid(String),
     /// The prompt and what was generated do not fit the context.
-    #[error(
-        "the context is full: {needed} tokens do not fit {capacity}; ask for a longer context (--ctx) or a shorter prompt"
-    )]
+    #[error("the context is full: {needed} tokens do not fit {capacity}; ask for a longer context or a shorter prompt")]
     ContextFull {
         /// Positions that were asked for.
         needed: usize,

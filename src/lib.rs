@@ -13,12 +13,12 @@
 //!        └────────┬──────────────────────┘
 //!              runner ─→ n sequences: rows in, logits or chosen tokens out; begin and poll, slices, save, restore, fork
 //!              session, batch ─→ views of it: one sequence, several
-//!              generate ─→ sampler, stop rules, streaming
+//!              generate ─→ sampler, stop rules, streaming     chat ─→ conversations
 //!              tokenizer ─→ text         cli on top
 //! ```
 //!
 //! The modules stand in reading order. An application needs few of them: [`session`] (a [`session::Model`] and its sequences), [`batch`],
-//! [`generate`], [`sampler`], [`tokenizer`], [`routing`], and [`gpu`] or [`cpu`] to say where it runs. The others are the
+//! [`generate`], [`chat`], [`sampler`], [`tokenizer`], [`routing`], and [`gpu`] or [`cpu`] to say where it runs. The others are the
 //! engine's rooms: they are not part of the interface and change from version to version.
 //!
 //! # Promises that hold everywhere
@@ -122,6 +122,7 @@ pub mod session;
 pub mod batch;
 pub mod sampler;
 pub mod generate;
+pub mod chat;
 #[cfg(feature = "cli")]
 #[doc(hidden)]
 pub mod cli;

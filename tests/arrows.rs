@@ -56,6 +56,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ),
     ("batch", &["error", "sampler", "backend", "session"]),
     ("generate", &["error", "cancel", "session", "sampler", "tokenizer"]),
+    ("chat", &["error", "generate", "session", "sampler", "tokenizer"]),
 ];
 
 /// What stands above all rooms: it may name anything.

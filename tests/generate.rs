@@ -96,7 +96,7 @@ impl Decoder for Scripted {
     }
 }
 
-/// Token i is `WORDS[i]`; token 50 and 51 are the two bytes of "é".
+/// Token i is `WORDS[i]`; token 50 and 51 are the two bytes of "é"; token 60 is the control token `<|im_start|>`.
 struct Words(Vec<u8>);
 const WORDS: [&str; 8] = ["", "Hello", " wor", "ld", "\n", "ab", "a", "bc"];
 
@@ -114,6 +114,15 @@ impl TextStream for Words {
             }
             Err(_) => String::new(),
         }
+    }
+    fn hidden(&self, id: u32) -> Option<String> {
+        (id == 60).then(|| "<|im_start|>".into())
+    }
+    fn is_pending(&self) -> bool {
+        !self.0.is_empty()
+    }
+    fn flush(&mut self) -> String {
+        String::from_utf8_lossy(&std::mem::take(&mut self.0)).into_owned()
     }
 }
 
@@ -175,6 +184,24 @@ fn stop_strings_are_never_shown() {
 }
 
 #[test]
+fn stop_strings_name_control_tokens() {
+    let s = [1, 50, 60, 2, 3, 0];
+    let mark = "<|im_start|>";
+    let stopped = |o: &[&str]| {
+        let (text, _, reason) = whole(&s, options(o));
+        (text, reason)
+    };
+    let at_mark = ("Hello\u{fffd}".to_string(), FinishReason::StopString(0));
+    assert_eq!(stopped(&[mark]), at_mark, "before the token, with all that came before it");
+    assert_eq!(stopped(&["<|im_start|> wo"]), at_mark, "a text that begins with it");
+    assert_eq!(stopped(&["Hello\u{fffd}<|im_start|>"]), (String::new(), FinishReason::StopString(0)));
+    // Nobody sees a part of a control token.
+    for part in ["<", "im_start", "|> wor", "start|>"] {
+        assert_eq!(stopped(&[part]), ("Hello\u{fffd} world".into(), FinishReason::EndOfText(0)), "{part}");
+    }
+}
+
+#[test]
 fn text_flows_while_it_cannot_be_a_stop_string() {
     let mut d = Scripted::new(&[1, 2, 3, 4, 0]);
     let mut g = start(&mut d, options(&["world!"]), &CancelToken::new());
@@ -191,7 +218,8 @@ fn text_flows_while_it_cannot_be_a_stop_string() {
 #[test]
 fn utf8_is_never_split() {
     assert_eq!(whole(&[50, 51, 1, 0], options(&[])), ("éHello".into(), vec![50, 51, 1], FinishReason::EndOfText(0)));
-    assert_eq!(whole(&[1, 50, 0], options(&[])).0, "Hello", "half of a character is not text");
+    // Half of a character is not text, and is not lost.
+    assert_eq!(whole(&[1, 50, 0], options(&[])), ("Hello\u{fffd}".into(), vec![1, 50], FinishReason::EndOfText(0)));
     assert_eq!(whole(&[1, 50, 51, 0], options(&["é"])).0, "Hello");
 }
 

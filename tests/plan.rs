@@ -381,7 +381,7 @@ fn refusals_say_what_would_help() {
     let g = graph::fuse(&goldens::definition("qwen3_moe").program.graph);
     let w = plan::weights(&g, &vec![DType::F32; g.weights.len()], &caps).unwrap();
     let e = plan::plan(&g, &w, &caps, &Options::new(1 << 22, 8, KvType::F32)).unwrap_err().to_string();
-    assert!(e.contains("--ctx"), "{e}");
+    assert!(e.contains("shorter context"), "{e}");
     let tiny = Caps { max_binding: 128, ..caps.clone() };
     let e = plan::weights(&g, &vec![DType::F32; g.weights.len()], &tiny).unwrap_err().to_string();
     assert!(e.contains("does not fit a binding"), "{e}");

@@ -113,7 +113,7 @@ pub(crate) fn check_cache_memory(graph: &crate::ir::Graph, o: &runner::RunnerOpt
     }
     let size = total.map_or("more bytes than can be counted".into(), |n| format!("{} MiB", n >> 20));
     Err(Error::Device(format!(
-        "the KV cache of {} positions takes {size}, which this machine does not give; ask for a shorter context (--ctx)",
+        "the KV cache of {} positions takes {size}, which this machine does not give; ask for a shorter context",
         o.ctx.saturating_mul(o.sequences)
     )))
 }

@@ -72,6 +72,21 @@ pub trait Decoder {
 pub trait TextStream: Send {
     /// The text that became complete with this token; empty in the middle of a UTF-8 sequence.
     fn push(&mut self, id: u32) -> String;
+
+    /// The text of a control token that `push` leaves out: stop strings may name it.
+    fn hidden(&self, _id: u32) -> Option<String> {
+        None
+    }
+
+    /// Whether bytes are held back that are no complete text yet.
+    fn is_pending(&self) -> bool {
+        false
+    }
+
+    /// Nothing follows what was pushed: the text of what was held back.
+    fn flush(&mut self) -> String {
+        String::new()
+    }
 }
 
 impl Decoder for Session {
@@ -127,5 +142,17 @@ impl Decoder for Session {
 impl TextStream for DecodeStream {
     fn push(&mut self, id: u32) -> String {
         DecodeStream::push(self, id)
+    }
+
+    fn hidden(&self, id: u32) -> Option<String> {
+        DecodeStream::hidden(self, id)
+    }
+
+    fn is_pending(&self) -> bool {
+        DecodeStream::is_pending(self)
+    }
+
+    fn flush(&mut self) -> String {
+        DecodeStream::flush(self)
     }
 }

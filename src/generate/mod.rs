@@ -45,7 +45,7 @@ pub enum Polled {
 pub struct Generation<'a, D: Decoder + ?Sized> {
     decoder: &'a mut D,
     text: Option<Box<dyn TextStream + 'a>>,
-    eos: &'a [u32],
+    eos: Vec<u32>,
     options: GenerateOptions,
     sampler: Sampler,
     cancel: CancelToken,
@@ -73,7 +73,7 @@ const BLOCKING_SLICE: Budget = Budget { dispatches: usize::MAX, micros: 20_000 }
 /// As [`generate_with`].
 pub fn generate<'a>(
     session: &'a mut Session,
-    tokenizer: Option<&'a Tokenizer>,
+    tokenizer: Option<&Tokenizer>,
     prompt: &[u32],
     options: GenerateOptions,
     cancel: CancelToken,
@@ -92,7 +92,7 @@ pub fn generate<'a>(
 pub fn generate_with<'a, D: Decoder + ?Sized>(
     decoder: &'a mut D,
     text: Option<Box<dyn TextStream + 'a>>,
-    eos: &'a [u32],
+    eos: &[u32],
     prompt: &[u32],
     options: GenerateOptions,
     cancel: CancelToken,
@@ -122,7 +122,7 @@ pub fn generate_with<'a, D: Decoder + ?Sized>(
     Ok(Generation {
         decoder,
         text,
-        eos,
+        eos: eos.to_vec(),
         held: StopFilter::new(options.stop.clone()),
         options,
         sampler,
@@ -140,7 +140,7 @@ pub fn generate_with<'a, D: Decoder + ?Sized>(
 impl<D: Decoder + ?Sized> Generation<'_, D> {
     /// Why it ended; `None` while it runs.
     pub fn finish_reason(&self) -> Option<FinishReason> {
-        self.finish.filter(|_| self.held.pieces.is_empty())
+        self.finish.filter(|_| self.held.is_empty())
     }
 
     /// Counts and times so far.
@@ -152,6 +152,27 @@ impl<D: Decoder + ?Sized> Generation<'_, D> {
     /// is a prefix of it.
     pub fn tokens(&self) -> &[u32] {
         &self.tokens
+    }
+
+    /// Tokens in the context, and how many it holds.
+    pub fn context(&self) -> (usize, usize) {
+        (self.decoder.position(), self.decoder.capacity())
+    }
+
+    /// Blocks until the device has done what [`Polled::Waiting`] stands for.
+    ///
+    /// # Errors
+    /// As [`Generation::poll`].
+    pub fn wait(&mut self) -> Result<()> {
+        let start = Instant::now();
+        let waited = self.decoder.wait();
+        self.busy += start.elapsed();
+        waited.map_err(|e| self.fail(e))
+    }
+
+    /// What a blocking caller polls with: where a device computes, steps are queued as a whole.
+    pub(crate) fn blocking_slice(&self) -> Budget {
+        if self.decoder.depth() > 1 { Budget::UNLIMITED } else { BLOCKING_SLICE }
     }
 
     /// Does at most one slice of the work and never blocks.
@@ -180,7 +201,7 @@ impl<D: Decoder + ?Sized> Generation<'_, D> {
     fn fail(&mut self, e: Error) -> Error {
         self.finish = Some(FinishReason::Failed);
         self.decoder.cancel();
-        self.held.release();
+        self.release();
         e
     }
 
@@ -253,8 +274,19 @@ impl<D: Decoder + ?Sized> Generation<'_, D> {
         }
         self.stats.generated_tokens += 1;
         self.tokens.push(id);
-        let text = self.text.as_mut().map_or_else(String::new, |t| t.push(id));
-        if let Some(stop) = self.held.push(Piece { id, text }) {
+        let (mut text, mut mark, mut pending) = (String::new(), String::new(), false);
+        if let Some(stream) = &mut self.text {
+            match stream.hidden(id) {
+                Some(hidden) => {
+                    // No character goes across a control token.
+                    self.held.complete(&stream.flush());
+                    mark = hidden;
+                }
+                None => text = stream.push(id),
+            }
+            pending = stream.is_pending();
+        }
+        if let Some(stop) = self.held.push(Piece { id, text }, mark, pending) {
             self.finish = Some(FinishReason::StopString(stop));
             self.decoder.cancel();
         }
@@ -264,8 +296,16 @@ impl<D: Decoder + ?Sized> Generation<'_, D> {
         self.finish = Some(reason);
         // Steps that were queued beyond the end are forgotten.
         self.decoder.cancel();
-        self.held.release();
+        self.release();
         Status::Done
+    }
+
+    /// Nothing follows: what was held back is neither a stop string nor the beginning of a character.
+    fn release(&mut self) {
+        if let Some(stream) = &mut self.text {
+            self.held.complete(&stream.flush());
+        }
+        self.held.release();
     }
 }
 
@@ -273,19 +313,15 @@ impl<D: Decoder + ?Sized> Iterator for Generation<'_, D> {
     type Item = Result<Piece>;
 
     fn next(&mut self) -> Option<Result<Piece>> {
-        // Where a device computes, the host waits for it, and steps are queued as a whole.
-        let budget = if self.decoder.depth() > 1 { Budget::UNLIMITED } else { BLOCKING_SLICE };
         loop {
-            match self.poll(budget) {
+            match self.poll(self.blocking_slice()) {
                 Ok(Polled::Piece(piece)) => return Some(Ok(piece)),
                 Ok(Polled::Finished) => return None,
                 Ok(Polled::Pending) => {}
                 Ok(Polled::Waiting) => {
-                    let start = Instant::now();
-                    if let Err(e) = self.decoder.wait() {
-                        return Some(Err(self.fail(e)));
+                    if let Err(e) = self.wait() {
+                        return Some(Err(e));
                     }
-                    self.busy += start.elapsed();
                 }
                 Err(e) => return Some(Err(e)),
             }

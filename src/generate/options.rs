@@ -7,7 +7,8 @@ use crate::sampler::SamplerOptions;
 pub struct GenerateOptions {
     /// Most tokens.
     pub max_tokens: usize,
-    /// Texts that end the generation and are not part of it.
+    /// Texts that end the generation and are not part of it. The text of a control token (`<|im_start|>`) stands for that
+    /// token, although it is not shown.
     pub stop: Vec<String>,
     /// Never choose an end-of-generation token.
     pub ignore_eos: bool,
@@ -34,8 +35,8 @@ impl Default for GenerateOptions {
 pub struct Piece {
     /// The token.
     pub id: u32,
-    /// Its text: empty without a tokenizer, and for a token in the middle of a UTF-8 sequence. The texts of all pieces,
-    /// joined, are the answer, without an unfinished UTF-8 sequence at its end.
+    /// Its text: empty without a tokenizer, for a control token, and for a token in the middle of a UTF-8 sequence. The texts
+    /// of all pieces, joined, are the answer, with U+FFFD for bytes that are no UTF-8.
     pub text: String,
 }
 

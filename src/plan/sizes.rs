@@ -72,7 +72,7 @@ fn rotations(g: &Graph) -> Vec<Rope> {
 
 fn rope_table(rope: &Rope, caps: &Caps, o: &Options) -> Result<RopeTable> {
     let bytes = (o.ctx as u64).saturating_mul(rope.dims as u64 / 2 * 8);
-    let bytes = fits(caps, bytes, "the table of rotations", "ask for a shorter context (--ctx)")?;
+    let bytes = fits(caps, bytes, "the table of rotations", "ask for a shorter context")?;
     Ok(RopeTable { rope: rope.for_context(o.ctx), bytes })
 }
 
@@ -81,7 +81,7 @@ fn caches(g: &Graph, caps: &Caps, o: &Options) -> Result<Vec<CacheBytes>> {
         let bytes = [o.sequences.unwrap_or(1), heads, o.ctx, o.kv.gpu_row_bytes(dim)]
             .iter()
             .try_fold(1u64, |a, b| a.checked_mul(*b as u64));
-        let help = "ask for a shorter context (--ctx) or a smaller cache (--kv f16, --kv q8_0)";
+        let help = "ask for a shorter context or a smaller cache (f16, q8_0)";
         fits(caps, bytes.unwrap_or(u64::MAX), &format!("the KV cache of layer {i}"), help)
     };
     let cache = |(i, d): (usize, &CacheDecl)| {

@@ -86,6 +86,20 @@ impl Session {
         self.text.len()
     }
 
+    /// The tokens in the context.
+    pub fn tokens(&self) -> &[u32] {
+        &self.text
+    }
+
+    /// Brings the recurrent states of a model that has some to the session's position, where [`Session::truncate`] went back:
+    /// what is fed next is then all that is fed.
+    ///
+    /// # Errors
+    /// As [`Session::prefill`].
+    pub fn settle(&mut self) -> Result<()> {
+        self.bring_states()
+    }
+
     /// Positions in all.
     pub fn ctx(&self) -> usize {
         self.options.ctx
@@ -133,9 +147,12 @@ impl Session {
         }
         let trace = Trace::new(&self.model.definition().program.graph);
         self.routing = Some(trace.ok_or_else(|| {
-            let what =
-                if self.model.hyper().moe().is_none() { "the model has no experts" } else { "not asked for at load" };
-            Error::Unsupported(format!("no routing to record: {what} (trace_router)"))
+            let what = if self.model.hyper().moe().is_none() {
+                "the model has no experts"
+            } else {
+                "the model was loaded without trace_router"
+            };
+            Error::Unsupported(format!("no routing to record: {what}"))
         })?);
         Ok(())
     }
@@ -245,7 +262,7 @@ impl Session {
     /// [`Error::Device`], and as [`Session::prefill`] where recurrent states have to be computed again.
     pub fn save(&mut self) -> Result<Vec<u8>> {
         self.cancel();
-        self.settle()?;
+        self.bring_states()?;
         let saved = self.runner.save(0, self.position())?;
         let mut bytes = Vec::with_capacity(8 + saved.len() + 4 * self.text.len());
         bytes.extend_from_slice(&(saved.len() as u64).to_le_bytes());

@@ -21,9 +21,9 @@ pub enum BackendChoice {
     /// the feature `gpu`. A software Vulkan device is never chosen.
     #[default]
     Auto,
-    /// The same with these options for the GPU.
+    /// The same with these options for the GPU, and these for the CPU where it remains.
     #[cfg(feature = "gpu")]
-    Prefer(backend::wgpu::Options),
+    Prefer(backend::wgpu::Options, backend::cpu::Options),
     /// A GPU that is open already: a host's own device ([`crate::gpu::Gpu::adopt`]), or one that several models share.
     #[cfg(feature = "gpu")]
     Gpu(backend::wgpu::Gpu),
@@ -193,15 +193,19 @@ fn place(d: &Definition, choice: &BackendChoice, progress: OnProgress<'_>) -> Re
         #[cfg(not(feature = "gpu"))]
         BackendChoice::Auto => backend::cpu::load(program, &backend::cpu::Options::default(), progress),
         #[cfg(feature = "gpu")]
-        BackendChoice::Auto => place(d, &BackendChoice::Prefer(backend::wgpu::Options::default()), progress),
+        BackendChoice::Auto => place(
+            d,
+            &BackendChoice::Prefer(backend::wgpu::Options::default(), backend::cpu::Options::default()),
+            progress,
+        ),
         #[cfg(feature = "gpu")]
-        BackendChoice::Prefer(o) => {
-            match backend::wgpu::load(program.clone(), o, progress) {
+        BackendChoice::Prefer(gpu, cpu) => {
+            match backend::wgpu::load(program.clone(), gpu, progress) {
                 Ok(loaded) => return Ok(loaded),
                 Err(e @ (Error::Device(_) | Error::Unsupported(_))) => tracing::info!("using the CPU: {e}"),
                 Err(e) => return Err(e),
             }
-            backend::cpu::load(program, &backend::cpu::Options::default(), progress)
+            backend::cpu::load(program, cpu, progress)
         }
     }
 }

@@ -246,7 +246,7 @@ pub(super) fn choose(adapters: &[wgpu::Adapter], wanted: Option<&str>) -> Result
     };
     let Some(wanted) = wanted else {
         return default_index(adapters).ok_or_else(|| {
-            let help = "name a software device with --device, or use the cpu backend";
+            let help = "name a software device, or use the CPU";
             Error::Device(format!("no GPU that can compute; of devices, {}; {help}", list()))
         });
     };
