@@ -1,6 +1,6 @@
 //! The program as a person runs it: every verb on the built-in model, and what it says to bad input.
 
-use moeray::file::{self, Bytes, TensorSpec, Value, write_gguf};
+use moeray::file;
 use serde_json::Value as Json;
 use std::{
     io::{Read, Write},
@@ -11,19 +11,19 @@ use std::{
 const BIN: &str = env!("CARGO_BIN_EXE_moeray");
 const DEMO: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/demo/bard-q4_k_m.gguf");
 
-struct Out {
-    code: Option<i32>,
-    stdout: String,
-    stderr: String,
+pub(crate) struct Out {
+    pub(crate) code: Option<i32>,
+    pub(crate) stdout: String,
+    pub(crate) stderr: String,
 }
 
-fn command(args: &[&str]) -> Command {
+pub(crate) fn command(args: &[&str]) -> Command {
     let mut c = Command::new(BIN);
     c.args(args).env_remove("RUST_LOG").stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     c
 }
 
-fn with_input(args: &[&str], input: &[u8]) -> Out {
+pub(crate) fn with_input(args: &[&str], input: &[u8]) -> Out {
     let mut child = command(args).stdin(Stdio::piped()).spawn().unwrap();
     // The child may end without reading it.
     let _ = child.stdin.take().unwrap().write_all(input);
@@ -32,12 +32,12 @@ fn with_input(args: &[&str], input: &[u8]) -> Out {
     Out { code: o.status.code(), stdout: text(o.stdout), stderr: text(o.stderr) }
 }
 
-fn moeray(args: &[&str]) -> Out {
+pub(crate) fn moeray(args: &[&str]) -> Out {
     with_input(args, b"")
 }
 
 /// Standard output of a call that must succeed.
-fn ok(args: &[&str]) -> String {
+pub(crate) fn ok(args: &[&str]) -> String {
     let o = moeray(args);
     assert_eq!(o.code, Some(0), "{args:?}: {}", o.stderr);
     o.stdout
@@ -47,7 +47,7 @@ fn json(args: &[&str]) -> Json {
     serde_json::from_str(&ok(args)).unwrap()
 }
 
-fn fails(args: &[&str], code: i32, words: &[&str]) {
+pub(crate) fn fails(args: &[&str], code: i32, words: &[&str]) {
     let o = moeray(args);
     assert_eq!(o.code, Some(code), "{args:?}: {}{}", o.stdout, o.stderr);
     assert!(o.stdout.is_empty(), "{args:?} printed {:?} before it failed", o.stdout);
@@ -65,13 +65,13 @@ fn names(dir: &Path) -> Vec<String> {
     n
 }
 
-fn put(dir: &Path, name: &str, bytes: &[u8]) -> String {
+pub(crate) fn put(dir: &Path, name: &str, bytes: &[u8]) -> String {
     let path = dir.join(name);
     std::fs::write(&path, bytes).unwrap();
     path.to_str().unwrap().into()
 }
 
-fn at(dir: &Path, name: &str) -> String {
+pub(crate) fn at(dir: &Path, name: &str) -> String {
     dir.join(name).to_str().unwrap().into()
 }
 
@@ -122,58 +122,6 @@ fn run_as_json_and_stop_strings() {
     assert_eq!(cut["text"].as_str().unwrap(), &text[..text.find(word).unwrap()]);
     let end = json(&["run", "--backend", "cpu", "-n", "9", "--ctx", "8", "--temp", "0", "--json", "-p", "ROMEO:"]);
     assert_eq!((end["finish_reason"].as_str(), end["generated_tokens"].as_u64()), (Some("context"), Some(4)));
-}
-
-/// The demo model with a chat template, as a file.
-fn chat_model(dir: &Path) -> String {
-    let ckpt = file::open_bytes(Bytes::from_vec(std::fs::read(DEMO).unwrap())).unwrap();
-    let mut meta = ckpt.meta().clone();
-    let template = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}\
-                    {% if add_generation_prompt %}assistant:{% endif %}";
-    meta.set("tokenizer.chat_template", Value::string(template));
-    let tensors: Vec<_> = ckpt.tensors().collect();
-    let specs: Vec<TensorSpec> = tensors
-        .iter()
-        .map(|(name, t)| TensorSpec { name: (*name).into(), dtype: t.dtype(), shape: t.shape().to_vec() })
-        .collect();
-    let path = dir.join("chat.gguf");
-    let mut fill = |i: usize, sink: &mut file::Sink<'_>| {
-        let t = tensors[i].1;
-        (0..t.rows()).try_for_each(|r| sink.write(t.row(r)))
-    };
-    write_gguf(&path, &meta, &specs, &mut fill).unwrap();
-    path.to_str().unwrap().into()
-}
-
-#[test]
-fn chat_answers_as_if_all_was_read_anew_but_reads_only_what_is_new() {
-    let dir = tempfile::tempdir().unwrap();
-    let model = chat_model(dir.path());
-    let tail = ["--backend", "cpu", "-n", "12", "--temp", "0", "--stop", "\n"];
-    let args = [&["chat", &model, "--system", "S", "-v"], &tail[..]].concat();
-    let o = with_input(&args, b"What news?\nAnd then?\n/reset\nWhat news?\n/quit\nnever read\n");
-    assert_eq!(o.code, Some(0), "{}", o.stderr);
-    let answers: Vec<&str> = o.stdout.lines().collect();
-    assert_eq!(answers.len(), 3, "{:?}", o.stdout);
-    let anew = |prompt: String| ok(&[&["run", &model, "-q", "--no-echo", "-p", &prompt], &tail[..]].concat());
-    let first = "system: S\nuser: What news?\nassistant:".to_string();
-    assert_eq!(format!("{}\n", answers[0]), anew(first.clone()));
-    assert_eq!(format!("{}\n", answers[1]), anew(format!("{first}{}\nuser: And then?\nassistant:", space(answers[0]))));
-    assert_eq!(answers[2], answers[0], "/reset forgets");
-    let cached: Vec<usize> = o
-        .stderr
-        .lines()
-        .filter_map(|l| l.split(" tokens are in the cache").next().filter(|p| p.len() < l.len()))
-        .map(|l| l.split_whitespace().rev().nth(2).unwrap().parse().unwrap())
-        .collect();
-    assert_eq!(cached.len(), 3, "{}", o.stderr);
-    assert!(cached[0] == 0 && cached[1] > 15, "the second turn used {} cached tokens", cached[1]);
-    assert!(o.stderr.contains("context"), "{}", o.stderr);
-}
-
-/// The template puts one blank before an answer.
-fn space(answer: &str) -> String {
-    format!("\nassistant: {answer}").split_off("\nassistant:".len())
 }
 
 #[test]
@@ -451,15 +399,15 @@ fn bad_input_is_named_and_leaves_nothing_behind() {
     }
     let model: [(&[&str], &[&str]); 12] = [
         (&["run", "no/such.gguf", "-p", "x"], &["no/such.gguf", "hint: "]),
-        (&["run", "--backend", "cpu", "-p", ""], &["empty"]),
+        (&["run", "--backend", "cpu", "-p", ""], &["-p", "empty"]),
         (&["run", "--backend", "cpu", "-p", "one two three four", "--ctx", "2"], &["context", "--ctx"]),
-        (&["run", "--backend", "cpu", "-f", &latin], &["latin.txt", "UTF-8", "offset 3"]),
-        (&["run", "--backend", "cpu", "-f", "no-such.txt"], &["no-such.txt"]),
-        (&["run", "--backend", "cpu", "-p", "x", "--temp", "-1"], &["temperature -1"]),
-        (&["run", "--backend", "cpu", "-p", "x", "--stop", ""], &["stop string"]),
+        (&["run", "--backend", "cpu", "-f", &latin], &["-f", "latin.txt", "UTF-8", "offset 3"]),
+        (&["run", "--backend", "cpu", "-f", "no-such.txt"], &["-f", "no-such.txt"]),
+        (&["run", "--backend", "cpu", "-p", "x", "--temp", "-1"], &["--temp", "temperature -1"]),
+        (&["run", "--backend", "cpu", "-p", "x", "--stop", ""], &["--stop", "stop string"]),
         (&["run", "--backend", "cpu", "--device", "0", "-p", "x"], &["--device 0"]),
         (&["run", "--device", "no such GPU", "-p", "x"], &["no such GPU", "hint: "]),
-        (&["chat", "--backend", "cpu"], &["chat template", "moeray run"]),
+        (&["chat", "--backend", "cpu"], &["chat template", "moeray run", "moeray chat MODEL.gguf", "hf download"]),
         (&["logits", "--backend", "cpu", "--ids", "5,999999", "-o", &out], &["999999", "4096"]),
         (&["perplexity", "--backend", "cpu", "-f", &short], &["short.txt", "512"]),
     ];

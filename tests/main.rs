@@ -9,8 +9,11 @@ mod alloc;
 mod api;
 mod arrows;
 mod batch;
+mod chat;
 #[cfg(all(feature = "cli", feature = "demo-model"))]
 mod cli;
+#[cfg(all(feature = "cli", feature = "demo-model"))]
+mod cli_chat;
 mod config_facts;
 mod cpu;
 mod export;

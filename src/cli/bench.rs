@@ -42,7 +42,12 @@ pub fn bench(args: &BenchArgs, quiet: bool) -> Outcome {
     let mut rows = Vec::new();
     let mut bandwidth = None;
     for place in places {
-        let model = load::load_checkpoint(&checkpoint, place, &args.device, model::Options::default(), quiet)?;
+        // Of several backends each takes the options that are about it.
+        let device = match place {
+            Some(name) if args.backend.len() > 1 => args.device.only_of(name),
+            _ => args.device.clone(),
+        };
+        let model = load::load_checkpoint(&checkpoint, place, &device, model::Options::default(), quiet)?;
         let mut row = describe(&model, &checkpoint, &name, args);
         if row.backends != "wgpu" {
             // Memory is the same for every backend that this processor runs.
@@ -204,19 +209,13 @@ fn times(
     random: &mut Rng,
     bar: &mut Bar,
 ) -> Outcome<Vec<Duration>> {
-    let mut several = match test.sequences {
-        1 => None,
-        n => Some(SideBySide::new(model, n, test.depth, test.generate, &args.context, random)?),
+    let mut subject = match test.sequences {
+        1 => Subject::One(Depth::fill(session, test.depth, random)?),
+        n => Subject::Several(Box::new(SideBySide::new(model, n, test.depth, test.generate, &args.context, random)?)),
     };
-    if several.is_none() {
-        session.truncate(0);
-        if test.depth > 0 {
-            session.prefill(&random_ids(random, test.depth, model.vocab()))?;
-        }
-    }
-    let mut one = |test: &Test, random: &mut Rng| match &mut several {
-        Some(s) => s.steps(test.generate, random),
-        None => repetition(session, test, random),
+    let mut one = |test: &Test, random: &mut Rng| match &mut subject {
+        Subject::One(depth) => repetition(session, test, depth, random),
+        Subject::Several(s) => s.steps(test.generate, random),
     };
     if !args.no_warmup {
         one(&Test { generate: test.generate.min(1), ..*test }, random)?;
@@ -231,7 +230,7 @@ fn times(
 
 /// The kernels of one step of a test: their mean times over some steps, after one that compiles and warms them.
 fn profile(session: &mut Session, test: &Test, repetitions: u32, random: &mut Rng) -> Outcome<Vec<Kernel>> {
-    session.truncate(test.depth);
+    Depth::fill(session, test.depth, random)?;
     let mut kernels: Vec<Kernel> = vec![];
     for i in 0..=repetitions {
         let tokens = random_ids(random, test.prompt.clamp(1, session.ubatch()), session.model().vocab());
@@ -256,8 +255,47 @@ fn profile(session: &mut Session, test: &Test, repetitions: u32, random: &mut Rn
     Ok(kernels)
 }
 
-fn repetition(session: &mut Session, test: &Test, random: &mut Rng) -> Outcome<Duration> {
-    session.truncate(test.depth);
+/// What a test is measured on.
+enum Subject {
+    /// The session, which goes back to this.
+    One(Depth),
+    Several(Box<SideBySide>),
+}
+
+/// What stands in the context before each repetition of a test.
+struct Depth {
+    tokens: usize,
+    /// Of a model with recurrent states, which cannot go back by forgetting: the session as it stood. What would have to be fed
+    /// again is no part of what is measured.
+    saved: Option<Vec<u8>>,
+}
+
+impl Depth {
+    /// Fills an empty session with random tokens.
+    fn fill(session: &mut Session, tokens: usize, random: &mut Rng) -> Outcome<Self> {
+        session.truncate(0);
+        if tokens > 0 {
+            let ids = random_ids(random, tokens, session.model().vocab());
+            session.prefill(&ids)?;
+        }
+        let recurrent = !session.model().definition().program.graph.states.is_empty();
+        let saved = if recurrent && tokens > 0 { Some(session.save()?) } else { None };
+        Ok(Depth { tokens, saved })
+    }
+
+    fn go_back(&self, session: &mut Session) -> Outcome {
+        match &self.saved {
+            Some(bytes) => Ok(session.restore(bytes)?),
+            None => {
+                session.truncate(self.tokens);
+                Ok(())
+            }
+        }
+    }
+}
+
+fn repetition(session: &mut Session, test: &Test, depth: &Depth, random: &mut Rng) -> Outcome<Duration> {
+    depth.go_back(session)?;
     let tokens = random_ids(random, test.prompt + test.generate, session.model().vocab());
     let start = Instant::now();
     if test.prompt > 0 {

@@ -36,6 +36,8 @@ impl SideBySide {
             for piece in random_ids(random, depth, model.vocab()).chunks(rows) {
                 batch.step(&[(s, piece)])?;
             }
+            // Recurrent states can only go back to where they were kept.
+            batch.snapshot(s)?;
         }
         Ok(SideBySide { batch, depth })
     }

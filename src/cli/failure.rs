@@ -1,6 +1,11 @@
 //! How a verb fails: a message for a person, its causes, a hint, and the exit status.
 
-use std::{fmt, io, path::Path, process::ExitCode};
+use std::{
+    fmt, io,
+    path::Path,
+    process::ExitCode,
+    sync::atomic::{AtomicBool, Ordering},
+};
 
 /// What went wrong, for a person.
 #[derive(Debug)]
@@ -16,6 +21,14 @@ pub enum Failure {
         /// What would help.
         hint: Option<String>,
     },
+}
+
+/// Whether a GPU was asked for, or would be taken.
+static ON_GPU: AtomicBool = AtomicBool::new(true);
+
+/// Says whether hints that lead from a GPU to the CPU are of use.
+pub fn on_gpu(gpu: bool) {
+    ON_GPU.store(gpu, Ordering::Relaxed);
 }
 
 /// A verb's result.
@@ -82,7 +95,19 @@ impl From<crate::Error> for Failure {
         let failure = Failure::new(with_causes(&e));
         match &e {
             crate::Error::Cancelled => Failure::Interrupted,
-            crate::Error::Device(_) => failure.hint("`moeray devices` lists what there is; --backend cpu needs no GPU"),
+            crate::Error::Device(what) if what.contains("shorter context") => {
+                failure.hint("--ctx N asks for a shorter context, --kv q8_0 for a smaller cache")
+            }
+            crate::Error::Device(what) if what.contains("no GPU that can compute") => {
+                failure.hint("--backend cpu needs no GPU; --device names a software device")
+            }
+            crate::Error::Device(_) if ON_GPU.load(Ordering::Relaxed) => {
+                failure.hint("`moeray devices` lists what there is; --backend cpu needs no GPU")
+            }
+            crate::Error::ContextFull { .. } => failure.hint("--ctx N makes room for more"),
+            crate::Error::SystemMessage(_) => {
+                failure.hint("leave out --system (or --system-file), and say it in the first message")
+            }
             crate::Error::Io { source, .. } if source.kind() == io::ErrorKind::NotFound => {
                 failure.hint("name a .gguf file or a folder with config.json and *.safetensors")
             }

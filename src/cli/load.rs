@@ -5,8 +5,8 @@ use super::{
         ActivationsName, BackendName, ContextArgs, DeviceArgs, KvName, PlaceArgs, SampleArgs, StopArgs, StyleName,
         TilesName,
     },
-    failure::{Failure, Outcome},
-    shaders,
+    failure::{self, Failure, Outcome},
+    known, shaders,
 };
 use crate::{
     backend::{self, Progress},
@@ -15,7 +15,7 @@ use crate::{
     model,
     ops::linear::Activations,
     quant::KvType,
-    sampler::SamplerOptions,
+    sampler::{Sampler, SamplerOptions},
     session::{BackendChoice, LoadOptions, Model, Session, SessionOptions},
     tokenizer::{EncodeOptions, Tokenizer},
 };
@@ -33,7 +33,12 @@ pub const DEMO_NAME: &str = "demo/bard-q4_k_m.gguf (built in)";
 /// Opens the named model, or the demo model.
 pub fn open(path: Option<&PathBuf>) -> Outcome<Checkpoint> {
     match (path, DEMO) {
-        (Some(p), _) => Ok(file::open(p)?),
+        (Some(p), _) => {
+            known::path(p)?;
+            let checkpoint = file::open(p)?;
+            known::model(p, &checkpoint)?;
+            Ok(checkpoint)
+        }
         (None, Some(bytes)) => Ok(file::open_bytes(Bytes::from_static(bytes))?),
         (None, None) => {
             Err(Failure::new("no model named").hint("this program was built without the demo model: name one"))
@@ -72,41 +77,52 @@ pub fn load_checkpoint(
     Ok(model)
 }
 
-/// The library's word for a backend. Naming a device is naming the GPU backend, and threads are the CPU's.
+/// The library's word for a backend. An option that is about a GPU chooses one, an option that is about the CPU chooses that.
 fn choice(name: Option<BackendName>, device: &DeviceArgs) -> Outcome<BackendChoice> {
-    let threads = device.threads.map(|t| t as usize);
-    let kernels = device.tiles.is_some() || device.style.is_some() || device.experimental;
-    let gpu = device.device.is_some() || device.checked || kernels;
-    let named = match (name, gpu, threads) {
-        (None, false, None) => {
-            let (shaders, tuning) = (shaders::cache(), shaders::tuning());
-            return Ok(BackendChoice::Prefer(backend::wgpu::Options { shaders, tuning, ..Default::default() }));
-        }
+    let named = match (name, device.of_gpu(), device.of_cpu()) {
         (Some(name), ..) => name,
-        (None, true, _) => BackendName::Wgpu,
-        (None, false, Some(_)) => BackendName::Cpu,
-    };
-    if let (BackendName::Cpu | BackendName::Reference, Some(d)) = (named, &device.device) {
-        return Err(Failure::new(format!("--device {d} names a GPU, which this --backend does not use")));
-    }
-    Ok(match named {
-        BackendName::Wgpu => BackendChoice::Wgpu(backend::wgpu::Options {
-            device: device.device.clone(),
-            checked: device.checked,
-            shaders: shaders::cache(),
-            tuning: shaders::tuning(),
-            experimental: device.experimental,
-            run: run_options(device),
-            ..backend::wgpu::Options::default()
-        }),
-        BackendName::Cpu => {
-            let activations = match device.activations {
-                ActivationsName::Int8 => Activations::Int8,
-                ActivationsName::Int16 => Activations::Int16,
-            };
-            let repack = !device.no_repack;
-            BackendChoice::Cpu(backend::cpu::Options { threads, activations, repack, ..Default::default() })
+        (None, Some(gpu), Some(cpu)) => {
+            return Err(Failure::new(format!("{gpu} is about a GPU, and {cpu} about the CPU"))
+                .hint("--backend says where to run; with --backend auto both count, each where it runs there"));
         }
+        (None, Some(_), None) => BackendName::Wgpu,
+        (None, None, Some(_)) => BackendName::Cpu,
+        (None, None, None) => BackendName::Auto,
+    };
+    let idle = match named {
+        BackendName::Auto => None,
+        BackendName::Wgpu => {
+            device.of_cpu().map(|o| format!("{o} is about the CPU, which --backend wgpu does not use"))
+        }
+        BackendName::Cpu => device.of_gpu().map(|o| format!("{o} is about a GPU, which --backend cpu does not use")),
+        BackendName::Reference => {
+            let cpu = device.of_cpu().filter(|o| *o != "--threads").map(str::to_owned);
+            device.of_gpu().or(cpu).map(|o| format!("{o} is nothing that --backend reference knows"))
+        }
+    };
+    if let Some(what) = idle {
+        return Err(Failure::new(what).hint("leave one of the two out"));
+    }
+    failure::on_gpu(matches!(named, BackendName::Auto | BackendName::Wgpu));
+    let activations = match device.activations {
+        Some(ActivationsName::Int8) | None => Activations::Int8,
+        Some(ActivationsName::Int16) => Activations::Int16,
+    };
+    let (threads, repack) = (device.threads.map(|t| t as usize), !device.no_repack);
+    let cpu = backend::cpu::Options { threads, activations, repack, ..Default::default() };
+    let gpu = || backend::wgpu::Options {
+        device: device.device.clone(),
+        checked: device.checked,
+        shaders: shaders::cache(),
+        tuning: shaders::tuning(),
+        experimental: device.experimental,
+        run: run_options(device),
+        ..backend::wgpu::Options::default()
+    };
+    Ok(match named {
+        BackendName::Auto => BackendChoice::Prefer(gpu(), cpu),
+        BackendName::Wgpu => BackendChoice::Wgpu(gpu()),
+        BackendName::Cpu => BackendChoice::Cpu(cpu),
         BackendName::Reference => BackendChoice::Reference,
     })
 }
@@ -173,9 +189,9 @@ pub fn encode(tokenizer: &Tokenizer, text: &str, raw: bool) -> Outcome<Vec<u32>>
 }
 
 /// The sampler's options; without `--seed`, one from the clock.
-pub fn sampler(args: &SampleArgs) -> SamplerOptions {
+pub fn sampler(args: &SampleArgs) -> Outcome<SamplerOptions> {
     let clock = || std::time::UNIX_EPOCH.elapsed().map_or(0, |t| t.as_nanos() as u64 % 1_000_000_000);
-    SamplerOptions {
+    let options = SamplerOptions {
         temperature: args.temp,
         top_k: args.top_k,
         top_p: args.top_p,
@@ -183,12 +199,33 @@ pub fn sampler(args: &SampleArgs) -> SamplerOptions {
         repeat_penalty: args.repeat_penalty,
         repeat_last_n: args.repeat_last_n,
         seed: args.seed.unwrap_or_else(clock),
-    }
+    };
+    check_sampler(options)?;
+    Ok(options)
+}
+
+/// Whether a sampler takes the options; the option that is at fault, where it does not.
+pub fn check_sampler(options: SamplerOptions) -> Outcome {
+    let Err(e) = Sampler::new(options) else { return Ok(()) };
+    // One value at a time in otherwise good options shows which it is.
+    let good = SamplerOptions::default();
+    let each = [
+        ("--temp", SamplerOptions { temperature: options.temperature, ..good }),
+        ("--top-k", SamplerOptions { top_k: options.top_k, ..good }),
+        ("--top-p", SamplerOptions { top_p: options.top_p, ..good }),
+        ("--min-p", SamplerOptions { min_p: options.min_p, ..good }),
+        ("--repeat-penalty", SamplerOptions { repeat_penalty: options.repeat_penalty, ..good }),
+    ];
+    let at_fault = each.into_iter().find(|(_, o)| Sampler::new(*o).is_err());
+    Err(Failure::new(at_fault.map_or(e.to_string(), |(option, _)| format!("{option}: {e}"))))
 }
 
 /// The stop strings, unescaped where that was asked for.
-pub fn stops(args: &StopArgs) -> Vec<String> {
-    args.stop.iter().map(|s| if args.escape { unescape(s) } else { s.clone() }).collect()
+pub fn stops(args: &StopArgs) -> Outcome<Vec<String>> {
+    if args.stop.iter().any(String::is_empty) {
+        return Err(Failure::new("--stop: a stop string is empty"));
+    }
+    Ok(args.stop.iter().map(|s| if args.escape { unescape(s) } else { s.clone() }).collect())
 }
 
 /// Replaces `\n`, `\t`, `\r`, `\"`, `\'` and `\\`; other backslashes stay.

@@ -81,9 +81,9 @@ pub fn logits(args: &LogitsArgs, quiet: bool) -> Outcome {
 
 fn ids(args: &LogitsArgs, model: &Model) -> Outcome<Vec<u32>> {
     let text = match (&args.prompt, &args.file) {
-        (Some(p), _) if p == "-" => read_text(Path::new("-"))?,
+        (Some(p), _) if p == "-" => read_text("-p", Path::new("-"))?,
         (Some(p), _) => p.clone(),
-        (None, Some(f)) => read_text(f)?,
+        (None, Some(f)) => read_text("-f", f)?,
         (None, None) => {
             let vocab = model.vocab();
             return match args.ids.iter().find(|id| **id as usize >= vocab) {

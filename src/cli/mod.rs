@@ -13,6 +13,8 @@ mod facts;
 mod failure;
 mod inspect;
 mod interrupt;
+mod known;
+mod llama_cpp;
 mod load;
 mod logits;
 mod output;
@@ -30,10 +32,15 @@ use args::{Cli, Verb};
 use clap::Parser;
 use failure::Failure;
 use std::process::ExitCode;
+use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields, format::Writer};
 
 /// Runs the program on the process's arguments.
 pub fn main() -> ExitCode {
-    let cli = match Cli::try_parse() {
+    let arguments = match llama_cpp::translated(std::env::args_os().collect()) {
+        Ok(arguments) => arguments,
+        Err(failure) => return failure.report(),
+    };
+    let cli = match Cli::try_parse_from(arguments) {
         Ok(cli) => cli,
         // Text that is no text is bad input, as it is in a file; what a person typed wrongly is clap's to explain.
         Err(e) if e.kind() == clap::error::ErrorKind::InvalidUtf8 => {
@@ -46,7 +53,7 @@ pub fn main() -> ExitCode {
     let quiet = cli.quiet;
     let outcome = match cli.verb {
         Verb::Run(a) => run::run(&a, quiet),
-        Verb::Chat(a) => chat::chat(&a, quiet),
+        Verb::Chat(a) => chat::chat(&a, cli.verbose > 0, quiet),
         Verb::Bench(a) => bench::bench(&a, quiet),
         Verb::Perplexity(a) => perplexity::perplexity(&a, quiet),
         Verb::Logits(a) => logits::logits(&a, quiet),
@@ -80,7 +87,34 @@ fn messages(verbose: u8) {
     };
     let filter = tracing_subscriber::EnvFilter::try_from_default_env()
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(default));
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).without_time();
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).event_format(Words);
     // Somebody else's subscriber is as good.
     let _ = log.try_init();
+}
+
+/// A message of the library as a person reads it: `warning: ...`, and where it comes from only for those who want more than
+/// that.
+struct Words;
+
+impl<S, N> FormatEvent<S, N> for Words
+where
+    S: tracing::Subscriber + for<'a> tracing_subscriber::registry::LookupSpan<'a>,
+    N: for<'a> FormatFields<'a> + 'static,
+{
+    fn format_event(
+        &self,
+        ctx: &FmtContext<'_, S, N>,
+        mut writer: Writer<'_>,
+        event: &tracing::Event<'_>,
+    ) -> std::fmt::Result {
+        let about = event.metadata();
+        match *about.level() {
+            tracing::Level::ERROR => write!(writer, "error: ")?,
+            tracing::Level::WARN => write!(writer, "warning: ")?,
+            tracing::Level::INFO => write!(writer, "info: ")?,
+            level => write!(writer, "{level} {}: ", about.target())?,
+        }
+        ctx.field_format().format_fields(writer.by_ref(), event)?;
+        writeln!(writer)
+    }
 }

@@ -8,6 +8,7 @@ use std::{
     fs::File,
     io::{self, BufWriter, Write},
     path::{Path, PathBuf},
+    sync::OnceLock,
 };
 
 /// A file under way. Dropped without [`NewFile::finish`], it leaves nothing behind.
@@ -92,18 +93,50 @@ fn beside(path: &Path) -> PathBuf {
     path.with_file_name(name)
 }
 
-/// Reads a file, or standard input for `-`, as UTF-8 text.
-pub fn read_text(path: &Path) -> Outcome<String> {
+/// What has asked for standard input, which can be read once.
+static STANDARD_INPUT: OnceLock<String> = OnceLock::new();
+
+/// Says that `who` (an option) reads standard input.
+pub fn claim_standard_input(who: &str) -> Outcome {
+    let mut first = false;
+    let before = STANDARD_INPUT.get_or_init(|| {
+        first = true;
+        who.to_owned()
+    });
+    if first {
+        return Ok(());
+    }
+    let both = if before == who { format!("{who} twice") } else { format!("{before} and {who}") };
+    Err(Failure::new(format!("standard input is asked for twice, by {both}: it can be read once"))
+        .hint("put one of the texts into a file"))
+}
+
+/// Reads the file that `option` names, or standard input for `-`, as UTF-8 text.
+pub fn read_text(option: &str, path: &Path) -> Outcome<String> {
     let (name, bytes) = if path == Path::new("-") {
+        claim_standard_input(option)?;
         let mut bytes = Vec::new();
         let read = io::Read::read_to_end(&mut io::stdin().lock(), &mut bytes);
         ("standard input".into(), read.map(|_| bytes))
     } else {
         (path.display().to_string(), std::fs::read(path))
     };
-    let bytes = bytes.map_err(|e| Failure::new(format!("cannot read {name}: {e}")))?;
+    let bytes = bytes.map_err(|e| Failure::new(format!("{option}: cannot read {name}: {e}")))?;
     String::from_utf8(bytes).map_err(|e| {
-        Failure::new(format!("{name} is not UTF-8 text: bad byte at offset {}", e.utf8_error().valid_up_to()))
+        Failure::new(format!("{option}: {name} is not UTF-8 text: bad byte at offset {}", e.utf8_error().valid_up_to()))
             .hint("convert it first, for example with: iconv -f latin1 -t utf-8")
     })
+}
+
+/// Whether a file could be written where `option` wants one: said before hours of work, not after.
+pub fn check_place(option: &str, path: &Path) -> Outcome {
+    let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    if path.is_dir() {
+        return Err(Failure::new(format!("{option}: cannot write {}: it is a folder", path.display())));
+    }
+    if folder.is_dir() {
+        Ok(())
+    } else {
+        Err(Failure::new(format!("{option}: there is no folder {}", folder.display())))
+    }
 }

@@ -97,7 +97,7 @@ pub fn perplexity(args: &PerplexityArgs, quiet: bool) -> Outcome {
 fn windows(args: &PerplexityArgs, model: &Model) -> Outcome<Windows> {
     let file = args.file.as_ref().ok_or_else(|| Failure::new("no text: name one with -f"))?;
     let tokenizer = load::tokenizer(model)?;
-    let text = read_text(file)?;
+    let text = read_text("-f", file)?;
     let mut tokens = tokenizer.encode(&text, EncodeOptions { add_bos: true, parse_special: false })?;
     let ctx = args.ctx as usize;
     let n = (tokens.len() / ctx).min(args.windows.map_or(usize::MAX, |w| w as usize));

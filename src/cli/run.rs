@@ -2,11 +2,11 @@
 
 use super::{
     args::RunArgs,
-    failure::{Failure, Outcome},
+    failure::{Failure, Outcome, say},
     load,
-    output::read_text,
+    output::{check_place, read_text},
     routing::Collected,
-    stream::{self, Answer},
+    stream::{self, Answer, Figures, Reading},
 };
 use crate::generate::{FinishReason, GenerateOptions};
 use crate::model;
@@ -19,10 +19,23 @@ use std::{
 /// Runs the verb.
 pub fn run(args: &RunArgs, quiet: bool) -> Outcome {
     let prompts = prompts(args)?;
+    let files = [
+        ("--routing-json", &args.routing.routing_json),
+        ("--routing-svg", &args.routing.routing_svg),
+        ("--routing-html", &args.routing.routing_html),
+    ];
+    for (option, file) in files {
+        file.as_ref().map_or(Ok(()), |f| check_place(option, f))?;
+    }
     let options = model::Options { trace_router: args.routing.wanted() };
     let model = load::load(args.model.path(), &args.place, options, quiet)?;
     let tokenizer = load::tokenizer(&model)?;
-    let ids = prompts.iter().map(|p| load::encode(tokenizer, p, args.raw)).collect::<Outcome<Vec<_>>>()?;
+    if !quiet && !args.raw && io::stderr().is_terminal() && tokenizer.chat_template_source().is_some() {
+        say(format_args!(
+            "this model was made for conversations: `moeray chat` asks it a question, run continues a text"
+        ));
+    }
+    let ids = prompts.iter().map(|p| load::encode(tokenizer, &p.text, args.raw)).collect::<Outcome<Vec<_>>>()?;
     let needed = ids.iter().map(Vec::len).max().unwrap_or(0).saturating_add(args.tokens);
     let ctx = args.ctx.map_or_else(|| needed.clamp(1, load::trained_context(&model)), |c| c as usize);
     // All of them before the first text appears.
@@ -31,21 +44,24 @@ pub fn run(args: &RunArgs, quiet: bool) -> Outcome {
     }
     let mut session = load::session(&model, ctx, &args.context)?;
     let mut collected = Collected::start(&args.routing, &mut session)?;
-    let sampler = load::sampler(&args.sample);
+    let sampler = load::sampler(&args.sample)?;
+    let stop = load::stops(&args.stop)?;
     let note = format!(" | seed {}", sampler.seed);
     let mut out = io::stdout().lock();
     for (prompt, ids) in prompts.iter().zip(&ids) {
         session.truncate(0);
         let options = GenerateOptions {
             max_tokens: args.tokens,
-            stop: load::stops(&args.stop),
+            stop: stop.clone(),
             ignore_eos: args.stop.ignore_eos,
             sampler,
             history: Vec::new(),
         };
+        let prompt = prompt.text.as_str();
         let echo = if args.no_echo { "" } else { prompt };
         let shown: Option<&mut dyn Write> = if args.json { None } else { Some(&mut out) };
-        let answer = stream::stream(&mut session, Some(tokenizer), ids, echo, options, shown)?;
+        let reading = Reading::new(quiet);
+        let answer = stream::stream(&mut session, Some(tokenizer), ids, echo, options, shown, reading)?;
         if args.json {
             let mut object = as_json(prompt, ids, &answer, &model.describe(), sampler.seed);
             if let Some(trace) = session.routing().filter(|_| args.routing.show_routing.is_some()) {
@@ -58,7 +74,7 @@ pub fn run(args: &RunArgs, quiet: bool) -> Outcome {
         collected.add(&session, tokenizer, &[ids, &answer.sampled[..]].concat(), (!args.json).then_some(&mut out))?;
         out.flush()?;
         if !quiet {
-            stream::closing(&answer, &model, &session, &note);
+            stream::closing(&Figures { stats: answer.stats, reason: answer.reason }, &model, &session, &note);
         }
         if answer.reason == FinishReason::Cancelled {
             return Err(Failure::Interrupted);
@@ -67,10 +83,17 @@ pub fn run(args: &RunArgs, quiet: bool) -> Outcome {
     collected.write(&format!("{} ({})", model.definition().title, load::short_name(args.model.path())))
 }
 
-fn check(prompt: &str, tokens: usize, ctx: usize) -> Outcome {
+/// A prompt, and the option that it came by.
+struct Given {
+    option: &'static str,
+    text: String,
+}
+
+fn check(prompt: &Given, tokens: usize, ctx: usize) -> Outcome {
+    let Given { option, text } = prompt;
     if tokens == 0 {
-        let text = format!("the prompt {prompt:?} is empty: a model needs at least one token to start from");
-        return Err(Failure::new(text));
+        let what = format!("{option}: the prompt {text:?} is empty: a model needs at least one token to start from");
+        return Err(Failure::new(what));
     }
     if tokens > ctx {
         return Err(crate::Error::ContextFull { needed: tokens, capacity: ctx }.into());
@@ -79,23 +102,28 @@ fn check(prompt: &str, tokens: usize, ctx: usize) -> Outcome {
 }
 
 /// The prompts in the order: -p, -f; standard input where it is piped and nothing else is given.
-fn prompts(args: &RunArgs) -> Outcome<Vec<String>> {
+fn prompts(args: &RunArgs) -> Outcome<Vec<Given>> {
     let mut prompts = Vec::new();
     for p in &args.prompt {
-        prompts.push(match p.as_str() {
-            "-" => read_text(Path::new("-"))?,
+        let text = match p.as_str() {
+            "-" => read_text("-p", Path::new("-"))?,
             p if args.stop.escape => load::unescape(p),
             p => p.to_string(),
-        });
+        };
+        prompts.push(Given { option: "-p", text });
     }
     for f in &args.file {
-        prompts.push(read_text(f)?);
+        prompts.push(Given { option: "-f", text: read_text("-f", f)? });
     }
     if prompts.is_empty() {
         if io::stdin().is_terminal() {
-            return Err(Failure::new("no prompt").hint("give one with -p \"text\", -f FILE, or through a pipe"));
+            let model = args.model.path().map_or("MODEL".into(), |p| p.display().to_string());
+            return Err(Failure::new("no prompt").hint(format!(
+                "give one with -p \"text\", -f FILE, or through a pipe; to talk to the model: moeray chat {model}"
+            )));
         }
-        prompts.push(read_text(Path::new("-"))?);
+        let text = read_text("standard input", Path::new("-"))?;
+        prompts.push(Given { option: "standard input", text });
     }
     Ok(prompts)
 }

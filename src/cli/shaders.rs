@@ -20,7 +20,7 @@ static KEPT: OnceLock<Kept> = OnceLock::new();
 
 /// A file of `moeray` in the folder where this system keeps caches (XDG Base Directory Specification; Apple's and Microsoft's
 /// conventions).
-fn path(name: &str) -> Option<PathBuf> {
+pub fn path(name: &str) -> Option<PathBuf> {
     let var = |name| std::env::var_os(name).map(PathBuf::from).filter(|p| p.is_absolute());
     let folder = if cfg!(windows) {
         var("LOCALAPPDATA")?

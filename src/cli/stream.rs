@@ -3,14 +3,19 @@
 use super::{
     facts,
     failure::{Outcome, say},
-    interrupt, load,
+    interrupt,
+    load::{self, Bar},
 };
 use crate::{
-    generate::{CancelToken, FinishReason, GenerateOptions, Stats, generate},
+    backend::Progress,
+    generate::{CancelToken, FinishReason, GenerateOptions, Polled, Stats, generate},
     session::{Model, Session},
     tokenizer::Tokenizer,
 };
-use std::io::Write;
+use std::{
+    io::Write,
+    time::{Duration, Instant},
+};
 
 /// A finished generation.
 pub struct Answer {
@@ -26,6 +31,57 @@ pub struct Answer {
     pub sampled: Vec<u32>,
 }
 
+/// How far a long prompt is, as a bar: until the first text something moves.
+pub struct Reading {
+    wanted: bool,
+    began: Instant,
+    bar: Option<Bar>,
+}
+
+impl Reading {
+    /// A bar that appears when a prompt takes its time.
+    pub fn new(quiet: bool) -> Self {
+        Reading { wanted: !quiet, began: Instant::now(), bar: None }
+    }
+
+    /// Shows how many tokens are read, as long as none is generated.
+    pub fn show(&mut self, generated: usize, done: usize, total: usize) {
+        if generated > 0 {
+            self.clear();
+        } else if self.wanted && self.began.elapsed() > Duration::from_millis(400) {
+            let bar = self.bar.get_or_insert_with(|| Bar::new(false));
+            bar.show(Progress { phase: "reading", done: done.min(total) as u64, total: total as u64 });
+        }
+    }
+
+    /// Takes the bar away.
+    pub fn clear(&mut self) {
+        self.bar = None;
+    }
+}
+
+/// Counts and times of an answer, and why it ended.
+pub struct Figures {
+    /// Counts and times.
+    pub stats: Stats,
+    /// Why it ended.
+    pub reason: FinishReason,
+}
+
+impl Figures {
+    /// One short line: speeds, and how full the context is.
+    pub fn short(&self, position: usize, ctx: usize) -> String {
+        let speed = |s: Option<f64>| s.map_or(String::new(), |s| format!(", {s:.1}/s"));
+        let s = &self.stats;
+        let (prompt, answer) = (speed(s.prompt_speed()), speed(s.generation_speed()));
+        let ended = if self.reason == FinishReason::Cancelled { " | interrupted" } else { "" };
+        format!(
+            "prompt {} tokens{prompt} | answer {}{answer} | context {position} of {ctx}{ended}",
+            s.prompt_tokens, s.generated_tokens
+        )
+    }
+}
+
 /// Generates after `prompt`, and writes `echo` and then the text to `out` as it comes. Ctrl-C ends it early. What is wrong
 /// with the options is said before anything is written.
 pub fn stream(
@@ -35,6 +91,7 @@ pub fn stream(
     echo: &str,
     options: GenerateOptions,
     mut out: Option<&mut dyn Write>,
+    mut reading: Reading,
 ) -> Outcome<Answer> {
     let cancel = CancelToken::new();
     let _guard = interrupt::Guard::new(&cancel);
@@ -45,8 +102,20 @@ pub fn stream(
         out.write_all(echo.as_bytes())?;
         out.flush()?;
     }
-    for piece in generation.by_ref() {
-        let piece = piece?;
+    let total = generation.tokens().len();
+    loop {
+        let piece = match generation.poll(generation.blocking_slice())? {
+            Polled::Piece(piece) => piece,
+            Polled::Finished => break,
+            state @ (Polled::Pending | Polled::Waiting) => {
+                reading.show(generation.stats().generated_tokens, generation.context().0, total);
+                if state == Polled::Waiting {
+                    generation.wait()?;
+                }
+                continue;
+            }
+        };
+        reading.clear();
         if let Some(out) = out.as_mut().filter(|_| !piece.text.is_empty()) {
             out.write_all(piece.text.as_bytes())?;
             out.flush()?;
@@ -60,7 +129,7 @@ pub fn stream(
 }
 
 /// The closing line: speeds, time to first token, memory, place.
-pub fn closing(answer: &Answer, model: &Model, session: &Session, note: &str) {
+pub fn closing(answer: &Figures, model: &Model, session: &Session, note: &str) {
     let speed = |s: Option<f64>| s.map_or("-".into(), |s| format!("{s:.1} tokens/s"));
     let s = &answer.stats;
     let (held, file) =

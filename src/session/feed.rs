@@ -195,7 +195,7 @@ impl Session {
     }
 
     /// Brings recurrent states to the session's position.
-    pub(super) fn bring_states(&mut self) -> Result<()> {
+    pub(super) fn settle(&mut self) -> Result<()> {
         self.begin_work(&[], Want::Nothing)?;
         if self.feed.is_done() { Ok(()) } else { self.finish() }
     }

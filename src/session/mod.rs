@@ -91,15 +91,6 @@ impl Session {
         &self.text
     }
 
-    /// Brings the recurrent states of a model that has some to the session's position, where [`Session::truncate`] went back:
-    /// what is fed next is then all that is fed.
-    ///
-    /// # Errors
-    /// As [`Session::prefill`].
-    pub fn settle(&mut self) -> Result<()> {
-        self.bring_states()
-    }
-
     /// Positions in all.
     pub fn ctx(&self) -> usize {
         self.options.ctx
@@ -262,7 +253,7 @@ impl Session {
     /// [`Error::Device`], and as [`Session::prefill`] where recurrent states have to be computed again.
     pub fn save(&mut self) -> Result<Vec<u8>> {
         self.cancel();
-        self.bring_states()?;
+        self.settle()?;
         let saved = self.runner.save(0, self.position())?;
         let mut bytes = Vec::with_capacity(8 + saved.len() + 4 * self.text.len());
         bytes.extend_from_slice(&(saved.len() as u64).to_le_bytes());

@@ -1,5 +1,11 @@
 //! What a person may say: the arguments, parsed into plain structs. Nothing here looks at a file or a device.
 
+mod generation;
+mod place;
+
+pub use generation::{RoutingArgs, SampleArgs, ShowRouting, StopArgs};
+pub use place::{ActivationsName, BackendName, ContextArgs, DeviceArgs, KvName, PlaceArgs, StyleName, TilesName};
+
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
 
@@ -68,195 +74,6 @@ impl ModelArgs {
     }
 }
 
-/// The names of the backends.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum BackendName {
-    /// A GPU
-    Wgpu,
-    /// This processor, fast
-    Cpu,
-    /// This processor, slow and obvious: what the others are tested against
-    Reference,
-}
-
-/// Storage of keys and values.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum KvName {
-    /// Half precision
-    F16,
-    /// Single precision
-    F32,
-    /// 8 bits and a scale for every 32: half of f16's memory; on the CPU faster in long contexts
-    #[value(name = "q8_0")]
-    Q8_0,
-}
-
-/// How the cpu backend rounds activations that meet quantised weights.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum ActivationsName {
-    /// One 8-bit number with a scale for every 32, as fine as llama.cpp's or finer: errors of some 1e-3
-    Int8,
-    /// Two 8-bit numbers: within 1e-7 of f32, at half the speed of prompts
-    Int16,
-}
-
-/// How a GPU multiplies many rows at a time: tiles in workgroup memory.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum TilesName {
-    /// Single precision
-    F32,
-    /// Half precision, sums in single precision
-    F16,
-    /// 8-bit integers with a scale for every 32: errors of some 1e-3, as on the cpu
-    Int8,
-    /// Cooperative matrices of 16 by 16 halves: needs --experimental
-    Coop16,
-    /// Cooperative matrices of 8 by 8 in single precision: needs --experimental
-    Coop8,
-}
-
-/// How a GPU sums the products of a row.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum StyleName {
-    /// Several invocations a row, as suits GPUs
-    Lanes,
-    /// One invocation for several rows, as suits processors that emulate GPUs
-    Rows,
-}
-
-/// Where to run.
-#[derive(Args, Clone, Debug)]
-#[command(next_help_heading = "Where to run")]
-pub struct DeviceArgs {
-    /// Number or part of the name of a GPU, as `moeray devices` lists them
-    #[arg(long, value_name = "N|NAME")]
-    pub device: Option<String>,
-    /// Run shaders with bounds checks, bounded loops and checked indirect dispatches: slower, for finding faults
-    #[arg(long)]
-    pub checked: bool,
-    /// How the GPU multiplies many rows at a time [default: what was fastest when the device was first used]
-    #[arg(long, value_name = "TYPE")]
-    pub tiles: Option<TilesName>,
-    /// Use experimental features of wgpu, where the device has them: cooperative matrices
-    #[arg(long)]
-    pub experimental: bool,
-    /// How the GPU sums the products of a row [default: what suits the device]
-    #[arg(long, value_name = "STYLE")]
-    pub style: Option<StyleName>,
-    /// Threads of the cpu backend, which this chooses [default: one for each core]
-    #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=4096))]
-    pub threads: Option<u32>,
-    /// How the cpu backend rounds activations that meet quantised weights
-    #[arg(long, value_name = "TYPE", default_value = "int8")]
-    pub activations: ActivationsName,
-    /// Let the cpu backend read weights from the file's memory map, without a packed copy: slower, but loads at once and
-    /// lets several programs share the memory
-    #[arg(long)]
-    pub no_repack: bool,
-}
-
-/// Where to run, for verbs that run in one place.
-#[derive(Args, Clone, Debug)]
-#[command(next_help_heading = "Where to run")]
-pub struct PlaceArgs {
-    /// Backend [default: wgpu on the best real GPU, cpu where there is none]
-    #[arg(long, value_name = "NAME")]
-    pub backend: Option<BackendName>,
-    /// Device and threads.
-    #[command(flatten)]
-    pub device: DeviceArgs,
-}
-
-/// Sizes of a session.
-#[derive(Args, Clone, Debug)]
-#[command(next_help_heading = "Context")]
-pub struct ContextArgs {
-    /// Most tokens of a prompt that are computed at once
-    #[arg(long, value_name = "N", default_value_t = 512, value_parser = clap::value_parser!(u32).range(1..))]
-    pub chunk: u32,
-    /// How keys and values are stored [default: f16; f32 for logits]
-    #[arg(long, value_name = "TYPE")]
-    pub kv: Option<KvName>,
-}
-
-/// How tokens are chosen.
-#[derive(Args, Clone, Debug)]
-#[command(next_help_heading = "Sampling", allow_negative_numbers = true)]
-pub struct SampleArgs {
-    /// Seed: the same seed gives the same text on the same device and settings [default: the clock]
-    #[arg(long, value_name = "N")]
-    pub seed: Option<u64>,
-    /// Temperature; 0 always takes the best token
-    #[arg(long, value_name = "T", default_value_t = 0.8)]
-    pub temp: f32,
-    /// Choose among the best N tokens; 0 for all
-    #[arg(long, value_name = "N", default_value_t = 40)]
-    pub top_k: usize,
-    /// Choose among the tokens that make up this probability; 1 for all
-    #[arg(long, value_name = "P", default_value_t = 0.95)]
-    pub top_p: f32,
-    /// Drop tokens below this part of the best token's probability; 0 for none
-    #[arg(long, value_name = "P", default_value_t = 0.05)]
-    pub min_p: f32,
-    /// Penalty on tokens that were used lately; 1 for none
-    #[arg(long, value_name = "X", default_value_t = 1.0)]
-    pub repeat_penalty: f32,
-    /// How many of the last tokens the penalty looks at
-    #[arg(long, value_name = "N", default_value_t = 64)]
-    pub repeat_last_n: usize,
-}
-
-/// When a generation ends.
-#[derive(Args, Clone, Debug)]
-#[command(next_help_heading = "Stopping")]
-pub struct StopArgs {
-    /// End before this text (may be given several times)
-    #[arg(long, value_name = "TEXT")]
-    pub stop: Vec<String>,
-    /// Go on where the model would end
-    #[arg(long)]
-    pub ignore_eos: bool,
-    /// Read \n, \t, \r, \" and \\ in --prompt, --system and --stop as the characters they stand for
-    #[arg(short, long)]
-    pub escape: bool,
-}
-
-/// Looking at routing.
-#[derive(Args, Clone, Debug)]
-#[command(next_help_heading = "Routing")]
-pub struct RoutingArgs {
-    /// After the text, print how evenly the experts were used; =tokens: and before that, which experts each token took in each
-    /// layer, with their weights
-    #[arg(long, value_name = "WHAT", num_args = 0..=1, require_equals = true, default_missing_value = "summary")]
-    pub show_routing: Option<ShowRouting>,
-    /// Write the same as JSON
-    #[arg(long, value_name = "FILE")]
-    pub routing_json: Option<PathBuf>,
-    /// Draw how often each expert was taken, layers by experts, as an SVG picture (all prompts together)
-    #[arg(long, value_name = "FILE")]
-    pub routing_svg: Option<PathBuf>,
-    /// Write a page with that picture, with one of the experts that go together and one of the load along the text
-    #[arg(long, value_name = "FILE")]
-    pub routing_html: Option<PathBuf>,
-}
-
-/// What of the routing is printed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum ShowRouting {
-    /// A line a layer
-    Summary,
-    /// And a line a token and layer
-    Tokens,
-}
-
-impl RoutingArgs {
-    /// Whether the model must give its routers' choices.
-    pub fn wanted(&self) -> bool {
-        let files = [&self.routing_json, &self.routing_svg, &self.routing_html];
-        self.show_routing.is_some() || files.iter().any(|f| f.is_some())
-    }
-}
-
 const RUN_EXAMPLES: &str = "\
 Examples:
   moeray run -p \"ROMEO:\" -n 120 --seed 1
@@ -317,9 +134,22 @@ pub struct RunArgs {
 const CHAT_EXAMPLES: &str = "\
 Examples:
   moeray chat model.gguf --system \"You answer in one sentence.\"
-  echo \"Why is the sky blue?\" | moeray chat model.gguf -q
+  moeray chat model.gguf \"Why is the sky blue?\"           one answer, then the end
+  moeray chat model.gguf \"Summarise this:\" -f text.txt
+  git diff | moeray chat model.gguf \"Review this:\" -f -
+  printf 'Hi!\\nWho are you?\\n' | moeray chat model.gguf -q   a message a line
 
-In a chat: /reset forgets the conversation, /quit (or end of input) ends it. Ctrl-C stops an answer.";
+In a chat: /help lists the commands, /quit or Ctrl-D ends it, Ctrl-C stops an answer. Several lines are one message when they
+are pasted, between lines of \"\"\", or where a line ends in a backslash.";
+
+/// Whether thinking is shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ThinkingName {
+    /// Above the answer
+    Show,
+    /// Not at all
+    Hide,
+}
 
 /// `moeray chat`.
 #[derive(Args, Debug)]
@@ -328,9 +158,24 @@ pub struct ChatArgs {
     /// Which model.
     #[command(flatten)]
     pub model: ModelArgs,
+    /// A message: its answer is all that is written
+    #[arg(value_name = "MESSAGE", conflicts_with = "prompt")]
+    pub message: Option<String>,
+    /// The same as an option (- reads standard input)
+    #[arg(short, long, value_name = "TEXT", allow_hyphen_values = true)]
+    pub prompt: Option<String>,
+    /// A file that is the message, or goes behind it (- reads standard input as a whole)
+    #[arg(short, long, value_name = "FILE")]
+    pub file: Option<PathBuf>,
     /// The system message
     #[arg(short, long, value_name = "TEXT", allow_hyphen_values = true)]
     pub system: Option<String>,
+    /// A file with the system message (- reads standard input)
+    #[arg(long, value_name = "FILE", conflicts_with = "system")]
+    pub system_file: Option<PathBuf>,
+    /// Show what the model thinks before it answers [default: in a terminal]
+    #[arg(long, value_name = "WHEN")]
+    pub thinking: Option<ThinkingName>,
     /// Marks of the chat format in messages (`<|im_end|>`) become control tokens; otherwise they are text
     #[arg(long)]
     pub parse_special: bool,

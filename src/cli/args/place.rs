@@ -1,0 +1,152 @@
+//! Where a model runs, and how large a session is.
+
+use clap::{Args, ValueEnum};
+
+/// The names of the backends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum BackendName {
+    /// The best real GPU; the CPU where there is none
+    Auto,
+    /// A GPU
+    Wgpu,
+    /// This processor, fast
+    Cpu,
+    /// This processor, slow and obvious: what the others are tested against
+    Reference,
+}
+
+/// Storage of keys and values.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum KvName {
+    /// Half precision
+    F16,
+    /// Single precision
+    F32,
+    /// 8 bits and a scale for every 32: half of f16's memory; on the CPU faster in long contexts
+    #[value(name = "q8_0")]
+    Q8_0,
+}
+
+/// How the cpu backend rounds activations that meet quantised weights.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ActivationsName {
+    /// One 8-bit number with a scale for every 32, as fine as llama.cpp's or finer: errors of some 1e-3
+    Int8,
+    /// Two 8-bit numbers: within 1e-7 of f32, at half the speed of prompts
+    Int16,
+}
+
+/// How a GPU multiplies many rows at a time: tiles in workgroup memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum TilesName {
+    /// Single precision
+    F32,
+    /// Half precision, sums in single precision
+    F16,
+    /// 8-bit integers with a scale for every 32: errors of some 1e-3, as on the cpu
+    Int8,
+    /// Cooperative matrices of 16 by 16 halves: needs --experimental
+    Coop16,
+    /// Cooperative matrices of 8 by 8 in single precision: needs --experimental
+    Coop8,
+}
+
+/// How a GPU sums the products of a row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum StyleName {
+    /// Several invocations a row, as suits GPUs
+    Lanes,
+    /// One invocation for several rows, as suits processors that emulate GPUs
+    Rows,
+}
+
+/// Where to run.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Where to run")]
+pub struct DeviceArgs {
+    /// Number or part of the name of a GPU, as `moeray devices` lists them
+    #[arg(long, value_name = "N|NAME")]
+    pub device: Option<String>,
+    /// Run shaders with bounds checks, bounded loops and checked indirect dispatches: slower, for finding faults
+    #[arg(long)]
+    pub checked: bool,
+    /// How the GPU multiplies many rows at a time [default: what was fastest when the device was first used]
+    #[arg(long, value_name = "TYPE")]
+    pub tiles: Option<TilesName>,
+    /// Use experimental features of wgpu, where the device has them: cooperative matrices
+    #[arg(long)]
+    pub experimental: bool,
+    /// How the GPU sums the products of a row [default: what suits the device]
+    #[arg(long, value_name = "STYLE")]
+    pub style: Option<StyleName>,
+    /// Threads of the cpu backend, which this chooses [default: one for each core]
+    #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=4096))]
+    pub threads: Option<u32>,
+    /// How the cpu backend, which this chooses, rounds activations that meet quantised weights [default: int8]
+    #[arg(long, value_name = "TYPE")]
+    pub activations: Option<ActivationsName>,
+    /// Let the cpu backend, which this chooses, read weights from the file's memory map, without a packed copy: slower, but loads at once and
+    /// lets several programs share the memory
+    #[arg(long)]
+    pub no_repack: bool,
+}
+
+impl DeviceArgs {
+    /// An option that is about a GPU, where one was given.
+    pub fn of_gpu(&self) -> Option<String> {
+        let named = [
+            self.device.as_ref().map(|d| format!("--device {d}")),
+            self.checked.then(|| "--checked".into()),
+            self.tiles.map(|_| "--tiles".into()),
+            self.style.map(|_| "--style".into()),
+            self.experimental.then(|| "--experimental".into()),
+        ];
+        named.into_iter().flatten().next()
+    }
+
+    /// An option that is about the CPU, where one was given.
+    pub fn of_cpu(&self) -> Option<&'static str> {
+        let named = [
+            self.threads.map(|_| "--threads"),
+            self.activations.map(|_| "--activations"),
+            self.no_repack.then_some("--no-repack"),
+        ];
+        named.into_iter().flatten().next()
+    }
+
+    /// The options that are about this backend, of several that run one after the other.
+    pub fn only_of(&self, name: BackendName) -> DeviceArgs {
+        let mut own = self.clone();
+        if !matches!(name, BackendName::Cpu | BackendName::Auto) {
+            (own.threads, own.activations, own.no_repack) = (None, None, false);
+        }
+        if !matches!(name, BackendName::Wgpu | BackendName::Auto) {
+            own = DeviceArgs { device: None, checked: false, tiles: None, experimental: false, style: None, ..own };
+        }
+        own
+    }
+}
+
+/// Where to run, for verbs that run in one place.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Where to run")]
+pub struct PlaceArgs {
+    /// Backend [default: auto]
+    #[arg(long, value_name = "NAME")]
+    pub backend: Option<BackendName>,
+    /// Device and threads.
+    #[command(flatten)]
+    pub device: DeviceArgs,
+}
+
+/// Sizes of a session.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Context")]
+pub struct ContextArgs {
+    /// Most tokens of a prompt that are computed at once
+    #[arg(long, value_name = "N", default_value_t = 512, value_parser = clap::value_parser!(u32).range(1..))]
+    pub chunk: u32,
+    /// How keys and values are stored [default: f16; f32 for logits]
+    #[arg(long, value_name = "TYPE")]
+    pub kv: Option<KvName>,
+}
