@@ -65,7 +65,7 @@ fn first_seen(position: u32) -> u32 {
     if (p.window == 0u) {
         return 0u;
     }
-    if (p.chunked != 0u) {
+    if (p.attention_chunks != 0u) {
         return position - position % p.window;
     }
     return position + 1u - min(position + 1u, p.window);

@@ -16,7 +16,7 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) l
     }
     let v4 = p.v_dim / 4u;
     let start = (token * p.heads + head) * p.splits * (v4 + 1u);
-    // The first chunk that a window touches, as in `attend`.
+    // The first split that the first token's window touches, as in `attend`.
     var before = 0u;
     if (p.window != 0u) {
         before = (frame.past + 1u - min(frame.past + 1u, p.window)) / p.split_len;

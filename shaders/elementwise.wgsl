@@ -1,12 +1,12 @@
 
-// elementwise: add, scale, glu, sigmoid_gate, take_outputs, act and weigh_inputs, by OP:
+// elementwise: add, scale, glu, sigmoid_gate, take_outputs, act and scale_expert_inputs, by OP:
 //   OP_ADD            y = a + b
 //   OP_SCALE          y = factor * a
 //   OP_GLU            y = act(a) * b, or another gated unit of a and b
 //   OP_SIGMOID_GATE   y = a * sigmoid(b[r, 0])
 //   OP_TAKE_OUTPUTS   y[r] = a[T - O + r]
 //   OP_ACT            y = act(a)
-//   OP_WEIGH_INPUTS   y[j*inner + i] = a[i] * b[j] for each of k slots j, and then k ones
+//   OP_SCALE_EXPERT_INPUTS   y[j*inner + i] = a[i] * b[j] for each of k slots j, and then k ones
 //
 // One invocation an element. Grid: x = ceil(columns / WG), y = rows. f32.
 
@@ -23,13 +23,13 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) l
     }
     let a_row = select(row, row + frame.first_output, OP == OP_TAKE_OUTPUTS);
     let b_at = p.b_offset + row * p.b_stride;
-    if (OP == OP_WEIGH_INPUTS) { // static
+    if (OP == OP_SCALE_EXPERT_INPUTS) { // static
         let slots = p.cols / (p.inner + 1u);
-        var weighed = 1.0;
+        var scaled_inputs = 1.0;
         if (i < slots * p.inner) {
-            weighed = a[p.a_offset + row * p.a_stride + i % p.inner] * b[b_at + i / p.inner];
+            scaled_inputs = a[p.a_offset + row * p.a_stride + i % p.inner] * b[b_at + i / p.inner];
         }
-        y[p.y_offset + row * p.y_stride + i] = weighed;
+        y[p.y_offset + row * p.y_stride + i] = scaled_inputs;
         return;
     }
     let u = a[p.a_offset + a_row * p.a_stride + i];

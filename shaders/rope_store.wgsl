@@ -33,7 +33,7 @@ fn normed(s: Source, c: u32, v: f32) -> f32 {
 
 fn column(s: Source, c: u32) -> f32 {
     let v = qkv[s.start + c];
-    if (p.norm_last != 0u) {
+    if (p.qk_norm_after_rope != 0u) {
         return v;
     }
     return normed(s, c, v);
@@ -42,7 +42,7 @@ fn column(s: Source, c: u32) -> f32 {
 fn rotated(s: Source, c: u32, position: u32) -> f32 {
     let other = column(s, partner(c, p.dims, p.halves));
     let v = rotate(column(s, c), other, c, p.dims, p.halves, position);
-    if (p.norm_last != 0u) {
+    if (p.qk_norm_after_rope != 0u) {
         return normed(s, c, v);
     }
     return v;

@@ -143,7 +143,7 @@ pub mod gpu {
             DeviceCallbacks, DeviceInfo, ForcedLimits, Gpu, Measured, Options, Requirements, RunOptions, ShaderCache,
             Tuning, devices, requirements,
         },
-        kernels::{Style, Tiles},
+        kernels::{Reduction, Tiles},
     };
 }
 

@@ -197,5 +197,5 @@ fn the_best_that_an_adapter_has() {
     let (device, queue) = pollster::block_on(host.adapter.request_device(&descriptor)).unwrap();
     let gpu = Gpu::adopt(&host.adapter, device, queue, DeviceCallbacks::HandedOver, &Options::default()).unwrap();
     assert_eq!(gpu.caps().max_buffer, host.adapter.limits().max_buffer_size);
-    assert_eq!(gpu.caps().extras.f16, host.adapter.features().contains(wgpu::Features::SHADER_F16));
+    assert_eq!(gpu.caps().features.f16, host.adapter.features().contains(wgpu::Features::SHADER_F16));
 }

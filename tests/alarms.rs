@@ -1,7 +1,7 @@
 //! Comparators against data that they must reject, and the table of parity against backends that compute something else.
 
 use crate::{
-    parity::{attention, case::Case, dense, moe, recurrent},
+    parity::{TABLE, attention, case::Case, dense, moe},
     support::{StepInput, Target, compare::*, gpu, load, rng::Rng, run},
 };
 use moeray::{
@@ -12,7 +12,7 @@ use moeray::{
     file::{Bytes, Tensor},
     graph,
     ir::Op,
-    kernels::{Style, Tiles, catalogue},
+    kernels::{Reduction, Tiles, catalogue},
     plan,
     quant::KvType,
 };
@@ -85,7 +85,7 @@ fn one_wrong_step_does_not_drown() {
 }
 
 /// The backends that the table's cases are spoilt on: the loosest tolerance among them.
-const TARGETS: [Target; 4] = [Target::Cpu, Target::CpuInt8, Target::Wgpu, Target::WgpuLanes];
+const TARGETS: [Target; 4] = [Target::Cpu, Target::CpuInt8, Target::Wgpu, Target::WgpuWorkgroup];
 
 /// A change to what a backend is given.
 type Spoil<'a> = &'a dyn Fn(&mut Program, &mut Vec<StepInput>);
@@ -221,34 +221,17 @@ fn with_flipped_signs(text: &str) -> String {
 
 /// The table, with caches of f32.
 fn table() -> Vec<Case> {
-    let all = [
-        dense::embed(),
-        dense::linear(),
-        dense::linear_fused(),
-        dense::elementwise(),
-        dense::rms_norm(),
-        attention::rope(),
-        attention::attend(),
-        attention::rope_store(),
-        attention::latent(),
-        moe::routers(),
-        moe::blocks(),
-        moe::expert_linear(),
-        recurrent::short_conv(),
-        recurrent::delta_net(),
-        recurrent::gates(),
-    ];
-    all.into_iter().flatten().filter(|c| c.kv == KvType::F32).collect()
+    TABLE.iter().flat_map(|(_, cases)| cases()).filter(|c| c.kv == KvType::F32).collect()
 }
 
 /// The kernels that a case runs.
-fn kernels_of(case: &Case, gpu: &Gpu, style: Style) -> BTreeSet<&'static str> {
+fn kernels_of(case: &Case, gpu: &Gpu, reduction: Reduction) -> BTreeSet<&'static str> {
     let graph = graph::fuse(&case.program.graph);
     let dtypes: Vec<_> = case.program.weights.iter().map(|t| t.dtype()).collect();
     let weights = plan::weights(&graph, &dtypes, gpu.caps()).unwrap();
     let steps = || case.steps.iter().map(|s| s.0);
-    let (ctx, chunk) = (steps().map(|s| s.past + s.tokens).max().unwrap(), steps().map(|s| s.tokens).max().unwrap());
-    let options = plan::Options { style: Some(style), ..plan::Options::new(ctx, chunk, case.kv) };
+    let (ctx, ubatch) = (steps().map(|s| s.past + s.tokens).max().unwrap(), steps().map(|s| s.tokens).max().unwrap());
+    let options = plan::Options { reduction: Some(reduction), ..plan::Options::new(ctx, ubatch, case.kv) };
     let plan = plan::plan(&graph, &weights, gpu.caps(), &options).unwrap();
     let schedules = plan.schedules().into_iter().filter_map(|s| s.1);
     schedules.flat_map(|s| &s.steps).map(|s| s.variant.kernel.name).collect()
@@ -261,8 +244,9 @@ fn a_flipped_sign_in_a_shader_is_seen() {
     let name = under_test.name().split(" (").next().unwrap().to_string();
     let mut cases = table();
     cases.sort_by_key(|c| c.program.weights.iter().map(|t| t.byte_len()).sum::<usize>());
-    let styles = [(Style::Rows, Target::Wgpu), (Style::Lanes, Target::WgpuLanes)];
-    let used: Vec<_> = cases.iter().map(|c| styles.map(|(style, _)| kernels_of(c, &under_test, style))).collect();
+    let reductions = [(Reduction::Invocation, Target::Wgpu), (Reduction::Workgroup, Target::WgpuWorkgroup)];
+    let used: Vec<_> =
+        cases.iter().map(|c| reductions.map(|(reduction, _)| kernels_of(c, &under_test, reduction))).collect();
     let mut unseen = vec![];
     for kernel in catalogue::ALL {
         let of_kernel = |i: &usize| (0..2).find(|s| used[*i][*s].contains(kernel.name)).map(|s| (*i, s));
@@ -278,10 +262,10 @@ fn a_flipped_sign_in_a_shader_is_seen() {
                 }
             });
             let run_options =
-                wgpu::RunOptions { style: Some(styles[s].0), tiles: Some(Tiles::F32), ..Default::default() };
+                wgpu::RunOptions { reduction: Some(reductions[s].0), tiles: Some(Tiles::F32), ..Default::default() };
             let loaded = gpu.load_with(cases[i].program.clone(), run_options, &mut |_| Ok(())).unwrap();
             let got = run(&*loaded, cases[i].kv, &cases[i].steps);
-            cases[i].compare(styles[s].1, &got, &cases[i].want(styles[s].1)).is_err()
+            cases[i].compare(reductions[s].1, &got, &cases[i].want(reductions[s].1)).is_err()
         });
         if !seen {
             unseen.push(kernel.name);

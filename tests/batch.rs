@@ -108,7 +108,7 @@ fn each_sequence_as_if_alone_on_the_gpu() {
     for name in ["qwen3_moe", "qwen2_moe", "llama", "qwen3_next", "lfm2_moe"] {
         check(Target::Wgpu, name, 40);
     }
-    check(Target::WgpuLanes, "mixtral", 12);
+    check(Target::WgpuWorkgroup, "mixtral", 12);
 }
 
 /// Two sequences that hold each other's tokens in the wrong slots would show: the comparator above must see it.

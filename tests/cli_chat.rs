@@ -272,7 +272,8 @@ fn other_things_than_language_models_are_named() {
 /// Words of llama.cpp do what they do there, or say why not.
 #[test]
 fn words_of_llama_cpp_are_understood() {
-    let own = ok(&["run", "-p", "ROMEO:", "--backend", "cpu", "-n", "4", "--temp", "0", "--ctx", "64", "--chunk", "8"]);
+    let own =
+        ok(&["run", "-p", "ROMEO:", "--backend", "cpu", "-n", "4", "--temp", "0", "--ctx", "64", "--ubatch-size", "8"]);
     let theirs = moeray(&[
         "run",
         "-p",
@@ -291,5 +292,5 @@ fn words_of_llama_cpp_are_understood() {
         "9",
     ]);
     assert_eq!((theirs.code, theirs.stdout.as_str()), (Some(0), own.as_str()), "{}", theirs.stderr);
-    assert!(theirs.stderr.contains("-b is left out") && theirs.stderr.contains("--chunk"), "{}", theirs.stderr);
+    assert!(theirs.stderr.contains("-b is left out") && theirs.stderr.contains("--ubatch-size"), "{}", theirs.stderr);
 }

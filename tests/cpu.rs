@@ -316,7 +316,7 @@ fn model(experts: DType, rest: DType) -> Program {
         let q = b.one(Op::Rope(rope.clone()), &[q]).unwrap();
         let key = b.one(Op::Rope(rope.clone()), &[key]).unwrap();
         let stored = b.one(Op::KvStore { cache }, &[key, v]).unwrap();
-        let a = Attention { cache, heads, scale: 0.17, window: None, chunk: None, sinks: None };
+        let a = Attention { cache, heads, scale: 0.17, window: None, attention_chunk: None, sinks: None };
         let a = b.one(Op::Attend(a), &[q, stored]).unwrap();
         let wo = add(&mut b, &[h, heads * d], rest);
         let y = b.one(linear(wo), &[a]).unwrap();
@@ -477,7 +477,7 @@ fn split_attention(kv_type: KvType, tolerance: f32) {
         .map(|(name, cols)| b.one(Op::Input { name: name.into(), cols }, &[]).unwrap());
     let stored = b.one(Op::KvStore { cache }, &[k, v]).unwrap();
     for window in [None, Some(700), Some(40)] {
-        let a = Attention { cache, heads, scale: 0.2, window, chunk: None, sinks: None };
+        let a = Attention { cache, heads, scale: 0.2, window, attention_chunk: None, sinks: None };
         let y = b.one(Op::Attend(a), &[q, stored]).unwrap();
         b.output(format!("{window:?}"), y);
     }

@@ -2,7 +2,7 @@
 //! for the mini-Mixtral): the truth that the reference backend itself is held to. See `tests/data/goldens`.
 
 use crate::support::{
-    Target, compare, load,
+    self, Target, compare, load,
     one::{OneSequence, Step, one},
 };
 use moeray::{
@@ -56,9 +56,15 @@ pub fn definition(name: &str) -> Definition {
     defined(name, true)
 }
 
-fn defined(name: &str, trace_router: bool) -> Definition {
+/// As [`definition`], or as the product runs it.
+pub fn defined(name: &str, trace_router: bool) -> Definition {
     let options = model::Options { trace_router };
     model::build(&file::open(&folder(name)).unwrap(), &options).unwrap()
+}
+
+/// The goldens of transformers, by name: all families.
+pub fn families() -> impl Iterator<Item = &'static str> {
+    MODELS.iter().map(|m| m.0)
 }
 
 pub struct Golden {
@@ -347,13 +353,18 @@ fn cpu() {
 
 #[test]
 fn wgpu() {
-    check_models(Target::Wgpu);
+    check_models_once(Target::Wgpu);
 }
 
 /// The kernels of real GPUs, where a workgroup shares a row.
 #[test]
-fn wgpu_lanes() {
-    check_models(Target::WgpuLanes);
+fn wgpu_workgroup() {
+    check_models_once(Target::WgpuWorkgroup);
+}
+
+/// As [`check_models`], once a process.
+pub fn check_models_once(target: Target) {
+    support::once(&format!("goldens on {target:?}"), || check_models(target));
 }
 
 /// Two sequences of 16 tokens, from PyTorch-style names with interleaved rotary pairs.

@@ -6,7 +6,7 @@ mod names;
 use moeray::{
     ir::Activation,
     kernels::{
-        Access, Linked, Style, Variant, catalogue,
+        Access, Linked, Reduction, Variant, catalogue,
         catalogue::{ALL, Kernel},
         link, numbers, params, reflect,
         tiles::{self, Tiles},
@@ -91,16 +91,16 @@ fn is_matrix(k: &Kernel) -> bool {
     k.varies("LANES")
 }
 
-/// The variants of a kernel in a style with one format in all slots: one row of x at a time and several, with a tail and
+/// The variants of a kernel with a reduction and with one format in all slots: one row of x at a time and several, with a tail and
 /// without, with the norm and without.
-fn matrix_variants(k: &'static Kernel, style: Style, dtype: DType) -> Vec<Variant> {
+fn matrix_variants(k: &'static Kernel, reduction: Reduction, dtype: DType) -> Vec<Variant> {
     let mut list = Vec::new();
     for cols in [256, 2048, 36] {
         if cols == 36 && !dtype.is_float() {
             continue;
         }
         for many in [false, true] {
-            let v = style.matrix(k, cols, many).formats(&vec![dtype; k.slots.len()]);
+            let v = reduction.matrix(k, cols, many).formats(&vec![dtype; k.slots.len()]);
             list.push(v.clone());
             if dtype == DType::F32 && k.varies("ACT") {
                 list.extend(ACTIVATIONS.map(|act| v.clone().act(act)));
@@ -108,7 +108,7 @@ fn matrix_variants(k: &'static Kernel, style: Style, dtype: DType) -> Vec<Varian
             if dtype == DType::F32 && k.varies("ALPHA") {
                 list.push(v.clone().act(CLAMPED));
             }
-            if dtype == DType::Q8_0 && style == Style::Lanes {
+            if dtype == DType::Q8_0 && reduction == Reduction::Workgroup {
                 list.push(v.clone().with("SUBGROUPS", 1));
             }
             if k.varies("NORM") {
@@ -155,7 +155,7 @@ fn other_variants() -> Vec<Variant> {
                 list.extend([64, 128, 1024].map(|e| bases[0].clone().with("EXPERTS", e).with("WG", 64.min(e))));
             }
             "elementwise" => {
-                for op in numbers::OP_ADD..=numbers::OP_WEIGH_INPUTS {
+                for op in numbers::OP_ADD..=numbers::OP_SCALE_EXPERT_INPUTS {
                     list.extend(ACTIVATIONS.map(|act| bases[0].clone().with("OP", op).act(act)));
                 }
                 list.push(bases[0].clone().with("OP", 2).act(CLAMPED));
@@ -179,11 +179,11 @@ fn every_variant_translates() {
 fn every_matrix_kernel_takes_every_format() {
     for k in ALL.into_iter().filter(|k| is_matrix(k)) {
         for dtype in DType::ALL {
-            for style in [Style::Lanes, Style::Rows] {
-                for v in matrix_variants(k, style, dtype) {
+            for reduction in [Reduction::Workgroup, Reduction::Invocation] {
+                for v in matrix_variants(k, reduction, dtype) {
                     let (text, module, info) = parse(&v);
                     within_limits(&v, &text);
-                    // The languages differ by format and by kernel, hardly by both: all of it for one style each.
+                    // The languages differ by format and by kernel, hardly by both: all of it for one reduction each.
                     if v.number("TAIL") == Some(u32::from(dtype.is_float())) || dtype == DType::Q4K {
                         translate(&v, &module, &info);
                     }
@@ -324,10 +324,10 @@ fn reflection_tells_access_and_size() {
 fn one_invocation_a_row_needs_no_barrier() {
     // Those that choose the experts themselves are for lanes only.
     for k in ALL.into_iter().filter(|k| is_matrix(k) && k.fixed().all(|n| n != ("CHOOSE", 1))) {
-        for v in matrix_variants(k, Style::Rows, DType::Q4K) {
+        for v in matrix_variants(k, Reduction::Invocation, DType::Q4K) {
             assert!(!link(&v).unwrap().text.contains("workgroupBarrier()"), "{}", v.label());
         }
-        for v in matrix_variants(k, Style::Lanes, DType::Q4K) {
+        for v in matrix_variants(k, Reduction::Workgroup, DType::Q4K) {
             assert!(link(&v).unwrap().text.contains("workgroupBarrier()"), "{}", v.label());
         }
     }

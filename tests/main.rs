@@ -32,6 +32,7 @@ mod parity;
 mod picker;
 mod plan;
 mod plan_sizes;
+mod proven;
 mod public_api;
 mod quant;
 mod quant_gpu;

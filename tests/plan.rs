@@ -6,19 +6,19 @@ use moeray::{
     Error,
     graph::{self, Builder},
     ir::{Activation, Graph, Linear, Norm, Op, ValueId},
-    kernels::Style,
+    kernels::Reduction,
     plan::{self, Access, Buffer, Caps, Grid, KernelOp, Options, Plan, Weights},
     quant::{DType, KvType},
 };
 
-/// A fused model of the goldens with all matrices in one format, planned for a device of WebGPU's default limits.
+/// A fused model of the goldens, as the product runs it, with all matrices in one format, planned for a device of WebGPU's default limits.
 fn planned(name: &str, dtype: DType, caps: &Caps, options: &Options) -> (Graph, Weights, Plan) {
     planned_with(name, |_| dtype, caps, options)
 }
 
 /// As [`planned`], with a format for each weight's name.
 fn planned_with(name: &str, dtype: impl Fn(&str) -> DType, caps: &Caps, options: &Options) -> (Graph, Weights, Plan) {
-    let g = graph::fuse(&goldens::definition(name).program.graph);
+    let g = graph::fuse(&goldens::defined(name, false).program.graph);
     let dtypes: Vec<DType> = g.weights.iter().map(|w| dtype(&w.name)).collect();
     let weights = plan::weights(&g, &dtypes, caps).unwrap();
     let plan = plan::plan(&g, &weights, caps, options).unwrap();
@@ -174,8 +174,8 @@ fn every_plan_agrees_with_its_shaders() {
     let caps = Caps::webgpu_defaults();
     for (i, name) in MODELS.iter().enumerate() {
         let dtype = [DType::F32, DType::F16, DType::BF16][i % 3];
-        for style in [Style::Lanes, Style::Rows] {
-            let options = Options { style: Some(style), ..options() };
+        for reduction in [Reduction::Workgroup, Reduction::Invocation] {
+            let options = Options { reduction: Some(reduction), ..options() };
             plan::check_shaders(&planned(name, dtype, &caps, &options).2).unwrap();
         }
     }
@@ -265,8 +265,8 @@ fn memory_is_shared_without_harm() {
             transients += s.transients.len();
             buffers += s.scratch.len();
         }
-        // With guards nothing is shared.
-        let p = plan::plan(&g, &w, &caps, &Options { guard: true, ..options() }).unwrap();
+        // With canaries nothing is shared.
+        let p = plan::plan(&g, &w, &caps, &Options { canaries: true, ..options() }).unwrap();
         assert_eq!(p.decode.transients.len(), p.decode.scratch.len(), "seed {seed}");
     }
     assert!(buffers * 3 < transients * 2, "{buffers} buffers for {transients} transients: nothing is shared");

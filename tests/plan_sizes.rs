@@ -4,7 +4,7 @@ use moeray::{
     file::{Bytes, Checkpoint, Tensor, synth::Shape},
     graph,
     ir::{Graph, Op},
-    model,
+    model::{self, Definition},
     plan::{self, Caps, Grid, Options, Plan, Weights},
     quant::{DType, KvType},
 };
@@ -16,24 +16,27 @@ fn caps() -> Caps {
     Caps { max_binding: 1 << 30, max_buffer: 2 << 30, ..Caps::webgpu_defaults() }
 }
 
-/// A preset in a mixture of formats as Q4_K_M files have it.
-fn sized(name: &str) -> (Graph, Weights, Plan) {
-    let shape = Shape::preset(name).unwrap();
+/// A model of these sizes, none of whose weights is made, with a format for each name and shape of a matrix.
+pub fn unmade(shape: &Shape, dtype: impl Fn(&str, &[usize]) -> DType) -> Definition {
     let tensor = |(name, dims): (String, Vec<usize>)| {
-        let finer = ["attn_v", "ffn_down", "output.weight"].iter().any(|s| name.contains(s));
-        let dtype = match dims.len() {
-            _ if name.contains("norm") || name.contains("ffn_gate_inp") || dims.len() == 1 => DType::F32,
-            // 1408 columns are no whole number of blocks of 256: such files hold blocks of 32 there.
-            _ if !dims[dims.len() - 1].is_multiple_of(256) => DType::Q8_0,
-            _ if finer => DType::Q6K,
-            _ => DType::Q4K,
-        };
+        let plain = name.contains("norm") || name.contains("ffn_gate_inp") || dims.len() == 1;
+        let dtype = if plain { DType::F32 } else { dtype(&name, &dims) };
         let len = dtype.row_bytes(dims[dims.len() - 1]).unwrap() * dims[..dims.len() - 1].iter().product::<usize>();
         (name, Tensor::new(dtype, dims, vec![Bytes::from_fn(len, move || vec![0; len])]).unwrap())
     };
     let tensors = shape.tensors().into_iter().map(tensor).collect();
     let checkpoint = Checkpoint::from_parts(shape.metadata().unwrap(), tensors).unwrap();
-    let d = model::build(&checkpoint, &model::Options::default()).unwrap();
+    model::build(&checkpoint, &model::Options::default()).unwrap()
+}
+
+/// A preset in a mixture of formats as Q4_K_M files have it.
+fn sized(name: &str) -> (Graph, Weights, Plan) {
+    let d = unmade(&Shape::preset(name).unwrap(), |name, dims| match name {
+        // 1408 columns are no whole number of blocks of 256: such files hold blocks of 32 there.
+        _ if !dims[dims.len() - 1].is_multiple_of(256) => DType::Q8_0,
+        _ if ["attn_v", "ffn_down", "output.weight"].iter().any(|s| name.contains(s)) => DType::Q6K,
+        _ => DType::Q4K,
+    });
     let g = graph::fuse(&d.program.graph);
     let dtypes: Vec<DType> = d.program.weights.iter().map(Tensor::dtype).collect();
     let weights = plan::weights(&g, &dtypes, &caps()).unwrap();
@@ -87,6 +90,10 @@ fn long_contexts_cost_bytes_only() {
         let attend = p.decode.steps.iter().find(|s| s.variant.kernel.name == "attend").unwrap();
         let grid = |past: u32| attend.grid.eval(plan::Sizes { tokens: 1, outputs: 1, past }).unwrap();
         assert!(grid(8191)[2] >= 16 && grid(127)[2] == 1, "{name}: {:?}", grid(8191));
+        // A few tokens share the positions among as many workgroups, of no more positions each.
+        let few = p.small_batch.as_ref().unwrap().steps.iter().find(|s| s.variant.kernel.name == "attend").unwrap();
+        let few = |past: u32| few.grid.eval(plan::Sizes { tokens: 4, outputs: 1, past }).unwrap();
+        assert!(few(8188)[2] >= 15 && few(124)[2] == 1, "{name}: {:?}", few(8188));
         got.push((name, ratio));
     }
     println!("speed at 8192 positions against 128, by bytes: {got:?}");

@@ -7,7 +7,8 @@ use crate::{
 use moeray::{
     backend, file, model,
     routing::{LayerTrace, Load, Statistics, heat_map, html},
-    session::{BackendChoice, LoadOptions, Model, Session, SessionOptions},
+    sampler::{SamplerOptions, Sampling},
+    session::{BackendChoice, Budget, LoadOptions, Model, Session, SessionOptions, Status},
 };
 use std::fs;
 
@@ -60,6 +61,42 @@ fn sessions_record_what_the_router_chose() {
         s.truncate(5);
         assert_eq!(s.routing().unwrap().tokens(), 5);
         assert_eq!(s.routing().unwrap().loads()[0].total(), 15);
+    }
+}
+
+/// Recording does not change who chooses tokens: the device's choices come with the same record as the host's.
+#[test]
+fn choices_on_the_device_are_recorded_too() {
+    for (target, device_chooses) in [(Target::Cpu, false), (Target::Wgpu, true)] {
+        let Some(model) = load("qwen2_moe", target) else { continue };
+        let g = golden("qwen2_moe");
+        let run = |on_host: bool| {
+            let mut s = Session::new(&model, SessionOptions { ctx: 64, ubatch: 7, ..Default::default() }).unwrap();
+            s.record_routing().unwrap();
+            let sampling = Sampling { options: SamplerOptions::greedy(), on_host, ..Sampling::default() };
+            assert_eq!(s.set_sampler(&sampling).unwrap(), device_chooses && !on_host, "{target:?}");
+            s.begin_choice(&g.ids, 0).unwrap();
+            let mut ids = vec![];
+            while ids.len() < 6 {
+                // One ahead of what was taken, as a generation does it.
+                while s.choices_queued() < s.depth() && s.choices_queued() + ids.len() < 6 {
+                    s.begin_next(0).unwrap();
+                }
+                loop {
+                    match s.poll(Budget::UNLIMITED).unwrap() {
+                        Status::Done => break,
+                        Status::Waiting => s.wait().unwrap(),
+                        Status::Pending => {}
+                        Status::Idle => panic!("nothing is queued"),
+                    }
+                }
+                ids.push(s.chosen().unwrap());
+            }
+            (ids, s.routing().unwrap().clone())
+        };
+        let (ids, trace) = run(false);
+        assert_eq!(trace.tokens(), g.ids.len() + 5, "the last choice was not fed");
+        assert!((ids, trace) == run(true), "{target:?}");
     }
 }
 

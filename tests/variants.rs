@@ -6,7 +6,10 @@ use crate::{
     support::{Target, compare, load},
 };
 use moeray::{
-    file,
+    file::{
+        self, Bytes, Checkpoint,
+        synth::{Shape, Synthetic},
+    },
     ir::Op,
     model::{self, Definition},
     quant::{self, DType},
@@ -217,4 +220,24 @@ fn alarm_other_ways_to_store_weights() {
     assert!(refusal(&broken, &|c| says_fp8(c, block)).contains("NaN"));
     let awq = |c: &mut serde_json::Value| c["quantization_config"] = json!({"quant_method": "awq", "bits": 4});
     assert!(refusal(&tensors(name), &awq).contains("`awq`"));
+}
+
+/// The factors that llama.cpp's converter puts beside NVFP4 matrices are refused by name, with what would help.
+#[test]
+fn alarm_factors_beside_nvfp4() {
+    let shape = Shape::preset("tiny").unwrap();
+    let refusal = |beside: &str, dtype: DType| {
+        let synthetic = Synthetic::new(&shape, 1, |_, _| dtype).unwrap();
+        let ckpt = synthetic.checkpoint(&mut |_, _| Ok(())).unwrap();
+        let mut all: Vec<_> = ckpt.tensors().map(|(name, t)| (name.to_string(), t.clone())).collect();
+        let factor = Bytes::from_vec(0.5f32.to_le_bytes().to_vec());
+        all.push((beside.into(), file::Tensor::new(DType::F32, vec![1], vec![factor]).unwrap()));
+        let ckpt = Checkpoint::from_parts(ckpt.meta().clone(), all).unwrap();
+        model::build(&ckpt, &model::Options::default()).unwrap_err().to_string()
+    };
+    for beside in ["blk.1.ffn_down_exps.scale", "blk.0.attn_q.input_scale"] {
+        let e = refusal(beside, DType::NVFP4);
+        assert!(e.contains(beside) && e.contains("NVFP4") && e.contains("Q4_K_M"), "{e}");
+        assert!(!refusal(beside, DType::Q8_0).contains("NVFP4"));
+    }
 }

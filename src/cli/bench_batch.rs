@@ -29,7 +29,7 @@ impl SideBySide {
         args: &ContextArgs,
         random: &mut Rng,
     ) -> Outcome<Self> {
-        let rows = sequences.max((args.chunk as usize).min(depth));
+        let rows = sequences.max((args.ubatch_size as usize).min(depth));
         let options = RunnerOptions { ctx: depth + generate, sequences, ubatch: rows, kv: load::kv(args) };
         let mut batch = Batch::new(model, options)?;
         for s in 0..sequences {

@@ -30,7 +30,7 @@ const WORDS: &[(&[&str], Means)] = &[
     (&["-c", "--ctx-size"], Same("--ctx")),
     (&["--predict", "--n-predict"], Same("--tokens")),
     (&["--temperature"], Same("--temp")),
-    (&["-ub", "--ubatch-size"], Same("--chunk")),
+    (&["-ub"], Same("--ubatch-size")),
     (&["-sys", "--system-prompt"], Same("--system")),
     (&["-sysf", "--system-prompt-file"], Same("--system-file")),
     (&["-r", "--reverse-prompt"], Same("--stop")),
@@ -38,7 +38,7 @@ const WORDS: &[(&[&str], Means)] = &[
     (&["-dev"], Same("--device")),
     (&["-ngl", "--gpu-layers", "--n-gpu-layers"], Layers),
     (&["-fa", "--flash-attn"], Flash),
-    (&["-b", "--batch-size"], Nothing("--chunk says how many tokens of a prompt are computed at once")),
+    (&["-b", "--batch-size"], Nothing("--ubatch-size says how many tokens of a prompt are computed at once")),
     (&["-tb", "--threads-batch"], Nothing("-t counts for prompts, too")),
     (
         &["-sm", "--split-mode", "-ts", "--tensor-split", "-mg", "--main-gpu"],
@@ -181,7 +181,7 @@ mod tests {
     fn words_of_llama_cpp() {
         assert_eq!(words("moeray chat m.gguf -c 4096 -ngl 99 -q"), "moeray chat m.gguf --ctx 4096 -q");
         assert_eq!(words("moeray run -q m.gguf -ngl 0 -fa on -n 5"), "moeray run -q m.gguf --backend cpu -n 5");
-        assert_eq!(words("moeray run -q -fa -p x -b 512 -ub 64"), "moeray run -q -p x --chunk 64");
+        assert_eq!(words("moeray run -q -fa -p x -b 512 -ub 64"), "moeray run -q -p x --ubatch-size 64");
         assert_eq!(words("moeray run -q -p -c --ctx-size=8"), "moeray run -q -p -c --ctx 8");
         assert_eq!(words("moeray -q bench -r 3 -ctk q8_0"), "moeray -q bench -r 3 --kv q8_0");
         assert_eq!(words("moeray inspect m.gguf -c 4"), "moeray inspect m.gguf -c 4");

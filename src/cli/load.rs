@@ -2,7 +2,7 @@
 
 use super::{
     args::{
-        ActivationsName, BackendName, ContextArgs, DeviceArgs, KvName, PlaceArgs, SampleArgs, StopArgs, StyleName,
+        ActivationsName, BackendName, ContextArgs, DeviceArgs, KvName, PlaceArgs, ReductionName, SampleArgs, StopArgs,
         TilesName,
     },
     failure::{self, Failure, Outcome},
@@ -11,7 +11,7 @@ use super::{
 use crate::{
     backend::{self, Progress},
     file::{self, Bytes, Checkpoint},
-    kernels::{Style, Tiles},
+    kernels::{Reduction, Tiles},
     model,
     ops::linear::Activations,
     quant::KvType,
@@ -136,11 +136,11 @@ fn run_options(device: &DeviceArgs) -> backend::wgpu::RunOptions {
         TilesName::Coop16 => Tiles::Coop16,
         TilesName::Coop8 => Tiles::Coop8,
     });
-    let style = device.style.map(|s| match s {
-        StyleName::Lanes => Style::Lanes,
-        StyleName::Rows => Style::Rows,
+    let reduction = device.reduction.map(|r| match r {
+        ReductionName::Workgroup => Reduction::Workgroup,
+        ReductionName::Invocation => Reduction::Invocation,
     });
-    backend::wgpu::RunOptions { tiles, style, ..Default::default() }
+    backend::wgpu::RunOptions { tiles, reduction, ..Default::default() }
 }
 
 /// How keys and values are stored: as the person says, else in half precision.
@@ -166,7 +166,7 @@ pub fn session(model: &Model, ctx: usize, args: &ContextArgs) -> Outcome<Session
             "a context of {ctx} tokens: the model was made for {trained}, and what it writes beyond is guesswork"
         );
     }
-    let options = SessionOptions { ctx, ubatch: (args.chunk as usize).min(ctx), kv: kv(args) };
+    let options = SessionOptions { ctx, ubatch: (args.ubatch_size as usize).min(ctx), kv: kv(args) };
     Ok(Session::new(model, options)?)
 }
 

@@ -18,14 +18,14 @@ use std::path::Path;
 /// Logits of at most this many bytes are in memory at once.
 const PIECE_BYTES: usize = 64 << 20;
 
-/// A session for asking for the logits of all positions: its chunks are short where the vocabulary is large.
+/// A session for asking for the logits of all positions: its micro-batches are small where the vocabulary is large.
 pub fn session(model: &Model, ctx: usize, args: &ContextArgs, kv: KvType) -> Outcome<Session> {
     let most = (PIECE_BYTES / (model.vocab().max(1) * 4)).max(1);
-    let options = SessionOptions { ctx, ubatch: most.min(args.chunk as usize), kv };
+    let options = SessionOptions { ctx, ubatch: most.min(args.ubatch_size as usize), kv };
     Ok(Session::new(model, options)?)
 }
 
-/// Feeds `ids` and hands each chunk's outputs to `each`, by name.
+/// Feeds `ids` and hands each micro-batch's outputs to `each`, by name.
 pub fn feed(session: &mut Session, ids: &[u32], mut each: impl FnMut(&[(String, &Output)]) -> Outcome) -> Outcome {
     let names: Vec<String> = session.output_names().map(str::to_owned).collect();
     let mut failed = Ok(());
@@ -56,7 +56,7 @@ pub fn logits(args: &LogitsArgs, quiet: bool) -> Outcome {
     }
     // Who compares engines wants to see what this one computes, not how a cache rounds.
     let mut session = session(&model, ids.len(), &args.context, load::kv_or(&args.context, KvType::F32))?;
-    // The first chunk shows the shapes of what the model traces; the file's header needs them.
+    // The first micro-batch shows the shapes of what the model traces; the file's header needs them.
     let mut writer: Option<Writer> = None;
     let mut traces: Vec<Trace> = Vec::new();
     feed(&mut session, &ids, |outputs| {
@@ -107,7 +107,7 @@ struct Trace {
     u32: Vec<u32>,
 }
 
-/// Appends a chunk's traced outputs.
+/// Appends a micro-batch's traced outputs.
 fn collect(outputs: &[(String, &Output)], traces: &mut Vec<Trace>) {
     for (name, o) in outputs.iter().filter(|(name, _)| name.starts_with("router_")) {
         let at = traces.iter().position(|t| t.name == *name).unwrap_or_else(|| {

@@ -55,7 +55,7 @@ pub fn run(args: &RunArgs, quiet: bool) -> Outcome {
             stop: stop.clone(),
             ignore_eos: args.stop.ignore_eos,
             sampler,
-            history: Vec::new(),
+            ..GenerateOptions::default()
         };
         let prompt = prompt.text.as_str();
         let echo = if args.no_echo { "" } else { prompt };

@@ -236,7 +236,7 @@ fn linear_add(v: &View<'_>, i: usize) -> Option<Fusion> {
 struct Rotated {
     rope: Rope,
     norm: Option<Norm>,
-    norm_last: bool,
+    qk_norm_after_rope: bool,
     /// What was projected.
     from: ValueId,
     nodes: Vec<usize>,
@@ -256,15 +256,15 @@ fn rotated(v: &View<'_>, x: ValueId) -> Option<Rotated> {
     let Op::Rope(rope) = &v.node(ri).op else { return None };
     let (rope, from) = (rope.clone(), v.node(ri).inputs[0]);
     if after.is_some() {
-        return Some(Rotated { rope, norm: after, norm_last: true, from, nodes: vec![ri, last] });
+        return Some(Rotated { rope, norm: after, qk_norm_after_rope: true, from, nodes: vec![ri, last] });
     }
     if let Some(ni) = v.sole(from)
         && let Some(n) = norm(ni)
     {
         let from = v.node(ni).inputs[0];
-        return Some(Rotated { rope, norm: Some(n), norm_last: false, from, nodes: vec![ri, ni] });
+        return Some(Rotated { rope, norm: Some(n), qk_norm_after_rope: false, from, nodes: vec![ri, ni] });
     }
-    Some(Rotated { rope, norm: None, norm_last: false, from, nodes: vec![ri] })
+    Some(Rotated { rope, norm: None, qk_norm_after_rope: false, from, nodes: vec![ri] })
 }
 
 fn rope_store(v: &View<'_>, i: usize) -> Option<Fusion> {
@@ -273,15 +273,16 @@ fn rope_store(v: &View<'_>, i: usize) -> Option<Fusion> {
     let si = v.sole(stored)?;
     let (Op::KvStore { cache }, [k, value]) = (&v.node(si).op, &v.node(si).inputs[..]) else { return None };
     let (q_made, k_made) = (rotated(v, q)?, rotated(v, *k)?);
-    let orders_differ = q_made.norm.is_some() && k_made.norm.is_some() && q_made.norm_last != k_made.norm_last;
+    let orders_differ =
+        q_made.norm.is_some() && k_made.norm.is_some() && q_made.qk_norm_after_rope != k_made.qk_norm_after_rope;
     if q_made.rope != k_made.rope || *cache != a.cache || orders_differ {
         return None;
     }
     // The attention itself stays: the fused node takes the store's place.
     let consumed = [vec![si], q_made.nodes, k_made.nodes].concat();
-    let norm_last = q_made.norm_last || k_made.norm_last;
+    let qk_norm_after_rope = q_made.qk_norm_after_rope || k_made.qk_norm_after_rope;
     let (q_norm, k_norm) = (q_made.norm, k_made.norm);
-    let op = Op::RopeStore { q_norm, k_norm, rope: q_made.rope, norm_last, cache: *cache };
+    let op = Op::RopeStore { q_norm, k_norm, rope: q_made.rope, qk_norm_after_rope, cache: *cache };
     v.fusion(consumed, op, vec![q_made.from, k_made.from, *value], vec![q, stored])
 }
 

@@ -10,11 +10,14 @@
 //!
 //! Deliberately absent: meaning (see [`crate::ops`]), buffers, kernels, devices.
 
+mod describe;
 mod op;
+mod parts;
 mod print;
 mod router;
 
 pub use op::*;
+pub use parts::*;
 pub use router::*;
 
 /// A value: what a node makes. Index into [`Graph::values`].
@@ -38,7 +41,7 @@ pub struct StateId(pub u32);
 pub enum Rows {
     /// T: every token of this step.
     Tokens,
-    /// O: the last O tokens of this step, those whose logits are wanted (0 in all but the last chunk of a prefill).
+    /// O: the last O tokens of this step, those whose logits are wanted (0 in all but the last micro-batch of a prefill).
     Outputs,
 }
 

@@ -77,20 +77,20 @@ impl std::fmt::Debug for Kernel {
     }
 }
 
-/// Which reduction suits the adapter.
+/// Who adds up the products of a row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Style {
+pub enum Reduction {
     /// Several invocations a row, partial sums meet in workgroup memory: the lanes of a GPU read a row side by side.
-    Lanes,
+    Workgroup,
     /// One invocation for several whole rows, no barrier: a processor that emulates a GPU pays dearly for barriers.
-    Rows,
+    Invocation,
 }
 
-impl Style {
+impl Reduction {
     /// A matrix kernel (one with `LANES`) for matrices of `cols` columns: for one row of x at a time, or for several that
     /// share each group of weights that is read. Formats are left to the caller.
     ///
-    /// Measured for [`Style::Rows`] on lavapipe (Mesa 22.3, AVX-512 host, processor time over two cores): one row of x,
+    /// Measured for [`Reduction::Invocation`] on lavapipe (Mesa 22.3, AVX-512 host, processor time over two cores): one row of x,
     /// 16384 x 2048: 1, 2, 4 rows an invocation 2.9, 4.0, 5.4-6 GB/s for Q8_0 and 1.5, 2.2, 2.6 for Q4_K, against
     /// 2.4 and 1.3 with lanes. 64 rows of x, 2048 x 2048, rows by columns: 1 x 8 5.7, 1 x 16 5.3, 2 x 4 9.6, 2 x 8 7.8,
     /// 4 x 4 13.9-15.8 GFLOP/s; each doubling of the tile doubles the time of the first dispatch (4 x 4: 0.4 s).
@@ -99,11 +99,11 @@ impl Style {
         let rows = if kernel.products.iter().any(|p| p.1.len() > 1) { 2 } else { 4 };
         let many = many && kernel.varies("COLS");
         let [wg, lanes, rows, columns] = match (self, many) {
-            (Style::Lanes, false) if cols <= 512 => [64, 8, 1, 1],
-            (Style::Lanes, false) => [64, 16, 2, 1],
-            (Style::Lanes, true) => [64, 8, 1, 8],
-            (Style::Rows, false) => [32, 1, rows, 1],
-            (Style::Rows, true) => [32, 1, rows, 4],
+            (Reduction::Workgroup, false) if cols <= 512 => [64, 8, 1, 1],
+            (Reduction::Workgroup, false) => [64, 16, 2, 1],
+            (Reduction::Workgroup, true) => [64, 8, 1, 8],
+            (Reduction::Invocation, false) => [32, 1, rows, 1],
+            (Reduction::Invocation, true) => [32, 1, rows, 4],
         };
         let v = Variant::new(kernel).with("WG", wg).with("LANES", lanes).with("ROWS", rows);
         let v = v.with("TAIL", u32::from(!cols.is_multiple_of(32)));

@@ -37,12 +37,14 @@ mod lines;
 mod link;
 pub mod numbers;
 pub mod params;
+mod proven;
 mod reflect;
 pub mod tiles;
 
-pub use catalogue::{Kernel, Number, Style};
+pub use catalogue::{Kernel, Number, Reduction};
 pub use fragment::Fragment;
 pub use link::{Linked, link};
+pub use proven::{is_proven, proven};
 pub use reflect::{Access, Binding, Reflection, diagnose, reflect};
 pub use tiles::Tiles;
 

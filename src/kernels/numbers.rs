@@ -36,7 +36,7 @@ numbers! {
     /// `OP` of `elementwise`: act(a).
     OP_ACT = 5;
     /// `OP` of `elementwise`: a times each of the k numbers in a row of b, and then k ones.
-    OP_WEIGH_INPUTS = 6;
+    OP_SCALE_EXPERT_INPUTS = 6;
 
     /// `ACT`: SiLU.
     ACT_SILU = 0;

@@ -3,7 +3,8 @@
 //! falls back to [`Tiles::F32`], which runs everywhere.
 //!
 //! Cooperative matrices are an experimental feature of wgpu. No software device has them, so the tests validate and translate
-//! those rows but cannot run them: nothing chooses them before their numbers were compared with the base's on the device.
+//! those rows but cannot run them: nothing chooses them before their numbers were compared with the base's on the device, and they
+//! keep bounds checks (see [`super::is_proven`]).
 
 use super::fragment::{Fragment, wgsl};
 use crate::quant::DType;
@@ -26,7 +27,7 @@ pub enum Tiles {
 
 /// What kernels may use beyond WebGPU's base.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Extras {
+pub struct DeviceFeatures {
     /// Half precision in shaders.
     pub f16: bool,
     /// Subgroup operations in shaders.
@@ -54,9 +55,7 @@ pub struct Row {
     /// Invocations of a workgroup where the device has subgroups of this size.
     pub workgroup: fn(Option<u32>) -> u32,
     /// Whether a device can run it.
-    pub runs: fn(&Extras) -> bool,
-    /// Whether the tests have run it with bounds checks on; without, it is never run without them.
-    pub tested: bool,
+    pub runs: fn(&DeviceFeatures) -> bool,
     /// Whether it takes weights of a format.
     pub takes: fn(DType) -> bool,
 }
@@ -91,7 +90,6 @@ pub static ROWS: [Row; 5] = [
         size: [64, 32],
         workgroup: threads,
         runs: |_| true,
-        tested: true,
         takes: |_| true,
     },
     Row {
@@ -102,7 +100,6 @@ pub static ROWS: [Row; 5] = [
         size: [64, 32],
         workgroup: threads,
         runs: |e| e.f16,
-        tested: true,
         takes: fits_halves,
     },
     Row {
@@ -113,7 +110,6 @@ pub static ROWS: [Row; 5] = [
         size: [64, 32],
         workgroup: threads,
         runs: |_| true,
-        tested: true,
         takes: |d| !d.is_float(),
     },
     Row {
@@ -124,7 +120,6 @@ pub static ROWS: [Row; 5] = [
         size: [64, 32],
         workgroup: two_subgroups,
         runs: |e| e.f16 && e.coop16 && e.subgroup_size.is_some_and(|s| (16..=64).contains(&s)),
-        tested: false,
         takes: fits_halves,
     },
     Row {
@@ -135,7 +130,6 @@ pub static ROWS: [Row; 5] = [
         size: [32, 16],
         workgroup: two_subgroups,
         runs: |e| e.coop8 && e.subgroup_size.is_some_and(|s| (16..=64).contains(&s)),
-        tested: false,
         takes: |_| true,
     },
 ];
@@ -152,9 +146,9 @@ const VENDORS: [(u32, &[Tiles]); 5] = [
 ];
 
 /// What suits a vendor's devices; the base for those that are not known.
-pub fn default_for(vendor: u32, extras: &Extras) -> Tiles {
+pub fn default_for(vendor: u32, features: &DeviceFeatures) -> Tiles {
     let list = VENDORS.iter().find(|v| v.0 == vendor).map_or(&[][..], |v| v.1);
-    list.iter().copied().find(|t| (t.row().runs)(extras)).unwrap_or(Tiles::F32)
+    list.iter().copied().find(|t| (t.row().runs)(features)).unwrap_or(Tiles::F32)
 }
 
 impl Tiles {

@@ -134,7 +134,7 @@ pub enum Span {
     /// So many positions up to its own.
     Window(usize),
     /// Those of its own chunk of so many positions.
-    Chunk(usize),
+    AttentionChunk(usize),
 }
 
 /// How queries and keys depend on their position.

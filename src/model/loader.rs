@@ -294,6 +294,12 @@ impl<'a> Loader<'a> {
         let ckpt = self.ckpt;
         let unused = ckpt.infos().iter().map(|t| t.name.as_str()).filter(unused);
         let left: Vec<&str> = unused.filter(|n| needed(n)).collect();
+        if let Some(scale) = left.iter().find(|n| self.scales_nvfp4(n)) {
+            return Err(Error::Unsupported(format!(
+                "tensor `{scale}` is a factor on all weights of an NVFP4 matrix, as converted checkpoints of NVIDIA's have them \
+                 beside the blocks: not known here yet; a file of the model in another type, such as Q4_K_M, helps"
+            )));
+        }
         if let Some(first) = left.first() {
             return Err(Error::Unsupported(format!(
                 "tensor `{first}`{} is not part of this architecture as it is known here: the file holds a variant \
@@ -304,6 +310,16 @@ impl<'a> Loader<'a> {
         let mut left = super::optional::words(&skipped);
         left.extend(self.left);
         Ok((self.b.finish(), self.weights, left))
+    }
+}
+
+impl Loader<'_> {
+    /// Whether a tensor is the factor that llama.cpp's converter puts beside an NVFP4 matrix: `blk.0.ffn_gate.scale` (or
+    /// `….input_scale`, of activations) beside `blk.0.ffn_gate.weight`, one number, or one for each expert.
+    fn scales_nvfp4(&self, name: &str) -> bool {
+        let stem = name.strip_suffix(".scale").or_else(|| name.strip_suffix(".input_scale"));
+        let weight = stem.and_then(|s| self.ckpt.info(&format!("{s}.weight")));
+        weight.and_then(|t| t.content.as_ref().ok()).is_some_and(|t| t.dtype() == DType::NVFP4)
     }
 }
 

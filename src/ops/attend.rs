@@ -58,10 +58,10 @@ pub fn infer(a: &Attention, inputs: &[Type], g: &Graph) -> Result<Vec<Type>, Str
     if d.kv_heads == 0 || a.heads == 0 || a.heads % d.kv_heads != 0 || cols != a.heads * d.k_dim {
         return Err(format!("{} query heads in {cols} columns on {d:?}", a.heads));
     }
-    if a.window == Some(0) || a.chunk == Some(0) {
+    if a.window == Some(0) || a.attention_chunk == Some(0) {
         return Err("a window or a chunk of 0 positions".into());
     }
-    if a.window.is_some() && a.chunk.is_some() {
+    if a.window.is_some() && a.attention_chunk.is_some() {
         return Err("a window and chunks at once".into());
     }
     if let Some(s) = a.sinks {

@@ -1,14 +1,14 @@
-//! `expert_linear`, `expert_combine` and `weigh_inputs`: the routed half of a Mixture-of-Experts layer (Shazeer et al. 2017).
+//! `expert_linear`, `expert_combine` and `scale_expert_inputs`: the routed half of a Mixture-of-Experts layer (Shazeer et al. 2017).
 //!
 //! `expert_linear`: slot j of token t through the matrix of expert `ids[t, j]`:
 //! `y[t, j, :] = W[ids[t, j]] · x[t, j, :] + b[ids[t, j]]`, where x has one row a token (the same for all slots) or one a
 //! slot, and b may be missing.
 //! `expert_combine`: `y[t, :] = Σ_j weights[t, j] · y[t, j, :]`, in slot order.
-//! `weigh_inputs`: `y[t, j, :] = weights[t, j] · x[t, :]`, and ones in the weights' place: for routers whose weights are for
+//! `scale_expert_inputs`: `y[t, j, :] = weights[t, j] · x[t, :]`, and ones in the weights' place: for routers whose weights are for
 //! what goes into the experts and not for what comes out (Llama 4, Hugging Face `modeling_llama4`, `Llama4TextMoe`).
 //!
 //! Shapes: x `[T, in]` or `[T, k·in]`, W `[E, out, in]`, b `[E, out]`, ids `[T, k]` → `[T, k·out]`; then `[T, k·n]`,
-//! `[T, k]` → `[T, n]`. `weigh_inputs`: `[T, n]`, `[T, k]` → `[T, k·n]`, `[T, k]`.
+//! `[T, k]` → `[T, n]`. `scale_expert_inputs`: `[T, n]`, `[T, k]` → `[T, k·n]`, `[T, k]`.
 //! Tolerance as [`super::linear`].
 
 use super::{
@@ -49,11 +49,11 @@ pub fn infer_combine(inputs: &[Type]) -> Result<Vec<Type>, String> {
     Ok(vec![Type::F32(rows, cols / k)])
 }
 
-/// Shape rule of `weigh_inputs`.
+/// Shape rule of `scale_expert_inputs`.
 ///
 /// # Errors
 /// A sentence that says which operand does not fit, and why.
-pub fn infer_weigh(inputs: &[Type]) -> Result<Vec<Type>, String> {
+pub fn infer_scale_inputs(inputs: &[Type]) -> Result<Vec<Type>, String> {
     let [x, weights] = arity(inputs)?;
     let ((rows, n), (other, k)) = (f32_of(&x)?, f32_of(&weights)?);
     if rows != other || n == 0 || k == 0 {
@@ -62,8 +62,8 @@ pub fn infer_weigh(inputs: &[Type]) -> Result<Vec<Type>, String> {
     Ok(vec![Type::F32(rows, k * n), Type::F32(rows, k)])
 }
 
-/// Reference code of `weigh_inputs`.
-pub fn eval_weigh(x: &Array, weights: &Array) -> [Array; 2] {
+/// Reference code of `scale_expert_inputs`.
+pub fn eval_scale_inputs(x: &Array, weights: &Array) -> [Array; 2] {
     let mut y = Array::zeros(x.rows, weights.cols * x.cols);
     for t in 0..x.rows {
         for (slot, w) in y.row_mut(t).chunks_exact_mut(x.cols).zip(weights.row(t)) {

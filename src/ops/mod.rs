@@ -161,11 +161,11 @@ pub fn infer(op: &Op, inputs: &[Type], graph: &Graph) -> Result<Vec<Type>, Strin
         Op::SigmoidGate => elementwise::infer_sigmoid_gate(inputs),
         Op::TakeOutputs => elementwise::infer_take_outputs(inputs),
         Op::Router(r) => router::infer(r, inputs, graph),
-        Op::WeighInputs => experts::infer_weigh(inputs),
+        Op::ScaleExpertInputs => experts::infer_scale_inputs(inputs),
         Op::ExpertLinear(l) => experts::infer_linear(l, inputs, graph),
         Op::ExpertCombine => experts::infer_combine(inputs),
         Op::NormLinears { norm, parts } => fused::infer_norm_linears(norm.as_ref(), parts, inputs, graph),
-        Op::RopeStore { q_norm, k_norm, rope, cache, norm_last: _ } => {
+        Op::RopeStore { q_norm, k_norm, rope, cache, qk_norm_after_rope: _ } => {
             fused::infer_rope_store([q_norm.as_ref(), k_norm.as_ref()], rope, *cache, inputs, graph)
         }
         Op::LinearAdd { linear, gated, factor: _ } => fused::infer_linear_add(linear, *gated, inputs, graph),

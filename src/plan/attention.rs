@@ -1,21 +1,26 @@
 //! Lowering of rotation, cache writes and attention.
 
 use super::{
-    Buffer, BufferView, Cost, Count, Grid,
+    Buffer, BufferView, Cost, Count, Grid, Phase,
     lower::Lower,
     nodes::{self, NormSpan},
 };
 use crate::{
     error::{Error, Result},
     ir::{Attention, CacheDecl, CacheId, Norm, Rope, RopePairs, Rows, ValueId},
-    kernels::{Style, Variant, catalogue, numbers, params},
+    kernels::{Reduction, Variant, catalogue, numbers, params},
 };
 
 /// Positions of a cache below which one workgroup a group of query heads goes through all of them.
 const SPLIT_FROM: usize = 256;
 
-/// Most pieces that a cache is split into.
+/// Most pieces that a cache is split into for one token.
 const MOST_SPLITS: usize = 64;
+
+/// The same for a few tokens, whose rows make several workgroups for each piece already. Without, a step of 2 to 8 tokens went
+/// through all of a long context in as many workgroups as there are heads of keys (and tiles of rows): with 4 of them and 8192
+/// positions 4 to 16 workgroups of 8192 positions each, now 64 to 256 of 512.
+const MOST_SPLITS_OF_FEW: usize = 16;
 
 impl Lower<'_> {
     /// A cache whose sizes the kernels take.
@@ -123,7 +128,7 @@ impl Lower<'_> {
     /// Norms and rotation of q and k, which lie side by side with v; k and v go to the cache.
     pub fn rope_store(
         &mut self,
-        (norms, norm_last): (&[Option<Norm>; 2], bool),
+        (norms, qk_norm_after_rope): (&[Option<Norm>; 2], bool),
         r: &Rope,
         cache: CacheId,
         ins: &[ValueId],
@@ -148,7 +153,7 @@ impl Lower<'_> {
             halves: u32::from(r.pairs == RopePairs::Halves),
             q_norm_kind: kinds[0],
             k_norm_kind: kinds[1],
-            norm_last: u32::from(norm_last),
+            qk_norm_after_rope: u32::from(qk_norm_after_rope),
             q_offset: q.offset,
             k_offset: k.offset,
             v_offset: v.offset,
@@ -194,7 +199,26 @@ impl Lower<'_> {
     /// Positions that a query sees at most, where that is fewer than all. A chunk of positions bounds them as a window of its
     /// length does.
     fn window(&self, a: &Attention) -> Option<usize> {
-        a.window.or(a.chunk).filter(|w| *w < self.target.options.ctx)
+        a.window.or(a.attention_chunk).filter(|w| *w < self.target.options.ctx)
+    }
+
+    /// The pieces that a context is gone through in side by side: positions of a piece (whole workgroups of `keys`), and how many
+    /// pieces there are at most. `None`: one workgroup goes through all of it.
+    fn pieces(&self, window: Option<usize>, keys: usize) -> Option<(usize, usize)> {
+        let most = match self.target.phase {
+            Phase::Decode => MOST_SPLITS,
+            Phase::SmallBatch => MOST_SPLITS_OF_FEW,
+            Phase::Prefill => return None,
+        };
+        // Positions that a token looks at, at most.
+        let span = window.unwrap_or(self.target.options.ctx);
+        if self.batch() == 1 || self.target.reduction != Reduction::Workgroup || span <= SPLIT_FROM {
+            return None;
+        }
+        let split_len = span.div_ceil(most).max(128).next_multiple_of(keys);
+        // A window may begin within a piece, and each further token's ends a position later.
+        let seen = if window.is_some() { span + self.tokens - 1 } else { span };
+        Some((split_len, seen.div_ceil(split_len) + usize::from(window.is_some())))
     }
 
     pub fn attend(&mut self, a: &Attention, q: ValueId, out: ValueId) -> Result<()> {
@@ -206,21 +230,17 @@ impl Lower<'_> {
         let keys = variant.get("WG")?.max(1) as usize;
         let ctx = self.target.options.ctx;
         let window = self.window(a);
-        // Positions that a step looks at, at most.
-        let span = window.unwrap_or(ctx);
-        let split = self.target.decode() && self.batch() == 0 && self.target.style == Style::Lanes && span > SPLIT_FROM;
-        let chunk = span.div_ceil(MOST_SPLITS).max(128).next_multiple_of(keys);
-        // A window may begin within a chunk.
-        let splits = if split { span.div_ceil(chunk) + usize::from(window.is_some()) } else { 0 };
+        let pieces = self.pieces(window, keys);
+        let (split, (split_len, splits)) = (pieces.is_some(), pieces.unwrap_or_default());
         let target = if split { self.transient(Count::Tokens, a.heads * splits * (d.v_dim + 4)) } else { y };
         let p = params::AttendParams {
             heads: a.heads as u32,
             kv_heads: d.kv_heads as u32,
             ctx: ctx as u32,
             window: window.unwrap_or(0) as u32,
-            chunked: u32::from(a.chunk.is_some()),
+            attention_chunks: u32::from(a.attention_chunk.is_some()),
             sinks_on: u32::from(a.sinks.is_some()),
-            split_len: if split { chunk as u32 } else { 0 },
+            split_len: split_len as u32,
             splits: splits as u32,
             q_offset: q_place.offset,
             q_stride: q_place.stride,
@@ -245,7 +265,7 @@ impl Lower<'_> {
             (*per, *tile) = (per.div_ceil((*tile).max(1)), 1);
         }
         if let (true, Grid::Direct { split, most, .. }) = (split, &mut grid) {
-            (*split, *most) = (chunk as u32, splits as u32);
+            (*split, *most) = (split_len as u32, splits as u32);
         }
         let seen = window.unwrap_or(0) as u64;
         let position = Cost { position: self.cache_cost(&d).token, window: seen, ..Cost::default() };
@@ -253,7 +273,7 @@ impl Lower<'_> {
         let row = self.row_cost(Count::Tokens, a.heads * d.v_dim);
         self.push(variant, &p, bindings, grid, reads, row);
         if split {
-            self.attend_reduce(a, &d, (chunk, splits), target.buffer, y)?;
+            self.attend_reduce(a, &d, (split_len, splits), target.buffer, y)?;
         }
         Ok(())
     }
@@ -262,7 +282,7 @@ impl Lower<'_> {
         &mut self,
         a: &Attention,
         d: &CacheDecl,
-        (chunk, splits): (usize, usize),
+        (split_len, splits): (usize, usize),
         partial: Buffer,
         y: BufferView,
     ) -> Result<()> {
@@ -270,7 +290,7 @@ impl Lower<'_> {
             heads: a.heads as u32,
             v_dim: d.v_dim as u32,
             sinks_on: u32::from(a.sinks.is_some()),
-            split_len: chunk as u32,
+            split_len: split_len as u32,
             splits: splits as u32,
             y_offset: y.offset,
             y_stride: y.stride,

@@ -150,7 +150,15 @@ impl Checker<'_> {
             Buffer::Keys(_) | Buffer::Values(_) | Buffer::State(_) | Buffer::Scratch(_) => false,
             // What is picked is the next step's input.
             Buffer::Tokens | Buffer::Sampling(_) => op != "sample",
-            _ => true,
+            Buffer::Frame
+            | Buffer::Params
+            | Buffer::Rows
+            | Buffer::Spans
+            | Buffer::Zero
+            | Buffer::Vectors
+            | Buffer::Matrix { .. }
+            | Buffer::Rope(_)
+            | Buffer::Input(_) => true,
         };
         if read_only && b.access == Access::ReadWrite {
             return Err(format!("{:?} is written", b.buffer));
@@ -176,7 +184,7 @@ impl Checker<'_> {
         if let Some(g) = step.grid.eval(most)
             && g.iter().any(|n| *n > self.caps.max_workgroups)
         {
-            return Err(format!("{g:?} workgroups; a shorter chunk would help"));
+            return Err(format!("{g:?} workgroups; a smaller micro-batch would help"));
         }
         if let Grid::Indirect { buffer: Buffer::Scratch(i), .. } = step.grid
             && !self.s.scratch.get(i as usize).is_some_and(|s| s.indirect)

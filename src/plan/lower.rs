@@ -1,10 +1,10 @@
-//! Lowering: from nodes to steps, one to one. This file has the context and the simple ops; see `product.rs`,
-//! `attention.rs`, `experts.rs` and `recurrent.rs` for the others.
+//! Lowering: from nodes to steps, one to one. This file has the context; the ops are in `simple.rs`,
+//! `product.rs`, `attention.rs`, `routing.rs`, `experts.rs` and `recurrent.rs`.
 
 use super::{
-    Access, Binding, Buffer, BufferView, Cost, Count, GUARD, Grid, OutputView, READBACK, Schedule, Step,
+    Access, Binding, Buffer, BufferView, CANARY_BYTES, Cost, Count, Grid, OutputView, READBACK, Schedule, Step,
     TransientBuffer, ZERO_BYTES, memory,
-    nodes::{Elementwise, KernelGraph, KernelNode, KernelOp, Pack, VectorPart},
+    nodes::{KernelGraph, KernelNode, KernelOp, Pack, VectorPart},
     phase,
     sizes::{Resident, fits, padded},
     target::Target,
@@ -12,25 +12,25 @@ use super::{
 };
 use crate::{
     error::{Error, Result},
-    ir::{CacheId, Graph, Norm, NormKind, Rope, Rows, Type, ValueId, WeightId},
-    kernels::{Variant, catalogue, numbers as n, params},
+    ir::{CacheId, Graph, Rope, Rows, Type, ValueId, WeightId},
+    kernels::{Variant, params},
     quant::KvType,
 };
 use std::collections::BTreeMap;
 
-/// Tokens of a step beyond which nothing gains: longer chunks are run in pieces.
+/// Tokens of a step beyond which nothing gains: larger micro-batches are run in pieces.
 const MOST_TOKENS: usize = 2048;
 
 /// Makes one schedule. Where a buffer would not fit the device, fewer tokens or outputs are taken at a time.
 pub(super) fn schedule(g: &Graph, w: &Weights, resident: &Resident, target: Target<'_>) -> Result<Schedule> {
     let (caps, o) = (target.caps, target.options);
     let nodes = phase::for_phase(g, w, &target)?;
-    let mut tokens = o.chunk.clamp(1, MOST_TOKENS);
+    let mut tokens = o.ubatch.clamp(1, MOST_TOKENS);
     let mut outputs = tokens.min(most_outputs(g));
     loop {
         let mut l = Lower::new(g, w, &nodes, resident, target, [tokens, outputs]);
         l.run()?;
-        let limit = caps.max_binding.min(caps.max_buffer).saturating_sub(if o.guard { GUARD } else { 0 });
+        let limit = caps.max_binding.min(caps.max_buffer).saturating_sub(if o.canaries { CANARY_BYTES } else { 0 });
         let (t, o) = ((limit / l.token_bytes.max(1)) as usize, (limit / l.output_bytes.max(1)) as usize);
         if t >= tokens && o >= outputs {
             return l.finish();
@@ -134,10 +134,10 @@ impl<'a> Lower<'a> {
             let ids = matches!(ty, Type::U32(..));
             outputs.push(OutputView { name: name.clone(), rows, cols, ids, view: self.view(*v)?, transient: None });
         }
-        let (max_tokens, max_outputs, guard) = (self.tokens, self.outputs, self.target.options.guard);
+        let (max_tokens, max_outputs, canaries) = (self.tokens, self.outputs, self.target.options.canaries);
         let (nodes, steps, transients) = (self.nodes.clone(), self.steps, self.transients);
         let mut s = Schedule { max_tokens, max_outputs, nodes, steps, scratch: vec![], transients, outputs };
-        memory::assign(&mut s, !guard);
+        memory::assign(&mut s, !canaries);
         Ok(s)
     }
 
@@ -162,8 +162,8 @@ impl<'a> Lower<'a> {
             KernelOp::JoinHeads { heads } => self.join_heads(*heads, ins, outs[0]),
             KernelOp::Rope(r) => self.rotate(r, ins[0], outs[0]),
             KernelOp::KvStore { cache } => self.kv_store(*cache, ins),
-            KernelOp::RopeStore { norms, rope, norm_last, cache } => {
-                self.rope_store((norms, *norm_last), rope, *cache, ins, outs[0])
+            KernelOp::RopeStore { norms, rope, qk_norm_after_rope, cache } => {
+                self.rope_store((norms, *qk_norm_after_rope), rope, *cache, ins, outs[0])
             }
             KernelOp::Attend(a) => self.attend(a, ins[0], outs[0]),
             KernelOp::ShortConv(c) => self.short_conv(c, ins[0], outs[0]),
@@ -234,9 +234,9 @@ impl<'a> Lower<'a> {
     }
 
     pub fn transient_bytes(&mut self, bytes: u64, indirect: bool, stride: u32) -> BufferView {
-        let guard = if self.target.options.guard { GUARD } else { 0 };
+        let canary = if self.target.options.canaries { CANARY_BYTES } else { 0 };
         let id = self.transients.len() as u32;
-        self.transients.push(TransientBuffer { bytes: bytes.max(16) + guard, scratch: 0, indirect, output: false });
+        self.transients.push(TransientBuffer { bytes: bytes.max(16) + canary, scratch: 0, indirect, output: false });
         BufferView { buffer: Buffer::Scratch(id), offset: 0, stride }
     }
 
@@ -379,133 +379,5 @@ impl<'a> Lower<'a> {
             Count::Outputs => Cost { output: bytes, ..Cost::default() },
             Count::One => Cost { fixed: bytes, ..Cost::default() },
         }
-    }
-
-    fn embed(&mut self, ids: ValueId, table: WeightId, scale: f32, out: ValueId) -> Result<()> {
-        self.tokens_only(ids)?;
-        let (ids, y, m) = (self.view(ids)?, self.fresh(out)?, self.w.matrix(&[table])?);
-        let matrix = &self.w.matrices[m as usize];
-        let tail = u32::from(!matrix.cols.is_multiple_of(32));
-        let variant = Variant::new(&catalogue::EMBED).formats(&[matrix.dtype]).with("TAIL", tail);
-        for (i, s) in matrix.segments.iter().enumerate() {
-            let p = params::EmbedParams {
-                row0: s.row0 as u32,
-                rows: s.rows as u32,
-                groups: matrix.groups(),
-                cols: matrix.cols as u32,
-                ids_offset: ids.offset,
-                ids_stride: ids.stride,
-                y_offset: y.offset,
-                y_stride: y.stride,
-                scale,
-            };
-            let data = Buffer::Matrix { matrix: m, segment: i as u32 };
-            let bindings = vec![self.read("ids", ids.buffer)?, self.read("w_data", data)?, self.write("y", y.buffer)?];
-            let grid = self.grid(&variant, matrix.groups() as usize, Count::Tokens, 1)?;
-            let row = matrix.dtype.row_bytes(matrix.cols).ok_or_else(|| {
-                Error::Graph(format!(
-                    "{}: {} columns are no whole blocks of {}",
-                    matrix.name, matrix.cols, matrix.dtype
-                ))
-            })? as u64;
-            let reads = Cost { token: 4 + row / matrix.segments.len() as u64, ..Cost::default() };
-            self.push(variant.clone(), &p, bindings, grid, reads, self.row_cost(Count::Tokens, matrix.cols));
-        }
-        Ok(())
-    }
-
-    /// Normalises rows, or groups of columns where the weight is shorter than a row.
-    fn norm(&mut self, norm: &Norm, x: ValueId, y: ValueId) -> Result<()> {
-        let (cols, rows) = (self.cols(x), self.rows(x)?);
-        let (x, y) = (self.view(x)?, self.fresh(y)?);
-        let n = self.g.weight(norm.weight).cols().max(1);
-        if !n.is_multiple_of(4) {
-            let name = &self.g.weight(norm.weight).name;
-            return Err(Error::Unsupported(format!(
-                "{name}: norms of {n} columns on the GPU; a multiple of 4 is needed"
-            )));
-        }
-        let p = params::RmsNormParams {
-            outputs: u32::from(rows == Rows::Outputs),
-            cols: n as u32,
-            x_offset: x.offset,
-            x_stride: x.stride,
-            y_offset: y.offset,
-            y_stride: y.stride,
-            eps: norm.eps,
-        };
-        let variant = Variant::new(&catalogue::RMS_NORM)
-            .with("LAYER", u32::from(norm.kind == NormKind::Layer))
-            .with("BIASED", u32::from(norm.bias.is_some()));
-        let bindings = vec![
-            self.read("x", x.buffer)?,
-            self.weight_vector("w", Some(norm.weight))?,
-            self.weight_vector("b", norm.bias)?,
-            self.write("y", y.buffer)?,
-        ];
-        let grid = self.grid(&variant, cols / n, rows.into(), 1)?;
-        let cost = self.row_cost(rows.into(), cols);
-        self.push(variant, &p, bindings, grid, cost.and(self.row_cost(Count::One, n)), cost);
-        Ok(())
-    }
-
-    /// The inputs of experts times their weights; ones lie behind them in the same rows.
-    fn scale_expert_inputs(&mut self, ins: &[ValueId], outs: &[ValueId]) -> Result<()> {
-        let (a, b, rows) = (self.view(ins[0])?, self.view(ins[1])?, self.rows(ins[0])?);
-        let (inner, weighed, k) = (self.cols(ins[0]), self.cols(outs[0]), self.cols(outs[1]));
-        let y = self.fresh(outs[0])?;
-        self.fresh(outs[1])?;
-        let p = params::ElementwiseParams {
-            outputs: u32::from(rows == Rows::Outputs),
-            cols: (weighed + k) as u32,
-            a_offset: a.offset,
-            a_stride: a.stride,
-            b_offset: b.offset,
-            b_stride: b.stride,
-            y_offset: y.offset,
-            y_stride: y.stride,
-            inner: inner as u32,
-            factor: 0.0,
-        };
-        let variant = Variant::new(&catalogue::ELEMENTWISE).with("OP", n::OP_WEIGH_INPUTS);
-        let bindings = vec![self.read("a", a.buffer)?, self.read("b", b.buffer)?, self.write("y", y.buffer)?];
-        let grid = self.grid(&variant, weighed + k, rows.into(), 1)?;
-        let cost = |cols: usize| self.row_cost(rows.into(), cols);
-        let (reads, writes) = (cost(inner + k), cost(weighed + k));
-        self.push(variant, &p, bindings, grid, reads, writes);
-        Ok(())
-    }
-
-    fn elementwise(&mut self, e: Elementwise, ins: &[ValueId], out: ValueId) -> Result<()> {
-        let (op, act, factor) = match e {
-            Elementwise::Add => (n::OP_ADD, None, 0.0),
-            Elementwise::Scale(factor) => (n::OP_SCALE, None, factor),
-            Elementwise::Glu(act) => (n::OP_GLU, Some(act), 0.0),
-            Elementwise::SigmoidGate => (n::OP_SIGMOID_GATE, None, 0.0),
-            Elementwise::TakeOutputs => (n::OP_TAKE_OUTPUTS, None, 0.0),
-            Elementwise::Act(act) => (n::OP_ACT, Some(act), 0.0),
-        };
-        let (a, b) = (self.view(ins[0])?, ins.get(1).map(|v| self.view(*v)).transpose()?);
-        let (y, rows, cols) = (self.fresh(out)?, self.rows(out)?, self.cols(out));
-        let p = params::ElementwiseParams {
-            outputs: u32::from(rows == Rows::Outputs),
-            cols: cols as u32,
-            a_offset: a.offset,
-            a_stride: a.stride,
-            b_offset: b.map_or(0, |b| b.offset),
-            b_stride: b.map_or(0, |b| b.stride),
-            y_offset: y.offset,
-            y_stride: y.stride,
-            inner: 0,
-            factor,
-        };
-        let variant = Variant::new(&catalogue::ELEMENTWISE).with("OP", op);
-        let variant = if let Some(act) = act { variant.act(act) } else { variant };
-        let bindings = vec![self.read("a", a.buffer)?, self.maybe("b", b)?, self.write("y", y.buffer)?];
-        let grid = self.grid(&variant, cols, rows.into(), 1)?;
-        let reads = ins.iter().map(|v| self.row_cost(rows.into(), self.cols(*v)));
-        let reads = reads.fold(Cost::default(), Cost::and);
-        self.push(variant, &p, bindings, grid, reads, self.row_cost(rows.into(), cols));
-        Ok(())
     }
 }

@@ -30,25 +30,37 @@ mod phase;
 mod print;
 mod product;
 mod recurrent;
+mod routing;
 pub mod sample;
+mod schedule;
+mod simple;
 mod sizes;
 mod target;
+mod totals;
 mod weights;
 
 pub use check::{check, check_shaders, check_step_shader};
-pub use cost::{Cost, Totals};
+pub use cost::{Cost, Sizes};
 pub use nodes::{Elementwise, Epilogue, KernelGraph, KernelNode, KernelOp, Pack, Route, SharedDown, VectorPart};
 pub use recurrent::{STATE_FRESH, STATE_SLOTS};
+pub use schedule::{
+    Binding, Buffer, BufferView, CacheBytes, Count, Grid, InputBuffer, OutputView, RopeTable, Schedule, Scratch, Step,
+    TransientBuffer,
+};
 pub use sizes::SPAN_WORDS;
+pub use totals::Totals;
 pub use weights::{Matrix, Segment, Vector, Weights};
+
+/// How a kernel uses a binding.
+pub use crate::kernels::Access;
 
 use sizes::Resident;
 use target::Target;
 
 use crate::{
     error::Result,
-    ir::{Graph, Rope, Rows},
-    kernels::{Style, Tiles, Variant, tiles::Extras},
+    ir::Graph,
+    kernels::{Reduction, Tiles, tiles::DeviceFeatures},
     quant::{DType, KvType},
 };
 
@@ -72,7 +84,7 @@ pub struct Caps {
     /// Whether a processor emulates the device: it wants kernels without barriers.
     pub software: bool,
     /// What kernels may use beyond WebGPU's base.
-    pub extras: Extras,
+    pub features: DeviceFeatures,
     /// How products of many rows store and multiply their tiles, unless [`Options::tiles`] says otherwise.
     pub tiles: Tiles,
 }
@@ -89,14 +101,14 @@ impl Caps {
             storage_bindings: 8,
             alignment: 256,
             software: false,
-            extras: Extras::default(),
+            features: DeviceFeatures::default(),
             tiles: Tiles::F32,
         }
     }
 
     /// The reduction that suits this device.
-    pub fn style(&self) -> Style {
-        if self.software { Style::Rows } else { Style::Lanes }
+    pub fn reduction(&self) -> Reduction {
+        if self.software { Reduction::Invocation } else { Reduction::Workgroup }
     }
 }
 
@@ -107,11 +119,11 @@ pub struct Options {
     pub ctx: usize,
     /// Most tokens of a step. The plan may take fewer at a time where buffers would not fit; see
     /// [`Schedule::max_tokens`].
-    pub chunk: usize,
+    pub ubatch: usize,
     /// Storage of keys and values.
     pub kv: KvType,
     /// The reduction to use; `None`: the one that suits the device.
-    pub style: Option<Style>,
+    pub reduction: Option<Reduction>,
     /// How products of many rows store and multiply their tiles; `None`: as suits the device. Where a matrix's
     /// format is not taken, or the device cannot run it, the base is.
     pub tiles: Option<Tiles>,
@@ -121,23 +133,23 @@ pub struct Options {
     /// Plan for rows of so many sequences with caches of their own, in any mixture: every row of a step names its sequence
     /// and its position ([`Buffer::Rows`]). `None`: one sequence, whose rows follow each other.
     pub sequences: Option<usize>,
-    /// Gives every transient a buffer of its own and [`GUARD`] bytes behind it inside the binding, which a kernel that
+    /// Gives every transient a buffer of its own and [`CANARY_BYTES`] bytes behind it inside the binding, which a kernel that
     /// writes too far would hit. For tests.
-    pub guard: bool,
+    pub canaries: bool,
 }
 
 impl Options {
     /// Options without anything special.
-    pub fn new(ctx: usize, chunk: usize, kv: KvType) -> Self {
-        Options { ctx, chunk, kv, style: None, tiles: None, subgroups: None, sequences: None, guard: false }
+    pub fn new(ctx: usize, ubatch: usize, kv: KvType) -> Self {
+        Options { ctx, ubatch, kv, reduction: None, tiles: None, subgroups: None, sequences: None, canaries: false }
     }
 }
 
 /// Most tokens of a step that [`Plan::small_batch`] takes: rows of x that a lane's registers hold beside its group of weights.
 pub const SMALL_BATCH_TOKENS: usize = 8;
 
-/// Bytes behind each transient where [`Options::guard`] is on.
-pub const GUARD: u64 = 256;
+/// Bytes behind each transient where [`Options::canaries`] is on.
+pub const CANARY_BYTES: u64 = 256;
 
 /// Bytes between the uniforms of two steps, and the most that a uniform may have.
 pub const PARAMS_STRIDE: u64 = 256;
@@ -180,260 +192,6 @@ impl Plan {
 
 /// Bytes of results that a step hands back at once, as a rule: more outputs are computed in several steps.
 const READBACK: u64 = 32 << 20;
-
-/// A buffer of the plan.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Buffer {
-    /// The uniform that changes with every step: [`crate::kernels::params::Frame`].
-    Frame,
-    /// The uniforms of all steps, [`PARAMS_STRIDE`] apart. One buffer a schedule.
-    Params,
-    /// Token ids of the step, u32 `[T]`.
-    Tokens,
-    /// Sequence and position of each row, u32 `[T, 2]`; see [`Options::sequences`].
-    Rows,
-    /// For each sequence the slots of its recurrent states and its rows in the step: [`crate::kernels::params::Span`] for each,
-    /// then u32 rows.
-    Spans,
-    /// Zeros, for operands that a dispatch does not have.
-    Zero,
-    /// All vectors: [`Weights::vectors`].
-    Vectors,
-    /// A segment of a matrix: [`Weights::matrices`].
-    Matrix {
-        /// Which matrix.
-        matrix: u32,
-        /// Which of its segments.
-        segment: u32,
-    },
-    /// Cosines and sines of a rotation: [`Plan::ropes`].
-    Rope(u32),
-    /// Numbers that the caller gives: [`Plan::inputs`].
-    Input(u32),
-    /// Keys of a cache, `[sequences, kv_heads, ctx, k_dim]`.
-    Keys(u32),
-    /// Values of a cache, `[sequences, kv_heads, ctx, v_dim]`.
-    Values(u32),
-    /// A recurrent state, `[sequences, slots, ...]`: [`Plan::states`].
-    State(u32),
-    /// Working memory of one schedule: [`Schedule::scratch`].
-    Scratch(u32),
-    /// What sampling on the device needs: [`Plan::sampling`].
-    Sampling(sample::Part),
-}
-
-/// Where a value lies: a column range of a buffer of rows. In elements (of 4 bytes).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct BufferView {
-    /// The buffer; for scratch, until memory is assigned, the transient.
-    pub buffer: Buffer,
-    /// First column.
-    pub offset: u32,
-    /// From row to row.
-    pub stride: u32,
-}
-
-/// How a kernel uses a binding.
-pub use crate::kernels::Access;
-
-/// A buffer given to a kernel.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Binding {
-    /// The name in the shader.
-    pub name: &'static str,
-    /// The buffer.
-    pub buffer: Buffer,
-    /// First byte.
-    pub offset: u64,
-    /// Bytes.
-    pub size: u64,
-    /// Uniform, read, or read and write.
-    pub access: Access,
-    /// For scratch: which transient the kernel expects there, or puts there.
-    pub transient: Option<u32>,
-}
-
-/// What a count of rows follows.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Count {
-    /// T.
-    Tokens,
-    /// O.
-    Outputs,
-    /// 1.
-    One,
-}
-
-impl From<Rows> for Count {
-    fn from(r: Rows) -> Self {
-        match r {
-            Rows::Tokens => Count::Tokens,
-            Rows::Outputs => Count::Outputs,
-        }
-    }
-}
-
-/// Workgroups of a dispatch.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Grid {
-    /// `(x, ceil(count * per_row / tile), z)`.
-    Direct {
-        /// Workgroups in x.
-        x: u32,
-        /// What the rows follow.
-        count: Count,
-        /// Rows of the kernel for each of these.
-        per: u32,
-        /// Rows of a workgroup.
-        tile: u32,
-        /// z is `ceil((P + T) / split)`; 0: z is 1.
-        split: u32,
-        /// z is at most this, where there is a split.
-        most: u32,
-    },
-    /// Read by the device from a buffer.
-    Indirect {
-        /// The buffer.
-        buffer: Buffer,
-        /// First byte.
-        offset: u64,
-        /// The transient expected there.
-        transient: u32,
-    },
-}
-
-/// Sizes of a step while it is encoded.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Sizes {
-    /// T.
-    pub tokens: u32,
-    /// O.
-    pub outputs: u32,
-    /// P.
-    pub past: u32,
-}
-
-impl Grid {
-    /// The workgroups for these sizes; `None` where the device reads them from a buffer.
-    pub fn eval(&self, s: Sizes) -> Option<[u32; 3]> {
-        let Grid::Direct { x, count, per, tile, split, most } = *self else { return None };
-        let rows = match count {
-            Count::Tokens => s.tokens,
-            Count::Outputs => s.outputs,
-            Count::One => 1,
-        };
-        let z = if split == 0 { 1 } else { (s.past + s.tokens).div_ceil(split).min(most) };
-        Some([x, (rows * per).div_ceil(tile.max(1)), z])
-    }
-}
-
-/// One dispatch.
-#[derive(Clone, Debug)]
-pub struct Step {
-    /// The op that it is part of, for printing.
-    pub op: &'static str,
-    /// The op's layer.
-    pub layer: Option<u32>,
-    /// Kernel, formats, numbers.
-    pub variant: Variant,
-    /// Every binding of the kernel but the uniforms.
-    pub bindings: Vec<Binding>,
-    /// The uniform `p`.
-    pub params: Vec<u8>,
-    /// Workgroups.
-    pub grid: Grid,
-    /// Bytes that it has to read.
-    pub reads: Cost,
-    /// Bytes that it writes.
-    pub writes: Cost,
-}
-
-/// Working memory that several transients share one after the other.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Scratch {
-    /// Bytes.
-    pub bytes: u64,
-    /// Whether dispatches read their workgroups from it.
-    pub indirect: bool,
-}
-
-/// A piece of scratch that is written, then read.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct TransientBuffer {
-    /// Bytes, guard included.
-    pub bytes: u64,
-    /// Which scratch buffer holds it.
-    pub scratch: u32,
-    /// Whether dispatches read their workgroups from it.
-    pub indirect: bool,
-    /// Whether the caller reads it after the last step.
-    pub output: bool,
-}
-
-/// A result that the caller reads.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct OutputView {
-    /// Its name in the graph.
-    pub name: String,
-    /// T or O.
-    pub rows: Rows,
-    /// Columns.
-    pub cols: usize,
-    /// Whether it is u32.
-    pub ids: bool,
-    /// Where it lies.
-    pub view: BufferView,
-    /// The transient expected there, where it is scratch.
-    pub transient: Option<u32>,
-}
-
-/// The dispatches of one step of the model.
-#[derive(Clone, Debug)]
-pub struct Schedule {
-    /// T is at most this.
-    pub max_tokens: usize,
-    /// O is at most this.
-    pub max_outputs: usize,
-    /// What is computed: of each node one step or a few.
-    pub nodes: KernelGraph,
-    /// In order.
-    pub steps: Vec<Step>,
-    /// Working memory.
-    pub scratch: Vec<Scratch>,
-    /// What lies in it over time.
-    pub transients: Vec<TransientBuffer>,
-    /// In the order of the graph's outputs.
-    pub outputs: Vec<OutputView>,
-}
-
-/// A rotation's table, f32 `[ctx, dims / 2, 2]`: cosine and sine of position times angle, times the rotation's scale.
-#[derive(Clone, Debug, PartialEq)]
-pub struct RopeTable {
-    /// Of which rotation.
-    pub rope: Rope,
-    /// Bytes.
-    pub bytes: u64,
-}
-
-/// A KV cache's buffers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct CacheBytes {
-    /// Of the keys.
-    pub keys: u64,
-    /// Of the values.
-    pub values: u64,
-}
-
-/// An input of the caller.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct InputBuffer {
-    /// Its name in the graph.
-    pub name: String,
-    /// Columns.
-    pub cols: usize,
-    /// Elements from row to row.
-    pub stride: usize,
-}
 
 /// Everything that a backend needs to run a graph.
 #[derive(Clone, Debug)]
@@ -478,12 +236,12 @@ pub fn weights(graph: &Graph, dtypes: &[DType], caps: &Caps) -> Result<Weights> 
 pub fn plan(graph: &Graph, weights: &Weights, caps: &Caps, options: &Options) -> Result<Plan> {
     let resident = Resident::new(graph, recurrent::states(graph, caps, options)?, caps, options)?;
     let schedule = |o: &Options, phase: Phase| lower::schedule(graph, weights, &resident, Target::new(caps, o, phase));
-    let decode = schedule(&Options { chunk: 1, ..*options }, Phase::Decode)?;
-    let small_batch = match options.style.unwrap_or(caps.style()) {
-        Style::Lanes if options.chunk > 1 => {
-            Some(schedule(&Options { chunk: options.chunk.min(SMALL_BATCH_TOKENS), ..*options }, Phase::SmallBatch)?)
+    let decode = schedule(&Options { ubatch: 1, ..*options }, Phase::Decode)?;
+    let small_batch = match options.reduction.unwrap_or(caps.reduction()) {
+        Reduction::Workgroup if options.ubatch > 1 => {
+            Some(schedule(&Options { ubatch: options.ubatch.min(SMALL_BATCH_TOKENS), ..*options }, Phase::SmallBatch)?)
         }
-        Style::Lanes | Style::Rows => None,
+        Reduction::Workgroup | Reduction::Invocation => None,
     };
     let prefill = schedule(options, Phase::Prefill)?;
     let Resident { ropes, caches, states, inputs, .. } = resident;

@@ -1,6 +1,6 @@
 //! A plan as text and as JSON, as `moeray inspect --plan` shows it.
 
-use super::{Cost, Count, Grid, Plan, Schedule, Sizes, Step, cost::barriers};
+use super::{Cost, Count, Grid, Plan, Schedule, Sizes, Step, totals::barriers};
 use serde_json::{Value, json};
 use std::fmt;
 

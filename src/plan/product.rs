@@ -9,7 +9,7 @@ use super::{
 use crate::{
     error::{Error, Result},
     ir::{Activation, Linear, Norm, Rows, ValueId, WeightId},
-    kernels::{Variant, catalogue, params},
+    kernels::{Kernel, Variant, catalogue, params},
     quant::DType,
 };
 
@@ -126,6 +126,10 @@ fn expert_cost(m: &Matrix, bytes: u64, r: &Routed) -> Cost {
     Cost { expert: r.used as u64 * bytes / experts, at_most: bytes, ..Cost::default() }
 }
 
+/// The kernels of one matrix, and of two: dot products and tiles.
+const ONE: [&Kernel; 2] = [&catalogue::LINEAR_KERNEL, &catalogue::LINEAR_TILES];
+const TWO: [&Kernel; 2] = [&catalogue::LINEAR_TWO, &catalogue::LINEAR_TWO_TILES];
+
 fn flag(on: bool, bit: u32) -> u32 {
     if on { bit } else { 0 }
 }
@@ -216,7 +220,7 @@ impl Lower<'_> {
         let y = self.fresh_all(outs)?;
         let (m, matrix) = matrix(self.w, &nodes::stacked(parts))?;
         let bias = nodes::stacked_bias(self.g, parts);
-        let variant = self.linear_variant(&[matrix.dtype], matrix.cols, norm, e.act);
+        let variant = self.linear_variant(ONE, &[matrix.dtype], matrix.cols, norm, e.act);
         // A router's matrix has few rows: more lanes for each.
         let variant = if keep_normed { variant.with("WG", 64).with("LANES", 32).with("ROWS", 1) } else { variant };
         let uniform = params::LinearParams {
@@ -257,12 +261,15 @@ impl Lower<'_> {
         Ok(())
     }
 
-    fn linear_variant(&self, formats: &[DType], cols: usize, norm: Option<&Norm>, act: Option<Activation>) -> Variant {
-        let (lanes, tiles) = match formats.len() {
-            1 => (&catalogue::LINEAR_KERNEL, &catalogue::LINEAR_TILES),
-            _ => (&catalogue::LINEAR_TWO, &catalogue::LINEAR_TWO_TILES),
-        };
-        let variant = self.target.product_variant(lanes, tiles, cols, formats);
+    fn linear_variant(
+        &self,
+        kernels: [&'static Kernel; 2],
+        formats: &[DType],
+        cols: usize,
+        norm: Option<&Norm>,
+        act: Option<Activation>,
+    ) -> Variant {
+        let variant = self.target.product_variant(kernels[0], kernels[1], cols, formats);
         let variant = if norm.is_some() { variant.with("NORM", 1) } else { variant };
         if let Some(act) = act { variant.act(act) } else { variant }
     }
@@ -297,7 +304,7 @@ impl Lower<'_> {
         let [(m, a), (n, b)] =
             [matrix(self.w, &nodes::stacked(&parts[0]))?, matrix(self.w, &nodes::stacked(&parts[1]))?];
         let bias = nodes::pair_bias(self.g, parts);
-        let variant = self.linear_variant(&[a.dtype, b.dtype], a.cols, norm, None);
+        let variant = self.linear_variant(TWO, &[a.dtype, b.dtype], a.cols, norm, None);
         let blocks = (a.rows as u32).div_ceil(variant.tile()?[0].max(1));
         let items = blocks as usize * variant.tile()?[0] as usize + b.rows;
         let uniform = params::LinearParams {

@@ -10,45 +10,7 @@ use crate::{
     kernels::{Variant, catalogue, numbers, params},
 };
 
-/// The buffers of sampling.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Part {
-    /// What each sequence wants: [`Settings`] and [`FORBIDDEN`] ids, `[sequences]`.
-    Settings,
-    /// u32 `[sequences, STATE_WORDS]`: how many tokens so far, the last choice (0 where it failed), two words of room, then the ring
-    /// of [`RING`] recent tokens.
-    State,
-    /// [`Choice`] `[choices]`, written for every step.
-    Choices,
-    /// Bits of tokens that are allowed, u32 `[choices, ceil(V / 32)]`.
-    Masks,
-    /// Keys of the logits, u32 `[choices, V]`.
-    Keys,
-    /// The largest key of each 64, u32 `[choices, ceil(V / 64)]`.
-    Maxima,
-    /// Ids that were chosen, [`NOTHING`] or [`BROKEN`], u32 `[choices]`.
-    Chosen,
-}
-
-impl Part {
-    /// All parts, in order.
-    pub const ALL: [Part; 7] =
-        [Part::Settings, Part::State, Part::Choices, Part::Masks, Part::Keys, Part::Maxima, Part::Chosen];
-
-    /// A label for the buffer.
-    pub fn name(self) -> &'static str {
-        match self {
-            Part::Settings => "sampler settings",
-            Part::State => "recent tokens",
-            Part::Choices => "choices",
-            Part::Masks => "token masks",
-            Part::Keys => "logit keys",
-            Part::Maxima => "largest keys",
-            Part::Chosen => "chosen",
-        }
-    }
-}
-
+pub use super::schedule::Part;
 pub use crate::kernels::{
     numbers::{BROKEN, NOTHING},
     params::{Choice, Settings},

@@ -3,7 +3,7 @@
 use super::{Caps, Options, Phase};
 use crate::{
     ir::{Norm, NormKind},
-    kernels::{Kernel, Style, Tiles, Variant, catalogue},
+    kernels::{Kernel, Reduction, Tiles, Variant, catalogue},
     quant::DType,
 };
 
@@ -32,12 +32,12 @@ pub(super) struct Target<'a> {
     pub caps: &'a Caps,
     pub options: &'a Options,
     pub phase: Phase,
-    pub style: Style,
+    pub reduction: Reduction,
 }
 
 impl<'a> Target<'a> {
     pub fn new(caps: &'a Caps, options: &'a Options, phase: Phase) -> Self {
-        Target { caps, options, phase, style: options.style.unwrap_or_else(|| caps.style()) }
+        Target { caps, options, phase, reduction: options.reduction.unwrap_or_else(|| caps.reduction()) }
     }
 
     /// Whether a step is one token.
@@ -49,7 +49,7 @@ impl<'a> Target<'a> {
     /// one row anew, which costs less than a dispatch. A processor has no use for that.
     /// The weight of a root-mean-square norm goes with x and its factor with the sum; a layer norm's mean and bias do not.
     pub fn folds_norm(&self, norm: &Norm) -> bool {
-        self.decode() && self.style == Style::Lanes && norm.kind == NormKind::Rms && norm.bias.is_none()
+        self.decode() && self.reduction == Reduction::Workgroup && norm.kind == NormKind::Rms && norm.bias.is_none()
     }
 
     /// A product of many rows: by tiles where that suits the device, else as [`Target::matrix_variant`] has it.
@@ -60,23 +60,23 @@ impl<'a> Target<'a> {
         cols: usize,
         formats: &[DType],
     ) -> Variant {
-        let by_tiles = self.phase == Phase::Prefill && self.style == Style::Lanes;
+        let by_tiles = self.phase == Phase::Prefill && self.reduction == Reduction::Workgroup;
         let variant =
             if by_tiles { self.tiled(tiles, formats) } else { self.matrix_variant(lanes, cols, !self.decode()) };
         variant.formats(formats)
     }
 
     fn tiled(&self, kernel: &'static Kernel, formats: &[DType]) -> Variant {
-        let extras = &self.caps.extras;
+        let features = &self.caps.features;
         let wanted = self.options.tiles.unwrap_or(self.caps.tiles).for_formats(formats);
-        let tiles = if (wanted.row().runs)(extras) { wanted } else { Tiles::F32 };
-        Variant::new(kernel).tiles(tiles, extras.subgroup_size)
+        let tiles = if (wanted.row().runs)(features) { wanted } else { Tiles::F32 };
+        Variant::new(kernel).tiles(tiles, features.subgroup_size)
     }
 
     /// Numbers for a matrix kernel with `cols` columns, those that the kernel has.
     pub fn matrix_variant(&self, kernel: &'static Kernel, cols: usize, many: bool) -> Variant {
-        let v = self.style.matrix(kernel, cols, many);
-        let able = self.style == Style::Lanes && self.caps.extras.subgroup_size.is_some();
+        let v = self.reduction.matrix(kernel, cols, many);
+        let able = self.reduction == Reduction::Workgroup && self.caps.features.subgroup_size.is_some();
         if able && self.options.subgroups.unwrap_or(true) { v.with("SUBGROUPS", 1) } else { v }
     }
 }

@@ -13,7 +13,9 @@ fn rope_of(head_dim: usize, dims: usize, pairs: RopePairs) -> Rope {
 
 /// A prompt, one more token twice, a few, and then a step back to position 3.
 const STEPS: [(usize, usize, usize); 5] = [(5, 0, 5), (1, 5, 1), (1, 6, 1), (4, 7, 4), (2, 3, 2)];
-const LONG: [(usize, usize, usize); 4] = [(300, 0, 1), (1, 300, 1), (70, 301, 3), (1, 371, 1)];
+/// The same in a context that one token and a few go through in pieces.
+const LONG: [(usize, usize, usize); 6] =
+    [(300, 0, 1), (1, 300, 1), (70, 301, 3), (1, 371, 1), (5, 372, 2), (2, 377, 2)];
 
 pub fn rope() -> Vec<Case> {
     let mut cases = vec![];
@@ -38,13 +40,20 @@ struct Shape {
     k_dim: usize,
     v_dim: usize,
     window: Option<usize>,
-    chunk: Option<usize>,
+    attention_chunk: Option<usize>,
     sinks: bool,
 }
 
 fn attention(m: &mut Maker, s: Shape, cache: moeray::ir::CacheId) -> Attention {
     let sinks = s.sinks.then(|| m.weight(&[s.heads], moeray::quant::DType::F32));
-    Attention { cache, heads: s.heads, scale: 1.0 / (s.k_dim as f32).sqrt(), window: s.window, chunk: s.chunk, sinks }
+    Attention {
+        cache,
+        heads: s.heads,
+        scale: 1.0 / (s.k_dim as f32).sqrt(),
+        window: s.window,
+        attention_chunk: s.attention_chunk,
+        sinks,
+    }
 }
 
 fn plain(s: Shape, steps: &[(usize, usize, usize)]) -> Case {
@@ -54,9 +63,9 @@ fn plain(s: Shape, steps: &[(usize, usize, usize)]) -> Case {
     let stored = m.one(Op::KvStore { cache }, &[k, v]);
     let a = attention(&mut m, s, cache);
     let y = m.one(Op::Attend(a), &[q, stored]);
-    let Shape { heads, kv_heads, k_dim, v_dim, window, chunk, sinks } = s;
+    let Shape { heads, kv_heads, k_dim, v_dim, window, attention_chunk, sinks } = s;
     m.finish(
-        format!("attend/{heads} on {kv_heads}, {k_dim} and {v_dim}, window {window:?}, chunk {chunk:?}, sinks {sinks}"),
+        format!("attend/{heads} on {kv_heads}, {k_dim} and {v_dim}, window {window:?}, chunk {attention_chunk:?}, sinks {sinks}"),
         &[("y0", y)],
         steps,
     )
@@ -69,7 +78,7 @@ pub fn attend() -> Vec<Case> {
         k_dim,
         v_dim,
         window: None,
-        chunk: None,
+        attention_chunk: None,
         sinks: false,
     };
     let gqa = s(8, 2, 64, 64);
@@ -88,24 +97,30 @@ pub fn attend() -> Vec<Case> {
         plain(s(4, 1, 24, 40), &STEPS).with_cache(Q8_0),
         plain(s(3, 1, 96, 36), &LONG).with_cache(Q8_0),
         plain(s(16, 2, 128, 256), &STEPS).with_cache(Q8_0),
-        plain(Shape { window: Some(290), sinks: true, ..gqa }, &[(450, 0, 1), (1, 450, 1), (70, 451, 3)])
+        plain(Shape { window: Some(290), sinks: true, ..gqa }, &[(450, 0, 1), (1, 450, 1), (70, 451, 3), (6, 521, 6)])
             .with_cache(Q8_0),
         plain(Shape { window: Some(3), ..s(4, 2, 16, 16) }, &STEPS),
         plain(Shape { window: Some(64), sinks: true, ..gqa }, &LONG),
         // In chunks, the first of which the window has left.
-        plain(Shape { window: Some(290), sinks: true, ..gqa }, &[(450, 0, 1), (1, 450, 1), (70, 451, 3), (1, 521, 1)]),
+        plain(
+            Shape { window: Some(290), sinks: true, ..gqa },
+            &[(450, 0, 1), (1, 450, 1), (70, 451, 3), (1, 521, 1), (8, 522, 8)],
+        ),
         plain(Shape { sinks: true, ..s(4, 2, 16, 16) }, &STEPS),
-        plain(Shape { chunk: Some(3), ..s(4, 2, 16, 16) }, &STEPS),
-        plain(Shape { chunk: Some(64), sinks: true, ..gqa }, &LONG),
+        plain(Shape { attention_chunk: Some(3), ..s(4, 2, 16, 16) }, &STEPS),
+        plain(Shape { attention_chunk: Some(64), sinks: true, ..gqa }, &LONG),
         // Far into one chunk, and at the start of the next, where a query sees itself alone.
-        plain(Shape { chunk: Some(290), ..gqa }, &[(450, 0, 1), (1, 450, 1), (129, 451, 3), (1, 580, 1), (1, 581, 1)]),
+        plain(
+            Shape { attention_chunk: Some(290), ..gqa },
+            &[(450, 0, 1), (1, 450, 1), (125, 451, 3), (4, 576, 4), (1, 580, 1), (1, 581, 1)],
+        ),
     ]
 }
 
 /// A number that is none in position 3 of the keys or values of the first of two heads, token by token: those before it, the
 /// other head, and position 2 once more after a step back see nothing of it.
 pub fn not_finite(target: Target) {
-    let s = Shape { heads: 2, kv_heads: 2, k_dim: 40, v_dim: 40, window: None, chunk: None, sinks: false };
+    let s = Shape { heads: 2, kv_heads: 2, k_dim: 40, v_dim: 40, window: None, attention_chunk: None, sinks: false };
     let steps = [0, 1, 2, 3, 4, 2].map(|past| (1, past, 1));
     for (input, bad) in [1, 2].into_iter().flat_map(|i| [f32::NAN, f32::INFINITY, f32::NEG_INFINITY].map(|b| (i, b))) {
         // On a GPU scores that are no numbers count as not seen, whatever the cache.
@@ -157,8 +172,10 @@ pub fn latent() -> Vec<Case> {
         let cache = m.b.cache(CacheDecl { v_in_k: true, ..CacheDecl::new(1, rank + rope, rank) });
         let stored = m.one(Op::KvStore { cache }, &[k]);
         let scale = 1.0 / ((nope + rope) as f32).sqrt();
-        let y =
-            m.one(Op::Attend(Attention { cache, heads, scale, window: None, chunk: None, sinks: None }), &[q, stored]);
+        let y = m.one(
+            Op::Attend(Attention { cache, heads, scale, window: None, attention_chunk: None, sinks: None }),
+            &[q, stored],
+        );
         let z = m.one(expand, &[y, ids]);
         let case =
             m.finish(format!("latent/{heads} heads, {rank} and {rope}, {dtype}"), &[("y0", y), ("y1", z)], steps);
@@ -191,7 +208,7 @@ pub fn rope_store() -> Vec<Case> {
 
 /// Queries, keys and values by one product of an input, as models have them.
 fn projected() -> Case {
-    let s = Shape { heads: 6, kv_heads: 2, k_dim: 32, v_dim: 32, window: None, chunk: None, sinks: false };
+    let s = Shape { heads: 6, kv_heads: 2, k_dim: 32, v_dim: 32, window: None, attention_chunk: None, sinks: false };
     let mut m = Maker::new(21);
     let x = m.input(64);
     let norm = Norm::rms(m.near_one(64), 1e-5);
@@ -205,13 +222,16 @@ fn projected() -> Case {
 }
 
 /// Two blocks one beside the other, with heads of these columns.
-fn two_layers((name, qk_norm, pairs, norm_last): (&str, u64, RopePairs, bool), [k_dim, v_dim]: [usize; 2]) -> Case {
-    let s = Shape { heads: 6, kv_heads: 2, k_dim, v_dim, window: None, chunk: None, sinks: false };
+fn two_layers(
+    (name, qk_norm, pairs, qk_norm_after_rope): (&str, u64, RopePairs, bool),
+    [k_dim, v_dim]: [usize; 2],
+) -> Case {
+    let s = Shape { heads: 6, kv_heads: 2, k_dim, v_dim, window: None, attention_chunk: None, sinks: false };
     let mut m = Maker::new(qk_norm);
     let mut outputs = vec![];
     for _ in 0..2 {
         let (q, k, v) = (m.input(6 * k_dim), m.input(2 * k_dim), m.input(2 * v_dim));
-        outputs.push(block(&mut m, s, (qk_norm, norm_last), pairs, [q, k, v]));
+        outputs.push(block(&mut m, s, (qk_norm, qk_norm_after_rope), pairs, [q, k, v]));
     }
     let named: Vec<(&str, _)> = ["y0", "y1"].into_iter().zip(outputs).collect();
     m.finish(format!("rope_store/{name}, {k_dim} and {v_dim}"), &named, &STEPS)
@@ -226,7 +246,7 @@ fn unrotated() -> Case {
     let q = m.one(Op::Rope(grown), &[q]);
     let cache = m.b.cache(CacheDecl::new(2, 16, 16));
     let stored = m.one(Op::KvStore { cache }, &[k, v]);
-    let s = Shape { heads: 4, kv_heads: 2, k_dim: 16, v_dim: 16, window: None, chunk: None, sinks: false };
+    let s = Shape { heads: 4, kv_heads: 2, k_dim: 16, v_dim: 16, window: None, attention_chunk: None, sinks: false };
     let a = attention(&mut m, s, cache);
     let y = m.one(Op::Attend(a), &[q, stored]);
     m.finish("rope_store/no rotation, temperature", &[("y0", y)], &STEPS)
@@ -235,7 +255,7 @@ fn unrotated() -> Case {
 fn block(
     m: &mut Maker,
     s: Shape,
-    (qk_norm, norm_last): (u64, bool),
+    (qk_norm, qk_norm_after_rope): (u64, bool),
     pairs: RopePairs,
     [q, k, v]: [ValueId; 3],
 ) -> ValueId {
@@ -244,7 +264,7 @@ fn block(
         let n = [0, s.k_dim, heads * s.k_dim][qk_norm as usize];
         let norm = (n > 0).then(|| Op::RmsNorm(Norm::rms(m.near_one(n), 1e-6)));
         let rope = Op::Rope(rope_of(s.k_dim, s.k_dim, pairs));
-        let ops = if norm_last { [Some(rope), norm] } else { [norm, Some(rope)] };
+        let ops = if qk_norm_after_rope { [Some(rope), norm] } else { [norm, Some(rope)] };
         ops.into_iter().flatten().fold(x, |x, op| m.one(op, &[x]))
     };
     let (q, k) = (turn(q, s.heads), turn(k, s.kv_heads));

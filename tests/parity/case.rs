@@ -176,3 +176,8 @@ pub fn check_all(cases: Vec<Case>, target: Target) {
     let present = !target.is_gpu() || crate::support::gpu().is_some();
     assert_eq!(ran, if present { cases.len() } else { 0 }, "cases that ran");
 }
+
+/// Checks the cases of a table as [`check_all`] does, once a process for each target.
+pub fn check_table(name: &str, cases: fn() -> Vec<Case>, target: Target) {
+    crate::support::once(&format!("{name} on {target:?}"), || check_all(cases(), target));
+}

@@ -7,18 +7,23 @@ pub mod moe;
 pub mod recurrent;
 
 use crate::support::{Target, skip};
-use case::check_all;
+use case::{Case, check_all, check_table};
 use moeray::{backend::cpu::SimdLevel, kernels::Tiles};
 
 macro_rules! parity {
     ($($name:ident: $cases:expr;)*) => {
-        mod cpu { use super::*; $(#[test] fn $name() { check_all($cases, Target::Cpu); })* }
+        /// The table, by name.
+        pub const TABLE: &[(&str, fn() -> Vec<Case>)] = &[$((stringify!($name), $cases)),*];
+        mod cpu { use super::*; $(#[test] fn $name() { check_all($cases(), Target::Cpu); })* }
         mod cpu_simd_levels {
             use super::*;
-            $(#[test] fn $name() { slower_levels().for_each(|l| check_all($cases, Target::CpuAt(l))); })*
+            $(#[test] fn $name() { slower_levels().for_each(|l| check_all($cases(), Target::CpuAt(l))); })*
         }
-        mod wgpu { use super::*; $(#[test] fn $name() { check_all($cases, Target::Wgpu); })* }
-        mod wgpu_lanes { use super::*; $(#[test] fn $name() { check_all($cases, Target::WgpuLanes); })* }
+        mod wgpu { use super::*; $(#[test] fn $name() { check_table(stringify!($name), $cases, Target::Wgpu); })* }
+        mod wgpu_workgroup {
+            use super::*;
+            $(#[test] fn $name() { check_table(stringify!($name), $cases, Target::WgpuWorkgroup); })*
+        }
     };
 }
 
@@ -30,21 +35,21 @@ fn slower_levels() -> impl Iterator<Item = SimdLevel> {
 }
 
 parity! {
-    embed: dense::embed();
-    linear: dense::linear();
-    linear_fused: dense::linear_fused();
-    elementwise: dense::elementwise();
-    rms_norm: dense::rms_norm();
-    rope: attention::rope();
-    attend: attention::attend();
-    rope_store: attention::rope_store();
-    latent: attention::latent();
-    routers: moe::routers();
-    moe_blocks: moe::blocks();
-    expert_linear: moe::expert_linear();
-    short_conv: recurrent::short_conv();
-    delta_net: recurrent::delta_net();
-    gates: recurrent::gates();
+    embed: dense::embed;
+    linear: dense::linear;
+    linear_fused: dense::linear_fused;
+    elementwise: dense::elementwise;
+    rms_norm: dense::rms_norm;
+    rope: attention::rope;
+    attend: attention::attend;
+    rope_store: attention::rope_store;
+    latent: attention::latent;
+    routers: moe::routers;
+    moe_blocks: moe::blocks;
+    expert_linear: moe::expert_linear;
+    short_conv: recurrent::short_conv;
+    delta_net: recurrent::delta_net;
+    gates: recurrent::gates;
 }
 
 /// Products with activations of one 8-bit number instead of two.
@@ -55,24 +60,37 @@ fn cpu_int8() {
     check_all(moe::blocks(), Target::CpuInt8);
 }
 
+/// Cases of products.
+fn products() -> impl Iterator<Item = Case> {
+    [dense::linear(), dense::linear_fused(), moe::blocks(), moe::expert_linear()].into_iter().flatten()
+}
+
+/// The steps of many rows of cases.
+fn many(cases: impl Iterator<Item = Case>) -> Vec<Case> {
+    cases.map(Case::many).filter(|c| !c.steps.is_empty()).collect()
+}
+
+/// Cases for tiles of halves. They are made of what the base expands: the format matters little, and each costs a pipeline.
+fn halves() -> Vec<Case> {
+    many(products().filter(|c| ["Q8_0", "Q4_K", "/F16"].iter().any(|f| c.name.contains(f))))
+}
+
+/// Cases for tiles of bytes. Where one dispatch mixes floats and quantised weights it is done in f32, which the reference does
+/// not know.
+fn bytes() -> Vec<Case> {
+    many(products().filter(|c| c.quantised && !c.name.contains("BF16 Q4_0")))
+}
+
 /// Products of many rows by tiles of halves and of packed bytes; those of f32 are in the table.
 #[test]
-fn tiles_of_halves_and_bytes() {
-    let all = || [dense::linear(), dense::linear_fused(), moe::blocks(), moe::expert_linear()].into_iter().flatten();
-    let many = |of: &dyn Fn(&case::Case) -> bool| -> Vec<_> {
-        all().filter(of).map(case::Case::many).filter(|c| !c.steps.is_empty()).collect()
-    };
-    // Halves are made of what the base expands: the format matters little, and each costs a pipeline.
-    let half = |c: &case::Case| ["Q8_0", "Q4_K", "/F16"].iter().any(|f| c.name.contains(f));
-    check_all(many(&half), Target::WgpuF16);
-    // Where one dispatch mixes floats and quantised weights it is done in f32, which the reference does not know.
-    let bytes = |c: &case::Case| c.quantised && !c.name.contains("BF16 Q4_0");
-    check_all(many(&bytes), Target::WgpuInt8);
+pub fn tiles_of_halves_and_bytes() {
+    check_table("halves", halves, Target::WgpuF16);
+    check_table("bytes", bytes, Target::WgpuInt8);
     // Cooperative matrices, where the device has them.
     let Some(gpu) = crate::support::gpu() else { return };
     for (tiles, target) in [(Tiles::Coop16, Target::WgpuCoop16), (Tiles::Coop8, Target::WgpuCoop8)] {
-        match (tiles.row().runs)(&gpu.caps().extras) {
-            true => check_all(many(&half), target),
+        match (tiles.row().runs)(&gpu.caps().features) {
+            true => check_table("halves", halves, target),
             false => skip(&format!("{} has no {} tiles: translated, not run", gpu.name(), tiles.row().name)),
         }
     }
@@ -80,23 +98,25 @@ fn tiles_of_halves_and_bytes() {
 
 /// Products of few rows whose lanes add up within subgroups; without, they are in the table.
 #[test]
-fn subgroups() {
+pub fn subgroups() {
     let Some(gpu) = crate::support::gpu() else { return };
-    if gpu.caps().extras.subgroup_size.is_none() {
+    if gpu.caps().features.subgroup_size.is_none() {
         return skip(&format!("{} has no subgroups of one size", gpu.name()));
     }
-    let all = [dense::linear(), dense::linear_fused(), moe::blocks(), moe::expert_linear()];
-    let few =
-        |c: &case::Case| ["Q8_0", "Q4_K", "F32", "/plain", "shared", "100 experts"].iter().any(|f| c.name.contains(f));
-    let few: Vec<_> = all.into_iter().flatten().filter(few).map(case::Case::few).collect();
+    check_table("few rows", few, Target::WgpuSubgroups);
+}
+
+fn few() -> Vec<Case> {
+    let few = |c: &Case| ["Q8_0", "Q4_K", "F32", "/plain", "shared", "100 experts"].iter().any(|f| c.name.contains(f));
+    let few: Vec<_> = products().filter(few).map(Case::few).collect();
     assert!(few.len() > 12, "{}", few.len());
-    check_all(few, Target::WgpuSubgroups);
+    few
 }
 
 /// Infinity and what is no number stay visible, whatever tiles are made of, and spoil no other row.
 #[test]
 fn tiles_hide_no_infinity() {
-    for target in [Target::WgpuLanes, Target::WgpuF16, Target::WgpuInt8] {
+    for target in [Target::WgpuWorkgroup, Target::WgpuF16, Target::WgpuInt8] {
         dense::not_finite(target);
     }
 }
@@ -104,59 +124,9 @@ fn tiles_hide_no_infinity() {
 /// The same of values in a cache of codes, whose scales carry them, and on processors of keys.
 #[test]
 fn codes_hide_no_infinity() {
-    for target in [Target::Reference, Target::Cpu, Target::Wgpu, Target::WgpuLanes] {
+    for target in [Target::Reference, Target::Cpu, Target::Wgpu, Target::WgpuWorkgroup] {
         attention::not_finite(target);
     }
-}
-
-/// Shaders run without checks by default: the table above and the whole models of `gpu` and `goldens`, which the tests run
-/// with the checks on, have them all. (The two of sampling are run in `picker`, the one that measures devices in `gpu`.)
-#[test]
-fn every_kernel_of_the_catalogue_is_run() {
-    use moeray::{
-        kernels::{Style, catalogue},
-        plan,
-    };
-    let all = [
-        dense::embed(),
-        dense::linear(),
-        dense::linear_fused(),
-        dense::elementwise(),
-        dense::rms_norm(),
-        attention::rope(),
-        attention::attend(),
-        attention::rope_store(),
-        attention::latent(),
-        moe::routers(),
-        moe::blocks(),
-        moe::expert_linear(),
-        recurrent::short_conv(),
-        recurrent::delta_net(),
-        recurrent::gates(),
-    ];
-    let mut seen = std::collections::BTreeSet::from(["sample_keys", "sample_pick", "copy"]);
-    let mut plans = |program: &moeray::backend::Program, ctx: usize, chunk: usize| {
-        let graph = moeray::graph::fuse(&program.graph);
-        let dtypes: Vec<_> = program.weights.iter().map(|t| t.dtype()).collect();
-        for style in [Style::Rows, Style::Lanes] {
-            let caps = plan::Caps::webgpu_defaults();
-            let weights = plan::weights(&graph, &dtypes, &caps).unwrap();
-            let kv = moeray::quant::KvType::F32;
-            let options = plan::Options { style: Some(style), ..plan::Options::new(ctx, chunk, kv) };
-            let plan = plan::plan(&graph, &weights, &caps, &options).unwrap();
-            let schedules = plan.schedules().into_iter().filter_map(|s| s.1).filter(|s| s.max_tokens <= chunk.max(1));
-            seen.extend(schedules.flat_map(|s| &s.steps).map(|s| s.variant.kernel.name));
-        }
-    };
-    for case in all.into_iter().flatten() {
-        let ctx = case.steps.iter().map(|(s, ..)| s.past + s.tokens).max().unwrap();
-        plans(&case.program, ctx, case.steps.iter().map(|(s, ..)| s.tokens).max().unwrap());
-    }
-    for name in ["llama", "qwen2_moe", "qwen3_moe"] {
-        plans(&crate::goldens::definition(name).program, 24, 24);
-    }
-    let missing: Vec<_> = catalogue::ALL.iter().map(|k| k.name).filter(|k| !seen.contains(k)).collect();
-    assert!(missing.is_empty(), "no case runs {missing:?}");
 }
 
 /// The table contains what it is meant to contain: each fused op comes out of the fusion of some case, and fusing changes
@@ -200,7 +170,7 @@ fn fusions() {
 
 #[test]
 fn routers_take_not_a_number() {
-    for target in [Target::Cpu, Target::Wgpu, Target::WgpuLanes] {
+    for target in [Target::Cpu, Target::Wgpu, Target::WgpuWorkgroup] {
         moe::not_a_number(target);
     }
 }

@@ -242,7 +242,7 @@ struct Block {
     /// Factor on what is added to the residual.
     factor: f32,
     /// Whether the routers' weights go on the experts' inputs.
-    weighed: bool,
+    scaled_inputs: bool,
 }
 
 fn block(b: Block) -> Case {
@@ -267,9 +267,9 @@ fn block(b: Block) -> Case {
     };
     let (gate, up) = (expert(&mut m, [e, i, h], b.types[0]), expert(&mut m, [e, i, h], b.types[1]));
     let down = expert(&mut m, [e, h, i], b.types[2]);
-    let (input, weights) = if b.weighed {
-        let weighed = m.b.add(Op::WeighInputs, &[normed, made[1]]).unwrap();
-        (weighed[0], weighed[1])
+    let (input, weights) = if b.scaled_inputs {
+        let scaled_inputs = m.b.add(Op::ScaleExpertInputs, &[normed, made[1]]).unwrap();
+        (scaled_inputs[0], scaled_inputs[1])
     } else {
         (normed, made[1])
     };
@@ -315,7 +315,7 @@ pub fn blocks() -> Vec<Case> {
         act: Activation::Silu,
         gated: true,
         factor: 1.0,
-        weighed: false,
+        scaled_inputs: false,
     };
     let mut one_expert = vec![0.0; 8];
     one_expert[5] = 1e4;
@@ -379,7 +379,7 @@ pub fn blocks() -> Vec<Case> {
         block(Block { shared: Some(48), factor: 0.5, ..base("shared expert, factor") }),
         block(Block { shared: Some(48), expert_bias: true, ..base("shared expert, biases") }),
         block(Block {
-            weighed: true,
+            scaled_inputs: true,
             router: Router::new(9, 1, Score::Sigmoid),
             shared: Some(48),
             ..base("weights on the inputs")
@@ -388,7 +388,7 @@ pub fn blocks() -> Vec<Case> {
             hidden: 256,
             width: 256,
             types: [DType::Q4K, DType::Q4K, DType::Q6K],
-            weighed: true,
+            scaled_inputs: true,
             ..base("weights on the inputs of two, quantised")
         }),
     ]);

@@ -5,7 +5,11 @@ pub mod one;
 pub mod rng;
 pub mod successor;
 
-use std::io::Write as _;
+use std::{
+    collections::BTreeMap,
+    io::Write as _,
+    sync::{Arc, Mutex, OnceLock, PoisonError},
+};
 
 use moeray::{
     backend::{self, Loaded, Output, Program, cpu::SimdLevel},
@@ -26,7 +30,7 @@ pub enum Target {
     CpuInt8,
     Wgpu,
     /// The same device with the kernels of real GPUs and with nothing beyond what was written to be read.
-    WgpuLanes,
+    WgpuWorkgroup,
     /// The same with sums that meet within subgroups.
     WgpuSubgroups,
     /// The same with tiles of halves in products of many rows.
@@ -76,13 +80,13 @@ pub fn load(target: Target, program: &Program) -> Option<Box<dyn Loaded>> {
             Some(backend::cpu::load(program.clone(), &options, quiet).unwrap())
         }
         Target::Wgpu => Some(gpu()?.load(program.clone(), quiet).unwrap()),
-        Target::WgpuLanes
+        Target::WgpuWorkgroup
         | Target::WgpuSubgroups
         | Target::WgpuF16
         | Target::WgpuInt8
         | Target::WgpuCoop16
         | Target::WgpuCoop8 => {
-            let style = Some(moeray::kernels::Style::Lanes);
+            let reduction = Some(moeray::kernels::Reduction::Workgroup);
             let tiles = match target {
                 Target::WgpuF16 => Tiles::F16,
                 Target::WgpuInt8 => Tiles::Int8,
@@ -92,8 +96,14 @@ pub fn load(target: Target, program: &Program) -> Option<Box<dyn Loaded>> {
             };
             let tiles = Some(tiles);
             let subgroups = Some(target == Target::WgpuSubgroups);
-            let run =
-                backend::wgpu::RunOptions { style, tiles, subgroups, poison: true, guard: true, ..Default::default() };
+            let run = backend::wgpu::RunOptions {
+                reduction,
+                tiles,
+                subgroups,
+                poison: true,
+                canaries: true,
+                ..Default::default()
+            };
             Some(gpu()?.load_with(program.clone(), run, quiet).unwrap())
         }
     }
@@ -158,8 +168,8 @@ pub type StepInput = (Shape, Vec<u32>, Vec<(String, Vec<f32>)>);
 /// Runs steps one after another on one runner and collects every step's outputs.
 pub fn run(loaded: &dyn Loaded, kv: KvType, steps: &[StepInput]) -> Vec<Vec<Output>> {
     let ctx = steps.iter().map(|(s, ..)| s.past + s.tokens).max().unwrap();
-    let chunk = steps.iter().map(|(s, ..)| s.tokens).max().unwrap();
-    let mut runner = loaded.runner(one(ctx, chunk, kv)).unwrap();
+    let ubatch = steps.iter().map(|(s, ..)| s.tokens).max().unwrap();
+    let mut runner = loaded.runner(one(ctx, ubatch, kv)).unwrap();
     let mut all = vec![];
     for (shape, tokens, inputs) in steps {
         let inputs: Vec<(&str, &[f32])> = inputs.iter().map(|(n, d)| (n.as_str(), d.as_slice())).collect();
@@ -169,4 +179,12 @@ pub fn run(loaded: &dyn Loaded, kv: KvType, steps: &[StepInput]) -> Vec<Vec<Outp
         all.push(out);
     }
     all
+}
+
+/// Runs `test` unless something of this name has passed in this process; waits where it is running on another thread. For what is
+/// both a test by itself and what `proven` records.
+pub fn once(name: &str, test: impl FnOnce()) {
+    static PASSED: Mutex<BTreeMap<String, Arc<OnceLock<()>>>> = Mutex::new(BTreeMap::new());
+    let cell = PASSED.lock().unwrap_or_else(PoisonError::into_inner).entry(name.into()).or_default().clone();
+    cell.get_or_init(test);
 }

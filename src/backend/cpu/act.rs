@@ -1,7 +1,7 @@
 //! Activations as int8 quants: a scale for every 32 of them, and the sums of quants that formats with a minimum need.
 //!
 //! They are stored twice. Kernels that read several groups of a row at a time take arrays of one kind of value each (a structure
-//! of arrays); kernels of packed weights take a [`Line`] for every 32 activations (an array of structures).
+//! of arrays); kernels of packed weights take an [`ActBlock`] for every 32 activations (an array of structures).
 //!
 //! With [`Activations::Int16`] a row has two planes of quants: those of the activations, and those of the rounding errors that
 //! the first plane leaves. A product with both costs a second pass of integer arithmetic over weights that are in registers
@@ -20,11 +20,11 @@ use crate::{error::Result, ops::linear::Activations};
 /// neighbours; 32 keep an outlier from coarsening activations that are far from it.
 #[derive(Default)]
 pub struct Acts {
-    codes: Aligned<i8>,
+    quants: Aligned<i8>,
     scales: Aligned<f32>,
     sums16: Aligned<f32>,
     sums32: Aligned<f32>,
-    lines: Aligned<Line>,
+    blocks: Aligned<ActBlock>,
     stride: usize,
     cols: usize,
     /// Whether every row has a second plane, with the quants of the first plane's rounding errors.
@@ -35,9 +35,9 @@ pub struct Acts {
 /// a kernel that multiplies many rows needs one address for each.
 #[derive(Clone, Copy, Debug, Default, bytemuck::Pod, bytemuck::Zeroable)]
 #[repr(C, align(64))]
-pub struct Line {
+pub struct ActBlock {
     /// The quants.
-    pub codes: [i8; 32],
+    pub quants: [i8; 32],
     /// Their scale.
     pub scale: f32,
     /// Scale times the sum of all quants.
@@ -55,7 +55,7 @@ pub struct Line {
 #[derive(Clone, Copy, Debug)]
 pub struct ActRow {
     /// The quants.
-    pub codes: *const i8,
+    pub quants: *const i8,
     /// The scale of each 32 quants.
     pub scales: *const f32,
     /// Scale times sum, of each 16 quants.
@@ -64,17 +64,17 @@ pub struct ActRow {
     pub sums32: *const f32,
     /// The same row as blocks of 32, for kernels of packed weights.
     #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
-    pub lines: *const Line,
+    pub blocks: *const ActBlock,
 }
 
 impl ActRow {
     /// No row, for kernels that read f32 activations.
     pub const NONE: ActRow = ActRow {
-        codes: std::ptr::null(),
+        quants: std::ptr::null(),
         scales: std::ptr::null(),
         sums16: std::ptr::null(),
         sums32: std::ptr::null(),
-        lines: std::ptr::null(),
+        blocks: std::ptr::null(),
     };
 }
 
@@ -96,17 +96,17 @@ impl Acts {
             Activations::Int16 | Activations::F32 => true,
         };
         let n = rows.saturating_mul(padded(cols)).saturating_mul(self.planes_a_row());
-        self.codes.grow(n);
+        self.quants.grow(n);
         self.scales.grow(n / 32);
         self.sums16.grow(n / 16);
         self.sums32.grow(n / 32);
-        self.lines.grow(n / 32);
+        self.blocks.grow(n / 32);
     }
 
     /// The memory held, in bytes.
     pub fn bytes(&self) -> u64 {
         let sums = self.sums16.bytes() + self.sums32.bytes();
-        self.codes.bytes() + self.scales.bytes() + sums + self.lines.bytes()
+        self.quants.bytes() + self.scales.bytes() + sums + self.blocks.bytes()
     }
 
     /// The columns of the rows that the last [`Acts::fill`] quantised.
@@ -132,9 +132,9 @@ impl Acts {
         self.cols = cols;
         let stride = self.stride;
         let planes = self.planes_a_row();
-        let (codes, scales) = (Out::new(&mut self.codes), Out::new(&mut self.scales));
+        let (quants, scales) = (Out::new(&mut self.quants), Out::new(&mut self.scales));
         let (sums16, sums32) = (Out::new(&mut self.sums16), Out::new(&mut self.sums32));
-        let lines = Out::new(&mut self.lines);
+        let blocks = Out::new(&mut self.blocks);
         // A row takes little time: an item has at least 8192 activations where there are that many.
         let per = (8192 / cols).max(1);
         pool.run(rows.div_ceil(per), &|_, item| {
@@ -142,17 +142,17 @@ impl Acts {
                 let n = planes * stride;
                 let at = r * n;
                 // SAFETY: rows do not overlap, and each is of one item.
-                let (codes, scales, sums16, sums32, lines) = unsafe {
+                let (quants, scales, sums16, sums32, blocks) = unsafe {
                     (
-                        codes.slice(at, n),
+                        quants.slice(at, n),
                         scales.slice(at / 32, n / 32),
                         sums16.slice(at / 16, n / 16),
                         sums32.slice(at / 32, n / 32),
-                        lines.slice(at / 32, n / 32),
+                        blocks.slice(at / 32, n / 32),
                     )
                 };
                 let x = &x[r * cols..(r + 1) * cols];
-                let job = Quantise { x, codes, scales, sums16, sums32, lines, stride };
+                let job = Quantise { x, quants, scales, sums16, sums32, blocks, stride };
                 // SAFETY: the SIMD level is one of this processor's; the slices have the lengths that `Quantise` wants.
                 unsafe { dispatch(simd_level, job) }
             }
@@ -166,18 +166,18 @@ impl Acts {
     pub fn gather(&self, rows: &[u32], to: &mut Vec<ActRow>) {
         let (planes, n) = (self.planes_a_row(), self.stride);
         let most = rows.iter().max().map_or(0, |r| (*r as usize + 1) * planes * n);
-        assert!(self.codes.len() >= most && self.lines.len() >= most / 32 && self.sums32.len() >= most / 32);
+        assert!(self.quants.len() >= most && self.blocks.len() >= most / 32 && self.sums32.len() >= most / 32);
         to.clear();
         to.reserve(rows.len() * planes);
         for r in rows {
             for p in 0..planes {
                 let at = (*r as usize * planes + p) * n;
                 to.push(ActRow {
-                    codes: self.codes[at..].as_ptr(),
+                    quants: self.quants[at..].as_ptr(),
                     scales: self.scales[at / 32..].as_ptr(),
                     sums16: self.sums16[at / 16..].as_ptr(),
                     sums32: self.sums32[at / 32..].as_ptr(),
-                    lines: self.lines[at / 32..].as_ptr(),
+                    blocks: self.blocks[at / 32..].as_ptr(),
                 });
             }
         }
@@ -188,11 +188,11 @@ impl Acts {
 /// slices have matching lengths.
 struct Quantise<'a> {
     x: &'a [f32],
-    codes: &'a mut [i8],
+    quants: &'a mut [i8],
     scales: &'a mut [f32],
     sums16: &'a mut [f32],
     sums32: &'a mut [f32],
-    lines: &'a mut [Line],
+    blocks: &'a mut [ActBlock],
     stride: usize,
 }
 
@@ -205,18 +205,18 @@ impl SimdKernel for Quantise<'_> {
         let mut left = [0f32; 32];
         for g in 0..groups {
             left.copy_from_slice(&self.x[32 * g..32 * g + 32]);
-            for plane in 0..self.codes.len() / self.stride {
+            for plane in 0..self.quants.len() / self.stride {
                 // SAFETY: the features are there by the contract.
                 unsafe { self.group::<L>(plane * self.stride / 32 + g, &mut left) }
             }
         }
-        for plane in 0..self.codes.len() / self.stride {
+        for plane in 0..self.quants.len() / self.stride {
             let (from, to) = (plane * self.stride + 32 * groups, (plane + 1) * self.stride);
-            self.codes[from..to].fill(0);
+            self.quants[from..to].fill(0);
             self.scales[from / 32..to / 32].fill(0.0);
             self.sums16[from / 16..to / 16].fill(0.0);
             self.sums32[from / 32..to / 32].fill(0.0);
-            self.lines[from / 32..to / 32].fill(Line::default());
+            self.blocks[from / 32..to / 32].fill(ActBlock::default());
         }
     }
 }
@@ -228,16 +228,16 @@ impl Quantise<'_> {
     /// The processor has the features of `L`.
     #[inline(always)]
     unsafe fn group<L: F32x16>(&mut self, g: usize, x: &mut [f32; 32]) {
-        let codes = &mut self.codes[32 * g..32 * g + 32];
-        // SAFETY: `x` and `codes` have 32 elements; the processor has the features by the contract.
+        let quants = &mut self.quants[32 * g..32 * g + 32];
+        // SAFETY: `x` and `quants` have 32 elements; the processor has the features by the contract.
         let (scale, whole_sums) = unsafe {
             let (a, b) = (L::load(x.as_ptr()), L::load(x.as_ptr().add(16)));
             let largest = a.magnitude().max(b.magnitude()).largest();
             let inverse = if largest > 1e-30 { 127.0 / largest } else { 0.0 };
             let (qa, qb) = (a.mul(L::splat(inverse)).round(), b.mul(L::splat(inverse)).round());
             // Not-a-number becomes the quant 0 and stays visible in the scale.
-            qa.store_i8(codes.as_mut_ptr());
-            qb.store_i8(codes.as_mut_ptr().add(16));
+            qa.store_i8(quants.as_mut_ptr());
+            qb.store_i8(quants.as_mut_ptr().add(16));
             let (sa, sb) = (qa.sum(), qb.sum());
             // Infinities and not-a-number make the sums not finite, and these the scale.
             let scale = largest / 127.0 + 0.0 * (sa + sb);
@@ -250,9 +250,9 @@ impl Quantise<'_> {
         self.scales[g] = scale;
         self.sums16[2 * g..2 * g + 2].copy_from_slice(&sums16);
         self.sums32[g] = sum;
-        let line = &mut self.lines[g];
-        line.codes.copy_from_slice(codes);
-        (line.scale, line.sum, line.sums16) = (scale, sum, sums16);
-        (line.isums16, line.isum) = (isums16, isums16[0] + isums16[1]);
+        let block = &mut self.blocks[g];
+        block.quants.copy_from_slice(quants);
+        (block.scale, block.sum, block.sums16) = (scale, sum, sums16);
+        (block.isums16, block.isum) = (isums16, isums16[0] + isums16[1]);
     }
 }

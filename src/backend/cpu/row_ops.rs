@@ -296,9 +296,9 @@ pub struct RopeTable {
 }
 
 impl RopeTable {
-    /// A table for up to `chunk` rows of a context of `ctx` positions.
-    pub fn new(rope: &Rope, chunk: usize, ctx: usize) -> Self {
-        let table = Vec::with_capacity(chunk.saturating_mul(rope.dims));
+    /// A table for up to `ubatch` rows of a context of `ctx` positions.
+    pub fn new(rope: &Rope, ubatch: usize, ctx: usize) -> Self {
+        let table = Vec::with_capacity(ubatch.saturating_mul(rope.dims));
         RopeTable { rope: rope.clone(), in_context: rope.for_context(ctx), table, filled: false }
     }
 

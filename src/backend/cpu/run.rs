@@ -106,12 +106,12 @@ impl StepContext<'_> {
 }
 
 impl State {
-    /// Allocates the memory for steps of up to `chunk` rows, and for sequences of `ctx` positions.
-    pub(super) fn new(model: &Model, chunk: usize, ctx: usize, sequences: Vec<Sequence>) -> Self {
+    /// Allocates the memory for steps of up to `ubatch` rows, and for sequences of `ctx` positions.
+    pub(super) fn new(model: &Model, ubatch: usize, ctx: usize, sequences: Vec<Sequence>) -> Self {
         let (mut floats, mut ids) = (vec![], vec![]);
         for b in &model.layout.buffers {
             let rows = match b.rows {
-                Rows::Tokens => chunk,
+                Rows::Tokens => ubatch,
                 Rows::Outputs => 1,
             };
             let len = b.cols.saturating_mul(rows);
@@ -123,7 +123,7 @@ impl State {
             if let Op::Rope(r) | Op::RopeStore { rope: r, .. } = &node.op
                 && !ropes.iter().any(|t| t.is_of(r))
             {
-                ropes.push(RopeTable::new(r, chunk, ctx));
+                ropes.push(RopeTable::new(r, ubatch, ctx));
             }
         }
         State {
@@ -132,7 +132,7 @@ impl State {
             sequences,
             ropes,
             scratch: ScratchPool::new(model.pool.threads()),
-            all_tokens: (0..chunk as u32).collect(),
+            all_tokens: (0..ubatch as u32).collect(),
             acts: Acts::default(),
             acts_of: None,
             normed: Aligned::default(),
@@ -279,7 +279,7 @@ impl State {
             Op::DeltaNet(d) => self.recurrent(f, node, d.state, &mut outs[0], |env, input, state, out| {
                 recurrent::delta_net(env, d, [0, 1, 2].map(input), state, out)
             })?,
-            Op::WeighInputs => {
+            Op::ScaleExpertInputs => {
                 let (x, weights) = (self.floats_of(f, ins[0]), self.floats_of(f, ins[1]));
                 let (n, k) = (f.place(ins[0]).cols, f.place(ins[1]).cols);
                 each_output(self.env(f), x.len() / n, n, &mut outs[0], k * n, &|r, y| {

@@ -69,7 +69,7 @@ fn matrices(op: &Op) -> Vec<WeightId> {
         | Op::Act(_)
         | Op::SigmoidGate
         | Op::Router(_)
-        | Op::WeighInputs
+        | Op::ScaleExpertInputs
         | Op::ExpertCombine
         | Op::TakeOutputs
         | Op::RopeStore { .. } => vec![],

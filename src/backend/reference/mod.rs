@@ -127,7 +127,9 @@ impl Scope<'_> {
             Op::Act(act) => elementwise::act(nums(0), *act),
             Op::SigmoidGate => elementwise::sigmoid_gate(nums(0), nums(1)),
             Op::Router(r) => return Ok(routed(nums(0), r, w).to_vec()),
-            Op::WeighInputs => return Ok(experts::eval_weigh(nums(0), nums(1)).map(Value::Numbers).to_vec()),
+            Op::ScaleExpertInputs => {
+                return Ok(experts::eval_scale_inputs(nums(0), nums(1)).map(Value::Numbers).to_vec());
+            }
             Op::ExpertLinear(l) => experts::eval_linear(nums(0), ids(1), l, w),
             Op::ExpertCombine => experts::eval_combine(nums(0), nums(1)),
             Op::TakeOutputs => elementwise::take_outputs(nums(0), step.outputs),
@@ -135,10 +137,11 @@ impl Scope<'_> {
                 let x = normed(nums(0), norm.as_ref(), w);
                 return Ok(parts.iter().map(|l| Value::Numbers(linear::eval(&x, l, w))).collect());
             }
-            Op::RopeStore { q_norm, k_norm, rope, norm_last, cache } => {
+            Op::RopeStore { q_norm, k_norm, rope, qk_norm_after_rope, cache } => {
                 let rope = rope.for_context(self.ctx);
-                let rotated =
-                    |x: &Array, n: &Option<Norm>| norm_and_rope(x, n.as_ref(), &rope, *norm_last, step.past, w);
+                let rotated = |x: &Array, n: &Option<Norm>| {
+                    norm_and_rope(x, n.as_ref(), &rope, *qk_norm_after_rope, step.past, w)
+                };
                 let (q, k) = (rotated(nums(0), q_norm), rotated(nums(1), k_norm));
                 self.store(&k, Some(nums(2)), cache.0);
                 return Ok(vec![Value::Numbers(q), Value::Nothing]);
@@ -184,8 +187,15 @@ fn normed(x: &Array, n: Option<&Norm>, w: Weights<'_>) -> Array {
     n.map_or_else(|| x.clone(), |n| rms_norm::eval(x, n, w))
 }
 
-fn norm_and_rope(x: &Array, n: Option<&Norm>, r: &Rope, norm_last: bool, past: usize, w: Weights<'_>) -> Array {
-    if norm_last { normed(&rope::eval(x, r, past), n, w) } else { rope::eval(&normed(x, n, w), r, past) }
+fn norm_and_rope(
+    x: &Array,
+    n: Option<&Norm>,
+    r: &Rope,
+    qk_norm_after_rope: bool,
+    past: usize,
+    w: Weights<'_>,
+) -> Array {
+    if qk_norm_after_rope { normed(&rope::eval(x, r, past), n, w) } else { rope::eval(&normed(x, n, w), r, past) }
 }
 
 fn input(part: &Part, name: &str, cols: usize) -> Result<Array> {

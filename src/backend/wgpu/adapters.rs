@@ -3,7 +3,7 @@
 use super::ForcedLimits;
 use crate::{
     error::{Error, Result},
-    kernels::tiles::{self, Extras},
+    kernels::tiles::{self, DeviceFeatures},
     plan::Caps,
 };
 
@@ -189,12 +189,12 @@ pub(super) fn caps(l: &wgpu::Limits, features: wgpu::Features, a: &wgpu::Adapter
         storage_bindings: l.max_storage_buffers_per_shader_stage,
         alignment: u64::from(l.min_storage_buffer_offset_alignment.max(l.min_uniform_buffer_offset_alignment)),
         software: a.get_info().device_type == wgpu::DeviceType::Cpu,
-        extras: extras(features, a, experimental),
-        tiles: tiles::default_for(a.get_info().vendor, &extras(features, a, false)),
+        features: device_features(features, a, experimental),
+        tiles: tiles::default_for(a.get_info().vendor, &device_features(features, a, false)),
     }
 }
 
-fn extras(f: wgpu::Features, a: &wgpu::Adapter, experimental: bool) -> Extras {
+fn device_features(f: wgpu::Features, a: &wgpu::Adapter, experimental: bool) -> DeviceFeatures {
     use wgpu::CooperativeScalarType::{F16, F32};
     let i = a.get_info();
     let subgroups = f.contains(wgpu::Features::SUBGROUP);
@@ -205,7 +205,7 @@ fn extras(f: wgpu::Features, a: &wgpu::Adapter, experimental: bool) -> Extras {
         let sizes = |p: &wgpu::CooperativeMatrixProperties| [p.m_size, p.n_size, p.k_size] == [side; 3];
         list.iter().any(|p| sizes(p) && p.ab_type == ab && p.cr_type == cr)
     };
-    Extras {
+    DeviceFeatures {
         f16: f.contains(wgpu::Features::SHADER_F16),
         subgroups,
         subgroup_size: alike.then_some(i.subgroup_min_size),

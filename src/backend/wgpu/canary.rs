@@ -4,7 +4,7 @@
 use super::{device::Device, mapping::map_read};
 use crate::{
     error::{Error, Result},
-    plan::{GUARD, Schedule},
+    plan::{CANARY_BYTES, Schedule},
 };
 
 /// The word of a canary: no value that a kernel would write.
@@ -25,10 +25,10 @@ pub(super) fn fill(device: &Device, buffer: &wgpu::Buffer, from: u64, bytes: u64
     }
 }
 
-/// Writes the canaries behind all transient buffers of a schedule made with [`crate::plan::Options::guard`].
+/// Writes the canaries behind all transient buffers of a schedule made with [`crate::plan::Options::canaries`].
 pub(super) fn write(device: &Device, s: &Schedule, scratch: &[wgpu::Buffer]) {
     for c in &s.transients {
-        fill(device, &scratch[c.scratch as usize], c.bytes - GUARD, GUARD, CANARY);
+        fill(device, &scratch[c.scratch as usize], c.bytes - CANARY_BYTES, CANARY_BYTES, CANARY);
     }
 }
 
@@ -37,19 +37,21 @@ pub(super) fn write(device: &Device, s: &Schedule, scratch: &[wgpu::Buffer]) {
 /// # Errors
 /// [`Error::Device`] where one was overwritten.
 pub(super) fn check(device: &Device, s: &Schedule, scratch: &[wgpu::Buffer]) -> Result<()> {
-    let bytes = s.transients.len() as u64 * GUARD;
+    let bytes = s.transients.len() as u64 * CANARY_BYTES;
     let usage = wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST;
     let staging = device.buffer("canaries", bytes, usage)?;
     let mut encoder = device.raw.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
     for (i, c) in s.transients.iter().enumerate() {
         let from = &scratch[c.scratch as usize];
-        encoder.copy_buffer_to_buffer(from, c.bytes - GUARD, &staging, i as u64 * GUARD, GUARD);
+        encoder.copy_buffer_to_buffer(from, c.bytes - CANARY_BYTES, &staging, i as u64 * CANARY_BYTES, CANARY_BYTES);
     }
     let submission = device.submit([encoder.finish()]);
     let view = map_read(device, &staging, 0..staging.size(), &submission, "canaries")?;
     let words: &[u32] = bytemuck::cast_slice(&view);
     match words.iter().take(bytes as usize / 4).position(|w| *w != CANARY) {
         None => Ok(()),
-        Some(i) => Err(Error::Device(format!("a kernel wrote behind transient buffer {}", i as u64 * 4 / GUARD))),
+        Some(i) => {
+            Err(Error::Device(format!("a kernel wrote behind transient buffer {}", i as u64 * 4 / CANARY_BYTES)))
+        }
     }
 }

@@ -119,7 +119,7 @@ impl Device {
             d.create_buffer(&wgpu::BufferDescriptor { label: Some(label), size, usage, mapped_at_creation: false })
         });
         made.map_err(|e| {
-            Error::Device(format!("{label} ({bytes} bytes): {e}; a smaller model, context or chunk helps"))
+            Error::Device(format!("{label} ({bytes} bytes): {e}; a smaller model, context or micro-batch helps"))
         })
     }
 

@@ -20,7 +20,7 @@ impl GpuRunner {
     fn make_sampler(&mut self) -> Result<bool> {
         let Some(plan) = &self.plan.sampling else { return Ok(false) };
         // Canaries are looked at when results are read back: tests that set them want logits.
-        if self.weights.run.guard {
+        if self.weights.run.canaries {
             return Ok(false);
         }
         if self.sampler.is_none() {

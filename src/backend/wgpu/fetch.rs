@@ -97,7 +97,7 @@ impl GpuRunner {
             drop(view);
             sampler.release(slot);
         }
-        if self.weights.run.guard {
+        if self.weights.run.canaries {
             let (schedule, prepared) = self.schedule(read.which)?;
             canary::check(&device, schedule, &prepared.scratch)?;
         }

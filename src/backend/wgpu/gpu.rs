@@ -47,6 +47,12 @@ impl Gpu {
         self.pipelines.len()
     }
 
+    /// Labels of the variants of kernels that were dispatched with every check on: what the tests may call proven.
+    #[doc(hidden)]
+    pub fn ran_checked(&self) -> Vec<String> {
+        self.pipelines.ran_checked()
+    }
+
     /// Tells that the device is lost, which the host of an adopted device learns from its own callback. Everything loaded through
     /// it gives [`crate::Error::Device`] with this reason from then on. Can be called from any thread, also from within the
     /// callback.

@@ -54,7 +54,7 @@ pub use tuning::{Measured, Tuning};
 use super::{Loaded, OnProgress, Program};
 use crate::{
     error::Result,
-    kernels::{Style, Tiles},
+    kernels::{Reduction, Tiles},
 };
 
 /// Which device, and how to use it.
@@ -65,8 +65,9 @@ pub struct Options {
     pub device: Option<String>,
     /// Limits to stay below, for tests and for plans that must fit other devices.
     pub limits: ForcedLimits,
-    /// Run shaders with bounds checks and bounded loops, and let wgpu validate indirect dispatches. Without it, shaders are
-    /// trusted: they are this crate's own, and its tests run every kernel of the catalogue with the checks on.
+    /// Run all shaders with bounds checks and bounded loops, and let wgpu validate indirect dispatches. Without it, those run
+    /// unchecked whose variant of kernel, formats and numbers the tests of this crate ran with the checks on
+    /// (`src/kernels/proven.txt`), and the others run with bounds checks and bounded loops.
     pub checked: bool,
     /// How programs are run.
     pub run: RunOptions,
@@ -120,7 +121,7 @@ pub struct RunOptions {
     /// Fuse the graph first.
     pub fuse: bool,
     /// The reduction of the kernels; `None`: what suits the device.
-    pub style: Option<Style>,
+    pub reduction: Option<Reduction>,
     /// How products of many rows store and multiply their tiles; `None`: what suits the device. See
     /// `plan::Options::tiles`.
     pub tiles: Option<Tiles>,
@@ -128,8 +129,8 @@ pub struct RunOptions {
     pub subgroups: Option<bool>,
     /// Fill scratch with NaN before every step, and caches when they are made: what reads more than was written shows.
     pub poison: bool,
-    /// Put guard bytes behind every buffer of scratch and check them after every step: what writes too far shows.
-    pub guard: bool,
+    /// Put canaries (known bytes) behind every buffer of scratch and check them after every step: what writes too far shows.
+    pub canaries: bool,
     /// Most dispatches of one submission, for hosts that draw pictures in between; `None`: no limit.
     pub max_dispatches: Option<usize>,
     /// Most work of one submission in bytes of weights (and of keys and values) times the tokens that meet them, so that no
@@ -144,11 +145,11 @@ impl Default for RunOptions {
     fn default() -> Self {
         RunOptions {
             fuse: true,
-            style: None,
+            reduction: None,
             tiles: None,
             subgroups: None,
             poison: false,
-            guard: false,
+            canaries: false,
             max_dispatches: None,
             max_work: Some(MAX_WORK),
         }

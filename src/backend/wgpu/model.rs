@@ -32,7 +32,7 @@ impl Gpu {
     /// # Errors
     /// As [`Gpu::load`].
     pub fn load_with(&self, program: Program, run: RunOptions, progress: OnProgress<'_>) -> Result<Box<dyn Loaded>> {
-        if let Some(row) = run.tiles.map(Tiles::row).filter(|r| !(r.runs)(&self.caps().extras)) {
+        if let Some(row) = run.tiles.map(Tiles::row).filter(|r| !(r.runs)(&self.caps().features)) {
             let (name, device) = (row.name, self.name());
             let lacks =
                 format!("{name} tiles on {device}, which lacks what they need (or experimental features are not on)");

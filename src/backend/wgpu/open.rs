@@ -9,7 +9,7 @@ use super::{
 };
 use crate::{
     error::{Error, Result},
-    kernels::Style,
+    kernels::Reduction,
     plan::Caps,
 };
 use std::{sync::Arc, time::Duration};
@@ -35,7 +35,7 @@ impl Gpu {
             return Err(Error::Device(format!("{} is too small: {lacks}; use the cpu backend", info.name)));
         }
         let caps = caps(&limits, adapter.features(), adapter, options.experimental);
-        let cooperates = caps.extras.coop16 || caps.extras.coop8;
+        let cooperates = caps.features.coop16 || caps.features.coop8;
         let cooperation = if cooperates { wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX } else { Default::default() };
         let experimental_features = if cooperates {
             // SAFETY: the host asked for it, knowing what wgpu says: faults of wgpu's own may be met. Of these features only
@@ -105,11 +105,11 @@ impl Gpu {
 
     /// The tiles that were measured as fastest; `None` where the host says which, or nothing is measured.
     fn tune(&self, options: &Options, info: &wgpu::AdapterInfo) -> Option<crate::kernels::Tiles> {
-        if self.caps().style() != Style::Lanes || options.run.tiles.is_some() {
+        if self.caps().reduction() != Reduction::Workgroup || options.run.tiles.is_some() {
             return None;
         }
-        let extras = &self.caps().extras;
-        let more = if extras.coop16 || extras.coop8 { ", experimental" } else { "" };
+        let features = &self.caps().features;
+        let more = if features.coop16 || features.coop8 { ", experimental" } else { "" };
         let key =
             format!("{}, {} {}{more}", self.name(), info.driver, info.driver_info).replace(['\t', '\n', '\r'], " ");
         options.tuning.tiles(&key, || self.measure(MEASURED_HIDDEN, MEASURED_TOKENS, MEASURING_BUDGET))

@@ -8,7 +8,10 @@ use crate::{
 };
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, OnceLock},
+    sync::{
+        Arc, Mutex, OnceLock,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 /// A compiled kernel.
@@ -16,6 +19,17 @@ pub(super) struct Pipeline {
     pub pipeline: wgpu::ComputePipeline,
     pub layout: wgpu::BindGroupLayout,
     pub reflection: Reflection,
+    /// Whether wgpu checks its accesses and bounds its loops.
+    checked: bool,
+    /// Whether it was dispatched.
+    ran: AtomicBool,
+}
+
+impl Pipeline {
+    /// Notes that it is dispatched.
+    pub fn runs(&self) {
+        self.ran.store(true, Ordering::Relaxed);
+    }
 }
 
 /// What [`super::Gpu::edit_shaders`] is given.
@@ -37,6 +51,13 @@ impl Pipelines {
 
     pub fn len(&self) -> usize {
         lock(&self.made).len()
+    }
+
+    /// The labels of those that were dispatched with all checks on.
+    pub fn ran_checked(&self) -> Vec<String> {
+        let made = lock(&self.made);
+        let ran = |p: &Pipeline| p.checked && p.ran.load(Ordering::Relaxed);
+        made.iter().filter(|(_, p)| ran(p)).map(|(label, _)| label.clone()).collect()
     }
 
     /// The pipeline of a variant.
@@ -83,15 +104,15 @@ impl Pipelines {
                 device.name, device.caps.max_invocations,
             )));
         }
-        let checked = self.checked || self.edit.get().is_some() || variant.tiles.is_some_and(|t| !t.row().tested);
+        let checked = self.checked || self.edit.get().is_some() || !kernels::is_proven(label);
         let made = device.scoped(|raw| {
             let source = wgpu::ShaderSource::Wgsl(linked.text.as_str().into());
             let descriptor = wgpu::ShaderModuleDescriptor { label: Some(label), source };
             let module = if checked {
                 raw.create_shader_module(descriptor)
             } else {
-                // SAFETY: the shaders are this crate's own; its tests run every one of them with the checks on, with
-                // poisoned and guarded buffers, so that they neither index out of bounds nor loop for ever.
+                // SAFETY: the shader is this crate's own, and the tests ran this very variant with the checks on, with
+                // poisoned buffers and canaries behind them: it neither indexes out of bounds nor loops for ever.
                 unsafe { raw.create_shader_module_trusted(descriptor, wgpu::ShaderRuntimeChecks::unchecked()) }
             };
             let entries: Vec<wgpu::BindGroupLayoutEntry> = reflection.bindings.iter().map(entry).collect();
@@ -118,7 +139,8 @@ impl Pipelines {
         // What naga refuses it refuses here too, and then the fragment's line is known.
         let explained = |e| kernels::diagnose(&linked).unwrap_or(Error::Device(format!("kernel {label}: {e}")));
         let (pipeline, layout) = made.map_err(explained)?;
-        Ok(Pipeline { pipeline, layout, reflection })
+        tracing::debug!("{label} is compiled {}", if checked { "with checks" } else { "without checks" });
+        Ok(Pipeline { pipeline, layout, reflection, checked, ran: AtomicBool::new(false) })
     }
 }
 

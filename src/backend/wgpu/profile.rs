@@ -150,6 +150,7 @@ fn time_of(gpu: &Gpu, bytes: u64, short: usize, long: usize) -> Result<Duration>
         let mut encoder = gpu.device.raw.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
         let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
         pass.set_pipeline(&pipeline.pipeline);
+        pipeline.runs();
         for i in 0..n {
             pass.set_bind_group(0, &bound[i % 2], &[]);
             pass.dispatch_workgroups(workgroups.min(ROW), workgroups.div_ceil(ROW), 1);

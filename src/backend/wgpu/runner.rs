@@ -90,10 +90,10 @@ impl GpuRunner {
         let (gpu, run) = (&weights.gpu, &weights.run);
         gpu.device.errors.take()?;
         let wanted = plan::Options {
-            style: run.style,
+            reduction: run.reduction,
             tiles: run.tiles,
             subgroups: run.subgroups,
-            guard: run.guard,
+            canaries: run.canaries,
             sequences: (options.sequences > 1).then_some(options.sequences),
             ..plan::Options::new(options.ctx, options.ubatch, options.kv)
         };

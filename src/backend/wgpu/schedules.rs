@@ -144,6 +144,7 @@ pub(super) fn encode(pass: &mut wgpu::ComputePass<'_>, steps: &[plan::Step], pre
         }
         if !current.is_some_and(|c| Arc::ptr_eq(c, pipeline)) {
             pass.set_pipeline(&pipeline.pipeline);
+            pipeline.runs();
             current = Some(pipeline);
         }
         pass.set_bind_group(0, group, &[]);

@@ -188,7 +188,7 @@ impl GpuRunner {
                 canary::fill(&device, b, 0, s.bytes, POISON);
             }
         }
-        if self.weights.run.guard {
+        if self.weights.run.canaries {
             canary::write(&device, schedule, &prepared.scratch);
         }
         let sizes = self.sizes(step, u);

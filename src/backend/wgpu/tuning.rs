@@ -15,7 +15,7 @@ use crate::{
     file::{Bytes, Tensor},
     graph::Builder,
     ir::{Linear, Op},
-    kernels::{Style, Tiles, tiles},
+    kernels::{Reduction, Tiles, tiles},
     quant::{self, DType, KvType},
 };
 use std::{
@@ -129,7 +129,7 @@ impl Gpu {
         let program = program(hidden)?;
         let x: Vec<f32> = (0..tokens * hidden).map(|i| noise(i as u64)).collect();
         let (start, mut base, mut seconds) = (Instant::now(), vec![], vec![]);
-        for row in tiles::ROWS.iter().filter(|r| (r.runs)(&self.caps().extras)) {
+        for row in tiles::ROWS.iter().filter(|r| (r.runs)(&self.caps().features)) {
             if !seconds.is_empty() && start.elapsed() >= budget {
                 break;
             }
@@ -158,7 +158,7 @@ impl Gpu {
 
     /// The shortest time of a step, and its result.
     fn time_of(&self, program: &Program, tiles: Tiles, x: &[f32], tokens: usize) -> Result<(Duration, Vec<f32>)> {
-        let run = RunOptions { style: Some(Style::Lanes), tiles: Some(tiles), ..RunOptions::default() };
+        let run = RunOptions { reduction: Some(Reduction::Workgroup), tiles: Some(tiles), ..RunOptions::default() };
         let loaded = self.load_with(program.clone(), run, &mut |_| Ok(()))?;
         let options = RunnerOptions { ctx: tokens, sequences: 1, ubatch: tokens, kv: KvType::F32 };
         let mut runner = loaded.runner(options)?;

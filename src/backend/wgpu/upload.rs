@@ -46,7 +46,7 @@ impl DeviceWeights {
         let dtypes: Vec<_> = program.weights.iter().map(|t| t.dtype()).collect();
         let weights = plan::weights(&graph, &dtypes, &gpu.device.caps)?;
         // What no runner could run is refused before anything is sent: the smallest plan must work.
-        plan::plan(&graph, &weights, &gpu.device.caps, &plan::Options { style: run.style, ..smallest() })?;
+        plan::plan(&graph, &weights, &gpu.device.caps, &plan::Options { reduction: run.reduction, ..smallest() })?;
         let threads = std::thread::available_parallelism().map_or(1, usize::from).min(MOST_THREADS);
         let total = weights.bytes();
         let mut up = Uploader { gpu: &gpu, total, done: 0, threads, batch: 0, last: None, progress };

@@ -4,7 +4,7 @@ mod generation;
 mod place;
 
 pub use generation::{RoutingArgs, SampleArgs, ShowRouting, StopArgs};
-pub use place::{ActivationsName, BackendName, ContextArgs, DeviceArgs, KvName, PlaceArgs, StyleName, TilesName};
+pub use place::{ActivationsName, BackendName, ContextArgs, DeviceArgs, KvName, PlaceArgs, ReductionName, TilesName};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
@@ -378,7 +378,7 @@ pub struct InspectArgs {
     /// The graph: one line an operation
     #[arg(long)]
     pub graph: bool,
-    /// The GPU plan of a generated token and of a prompt chunk: dispatches, barriers, bytes
+    /// The GPU plan of a generated token and of a prompt: dispatches, barriers, bytes
     #[arg(long)]
     pub plan: bool,
     /// The labels of the shaders that the GPU plan runs
@@ -425,6 +425,9 @@ pub struct QuantizeArgs {
     /// Weight type (Q8_0, Q4_0, Q4_K, Q6_K, F16, ...) or mix (Q4_K_M, ...)
     #[arg(long = "type", value_name = "TYPE")]
     pub weight_type: String,
+    /// Quantise weights that are quantised already, which rounds them twice
+    #[arg(long)]
+    pub allow_requantize: bool,
     /// Write over an existing file
     #[arg(long)]
     pub force: bool,

@@ -51,13 +51,13 @@ pub enum TilesName {
     Coop8,
 }
 
-/// How a GPU sums the products of a row.
+/// Who on a GPU adds up the products of a row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum StyleName {
-    /// Several invocations a row, as suits GPUs
-    Lanes,
-    /// One invocation for several rows, as suits processors that emulate GPUs
-    Rows,
+pub enum ReductionName {
+    /// Several invocations of a workgroup, as suits GPUs
+    Workgroup,
+    /// One invocation, for several rows, as suits processors that emulate GPUs
+    Invocation,
 }
 
 /// Where to run.
@@ -76,9 +76,9 @@ pub struct DeviceArgs {
     /// Use experimental features of wgpu, where the device has them: cooperative matrices
     #[arg(long)]
     pub experimental: bool,
-    /// How the GPU sums the products of a row [default: what suits the device]
-    #[arg(long, value_name = "STYLE")]
-    pub style: Option<StyleName>,
+    /// Who on the GPU adds up the products of a row [default: what suits the device]
+    #[arg(long, value_name = "WHO")]
+    pub reduction: Option<ReductionName>,
     /// Threads of the cpu backend, which this chooses [default: one for each core]
     #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=4096))]
     pub threads: Option<u32>,
@@ -98,7 +98,7 @@ impl DeviceArgs {
             self.device.as_ref().map(|d| format!("--device {d}")),
             self.checked.then(|| "--checked".into()),
             self.tiles.map(|_| "--tiles".into()),
-            self.style.map(|_| "--style".into()),
+            self.reduction.map(|_| "--reduction".into()),
             self.experimental.then(|| "--experimental".into()),
         ];
         named.into_iter().flatten().next()
@@ -121,7 +121,7 @@ impl DeviceArgs {
             (own.threads, own.activations, own.no_repack) = (None, None, false);
         }
         if !matches!(name, BackendName::Wgpu | BackendName::Auto) {
-            own = DeviceArgs { device: None, checked: false, tiles: None, experimental: false, style: None, ..own };
+            own = DeviceArgs { device: None, checked: false, tiles: None, experimental: false, reduction: None, ..own };
         }
         own
     }
@@ -143,9 +143,9 @@ pub struct PlaceArgs {
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Context")]
 pub struct ContextArgs {
-    /// Most tokens of a prompt that are computed at once
+    /// Most tokens of a prompt that are computed at once (a micro-batch); also -ub
     #[arg(long, value_name = "N", default_value_t = 512, value_parser = clap::value_parser!(u32).range(1..))]
-    pub chunk: u32,
+    pub ubatch_size: u32,
     /// How keys and values are stored [default: f16; f32 for logits]
     #[arg(long, value_name = "TYPE")]
     pub kv: Option<KvName>,

@@ -42,7 +42,7 @@ pub fn chat(args: &ChatArgs, verbose: bool, quiet: bool) -> Outcome {
         stop: load::stops(&args.stop)?,
         ignore_eos: args.stop.ignore_eos,
         sampler: load::sampler(&args.sample)?,
-        history: Vec::new(),
+        ..GenerateOptions::default()
     };
     let system = system(args)?;
     let question = question(args)?;

@@ -171,7 +171,7 @@ impl Pairing {
     }
 }
 
-/// The numbers of every kernel of dot products, see [`super::Style::matrix`].
+/// The numbers of every kernel of dot products, see [`super::Reduction::matrix`].
 const DOTS: &[Number] = &[("WG", 64), ("LANES", 16), ("SUBGROUPS", 0), ("ROWS", 2), ("COLS", 1), ("TAIL", 0)];
 
 /// Those of tiles, see [`crate::kernels::tiles`].

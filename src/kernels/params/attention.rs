@@ -64,7 +64,7 @@ uniforms! {
         /// Norm of k: `NORM_NONE`, `NORM_EACH_HEAD` or `NORM_WHOLE_ROW`.
         k_norm_kind: u32,
         /// 1: the norms come after the rotation, 0: before it.
-        norm_last: u32,
+        qk_norm_after_rope: u32,
         /// Start of the queries in a row of `qkv` in its binding, in elements.
         q_offset: u32,
         /// Start of the keys in its binding, in elements.
@@ -94,7 +94,7 @@ uniforms! {
         /// Positions that a query sees at most; 0: all.
         window: u32,
         /// 1: a query sees only the positions of its own chunk, chunks being `window` positions long.
-        chunked: u32,
+        attention_chunks: u32,
         /// 1: `sinks` is read, one number a query head; 0: there are none.
         sinks_on: u32,
         /// Positions of one split (`SPLIT` = 1), a multiple of `WG`.

@@ -165,7 +165,7 @@ uniforms! {
         y_offset: u32,
         /// Elements from one row of the result to the next.
         y_stride: u32,
-        /// Columns of a, which `OP_WEIGH_INPUTS` repeats for each slot.
+        /// Columns of a, which `OP_SCALE_EXPERT_INPUTS` repeats for each slot.
         inner: u32,
         /// Factor of `OP_SCALE`.
         factor: f32,

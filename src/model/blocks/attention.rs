@@ -31,12 +31,12 @@ pub(in crate::model) fn attention(l: &mut Loader<'_>, site: &Site, a: &Attention
     let cache = l.b.cache(CacheDecl::new(a.kv_heads, a.head_dim, a.head_dim));
     let stored = l.b.one(Op::KvStore { cache }, &[k, v])?;
     let sinks = if a.sinks { Some(l.vector(&site.weight("attn_sinks"), a.heads)?) } else { None }; // [heads]
-    let (window, chunk) = match a.span {
+    let (window, attention_chunk) = match a.span {
         Span::Context => (None, None),
         Span::Window(n) => (Some(n), None),
-        Span::Chunk(n) => (None, Some(n)),
+        Span::AttentionChunk(n) => (None, Some(n)),
     };
-    let spec = Attention { cache, heads: a.heads, scale: a.scale, window, chunk, sinks };
+    let spec = Attention { cache, heads: a.heads, scale: a.scale, window, attention_chunk, sinks };
     let mut y = l.b.one(Op::Attend(spec), &[q, stored])?; // [T, heads·D]
     if let Some(gate) = gate {
         y = l.b.one(Op::Glu(Activation::Sigmoid), &[gate, y])?; // [T, heads·D]

@@ -65,7 +65,7 @@ pub(in crate::model) fn attention(
     let k = l.b.one(Op::JoinHeads { heads: 1 }, &[c, k_rope])?; // [T, kv_rank + rope]
     let cache = l.b.cache(CacheDecl { v_in_k: true, ..CacheDecl::new(1, m.kv_rank + m.rope, m.kv_rank) });
     let stored = l.b.one(Op::KvStore { cache }, &[k])?;
-    let spec = Attention { cache, heads: m.heads, scale: m.scale, window: None, chunk: None, sinks: None };
+    let spec = Attention { cache, heads: m.heads, scale: m.scale, window: None, attention_chunk: None, sinks: None };
     let y = l.b.one(Op::Attend(spec), &[q, stored])?; // [T, heads·kv_rank]
     let y = l.b.one(matrix(expand), &[y, heads])?; // [T, heads·value]
     linear(l, &site.weight("attn_output"), site.hidden, m.heads * m.value, y) // [T, H]

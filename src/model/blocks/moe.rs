@@ -61,7 +61,7 @@ pub(in crate::model) fn routed(
     let routed = l.b.add(Op::Router(router), &[logits])?;
     let (ids, weights) = (routed[0], routed[1]); // [T, k]
     let (input, of_results) = if m.scale_expert_inputs {
-        let scaled = l.b.add(Op::WeighInputs, &[normed, weights])?;
+        let scaled = l.b.add(Op::ScaleExpertInputs, &[normed, weights])?;
         (scaled[0], scaled[1]) // [T, k·H], [T, k]
     } else {
         (normed, weights)

@@ -64,7 +64,7 @@ pub static LLAMA4: Architecture = Architecture {
             ("no_rope_layer_interval", Absent::Count(UNROTATED_EVERY)),
             // Layers that rotate are in chunks.
             ("layer_types", Absent::Nothing),
-            ("attention_chunk_size", Absent::Count(CHUNK)),
+            ("attention_chunk_size", Absent::Count(ATTENTION_CHUNK)),
             // A switch in some configs, a number in others.
             ("attn_temperature_tuning", Absent::Flag(true)),
             ("floor_scale", Absent::Count(TEMPERATURE.every)),
@@ -103,7 +103,7 @@ pub static LLAMA4: Architecture = Architecture {
 
 /// What llama.cpp takes where a GGUF has no key, and Hugging Face where a config has none: positions of a chunk, and of a
 /// step of the temperature; its scale; every how many layers one does not rotate.
-const CHUNK: usize = 8192;
+const ATTENTION_CHUNK: usize = 8192;
 const TEMPERATURE: Temperature = Temperature { every: 8192, scale: 0.1 };
 const UNROTATED_EVERY: usize = 4;
 
@@ -150,7 +150,8 @@ fn places(p: &Params<'_>) -> Result<impl Fn(usize) -> (Span, Option<Option<Tempe
     let list = p.config("no_rope_layers").and_then(|v| v.as_array()).filter(|l| !l.is_empty());
     let kinds = p.config("layer_types").and_then(|v| v.as_array());
     // Null switches chunks off.
-    let chunk = if p.is_gguf() { Some(CHUNK) } else { p.opt_length("", "attention_chunk_size")?.filter(|n| *n > 0) };
+    let chunk =
+        if p.is_gguf() { Some(ATTENTION_CHUNK) } else { p.opt_length("", "attention_chunk_size")?.filter(|n| *n > 0) };
     let tuned = p.config("attn_temperature_tuning").is_none_or(|v| v.as_bool() != Some(false) && v.as_u64() != Some(0));
     let temperature = tuned.then_some(Temperature {
         every: match p.opt_length("", "floor_scale")? {
@@ -171,7 +172,7 @@ fn places(p: &Params<'_>) -> Result<impl Fn(usize) -> (Span, Option<Option<Tempe
             Some(l) => l.get(i).and_then(|v| v.as_str()) == Some("chunked_attention"),
             None => rotates,
         };
-        let span = chunk.filter(|_| chunked).map_or(Span::Context, Span::Chunk);
+        let span = chunk.filter(|_| chunked).map_or(Span::Context, Span::AttentionChunk);
         (span, (!rotates).then_some(temperature))
     })
 }
@@ -198,8 +199,8 @@ fn constants(d: &Decoder) -> Result<()> {
         }
         // Chunks that no text fills are none.
         let chunk = |n: usize| Some(n).filter(|n| *n < d.context);
-        let has = if let Span::Chunk(n) = a.span { chunk(n) } else { None };
-        if has != chunk(CHUNK).filter(|_| !unrotated) {
+        let has = if let Span::AttentionChunk(n) = a.span { chunk(n) } else { None };
+        if has != chunk(ATTENTION_CHUNK).filter(|_| !unrotated) {
             return refused(format!("attention over {:?} in layer {i}", a.span));
         }
         if let Position::Unrotated(t) = a.position

@@ -203,7 +203,7 @@ pub(in crate::model) fn leading_dense(d: &Decoder) -> usize {
 pub(in crate::model) fn windows(d: &Decoder) -> Vec<Option<usize>> {
     let window = |a: &AttentionSpec| match a.span {
         Span::Window(n) if n < d.context => Some(n),
-        Span::Window(_) | Span::Context | Span::Chunk(_) => None,
+        Span::Window(_) | Span::Context | Span::AttentionChunk(_) => None,
     };
     d.layers.iter().filter_map(LayerSpec::attention).map(window).collect()
 }

@@ -7,6 +7,20 @@ use crate::{
 };
 use std::collections::{BTreeMap, BTreeSet};
 
+/// Of each sort by its number: the ids that it sorts, and the workgroups that it has arguments for.
+type Sorts<'a> = BTreeMap<u32, (ValueId, &'a [u32])>;
+
+/// Whether the sort that a node's route names is there, and sorts the node's ids.
+fn routed(n: &KernelNode, route: &Route, sorts: &Sorts<'_>) -> std::result::Result<(), String> {
+    match route {
+        Route::Slots => Ok(()),
+        Route::Sorted { sort, slot } => match sorts.get(sort) {
+            Some((ids, blocks)) if *ids == n.inputs[1] && (*slot as usize) < blocks.len() => Ok(()),
+            other => Err(format!("sort {sort}, arguments {slot}: there is {other:?}")),
+        },
+    }
+}
+
 impl KernelGraph {
     /// Refuses nodes that cannot stand for `graph`.
     ///
@@ -35,11 +49,7 @@ impl KernelGraph {
     }
 
     /// Whether a node has the operands and results that its op needs. `sorts`: ids and arguments of the sorts so far.
-    fn holds<'a>(
-        &self,
-        n: &'a KernelNode,
-        sorts: &mut BTreeMap<u32, (ValueId, &'a [u32])>,
-    ) -> std::result::Result<(), String> {
+    fn holds<'a>(&self, n: &'a KernelNode, sorts: &mut Sorts<'a>) -> std::result::Result<(), String> {
         let count = |inputs: usize, outputs: usize| match (n.inputs.len(), n.outputs.len()) {
             (i, o) if i == inputs && o == outputs => Ok(()),
             (i, o) => Err(format!("{i} operands and {o} results, not {inputs} and {outputs}")),
@@ -47,13 +57,6 @@ impl KernelGraph {
         let together = |values: &[ValueId]| match values.iter().all(|v| self.together(*v, values[0])) {
             true => Ok(()),
             false => Err(format!("{values:?} do not lie side by side")),
-        };
-        let routed = |route: &Route, sorts: &BTreeMap<u32, (ValueId, &[u32])>| match route {
-            Route::Slots => Ok(()),
-            Route::Sorted { sort, slot } => match sorts.get(sort) {
-                Some((ids, blocks)) if *ids == n.inputs[1] && (*slot as usize) < blocks.len() => Ok(()),
-                other => Err(format!("sort {sort}, arguments {slot}: there is {other:?}")),
-            },
         };
         match &n.op {
             KernelOp::Linear { parts, norm, keep_normed, epilogue } => {
@@ -77,12 +80,12 @@ impl KernelGraph {
                     _ => Err(format!("sort {sort} with {blocks:?} workgroups, or a second one of its number")),
                 }
             }
-            KernelOp::ExpertLinear { route, .. } => count(2, 1).and_then(|()| routed(route, sorts)),
+            KernelOp::ExpertLinear { route, .. } => count(2, 1).and_then(|()| routed(n, route, sorts)),
             KernelOp::ExpertGlu { route, shared, choose, .. } => {
                 let results = 1 + usize::from(shared.is_some());
                 count(2, results + if choose.is_some() { 2 } else { 0 })?;
                 together(&n.outputs[..results])?;
-                if choose.is_some() { together(&n.inputs) } else { routed(route, sorts) }
+                if choose.is_some() { together(&n.inputs) } else { routed(n, route, sorts) }
             }
             KernelOp::ExpertDown { shared, .. } => {
                 count(4 + shared.map_or(0, |s| 1 + usize::from(s.gated)), 1)?;

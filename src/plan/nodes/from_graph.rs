@@ -114,15 +114,15 @@ impl Translation<'_> {
             Op::Act(act) => KernelOp::Elementwise(Elementwise::Act(*act)),
             Op::SigmoidGate => KernelOp::Elementwise(Elementwise::SigmoidGate),
             Op::TakeOutputs => KernelOp::Elementwise(Elementwise::TakeOutputs),
-            Op::WeighInputs => return self.scale_expert_inputs(n),
+            Op::ScaleExpertInputs => return self.scale_expert_inputs(n),
             Op::HeadIds { heads } => KernelOp::HeadIds { heads: *heads },
             Op::JoinHeads { heads } => KernelOp::JoinHeads { heads: *heads },
             Op::Rope(rope) => KernelOp::Rope(rope.clone()),
             Op::KvStore { cache } => KernelOp::KvStore { cache: *cache },
-            Op::RopeStore { q_norm, k_norm, rope, norm_last, cache } => KernelOp::RopeStore {
+            Op::RopeStore { q_norm, k_norm, rope, qk_norm_after_rope, cache } => KernelOp::RopeStore {
                 norms: [*q_norm, *k_norm],
                 rope: rope.clone(),
-                norm_last: *norm_last,
+                qk_norm_after_rope: *qk_norm_after_rope,
                 cache: *cache,
             },
             Op::Attend(a) => KernelOp::Attend(*a),

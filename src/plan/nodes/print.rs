@@ -1,7 +1,7 @@
 //! Nodes as text, one line each, as `moeray inspect --plan` shows them.
 
-use super::{Elementwise, Epilogue, KernelGraph, KernelNode, KernelOp, Route};
-use crate::ir::{Linear, Norm, ValueId, WeightId};
+use super::{Elementwise, Epilogue, KernelGraph, KernelNode, KernelOp, Route, SharedDown};
+use crate::ir::{CacheId, Linear, Norm, ValueId, WeightId};
 use std::fmt;
 
 impl Elementwise {
@@ -83,17 +83,31 @@ impl NodeText<'_> {
         }
     }
 
+    fn rope_store(&self, norms: &[Option<Norm>; 2], after_rope: bool, cache: CacheId) -> Vec<String> {
+        let order = if after_rope { "norms last" } else { "norms first" };
+        let norms: Vec<String> = norms.iter().flatten().map(|n| self.norm(n)).collect();
+        let order = (!norms.is_empty()).then(|| order.to_string());
+        norms.into_iter().chain(order).chain([format!("cache{}", cache.0)]).collect()
+    }
+
+    fn expert_down(&self, linear: &Linear, factor: f32, shared: Option<SharedDown>) -> Vec<String> {
+        let factor = (factor != 1.0).then(|| format!("times {factor}"));
+        let shared = shared.map(|s| {
+            let gated = if s.gated { ", gated" } else { "" };
+            format!("with the shared expert's {}{gated}", self.weights(&[s.down]))
+        });
+        let first = [self.parts(&[*linear])].into_iter().chain(factor).chain(shared);
+        first.chain(["residual added".to_string()]).collect()
+    }
+
     /// What the node does besides its name, piece by piece.
     fn notes(&self) -> Vec<String> {
         let folded = |n: &Option<Norm>| n.map(|n| format!("norm inside: {}", self.norm(&n)));
         match &self.1.op {
             KernelOp::Embed { table, .. } => vec![self.weights(&[*table])],
             KernelOp::Norm(n) => vec![self.norm(n)],
-            KernelOp::RopeStore { norms, norm_last, cache, .. } => {
-                let order = if *norm_last { "norms last" } else { "norms first" };
-                let norms: Vec<String> = norms.iter().flatten().map(|n| self.norm(n)).collect();
-                let order = (!norms.is_empty()).then(|| order.to_string());
-                norms.into_iter().chain(order).chain([format!("cache{}", cache.0)]).collect()
+            KernelOp::RopeStore { norms, qk_norm_after_rope, cache, .. } => {
+                self.rope_store(norms, *qk_norm_after_rope, *cache)
             }
             KernelOp::KvStore { cache } => vec![format!("cache{}", cache.0)],
             KernelOp::Attend(a) => vec![format!("{} heads", a.heads), format!("cache{}", a.cache.0)],
@@ -125,15 +139,7 @@ impl NodeText<'_> {
                 let choose = choose.map(|r| format!("chooses {r}"));
                 first.into_iter().chain(NodeText::route(*route)).chain(shared).chain(choose).collect()
             }
-            KernelOp::ExpertDown { linear, factor, shared } => {
-                let factor = (*factor != 1.0).then(|| format!("times {factor}"));
-                let shared = shared.map(|s| {
-                    let gated = if s.gated { ", gated" } else { "" };
-                    format!("with the shared expert's {}{gated}", self.weights(&[s.down]))
-                });
-                let first = [self.parts(&[*linear])].into_iter().chain(factor).chain(shared);
-                first.chain(["residual added".to_string()]).collect()
-            }
+            KernelOp::ExpertDown { linear, factor, shared } => self.expert_down(linear, *factor, *shared),
             KernelOp::ExpertCombine { residual } => {
                 residual.map(|f| format!("residual added, times {f}")).into_iter().collect()
             }

@@ -54,9 +54,9 @@ impl Apart<'_> {
                 let nodes = [one(&parts[0], first), one(&parts[1], second)];
                 self.k.nodes.extend(nodes);
             }
-            KernelOp::RopeStore { norms, rope, norm_last, cache } if !self.in_one_kernel(&n) => {
-                let (norms, rope, norm_last, cache) = (*norms, rope.clone(), *norm_last, *cache);
-                self.rope_store(&n, norms, &rope, norm_last, cache)?;
+            KernelOp::RopeStore { norms, rope, qk_norm_after_rope, cache } if !self.in_one_kernel(&n) => {
+                let (norms, rope, qk_norm_after_rope, cache) = (*norms, rope.clone(), *qk_norm_after_rope, *cache);
+                self.rope_store(&n, norms, &rope, qk_norm_after_rope, cache)?;
             }
             KernelOp::ExpertDown { linear, factor, .. } if !self.target.decode() => {
                 let (linear, factor) = (*linear, *factor);
@@ -116,10 +116,10 @@ impl Apart<'_> {
     /// Whether the kernel of a `rope_store` takes these operands: side by side, norms of heads or of whole rows, and after
     /// the rotation only where that keeps lengths.
     fn in_one_kernel(&self, n: &KernelNode) -> bool {
-        let KernelOp::RopeStore { norms, rope, norm_last, cache } = &n.op else { return false };
+        let KernelOp::RopeStore { norms, rope, qk_norm_after_rope, cache } = &n.op else { return false };
         let together = n.inputs.iter().all(|v| self.k.together(*v, n.inputs[0]));
         let head = rope.head_dim == self.graph.caches[cache.0 as usize].k_dim;
-        let order = !norm_last || keeps_lengths(rope);
+        let order = !qk_norm_after_rope || keeps_lengths(rope);
         let fits = |(norm, x): (&Option<Norm>, &ValueId)| {
             norm.is_none_or(|n| norm_span(self.graph, &n, rope.head_dim, self.k.cols(*x)).is_some())
         };
@@ -131,7 +131,7 @@ impl Apart<'_> {
         n: &KernelNode,
         norms: [Option<Norm>; 2],
         rope: &Rope,
-        norm_last: bool,
+        qk_norm_after_rope: bool,
         cache: CacheId,
     ) -> Result<()> {
         let (q, k, v) = (n.inputs[0], n.inputs[1], n.inputs[2]);
@@ -139,7 +139,7 @@ impl Apart<'_> {
         for (x, y, norm) in [(q, n.outputs[0], norms[0]), (k, rotated_k, norms[1])] {
             let rotate = KernelOp::Rope(rope.clone());
             let steps = match norm.map(KernelOp::Norm) {
-                Some(norm) if norm_last => vec![rotate, norm],
+                Some(norm) if qk_norm_after_rope => vec![rotate, norm],
                 Some(norm) => vec![norm, rotate],
                 None => vec![rotate],
             };

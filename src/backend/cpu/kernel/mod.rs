@@ -86,8 +86,12 @@ pub fn kernels(dtype: DType, simd_level: SimdLevel) -> Kernels {
         SimdLevel::Avx2 => int_dot::avx2::kernels(dtype),
         #[cfg(target_arch = "aarch64")]
         SimdLevel::NeonDotprod => int_dot::dotprod::kernels(dtype),
-        // Scalar, and those of other processors.
-        _ => scalar::kernels(dtype),
+        SimdLevel::Scalar => scalar::kernels(dtype),
+        // Those of other processors, which are never available.
+        #[cfg(not(target_arch = "x86_64"))]
+        SimdLevel::Avx512Vnni | SimdLevel::AvxVnni | SimdLevel::Avx2 => scalar::kernels(dtype),
+        #[cfg(not(target_arch = "aarch64"))]
+        SimdLevel::NeonDotprod => scalar::kernels(dtype),
     };
     of_blocks.unwrap_or_else(|float| float::kernels(float, simd_level))
 }

@@ -10,7 +10,7 @@ impl State {
         x: ValueId,
         norm: Option<&Norm>,
         rope: &Rope,
-        norm_last: bool,
+        qk_norm_after_rope: bool,
         out: &mut [f32],
     ) -> Result<()> {
         let cols = f.place(x).cols;
@@ -20,11 +20,13 @@ impl State {
         let from = &self.floats[p.buffer][..f.rows(p.rows) * p.cols];
         each_row(env, from, cols, out, &|t, x, y| {
             match norm {
-                Some(n) if !norm_last => env.simd(RmsNorm { x, y: &mut *y, w: f.vector(n.weight), eps: n.eps }),
+                Some(n) if !qk_norm_after_rope => {
+                    env.simd(RmsNorm { x, y: &mut *y, w: f.vector(n.weight), eps: n.eps })
+                }
                 _ => y.copy_from_slice(x),
             }
             env.simd(table.rotation(y, t));
-            if let (Some(n), true) = (norm, norm_last) {
+            if let (Some(n), true) = (norm, qk_norm_after_rope) {
                 let w = f.vector(n.weight);
                 env.simd(NormInPlace { x: y, w, eps: n.eps });
             }
@@ -33,14 +35,14 @@ impl State {
 
     /// Runs `rope_store`: writes rotated queries to `out`, rotated keys and values to the cache.
     pub(super) fn rope_store(&mut self, f: StepContext<'_>, node: &Node, out: &mut [f32]) -> Result<()> {
-        let Op::RopeStore { q_norm, k_norm, rope, norm_last, cache } = &node.op else {
+        let Op::RopeStore { q_norm, k_norm, rope, qk_norm_after_rope, cache } = &node.op else {
             return Err(Error::Graph(format!("{} rotates and stores nothing", node.op.name())));
         };
         let [q, k, v] = [0, 1, 2].map(|i| node.inputs[i]);
-        self.norm_and_rope(f, q, q_norm.as_ref(), rope, *norm_last, out)?;
+        self.norm_and_rope(f, q, q_norm.as_ref(), rope, *qk_norm_after_rope, out)?;
         let mut keys = take(&mut self.normed);
         keys.grow(self.floats_of(f, k).len());
-        let rotated = self.norm_and_rope(f, k, k_norm.as_ref(), rope, *norm_last, &mut keys);
+        let rotated = self.norm_and_rope(f, k, k_norm.as_ref(), rope, *qk_norm_after_rope, &mut keys);
         let stored = rotated.and_then(|()| self.store(f, k, Some(&keys), Some(v), cache.0));
         self.normed = keys;
         stored

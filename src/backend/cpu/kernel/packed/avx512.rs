@@ -5,7 +5,7 @@
 
 use super::{GROUP, Job, Kernels, PackLayout, Packing, ROWS, SUPERBLOCK, pack};
 use crate::{
-    backend::cpu::{act::Line, simd_level::SimdLevel},
+    backend::cpu::{act::ActBlock, simd_level::SimdLevel},
     quant::{
         DType,
         format::{BlockFormat, PackedScales, WithFormat},
@@ -47,7 +47,7 @@ impl<F: BlockFormat> Of512<F> {
 unsafe fn multiply<F: BlockFormat, const T: usize>(job: &Job) {
     // SAFETY: every read is within the panel or an activation row, by the contract; the prefetch may name any address.
     unsafe {
-        let acts: [*const Line; T] = std::array::from_fn(|t| (*job.acts.add(t)).lines);
+        let acts: [*const ActBlock; T] = std::array::from_fn(|t| (*job.acts.add(t)).blocks);
         let mut sums = [_mm512_setzero_ps(); T];
         let groups = job.cols / GROUP;
         let (mut p, mut done) = (job.panel, 0);
@@ -73,7 +73,7 @@ unsafe fn one_superblock<F: BlockFormat, const T: usize>(
     p: *const u8,
     first: usize,
     groups: usize,
-    acts: &[*const Line; T],
+    acts: &[*const ActBlock; T],
     sums: &mut [__m512; T],
 ) {
     // SAFETY: as `multiply`.
@@ -109,7 +109,7 @@ unsafe fn one_scale<F: BlockFormat, const T: usize>(
     s: *const u8,
     (d, dmin): (__m512, __m512),
     g: usize,
-    acts: &[*const Line; T],
+    acts: &[*const ActBlock; T],
     sums: &mut [__m512; T],
 ) {
     // SAFETY: as `multiply`.
@@ -118,7 +118,9 @@ unsafe fn one_scale<F: BlockFormat, const T: usize>(
             PackedScales::Half | PackedScales::HalfMin => halves(s),
             PackedScales::ByteMin => _mm512_mul_ps(whole(s), d),
             PackedScales::Power => powers(s),
-            PackedScales::Byte | PackedScales::Nibble => _mm512_mul_ps(signed(s), d),
+            PackedScales::Byte => _mm512_mul_ps(signed(s), d),
+            // Scales of sub-blocks of 16: see `PackLayout::of`.
+            PackedScales::Nibble => _mm512_setzero_ps(),
         };
         let mut dots = [_mm512_setzero_si512(); T];
         if F::OFFSET != 0 {
@@ -162,7 +164,7 @@ unsafe fn sub_blocks_of_16<F: BlockFormat, const T: usize>(
     s: *const u8,
     (d, dmin): (__m512, __m512),
     g: usize,
-    acts: &[*const Line; T],
+    acts: &[*const ActBlock; T],
     sums: &mut [__m512; T],
 ) {
     // SAFETY: as `multiply`.
@@ -172,7 +174,11 @@ unsafe fn sub_blocks_of_16<F: BlockFormat, const T: usize>(
             let of = s.add(ROWS * h);
             let scale = match Of512::<F>::LAYOUT.scales {
                 PackedScales::Nibble => _mm512_mul_ps(nibbles(of, 0), d),
-                _ => _mm512_mul_ps(signed(of), d),
+                PackedScales::Byte => _mm512_mul_ps(signed(of), d),
+                // No layout of sub-blocks of 16 has these: see `PackLayout::of`.
+                PackedScales::Half | PackedScales::HalfMin | PackedScales::ByteMin | PackedScales::Power => {
+                    _mm512_setzero_ps()
+                }
             };
             let mut dots = [_mm512_setzero_si512(); T];
             if F::OFFSET != 0 {
@@ -209,9 +215,12 @@ unsafe fn step<F: BlockFormat>(quants: *const u8, k: usize) -> __m512i {
     unsafe {
         let chunk = |i: usize| _mm512_load_si512(quants.add(64 * i).cast());
         let (bits, more) = Of512::<F>::LAYOUT.bits;
+        // The numbers of bits that are told apart here: another one is no other's.
+        const { assert!(matches!(Of512::<F>::LAYOUT.bits, (2 | 4 | 8, 0..=2))) }
         let low = match bits {
             8 => chunk(k),
             4 => part(chunk(k / 2), 4 * (k % 2), 0, 15),
+            // 2.
             _ => part(chunk(k / 4), 2 * (k % 4), 0, 3),
         };
         let low = match F::TABLE {
@@ -221,6 +230,7 @@ unsafe fn step<F: BlockFormat>(quants: *const u8, k: usize) -> __m512i {
         match more {
             1 => _mm512_or_si512(low, part(chunk(bits), k, bits, 1)),
             2 => _mm512_or_si512(low, part(chunk(bits + k / 4), 2 * (k % 4), bits, 3)),
+            // 0.
             _ => low,
         }
     }
@@ -241,11 +251,11 @@ unsafe fn part(v: __m512i, from: usize, to: usize, mask: u8) -> __m512i {
     }
 }
 
-/// Activations `4 k .. 4 k + 4` of a line, for every row.
+/// Activations `4 k .. 4 k + 4` of a block, for every row.
 #[inline(always)]
-unsafe fn four(line: *const Line, k: usize) -> __m512i {
-    // SAFETY: the row has this line, by the contract of `multiply`.
-    unsafe { _mm512_set1_epi32(line.cast::<i32>().add(k).read()) }
+unsafe fn four(block: *const ActBlock, k: usize) -> __m512i {
+    // SAFETY: the row has this block, by the contract of `multiply`.
+    unsafe { _mm512_set1_epi32(block.cast::<i32>().add(k).read()) }
 }
 
 /// Sixteen halves.

@@ -78,7 +78,14 @@ impl PackLayout {
         match F::PACKED {
             Some((bits, scales)) => {
                 assert!(matches!(bits, (2 | 4, 0 | 1) | (4, 2) | (8, 0)), "there are kernels for these planes");
-                Some(PackLayout { bits, sub16: F::SUB_BLOCK == 16, scales })
+                let sub16 = F::SUB_BLOCK == 16;
+                let fits = match scales {
+                    PackedScales::Byte => true,
+                    PackedScales::Nibble => sub16,
+                    PackedScales::Half | PackedScales::HalfMin | PackedScales::ByteMin | PackedScales::Power => !sub16,
+                };
+                assert!(fits, "there are kernels for these scales of sub-blocks of this size");
+                Some(PackLayout { bits, sub16, scales })
             }
             None => None,
         }
@@ -194,10 +201,12 @@ pub fn packing(dtype: DType, simd_level: SimdLevel) -> Option<Packing> {
     match simd_level {
         #[cfg(target_arch = "x86_64")]
         SimdLevel::Avx512Vnni => avx512::packing(dtype),
-        // No kernels for packed weights yet.
-        _ => {
+        #[cfg(not(target_arch = "x86_64"))]
+        SimdLevel::Avx512Vnni => {
             let _ = dtype;
             None
         }
+        // No kernels for packed weights yet.
+        SimdLevel::Scalar | SimdLevel::NeonDotprod | SimdLevel::Avx2 | SimdLevel::AvxVnni => None,
     }
 }

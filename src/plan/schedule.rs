@@ -1,0 +1,287 @@
+//! What a plan is made of, as plain data: buffers and where values lie in them, dispatches and their grids, and the schedule of
+//! one step of the model.
+
+use super::{Cost, KernelGraph, Sizes};
+use crate::{
+    ir::{Rope, Rows},
+    kernels::{Access, Variant},
+};
+
+/// A buffer of the plan.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Buffer {
+    /// The uniform that changes with every step: [`crate::kernels::params::Frame`].
+    Frame,
+    /// The uniforms of all steps, [`super::PARAMS_STRIDE`] apart. One buffer a schedule.
+    Params,
+    /// Token ids of the step, u32 `[T]`.
+    Tokens,
+    /// Sequence and position of each row, u32 `[T, 2]`; see [`super::Options::sequences`].
+    Rows,
+    /// For each sequence the slots of its recurrent states and its rows in the step: [`crate::kernels::params::Span`] for each,
+    /// then u32 rows.
+    Spans,
+    /// Zeros, for operands that a dispatch does not have.
+    Zero,
+    /// All vectors: [`super::Weights::vectors`].
+    Vectors,
+    /// A segment of a matrix: [`super::Weights::matrices`].
+    Matrix {
+        /// Which matrix.
+        matrix: u32,
+        /// Which of its segments.
+        segment: u32,
+    },
+    /// Cosines and sines of a rotation: [`super::Plan::ropes`].
+    Rope(u32),
+    /// Numbers that the caller gives: [`super::Plan::inputs`].
+    Input(u32),
+    /// Keys of a cache, `[sequences, kv_heads, ctx, k_dim]`.
+    Keys(u32),
+    /// Values of a cache, `[sequences, kv_heads, ctx, v_dim]`.
+    Values(u32),
+    /// A recurrent state, `[sequences, slots, ...]`: [`super::Plan::states`].
+    State(u32),
+    /// Working memory of one schedule: [`Schedule::scratch`].
+    Scratch(u32),
+    /// What sampling on the device needs: [`super::Plan::sampling`].
+    Sampling(Part),
+}
+
+/// The buffers of sampling.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Part {
+    /// What each sequence wants: [`super::sample::Settings`] and [`super::sample::FORBIDDEN`] ids, `[sequences]`.
+    Settings,
+    /// u32 `[sequences, STATE_WORDS]`: how many tokens so far, the last choice (0 where it failed), two words of room, then the ring
+    /// of [`super::sample::RING`] recent tokens.
+    State,
+    /// [`super::sample::Choice`] `[choices]`, written for every step.
+    Choices,
+    /// Bits of tokens that are allowed, u32 `[choices, ceil(V / 32)]`.
+    Masks,
+    /// Keys of the logits, u32 `[choices, V]`.
+    Keys,
+    /// The largest key of each 64, u32 `[choices, ceil(V / 64)]`.
+    Maxima,
+    /// Ids that were chosen, [`super::sample::NOTHING`] or [`super::sample::BROKEN`], u32 `[choices]`.
+    Chosen,
+}
+
+impl Part {
+    /// All parts, in order.
+    pub const ALL: [Part; 7] =
+        [Part::Settings, Part::State, Part::Choices, Part::Masks, Part::Keys, Part::Maxima, Part::Chosen];
+
+    /// A label for the buffer.
+    pub fn name(self) -> &'static str {
+        match self {
+            Part::Settings => "sampler settings",
+            Part::State => "recent tokens",
+            Part::Choices => "choices",
+            Part::Masks => "token masks",
+            Part::Keys => "logit keys",
+            Part::Maxima => "largest keys",
+            Part::Chosen => "chosen",
+        }
+    }
+}
+
+/// Where a value lies: a column range of a buffer of rows. In elements (of 4 bytes).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BufferView {
+    /// The buffer; for scratch, until memory is assigned, the transient.
+    pub buffer: Buffer,
+    /// First column.
+    pub offset: u32,
+    /// From row to row.
+    pub stride: u32,
+}
+
+/// A buffer given to a kernel.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Binding {
+    /// The name in the shader.
+    pub name: &'static str,
+    /// The buffer.
+    pub buffer: Buffer,
+    /// First byte.
+    pub offset: u64,
+    /// Bytes.
+    pub size: u64,
+    /// Uniform, read, or read and write.
+    pub access: Access,
+    /// For scratch: which transient the kernel expects there, or puts there.
+    pub transient: Option<u32>,
+}
+
+/// What a count of rows follows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Count {
+    /// T.
+    Tokens,
+    /// O.
+    Outputs,
+    /// 1.
+    One,
+}
+
+impl From<Rows> for Count {
+    fn from(r: Rows) -> Self {
+        match r {
+            Rows::Tokens => Count::Tokens,
+            Rows::Outputs => Count::Outputs,
+        }
+    }
+}
+
+/// Workgroups of a dispatch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Grid {
+    /// `(x, ceil(count * per_row / tile), z)`.
+    Direct {
+        /// Workgroups in x.
+        x: u32,
+        /// What the rows follow.
+        count: Count,
+        /// Rows of the kernel for each of these.
+        per: u32,
+        /// Rows of a workgroup.
+        tile: u32,
+        /// z is `ceil((P + T) / split)`; 0: z is 1.
+        split: u32,
+        /// z is at most this, where there is a split.
+        most: u32,
+    },
+    /// Read by the device from a buffer.
+    Indirect {
+        /// The buffer.
+        buffer: Buffer,
+        /// First byte.
+        offset: u64,
+        /// The transient expected there.
+        transient: u32,
+    },
+}
+
+impl Grid {
+    /// The workgroups for these sizes; `None` where the device reads them from a buffer.
+    pub fn eval(&self, s: Sizes) -> Option<[u32; 3]> {
+        let Grid::Direct { x, count, per, tile, split, most } = *self else { return None };
+        let rows = match count {
+            Count::Tokens => s.tokens,
+            Count::Outputs => s.outputs,
+            Count::One => 1,
+        };
+        let z = if split == 0 { 1 } else { (s.past + s.tokens).div_ceil(split).min(most) };
+        Some([x, (rows * per).div_ceil(tile.max(1)), z])
+    }
+}
+
+/// One dispatch.
+#[derive(Clone, Debug)]
+pub struct Step {
+    /// The op that it is part of, for printing.
+    pub op: &'static str,
+    /// The op's layer.
+    pub layer: Option<u32>,
+    /// Kernel, formats, numbers.
+    pub variant: Variant,
+    /// Every binding of the kernel but the uniforms.
+    pub bindings: Vec<Binding>,
+    /// The uniform `p`.
+    pub params: Vec<u8>,
+    /// Workgroups.
+    pub grid: Grid,
+    /// Bytes that it has to read.
+    pub reads: Cost,
+    /// Bytes that it writes.
+    pub writes: Cost,
+}
+
+/// Working memory that several transients share one after the other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Scratch {
+    /// Bytes.
+    pub bytes: u64,
+    /// Whether dispatches read their workgroups from it.
+    pub indirect: bool,
+}
+
+/// A piece of scratch that is written, then read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TransientBuffer {
+    /// Bytes, canary included.
+    pub bytes: u64,
+    /// Which scratch buffer holds it.
+    pub scratch: u32,
+    /// Whether dispatches read their workgroups from it.
+    pub indirect: bool,
+    /// Whether the caller reads it after the last step.
+    pub output: bool,
+}
+
+/// A result that the caller reads.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OutputView {
+    /// Its name in the graph.
+    pub name: String,
+    /// T or O.
+    pub rows: Rows,
+    /// Columns.
+    pub cols: usize,
+    /// Whether it is u32.
+    pub ids: bool,
+    /// Where it lies.
+    pub view: BufferView,
+    /// The transient expected there, where it is scratch.
+    pub transient: Option<u32>,
+}
+
+/// The dispatches of one step of the model.
+#[derive(Clone, Debug)]
+pub struct Schedule {
+    /// T is at most this.
+    pub max_tokens: usize,
+    /// O is at most this.
+    pub max_outputs: usize,
+    /// What is computed: of each node one step or a few.
+    pub nodes: KernelGraph,
+    /// In order.
+    pub steps: Vec<Step>,
+    /// Working memory.
+    pub scratch: Vec<Scratch>,
+    /// What lies in it over time.
+    pub transients: Vec<TransientBuffer>,
+    /// In the order of the graph's outputs.
+    pub outputs: Vec<OutputView>,
+}
+
+/// A rotation's table, f32 `[ctx, dims / 2, 2]`: cosine and sine of position times angle, times the rotation's scale.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RopeTable {
+    /// Of which rotation.
+    pub rope: Rope,
+    /// Bytes.
+    pub bytes: u64,
+}
+
+/// A KV cache's buffers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CacheBytes {
+    /// Of the keys.
+    pub keys: u64,
+    /// Of the values.
+    pub values: u64,
+}
+
+/// An input of the caller.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct InputBuffer {
+    /// Its name in the graph.
+    pub name: String,
+    /// Columns.
+    pub cols: usize,
+    /// Elements from row to row.
+    pub stride: usize,
+}
