@@ -28,6 +28,13 @@ pub fn u32_at(b: &[u8], at: usize) -> u32 {
     u32::from_le_bytes([b[at], b[at + 1], b[at + 2], b[at + 3]])
 }
 
+/// The bytes of a word, each below 64, less 32.
+#[inline(always)]
+pub fn less_32(v: u64) -> [i8; 8] {
+    // 96 more and the highest bit inverted is 32 less, and nothing carries.
+    bytemuck::cast(((v + 0x6060_6060_6060_6060) ^ 0x8080_8080_8080_8080).to_le_bytes())
+}
+
 /// Writes the half nearest to `v` at byte `at` of `b`.
 #[inline]
 pub fn put_f16(b: &mut [u8], at: usize, v: f32) {

@@ -64,7 +64,7 @@ impl Codec {
 fn dequantize_block<F: BlockFormat>(b: &[u8], y: &mut [f32]) {
     let scales = F::scales(Portable, b);
     for (g, y) in y.chunks_exact_mut(32).enumerate() {
-        let quants = bytes(values::<F, _>(Portable, b, g));
+        let quants = bytes(values::<F, _>(Portable, (b, g)));
         for (i, y) in y.chunks_exact_mut(F::SUB_BLOCK).enumerate() {
             let j = g * (32 / F::SUB_BLOCK) + i;
             let (d, min) = (scales.d * scales.s[j], scales.dmin * scales.m[j]);

@@ -32,23 +32,23 @@ impl Scales {
 
     /// A whole number for each sub-block, no minima.
     #[inline(always)]
-    pub fn signed<const N: usize>(d: f32, s: [i8; N]) -> Scales {
-        let mut all = Scales { s: [0.0; 16], ..Scales::one(d) };
-        for (to, s) in all.s.iter_mut().zip(s) {
-            *to = f32::from(s);
-        }
-        all
+    pub fn signed<const N: usize>(u: impl Unpack, d: f32, s: [i8; N]) -> Scales {
+        Scales { s: u.signed_numbers(sixteen(s)), ..Scales::one(d) }
     }
 
     /// Two whole numbers for each sub-block.
     #[inline(always)]
-    pub fn with_minima<const N: usize>(d: f32, dmin: f32, s: [u8; N], m: [u8; N]) -> Scales {
-        let mut all = Scales { d, dmin, s: [0.0; 16], m: [0.0; 16] };
-        for j in 0..N {
-            (all.s[j], all.m[j]) = (f32::from(s[j]), f32::from(m[j]));
-        }
-        all
+    pub fn with_minima<const N: usize>(u: impl Unpack, d: f32, dmin: f32, s: [u8; N], m: [u8; N]) -> Scales {
+        Scales { d, dmin, s: u.numbers(sixteen(s)), m: u.numbers(sixteen(m)) }
     }
+}
+
+/// `N` numbers, at most 16, and zeros.
+#[inline(always)]
+fn sixteen<T: Copy + Default, const N: usize>(v: [T; N]) -> [T; 16] {
+    let mut all = [T::default(); 16];
+    all[..N].copy_from_slice(&v);
+    all
 }
 
 /// How a copy that is packed for integer dot products stores scales; see the CPU backend's packed weights.
@@ -106,8 +106,8 @@ pub trait BlockFormat: 'static {
     /// are stored there. `None`: the format's own bytes are read in place.
     const PACKED: Option<((usize, usize), PackedScales)>;
 
-    /// The 32 quants of group `g`, in order, before the table.
-    fn quants<U: Unpack>(u: U, b: &[u8], g: usize) -> U::Bytes;
+    /// The quants of some groups, 32 each, in order, before the table.
+    fn quants<U: Unpack>(u: U, of: U::Groups<'_>) -> U::Bytes;
     /// The block's scales.
     fn scales<U: Unpack>(u: U, b: &[u8]) -> Scales;
 
@@ -143,10 +143,10 @@ pub trait BlockFormat: 'static {
     fn quantize(x: &[f32], w: &[f32], b: &mut [u8]);
 }
 
-/// The values of group `g` plus [`BlockFormat::OFFSET`].
+/// The values of some groups plus [`BlockFormat::OFFSET`].
 #[inline(always)]
-pub fn values<F: BlockFormat, U: Unpack>(u: U, b: &[u8], g: usize) -> U::Bytes {
-    let quants = F::quants(u, b, g);
+pub fn values<F: BlockFormat, U: Unpack>(u: U, of: U::Groups<'_>) -> U::Bytes {
+    let quants = F::quants(u, of);
     match F::TABLE {
         Some(table) => u.lookup(table, quants),
         None => quants,

@@ -12,7 +12,7 @@ use super::{
     format::{BlockFormat, NEEDS_IMPORTANCE, PackedScales, Random, ScaleChoices, Scales},
     grids,
     iq1_s::GRID,
-    unpack::Unpack,
+    unpack::{Unpack, Words},
 };
 
 /// The format that this page describes.
@@ -27,19 +27,16 @@ impl BlockFormat for IQ1M {
     const PACKED: Option<((usize, usize), PackedScales)> = None;
 
     #[inline(always)]
-    fn quants<U: Unpack>(u: U, b: &[u8], g: usize) -> U::Bytes {
-        let nibble = |l: usize| b[32 + 2 * g + l / 2] >> (4 * (l % 2)) & 15;
-        let point = |l: usize| GRID[usize::from(b[4 * g + l]) | usize::from(nibble(l) & 7) << 8];
-        let more = |l: usize| if nibble(l) < 8 { 0x0202_0202_0202_0202 } else { 0 };
-        u.words(std::array::from_fn(|l| point(l) | more(l)))
+    fn quants<U: Unpack>(u: U, of: U::Groups<'_>) -> U::Bytes {
+        u.words::<Self>(of)
     }
 
     #[inline(always)]
-    fn scales<U: Unpack>(_: U, b: &[u8]) -> Scales {
+    fn scales<U: Unpack>(u: U, b: &[u8]) -> Scales {
         let word = |i: usize| u16_at(b, 48 + 2 * i);
         let d = (0..4).fold(0, |d, i| d | (word(i) >> 12) << (4 * i));
         let s = |j: usize| word(j / 4) >> (3 * (j % 4)) & 7;
-        Scales::signed::<16>(0.125 * f16_to_f32(d), std::array::from_fn(|j| (2 * s(j) + 1) as i8))
+        Scales::signed::<16>(u, 0.125 * f16_to_f32(d), std::array::from_fn(|j| (2 * s(j) + 1) as i8))
     }
 
     const PLANES: [usize; 4] = [32, 16, 8, 0];
@@ -67,4 +64,14 @@ impl BlockFormat for IQ1M {
     const NO_QUANTISER: Option<&'static str> = Some(NEEDS_IMPORTANCE);
 
     fn quantize(_: &[f32], _: &[f32], _: &mut [u8]) {}
+}
+
+impl Words for IQ1M {
+    #[inline(always)]
+    fn words(b: &[u8], g: usize) -> [u64; 4] {
+        let nibble = |l: usize| b[32 + 2 * g + l / 2] >> (4 * (l % 2)) & 15;
+        let point = |l: usize| GRID[usize::from(b[4 * g + l]) | usize::from(nibble(l) & 7) << 8];
+        let more = |l: usize| if nibble(l) < 8 { 0x0202_0202_0202_0202 } else { 0 };
+        std::array::from_fn(|l| point(l) | more(l))
+    }
 }

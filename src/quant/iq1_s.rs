@@ -11,7 +11,7 @@ use super::{
     bits::u16_at,
     format::{BlockFormat, NEEDS_IMPORTANCE, PackedScales, Random, Scales},
     grids,
-    unpack::Unpack,
+    unpack::{Unpack, Words},
 };
 
 /// The grid's points: eight values each, times 8, plus 8; as quants of the smaller `c`, which are 2 less than those of the larger.
@@ -29,17 +29,14 @@ impl BlockFormat for IQ1S {
     const PACKED: Option<((usize, usize), PackedScales)> = None;
 
     #[inline(always)]
-    fn quants<U: Unpack>(u: U, b: &[u8], g: usize) -> U::Bytes {
-        let rest = u16_at(b, 34 + 2 * g);
-        let more = if rest < 0x8000 { 0x0202_0202_0202_0202 } else { 0 };
-        let upper = |l: usize| usize::from(rest >> (3 * l) & 7) << 8;
-        u.words(std::array::from_fn(|l| GRID[usize::from(b[2 + 4 * g + l]) | upper(l)] | more))
+    fn quants<U: Unpack>(u: U, of: U::Groups<'_>) -> U::Bytes {
+        u.words::<Self>(of)
     }
 
     #[inline(always)]
     fn scales<U: Unpack>(u: U, b: &[u8]) -> Scales {
         let s = |g: usize| u16_at(b, 34 + 2 * g) >> 12 & 7;
-        Scales::signed::<8>(0.125 * u.half(b, 0), std::array::from_fn(|g| (2 * s(g) + 1) as i8))
+        Scales::signed::<8>(u, 0.125 * u.half(b, 0), std::array::from_fn(|g| (2 * s(g) + 1) as i8))
     }
 
     const PLANES: [usize; 4] = [32, 16, 2, 0];
@@ -59,4 +56,14 @@ impl BlockFormat for IQ1S {
     const NO_QUANTISER: Option<&'static str> = Some(NEEDS_IMPORTANCE);
 
     fn quantize(_: &[f32], _: &[f32], _: &mut [u8]) {}
+}
+
+impl Words for IQ1S {
+    #[inline(always)]
+    fn words(b: &[u8], g: usize) -> [u64; 4] {
+        let rest = u16_at(b, 34 + 2 * g);
+        let more = if rest < 0x8000 { 0x0202_0202_0202_0202 } else { 0 };
+        let upper = |l: usize| usize::from(rest >> (3 * l) & 7) << 8;
+        std::array::from_fn(|l| GRID[usize::from(b[2 + 4 * g + l]) | upper(l)] | more)
+    }
 }

@@ -11,7 +11,7 @@ use super::{
     bits::u32_at,
     format::{BlockFormat, NEEDS_IMPORTANCE, PackedScales, Random, Scales},
     grids,
-    unpack::Unpack,
+    unpack::{SignedWords, Unpack},
 };
 
 /// The grid's points: eight magnitudes each.
@@ -29,16 +29,14 @@ impl BlockFormat for IQ2S {
     const PACKED: Option<((usize, usize), PackedScales)> = None;
 
     #[inline(always)]
-    fn quants<U: Unpack>(u: U, b: &[u8], g: usize) -> U::Bytes {
-        let upper = usize::from(b[66 + g]);
-        let points = std::array::from_fn(|l| GRID[usize::from(b[2 + 4 * g + l]) | ((upper >> (2 * l)) & 3) << 8]);
-        u.signed(points, u32_at(b, 34 + 4 * g))
+    fn quants<U: Unpack>(u: U, of: U::Groups<'_>) -> U::Bytes {
+        u.signed::<Self>(of)
     }
 
     #[inline(always)]
     fn scales<U: Unpack>(u: U, b: &[u8]) -> Scales {
         let s = |j: usize| (b[74 + j / 2] >> (4 * (j % 2))) & 15;
-        Scales::signed::<16>(0.125 * u.half(b, 0), std::array::from_fn(|j| (2 * s(j) + 1) as i8))
+        Scales::signed::<16>(u, 0.125 * u.half(b, 0), std::array::from_fn(|j| (2 * s(j) + 1) as i8))
     }
 
     const PLANES: [usize; 4] = [64, 16, 2, 0];
@@ -61,4 +59,13 @@ impl BlockFormat for IQ2S {
     const NO_QUANTISER: Option<&'static str> = Some(NEEDS_IMPORTANCE);
 
     fn quantize(_: &[f32], _: &[f32], _: &mut [u8]) {}
+}
+
+impl SignedWords for IQ2S {
+    #[inline(always)]
+    fn signed(b: &[u8], g: usize) -> ([u64; 4], u32) {
+        let upper = usize::from(b[66 + g]);
+        let point = |l: usize| GRID[usize::from(b[2 + 4 * g + l]) | ((upper >> (2 * l)) & 3) << 8];
+        (std::array::from_fn(point), u32_at(b, 34 + 4 * g))
+    }
 }

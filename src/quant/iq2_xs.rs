@@ -11,7 +11,7 @@ use super::{
     bits::{even_signs, u16_at},
     format::{BlockFormat, NEEDS_IMPORTANCE, PackedScales, Random, Scales},
     grids,
-    unpack::Unpack,
+    unpack::{SignedWords, Unpack},
 };
 
 /// The grid's points: eight magnitudes each.
@@ -29,16 +29,14 @@ impl BlockFormat for IQ2XS {
     const PACKED: Option<((usize, usize), PackedScales)> = None;
 
     #[inline(always)]
-    fn quants<U: Unpack>(u: U, b: &[u8], g: usize) -> U::Bytes {
-        let q: [u16; 4] = std::array::from_fn(|l| u16_at(b, 2 + 8 * g + 2 * l));
-        let signs = (0..4).fold(0, |s, l| s | u32::from(q[l] >> 9) << (7 * l));
-        u.signed(q.map(|q| GRID[usize::from(q & 511)]), even_signs(signs))
+    fn quants<U: Unpack>(u: U, of: U::Groups<'_>) -> U::Bytes {
+        u.signed::<Self>(of)
     }
 
     #[inline(always)]
     fn scales<U: Unpack>(u: U, b: &[u8]) -> Scales {
         let s = |j: usize| (b[66 + j / 2] >> (4 * (j % 2))) & 15;
-        Scales::signed::<16>(0.125 * u.half(b, 0), std::array::from_fn(|j| (2 * s(j) + 1) as i8))
+        Scales::signed::<16>(u, 0.125 * u.half(b, 0), std::array::from_fn(|j| (2 * s(j) + 1) as i8))
     }
 
     const PLANES: [usize; 4] = [64, 8, 2, 0];
@@ -58,4 +56,13 @@ impl BlockFormat for IQ2XS {
     const NO_QUANTISER: Option<&'static str> = Some(NEEDS_IMPORTANCE);
 
     fn quantize(_: &[f32], _: &[f32], _: &mut [u8]) {}
+}
+
+impl SignedWords for IQ2XS {
+    #[inline(always)]
+    fn signed(b: &[u8], g: usize) -> ([u64; 4], u32) {
+        let q: [u16; 4] = std::array::from_fn(|l| u16_at(b, 2 + 8 * g + 2 * l));
+        let signs = (0..4).fold(0, |s, l| s | u32::from(q[l] >> 9) << (7 * l));
+        (q.map(|q| GRID[usize::from(q & 511)]), even_signs(signs))
+    }
 }

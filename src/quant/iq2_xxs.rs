@@ -10,7 +10,7 @@ use super::{
     bits::{even_signs, u32_at},
     format::{BlockFormat, NEEDS_IMPORTANCE, PackedScales, Random, Scales},
     grids,
-    unpack::Unpack,
+    unpack::{SignedWords, Unpack},
 };
 
 /// The grid's points: eight magnitudes each.
@@ -28,14 +28,13 @@ impl BlockFormat for IQ2XXS {
     const PACKED: Option<((usize, usize), PackedScales)> = None;
 
     #[inline(always)]
-    fn quants<U: Unpack>(u: U, b: &[u8], g: usize) -> U::Bytes {
-        let points = std::array::from_fn(|l| GRID[usize::from(b[2 + 8 * g + l])]);
-        u.signed(points, even_signs(u32_at(b, 6 + 8 * g)))
+    fn quants<U: Unpack>(u: U, of: U::Groups<'_>) -> U::Bytes {
+        u.signed::<Self>(of)
     }
 
     #[inline(always)]
     fn scales<U: Unpack>(u: U, b: &[u8]) -> Scales {
-        Scales::signed::<8>(0.125 * u.half(b, 0), std::array::from_fn(|g| (2 * (b[9 + 8 * g] >> 4) + 1) as i8))
+        Scales::signed::<8>(u, 0.125 * u.half(b, 0), std::array::from_fn(|g| (2 * (b[9 + 8 * g] >> 4) + 1) as i8))
     }
 
     const PLANES: [usize; 4] = [64, 2, 0, 0];
@@ -54,4 +53,12 @@ impl BlockFormat for IQ2XXS {
     const NO_QUANTISER: Option<&'static str> = Some(NEEDS_IMPORTANCE);
 
     fn quantize(_: &[f32], _: &[f32], _: &mut [u8]) {}
+}
+
+impl SignedWords for IQ2XXS {
+    #[inline(always)]
+    fn signed(b: &[u8], g: usize) -> ([u64; 4], u32) {
+        let points = std::array::from_fn(|l| GRID[usize::from(b[2 + 8 * g + l])]);
+        (points, even_signs(u32_at(b, 6 + 8 * g)))
+    }
 }

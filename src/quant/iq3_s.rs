@@ -12,7 +12,7 @@ use super::{
     fit::{clamp, nearest, reciprocal},
     format::{BlockFormat, PackedScales, Random, Scales, whole},
     grids,
-    unpack::Unpack,
+    unpack::{SignedWords, Unpack},
 };
 use std::sync::OnceLock;
 
@@ -31,16 +31,13 @@ impl BlockFormat for IQ3S {
     const PACKED: Option<((usize, usize), PackedScales)> = None;
 
     #[inline(always)]
-    fn quants<U: Unpack>(u: U, b: &[u8], g: usize) -> U::Bytes {
-        let ninth = usize::from(b[66 + g]);
-        let point = |i: usize| u64::from(GRID[usize::from(b[2 + 8 * g + i]) | ((ninth >> i) & 1) << 8]);
-        let points = std::array::from_fn(|l| point(2 * l) | point(2 * l + 1) << 32);
-        u.signed(points, u32_at(b, 74 + 4 * g))
+    fn quants<U: Unpack>(u: U, of: U::Groups<'_>) -> U::Bytes {
+        u.signed::<Self>(of)
     }
 
     #[inline(always)]
     fn scales<U: Unpack>(u: U, b: &[u8]) -> Scales {
-        Scales::signed::<8>(u.half(b, 0), std::array::from_fn(|g| (2 * scale(b, g) + 1) as i8))
+        Scales::signed::<8>(u, u.half(b, 0), std::array::from_fn(|g| (2 * scale(b, g) + 1) as i8))
     }
 
     const PLANES: [usize; 4] = [64, 32, 16, 2];
@@ -80,6 +77,16 @@ impl BlockFormat for IQ3S {
                 b[74 + 4 * g + i / 2] |= signs << (4 * (i % 2));
             }
         }
+    }
+}
+
+impl SignedWords for IQ3S {
+    #[inline(always)]
+    fn signed(b: &[u8], g: usize) -> ([u64; 4], u32) {
+        let ninth = usize::from(b[66 + g]);
+        let point = |i: usize| u64::from(GRID[usize::from(b[2 + 8 * g + i]) | ((ninth >> i) & 1) << 8]);
+        let points = std::array::from_fn(|l| point(2 * l) | point(2 * l + 1) << 32);
+        (points, u32_at(b, 74 + 4 * g))
     }
 }
 

@@ -11,7 +11,7 @@ use super::{
     bits::{even_signs, u32_at},
     format::{BlockFormat, NEEDS_IMPORTANCE, PackedScales, Random, Scales},
     grids,
-    unpack::Unpack,
+    unpack::{SignedWords, Unpack},
 };
 
 /// The grid's points: four magnitudes each.
@@ -29,15 +29,13 @@ impl BlockFormat for IQ3XXS {
     const PACKED: Option<((usize, usize), PackedScales)> = None;
 
     #[inline(always)]
-    fn quants<U: Unpack>(u: U, b: &[u8], g: usize) -> U::Bytes {
-        let point = |i: usize| u64::from(GRID[usize::from(b[2 + 8 * g + i])]);
-        let points = std::array::from_fn(|l| point(2 * l) | point(2 * l + 1) << 32);
-        u.signed(points, even_signs(u32_at(b, 66 + 4 * g)))
+    fn quants<U: Unpack>(u: U, of: U::Groups<'_>) -> U::Bytes {
+        u.signed::<Self>(of)
     }
 
     #[inline(always)]
     fn scales<U: Unpack>(u: U, b: &[u8]) -> Scales {
-        Scales::signed::<8>(0.25 * u.half(b, 0), std::array::from_fn(|g| (2 * (b[69 + 4 * g] >> 4) + 1) as i8))
+        Scales::signed::<8>(u, 0.25 * u.half(b, 0), std::array::from_fn(|g| (2 * (b[69 + 4 * g] >> 4) + 1) as i8))
     }
 
     const PLANES: [usize; 4] = [64, 32, 2, 0];
@@ -57,4 +55,13 @@ impl BlockFormat for IQ3XXS {
     const NO_QUANTISER: Option<&'static str> = Some(NEEDS_IMPORTANCE);
 
     fn quantize(_: &[f32], _: &[f32], _: &mut [u8]) {}
+}
+
+impl SignedWords for IQ3XXS {
+    #[inline(always)]
+    fn signed(b: &[u8], g: usize) -> ([u64; 4], u32) {
+        let point = |i: usize| u64::from(GRID[usize::from(b[2 + 8 * g + i])]);
+        let points = std::array::from_fn(|l| point(2 * l) | point(2 * l + 1) << 32);
+        (points, even_signs(u32_at(b, 66 + 4 * g)))
+    }
 }

@@ -24,8 +24,8 @@ impl BlockFormat for IQ4NL {
     const PACKED: Option<((usize, usize), PackedScales)> = Some(((4, 0), PackedScales::Half));
 
     #[inline(always)]
-    fn quants<U: Unpack>(u: U, b: &[u8], _: usize) -> U::Bytes {
-        u.nibbles(b, 2)
+    fn quants<U: Unpack>(u: U, of: U::Groups<'_>) -> U::Bytes {
+        u.nibbles(of, |_| 2)
     }
 
     #[inline(always)]

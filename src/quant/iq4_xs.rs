@@ -7,7 +7,7 @@
 
 use super::{
     Layout,
-    bits::{group_at, nibbles, put_f16, put_words, u16_at},
+    bits::{group_at, less_32, nibbles, put_f16, put_words, u16_at, u32_at},
     fit::{self, Signed},
     format::{BlockFormat, PackedScales, Random, Scales, whole},
     iq4_nl::{TABLE, Table},
@@ -27,13 +27,13 @@ impl BlockFormat for IQ4XS {
     const PACKED: Option<((usize, usize), PackedScales)> = Some(((4, 0), PackedScales::Byte));
 
     #[inline(always)]
-    fn quants<U: Unpack>(u: U, b: &[u8], g: usize) -> U::Bytes {
-        u.nibbles(b, 8 + 16 * g)
+    fn quants<U: Unpack>(u: U, of: U::Groups<'_>) -> U::Bytes {
+        u.nibbles(of, |g| 8 + 16 * g)
     }
 
     #[inline(always)]
     fn scales<U: Unpack>(u: U, b: &[u8]) -> Scales {
-        Scales::signed::<8>(u.half(b, 0), std::array::from_fn(|g| scale(b, g)))
+        Scales::signed(u, u.half(b, 0), scales(b))
     }
 
     const PLANES: [usize; 4] = [128, 8, 0, 0];
@@ -65,9 +65,16 @@ impl BlockFormat for IQ4XS {
     }
 }
 
-/// The scale of group `k`.
-#[inline]
-fn scale(b: &[u8], k: usize) -> i8 {
-    let (low, high) = ((b[4 + k / 2] >> (4 * (k % 2))) & 15, (u16_at(b, 2) >> (2 * k)) & 3);
-    (low | ((high as u8) << 4)) as i8 - 32
+/// The scales of the groups.
+#[inline(always)]
+fn scales(b: &[u8]) -> [i8; 8] {
+    // Halves of halves of the bits move apart, until each byte has its own.
+    let (low, high) = (u64::from(u32_at(b, 4)), u64::from(u16_at(b, 2)));
+    let low = (low | low << 16) & 0x0000_ffff_0000_ffff;
+    let low = (low | low << 8) & 0x00ff_00ff_00ff_00ff;
+    let low = (low | low << 4) & 0x0f0f_0f0f_0f0f_0f0f;
+    let high = (high | high << 24) & 0x0000_00ff_0000_00ff;
+    let high = (high | high << 12) & 0x000f_000f_000f_000f;
+    let high = (high | high << 6) & 0x0303_0303_0303_0303;
+    less_32(low | high << 4)
 }

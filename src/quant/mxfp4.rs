@@ -28,8 +28,8 @@ impl BlockFormat for MXFP4 {
     const PACKED: Option<((usize, usize), PackedScales)> = Some(((4, 0), PackedScales::Power));
 
     #[inline(always)]
-    fn quants<U: Unpack>(u: U, b: &[u8], _: usize) -> U::Bytes {
-        u.nibbles(b, 1)
+    fn quants<U: Unpack>(u: U, of: U::Groups<'_>) -> U::Bytes {
+        u.nibbles(of, |_| 1)
     }
 
     #[inline(always)]

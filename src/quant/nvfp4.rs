@@ -13,7 +13,7 @@ use super::{
     bits::{nibbles, put_words},
     format::{BlockFormat, PackedScales, Random, ScaleChoices, Scales},
     mxfp4::TABLE,
-    unpack::{Portable, Unpack},
+    unpack::{Portable, Unpack, Words},
 };
 
 /// The format that this page describes.
@@ -29,10 +29,8 @@ impl BlockFormat for NVFP4 {
     const PACKED: Option<((usize, usize), PackedScales)> = None;
 
     #[inline(always)]
-    fn quants<U: Unpack>(u: U, b: &[u8], g: usize) -> U::Bytes {
-        let half = |h: usize| u64::from_le_bytes(std::array::from_fn(|j| b[4 + 16 * g + 8 * h + j]));
-        let low = |v: u64| v & 0x0f0f_0f0f_0f0f_0f0f;
-        u.words([low(half(0)), low(half(0) >> 4), low(half(1)), low(half(1) >> 4)])
+    fn quants<U: Unpack>(u: U, of: U::Groups<'_>) -> U::Bytes {
+        u.words::<Self>(of)
     }
 
     #[inline(always)]
@@ -47,7 +45,7 @@ impl BlockFormat for NVFP4 {
     #[inline(always)]
     fn pack(b: &[u8], [q, s, ..]: [&mut [u8]; 4]) {
         for g in 0..2 {
-            put_words(q, 16 * g, &nibbles(Self::quants(Portable, b, g)));
+            put_words(q, 16 * g, &nibbles(Self::quants(Portable, (b, g))));
         }
         s.copy_from_slice(&b[..4]);
     }
@@ -64,6 +62,15 @@ impl BlockFormat for NVFP4 {
         Some("its 8-bit scales want one of the whole matrix beside them; make an MXFP4 file here");
 
     fn quantize(_: &[f32], _: &[f32], _: &mut [u8]) {}
+}
+
+impl Words for NVFP4 {
+    #[inline(always)]
+    fn words(b: &[u8], g: usize) -> [u64; 4] {
+        let low = |v: u64| v & 0x0f0f_0f0f_0f0f_0f0f;
+        let half = |h: usize| u64::from_le_bytes(std::array::from_fn(|j| b[4 + 16 * g + 8 * h + j]));
+        [low(half(0)), low(half(0) >> 4), low(half(1)), low(half(1) >> 4)]
+    }
 }
 
 /// Half of the unsigned 8-bit float `e`.

@@ -24,14 +24,14 @@ impl BlockFormat for Q2K {
     const PACKED: Option<((usize, usize), PackedScales)> = Some(((2, 0), PackedScales::Nibble));
 
     #[inline(always)]
-    fn quants<U: Unpack>(u: U, b: &[u8], g: usize) -> U::Bytes {
-        u.field(u.load(b, 16 + 32 * (g / 4)), 2 * (g % 4), 3)
+    fn quants<U: Unpack>(u: U, of: U::Groups<'_>) -> U::Bytes {
+        u.field(of, u.load(of, |g| 16 + 32 * (g / 4)), |g| 2 * (g % 4), 3)
     }
 
     #[inline(always)]
     fn scales<U: Unpack>(u: U, b: &[u8]) -> Scales {
         let (s, m) = (std::array::from_fn(|j| b[j] & 15), std::array::from_fn(|j| b[j] >> 4));
-        Scales::with_minima::<16>(u.half(b, 80), u.half(b, 82), s, m)
+        Scales::with_minima::<16>(u, u.half(b, 80), u.half(b, 82), s, m)
     }
 
     const PLANES: [usize; 4] = [64, 16, 4, 0];
@@ -41,7 +41,7 @@ impl BlockFormat for Q2K {
     #[inline(always)]
     fn pack(b: &[u8], [q, s, d, _]: [&mut [u8]; 4]) {
         for g in 0..8 {
-            put_words(q, 8 * g, &pairs(Self::quants(Portable, b, g)));
+            put_words(q, 8 * g, &pairs(Self::quants(Portable, (b, g))));
         }
         s.copy_from_slice(&b[..16]);
         d.copy_from_slice(&b[80..]);

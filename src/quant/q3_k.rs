@@ -8,7 +8,7 @@
 
 use super::{
     Layout,
-    bits::{bits, pairs, put_f16, put_words},
+    bits::{bits, less_32, pairs, put_f16, put_words, u32_at},
     fit::{self, Signed},
     format::{BlockFormat, PackedScales, Random, Scales, whole},
     q2_k::put_low_bits,
@@ -27,14 +27,14 @@ impl BlockFormat for Q3K {
     const PACKED: Option<((usize, usize), PackedScales)> = Some(((2, 1), PackedScales::Byte));
 
     #[inline(always)]
-    fn quants<U: Unpack>(u: U, b: &[u8], g: usize) -> U::Bytes {
-        let low = u.field(u.load(b, 32 + 32 * (g / 4)), 2 * (g % 4), 3);
-        u.join::<2>(low, u.field(u.load(b, 0), g, 1))
+    fn quants<U: Unpack>(u: U, of: U::Groups<'_>) -> U::Bytes {
+        let low = u.field(of, u.load(of, |g| 32 + 32 * (g / 4)), |g| 2 * (g % 4), 3);
+        u.join::<2>(low, u.field(of, u.load(of, |_| 0), |g| g, 1))
     }
 
     #[inline(always)]
     fn scales<U: Unpack>(u: U, b: &[u8]) -> Scales {
-        Scales::signed(u.half(b, 108), scales(b))
+        Scales::signed(u, u.half(b, 108), scales(b))
     }
 
     const PLANES: [usize; 4] = [64, 32, 16, 2];
@@ -44,7 +44,7 @@ impl BlockFormat for Q3K {
     #[inline(always)]
     fn pack(b: &[u8], [q, h, s, d]: [&mut [u8]; 4]) {
         for g in 0..8 {
-            let quants = Self::quants(Portable, b, g);
+            let quants = Self::quants(Portable, (b, g));
             put_words(q, 8 * g, &pairs(quants));
             put_words(h, 4 * g, &[bits(quants.map(|q| q >> 2))]);
         }
@@ -79,9 +79,10 @@ impl BlockFormat for Q3K {
 /// The 16 scales.
 #[inline(always)]
 fn scales(b: &[u8]) -> [i8; 16] {
-    let s = &b[96..108];
-    std::array::from_fn(|j| {
-        let (low, high) = ((s[j % 8] >> (4 * (j / 8))) & 15, (s[8 + j % 4] >> (2 * (j / 4))) & 3);
-        (low | (high << 4)) as i8 - 32
-    })
+    // Four bytes at a time.
+    let (first, second, pairs) = (u32_at(b, 96), u32_at(b, 100), u32_at(b, 104));
+    let four = |low: u32, high: u32| u64::from((low & 0x0f0f_0f0f) | (high & 0x0303_0303) << 4);
+    let lower = four(first, pairs) | four(second, pairs >> 2) << 32;
+    let upper = four(first >> 4, pairs >> 4) | four(second >> 4, pairs >> 6) << 32;
+    bytemuck::cast([less_32(lower), less_32(upper)])
 }

@@ -22,8 +22,8 @@ impl BlockFormat for Q4_1 {
     const PACKED: Option<((usize, usize), PackedScales)> = Some(((4, 0), PackedScales::HalfMin));
 
     #[inline(always)]
-    fn quants<U: Unpack>(u: U, b: &[u8], _: usize) -> U::Bytes {
-        u.nibbles(b, 4)
+    fn quants<U: Unpack>(u: U, of: U::Groups<'_>) -> U::Bytes {
+        u.nibbles(of, |_| 4)
     }
 
     #[inline(always)]

@@ -9,7 +9,7 @@
 
 use super::{
     Layout, affine,
-    bits::{nibbles, put_f16, put_words},
+    bits::{nibbles, put_f16, put_words, u32_at},
     format::{BlockFormat, PackedScales, Random, Scales, whole},
     unpack::{Portable, Unpack},
 };
@@ -26,14 +26,14 @@ impl BlockFormat for Q4K {
     const PACKED: Option<((usize, usize), PackedScales)> = Some(((4, 0), PackedScales::ByteMin));
 
     #[inline(always)]
-    fn quants<U: Unpack>(u: U, b: &[u8], g: usize) -> U::Bytes {
-        u.field(u.load(b, 16 + 32 * (g / 2)), 4 * (g % 2), 15)
+    fn quants<U: Unpack>(u: U, of: U::Groups<'_>) -> U::Bytes {
+        u.field(of, u.load(of, |g| 16 + 32 * (g / 2)), |g| 4 * (g % 2), 15)
     }
 
     #[inline(always)]
     fn scales<U: Unpack>(u: U, b: &[u8]) -> Scales {
         let (s, m) = scales(&b[4..16]);
-        Scales::with_minima(u.half(b, 0), u.half(b, 2), s, m)
+        Scales::with_minima(u, u.half(b, 0), u.half(b, 2), s, m)
     }
 
     const PLANES: [usize; 4] = [128, 16, 0, 0];
@@ -43,7 +43,7 @@ impl BlockFormat for Q4K {
     #[inline(always)]
     fn pack(b: &[u8], [q, s, ..]: [&mut [u8]; 4]) {
         for g in 0..8 {
-            put_words(q, 16 * g, &nibbles(Self::quants(Portable, b, g)));
+            put_words(q, 16 * g, &nibbles(Self::quants(Portable, (b, g))));
         }
         pack_scales(b, s);
     }
@@ -67,14 +67,13 @@ impl BlockFormat for Q4K {
 /// The 12 bytes of scales as `(s, m)`.
 #[inline(always)]
 pub(super) fn scales(b: &[u8]) -> ([u8; 8], [u8; 8]) {
-    let (mut s, mut m) = ([0; 8], [0; 8]);
-    for k in 0..4 {
-        s[k] = b[k] & 63;
-        m[k] = b[4 + k] & 63;
-        s[4 + k] = (b[8 + k] & 15) | ((b[k] >> 6) << 4);
-        m[4 + k] = (b[8 + k] >> 4) | ((b[4 + k] >> 6) << 4);
-    }
-    (s, m)
+    // Four bytes at a time.
+    let (first, second, nibbles) = (u32_at(b, 0), u32_at(b, 4), u32_at(b, 8));
+    let lower = |six: u32| u64::from(six & 0x3f3f_3f3f);
+    let upper = |four: u32, two: u32| u64::from((four & 0x0f0f_0f0f) | (two >> 2 & 0x3030_3030)) << 32;
+    let s = lower(first) | upper(nibbles, first);
+    let m = lower(second) | upper(nibbles >> 4, second);
+    (s.to_le_bytes(), m.to_le_bytes())
 }
 
 /// The GPU's 16 bytes of scales from a block's first 16: `d` and `dmin`, then three words that have four bits a group:

@@ -24,8 +24,8 @@ impl BlockFormat for Q5_0 {
     const PACKED: Option<((usize, usize), PackedScales)> = Some(((4, 1), PackedScales::Half));
 
     #[inline(always)]
-    fn quants<U: Unpack>(u: U, b: &[u8], _: usize) -> U::Bytes {
-        u.fifth_bits(u.nibbles(b, 6), u32_at(b, 2))
+    fn quants<U: Unpack>(u: U, of: U::Groups<'_>) -> U::Bytes {
+        u.fifth_bits(of, u.nibbles(of, |_| 6), |b, _| u32_at(b, 2))
     }
 
     #[inline(always)]

@@ -25,15 +25,15 @@ impl BlockFormat for Q5K {
     const PACKED: Option<((usize, usize), PackedScales)> = Some(((4, 1), PackedScales::ByteMin));
 
     #[inline(always)]
-    fn quants<U: Unpack>(u: U, b: &[u8], g: usize) -> U::Bytes {
-        let low = u.field(u.load(b, 48 + 32 * (g / 2)), 4 * (g % 2), 15);
-        u.join::<4>(low, u.field(u.load(b, 16), g, 1))
+    fn quants<U: Unpack>(u: U, of: U::Groups<'_>) -> U::Bytes {
+        let low = u.field(of, u.load(of, |g| 48 + 32 * (g / 2)), |g| 4 * (g % 2), 15);
+        u.join::<4>(low, u.field(of, u.load(of, |_| 16), |g| g, 1))
     }
 
     #[inline(always)]
     fn scales<U: Unpack>(u: U, b: &[u8]) -> Scales {
         let (s, m) = q4_k::scales(&b[4..16]);
-        Scales::with_minima(u.half(b, 0), u.half(b, 2), s, m)
+        Scales::with_minima(u, u.half(b, 0), u.half(b, 2), s, m)
     }
 
     const PLANES: [usize; 4] = [128, 32, 16, 0];
@@ -43,7 +43,7 @@ impl BlockFormat for Q5K {
     #[inline(always)]
     fn pack(b: &[u8], [q, h, s, _]: [&mut [u8]; 4]) {
         for g in 0..8 {
-            let quants = Self::quants(Portable, b, g);
+            let quants = Self::quants(Portable, (b, g));
             put_words(q, 16 * g, &nibbles(quants));
             put_words(h, 4 * g, &[bits(quants.map(|q| q >> 4))]);
         }

@@ -25,15 +25,16 @@ impl BlockFormat for Q6K {
     const PACKED: Option<((usize, usize), PackedScales)> = Some(((4, 2), PackedScales::Byte));
 
     #[inline(always)]
-    fn quants<U: Unpack>(u: U, b: &[u8], g: usize) -> U::Bytes {
-        let (h, j) = (g / 4, g % 4);
-        let low = u.field(u.load(b, 64 * h + 32 * (j % 2)), 4 * (j / 2), 15);
-        u.join::<4>(low, u.field(u.load(b, 128 + 32 * h), 2 * j, 3))
+    fn quants<U: Unpack>(u: U, of: U::Groups<'_>) -> U::Bytes {
+        let low = u.load(of, |g| 64 * (g / 4) + 32 * (g % 2));
+        let low = u.field(of, low, |g| 4 * (g % 4 / 2), 15);
+        let high = u.load(of, |g| 128 + 32 * (g / 4));
+        u.join::<4>(low, u.field(of, high, |g| 2 * (g % 4), 3))
     }
 
     #[inline(always)]
     fn scales<U: Unpack>(u: U, b: &[u8]) -> Scales {
-        Scales::signed::<16>(u.half(b, 208), std::array::from_fn(|j| b[192 + j] as i8))
+        Scales::signed::<16>(u, u.half(b, 208), bytemuck::cast(*whole::<u8, 16>(&b[192..208])))
     }
 
     const PLANES: [usize; 4] = [128, 64, 16, 2];
@@ -43,7 +44,7 @@ impl BlockFormat for Q6K {
     #[inline(always)]
     fn pack(b: &[u8], [q, h, s, d]: [&mut [u8]; 4]) {
         for g in 0..8 {
-            let quants = Self::quants(Portable, b, g);
+            let quants = Self::quants(Portable, (b, g));
             put_words(q, 16 * g, &nibbles(quants));
             put_words(h, 8 * g, &pairs(quants.map(|q| q >> 4)));
         }

@@ -23,8 +23,8 @@ impl BlockFormat for Q8_0 {
     const PACKED: Option<((usize, usize), PackedScales)> = Some(((8, 0), PackedScales::Half));
 
     #[inline(always)]
-    fn quants<U: Unpack>(u: U, b: &[u8], _: usize) -> U::Bytes {
-        u.flip(u.load(b, 2))
+    fn quants<U: Unpack>(u: U, of: U::Groups<'_>) -> U::Bytes {
+        u.flip(u.load(of, |_| 2))
     }
 
     #[inline(always)]

@@ -7,10 +7,10 @@
 
 use super::{
     Layout,
-    bits::put_f16,
+    bits::{put_f16, u32_at},
     fit::reciprocal,
-    format::{BlockFormat, PackedScales, Random, Scales},
-    unpack::Unpack,
+    format::{BlockFormat, PackedScales, Random, Scales, whole},
+    unpack::{Unpack, Words},
 };
 
 /// The format that this page describes.
@@ -25,9 +25,8 @@ impl BlockFormat for TQ1_0 {
     const PACKED: Option<((usize, usize), PackedScales)> = None;
 
     #[inline(always)]
-    fn quants<U: Unpack>(u: U, b: &[u8], g: usize) -> U::Bytes {
-        let quants: [u8; 32] = std::array::from_fn(|i| digit(b, 32 * g + i));
-        u.load(&quants, 0)
+    fn quants<U: Unpack>(u: U, of: U::Groups<'_>) -> U::Bytes {
+        u.words::<Self>(of)
     }
 
     #[inline(always)]
@@ -64,6 +63,17 @@ impl BlockFormat for TQ1_0 {
     }
 }
 
+impl Words for TQ1_0 {
+    #[inline(always)]
+    fn words(b: &[u8], g: usize) -> [u64; 4] {
+        let mut words = [0; 4];
+        for (l, word) in words.iter_mut().enumerate() {
+            *word = eight(b, 32 * g + 8 * l);
+        }
+        words
+    }
+}
+
 /// The byte and the number in it of weight `i`.
 #[inline(always)]
 fn place(i: usize) -> (usize, usize) {
@@ -74,12 +84,26 @@ fn place(i: usize) -> (usize, usize) {
     }
 }
 
-/// The quant of weight `i`.
+/// The quants of eight weights from weight `i` on, a multiple of 8.
 #[inline(always)]
-fn digit(b: &[u8], i: usize) -> u8 {
+fn eight(b: &[u8], i: usize) -> u64 {
     let (byte, n) = place(i);
-    let shifted = b[byte].wrapping_mul([1, 3, 9, 27, 81][n]);
-    ((u16::from(shifted) * 3) >> 8) as u8
+    if i < 240 {
+        digits(u64::from_le_bytes(*whole(&b[byte..byte + 8])), n)
+    } else {
+        let four = u64::from(u32_at(b, byte));
+        digits(four, n) | digits(four, n + 1) << 32
+    }
+}
+
+/// Digit `n` of each of eight bytes.
+#[inline(always)]
+fn digits(bytes: u64, n: usize) -> u64 {
+    const LOW: u64 = 0x00ff_00ff_00ff_00ff;
+    // Bytes in lanes of 16 bits, which hold 255 times 81.
+    let power = [1, 3, 9, 27, 81][n];
+    let first = |v: u64| (((((v & LOW) * power) & LOW) * 3) >> 8) & LOW;
+    first(bytes) | first(bytes >> 8) << 8
 }
 
 /// The largest magnitude.

@@ -24,8 +24,8 @@ impl BlockFormat for TQ2_0 {
     const PACKED: Option<((usize, usize), PackedScales)> = Some(((2, 0), PackedScales::Byte));
 
     #[inline(always)]
-    fn quants<U: Unpack>(u: U, b: &[u8], g: usize) -> U::Bytes {
-        u.field(u.load(b, 32 * (g / 4)), 2 * (g % 4), 3)
+    fn quants<U: Unpack>(u: U, of: U::Groups<'_>) -> U::Bytes {
+        u.field(of, u.load(of, |g| 32 * (g / 4)), |g| 2 * (g % 4), 3)
     }
 
     #[inline(always)]
@@ -40,7 +40,7 @@ impl BlockFormat for TQ2_0 {
     #[inline(always)]
     fn pack(b: &[u8], [q, d, ..]: [&mut [u8]; 4]) {
         for g in 0..8 {
-            put_words(q, 8 * g, &pairs(Self::quants(Portable, b, g)));
+            put_words(q, 8 * g, &pairs(Self::quants(Portable, (b, g))));
         }
         d.copy_from_slice(&b[64..]);
     }

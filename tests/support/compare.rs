@@ -30,7 +30,7 @@ pub fn diff(got: &[f32], want: &[f32]) -> Diff {
 /// mean. Rounding errors are near normal, and the largest of a million is five deviations from zero; rows with outliers, thirty
 /// times as large as others, have larger ones.
 pub fn peak(tolerance: f64) -> f64 {
-    30.0 * tolerance.sqrt()
+    20.0 * tolerance.sqrt()
 }
 
 /// Fails where `got` has non-finite numbers, an NMSE above `tolerance`, or one error beyond its [`peak`].

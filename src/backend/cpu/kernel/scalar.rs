@@ -44,13 +44,13 @@ unsafe fn rows<F: BlockFormat, const T: usize>(job: &RowsJob<T>) {
 unsafe fn add_block<F: BlockFormat, const T: usize>(job: &RowsJob<T>, b: usize, block: &[u8], sums: &mut [f32; T]) {
     let scales = F::scales(Portable, block);
     for g in 0..F::BLOCK / 32 {
-        let quants = bytes(values::<F, _>(Portable, block, g));
+        let quants = bytes(values::<F, _>(Portable, (block, g)));
         let at = b * F::BLOCK + 32 * g;
         for (sum, act) in sums.iter_mut().zip(&job.acts) {
             // SAFETY: an activation row has as many quants as the weight row has weights, and scales and sums to match.
             let (x, x_scale, x_sums) = unsafe {
                 (
-                    std::slice::from_raw_parts(act.codes.add(at), 32),
+                    std::slice::from_raw_parts(act.quants.add(at), 32),
                     *act.scales.add(at / 32),
                     std::slice::from_raw_parts(act.sums16.add(at / 16), 2),
                 )

@@ -32,8 +32,6 @@ use crate::quant::{
 /// features.
 #[allow(clippy::missing_safety_doc)]
 pub trait IntDot: Unpack {
-    /// [`IntDot::GROUPS`] groups of quants or of activations.
-    type Quants: Copy;
     /// [`IntDot::LANES`] f32 values.
     type Floats: Copy;
     /// Scales of eight groups: one or two each.
@@ -50,16 +48,14 @@ pub trait IntDot: Unpack {
 
     /// A value, which stands for the processor's features.
     unsafe fn new() -> Self;
-    /// Writes 32 bytes.
+    /// Writes a vector of quants.
     unsafe fn store(b: Self::Bytes, p: *mut u8);
-    /// A vector of quants; `second` is asked for where a vector has two groups.
-    unsafe fn quants(first: Self::Bytes, second: impl FnOnce() -> Self::Bytes) -> Self::Quants;
     /// A vector of activations.
-    unsafe fn activations(p: *const i8) -> Self::Quants;
+    unsafe fn activations(p: *const i8) -> Self::Bytes;
 
     /// Sums of four neighbouring products of quants and activations. Quants are without sign (below 64 unless `EIGHT`), but signed
     /// where `EIGHT` and [`IntDot::SIGNED`].
-    unsafe fn dot<const EIGHT: bool>(quants: Self::Quants, x: Self::Quants) -> Self::Floats;
+    unsafe fn dot<const EIGHT: bool>(quants: Self::Bytes, x: Self::Bytes) -> Self::Floats;
     /// Sums of `4 · STEPS` products for a row a lane and each of `T` tokens: row r's quants at `quants + 64 i + 4 r`, token t's
     /// activations at `x[t] + 4 i`, for i below `STEPS`. `SUMS` steps of the largest quants stay below 2¹⁵ when pairs of products
     /// are added up; 1 means quants as for `dot` with `EIGHT`.
@@ -70,6 +66,8 @@ pub trait IntDot: Unpack {
     /// 16 rows of quants, `[16][32 · GROUPS]`, to `[8 · GROUPS][16][4]`.
     unsafe fn interleave(from: *const u8, to: *mut u8);
 
+    /// The first eight numbers (16 if `SUB16`) times `d`; the others become 0.
+    unsafe fn times<const SUB16: bool>(s: &[f32; 16], d: f32) -> [f32; 16];
     /// The scales of eight groups (of 16 sub-blocks if `SUB16`) times those of their activations.
     unsafe fn scales<const SUB16: bool>(s: &[f32; 16], x: *const f32) -> Self::Scales;
     /// The scales of a vector's groups, the first of which is `g`, as the lanes of `dot` want them.
@@ -113,15 +111,24 @@ fn offset<W: IntDot, F: BlockFormat>() -> f32 {
     if eight::<F>() && W::SIGNED { 0.0 } else { f32::from(F::OFFSET) }
 }
 
-/// The values of group `g` of the blocks at `p`, as `W` multiplies them.
-///
-/// Safety: that group's block is readable.
+/// Block `k` of those at `p`. Safety: it is readable, and stays.
 #[inline(always)]
-unsafe fn group<W: IntDot, F: BlockFormat>(w: W, p: *const u8, g: usize) -> W::Bytes {
-    let per_block = F::BLOCK / 32;
+unsafe fn block<'a, F: BlockFormat>(p: *const u8, k: usize) -> &'a [u8] {
     // SAFETY: by the contract.
-    let block = unsafe { std::slice::from_raw_parts(p.add(g / per_block * F::BYTES), F::BYTES) };
-    let values = values::<F, W>(w, block, g % per_block);
+    unsafe { std::slice::from_raw_parts(p.add(k * F::BYTES), F::BYTES) }
+}
+
+/// The values of a vector's groups, the first of which is group `g` of `n` at `p`, as `W` multiplies them. Where a vector has a group
+/// more than there are, it repeats the last.
+///
+/// Safety: the blocks of `n` groups are readable, and `g` is below `n`.
+#[inline(always)]
+unsafe fn quants<W: IntDot, F: BlockFormat>(w: W, p: *const u8, g: usize, n: usize) -> W::Bytes {
+    let per_block = F::BLOCK / 32;
+    let second = if W::GROUPS == 2 && g + 1 < n { g + 1 } else { g };
+    // SAFETY: by the contract.
+    let (a, b) = unsafe { (block::<F>(p, g / per_block), block::<F>(p, second / per_block)) };
+    let values = values::<F, W>(w, w.groups((a, g % per_block), (b, second % per_block)));
     if eight::<F>() && W::SIGNED { w.flip(values) } else { values }
 }
 
@@ -132,10 +139,20 @@ unsafe fn group<W: IntDot, F: BlockFormat>(w: W, p: *const u8, g: usize) -> W::B
 unsafe fn scales<W: IntDot, F: BlockFormat>(w: W, p: *const u8, groups: usize) -> ([f32; 16], [f32; 16]) {
     let n = F::BLOCK / F::SUB_BLOCK;
     let (mut s, mut m) = ([0.0; 16], [0.0; 16]);
+    if F::BLOCK == 32 * TURN {
+        // SAFETY: by the contract.
+        unsafe {
+            let of = F::scales(w, block::<F>(p, 0));
+            s = if sub16::<F>() { W::times::<true>(&of.s, of.d) } else { W::times::<false>(&of.s, of.d) };
+            if F::MINIMA {
+                m = if sub16::<F>() { W::times::<true>(&of.m, of.dmin) } else { W::times::<false>(&of.m, of.dmin) };
+            }
+        }
+        return (s, m);
+    }
     for k in 0..groups * 32 / F::BLOCK {
         // SAFETY: by the contract.
-        let block = unsafe { std::slice::from_raw_parts(p.add(k * F::BYTES), F::BYTES) };
-        let of = F::scales(w, block);
+        let of = F::scales(w, unsafe { block::<F>(p, k) });
         for j in 0..n {
             s[k * n + j] = of.d * of.s[j];
             if F::MINIMA {
@@ -145,6 +162,21 @@ unsafe fn scales<W: IntDot, F: BlockFormat>(w: W, p: *const u8, groups: usize) -
     }
     (s, m)
 }
+
+/// `$do` for every group `$g` of a turn that begins a vector of `$w`. The numbers of the groups are constants, and so become addresses
+/// and shifts.
+macro_rules! each_vector {
+    ($w:ty, $g:ident => $do:expr) => {
+        each_vector!($w, $g => $do, 0 1 2 3 4 5 6 7)
+    };
+    ($w:ty, $g:ident => $do:expr, $($n:literal)*) => {$(
+        if $n % <$w as IntDot>::GROUPS == 0 {
+            const $g: usize = $n;
+            $do
+        }
+    )*};
+}
+use each_vector;
 
 /// The kernels of one instruction set, entered through functions that enable its features.
 macro_rules! kernels {

@@ -3,7 +3,7 @@
 //! Quants are multiplied as signed numbers: those below 128 as they are, those of 8 bits less 128.
 
 use super::{IntDot, kernels};
-use crate::quant::unpack::Unpack;
+use crate::quant::unpack::{InBlock, Portable, SignedWords, Unpack, Words};
 use std::arch::{aarch64::*, asm};
 
 /// NEON with `dotprod`.
@@ -45,28 +45,34 @@ fn part<const N: usize>(b: &[u8], at: usize) -> *const u8 {
 
 impl Unpack for Neon {
     type Bytes = Bytes;
+    type Groups<'a> = InBlock<'a>;
 
     #[inline(always)]
-    fn load(self, b: &[u8], at: usize) -> Bytes {
-        let p = part::<32>(b, at);
+    fn groups<'a>(self, first: InBlock<'a>, _: InBlock<'a>) -> InBlock<'a> {
+        first
+    }
+
+    #[inline(always)]
+    fn load(self, (b, g): InBlock<'_>, at: impl Fn(usize) -> usize) -> Bytes {
+        let p = part::<32>(b, at(g));
         // SAFETY: a value of this type means that the features are there, here and below.
         unsafe { (vld1q_u8(p), vld1q_u8(p.add(16))) }
     }
 
     #[inline(always)]
-    fn nibbles(self, b: &[u8], at: usize) -> Bytes {
+    fn nibbles(self, (b, g): InBlock<'_>, at: impl Fn(usize) -> usize) -> Bytes {
         // SAFETY: as above.
         unsafe {
-            let v = vld1q_u8(part::<16>(b, at));
+            let v = vld1q_u8(part::<16>(b, at(g)));
             (vandq_u8(v, vdupq_n_u8(15)), vshrq_n_u8::<4>(v))
         }
     }
 
     #[inline(always)]
-    fn field(self, v: Bytes, shift: usize, mask: u8) -> Bytes {
+    fn field(self, (_, g): InBlock<'_>, v: Bytes, shift: impl Fn(usize) -> usize, mask: u8) -> Bytes {
         // SAFETY: as above.
         unsafe {
-            let (by, m) = (vdupq_n_s8(-(shift as i8)), vdupq_n_u8(mask));
+            let (by, m) = (vdupq_n_s8(-(shift(g) as i8)), vdupq_n_u8(mask));
             (vandq_u8(vshlq_u8(v.0, by), m), vandq_u8(vshlq_u8(v.1, by), m))
         }
     }
@@ -87,8 +93,8 @@ impl Unpack for Neon {
     }
 
     #[inline(always)]
-    fn fifth_bits(self, v: Bytes, bits: u32) -> Bytes {
-        let [a, b, c, d] = bits.to_le_bytes();
+    fn fifth_bits(self, (b, g): InBlock<'_>, v: Bytes, bits: impl Fn(&[u8], usize) -> u32) -> Bytes {
+        let [a, b, c, d] = bits(b, g).to_le_bytes();
         // SAFETY: as above.
         unsafe {
             let bit = vreinterpretq_u8_u64(vdupq_n_u64(0x8040_2010_0804_0201));
@@ -107,19 +113,18 @@ impl Unpack for Neon {
     }
 
     #[inline(always)]
-    fn words(self, w: [u64; 4]) -> Bytes {
+    fn words<W: Words>(self, (b, g): InBlock<'_>) -> Bytes {
         // SAFETY: as above.
-        unsafe {
-            let two = |a: u64, b: u64| vcombine_u8(vcreate_u8(a), vcreate_u8(b));
-            (two(w[0], w[1]), two(w[2], w[3]))
-        }
+        unsafe { vectors(W::words(b, g)) }
     }
 
     #[inline(always)]
-    fn signed(self, magnitudes: [u64; 4], signs: u32) -> Bytes {
-        let (v, [a, b, c, d]) = (self.words(magnitudes), signs.to_le_bytes());
+    fn signed<W: SignedWords>(self, (b, g): InBlock<'_>) -> Bytes {
+        let (v, signs) = W::signed(b, g);
+        let [a, b, c, d] = signs.to_le_bytes();
         // SAFETY: as above.
         unsafe {
+            let v = vectors(v);
             let bit = vreinterpretq_u8_u64(vdupq_n_u64(0x8040_2010_0804_0201));
             let of = |v: uint8x16_t, a: u8, b: u8| {
                 let set = vtstq_u8(vcombine_u8(vdup_n_u8(a), vdup_n_u8(b)), bit);
@@ -135,10 +140,26 @@ impl Unpack for Neon {
         // SAFETY: as above.
         unsafe { crate::backend::cpu::simd::half_neon(bits) }
     }
+
+    #[inline(always)]
+    fn numbers(self, v: [u8; 16]) -> [f32; 16] {
+        Portable.numbers(v)
+    }
+
+    #[inline(always)]
+    fn signed_numbers(self, v: [i8; 16]) -> [f32; 16] {
+        Portable.signed_numbers(v)
+    }
+}
+
+/// Words as two vectors.
+#[inline(always)]
+unsafe fn vectors(w: [u64; 4]) -> Bytes {
+    // SAFETY: the caller has NEON.
+    unsafe { (vcombine_u8(vcreate_u8(w[0]), vcreate_u8(w[1])), vcombine_u8(vcreate_u8(w[2]), vcreate_u8(w[3]))) }
 }
 
 impl IntDot for Neon {
-    type Quants = Bytes;
     type Floats = Floats;
     type Scales = [f32; 16];
 
@@ -158,11 +179,6 @@ impl IntDot for Neon {
         fn fma(a: Floats, b: Floats, c: Floats) -> Floats { (vfmaq_f32(c.0, a.0, b.0), vfmaq_f32(c.1, a.1, b.1)) }
         fn fnma(a: Floats, b: Floats, c: Floats) -> Floats { (vfmsq_f32(c.0, a.0, b.0), vfmsq_f32(c.1, a.1, b.1)) }
         fn sum(x: Floats) -> f32 { vaddvq_f32(vaddq_f32(x.0, x.1)) }
-    }
-
-    #[inline(always)]
-    unsafe fn quants(first: Bytes, _: impl FnOnce() -> Bytes) -> Bytes {
-        first
     }
 
     #[inline(always)]
@@ -203,6 +219,15 @@ impl IntDot for Neon {
                 unsafe { to.add(16 * i + r).write_unaligned(from.add(8 * r + i).read_unaligned()) }
             }
         }
+    }
+
+    #[inline(always)]
+    unsafe fn times<const SUB16: bool>(s: &[f32; 16], d: f32) -> [f32; 16] {
+        let mut out = [0f32; 16];
+        for j in 0..if SUB16 { 16 } else { 8 } {
+            out[j] = s[j] * d;
+        }
+        out
     }
 
     #[inline(always)]

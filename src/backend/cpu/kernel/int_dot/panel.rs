@@ -1,6 +1,6 @@
 //! Panels of 16 rows (see [`crate::backend::cpu::kernel::panel`]), as many rows at a time as a vector has lanes.
 
-use super::{IntDot, TURN, eight, group, offset, scales};
+use super::{IntDot, TURN, each_vector, eight, offset, quants, scales};
 use crate::{
     backend::cpu::{
         act::ActRow,
@@ -30,46 +30,56 @@ pub const fn sums<F: BlockFormat>() -> usize {
 #[inline(always)]
 pub unsafe fn fill<W: IntDot, F: BlockFormat>(job: &FillJob) {
     let groups = job.cols / 32;
+    let mut room = [0; 32 * TURN * ROWS];
     let mut g = 0;
     // SAFETY: the rows have `groups` groups; the rest is the caller's.
     unsafe {
         while g + TURN <= groups {
-            some_groups::<W, F>(job, g, TURN);
+            some_groups::<W, F>(job, &mut room, g, TURN);
             g += TURN;
         }
-        while g < groups {
-            some_groups::<W, F>(job, g, F::BLOCK / 32);
+        // Rows of blocks of 256 have whole turns.
+        while F::BLOCK < 32 * TURN && g < groups {
+            some_groups::<W, F>(job, &mut room, g, F::BLOCK / 32);
             g += F::BLOCK / 32;
         }
     }
 }
 
-/// Unpacks `n` groups of 16 rows, whole blocks from group `first` on.
+/// Unpacks `n` groups of 16 rows, whole blocks from group `first` on; at most a turn. `room` is for a vector of each row, then the
+/// next vectors; there, rows that do not exist stay as they are.
 #[inline(always)]
-unsafe fn some_groups<W: IntDot, F: BlockFormat>(job: &FillJob, first: usize, n: usize) {
+unsafe fn some_groups<W: IntDot, F: BlockFormat>(
+    job: &FillJob,
+    room: &mut [u8; 32 * TURN * ROWS],
+    first: usize,
+    n: usize,
+) {
     let per_group = 32 / F::SUB_BLOCK;
-    let mut quants = [[0u8; 64]; ROWS];
+    let room = room.as_mut_ptr();
     // SAFETY: rows below `job.rows` exist and have these groups; the buffers have the sizes that the job states, which are
     // rounded up to whole vectors.
     unsafe {
         let w = W::new();
-        let block = |r: usize| job.weights.add(r * job.row_bytes + first * 32 / F::BLOCK * F::BYTES);
         for r in 0..ROWS {
-            let (s, m) = if r < job.rows { scales::<W, F>(w, block(r), n) } else { ([0.0; 16], [0.0; 16]) };
+            let p = job.weights.wrapping_add(r * job.row_bytes + first * 32 / F::BLOCK * F::BYTES);
+            let (s, m) = if r < job.rows { scales::<W, F>(w, p, n) } else { ([0.0; 16], [0.0; 16]) };
             for j in 0..n * per_group {
                 let at = (first * per_group + j) * ROWS + r;
                 *job.scales.add(at) = s[j];
                 *job.mins.add(at) = if F::MINIMA { m[j] } else { s[j] * offset::<W, F>() };
             }
-        }
-        let to = quants.as_mut_ptr().cast::<u8>();
-        for g in (0..n).step_by(W::GROUPS) {
-            for r in 0..job.rows {
-                for k in g..n.min(g + W::GROUPS) {
-                    W::store(group::<W, F>(w, block(r), k), to.add(32 * (r * W::GROUPS + k - g)));
-                }
+            if r < job.rows {
+                let to = room.add(32 * W::GROUPS * r);
+                each_vector!(W, G => {
+                    if G < n {
+                        W::store(quants::<W, F>(w, p, G, n), to.add(32 * ROWS * G));
+                    }
+                });
             }
-            W::interleave(to, job.quants.add((first + g) * 32 * ROWS));
+        }
+        for g in (0..n).step_by(W::GROUPS) {
+            W::interleave(room.add(32 * ROWS * g), job.quants.add((first + g) * 32 * ROWS));
         }
     }
 }
@@ -105,10 +115,14 @@ unsafe fn tokens<W: IntDot, const SUB16: bool, const SUMS: usize, const T: usize
         unsafe {
             let sums = some_rows::<W, SUB16, SUMS, T>(job, acts, first);
             for t in 0..T {
-                let mut y = [0f32; ROWS];
-                W::write(sums[t], y.as_mut_ptr());
-                let n = (job.rows - first).min(W::LANES);
-                out.add(t * job.stride + first).copy_from_nonoverlapping(y.as_ptr(), n);
+                let (to, n) = (out.add(t * job.stride + first), job.rows - first);
+                if n >= W::LANES {
+                    W::write(sums[t], to);
+                } else {
+                    let mut y = [0f32; ROWS];
+                    W::write(sums[t], y.as_mut_ptr());
+                    to.copy_from_nonoverlapping(y.as_ptr(), n);
+                }
             }
         }
     }
@@ -128,7 +142,7 @@ unsafe fn some_rows<W: IntDot, const SUB16: bool, const SUMS: usize, const T: us
         let mut sums = [W::splat(0.0); T];
         for g in 0..job.groups {
             let quants = job.quants.add(g * 32 * ROWS + 4 * first);
-            let x: [*const i8; T] = std::array::from_fn(|t| act[t].codes.add(32 * g));
+            let x: [*const i8; T] = std::array::from_fn(|t| act[t].quants.add(32 * g));
             if SUB16 {
                 let mut both = [W::splat(0.0); T];
                 for h in 0..2 {

@@ -1,6 +1,6 @@
 //! Weight rows one after the other against 1, 2 or 4 tokens.
 
-use super::{IntDot, TURN, eight, group, offset, scales, sub16};
+use super::{IntDot, TURN, each_vector, eight, offset, quants, scales, sub16};
 use crate::{
     backend::cpu::kernel::{RowsJob, ask_ahead},
     quant::format::BlockFormat,
@@ -35,7 +35,8 @@ pub unsafe fn rows<W: IntDot, F: BlockFormat, const T: usize>(job: &RowsJob<T>) 
                 turn::<W, F, T>(w, job, p, g, &mut sums);
                 g += TURN;
             }
-            while g < job.cols / 32 {
+            // Rows of blocks of 256 have whole turns.
+            while F::BLOCK < 32 * TURN && g < job.cols / 32 {
                 let block = g * 32 / F::BLOCK;
                 last_block::<W, F, T>(w, job, row.add(block * F::BYTES), g, &mut sums);
                 g += F::BLOCK / 32;
@@ -60,33 +61,48 @@ unsafe fn turn<W: IntDot, F: BlockFormat, const T: usize>(
     unsafe {
         let (s, m) = scales::<W, F>(w, p, TURN);
         let low_of = if F::MINIMA { &m } else { &s };
-        let both: [W::Scales; T] = std::array::from_fn(|t| {
-            let x = job.acts[t].scales.add(first);
-            if sub16::<F>() { W::scales::<true>(&s, x) } else { W::scales::<false>(&s, x) }
-        });
+        let mut both = [activation_scales::<W, F>(&s, job.acts[0].scales.add(first)); T];
         for t in 0..T {
             let act = &job.acts[t];
+            both[t] = activation_scales::<W, F>(&s, act.scales.add(first));
             sums[t].lows = if sub16::<F>() {
                 W::lows::<true>(low_of, act.sums16.add(2 * first), sums[t].lows)
             } else {
                 W::lows::<false>(low_of, act.sums32.add(first), sums[t].lows)
             };
         }
-        for g in (0..TURN).step_by(W::GROUPS) {
-            let quants = W::quants(group::<W, F>(w, p, g), || group::<W, F>(w, p, g + 1));
-            // An index known at compile time keeps the sums in registers.
-            let k = (g / W::GROUPS) & if T == 4 { 1 } else { 3 };
+        each_vector!(W, G => {
+            let quants = quants::<W, F>(w, p, G, TURN);
+            let k = (G / W::GROUPS) & if T == 4 { 1 } else { 3 };
             for t in 0..T {
-                let x = W::activations(job.acts[t].codes.add(32 * (first + g)));
-                let dot = if eight::<F>() { W::dot::<true>(quants, x) } else { W::dot::<false>(quants, x) };
-                let scale = if sub16::<F>() {
-                    W::group_scales::<true>(&both[t], g)
-                } else {
-                    W::group_scales::<false>(&both[t], g)
-                };
-                sums[t].dots[k] = W::fma(dot, scale, sums[t].dots[k]);
+                let x = W::activations(job.acts[t].quants.add(32 * (first + G)));
+                add::<W, F>(quants, x, &both[t], G, &mut sums[t].dots[k]);
             }
-        }
+        });
+    }
+}
+
+/// The scales of eight groups times those of the activations at `x`.
+#[inline(always)]
+unsafe fn activation_scales<W: IntDot, F: BlockFormat>(s: &[f32; 16], x: *const f32) -> W::Scales {
+    // SAFETY: by the contract of `rows`.
+    unsafe { if sub16::<F>() { W::scales::<true>(s, x) } else { W::scales::<false>(s, x) } }
+}
+
+/// Adds the products of a vector of quants, the first group of which is `g`, to `sum`.
+#[inline(always)]
+unsafe fn add<W: IntDot, F: BlockFormat>(
+    quants: W::Bytes,
+    x: W::Bytes,
+    both: &W::Scales,
+    g: usize,
+    sum: &mut W::Floats,
+) {
+    // SAFETY: by the contract of `rows`.
+    unsafe {
+        let dot = if eight::<F>() { W::dot::<true>(quants, x) } else { W::dot::<false>(quants, x) };
+        let scale = if sub16::<F>() { W::group_scales::<true>(both, g) } else { W::group_scales::<false>(both, g) };
+        *sum = W::fma(dot, scale, *sum);
     }
 }
 
@@ -105,10 +121,9 @@ unsafe fn last_block<W: IntDot, F: BlockFormat, const T: usize>(
     unsafe {
         let (s, m) = scales::<W, F>(w, p, groups);
         let low_of = if F::MINIMA { &m } else { &s };
-        let zero = || w.field(group::<W, F>(w, p, 0), 0, 0);
         for t in 0..T {
             let act = &job.acts[t];
-            // What a turn reads beyond the block counts as nothing.
+            // What a turn reads beyond the block counts as nothing: its scales are 0.
             let (mut x_scales, mut x_sums) = ([0f32; TURN], [0f32; 2 * TURN]);
             for g in 0..groups {
                 x_scales[g] = *act.scales.add(first + g);
@@ -117,21 +132,15 @@ unsafe fn last_block<W: IntDot, F: BlockFormat, const T: usize>(
             for j in 0..groups * per_group {
                 x_sums[j] = *of.add(first * per_group + j);
             }
-            let both = if sub16::<F>() {
-                sums[t].lows = W::lows::<true>(low_of, x_sums.as_ptr(), sums[t].lows);
-                W::scales::<true>(&s, x_scales.as_ptr())
+            sums[t].lows = if sub16::<F>() {
+                W::lows::<true>(low_of, x_sums.as_ptr(), sums[t].lows)
             } else {
-                sums[t].lows = W::lows::<false>(low_of, x_sums.as_ptr(), sums[t].lows);
-                W::scales::<false>(&s, x_scales.as_ptr())
+                W::lows::<false>(low_of, x_sums.as_ptr(), sums[t].lows)
             };
+            let both = activation_scales::<W, F>(&s, x_scales.as_ptr());
             for g in (0..groups).step_by(W::GROUPS) {
-                let second = || if g + 1 < groups { group::<W, F>(w, p, g + 1) } else { zero() };
-                let quants = W::quants(group::<W, F>(w, p, g), second);
-                let x = W::activations(act.codes.add(32 * (first + g)));
-                let dot = if eight::<F>() { W::dot::<true>(quants, x) } else { W::dot::<false>(quants, x) };
-                let scale =
-                    if sub16::<F>() { W::group_scales::<true>(&both, g) } else { W::group_scales::<false>(&both, g) };
-                sums[t].dots[0] = W::fma(dot, scale, sums[t].dots[0]);
+                let x = W::activations(act.quants.add(32 * (first + g)));
+                add::<W, F>(quants::<W, F>(w, p, g, groups), x, &both, g, &mut sums[t].dots[0]);
             }
         }
     }

@@ -5,7 +5,7 @@
 //! `vpdpbusd` of AVX-VNNI has no such limit.
 
 use super::{IntDot, kernels};
-use crate::quant::unpack::Unpack;
+use crate::quant::unpack::{InBlock, SignedWords, Unpack, Words};
 use std::arch::x86_64::*;
 
 /// AVX2, FMA and F16C; and AVX-VNNI if `VNNI`.
@@ -29,33 +29,39 @@ impl<const VNNI: bool> Avx2<VNNI> {
 
 /// The address of the `N` bytes from `at` on.
 #[inline(always)]
-fn part<const N: usize>(b: &[u8], at: usize) -> *const u8 {
+pub(super) fn part<const N: usize>(b: &[u8], at: usize) -> *const u8 {
     b[at..at + N].as_ptr()
 }
 
 impl<const VNNI: bool> Unpack for Avx2<VNNI> {
     type Bytes = __m256i;
+    type Groups<'a> = InBlock<'a>;
 
     #[inline(always)]
-    fn load(self, b: &[u8], at: usize) -> __m256i {
-        // SAFETY: a value of this type means that the features are there, here and below.
-        unsafe { _mm256_loadu_si256(part::<32>(b, at).cast()) }
+    fn groups<'a>(self, first: InBlock<'a>, _: InBlock<'a>) -> InBlock<'a> {
+        first
     }
 
     #[inline(always)]
-    fn nibbles(self, b: &[u8], at: usize) -> __m256i {
+    fn load(self, (b, g): InBlock<'_>, at: impl Fn(usize) -> usize) -> __m256i {
+        // SAFETY: a value of this type means that the features are there, here and below.
+        unsafe { _mm256_loadu_si256(part::<32>(b, at(g)).cast()) }
+    }
+
+    #[inline(always)]
+    fn nibbles(self, (b, g): InBlock<'_>, at: impl Fn(usize) -> usize) -> __m256i {
         // SAFETY: as above.
         unsafe {
-            let v = _mm256_broadcastsi128_si256(_mm_loadu_si128(part::<16>(b, at).cast()));
+            let v = _mm256_broadcastsi128_si256(_mm_loadu_si128(part::<16>(b, at(g)).cast()));
             _mm256_and_si256(_mm256_srlv_epi64(v, _mm256_setr_epi64x(0, 0, 4, 4)), _mm256_set1_epi8(15))
         }
     }
 
     #[inline(always)]
-    fn field(self, v: __m256i, shift: usize, mask: u8) -> __m256i {
+    fn field(self, (_, g): InBlock<'_>, v: __m256i, shift: impl Fn(usize) -> usize, mask: u8) -> __m256i {
         // SAFETY: as above.
         unsafe {
-            let v = _mm256_srl_epi64(v, _mm_cvtsi32_si128(shift as i32));
+            let v = _mm256_srl_epi64(v, _mm_cvtsi32_si128(shift(g) as i32));
             _mm256_and_si256(v, _mm256_set1_epi8(mask as i8))
         }
     }
@@ -73,9 +79,9 @@ impl<const VNNI: bool> Unpack for Avx2<VNNI> {
     }
 
     #[inline(always)]
-    fn fifth_bits(self, v: __m256i, bits: u32) -> __m256i {
+    fn fifth_bits(self, (b, g): InBlock<'_>, v: __m256i, bits: impl Fn(&[u8], usize) -> u32) -> __m256i {
         // SAFETY: as above.
-        unsafe { _mm256_or_si256(v, _mm256_and_si256(spread(bits), _mm256_set1_epi8(16))) }
+        unsafe { _mm256_or_si256(v, _mm256_and_si256(spread(bits(b, g)), _mm256_set1_epi8(16))) }
     }
 
     #[inline(always)]
@@ -85,27 +91,71 @@ impl<const VNNI: bool> Unpack for Avx2<VNNI> {
     }
 
     #[inline(always)]
-    fn words(self, w: [u64; 4]) -> __m256i {
-        let [a, b, c, d] = w.map(|w| w as i64);
+    fn words<W: Words>(self, (b, g): InBlock<'_>) -> __m256i {
         // SAFETY: as above.
-        unsafe { _mm256_setr_epi64x(a, b, c, d) }
+        unsafe { vector(W::words(b, g)) }
     }
 
     #[inline(always)]
-    fn signed(self, magnitudes: [u64; 4], signs: u32) -> __m256i {
+    fn signed<W: SignedWords>(self, (b, g): InBlock<'_>) -> __m256i {
+        let (v, signs) = W::signed(b, g);
         // SAFETY: as above.
         unsafe {
             let signs = spread(signs);
-            self.flip(_mm256_sub_epi8(_mm256_xor_si256(self.words(magnitudes), signs), signs))
+            self.flip(_mm256_sub_epi8(_mm256_xor_si256(vector(v), signs), signs))
         }
     }
 
     #[inline(always)]
     fn half(self, b: &[u8], at: usize) -> f32 {
-        let bits = i32::from(u16::from_le_bytes([b[at], b[at + 1]]));
-        // SAFETY: as above.
-        unsafe { _mm_cvtss_f32(_mm_cvtph_ps(_mm_cvtsi32_si128(bits))) }
+        // SAFETY: as above. Volatile, because the compiler takes the halves of several blocks from masked loads of all their bytes
+        // otherwise, which is slower than a load for each.
+        unsafe {
+            let Unaligned(bits) = part::<2>(b, at).cast::<Unaligned>().read_volatile();
+            _mm_cvtss_f32(_mm_cvtph_ps(_mm_cvtsi32_si128(i32::from(bits))))
+        }
     }
+
+    #[inline(always)]
+    fn numbers(self, v: [u8; 16]) -> [f32; 16] {
+        // SAFETY: as above.
+        unsafe {
+            let v = _mm_loadu_si128(v.as_ptr().cast());
+            floats(_mm256_cvtepu8_epi32(v), _mm256_cvtepu8_epi32(_mm_srli_si128::<8>(v)))
+        }
+    }
+
+    #[inline(always)]
+    fn signed_numbers(self, v: [i8; 16]) -> [f32; 16] {
+        // SAFETY: as above.
+        unsafe {
+            let v = _mm_loadu_si128(v.as_ptr().cast());
+            floats(_mm256_cvtepi8_epi32(v), _mm256_cvtepi8_epi32(_mm_srli_si128::<8>(v)))
+        }
+    }
+}
+
+/// Two bytes anywhere.
+#[repr(C, packed)]
+struct Unaligned(u16);
+
+/// Words as a vector.
+#[inline(always)]
+pub(super) unsafe fn vector([a, b, c, d]: [u64; 4]) -> __m256i {
+    // SAFETY: the caller has AVX2.
+    unsafe { _mm256_setr_epi64x(a as i64, b as i64, c as i64, d as i64) }
+}
+
+/// Sixteen whole numbers as f32.
+#[inline(always)]
+unsafe fn floats(first: __m256i, second: __m256i) -> [f32; 16] {
+    let mut out = [0f32; 16];
+    // SAFETY: the caller has AVX2; both halves are in the array.
+    unsafe {
+        _mm256_storeu_ps(out.as_mut_ptr(), _mm256_cvtepi32_ps(first));
+        _mm256_storeu_ps(out.as_mut_ptr().add(8), _mm256_cvtepi32_ps(second));
+    }
+    out
 }
 
 /// All bits of byte i set where bit i of `bits` is.
@@ -130,7 +180,6 @@ macro_rules! functions {
 }
 
 impl<const VNNI: bool> IntDot for Avx2<VNNI> {
-    type Quants = __m256i;
     type Floats = __m256;
     // In memory: a scale is then read into every lane.
     type Scales = [f32; 16];
@@ -155,11 +204,6 @@ impl<const VNNI: bool> IntDot for Avx2<VNNI> {
             let v = _mm_add_ps(v, _mm_movehl_ps(v, v));
             _mm_cvtss_f32(_mm_add_ss(v, _mm_movehdup_ps(v)))
         }}
-    }
-
-    #[inline(always)]
-    unsafe fn quants(first: __m256i, _: impl FnOnce() -> __m256i) -> __m256i {
-        first
     }
 
     #[inline(always)]
@@ -192,7 +236,7 @@ impl<const VNNI: bool> IntDot for Avx2<VNNI> {
                         totals[t] = _mm256_dpbusd_avx_epi32(totals[t], w, four(t, i));
                     }
                 }
-                return totals.map(|v| _mm256_cvtepi32_ps(v));
+                return all_floats(totals);
             }
             let mut from = 0;
             while from < STEPS {
@@ -211,7 +255,7 @@ impl<const VNNI: bool> IntDot for Avx2<VNNI> {
                 }
                 from = to;
             }
-            totals.map(|v| _mm256_cvtepi32_ps(v))
+            all_floats(totals)
         }
     }
 
@@ -224,6 +268,21 @@ impl<const VNNI: bool> IntDot for Avx2<VNNI> {
                 unsafe { to.add(16 * i + r).write_unaligned(from.add(8 * r + i).read_unaligned()) }
             }
         }
+    }
+
+    #[inline(always)]
+    unsafe fn times<const SUB16: bool>(s: &[f32; 16], d: f32) -> [f32; 16] {
+        let mut out = [0f32; 16];
+        let (s, to) = (s.as_ptr(), out.as_mut_ptr());
+        // SAFETY: both have 16 numbers; features by the contract of `IntDot`.
+        unsafe {
+            let d = _mm256_set1_ps(d);
+            _mm256_storeu_ps(to, _mm256_mul_ps(_mm256_loadu_ps(s), d));
+            if SUB16 {
+                _mm256_storeu_ps(to.add(8), _mm256_mul_ps(_mm256_loadu_ps(s.add(8)), d));
+            }
+        }
+        out
     }
 
     #[inline(always)]
@@ -266,6 +325,19 @@ impl<const VNNI: bool> IntDot for Avx2<VNNI> {
             let sum = _mm256_fmadd_ps(_mm256_loadu_ps(m), _mm256_loadu_ps(x), sum);
             if SUB16 { _mm256_fmadd_ps(_mm256_loadu_ps(m.add(8)), _mm256_loadu_ps(x.add(8)), sum) } else { sum }
         }
+    }
+}
+
+/// Sums as f32.
+#[inline(always)]
+unsafe fn all_floats<const T: usize>(sums: [__m256i; T]) -> [__m256; T] {
+    // SAFETY: the caller has AVX2. No `map`: closures do not have its instructions.
+    unsafe {
+        let mut out = [_mm256_setzero_ps(); T];
+        for t in 0..T {
+            out[t] = _mm256_cvtepi32_ps(sums[t]);
+        }
+        out
     }
 }
 
