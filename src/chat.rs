@@ -109,7 +109,7 @@ impl Chat {
         session: &'s mut Session,
         options: GenerateOptions,
         cancel: CancelToken,
-    ) -> Result<(Generation<'s, Session>, AnswerReader)> {
+    ) -> Result<(Generation<&'s mut Session>, AnswerReader)> {
         let model = session.model().clone();
         let tokenizer = model.require_tokenizer()?;
         let prompt = self.prompt(tokenizer)?;
@@ -154,7 +154,7 @@ pub enum TurnState {
 /// before, the person's message is taken back.
 pub struct Turn<'a> {
     chat: &'a mut Chat,
-    generation: Generation<'a, Session>,
+    generation: Generation<&'a mut Session>,
     /// `None` once the answer is in the history.
     reader: Option<AnswerReader>,
     ready: VecDeque<Segment>,

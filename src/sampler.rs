@@ -121,6 +121,7 @@ pub struct Sampler {
     rng: Rng,
     chooser: Chooser,
     forbidden: Vec<u32>,
+    bias: Vec<(u32, f32)>,
 }
 
 impl Sampler {
@@ -130,7 +131,13 @@ impl Sampler {
     /// [`Error::Invalid`] where an option is out of its range.
     pub fn new(options: SamplerOptions) -> Result<Self> {
         options.check()?;
-        Ok(Sampler { options, rng: Rng::new(options.seed), chooser: Chooser::default(), forbidden: vec![] })
+        Ok(Sampler {
+            options,
+            rng: Rng::new(options.seed),
+            chooser: Chooser::default(),
+            forbidden: vec![],
+            bias: vec![],
+        })
     }
 
     /// Never chooses one of `ids` from now on.
@@ -141,6 +148,16 @@ impl Sampler {
     /// Tokens that are never chosen.
     pub fn forbidden(&self) -> &[u32] {
         &self.forbidden
+    }
+
+    /// Adds numbers to the logits of tokens before everything else, each token named at most once.
+    pub fn set_bias(&mut self, bias: &[(u32, f32)]) {
+        self.bias = bias.to_vec();
+    }
+
+    /// What is added to the logits of tokens.
+    pub fn bias(&self) -> &[(u32, f32)] {
+        &self.bias
     }
 
     /// The next random word, for a runner that chooses tokens itself. One is used up a token, none at temperature 0.
@@ -166,7 +183,7 @@ impl Sampler {
     pub fn sample(&mut self, logits: &[f32], recent: &[u32]) -> Result<u32> {
         check_logits(logits)?;
         let random = self.next_random();
-        let rules = Rules { options: &self.options, forbidden: &self.forbidden, bias: &[], mask: None, recent };
+        let rules = Rules { options: &self.options, forbidden: &self.forbidden, bias: &self.bias, mask: None, recent };
         self.chooser.choose(logits, &rules, random).ok_or_else(nothing_left)
     }
 }

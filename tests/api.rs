@@ -41,6 +41,7 @@ fn what_threads_may_do() {
     shared::<CancelToken>();
     sent::<Session>();
     sent::<Batch>();
-    sent::<Generation<'static, Session>>();
-    not_shared!(Session, Batch, Generation<'static, Session>);
+    sent::<Generation<Session>>();
+    sent::<Generation<&'static mut Session>>();
+    not_shared!(Session, Batch, Generation<Session>);
 }

@@ -19,6 +19,7 @@ struct Scripted {
     capacity: usize,
     sampler: Option<Sampler>,
     chosen: u32,
+    logits: Vec<f32>,
     fail_at: Option<usize>,
     /// Polls that a choice takes.
     slices: usize,
@@ -35,6 +36,7 @@ impl Scripted {
             capacity: 100,
             sampler: None,
             chosen: 0,
+            logits: vec![],
             fail_at: None,
             slices: 1,
             polled: 0,
@@ -46,6 +48,7 @@ impl Decoder for Scripted {
     fn set_sampler(&mut self, sampling: &Sampling<'_>) -> Result<()> {
         let mut sampler = Sampler::new(sampling.options)?;
         sampler.forbid(sampling.forbidden);
+        sampler.set_bias(sampling.bias);
         self.sampler = Some(sampler);
         Ok(())
     }
@@ -53,6 +56,16 @@ impl Decoder for Scripted {
         self.prompt = self.fed.len() + ids.len();
         self.queued = Some(ids.to_vec());
         Ok(())
+    }
+    fn begin_logits(&mut self, ids: &[u32]) -> Result<()> {
+        if self.prompt == 0 {
+            self.prompt = self.fed.len() + ids.len();
+        }
+        self.queued = Some(ids.to_vec());
+        Ok(())
+    }
+    fn last_logits(&self) -> &[f32] {
+        &self.logits
     }
     fn begin_next(&mut self, _random: u64) -> Result<()> {
         self.queued = Some(vec![self.chosen]);
@@ -73,7 +86,11 @@ impl Decoder for Scripted {
         let mut logits = vec![0.0; 100];
         logits[self.script[i] as usize] = 10.0;
         logits[99] = 5.0;
-        self.chosen = self.sampler.as_mut().unwrap().sample(&logits, &[])?;
+        // Without a sampler logits were asked for, and who asked chooses.
+        if let Some(sampler) = &mut self.sampler {
+            self.chosen = sampler.sample(&logits, &[])?;
+        }
+        self.logits = logits;
         Ok(Status::Done)
     }
     fn chosen(&self) -> Result<u32> {
@@ -135,7 +152,7 @@ fn options(stop: &[&str]) -> GenerateOptions {
     }
 }
 
-fn start<'a>(d: &'a mut Scripted, o: GenerateOptions, cancel: &CancelToken) -> Generation<'a, Scripted> {
+fn start<'a>(d: &'a mut Scripted, o: GenerateOptions, cancel: &CancelToken) -> Generation<&'a mut Scripted> {
     generate_with(d, Some(Box::new(Words(vec![]))), &[0, 98], &[7, 7], o, cancel.clone()).unwrap()
 }
 
@@ -320,4 +337,71 @@ fn bad_requests_are_refused_before_anything_runs() {
     assert!(refuse(&[1], options(&["x"]), false).contains("tokenizer"));
     let bad = SamplerOptions { top_p: 2.0, ..Default::default() };
     assert!(refuse(&[1], GenerateOptions { sampler: bad, ..options(&[]) }, true).contains("top-p"));
+}
+
+/// Bias and stop tokens count wherever the choice is made; log-probabilities are those of the model.
+#[test]
+fn bias_stop_tokens_and_log_probabilities() {
+    let s = [1, 2, 3, 4, 0];
+    let biased = GenerateOptions { logit_bias: vec![(99, 6.0)], max_tokens: 2, ..options(&[]) };
+    assert_eq!(whole(&s, biased.clone()).1, [99, 99], "5 + 6 is more than 10");
+    let stopped = GenerateOptions { stop_tokens: vec![3], ..options(&[]) };
+    assert_eq!(whole(&s, stopped), ("Hello wor".into(), vec![1, 2], FinishReason::StopToken(3)));
+
+    let mut d = Scripted::new(&s);
+    let asked = GenerateOptions { logprobs: Some(2), ..biased };
+    let g = generate_with(&mut d, Some(Box::new(Words(vec![]))), &[0, 98], &[7, 7], asked, CancelToken::new()).unwrap();
+    let pieces: Vec<Piece> = g.map(Result::unwrap).collect();
+    assert_eq!(pieces.iter().map(|p| p.id).collect::<Vec<_>>(), [99, 99]);
+    let logprobs = pieces[0].logprobs.as_ref().unwrap();
+    let total = (10f64.exp() + 5f64.exp() + 98.0).ln();
+    assert_eq!(logprobs.top.iter().map(|t| t.0).collect::<Vec<_>>(), [1, 99]);
+    assert!((f64::from(logprobs.logprob) - (5.0 - total)).abs() < 1e-5, "{logprobs:?}");
+    assert!((f64::from(logprobs.top[0].1) - (10.0 - total)).abs() < 1e-5, "{logprobs:?}");
+}
+
+/// A hook sees every token so far and rules out what it likes; an owned generation can be sent away and gives its session back.
+#[test]
+fn a_hook_rules_out_tokens() {
+    let g = generate_with(Scripted::new(&[1, 2, 3, 4, 0]), None, &[0, 98], &[7, 7], options(&[]), CancelToken::new());
+    let g = g.unwrap().with_logits_hook(|tokens, logits| {
+        assert_eq!(tokens[..2], [7, 7], "the prompt comes first");
+        logits[2] = f32::NEG_INFINITY;
+    });
+    let (ids, d) = std::thread::spawn(move || {
+        let mut g = g;
+        let ids: Vec<u32> = g.by_ref().take(3).map(|p| p.unwrap().id).collect();
+        (ids, g.into_inner())
+    })
+    .join()
+    .unwrap();
+    assert_eq!(ids, [1, 99, 3]);
+    assert_eq!(d.fed, [7, 7, 1, 99], "the last token was not fed");
+}
+
+/// The stream gives what the iterator gives, on any executor.
+#[cfg(feature = "stream")]
+#[test]
+fn a_stream_of_pieces() {
+    use futures_util::StreamExt;
+    let s = [1, 2, 3, 4, 0];
+    let g = generate_with(
+        Scripted { slices: 3, ..Scripted::new(&s) },
+        Some(Box::new(Words(vec![]))),
+        &[0, 98],
+        &[7],
+        options(&[]),
+        CancelToken::new(),
+    );
+    let mut stream = g.unwrap().into_stream();
+    let text = pollster::block_on(async {
+        let mut text = String::new();
+        while let Some(piece) = stream.next().await {
+            text.push_str(&piece.unwrap().text);
+        }
+        text
+    });
+    assert_eq!(text, "Hello world\n");
+    assert_eq!(stream.generation().finish_reason(), Some(FinishReason::EndOfText(0)));
+    assert_eq!(stream.into_inner().fed.len(), 5);
 }

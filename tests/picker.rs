@@ -154,7 +154,7 @@ fn a_vocabulary_of_262144() {
 
 /// Ties go to the lower id in every way, whole groups and vocabularies of equals included.
 #[test]
-fn ties() {
+pub fn ties() {
     let vocab = 300;
     let Some(loaded) = logits_graph(vocab) else { return };
     let mut r = runner(&*loaded);
@@ -363,6 +363,12 @@ impl Decoder for StepByStep {
     fn begin_choice(&mut self, ids: &[u32], random: u64) -> Result<()> {
         self.0.begin_choice(ids, random)
     }
+    fn begin_logits(&mut self, ids: &[u32]) -> Result<()> {
+        self.0.begin_prefill(ids)
+    }
+    fn last_logits(&self) -> &[f32] {
+        self.0.last_logits()
+    }
     fn begin_next(&mut self, random: u64) -> Result<()> {
         self.0.begin_next(random)
     }
@@ -411,7 +417,7 @@ fn model(path: &Path) -> Option<Model> {
 type Seen = (Vec<u32>, String, FinishReason, Vec<u32>, usize);
 
 fn see<D: Decoder>(d: &mut D, eos: &[u32], prompt: &[u32], o: &GenerateOptions, most: usize) -> Seen {
-    let mut g = generate_with(d, Some(Box::new(Letters)), eos, prompt, o.clone(), CancelToken::new()).unwrap();
+    let mut g = generate_with(&mut *d, Some(Box::new(Letters)), eos, prompt, o.clone(), CancelToken::new()).unwrap();
     let pieces: Vec<_> = g.by_ref().take(most).map(|p| p.unwrap()).collect();
     let reason = g.finish_reason().unwrap_or(FinishReason::Cancelled);
     let tokens = g.tokens().to_vec();

@@ -6,6 +6,10 @@ use crate::{
     session::{Budget, Session, Status},
     tokenizer::DecodeStream,
 };
+use std::{
+    ops::{Deref, DerefMut},
+    task::Waker,
+};
 
 /// What generation needs of a model's state: a session, or a stand-in for tests.
 pub trait Decoder {
@@ -20,6 +24,15 @@ pub trait Decoder {
     /// # Errors
     /// What the session says.
     fn begin_choice(&mut self, ids: &[u32], random: u64) -> Result<()>;
+
+    /// Queues tokens behind the context, the last one's logits being wanted: [`Decoder::last_logits`] once they are done.
+    ///
+    /// # Errors
+    /// What the session says.
+    fn begin_logits(&mut self, ids: &[u32]) -> Result<()>;
+
+    /// The logits `[V]` that [`Decoder::begin_logits`] asked for.
+    fn last_logits(&self) -> &[f32];
 
     /// Queues a step of the token that was or will be chosen last, and another choice after it.
     ///
@@ -39,6 +52,11 @@ pub trait Decoder {
     /// What the session says.
     fn wait(&mut self) -> Result<()> {
         Ok(())
+    }
+
+    /// Has `waker` called when the device has done what [`Status::Waiting`] stands for; `false` where nobody will.
+    fn wake(&mut self, _waker: &Waker) -> bool {
+        false
     }
 
     /// The choice that `poll` said to be made.
@@ -98,6 +116,14 @@ impl Decoder for Session {
         Session::begin_choice(self, ids, random)
     }
 
+    fn begin_logits(&mut self, ids: &[u32]) -> Result<()> {
+        Session::begin_prefill(self, ids)
+    }
+
+    fn last_logits(&self) -> &[f32] {
+        Session::last_logits(self)
+    }
+
     fn begin_next(&mut self, random: u64) -> Result<()> {
         Session::begin_next(self, random)
     }
@@ -108,6 +134,10 @@ impl Decoder for Session {
 
     fn wait(&mut self) -> Result<()> {
         Session::wait(self)
+    }
+
+    fn wake(&mut self, waker: &Waker) -> bool {
+        Session::wake(self, waker)
     }
 
     fn chosen(&self) -> Result<u32> {
@@ -136,6 +166,114 @@ impl Decoder for Session {
 
     fn capacity(&self) -> usize {
         self.ctx()
+    }
+}
+
+/// A decoder that is lent.
+impl<D: Decoder + ?Sized> Decoder for &mut D {
+    fn set_sampler(&mut self, sampling: &Sampling<'_>) -> Result<()> {
+        (**self).set_sampler(sampling)
+    }
+
+    fn begin_choice(&mut self, ids: &[u32], random: u64) -> Result<()> {
+        (**self).begin_choice(ids, random)
+    }
+
+    fn begin_logits(&mut self, ids: &[u32]) -> Result<()> {
+        (**self).begin_logits(ids)
+    }
+
+    fn last_logits(&self) -> &[f32] {
+        (**self).last_logits()
+    }
+
+    fn begin_next(&mut self, random: u64) -> Result<()> {
+        (**self).begin_next(random)
+    }
+
+    fn poll(&mut self, budget: Budget) -> Result<Status> {
+        (**self).poll(budget)
+    }
+
+    fn wait(&mut self) -> Result<()> {
+        (**self).wait()
+    }
+
+    fn wake(&mut self, waker: &Waker) -> bool {
+        (**self).wake(waker)
+    }
+
+    fn chosen(&self) -> Result<u32> {
+        (**self).chosen()
+    }
+
+    fn choices_queued(&self) -> usize {
+        (**self).choices_queued()
+    }
+
+    fn depth(&self) -> usize {
+        (**self).depth()
+    }
+
+    fn cancel(&mut self) {
+        (**self).cancel();
+    }
+
+    fn position(&self) -> usize {
+        (**self).position()
+    }
+
+    fn position_queued(&self) -> usize {
+        (**self).position_queued()
+    }
+
+    fn capacity(&self) -> usize {
+        (**self).capacity()
+    }
+}
+
+/// A decoder in a generation: what is queued beyond what the caller took is forgotten when it goes.
+pub(super) struct Held<D: Decoder>(Option<D>);
+
+impl<D: Decoder> Held<D> {
+    pub fn new(decoder: D) -> Self {
+        Held(Some(decoder))
+    }
+
+    pub fn release(mut self) -> D {
+        self.cancel();
+        match self.0.take() {
+            Some(decoder) => decoder,
+            None => unreachable!("only this consuming method takes it"),
+        }
+    }
+}
+
+impl<D: Decoder> Deref for Held<D> {
+    type Target = D;
+
+    fn deref(&self) -> &D {
+        match &self.0 {
+            Some(decoder) => decoder,
+            None => unreachable!("only `release` takes it, which consumes this"),
+        }
+    }
+}
+
+impl<D: Decoder> DerefMut for Held<D> {
+    fn deref_mut(&mut self) -> &mut D {
+        match &mut self.0 {
+            Some(decoder) => decoder,
+            None => unreachable!("only `release` takes it, which consumes this"),
+        }
+    }
+}
+
+impl<D: Decoder> Drop for Held<D> {
+    fn drop(&mut self) {
+        if let Some(decoder) = &mut self.0 {
+            decoder.cancel();
+        }
     }
 }
 

@@ -9,26 +9,33 @@
 //! Deliberately absent: kernels, terminals.
 
 mod decoder;
+mod logprobs;
 mod options;
 mod stats;
 mod stop;
+#[cfg(feature = "stream")]
+mod stream;
 
 pub use crate::cancel::CancelToken;
 pub use decoder::{Decoder, TextStream};
+pub use logprobs::Logprobs;
 pub use options::{FinishReason, GenerateOptions, Piece};
 pub use stats::Stats;
+#[cfg(feature = "stream")]
+pub use stream::PieceStream;
 
 use crate::{
     error::{Error, Result},
     sampler::{Sampler, Sampling},
-    session::{Budget, Session, Status},
+    session::{Budget, Status},
     tokenizer::Tokenizer,
 };
+use decoder::Held;
 use std::time::{Duration, Instant};
 use stop::StopFilter;
 
 /// What a call of [`Generation::poll`] came to.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Polled {
     /// The next piece of the answer.
     Piece(Piece),
@@ -40,11 +47,15 @@ pub enum Polled {
     Finished,
 }
 
-/// A running generation; see the [module](self). After the end, the session holds prompt and answer without the last
-/// chosen token, and can go on.
-pub struct Generation<'a, D: Decoder + ?Sized> {
-    decoder: &'a mut D,
-    text: Option<Box<dyn TextStream + 'a>>,
+/// Changes the logits `[V]` of the next token; the first argument are history, prompt and answer so far.
+type LogitsHook = Box<dyn FnMut(&[u32], &mut [f32]) + Send>;
+
+/// A running generation over a session that it borrows (`&mut Session`) or owns (`Session`: it can then be sent to another
+/// thread or task); see the [module](self). After the end, the session holds prompt and answer without the last chosen
+/// token, and can go on.
+pub struct Generation<D: Decoder> {
+    decoder: Held<D>,
+    text: Option<Box<dyn TextStream>>,
     eos: Vec<u32>,
     options: GenerateOptions,
     sampler: Sampler,
@@ -61,23 +72,26 @@ pub struct Generation<'a, D: Decoder + ?Sized> {
     asked: bool,
     /// Time spent on that token.
     busy: Duration,
+    hook: Option<LogitsHook>,
+    /// Logits that the hook changes and log-probabilities are made of.
+    logits: Vec<f32>,
 }
 
 /// What the iterator does at a time on backends that compute on the host, before it looks for a cancellation.
 const BLOCKING_SLICE: Budget = Budget { dispatches: usize::MAX, micros: 20_000 };
 
-/// Starts a generation that appends `prompt` to what the session holds. Without a tokenizer the pieces carry ids only and
-/// nothing but their number ends it.
+/// Starts a generation that appends `prompt` to what the session holds, which is lent (`&mut session`) or given. Without a
+/// tokenizer the pieces carry ids only and nothing but their number ends it.
 ///
 /// # Errors
 /// As [`generate_with`].
-pub fn generate<'a>(
-    session: &'a mut Session,
+pub fn generate<D: Decoder>(
+    session: D,
     tokenizer: Option<&Tokenizer>,
     prompt: &[u32],
     options: GenerateOptions,
     cancel: CancelToken,
-) -> Result<Generation<'a, Session>> {
+) -> Result<Generation<D>> {
     let text = tokenizer.map(|t| Box::new(t.stream()) as Box<dyn TextStream>);
     let eos = tokenizer.map_or(&[][..], Tokenizer::eos_ids);
     generate_with(session, text, eos, prompt, options, cancel)
@@ -89,14 +103,14 @@ pub fn generate<'a>(
 /// # Errors
 /// [`Error::Invalid`] for an empty prompt, an empty stop string, stop strings without a tokenizer, or a sampling option out
 /// of range; [`Error::ContextFull`] where the prompt does not fit.
-pub fn generate_with<'a, D: Decoder + ?Sized>(
-    decoder: &'a mut D,
-    text: Option<Box<dyn TextStream + 'a>>,
+pub fn generate_with<D: Decoder>(
+    decoder: D,
+    text: Option<Box<dyn TextStream>>,
     eos: &[u32],
     prompt: &[u32],
     options: GenerateOptions,
     cancel: CancelToken,
-) -> Result<Generation<'a, D>> {
+) -> Result<Generation<D>> {
     if prompt.is_empty() {
         return Err(Error::Invalid("the prompt is empty: a model needs at least one token to start from".into()));
     }
@@ -114,13 +128,14 @@ pub fn generate_with<'a, D: Decoder + ?Sized>(
     if options.ignore_eos {
         sampler.forbid(eos);
     }
+    sampler.set_bias(&options.logit_bias);
     let mut tokens = options.history.clone();
     let prompt = tokens.len()..{
         tokens.extend_from_slice(prompt);
         tokens.len()
     };
     Ok(Generation {
-        decoder,
+        decoder: Held::new(decoder),
         text,
         eos: eos.to_vec(),
         held: StopFilter::new(options.stop.clone()),
@@ -134,10 +149,37 @@ pub fn generate_with<'a, D: Decoder + ?Sized>(
         started: false,
         asked: false,
         busy: Duration::ZERO,
+        hook: None,
+        logits: vec![],
     })
 }
 
-impl<D: Decoder + ?Sized> Generation<'_, D> {
+impl<D: Decoder> Generation<D> {
+    /// Lets `hook` change the logits `[V]` before each token is chosen, minus infinity for one that must not come; its first
+    /// argument are history, prompt and answer so far. The logits then come to the host for every token, which costs some
+    /// speed on a GPU. To be called before the first piece is asked for.
+    #[must_use]
+    pub fn with_logits_hook(mut self, hook: impl FnMut(&[u32], &mut [f32]) + Send + 'static) -> Self {
+        self.hook = Some(Box::new(hook));
+        self
+    }
+
+    /// The generation as an asynchronous stream of its pieces.
+    #[cfg(feature = "stream")]
+    pub fn into_stream(self) -> PieceStream<D> {
+        PieceStream::new(self)
+    }
+
+    /// Ends the generation; gives the session back, whose context holds what was fed.
+    pub fn into_inner(self) -> D {
+        self.decoder.release()
+    }
+
+    /// Whether the host chooses tokens, from logits that it sees.
+    fn on_host(&self) -> bool {
+        self.hook.is_some() || self.options.logprobs.is_some()
+    }
+
     /// Why it ended; `None` while it runs.
     pub fn finish_reason(&self) -> Option<FinishReason> {
         self.finish.filter(|_| self.held.is_empty())
@@ -227,18 +269,35 @@ impl<D: Decoder + ?Sized> Generation<'_, D> {
         self.busy += start.elapsed();
         if status == Status::Done {
             self.asked = false;
-            let id = self.decoder.chosen()?;
+            let (id, logprobs) = if self.on_host() { self.choose()? } else { (self.decoder.chosen()?, None) };
             self.count();
-            self.accept(id);
+            self.accept(id, logprobs);
         }
         Ok(status)
     }
 
+    /// Chooses a token from the logits that came.
+    fn choose(&mut self) -> Result<(u32, Option<Logprobs>)> {
+        self.logits.clear();
+        self.logits.extend_from_slice(self.decoder.last_logits());
+        if let Some(hook) = &mut self.hook {
+            hook(&self.tokens, &mut self.logits);
+        }
+        let id = self.sampler.sample(&self.logits, &self.tokens)?;
+        Ok((id, self.options.logprobs.map(|n| Logprobs::of(&self.logits, id, n))))
+    }
+
     /// Queues the prompt, then steps on tokens that the host does not know yet; no more than can be wanted.
     fn ask(&mut self) -> Result<()> {
+        if self.on_host() {
+            let from = if self.started { self.tokens.len() - 1 } else { self.prompt.start };
+            self.decoder.begin_logits(&self.tokens[from..])?;
+            (self.started, self.asked) = (true, true);
+            return Ok(());
+        }
         if !self.started {
-            let (options, forbidden) = (*self.sampler.options(), self.sampler.forbidden());
-            let sampling = Sampling { options, forbidden, recent: &self.tokens, ..Sampling::default() };
+            let (options, forbidden, bias) = (*self.sampler.options(), self.sampler.forbidden(), self.sampler.bias());
+            let sampling = Sampling { options, forbidden, bias, recent: &self.tokens, ..Sampling::default() };
             self.decoder.set_sampler(&sampling)?;
             let random = self.sampler.next_random();
             self.decoder.begin_choice(&self.tokens[self.prompt.clone()], random)?;
@@ -267,7 +326,11 @@ impl<D: Decoder + ?Sized> Generation<'_, D> {
     }
 
     /// Puts a token into the filter, or ends.
-    fn accept(&mut self, id: u32) {
+    fn accept(&mut self, id: u32, logprobs: Option<Logprobs>) {
+        if self.options.stop_tokens.contains(&id) {
+            self.end(FinishReason::StopToken(id));
+            return;
+        }
         if self.eos.contains(&id) {
             self.end(FinishReason::EndOfText(id));
             return;
@@ -286,7 +349,7 @@ impl<D: Decoder + ?Sized> Generation<'_, D> {
             }
             pending = stream.is_pending();
         }
-        if let Some(stop) = self.held.push(Piece { id, text }, mark, pending) {
+        if let Some(stop) = self.held.push(Piece { id, text, logprobs }, mark, pending) {
             self.finish = Some(FinishReason::StopString(stop));
             self.decoder.cancel();
         }
@@ -309,7 +372,7 @@ impl<D: Decoder + ?Sized> Generation<'_, D> {
     }
 }
 
-impl<D: Decoder + ?Sized> Iterator for Generation<'_, D> {
+impl<D: Decoder> Iterator for Generation<D> {
     type Item = Result<Piece>;
 
     fn next(&mut self) -> Option<Result<Piece>> {
@@ -325,15 +388,6 @@ impl<D: Decoder + ?Sized> Iterator for Generation<'_, D> {
                 }
                 Err(e) => return Some(Err(e)),
             }
-        }
-    }
-}
-
-impl<D: Decoder + ?Sized> Drop for Generation<'_, D> {
-    /// What is queued beyond what the caller took is forgotten.
-    fn drop(&mut self) {
-        if self.finish.is_none() {
-            self.decoder.cancel();
         }
     }
 }

@@ -91,9 +91,7 @@ impl Session {
     /// # Errors
     /// [`Error::Invalid`] for options out of range, or while work is queued; [`Error::Device`].
     pub fn set_sampler(&mut self, sampling: &Sampling<'_>) -> Result<bool> {
-        // What is recorded comes back with the logits of every step.
-        let on_host = sampling.on_host || self.routing.is_some();
-        self.runner.set_sampler(0, &Sampling { on_host, ..*sampling })
+        self.runner.set_sampler(0, sampling)
     }
 
     /// Queues a step of the token that was chosen last, or will be by what is queued, and another choice after it.
@@ -153,6 +151,12 @@ impl Session {
     /// [`Error::Device`].
     pub fn wait(&mut self) -> Result<()> {
         self.runner.wait().inspect_err(|_| self.feed.clear())
+    }
+
+    /// Has `waker` called when [`Session::poll`] can do more after [`Status::Waiting`]; `false` where nobody will, and the caller
+    /// polls again.
+    pub fn wake(&mut self, waker: &std::task::Waker) -> bool {
+        self.runner.wake(waker)
     }
 
     /// The next result as a future, a slice within `budget` a poll: for any executor, or none.
