@@ -91,7 +91,7 @@ fn run_continues_the_prompt_and_the_seed_decides() {
     assert_eq!(a.stdout, ok(&run(&["-p", "ROMEO:", "--seed", "1", "-q"])));
     assert_ne!(a.stdout, ok(&run(&["-p", "ROMEO:", "--seed", "2"])));
     assert_eq!(a.stdout, ok(&run(&[DEMO, "-p", "ROMEO:", "--seed", "1"])), "the file is the built-in model");
-    assert_eq!(a.stdout, ok(&run(&["-m", DEMO, "-p", "ROMEO:", "--seed", "1", "--chunk", "2"])));
+    assert_eq!(a.stdout, ok(&run(&["-m", DEMO, "-p", "ROMEO:", "--seed", "1", "-ub", "2"])));
     assert_eq!(moeray(&run(&["-p", "ROMEO:", "-q"])).stderr, "", "-q is quiet");
 }
 
@@ -152,7 +152,9 @@ fn bench_speaks_llama_bench() {
     let width = csv.lines().next().unwrap().split(',').count();
     assert!(csv.lines().count() == 5 && width > 20, "{csv}");
     assert_eq!(ok(&[&args[..], &["jsonl"]].concat()).lines().count(), 4);
-    assert!(ok(&[&args[..], &["table"]].concat()).contains("pp4"));
+    let table = ok(&[&args[..], &["table"]].concat());
+    assert!(table.contains("pp4") && table.contains("2 of 8 experts") || table.contains("8 experts, top 2"), "{table}");
+    assert!(table.lines().all(|l| l.chars().count() <= 80), "a terminal has 80 columns: {table}");
 }
 
 #[test]
@@ -249,7 +251,7 @@ fn perplexity_prefers_text_to_noise_and_divergence_from_itself_is_zero() {
     }
     // Another rounding of the same model is near, and not the same.
     let q2 = at(dir.path(), "q2.gguf");
-    ok(&["quantize", DEMO, &q2, "--type", "Q2_K"]);
+    ok(&["quantize", DEMO, &q2, "--type", "Q2_K", "--allow-requantize"]);
     let other = on(&text, &["--base-model", &q2]);
     let kl = other["kl_divergence"]["mean"].as_f64().unwrap();
     assert!((1e-4..2.0).contains(&kl), "{other}");
@@ -262,7 +264,7 @@ fn logits_are_the_numbers_of_the_model() {
     let dir = tempfile::tempdir().unwrap();
     let (a, b) = (at(dir.path(), "a.safetensors"), at(dir.path(), "b.safetensors"));
     ok(&["logits", "--backend", "cpu", "-p", "ROMEO:", "--router", "-o", &a]);
-    ok(&["logits", "--backend", "reference", "--ids", "606,45,37,47,26", "--chunk", "2", "-o", &b]);
+    ok(&["logits", "--backend", "reference", "--ids", "606,45,37,47,26", "--ubatch-size", "2", "-o", &b]);
     let (a, b) = (std::fs::read(a).unwrap(), std::fs::read(b).unwrap());
     let (a, b) =
         (safetensors::SafeTensors::deserialize(&a).unwrap(), safetensors::SafeTensors::deserialize(&b).unwrap());
@@ -363,7 +365,8 @@ fn inspect_and_devices_show_what_is_there() {
 fn quantize_writes_a_model_that_runs() {
     let dir = tempfile::tempdir().unwrap();
     let out = at(dir.path(), "out.gguf");
-    let o = moeray(&["quantize", DEMO, &out, "--type", "q8_0"]);
+    fails(&["quantize", DEMO, &out, "--type", "q8_0"], 1, &["rounded twice", " to Q8_0", "--allow-requantize"]);
+    let o = moeray(&["quantize", DEMO, &out, "--type", "q8_0", "--allow-requantize"]);
     assert_eq!(o.code, Some(0), "{}", o.stderr);
     assert!(o.stderr.contains("71 tensors"), "{}", o.stderr);
     let ckpt = file::open(Path::new(&out)).unwrap();
@@ -374,7 +377,7 @@ fn quantize_writes_a_model_that_runs() {
     let greedy = ["--temp", "0", "-q", "-p", "ROMEO:"];
     assert_eq!(ok(&run(&greedy)), ok(&run(&[&[out.as_str()], &greedy[..]].concat())));
     fails(&["quantize", DEMO, &out, "--type", "Q4_0"], 1, &["out.gguf", "exists", "--force"]);
-    ok(&["quantize", DEMO, &out, "--type", "Q4_0", "--force", "-q"]);
+    ok(&["quantize", DEMO, &out, "--type", "Q4_0", "--force", "-q", "--allow-requantize"]);
     assert_eq!(file::open(Path::new(&out)).unwrap().meta().u64("general.file_type"), Some(2));
     assert_eq!(names(dir.path()), ["out.gguf"], "temporary files were left");
 }

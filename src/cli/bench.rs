@@ -156,11 +156,15 @@ fn describe(model: &Model, checkpoint: &Checkpoint, name: &str, args: &BenchArgs
         n_threads: if backends == "reference" { 1 } else { threads },
         backends,
         model_filename: name.into(),
-        model_type: format!("{} {}", facts::shape(d), facts::weight_type(checkpoint)),
+        // Random weights in a model's shape are not that model: the name says so.
+        model_type: match &args.synthetic {
+            Some(_) => name.into(),
+            None => format!("{} {}", facts::shape(d), facts::weight_type(checkpoint)),
+        },
         model_size: facts::weight_bytes(&d.program),
         model_n_params: facts::parameters(&d.program),
-        n_batch: args.context.chunk as usize,
-        n_ubatch: args.context.chunk as usize,
+        n_batch: args.context.ubatch_size as usize,
+        n_ubatch: args.context.ubatch_size as usize,
         type_k: kv.clone(),
         type_v: kv,
         bytes_per_token: facts::bytes_per_token(&d.program),
@@ -335,11 +339,11 @@ fn explain(out: &mut dyn Write, rows: &[Row]) -> io::Result<()> {
     let Some(row) = rows.first() else { return Ok(()) };
     let (weights, deepest) = (row.bytes_per_token, rows.iter().map(|r| r.kv_bytes_per_token).max().unwrap_or(0));
     let (weights_text, kv_text) = (load::bytes(weights), load::bytes(deepest));
-    writeln!(out, "\na generated token reads {weights_text} of weights, and up to {kv_text} of keys and values here")?;
+    writeln!(out, "\na generated token reads {weights_text} of weights,\nand up to {kv_text} of keys and values here")?;
     if let Some(bandwidth) = rows.iter().find_map(|r| r.read_bandwidth) {
         writeln!(
             out,
-            "this memory moves {:.1} GB/s: for the weights alone a roofline of {:.3} ms a token, {:.0} tokens/s (models below the \
+            "this memory moves {:.1} GB/s: for the weights alone a roofline of {:.3} ms a token,\n{:.0} tokens/s (models below the \
              size of the cache can beat it)",
             bandwidth / 1e9,
             1e3 * weights as f64 / bandwidth,

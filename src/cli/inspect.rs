@@ -105,7 +105,7 @@ fn planned(args: &InspectArgs, d: &Definition) -> Outcome<(String, Plan)> {
     let dtypes: Vec<_> = d.program.weights.iter().map(|t| t.dtype()).collect();
     let weights = plan::weights(&graph, &dtypes, &caps)?;
     let ctx = ctx(args, d);
-    let options = plan::Options::new(ctx, (args.context.chunk as usize).min(ctx), load::kv(&args.context));
+    let options = plan::Options::new(ctx, (args.context.ubatch_size as usize).min(ctx), load::kv(&args.context));
     Ok((name, plan::plan(&graph, &weights, &caps, &options)?))
 }
 

@@ -36,6 +36,10 @@ pub fn quantize(args: &QuantizeArgs, quiet: bool) -> Outcome {
         return Err(Failure::new(format!("tensor {} {why}", bad.name)));
     }
     let specs = specs(&checkpoint, mix, source.format())?;
+    if !args.allow_requantize {
+        refuse_twice_rounded(&checkpoint, &specs)?;
+    }
+    let shorter = shorter_rows(&checkpoint, mix, &specs)?;
     let meta = metadata(&checkpoint, mix);
     // A model that cannot be run here may be quantised all the same; one that can must stay so.
     let runs = source.format() == Format::SafeTensors || model::readable(&checkpoint).is_ok();
@@ -61,6 +65,7 @@ pub fn quantize(args: &QuantizeArgs, quiet: bool) -> Outcome {
     }
     if !quiet {
         summary(&args.output.display().to_string(), &specs, total);
+        shorter.iter().for_each(|line| say(format_args!("{line}")));
     }
     Ok(())
 }
@@ -78,6 +83,47 @@ fn specs(ckpt: &Checkpoint, mix: Mix, from: Format) -> Outcome<Vec<TensorSpec>> 
         TensorSpec { name: name.into(), dtype, shape: t.shape().to_vec() }
     };
     Ok(ckpt.tensors().map(spec).collect())
+}
+
+/// Weights that are quantised already lose precision a second time in another format, and no file tells that afterwards.
+fn refuse_twice_rounded(ckpt: &Checkpoint, specs: &[TensorSpec]) -> Outcome {
+    let rounded = |(spec, (_, t)): (&TensorSpec, (&str, &Tensor))| {
+        let again = !t.dtype().is_float() && !spec.dtype.is_float() && t.dtype() != spec.dtype;
+        again.then(|| (spec.name.clone(), t.dtype(), spec.dtype))
+    };
+    let all: Vec<_> = specs.iter().zip(ckpt.tensors()).filter_map(rounded).collect();
+    let Some((name, from, to)) = all.first() else { return Ok(()) };
+    let what = format!(
+        "{} tensors are quantised already, such as {name}: from {from} to {to} they are rounded twice",
+        all.len()
+    );
+    Err(Failure::new(what).hint("take the model's F16 or BF16 file, or say --allow-requantize"))
+}
+
+/// Which tensors do not get the format that the mix has for them, and why: a line for each kind.
+fn shorter_rows(ckpt: &Checkpoint, mix: Mix, specs: &[TensorSpec]) -> Outcome<Vec<String>> {
+    let about = about(ckpt)?;
+    let mut kinds: Vec<((DType, DType, usize), usize)> = vec![];
+    for spec in specs {
+        let (Some(cols), Some(wanted)) = (spec.shape.last(), mix.wanted(&about, &spec.name, &spec.shape)) else {
+            continue;
+        };
+        if wanted == spec.dtype {
+            continue;
+        }
+        let kind = (wanted, spec.dtype, *cols);
+        match kinds.iter_mut().find(|(k, _)| *k == kind) {
+            Some((_, n)) => *n += 1,
+            None => kinds.push((kind, 1)),
+        }
+    }
+    let line = |((wanted, got, cols), n): &((DType, DType, usize), usize)| {
+        let block = wanted.layout().block;
+        format!(
+            "{n} tensors are {got} instead of {wanted}: rows of {cols} weights are no whole number of its blocks of {block}"
+        )
+    };
+    Ok(kinds.iter().map(line).collect())
 }
 
 /// The file that will be written, with the tensors that stay as they are, and nothing in those that are still to be made.

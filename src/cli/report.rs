@@ -138,13 +138,13 @@ impl Row {
     }
 }
 
-const HEADS: [&str; 8] = ["model", "size", "params", "backend", "threads", "test", "t/s", "of roof"];
+const HEADS: [&str; 8] = ["model", "size", "params", "backend", "threads", "test", "t/s", "of roofline"];
 
 /// Writes all rows in the wanted form.
 pub fn write(out: &mut dyn Write, format: Format, rows: &[Row]) -> io::Result<()> {
     match format {
-        Format::Table => table(out, rows, false),
-        Format::Md => table(out, rows, true),
+        Format::Table => screen(out, rows),
+        Format::Md => table(out, rows, &[0, 1, 2, 3, 4, 5, 6, 7], true),
         Format::Json => {
             serde_json::to_writer_pretty(&mut *out, rows)?;
             writeln!(out)
@@ -157,20 +157,32 @@ pub fn write(out: &mut dyn Write, format: Format, rows: &[Row]) -> io::Result<()
     }
 }
 
-fn table(out: &mut dyn Write, rows: &[Row], markdown: bool) -> io::Result<()> {
+/// A table for a terminal of 80 columns: what all rows have in common stands above it.
+fn screen(out: &mut dyn Write, rows: &[Row]) -> io::Result<()> {
+    let Some((first, more)) = rows.split_first() else { return Ok(()) };
+    writeln!(out, "{}", first.model_filename)?;
+    let cells = first.cells();
+    writeln!(out, "{}, {}, {} parameters", cells[0], cells[1], cells[2])?;
+    let same = |i: usize| more.iter().all(|r| r.cells()[i] == cells[i]);
+    if same(3) && same(4) {
+        writeln!(out, "{}, {} threads\n", cells[3], cells[4])?;
+        return table(out, rows, &[5, 6, 7], false);
+    }
+    writeln!(out)?;
+    table(out, rows, &[3, 4, 5, 6, 7], false)
+}
+
+/// The columns with these numbers.
+fn table(out: &mut dyn Write, rows: &[Row], columns: &[usize], markdown: bool) -> io::Result<()> {
     let cells: Vec<[String; 8]> = rows.iter().map(Row::cells).collect();
     let width: [usize; 8] =
         std::array::from_fn(|i| cells.iter().map(|c| c[i].chars().count()).chain([HEADS[i].len()]).max().unwrap_or(0));
     let mut line = |cells: [&str; 8]| {
-        let padded: Vec<String> = (0..8)
-            .map(|i| {
-                if i < 4 {
-                    format!("{:<w$}", cells[i], w = width[i])
-                } else {
-                    format!("{:>w$}", cells[i], w = width[i])
-                }
-            })
-            .collect();
+        let pad = |i: &usize| match *i {
+            i if i < 4 => format!("{:<w$}", cells[i], w = width[i]),
+            i => format!("{:>w$}", cells[i], w = width[i]),
+        };
+        let padded: Vec<String> = columns.iter().map(pad).collect();
         if markdown {
             writeln!(out, "| {} |", padded.join(" | "))
         } else {

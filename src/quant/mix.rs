@@ -158,6 +158,15 @@ impl Mix {
         Some(fallback(self.by_role(model, name, shape, cols), cols))
     }
 
+    /// The format that [`Mix::choose`] would give the tensor if its rows were long enough: where the two differ, the rows are no whole
+    /// number of that format's blocks.
+    pub fn wanted(self, model: &Model, name: &str, shape: &[usize]) -> Option<DType> {
+        if !is_quantised(name, shape) || self.main().is_float() {
+            return self.choose(model, name, shape);
+        }
+        Some(self.by_role(model, name, shape, *shape.last()?))
+    }
+
     /// The format before the row length is looked at (but for the output head, where llama.cpp looks first).
     fn by_role(self, model: &Model, name: &str, shape: &[usize], cols: usize) -> DType {
         let main = self.main();
@@ -180,7 +189,7 @@ impl Mix {
             Role::Values => self.values(model, layer).unwrap_or(main),
             Role::AttentionOutput => self.attention_output(model).unwrap_or(main),
             Role::Down => self.down(model, layer).unwrap_or(main),
-            _ => main,
+            Role::Keys | Role::Output | Role::Embeddings | Role::Other => main,
         }
     }
 
