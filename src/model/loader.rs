@@ -316,7 +316,7 @@ impl<'a> Loader<'a> {
 impl Loader<'_> {
     /// Whether a tensor is the factor that llama.cpp's converter puts beside an NVFP4 matrix: `blk.0.ffn_gate.scale` (or
     /// `….input_scale`, of activations) beside `blk.0.ffn_gate.weight`, one number, or one for each expert.
-    fn scales_nvfp4(&self, name: &str) -> bool {
+    pub(super) fn scales_nvfp4(&self, name: &str) -> bool {
         let stem = name.strip_suffix(".scale").or_else(|| name.strip_suffix(".input_scale"));
         let weight = stem.and_then(|s| self.ckpt.info(&format!("{s}.weight")));
         weight.and_then(|t| t.content.as_ref().ok()).is_some_and(|t| t.dtype() == DType::NVFP4)

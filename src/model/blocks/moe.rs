@@ -89,7 +89,8 @@ fn router(l: &mut Loader<'_>, site: &Site, m: &Moe) -> Result<Router> {
         router.selection_bias = Some(l.vector(&site.at("exp_probs_b.bias"), e)?); // [E]
     }
     let factors = site.at("ffn_down_exps.scale");
-    if l.has(&factors) {
+    // Beside NVFP4 blocks it is a factor on the weights, which is refused by name where nobody reads it.
+    if l.has(&factors) && !l.scales_nvfp4(&factors) {
         router.expert_scale = Some(l.vector(&factors, e)?); // [E]
     }
     l.ignore(&site.at("ffn_noise_inp.weight"), "a noisy router has noise in training only");
