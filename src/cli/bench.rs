@@ -343,8 +343,8 @@ fn explain(out: &mut dyn Write, rows: &[Row]) -> io::Result<()> {
     if let Some(bandwidth) = rows.iter().find_map(|r| r.read_bandwidth) {
         writeln!(
             out,
-            "this memory moves {:.1} GB/s: for the weights alone a roofline of {:.3} ms a token,\n{:.0} tokens/s (models below the \
-             size of the cache can beat it)",
+            "this memory moves {:.1} GB/s: for the weights alone a roofline of\n{:.3} ms a token, {:.0} tokens/s (models below \
+             the size of the cache can beat it)",
             bandwidth / 1e9,
             1e3 * weights as f64 / bandwidth,
             bandwidth / weights.max(1) as f64
