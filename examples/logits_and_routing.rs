@@ -15,7 +15,7 @@ use moeray::{
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let text = std::env::args().nth(1).unwrap_or_else(|| "To be, or not to".into());
     // Routing is read back only where it is asked for at load.
-    let model = ModelOptions { trace_router: true, ..Default::default() };
+    let model = ModelOptions { trace_router: true };
     let model = Model::demo(&LoadOptions { model, ..Default::default() }, &mut |_| {})?;
     let tokenizer = model.require_tokenizer()?;
     let ids = tokenizer.encode(&text, Default::default())?;

@@ -130,7 +130,7 @@ fn conversations_are_kept_and_taken_back() {
     let json: serde_json::Value = serde_json::from_str(&std::fs::read_to_string(&saved).unwrap()).unwrap();
     assert_eq!(json["messages"].as_array().unwrap().len(), 4);
     assert_eq!(json["messages"][1]["content"].as_str().unwrap().trim(), two[0].trim());
-    assert_eq!(talk(&format!("One?\nTwo?\nThree?\n"))[2], talk(&format!("/load {saved}\nThree?\n"))[0]);
+    assert_eq!(talk("One?\nTwo?\nThree?\n")[2], talk(&format!("/load {saved}\nThree?\n"))[0]);
     assert_eq!(talk("One?\nNever?\n/undo\nTwo?\n")[2], two[1], "what was taken back is gone");
     assert_eq!(talk("One?\n/regen\nTwo?\n")[1], two[0], "the same at temperature 0");
     assert_eq!(talk("/system Be brief.\nOne?\n"), talk("/system Be brief.\nTwo?\n/reset\nOne?\n")[1..]);

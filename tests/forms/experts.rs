@@ -130,12 +130,15 @@ fn put(data: &mut Data, name: &str, prefix: &str, experts: &[Expert], form: Form
     match form {
         Form::Each => {
             for (e, expert) in experts.iter().enumerate() {
-                leaves.iter().zip(expert).for_each(|(l, m)| add(format!("{prefix}.{e}.{l}.weight"), &[m.clone()]));
+                leaves
+                    .iter()
+                    .zip(expert)
+                    .for_each(|(l, m)| add(format!("{prefix}.{e}.{l}.weight"), std::slice::from_ref(m)));
             }
         }
         Form::EachMerged => {
             for (e, (expert, pair)) in experts.iter().zip(&pairs).enumerate() {
-                add(format!("{prefix}.{e}.gate_up_proj.weight"), &[pair.clone()]);
+                add(format!("{prefix}.{e}.gate_up_proj.weight"), std::slice::from_ref(pair));
                 add(format!("{prefix}.{e}.{}.weight", leaves[2]), &[expert[2].clone()]);
             }
         }
