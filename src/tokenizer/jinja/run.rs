@@ -17,9 +17,6 @@ pub(in crate::tokenizer) struct Limits {
 /// Expressions, statements and macros inside each other while they run.
 const DEPTH: usize = 500;
 
-/// The largest value when it is written out, bytes.
-const LARGEST: usize = 256 << 20;
-
 /// Lists inside each other.
 const DEEPEST: usize = 200;
 
@@ -65,10 +62,11 @@ impl Run {
         }
     }
 
-    /// A value that was just made: pays for its text, and refuses what could not be written out.
+    /// A value that was just made: pays for its text, and refuses what could not be written out: a value that is larger than the
+    /// whole output may be.
     pub fn settle(&self, value: Value) -> Outcome<Value> {
         let extent = value.extent();
-        if extent.depth > DEEPEST || extent.bytes > LARGEST {
+        if extent.depth > DEEPEST || extent.bytes > self.output {
             return fault("a value is too large");
         }
         match &value {
