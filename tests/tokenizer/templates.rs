@@ -128,6 +128,9 @@ fn endless_templates_end() {
     assert!(failure(loops).contains("too many steps"), "{}", failure(loops));
     let output = "{% set s = 'x' * 1000000 %}{% for a in range(9999) %}{{ s }}{% endfor %}";
     assert!(failure(output).contains("without end"), "{}", failure(output));
+    // A value that is larger than all that may be written.
+    let (large, peak) = crate::alloc::peak(|| failure("{% set s = 'x' * 6000000 %}{% set t = [s, s, s, s] %}"));
+    assert!(large.contains("too large") && peak < 64 << 20, "{large}, {peak} bytes");
     let recursion = "{% macro f(x) %}{{ f(x) }}{% endmacro %}{{ f(1) }}";
     assert!(failure(recursion).contains("line 1"), "{}", failure(recursion));
     let nested = "{{ ".to_owned() + &"(".repeat(100_000);
