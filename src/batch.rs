@@ -19,7 +19,6 @@ pub struct Batch {
     model: Model,
     runner: Runner,
     rows: Vec<Row>,
-    logits: usize,
 }
 
 /// What one sequence does in a step that chooses tokens.
@@ -48,9 +47,7 @@ impl Batch {
     /// has ops that are not made for several sequences.
     pub fn new(model: &Model, options: RunnerOptions) -> Result<Batch> {
         let runner = model.loaded().runner(options)?;
-        let outputs = &model.definition().program.graph.outputs;
-        let logits = outputs.iter().position(|(n, _)| n == "logits").unwrap_or(0);
-        Ok(Batch { model: model.clone(), runner, rows: vec![], logits })
+        Ok(Batch { model: model.clone(), runner, rows: vec![] })
     }
 
     /// The model.
@@ -120,7 +117,7 @@ impl Batch {
     }
 
     fn logits(&self) -> &[f32] {
-        self.runner.results().outputs.get(self.logits).map_or(&[], |o| &o.f32)
+        self.runner.results().outputs.get(self.model.logits_output()).map_or(&[], |o| &o.f32)
     }
 
     /// Sets how tokens of a sequence are chosen from here on; gives whether the backend chooses them, not the host from

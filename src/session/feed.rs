@@ -175,7 +175,7 @@ impl Session {
 
     /// The logits of the last token, `[V]`, after [`Session::begin_prefill`] is done.
     pub fn last_logits(&self) -> &[f32] {
-        self.runner.results().outputs.get(self.logits).map_or(&[], |o| &o.f32)
+        self.runner.results().outputs.get(self.model.logits_output()).map_or(&[], |o| &o.f32)
     }
 
     /// The choice of the step that [`Session::poll`] said to be done.
@@ -262,7 +262,7 @@ impl Session {
         let at = self.position() - self.feed.first;
         self.text.extend_from_slice(&self.feed.tokens[at..at + rows]);
         self.record()?;
-        let Some(logits) = self.runner.results().outputs.get(self.logits) else { return Ok(()) };
+        let Some(logits) = self.runner.results().outputs.get(self.model.logits_output()) else { return Ok(()) };
         // Damaged block scales and overflows end up here: better an error than a wrong number.
         if logits.f32.iter().any(|x| !x.is_finite()) {
             return Err(not_finite(&format!("the logits after {} tokens hold", self.position())));

@@ -56,8 +56,6 @@ pub struct Session {
     /// The tokens in the context: what was fed, of queued steps only what was taken.
     text: Vec<u32>,
     feed: Feed,
-    /// Index of the logits among the graph's outputs.
-    logits: usize,
     routing: Option<Trace>,
 }
 
@@ -70,10 +68,8 @@ impl Session {
         let options = SessionOptions { ubatch: options.ubatch.min(options.ctx), ..options };
         let SessionOptions { ctx, ubatch, kv } = options;
         let runner = model.loaded().runner(RunnerOptions { ctx, sequences: 1, ubatch, kv })?;
-        let outputs = &model.definition().program.graph.outputs;
-        let logits = outputs.iter().position(|(n, _)| n == "logits").unwrap_or(0);
         let (text, feed, model) = (vec![], Feed::default(), model.clone());
-        Ok(Session { model, runner, options, text, feed, logits, routing: None })
+        Ok(Session { model, runner, options, text, feed, routing: None })
     }
 
     /// The model.
@@ -201,7 +197,7 @@ impl Session {
     /// # Errors
     /// As [`Session::prefill`].
     pub fn all_logits(&mut self, tokens: &[u32]) -> Result<Vec<f32>> {
-        let (mut all, at) = (Vec::new(), self.logits);
+        let (mut all, at) = (Vec::new(), self.model.logits_output());
         self.feed_all(tokens, |_, out| {
             all.extend_from_slice(&out[at].f32);
             Ok(())

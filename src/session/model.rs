@@ -59,7 +59,8 @@ struct Inner {
     tokenizer: Option<Tokenizer>,
     /// Why there is no tokenizer, for who asks for it.
     no_tokenizer: String,
-    vocab: usize,
+    /// The place of the logits among the graph's outputs, and their columns, V.
+    logits: (usize, usize),
 }
 
 impl Model {
@@ -118,8 +119,8 @@ impl Model {
                 (None, why)
             }
         };
-        let vocab = vocab(&definition)?;
-        Ok(Model { inner: Arc::new(Inner { definition, loaded, tokenizer, no_tokenizer, vocab }) })
+        let logits = logits(&definition)?;
+        Ok(Model { inner: Arc::new(Inner { definition, loaded, tokenizer, no_tokenizer, logits }) })
     }
 
     /// The tokenizer, where the file has one that is understood.
@@ -170,14 +171,20 @@ impl Model {
 
     /// Logits a position, V.
     pub fn vocab(&self) -> usize {
-        self.inner.vocab
+        self.inner.logits.1
+    }
+
+    /// The place of the logits among the graph's outputs.
+    pub(crate) fn logits_output(&self) -> usize {
+        self.inner.logits.0
     }
 }
 
-fn vocab(d: &Definition) -> Result<usize> {
+fn logits(d: &Definition) -> Result<(usize, usize)> {
     let graph = &d.program.graph;
-    let logits = graph.outputs.iter().find(|(n, _)| n == "logits");
-    logits.map(|(_, v)| graph.cols(*v)).ok_or_else(|| Error::Graph("the graph gives no logits".into()))
+    let at = graph.outputs.iter().position(|(n, _)| n == "logits");
+    let at = at.ok_or_else(|| Error::Graph("the graph gives no logits".into()))?;
+    Ok((at, graph.cols(graph.outputs[at].1)))
 }
 
 /// Loads on the chosen backend; without a choice on the best GPU, and on the CPU where that is refused.

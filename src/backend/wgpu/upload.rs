@@ -91,6 +91,10 @@ struct Target<'a> {
     row: [usize; 4],
 }
 
+fn too_large(m: &Matrix) -> Error {
+    Error::Model(format!("{} is too large", m.name))
+}
+
 impl Uploader<'_> {
     fn report(&mut self) -> Result<()> {
         (self.progress)(Progress { phase: "weights to the GPU", done: self.done, total: self.total })
@@ -104,7 +108,7 @@ impl Uploader<'_> {
             self.gpu.device.queue.write_buffer(&buffer, 0, table);
         }
         let planes = gpu::plane_ranges(m.dtype, s.rows, m.cols);
-        let planes = planes.ok_or_else(|| Error::Model(format!("{} is too large", m.name)))?;
+        let planes = planes.ok_or_else(|| too_large(m))?;
         let row = gpu::row_planes(m.dtype, m.cols);
         let row_bytes = row.iter().sum::<usize>().max(1);
         let target = Target { gpu: self.gpu, program, matrix: m, segment: s, buffer: &buffer, planes, row };
@@ -193,7 +197,7 @@ impl Target<'_> {
             let most = stride.min(rows.len() - done);
             let at = self.segment.row0 + rows.start + done;
             let (bytes, n) = run_of_rows(self.program, self.matrix, at, most)?;
-            let ranges = gpu::plane_ranges(dtype, n, cols).unwrap_or_default();
+            let ranges = gpu::plane_ranges(dtype, n, cols).ok_or_else(|| too_large(self.matrix))?;
             packed.clear();
             packed.resize(gpu::words(dtype, n, cols), 0);
             gpu::pack(dtype, n, cols, bytes, packed)?;
