@@ -123,6 +123,11 @@ pub mod batch;
 pub mod sampler;
 pub mod generate;
 pub mod chat;
+#[cfg(not(feature = "internals"))]
+mod train;
+#[cfg(feature = "internals")]
+#[doc(hidden)]
+pub mod train;
 #[cfg(feature = "cli")]
 #[doc(hidden)]
 pub mod cli;

@@ -56,6 +56,25 @@ const ARROWS: &[(&str, &[&str])] = &[
     ),
     ("batch", &["error", "sampler", "backend", "session"]),
     ("generate", &["error", "cancel", "session", "sampler", "tokenizer"]),
+    (
+        "train",
+        &[
+            "error",
+            "cancel",
+            "threads",
+            "quant",
+            "file",
+            "tokenizer",
+            "ir",
+            "ops",
+            "graph",
+            "model",
+            "backend",
+            "backend/reference",
+            "backend/cpu",
+            "backend/wgpu",
+        ],
+    ),
     ("chat", &["error", "generate", "session", "sampler", "tokenizer"]),
 ];
 

@@ -9,6 +9,7 @@
 pub mod cpu;
 pub mod reference;
 pub mod runner;
+pub mod training;
 #[cfg(feature = "gpu")]
 pub mod wgpu;
 
