@@ -18,7 +18,10 @@ use moeray::{
     session::{BackendChoice, LoadOptions, Model, Session, SessionOptions},
 };
 use std::{
-    sync::{Arc, Mutex, OnceLock},
+    sync::{
+        Arc, Mutex, OnceLock,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -44,6 +47,7 @@ impl Host {
             label: Some("host"),
             required_features: requirements().features,
             required_limits: limits.clone(),
+            memory_hints: requirements().memory_hints,
             ..Default::default()
         };
         let (device, queue) = pollster::block_on(adapter.request_device(&descriptor)).unwrap();
@@ -173,6 +177,39 @@ fn callbacks_that_are_handed_over() {
     assert!(host.lost.lock().unwrap().is_empty() && guest.is_lost());
     let e = refused("a step", || logits(&*loaded));
     assert!(e.contains("lost: Destroyed"), "{e}");
+}
+
+/// A host that polls its device and submits to it all the time, from a thread of its own, as renderers do: steps go on and end.
+#[test]
+fn a_host_that_polls_and_submits_meanwhile() {
+    let Some(host) = Host::open(&requirements().limits) else { return };
+    let guest = host.lend(DeviceCallbacks::KeptByHost).unwrap();
+    let loaded = guest.load(program(), &mut |_| Ok(())).unwrap();
+    let end = Arc::new(AtomicBool::new(false));
+    let polls = {
+        let (device, queue, end) = (host.device.clone(), host.queue.clone(), end.clone());
+        std::thread::spawn(move || {
+            let mut polls = 0;
+            while !end.load(Ordering::Relaxed) {
+                if polls % 8 == 0 {
+                    queue.submit([]);
+                }
+                device.poll(wgpu::PollType::Poll).unwrap();
+                polls += 1;
+            }
+            polls
+        })
+    };
+    let mut runner = loaded.runner(one(600, 4, KvType::F32)).unwrap();
+    let (begin, mut out, mut steps) = (Instant::now(), vec![], 0);
+    while steps < 600 && begin.elapsed() < Duration::from_secs(4) {
+        runner.run(Step { tokens: &[steps as u32 % 300], past: steps, outputs: 1, inputs: &[] }, &mut out).unwrap();
+        steps += 1;
+    }
+    end.store(true, Ordering::Relaxed);
+    let polls: u32 = polls.join().unwrap();
+    println!("{steps} steps, {polls} polls of the host");
+    assert!(steps > 20 && polls > 100 && !guest.is_lost());
 }
 
 /// A device that was opened with less than is required is refused by name, before anything is made on it.

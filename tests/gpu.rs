@@ -106,7 +106,7 @@ fn a_device_by_number_and_by_name() {
 
 #[test]
 fn the_limits_that_every_webgpu_device_has() {
-    let limits = ForcedLimits { webgpu_defaults: true, max_binding: None };
+    let limits = ForcedLimits { webgpu_defaults: true, ..ForcedLimits::default() };
     let Some(gpu) = open(|o| o.limits = limits) else { return };
     assert_eq!((gpu.caps().storage_bindings, gpu.caps().workgroup_bytes), (8, 16384));
     assert!(gpu.caps().max_binding <= 128 << 20 && gpu.caps().max_invocations <= 256);
@@ -121,7 +121,7 @@ fn the_limits_that_every_webgpu_device_has() {
 /// is run in pieces.
 #[test]
 fn small_bindings() {
-    let limits = ForcedLimits { webgpu_defaults: true, max_binding: Some(8 << 10) };
+    let limits = ForcedLimits { webgpu_defaults: true, max_binding: Some(8 << 10), ..ForcedLimits::default() };
     let Some(gpu) = open(|o| o.limits = limits) else { return };
     let d = definition("mixtral");
     let graph = moeray::graph::fuse(&d.program.graph);
@@ -148,7 +148,7 @@ fn small_bindings() {
 
 #[test]
 fn bindings_of_8_mib() {
-    let limits = ForcedLimits { webgpu_defaults: true, max_binding: Some(8 << 20) };
+    let limits = ForcedLimits { webgpu_defaults: true, max_binding: Some(8 << 20), ..ForcedLimits::default() };
     let Some(gpu) = open(|o| o.limits = limits) else { return };
     assert_eq!(gpu.caps().max_binding, 8 << 20);
     check(&gpu, "olmoe", RunOptions::default());

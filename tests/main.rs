@@ -25,6 +25,7 @@ mod fuzz;
 mod generate;
 mod goldens;
 mod gpu;
+mod gpu_faults;
 mod kernels;
 mod load;
 mod optional_parts;

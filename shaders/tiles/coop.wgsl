@@ -1,14 +1,17 @@
-// The tiles that subgroups multiply with cooperative matrices, SIDE by SIDE: two subgroups, each with two by two of them. The
+// The tiles that subgroups multiply with cooperative matrices, SIDE by SIDE: two blocks of weight rows, each with two by two of
+// them, which the workgroup's subgroups take in turn, however many they are. The
 // linked `tiles/coop16.wgsl` or `tiles/coop8.wgsl` says of what numbers they are; sums are in f32.
 struct Ids {
     @builtin(workgroup_id) wg: vec3<u32>,
     @builtin(local_invocation_index) lid: u32,
     @builtin(subgroup_id) subgroup: u32,
+    @builtin(num_subgroups) subgroups: u32,
 }
 var<workgroup> weight_tile: array<Number, TM * 32>;  // [row, column of the group]
 var<workgroup> x_tile: array<Number, COLS * 32>;     // [row, column of the group]
 var<workgroup> sum_tile: array<f32, TM * COLS>;      // [row of x, row of weights]
 var<workgroup> columns: u32;                         // rows of x of the tile
+var<workgroup> teams: u32;                           // subgroups of the workgroup
 
 fn keep_weights(i: u32, v: array<vec4<f32>, 8>) {
     for (var q = 0u; q < 8u; q++) { // unroll
@@ -35,13 +38,22 @@ fn product(tile: Tile, first: i32, rows: u32, ids: Ids) {
     }
     if (ids.lid == 0u) {
         columns = tile.count;
+        teams = max(ids.subgroups, 1u);
     }
     // Said so that the compiler knows that all invocations go the same way.
     let count = workgroupUniformLoad(&columns);
+    let at_once = workgroupUniformLoad(&teams);
     prepare_x(ids.lid);
-    // The subgroup's two blocks of weight rows, each with two blocks of rows of x; what lies beyond the tile's rows of x is
-    // not used.
-    let top = 2u * SIDE * min(ids.subgroup, 1u);
+    for (var block = 0u; block < 2u; block += at_once) {
+        // A subgroup beyond the last block does what another does.
+        multiply(tile, first, rows, count, min(block + ids.subgroup, 1u), ids);
+    }
+}
+
+// A block of two by two matrices: two of weight rows, each with two of rows of x; what lies beyond the tile's rows of x is not
+// used.
+fn multiply(tile: Tile, first: i32, rows: u32, count: u32, block: u32, ids: Ids) {
+    let top = 2u * SIDE * block;
     var s00: Sums;
     var s01: Sums;
     var s10: Sums;

@@ -174,6 +174,17 @@ impl Plan {
         sizes::span_bytes(self.sequences, self.prefill.max_tokens.max(self.decode.max_tokens))
     }
 
+    /// Bytes of all buffers that a runner needs beside the weights, but for those of sampling and of reading back.
+    pub fn buffer_bytes(&self) -> u64 {
+        let schedules = self.schedules().into_iter().filter_map(|s| s.1);
+        let scratch: u64 = schedules.flat_map(|s| &s.scratch).map(|s| s.bytes).sum();
+        let caches: u64 = self.caches.iter().map(|c| c.keys + c.values).sum();
+        let rows = self.prefill.max_tokens.max(self.decode.max_tokens) as u64;
+        let inputs: u64 = self.inputs.iter().map(|i| 4 * rows * i.stride as u64).sum();
+        let ropes: u64 = self.ropes.iter().map(|r| r.bytes).sum();
+        scratch + caches + inputs + ropes + self.states.iter().sum::<u64>() + self.span_bytes()
+    }
+
     /// The schedule of a step of so many tokens and outputs: its number, as in [`Plan::schedules`].
     pub fn choose(&self, tokens: usize, outputs: usize) -> usize {
         let fits = |s: &Schedule| tokens <= s.max_tokens && outputs <= s.max_outputs;

@@ -46,6 +46,9 @@ pub struct Requirements {
     pub optional_features: wgpu::Features,
     /// Limits that the device must have at least: those of every WebGPU device.
     pub limits: wgpu::Limits,
+    /// How memory should be handed out. With [`wgpu::MemoryHints::Performance`] weights of 150 MB lie in blocks of 256 MiB: a
+    /// model takes up to 1.7 times its size.
+    pub memory_hints: wgpu::MemoryHints,
 }
 
 impl Requirements {
@@ -70,12 +73,27 @@ impl Requirements {
 
 /// What a device must, and what it should, be opened with.
 pub fn requirements() -> Requirements {
-    Requirements { features: wgpu::Features::empty(), optional_features: OPTIONAL, limits: wgpu::Limits::defaults() }
+    Requirements {
+        features: wgpu::Features::empty(),
+        optional_features: OPTIONAL,
+        limits: wgpu::Limits::defaults(),
+        memory_hints: wgpu::MemoryHints::Manual { suballocated_device_memory_block_size: MEMORY_BLOCK..MEMORY_BLOCK },
+    }
 }
+
+/// Bytes of the blocks that small buffers share: the least that wgpu's allocator takes. What is larger gets memory of its own, to the
+/// byte. A block is wasted by almost half where buffers are a little larger than half of it, so blocks are small: what is wasted
+/// then is little beside the weights, which are large.
+pub(super) const MEMORY_BLOCK: u64 = 4 << 20;
+
+/// Percent of the memory that the system grants, beyond which wgpu makes no buffers. Windows would move them to the memory of the
+/// host, without a word and ten times slower.
+const MOST_MEMORY_PERCENT: u8 = 95;
 
 pub(super) fn instance(checked: bool) -> wgpu::Instance {
     let mut d = wgpu::InstanceDescriptor::new_without_display_handle();
     d.flags = wgpu::InstanceFlags::empty();
+    d.memory_budget_thresholds.for_resource_creation = Some(MOST_MEMORY_PERCENT);
     if checked {
         d.flags |= wgpu::InstanceFlags::VALIDATION_INDIRECT_CALL;
     }
@@ -111,11 +129,22 @@ fn rank(a: &wgpu::Adapter) -> Option<(u32, u32)> {
         wgpu::Backend::Vulkan | wgpu::Backend::Metal => 1,
         _ => 0,
     };
-    too_small(&a.limits(), a).is_none().then_some((kind, system))
+    unfit(&a.limits(), a).is_none().then_some((kind, system))
 }
 
-/// What a device lacks, if anything.
-pub(super) fn too_small(l: &wgpu::Limits, a: &wgpu::Adapter) -> Option<String> {
+/// Why shaders cannot be compiled well enough: FXC, which Direct3D 12 falls back to where there is no DXC, knows shader model 5.1
+/// only, has no subgroups and refuses barriers behind branches that it takes for divergent.
+fn compiled_by_fxc(backend: wgpu::Backend, features: wgpu::Features) -> Option<String> {
+    let old = backend == wgpu::Backend::Dx12 && !features.contains(wgpu::Features::SUBGROUP);
+    let help = "put dxcompiler.dll (DXC 1.8.2502 or later) beside the program or use the Vulkan device of the same GPU";
+    old.then(|| format!("its shaders would be compiled by FXC (shader model 5.1), which refuses some of ours: {help}"))
+}
+
+/// Why a device cannot be used, if it cannot.
+pub(super) fn unfit(l: &wgpu::Limits, a: &wgpu::Adapter) -> Option<String> {
+    if let Some(why) = compiled_by_fxc(a.get_info().backend, a.features()) {
+        return Some(why);
+    }
     if !a.get_downlevel_capabilities().flags.contains(wgpu::DownlevelFlags::COMPUTE_SHADERS) {
         return Some("no compute shaders".into());
     }
@@ -156,8 +185,8 @@ pub fn devices() -> Vec<DeviceInfo> {
 fn describe(index: usize, a: &wgpu::Adapter, default: Option<usize>) -> DeviceInfo {
     let i = a.get_info();
     let limits = a.limits();
-    let why = match too_small(&limits, a) {
-        Some(lacks) => format!("too small: {lacks}"),
+    let why = match unfit(&limits, a) {
+        Some(lacks) => format!("cannot be used: {lacks}"),
         None if i.device_type == wgpu::DeviceType::Cpu => "software: used only when named".into(),
         None if default == Some(index) => "the best GPU here".into(),
         None => "another GPU comes first".into(),
@@ -259,4 +288,18 @@ pub(super) fn choose(adapters: &[wgpu::Adapter], wanted: Option<&str>) -> Result
         .or_else(by_name)
         .filter(|_| !wanted.is_empty())
         .ok_or_else(|| Error::Device(format!("no device is called \"{wanted}\"; {}", list())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fxc_is_refused_by_name() {
+        let all = wgpu::Features::all();
+        let why = compiled_by_fxc(wgpu::Backend::Dx12, wgpu::Features::empty()).unwrap();
+        assert!(why.contains("FXC") && why.contains("dxcompiler.dll"), "{why}");
+        assert_eq!(compiled_by_fxc(wgpu::Backend::Dx12, all), None);
+        assert_eq!(compiled_by_fxc(wgpu::Backend::Vulkan, wgpu::Features::empty()), None);
+    }
 }

@@ -1,5 +1,6 @@
 //! The opened device: its handle and queue, the errors that it reports, buffers, and waits with a bound.
 
+use super::DeviceCallbacks;
 use crate::{
     error::{Error, Result},
     kernels::Tiles,
@@ -9,7 +10,7 @@ use std::{
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -25,6 +26,20 @@ const WITHOUT_PROGRESS: Duration = Duration::from_secs(600);
 
 /// How long one wait lasts before the errors are looked at again, and other threads may poll.
 const PATIENCE: Duration = Duration::from_millis(2);
+
+/// Looks at a shared device that follow each other at once, before the waiting thread begins to sleep between them.
+const LOOKS: u32 = 64;
+
+/// How long it sleeps then: a fraction of what a token takes.
+const NAP: Duration = Duration::from_micros(50);
+
+/// Work that was handed to the queue.
+#[derive(Clone, Debug)]
+pub(super) struct Submission {
+    index: wgpu::SubmissionIndex,
+    /// Set by the queue once the work is done. Only on devices that others poll too.
+    done: Option<Arc<AtomicBool>>,
+}
 
 /// Errors that the device reported. Shared with the callbacks that wgpu calls.
 #[derive(Debug, Default)]
@@ -74,6 +89,8 @@ pub(super) struct Device {
     /// Whether errors outside scopes reach [`Device::errors`]. Where the host of an adopted device keeps the callbacks they do
     /// not: what is written and submitted runs within scopes, see [`Device::catching`].
     pub hears_errors: bool,
+    /// Whether the host of an adopted device polls it and submits to it as well.
+    shared: bool,
     /// Held while the device is polled. A wait of wgpu that times out panics where another thread's poll finishes the queue in the
     /// same moment, so polls take turns.
     polling: Arc<Mutex<()>>,
@@ -82,9 +99,18 @@ pub(super) struct Device {
 }
 
 impl Device {
-    pub fn new(raw: wgpu::Device, queue: wgpu::Queue, caps: Caps, name: String, hears_errors: bool) -> Self {
+    /// A device of our own, whose errors reach it; or a host's, with what the two agreed on.
+    pub fn new(
+        raw: wgpu::Device,
+        queue: wgpu::Queue,
+        caps: Caps,
+        name: String,
+        adopted: Option<DeviceCallbacks>,
+    ) -> Self {
         let (errors, polling, answered) = Default::default();
-        let device = Device { raw, queue, caps, errors, name, hears_errors, polling, answered };
+        let hears_errors = adopted.is_none_or(|c| c == DeviceCallbacks::HandedOver);
+        let shared = adopted.is_some();
+        let device = Device { raw, queue, caps, errors, name, hears_errors, shared, polling, answered };
         if hears_errors {
             device.errors.install(&device.raw);
         }
@@ -100,6 +126,7 @@ impl Device {
             errors: self.errors.clone(),
             name: self.name.clone(),
             hears_errors: self.hears_errors,
+            shared: self.shared,
             polling: self.polling.clone(),
             answered: AtomicU64::default(),
         }
@@ -148,12 +175,36 @@ impl Device {
         result.map_err(Error::Device)?
     }
 
-    /// One poll, which never blocks longer than `patience`: `None`, or the submission to wait for. `false` where that is not done.
-    fn poll(&self, patience: Option<(wgpu::SubmissionIndex, Duration)>) -> Result<bool> {
-        let poll = patience.map_or(wgpu::PollType::Poll, |(submission, timeout)| wgpu::PollType::Wait {
-            submission_index: Some(submission),
-            timeout: Some(timeout),
-        });
+    /// Waits for a submission, not much longer than `patience`; whether it is done.
+    ///
+    /// On a device of our own that is a wait of wgpu with a bound: polls take turns. A host that polls the same device or submits to
+    /// it takes no turns, and a bounded wait of wgpu panics where another thread empties the queue while it gives up. There the
+    /// queue says itself what is done, and polls do not wait.
+    fn poll_for(&self, submission: &Submission, patience: Duration) -> Result<bool> {
+        let Some(done) = &submission.done else {
+            return self.poll(wgpu::PollType::Wait {
+                submission_index: Some(submission.index.clone()),
+                timeout: Some(patience),
+            });
+        };
+        let begin = Instant::now();
+        for look in 0.. {
+            if !done.load(Ordering::Acquire) {
+                self.poll(wgpu::PollType::Poll)?;
+            }
+            if done.load(Ordering::Acquire) {
+                return Ok(true);
+            }
+            if begin.elapsed() >= patience {
+                break;
+            }
+            if look < LOOKS { std::thread::yield_now() } else { std::thread::sleep(NAP) }
+        }
+        Ok(false)
+    }
+
+    /// One poll; `false` where it waits and its time was over.
+    fn poll(&self, poll: wgpu::PollType) -> Result<bool> {
         let _turn = lock(&self.polling);
         // Where the driver reports the device's loss to the poll itself, wgpu panics: its poll has no error for that.
         let polled = catch_unwind(AssertUnwindSafe(|| self.raw.poll(poll)));
@@ -171,18 +222,25 @@ impl Device {
 
     /// Lets wgpu call the callbacks of what is done. On an adopted device these are the host's too.
     pub fn poll_once(&self) -> Result<()> {
-        self.poll(None).map(drop)
+        self.poll(wgpu::PollType::Poll).map(drop)
     }
 
     /// Submits. wgpu tidies up behind a submission as it does in a poll, so the two take turns.
-    pub fn submit(&self, commands: impl IntoIterator<Item = wgpu::CommandBuffer>) -> wgpu::SubmissionIndex {
+    pub fn submit(&self, commands: impl IntoIterator<Item = wgpu::CommandBuffer>) -> Submission {
         let _turn = lock(&self.polling);
-        self.queue.submit(commands)
+        let index = self.queue.submit(commands);
+        let done = self.shared.then(|| {
+            let done = Arc::<AtomicBool>::default();
+            let set = done.clone();
+            self.queue.on_submitted_work_done(move || set.store(true, Ordering::Release));
+            done
+        });
+        Submission { index, done }
     }
 
     /// Whether a submission is done. Does not block.
-    pub fn is_done(&self, submission: &wgpu::SubmissionIndex) -> Result<bool> {
-        let done = self.poll(Some((submission.clone(), Duration::ZERO)))?;
+    pub fn is_done(&self, submission: &Submission) -> Result<bool> {
+        let done = self.poll_for(submission, Duration::ZERO)?;
         if done {
             self.progress();
         }
@@ -199,9 +257,9 @@ impl Device {
     /// # Errors
     /// [`Error::Device`] for a loss or an error of the device, and where it finishes nothing at all for
     /// [`WITHOUT_PROGRESS`].
-    pub fn wait(&self, submission: &wgpu::SubmissionIndex, what: &str) -> Result<()> {
+    pub fn wait(&self, submission: &Submission, what: &str) -> Result<()> {
         let mut bound = self.bound();
-        while !self.poll(Some((submission.clone(), PATIENCE)))? {
+        while !self.poll_for(submission, PATIENCE)? {
             bound.check(self, what)?;
         }
         self.progress();

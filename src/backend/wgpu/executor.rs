@@ -23,13 +23,22 @@ impl GpuRunner {
         if self.weights.run.canaries {
             return Ok(false);
         }
-        if self.sampler.is_none() {
+        if self.sampler.is_none() && !self.no_sampler {
             let (sampler, (_, decode)) = (GpuSampler::new(self.gpu(), plan)?, self.schedule(0)?);
             let find = |b| super::schedules::buffer_of(&self.weights, &self.buffers, &decode.scratch, b);
-            sampler.prepared(self.gpu(), plan, 0, &find)?;
-            self.sampler = Some(sampler);
+            // The kernels are the same behind every schedule: what compiles here compiles there.
+            let compiled = sampler.prepared(self.gpu(), plan, 0, &find).map(drop);
+            match compiled {
+                Ok(()) => self.sampler = Some(sampler),
+                Err(e) => {
+                    // A loss is no matter of the sampler's kernels.
+                    self.weights.gpu.device.errors.take()?;
+                    tracing::warn!("tokens are chosen on the host, for the device cannot run the GPU sampler: {e}");
+                    self.no_sampler = true;
+                }
+            }
         }
-        Ok(true)
+        Ok(self.sampler.is_some())
     }
 
     /// A row whose sequence lost its chosen tokens to a cancelled step needs new rules first.

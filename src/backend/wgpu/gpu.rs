@@ -1,6 +1,6 @@
 //! A device with its pipelines: what everything that is loaded holds on to.
 
-use super::{RunOptions, device::Device, pipeline::Pipelines};
+use super::{RunOptions, device::Device, memory::Memory, pipeline::Pipelines};
 use crate::plan::Caps;
 use std::sync::Arc;
 
@@ -11,6 +11,7 @@ pub struct Gpu {
     pub(super) pipelines: Arc<Pipelines>,
     /// How programs are run unless the caller says otherwise.
     pub(super) run: RunOptions,
+    pub(super) memory: Memory,
 }
 
 impl std::fmt::Debug for Gpu {
@@ -40,6 +41,18 @@ impl Gpu {
     /// Limits and features that plans may use, forced limits applied.
     pub fn caps(&self) -> &Caps {
         &self.device.caps
+    }
+
+    /// Bytes of memory that the device has left, as far as its driver says.
+    pub fn free_memory(&self) -> Option<u64> {
+        self.memory.free()
+    }
+
+    /// Bytes that wgpu holds of the device's memory for all that was made on it, and bytes of these that are in use; `None` where
+    /// wgpu does not count.
+    pub fn held_memory(&self) -> Option<[u64; 2]> {
+        let report = self.device.raw.generate_allocator_report()?;
+        Some([report.total_reserved_bytes, report.total_allocated_bytes])
     }
 
     /// Distinct pipelines made so far.

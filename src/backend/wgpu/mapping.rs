@@ -1,6 +1,6 @@
 //! Buffers mapped for reading: asked for, looked at without blocking, or waited for with a bound.
 
-use super::device::{Device, lock};
+use super::device::{Device, Submission, lock};
 use crate::error::{Error, Result};
 use std::{
     ops::Range,
@@ -79,7 +79,7 @@ pub(super) fn call_off(buffer: &wgpu::Buffer, signal: &Signal) {
 ///
 /// # Errors
 /// As [`Device::wait`].
-pub(super) fn wait(device: &Device, signal: &Signal, submission: &wgpu::SubmissionIndex, what: &str) -> Result<()> {
+pub(super) fn wait(device: &Device, signal: &Signal, submission: &Submission, what: &str) -> Result<()> {
     device.wait(submission, what)?;
     // A poll on another thread may have taken the callback and not yet run it.
     let mut bound = device.bound();
@@ -104,7 +104,7 @@ pub(super) fn map_read(
     device: &Device,
     buffer: &wgpu::Buffer,
     bytes: Range<u64>,
-    submission: &wgpu::SubmissionIndex,
+    submission: &Submission,
     what: &str,
 ) -> Result<wgpu::BufferView> {
     let signal = Signal::default();

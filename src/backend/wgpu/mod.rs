@@ -5,6 +5,7 @@
 //! - `device`: the handle, errors, buffers, waits with a bound; `mapping`: buffers read back;
 //! - `pipeline`: compiled kernels; `shaders`: compiled shaders as bytes between runs; `gpu`: a device with its pipelines;
 //! - `canary`: poison and canaries, for tests;
+//! - `memory`: what a device has left of it;
 //! - `upload`: weights, packed and streamed to buffers made once;
 //! - `schedules`: caches, scratch, bind groups, and what encodes steps into a pass;
 //! - `sampler`: tokens chosen on the device, and their way back to the host;
@@ -31,6 +32,7 @@ mod executor;
 mod fetch;
 mod gpu;
 mod mapping;
+mod memory;
 mod model;
 mod moves;
 mod open;
@@ -113,6 +115,8 @@ pub struct ForcedLimits {
     pub webgpu_defaults: bool,
     /// Bytes of a storage binding.
     pub max_binding: Option<u64>,
+    /// Bytes of memory that the device is taken to have left.
+    pub memory: Option<u64>,
 }
 
 /// How a program is run.

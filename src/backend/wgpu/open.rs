@@ -2,9 +2,10 @@
 
 use super::{
     DeviceCallbacks, Options,
-    adapters::{adapters, caps, choose, forced, instance, too_small, wanted_features},
+    adapters::{adapters, caps, choose, forced, instance, requirements, unfit, wanted_features},
     device::Device,
     gpu::Gpu,
+    memory::Memory,
     pipeline::Pipelines,
 };
 use crate::{
@@ -31,8 +32,11 @@ impl Gpu {
         let adapter = &adapters[choose(&adapters, options.device.as_deref())?];
         let info = adapter.get_info();
         let limits = forced(adapter.limits(), options.limits);
-        if let Some(lacks) = too_small(&limits, adapter) {
-            return Err(Error::Device(format!("{} is too small: {lacks}; use the cpu backend", info.name)));
+        if let Some(lacks) = unfit(&limits, adapter) {
+            return Err(Error::Device(format!(
+                "{} cannot be used: {lacks}; the cpu backend runs everywhere",
+                info.name
+            )));
         }
         let caps = caps(&limits, adapter.features(), adapter, options.experimental);
         let cooperates = caps.features.coop16 || caps.features.coop8;
@@ -49,12 +53,12 @@ impl Gpu {
             required_features: wanted_features(adapter) | cooperation,
             experimental_features,
             required_limits: limits,
-            memory_hints: wgpu::MemoryHints::Performance,
+            memory_hints: requirements().memory_hints,
             ..Default::default()
         };
         let (device, queue) = pollster::block_on(adapter.request_device(&descriptor))
             .map_err(|e| Error::Device(format!("{} cannot be opened: {e}", info.name)))?;
-        Ok(Gpu::with(device, queue, caps, &info, DeviceCallbacks::HandedOver, options))
+        Ok(Gpu::with(device, queue, caps, adapter, None, options))
     }
 
     /// Uses a device that the host has opened, and renders with: one device for both. [`requirements`](super::requirements) says
@@ -73,29 +77,30 @@ impl Gpu {
     ) -> Result<Gpu> {
         let info = adapter.get_info();
         let limits = forced(device.limits(), options.limits);
-        if let Some(lacks) = too_small(&limits, adapter) {
-            let help = "open it with the limits of `gpu::requirements`";
-            return Err(Error::Device(format!("{} was opened too small: {lacks}; {help}", info.name)));
+        if let Some(lacks) = unfit(&limits, adapter) {
+            let help = "open it with what `gpu::requirements` says";
+            return Err(Error::Device(format!("{} cannot be adopted: {lacks}; {help}", info.name)));
         }
         let caps = caps(&limits, device.features(), adapter, options.experimental);
-        Ok(Gpu::with(device, queue, caps, &info, callbacks, options))
+        Ok(Gpu::with(device, queue, caps, adapter, Some(callbacks), options))
     }
 
     fn with(
         device: wgpu::Device,
         queue: wgpu::Queue,
         caps: Caps,
-        info: &wgpu::AdapterInfo,
-        callbacks: DeviceCallbacks,
+        adapter: &wgpu::Adapter,
+        adopted: Option<DeviceCallbacks>,
         options: &Options,
     ) -> Gpu {
+        let info = &adapter.get_info();
         let cache = options.shaders.open(&device, info);
         let name = format!("{} ({:?})", info.name, info.backend);
-        let hears_errors = callbacks == DeviceCallbacks::HandedOver;
         let mut gpu = Gpu {
-            device: Arc::new(Device::new(device, queue, caps, name, hears_errors)),
+            device: Arc::new(Device::new(device, queue, caps, name, adopted)),
             pipelines: Arc::new(Pipelines::new(options.checked, cache)),
             run: options.run,
+            memory: Memory { adapter: adapter.clone(), forced: options.limits.memory },
         };
         if let Some(tiles) = gpu.tune(options, info) {
             gpu.device = Arc::new(gpu.device.with_tiles(tiles));

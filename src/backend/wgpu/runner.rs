@@ -3,7 +3,7 @@
 
 use super::{
     begun::{Begun, Ubatch},
-    device::Device,
+    device::{Device, Submission},
     gpu::Gpu,
     mapping::Signal,
     sampler::GpuSampler,
@@ -38,6 +38,8 @@ pub(super) struct GpuRunner {
     /// By number, as in [`Plan::schedules`].
     pub prepared: [Option<PreparedSchedule>; 3],
     pub sampler: Option<GpuSampler>,
+    /// The device's compiler refuses the sampler's kernels: tokens are chosen on the host.
+    pub no_sampler: bool,
     pub states: StateSlots,
     /// The sequence whose token that was chosen last lies in each row of the buffer of token ids.
     pub held: Vec<Option<usize>>,
@@ -63,7 +65,7 @@ pub(super) struct Staging {
 
 /// A submission that was not seen to be done.
 pub(super) struct Flight {
-    pub submission: wgpu::SubmissionIndex,
+    pub submission: Submission,
     pub read: Option<Readback>,
     pub measured: Option<SliceTime>,
 }
@@ -98,6 +100,8 @@ impl GpuRunner {
             ..plan::Options::new(options.ctx, options.ubatch, options.kv)
         };
         let plan = plan::plan(&weights.graph, &weights.weights, &gpu.device.caps, &wanted)?;
+        let help = "a shorter context, fewer sequences, keys and values in q8_0 or a smaller micro-batch helps";
+        gpu.memory.check(gpu.name(), plan.buffer_bytes(), "keys, values and working memory", help)?;
         let buffers = SequenceBuffers::new(gpu, &plan, run.poison)?;
         let prepare = |s: Option<&Schedule>| s.map(|s| PreparedSchedule::new(gpu, s)).transpose();
         let [decode, small, prefill] = plan.schedules().map(|s| s.1);
@@ -118,6 +122,7 @@ impl GpuRunner {
             buffers,
             prepared,
             sampler: None,
+            no_sampler: false,
             held,
             staging,
             begun: VecDeque::with_capacity(DEPTH),

@@ -1,6 +1,6 @@
 //! Weights packed and streamed to the device.
 
-use super::{RunOptions, gpu::Gpu};
+use super::{RunOptions, device::Submission, gpu::Gpu};
 use crate::{
     backend::{OnProgress, Program, Progress},
     error::{Error, Result},
@@ -47,6 +47,8 @@ impl DeviceWeights {
         let weights = plan::weights(&graph, &dtypes, &gpu.device.caps)?;
         // What no runner could run is refused before anything is sent: the smallest plan must work.
         plan::plan(&graph, &weights, &gpu.device.caps, &plan::Options { reduction: run.reduction, ..smallest() })?;
+        let help = "a model of fewer bits a weight or the cpu backend helps";
+        gpu.memory.check(gpu.name(), weights.bytes(), "the weights", help)?;
         let threads = std::thread::available_parallelism().map_or(1, usize::from).min(MOST_THREADS);
         let total = weights.bytes();
         let mut up = Uploader { gpu: &gpu, total, done: 0, threads, batch: 0, last: None, progress };
@@ -75,7 +77,7 @@ struct Uploader<'a> {
     threads: usize,
     /// Bytes written since the last submission.
     batch: usize,
-    last: Option<wgpu::SubmissionIndex>,
+    last: Option<Submission>,
     progress: OnProgress<'a>,
 }
 
