@@ -8,7 +8,7 @@
 //!
 //! Reading order: `lexer` (text and tags), `ast`, `parser`, `text` and `value` (Python's values), `number` (how Python writes
 //! numbers), `operator`, `format` (`%` and `str.format`), `method`, `filter`, `sequence` (filters over sequences), `check`
-//! (the tests behind `is`), `global`, `names`, `run` (what a run may spend), `scope` and `eval`.
+//! (the tests behind `is`), `global`, `names`, `nesting` (of both, the parser and a run), `run` (what a run may spend), `scope` and `eval`.
 //!
 //! Sources: Jinja 3.1.6 (`lexer.py`, `parser.py`, `runtime.py`, `filters.py`, `tests.py`, `sandbox.py`), Python 3.11's
 //! documentation of `str`, `json.dumps` and `strftime`, transformers 5.24 `utils/chat_template_utils.py`.
@@ -25,6 +25,7 @@ mod json;
 mod lexer;
 mod method;
 mod names;
+mod nesting;
 mod number;
 mod operator;
 mod parser;

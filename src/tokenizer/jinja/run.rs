@@ -2,6 +2,7 @@
 
 use super::{
     DateTime, Fault, Outcome, fault,
+    nesting::Nesting,
     text::Text,
     value::{Attributes, Scope, Value},
 };
@@ -24,7 +25,7 @@ const DEEPEST: usize = 200;
 pub(super) struct Run {
     steps: Cell<u64>,
     pub output: usize,
-    depth: Cell<usize>,
+    nesting: Nesting,
     pub now: Option<DateTime>,
     /// What refers to itself and is cut apart at the end.
     pub scopes: RefCell<Vec<Scope>>,
@@ -44,7 +45,7 @@ impl Run {
         Run {
             steps: Cell::new(limits.steps),
             output: limits.output,
-            depth: Cell::new(0),
+            nesting: Nesting::new(DEPTH),
             now,
             scopes: RefCell::default(),
             namespaces: RefCell::default(),
@@ -78,12 +79,11 @@ impl Run {
     }
 
     pub fn deeper<T>(&self, f: impl FnOnce() -> Outcome<T>) -> Outcome<T> {
-        if self.depth.get() >= DEPTH {
+        if !self.nesting.enter() {
             return fault("maximum recursion depth exceeded");
         }
-        self.depth.set(self.depth.get() + 1);
         let result = f();
-        self.depth.set(self.depth.get() - 1);
+        self.nesting.leave();
         result
     }
 }

@@ -1,100 +1,15 @@
-//! Methods of Python's strings, lists and dicts. Those that would change a list or a dict are refused, as in the sandbox.
+//! Methods of Python's strings.
 
-use super::{
+use crate::tokenizer::jinja::{
     Outcome, fault, format,
     run::{Given, Run},
     text::{Builder, Text, joined},
-    value::{Dict, SeqKind, Value, is_printable},
+    value::{SeqKind, Value, is_printable},
 };
-use std::{ops::Range, rc::Rc};
+use std::ops::Range;
 
-/// Calls `value.name(...)`.
-pub(super) fn call(run: &Run, value: &Value, name: &str, given: Given) -> Outcome<Value> {
-    match value {
-        Value::Str(s) => text_method(run, s, name, given),
-        Value::Seq(_, items) => list_method(value, items, name, &given),
-        Value::Dict(d) => dict_method(run, d, name, &given),
-        Value::Int(_) | Value::Bool(_) | Value::Float(_) => number_method(value, name),
-        Value::Loop(l) => match name {
-            "cycle" if given.positional.is_empty() => fault("no items for cycling given"),
-            "cycle" => Ok(given.positional[l.index0.get() % given.positional.len()].clone()),
-            _ => {
-                let now = Some(given.positional);
-                let same = match (&*l.changed.borrow(), &now) {
-                    (Some(a), Some(b)) => a.len() == b.len() && a.iter().zip(b).all(|(x, y)| x.equals(y)),
-                    _ => false,
-                };
-                l.changed.replace(now);
-                Ok(Value::Bool(!same))
-            }
-        },
-        Value::Cycler(c) => {
-            let at = *c.1.borrow();
-            let next = if name == "next" { (at + 1) % c.0.len() } else { 0 };
-            c.1.replace(next);
-            Ok(if name == "next" { c.0[at].clone() } else { Value::None })
-        }
-        other => fault(format!("'{}' object has no attribute '{name}'", other.type_name())),
-    }
-}
-
-fn unsafe_change<T>(kind: &str, name: &str) -> Outcome<T> {
-    fault(format!("access to attribute '{name}' of '{kind}' object is unsafe: templates do not change values."))
-}
-
-fn list_method(value: &Value, items: &[Value], name: &str, given: &Given) -> Outcome<Value> {
-    match name {
-        "copy" => Ok(value.clone()),
-        "count" => {
-            let wanted = given.need(0, "value")?;
-            Ok(Value::Int(items.iter().filter(|i| i.equals(wanted)).count() as i128))
-        }
-        "index" => {
-            let wanted = given.need(0, "value")?;
-            match items.iter().position(|i| i.equals(wanted)) {
-                Some(i) => Ok(Value::Int(i as i128)),
-                None => fault(format!("{} is not in list", wanted.repr().as_str())),
-            }
-        }
-        _ => unsafe_change("list", name),
-    }
-}
-
-fn dict_method(run: &Run, d: &Rc<Dict>, name: &str, given: &Given) -> Outcome<Value> {
-    run.pay(if name == "get" { 0 } else { d.entries.len() })?;
-    match name {
-        "get" => {
-            let found = d.get(given.need(0, "key")?);
-            Ok(found.or(given.get(1, "default")).cloned().unwrap_or(Value::None))
-        }
-        "keys" => Ok(Value::seq(SeqKind::Keys, d.entries.iter().map(|e| e.0.clone()).collect())),
-        "values" => Ok(Value::seq(SeqKind::Values, d.entries.iter().map(|e| e.1.clone()).collect())),
-        "items" => {
-            let pairs = d.entries.iter().map(|(k, v)| Value::tuple(vec![k.clone(), v.clone()]));
-            Ok(Value::seq(SeqKind::Items, pairs.collect()))
-        }
-        "copy" => Ok(Value::Dict(d.clone())),
-        "fromkeys" => {
-            let value = given.get(1, "value").cloned().unwrap_or(Value::None);
-            let keys = given.need(0, "iterable")?.items()?;
-            Ok(Value::Dict(Rc::new(Dict::of(keys.into_iter().map(|k| (k, value.clone())))?)))
-        }
-        _ => unsafe_change("dict", name),
-    }
-}
-
-fn number_method(value: &Value, name: &str) -> Outcome<Value> {
-    match (name, value.int(), value.float()) {
-        ("conjugate", Some(i), _) => Ok(Value::Int(i)),
-        ("conjugate", ..) => Ok(value.clone()),
-        ("bit_length", Some(i), _) => Ok(Value::Int(i128::from(128 - i.unsigned_abs().leading_zeros()))),
-        ("is_integer", _, Some(x)) => Ok(Value::Bool(x.fract() == 0.0)),
-        ("as_integer_ratio", Some(i), _) => Ok(Value::tuple(vec![Value::Int(i), Value::Int(1)])),
-        _ => fault(format!("'{}' object has no attribute '{name}'", value.type_name())),
-    }
-}
-
-fn text_method(run: &Run, s: &Text, name: &str, given: Given) -> Outcome<Value> {
+/// Calls `text.name(...)`.
+pub(in crate::tokenizer::jinja) fn call(run: &Run, s: &Text, name: &str, given: Given) -> Outcome<Value> {
     run.pay(s.len() / 16)?;
     let t = s.as_str();
     let text = |made: Text| Ok(Value::Str(made));
@@ -159,24 +74,34 @@ fn text_method(run: &Run, s: &Text, name: &str, given: Given) -> Outcome<Value> 
             text(joined([&s.slice(0..sign), &Text::own("0".repeat(missing)), &s.slice(sign..t.len())]))
         }
         "expandtabs" => text(s.made(expanded(t, given.int(0, "tabsize")?.unwrap_or(8).clamp(0, 1000) as usize))),
-        "isspace" => truth(!t.is_empty() && t.chars().all(char::is_whitespace)),
-        "isalpha" => truth(!t.is_empty() && t.chars().all(is_letter)),
-        "isalnum" => truth(!t.is_empty() && t.chars().all(|c| is_letter(c) || c.is_numeric())),
-        "isascii" => truth(t.is_ascii()),
+        _ => match predicate(t, name) {
+            Some(holds) => Ok(Value::Bool(holds)),
+            None => fault(format!("'str object' has no attribute '{name}'")),
+        },
+    }
+}
+
+/// What the methods named `is...` say of a text.
+fn predicate(t: &str, name: &str) -> Option<bool> {
+    Some(match name {
+        "isspace" => !t.is_empty() && t.chars().all(char::is_whitespace),
+        "isalpha" => !t.is_empty() && t.chars().all(is_letter),
+        "isalnum" => !t.is_empty() && t.chars().all(|c| is_letter(c) || c.is_numeric()),
+        "isascii" => t.is_ascii(),
         "isdecimal" | "isdigit" | "isnumeric" => {
             let digit = |c: char| c.is_ascii_digit() || (!c.is_ascii() && is_number(c, name));
-            truth(!t.is_empty() && t.chars().all(digit))
+            !t.is_empty() && t.chars().all(digit)
         }
-        "isidentifier" => truth(
-            t.starts_with(|c: char| is_letter(c) || c == '_')
-                && t.chars().all(|c| is_letter(c) || c.is_numeric() || c == '_'),
-        ),
-        "islower" => truth(t.chars().any(char::is_lowercase) && !t.chars().any(char::is_uppercase)),
-        "isupper" => truth(t.chars().any(char::is_uppercase) && !t.chars().any(char::is_lowercase)),
-        "istitle" => truth(t.chars().any(|c| c.is_alphabetic()) && titled(t) == t),
-        "isprintable" => truth(t.chars().all(is_printable)),
-        other => fault(format!("'str object' has no attribute '{other}'")),
-    }
+        "isidentifier" => {
+            let begins = t.starts_with(|c: char| is_letter(c) || c == '_');
+            begins && t.chars().all(|c| is_letter(c) || c.is_numeric() || c == '_')
+        }
+        "islower" => t.chars().any(char::is_lowercase) && !t.chars().any(char::is_uppercase),
+        "isupper" => t.chars().any(char::is_uppercase) && !t.chars().any(char::is_lowercase),
+        "istitle" => t.chars().any(|c| c.is_alphabetic()) && titled(t) == t,
+        "isprintable" => t.chars().all(is_printable),
+        _ => return None,
+    })
 }
 
 fn needed(given: &Given, at: usize, name: &str) -> Outcome<Text> {
@@ -211,7 +136,7 @@ fn regex_decimal(c: char) -> bool {
     ranges.iter().any(|r| (r.0..=r.1).contains(&c))
 }
 
-pub(super) fn capitalized(t: &str) -> String {
+pub(in crate::tokenizer::jinja) fn capitalized(t: &str) -> String {
     let mut chars = t.chars();
     match chars.next() {
         Some(first) => first.to_uppercase().chain(chars.as_str().to_lowercase().chars()).collect(),
@@ -247,7 +172,7 @@ fn swapped(t: &str) -> String {
 }
 
 /// `strip` and its kin; without `chars` white space goes.
-pub(super) fn stripped(s: &Text, name: &str, chars: Option<&Text>) -> Text {
+pub(in crate::tokenizer::jinja) fn stripped(s: &Text, name: &str, chars: Option<&Text>) -> Text {
     let goes = |c: char| match chars {
         Some(set) => set.as_str().contains(c),
         None => c.is_whitespace() || ('\u{1c}'..='\u{1f}').contains(&c),
@@ -397,7 +322,13 @@ fn partitioned(s: &Text, from_right: bool, sep: &Text) -> Outcome<Value> {
 }
 
 /// `replace`: what stays keeps its origin, what comes in brings its own.
-pub(super) fn replaced(run: &Run, s: &Text, old: &Text, new: &Text, count: Option<i128>) -> Outcome<Text> {
+pub(in crate::tokenizer::jinja) fn replaced(
+    run: &Run,
+    s: &Text,
+    old: &Text,
+    new: &Text,
+    count: Option<i128>,
+) -> Outcome<Text> {
     let most = count.and_then(|n| usize::try_from(n).ok()).unwrap_or(usize::MAX);
     let t = s.as_str();
     let places: Vec<usize> = if old.len() == 0 {
@@ -418,7 +349,7 @@ pub(super) fn replaced(run: &Run, s: &Text, old: &Text, new: &Text, count: Optio
 }
 
 /// `center`, `ljust`, `rjust`.
-pub(super) fn aligned(run: &Run, s: &Text, name: &str, width: i128, fill: &Text) -> Outcome<Text> {
+pub(in crate::tokenizer::jinja) fn aligned(run: &Run, s: &Text, name: &str, width: i128, fill: &Text) -> Outcome<Text> {
     if fill.as_str().chars().count() != 1 {
         return fault("The fill character must be exactly one character long");
     }
