@@ -30,7 +30,7 @@ mod kernels;
 mod load;
 mod optional_parts;
 mod parity;
-mod picker;
+mod gpu_sampler;
 mod plan;
 mod plan_sizes;
 mod proven;

@@ -2,7 +2,7 @@
 //! tests run with every check on, and to what real models need.
 
 use crate::{
-    goldens, gpu, parity, picker, plan_sizes,
+    goldens, gpu, gpu_sampler, parity, plan_sizes,
     support::{self, compare},
 };
 use moeray::{
@@ -45,7 +45,7 @@ fn run_all() {
     parity::tiles_of_halves_and_bytes();
     parity::subgroups();
     support::once("small models", small_models);
-    picker::ties();
+    gpu_sampler::ties();
     gpu::the_roofline_is_measured();
 }
 
