@@ -11,7 +11,7 @@
 //!
 //! Tolerance 1e-10: one exponential, right to a few units in the last place.
 
-use super::{Array, arity, f32_of};
+use super::{Array, Real, arity, f32_of};
 use crate::ir::{Activation, Rows, Type};
 
 /// Shape rule of `add` and `glu`.
@@ -132,39 +132,37 @@ pub fn erf(x: f64) -> f64 {
 }
 
 /// Reference code of `add`.
-pub fn add(a: &Array, b: &Array) -> Array {
-    let data = a.data.iter().zip(&b.data).map(|(a, b)| a + b).collect();
-    Array { data, ..*a }
+pub fn add<T: Real>(a: &Array<T>, b: &Array<T>) -> Array<T> {
+    a.zip(b, |a, b| a + b)
 }
 
 /// Reference code of `scale`.
-pub fn scale(x: &Array, factor: f32) -> Array {
-    Array { data: x.data.iter().map(|x| x * factor).collect(), ..*x }
+pub fn scale<T: Real>(x: &Array<T>, factor: f32) -> Array<T> {
+    x.map(|x| x * f64::from(factor))
 }
 
 /// Reference code of `glu`.
-pub fn glu(gate: &Array, up: &Array, act: Activation) -> Array {
-    let one = |(g, u): (&f32, &f32)| gated(act, f64::from(*g), f64::from(*u)) as f32;
-    Array { data: gate.data.iter().zip(&up.data).map(one).collect(), ..*gate }
+pub fn glu<T: Real>(gate: &Array<T>, up: &Array<T>, act: Activation) -> Array<T> {
+    gate.zip(up, |g, u| gated(act, g, u))
 }
 
 /// Reference code of `act`.
-pub fn act(x: &Array, act: Activation) -> Array {
-    Array { data: x.data.iter().map(|v| activate(act, f64::from(*v)) as f32).collect(), ..*x }
+pub fn act<T: Real>(x: &Array<T>, act: Activation) -> Array<T> {
+    x.map(|v| activate(act, v))
 }
 
 /// Reference code of `sigmoid_gate`.
-pub fn sigmoid_gate(x: &Array, g: &Array) -> Array {
+pub fn sigmoid_gate<T: Real>(x: &Array<T>, g: &Array<T>) -> Array<T> {
     let mut out = x.clone();
     for r in 0..x.rows {
-        let s = sigmoid(f64::from(g.row(r)[0]));
-        out.row_mut(r).iter_mut().for_each(|v| *v = (f64::from(*v) * s) as f32);
+        let s = sigmoid(g.row(r)[0].get());
+        out.row_mut(r).iter_mut().for_each(|v| *v = T::of(v.get() * s));
     }
     out
 }
 
 /// Reference code of `take_outputs`.
-pub fn take_outputs(x: &Array, outputs: usize) -> Array {
+pub fn take_outputs<T: Real>(x: &Array<T>, outputs: usize) -> Array<T> {
     let first = (x.rows - outputs) * x.cols;
     Array { rows: outputs, cols: x.cols, data: x.data[first..].to_vec() }
 }

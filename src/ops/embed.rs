@@ -2,7 +2,7 @@
 //!
 //! Shapes: ids `[T, 1]`, table `[V, H]` → `[T, H]`. Exact up to the multiplication: every backend agrees to 1e-12.
 
-use super::{Array, Weights, arity, matrix_shape, u32_of};
+use super::{Array, Real, Weights, arity, matrix_shape, u32_of};
 use crate::ir::{Graph, Type, WeightId};
 
 /// Shape rule.
@@ -19,11 +19,11 @@ pub fn infer(table: WeightId, inputs: &[Type], g: &Graph) -> Result<Vec<Type>, S
 }
 
 /// Reference code. Ids are in range (checked when the step begins).
-pub fn eval(ids: &[u32], table: WeightId, scale: f32, w: Weights<'_>) -> Array {
+pub fn eval<T: Real>(ids: &[u32], table: WeightId, scale: f32, w: Weights<'_, T>) -> Array<T> {
     let mut out = Array::zeros(ids.len(), w.tensor(table).cols());
     for (t, id) in ids.iter().enumerate() {
         for (o, x) in out.row_mut(t).iter_mut().zip(w.row(table, *id as usize)) {
-            *o = x * scale;
+            *o = T::of(x.get() * f64::from(scale));
         }
     }
     out

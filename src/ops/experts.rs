@@ -12,7 +12,7 @@
 //! Tolerance as [`super::linear`].
 
 use super::{
-    Array, Weights, arity, experts_shape, f32_of,
+    Array, Real, Weights, arity, experts_shape, f32_of,
     linear::{dot, seen},
     u32_of, weight_shape,
 };
@@ -63,18 +63,18 @@ pub fn infer_scale_inputs(inputs: &[Type]) -> Result<Vec<Type>, String> {
 }
 
 /// Reference code of `scale_expert_inputs`.
-pub fn eval_scale_inputs(x: &Array, weights: &Array) -> [Array; 2] {
+pub fn eval_scale_inputs<T: Real>(x: &Array<T>, weights: &Array<T>) -> [Array<T>; 2] {
     let mut y = Array::zeros(x.rows, weights.cols * x.cols);
     for t in 0..x.rows {
         for (slot, w) in y.row_mut(t).chunks_exact_mut(x.cols).zip(weights.row(t)) {
-            slot.iter_mut().zip(x.row(t)).for_each(|(y, x)| *y = w * x);
+            slot.iter_mut().zip(x.row(t)).for_each(|(y, x)| *y = T::of(w.get() * x.get()));
         }
     }
-    [y, Array { data: vec![1.0; weights.data.len()], ..*weights }]
+    [y, Array { data: vec![T::of(1.0); weights.data.len()], ..*weights }]
 }
 
 /// Reference code of `expert_linear`; `ids` is `[T · k]`.
-pub fn eval_linear(x: &Array, ids: &[u32], l: &Linear, w: Weights<'_>) -> Array {
+pub fn eval_linear<T: Real>(x: &Array<T>, ids: &[u32], l: &Linear, w: Weights<'_, T>) -> Array<T> {
     let shape = w.tensor(l.weight).shape();
     let (out, inp, k) = (shape[1], shape[2], ids.len() / x.rows.max(1));
     let mut y = Array::zeros(x.rows, k * out);
@@ -85,22 +85,22 @@ pub fn eval_linear(x: &Array, ids: &[u32], l: &Linear, w: Weights<'_>) -> Array 
         let bias = l.bias.map(|b| w.row(b, *expert as usize));
         for o in 0..out {
             let row = w.row(l.weight, *expert as usize * out + o);
-            let b = bias.as_ref().map_or(0.0, |b| f64::from(b[o]));
-            y.row_mut(t)[j * out + o] = (dot(&row, &x.row(t)[from..from + inp]) + b) as f32;
+            let b = bias.as_ref().map_or(0.0, |b| b[o].get());
+            y.row_mut(t)[j * out + o] = T::of(dot(&row, &x.row(t)[from..from + inp]) + b);
         }
     }
     y
 }
 
 /// Reference code of `expert_combine`.
-pub fn eval_combine(y: &Array, weights: &Array) -> Array {
+pub fn eval_combine<T: Real>(y: &Array<T>, weights: &Array<T>) -> Array<T> {
     let n = y.cols / weights.cols;
     let mut out = Array::zeros(y.rows, n);
     for t in 0..y.rows {
         for c in 0..n {
             let sum: f64 =
-                (weights.row(t).iter().enumerate()).map(|(j, w)| f64::from(*w) * f64::from(y.row(t)[j * n + c])).sum();
-            out.row_mut(t)[c] = sum as f32;
+                (weights.row(t).iter().enumerate()).map(|(j, w)| w.get() * y.row(t)[j * n + c].get()).sum();
+            out.row_mut(t)[c] = T::of(sum);
         }
     }
     out

@@ -4,7 +4,7 @@
 //! own. `join_heads`: `y[t, h, :] = [a[t, h, :]; b[t, h, :]]`. Shapes: a `[T, heads·m]`, b `[T, heads·n]` →
 //! `[T, heads·(m + n)]`. Nothing is computed, so the result is exact.
 
-use super::{Array, arity, f32_of};
+use super::{Array, Real, arity, f32_of};
 use crate::ir::{Rows, Type};
 
 /// Shape rule of `head_ids`.
@@ -35,7 +35,7 @@ pub fn eval_ids(rows: usize, heads: usize) -> Vec<u32> {
 }
 
 /// Reference code of `join_heads`.
-pub fn eval_join(a: &Array, b: &Array, heads: usize) -> Array {
+pub fn eval_join<T: Real>(a: &Array<T>, b: &Array<T>, heads: usize) -> Array<T> {
     let (m, n) = (a.cols / heads, b.cols / heads);
     let mut y = Array::zeros(a.rows, a.cols + b.cols);
     for t in 0..a.rows {

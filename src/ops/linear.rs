@@ -10,7 +10,7 @@
 //! 1/254 of the largest of 32 neighbours: an NMSE of 4e-5 for bell-shaped activations, and about 1e-3 where one in 64 is
 //! thirty times larger than the rest. With the second number both are 254² times smaller.
 
-use super::{Array, Weights, arity, f32_of, matrix_shape, weight_shape};
+use super::{Array, Real, Weights, arity, f32_of, matrix_shape, weight_shape};
 use crate::ir::{Graph, Linear, Rows, Type, WeightId};
 
 /// Shape rule.
@@ -68,27 +68,28 @@ pub fn int8(x: &[f32]) -> Vec<f32> {
 }
 
 /// The activations that `weight` is multiplied with, rounded as `w.activations` says.
-pub fn seen(x: &Array, weight: WeightId, w: Weights<'_>) -> Array {
-    let whole = |rounded: Vec<f32>| Array { data: rounded, ..*x };
+pub fn seen<T: Real>(x: &Array<T>, weight: WeightId, w: Weights<'_, T>) -> Array<T> {
+    let f32s = || x.data.iter().map(|v| v.get() as f32).collect::<Vec<f32>>();
+    let whole = |rounded: Vec<f32>| Array { data: rounded.iter().map(|v| T::of(f64::from(*v))).collect(), ..*x };
     match w.activations {
         _ if w.tensor(weight).dtype().is_float() => x.clone(),
         Activations::F32 => x.clone(),
-        Activations::Int8 => whole(int8(&x.data)),
+        Activations::Int8 => whole(int8(&f32s())),
         Activations::Int16 => {
-            let high = int8(&x.data);
-            let low = int8(&x.data.iter().zip(&high).map(|(x, h)| x - h).collect::<Vec<f32>>());
+            let (x, high) = (f32s(), int8(&f32s()));
+            let low = int8(&x.iter().zip(&high).map(|(x, h)| x - h).collect::<Vec<f32>>());
             whole(high.iter().zip(&low).map(|(h, l)| h + l).collect())
         }
     }
 }
 
 /// `Σ a·b` in f64.
-pub fn dot(a: &[f32], b: &[f32]) -> f64 {
-    a.iter().zip(b).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum()
+pub fn dot<T: Real>(a: &[T], b: &[T]) -> f64 {
+    a.iter().zip(b).map(|(a, b)| a.get() * b.get()).sum()
 }
 
 /// Reference code.
-pub fn eval(x: &Array, l: &Linear, w: Weights<'_>) -> Array {
+pub fn eval<T: Real>(x: &Array<T>, l: &Linear, w: Weights<'_, T>) -> Array<T> {
     let out = w.tensor(l.weight).rows();
     let bias = l.bias.map(|b| w.vector(b));
     let x = &seen(x, l.weight, w);
@@ -96,8 +97,8 @@ pub fn eval(x: &Array, l: &Linear, w: Weights<'_>) -> Array {
     for o in 0..out {
         let row = w.row(l.weight, o);
         for r in 0..x.rows {
-            let b = bias.as_ref().map_or(0.0, |b| f64::from(b[o]));
-            y.data[r * out + o] = (dot(&row, x.row(r)) + b) as f32;
+            let b = bias.as_ref().map_or(0.0, |b| b[o].get());
+            y.data[r * out + o] = T::of(dot(&row, x.row(r)) + b);
         }
     }
     y

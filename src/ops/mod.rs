@@ -12,7 +12,8 @@
 //! Each step of a case is held to it as well as all of them together, and no single number may be off by more than 30 times the
 //! root of it, relative to the root mean square.
 //!
-//! The reference code is slow and obvious: it sums in f64, rounds each result to f32, and follows the formula.
+//! The reference code is slow and obvious: it sums in f64, rounds each result to f32 (or not at all, where it is asked for f64:
+//! [`Real`]), and follows the formula.
 //!
 //! Deliberately absent: devices, shaders, threads.
 
@@ -34,62 +35,105 @@ use crate::{
     ir::{Graph, Op, Rows, StateId, Type, WeightId},
 };
 
+/// A number as reference code stores it. It computes in f64 and rounds each result to this: f32 as other backends do, or f64,
+/// where differences of results are to be as exact as gradients need.
+pub trait Real: Copy + Default + PartialOrd + std::fmt::Debug + Send + Sync + 'static {
+    /// The number.
+    fn get(self) -> f64;
+    /// The nearest number of this type.
+    fn of(x: f64) -> Self;
+}
+
+impl Real for f32 {
+    fn get(self) -> f64 {
+        f64::from(self)
+    }
+    fn of(x: f64) -> f32 {
+        x as f32
+    }
+}
+
+impl Real for f64 {
+    fn get(self) -> f64 {
+        self
+    }
+    fn of(x: f64) -> f64 {
+        x
+    }
+}
+
 /// A dense activation of the reference: row-major `[rows, cols]`.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Array {
+pub struct Array<T = f32> {
     /// The number of rows.
     pub rows: usize,
     /// The number of columns.
     pub cols: usize,
     /// The `rows * cols` values, row after row.
-    pub data: Vec<f32>,
+    pub data: Vec<T>,
 }
 
-impl Array {
+impl<T: Real> Array<T> {
     /// An array of zeros.
     pub fn zeros(rows: usize, cols: usize) -> Self {
-        Array { rows, cols, data: vec![0.0; rows * cols] }
+        Array { rows, cols, data: vec![T::default(); rows * cols] }
     }
 
     /// Row `r`.
-    pub fn row(&self, r: usize) -> &[f32] {
+    pub fn row(&self, r: usize) -> &[T] {
         &self.data[r * self.cols..(r + 1) * self.cols]
     }
 
     /// Row `r`, to write.
-    pub fn row_mut(&mut self, r: usize) -> &mut [f32] {
+    pub fn row_mut(&mut self, r: usize) -> &mut [T] {
         &mut self.data[r * self.cols..(r + 1) * self.cols]
+    }
+
+    /// The same shape with `f` of every number.
+    pub fn map(&self, f: impl Fn(f64) -> f64) -> Self {
+        Array { data: self.data.iter().map(|x| T::of(f(x.get()))).collect(), ..*self }
+    }
+
+    /// `f` of the numbers of two arrays of one shape.
+    pub fn zip(&self, other: &Self, f: impl Fn(f64, f64) -> f64) -> Self {
+        let data = self.data.iter().zip(&other.data).map(|(a, b)| T::of(f(a.get(), b.get()))).collect();
+        Array { data, ..*self }
     }
 }
 
 /// Weights of a graph, dequantised a row at a time.
 #[derive(Clone, Copy, Debug)]
-pub struct Weights<'a> {
+pub struct Weights<'a, T = f32> {
     /// In the order of the graph's declarations.
     pub tensors: &'a [Tensor],
     /// How activations meet those that are quantised.
     pub activations: linear::Activations,
+    /// Numbers that stand in the place of a tensor's, by weight: those that are trained. Weights beyond its end have none.
+    pub owned: &'a [Option<Vec<T>>],
 }
 
-impl Weights<'_> {
+impl<T: Real> Weights<'_, T> {
     /// The tensor of `w`.
     pub fn tensor(&self, w: WeightId) -> &Tensor {
         &self.tensors[w.0 as usize]
     }
 
-    /// Row `r` of `w` as f32.
-    pub fn row(&self, w: WeightId, r: usize) -> Vec<f32> {
+    /// Row `r` of `w`.
+    pub fn row(&self, w: WeightId, r: usize) -> Vec<T> {
         let t = self.tensor(w);
+        if let Some(Some(own)) = self.owned.get(w.0 as usize) {
+            return own[r * t.cols()..(r + 1) * t.cols()].to_vec();
+        }
         let mut out = vec![0.0; t.cols()];
         // The row is a whole number of blocks by construction of `Tensor`, so this cannot fail.
         if crate::quant::dequantize(t.dtype(), t.row(r), &mut out).is_err() {
             out.fill(f32::NAN);
         }
-        out
+        out.into_iter().map(|x: f32| T::of(f64::from(x))).collect()
     }
 
-    /// A one-dimensional weight as f32.
-    pub fn vector(&self, w: WeightId) -> Vec<f32> {
+    /// A one-dimensional weight.
+    pub fn vector(&self, w: WeightId) -> Vec<T> {
         self.row(w, 0)
     }
 }

@@ -7,7 +7,7 @@
 //! Source: Ba et al. 2016, *Layer Normalization*; Zhang and Sennrich 2019, *Root Mean Square Layer Normalization*. Shapes: x
 //! `[R, g·n]`, w `[n]` → `[R, g·n]`. Tolerance 1e-10: an f32 sum of squares of up to some ten thousand numbers.
 
-use super::{Array, Weights, arity, f32_of, weight_shape};
+use super::{Array, Real, Weights, arity, f32_of, weight_shape};
 use crate::ir::{Graph, Norm, NormKind, Type};
 
 /// Shape rule.
@@ -28,20 +28,20 @@ pub fn infer(n: &Norm, inputs: &[Type], g: &Graph) -> Result<Vec<Type>, String> 
 }
 
 /// Reference code.
-pub fn eval(x: &Array, n: &Norm, w: Weights<'_>) -> Array {
+pub fn eval<T: Real>(x: &Array<T>, n: &Norm, w: Weights<'_, T>) -> Array<T> {
     let weight = w.vector(n.weight);
     let mut out = x.clone();
-    let bias = n.bias.map_or_else(|| vec![0.0; weight.len()], |b| w.vector(b));
+    let bias = n.bias.map_or_else(|| vec![T::default(); weight.len()], |b| w.vector(b));
     for group in out.data.chunks_mut(weight.len()) {
         let count = group.len() as f64;
         let centre = match n.kind {
             NormKind::Rms => 0.0,
-            NormKind::Layer => group.iter().map(|v| f64::from(*v)).sum::<f64>() / count,
+            NormKind::Layer => group.iter().map(|v| v.get()).sum::<f64>() / count,
         };
-        let mean = group.iter().map(|v| (f64::from(*v) - centre).powi(2)).sum::<f64>() / count;
+        let mean = group.iter().map(|v| (v.get() - centre).powi(2)).sum::<f64>() / count;
         let r = 1.0 / (mean + f64::from(n.eps)).sqrt();
         for ((v, w), b) in group.iter_mut().zip(&weight).zip(&bias) {
-            *v = ((f64::from(*v) - centre) * r * f64::from(*w) + f64::from(*b)) as f32;
+            *v = T::of((v.get() - centre) * r * w.get() + b.get());
         }
     }
     out

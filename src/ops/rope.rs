@@ -10,7 +10,7 @@
 //! Tolerance 1e-10. The angle `p·f` is rounded to f32, as other implementations do; its sine and cosine must be as exact
 //! as f32 allows (a GPU's own `sin` is not, for large angles).
 
-use super::{Array, arity, f32_of};
+use super::{Array, Real, arity, f32_of};
 use crate::ir::{Rope, RopePairs, Type};
 
 /// Shape rule.
@@ -46,16 +46,16 @@ pub fn pair(r: &Rope, i: usize) -> (usize, usize) {
 }
 
 /// Reference code; `past` is P.
-pub fn eval(x: &Array, r: &Rope, past: usize) -> Array {
+pub fn eval<T: Real>(x: &Array<T>, r: &Rope, past: usize) -> Array<T> {
     let mut out = x.clone();
     for t in 0..x.rows {
         for head in out.row_mut(t).chunks_mut(r.head_dim) {
             for i in 0..r.dims / 2 {
                 let (cos, sin) = cos_sin(r, past + t, i);
                 let (ia, ib) = pair(r, i);
-                let (a, b) = (f64::from(head[ia]), f64::from(head[ib]));
-                head[ia] = (a * f64::from(cos) - b * f64::from(sin)) as f32;
-                head[ib] = (a * f64::from(sin) + b * f64::from(cos)) as f32;
+                let (a, b) = (head[ia].get(), head[ib].get());
+                head[ia] = T::of(a * f64::from(cos) - b * f64::from(sin));
+                head[ib] = T::of(a * f64::from(sin) + b * f64::from(cos));
             }
         }
     }

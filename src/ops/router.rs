@@ -25,7 +25,7 @@
 //! wherever the reference's choice values of the last chosen and the first left-out expert (or group) differ by more than 1e-5
 //! of their size; weights 1e-10.
 
-use super::{Array, Weights, arity, elementwise::sigmoid, f32_of, weight_shape};
+use super::{Array, Real, Weights, arity, elementwise::sigmoid, f32_of, weight_shape};
 use crate::ir::{Graph, GroupScore, Groups, Renormalise, Router, Score, Type};
 
 /// Shape rule.
@@ -45,7 +45,7 @@ pub fn infer(r: &Router, inputs: &[Type], g: &Graph) -> Result<Vec<Type>, String
     Ok(vec![Type::U32(rows, r.used), Type::F32(rows, r.used)])
 }
 
-fn softmax(x: &[f64]) -> Vec<f64> {
+pub(crate) fn softmax(x: &[f64]) -> Vec<f64> {
     let max = x.iter().copied().fold(f64::NEG_INFINITY, f64::max);
     let e: Vec<f64> = x.iter().map(|v| (v - max).exp()).collect();
     let sum: f64 = e.iter().sum();
@@ -59,8 +59,8 @@ pub fn sqrt_softplus(x: f64) -> f64 {
 }
 
 /// The `k` largest of `x`, in descending order, ties to the lower index; not-a-number counts as the smallest.
-pub fn top_k(x: &[f32], k: usize) -> Vec<usize> {
-    let key = |i: usize| if x[i].is_nan() { f32::NEG_INFINITY } else { x[i] };
+pub fn top_k<T: Real>(x: &[T], k: usize) -> Vec<usize> {
+    let key = |i: usize| if x[i].get().is_nan() { f64::NEG_INFINITY } else { x[i].get() };
     let mut order: Vec<usize> = (0..x.len()).collect();
     // Not `total_cmp`: the two zeros are equal.
     order.sort_by(|a, b| key(*b).partial_cmp(&key(*a)).unwrap_or(std::cmp::Ordering::Equal).then(a.cmp(b)));
@@ -69,13 +69,14 @@ pub fn top_k(x: &[f32], k: usize) -> Vec<usize> {
 }
 
 /// The experts that take part: those of the best groups.
-fn in_best_groups(c: &[f32], g: &Groups) -> Vec<usize> {
+fn in_best_groups<T: Real>(c: &[T], g: &Groups) -> Vec<usize> {
     let size = c.len() / g.count;
-    let scores: Vec<f32> = (c.chunks(size).map(|group| {
-        let best: Vec<f32> = top_k(group, 2).iter().map(|i| in_group(group[*i])).collect();
+    let scores: Vec<T> = (c.chunks(size).map(|group| {
+        // As `in_group` has it.
+        let best: Vec<f64> = top_k(group, 2).iter().map(|i| group[*i].get().max(f64::from(f32::MIN))).collect();
         match g.score {
-            GroupScore::Max => best[0],
-            GroupScore::TopTwo => best[0] + best[1],
+            GroupScore::Max => T::of(best[0]),
+            GroupScore::TopTwo => T::of(best[0] + best[1]),
         }
     }))
     .collect();
@@ -91,34 +92,35 @@ pub fn in_group(x: f32) -> f32 {
 }
 
 /// Reference code: ids `[T · k]` and weights `[T, k]`.
-pub fn eval(logits: &Array, r: &Router, w: Weights<'_>) -> (Vec<u32>, Array) {
+pub fn eval<T: Real>(logits: &Array<T>, r: &Router, w: Weights<'_, T>) -> (Vec<u32>, Array<T>) {
     let mut ids = Vec::with_capacity(logits.rows * r.used);
     let mut weights = Array::zeros(logits.rows, r.used);
     let (bias, factors) = (r.selection_bias.map(|b| w.vector(b)), r.expert_scale.map(|f| w.vector(f)));
     for t in 0..logits.rows {
-        let raw: Vec<f64> = logits.row(t).iter().map(|v| f64::from(*v)).collect();
+        let raw: Vec<f64> = logits.row(t).iter().map(|v| v.get()).collect();
         let scores = match r.score {
             Score::Softmax => softmax(&raw),
             Score::Sigmoid => raw.iter().map(|v| sigmoid(*v)).collect(),
             Score::SqrtSoftplus => raw.iter().map(|v| sqrt_softplus(*v)).collect(),
             Score::SoftmaxOfSelected | Score::SparseMixer { .. } => raw.clone(),
         };
-        let mut by: Vec<f32> = scores.iter().map(|s| *s as f32).collect();
+        let mut by: Vec<T> = scores.iter().map(|s| T::of(*s)).collect();
         if r.chooses_by_logits() {
             by = logits.row(t).to_vec();
         }
         if let Some(b) = &bias {
-            by.iter_mut().zip(b).for_each(|(c, b)| *c += b);
+            by.iter_mut().zip(b).for_each(|(c, b)| *c = T::of(c.get() + b.get()));
         }
         let among = r.groups.as_ref().map_or_else(|| (0..r.experts).collect(), |g| in_best_groups(&by, g));
-        let values: Vec<f32> = among.iter().map(|e| by[*e]).collect();
+        let values: Vec<T> = among.iter().map(|e| by[*e]).collect();
         let chosen: Vec<usize> = top_k(&values, r.used).iter().map(|i| among[*i]).collect();
         let mut s: Vec<f64> = chosen.iter().map(|e| scores[*e]).collect();
         match r.score {
             Score::Softmax | Score::Sigmoid | Score::SqrtSoftplus => {}
             Score::SoftmaxOfSelected => s = softmax(&s),
             Score::SparseMixer { threshold } => {
-                let weight = |j: usize| sparse_mixer(logits.row(t), |e| chosen[..j].contains(&e), chosen[j], threshold);
+                let row: Vec<f32> = raw.iter().map(|v| *v as f32).collect();
+                let weight = |j: usize| sparse_mixer(&row, |e| chosen[..j].contains(&e), chosen[j], threshold);
                 s = (0..r.used).map(weight).collect();
             }
         }
@@ -128,8 +130,8 @@ pub fn eval(logits: &Array, r: &Router, w: Weights<'_>) -> (Vec<u32>, Array) {
         }
         let divisor = divisor(r.renormalise, s.iter().sum());
         for ((o, s), e) in weights.row_mut(t).iter_mut().zip(&s).zip(&chosen) {
-            let factor = factors.as_ref().map_or(1.0, |f| f64::from(f[*e]));
-            *o = (s / divisor * f64::from(r.scale) * factor) as f32;
+            let factor = factors.as_ref().map_or(1.0, |f| f[*e].get());
+            *o = T::of(s / divisor * f64::from(r.scale) * factor);
         }
         ids.extend(chosen.iter().map(|e| *e as u32));
     }

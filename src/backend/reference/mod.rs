@@ -86,7 +86,7 @@ impl Scope<'_> {
     fn eval(&mut self, node: &Node, values: &[Value]) -> Result<Vec<Value>> {
         let (program, step) = (self.program, self.part);
         let rows = program.graph.ty(node.outputs[0]).dims().map_or(Rows::Tokens, |(rows, _)| rows);
-        let w = Weights { tensors: &program.weights, activations: self.activations.of(rows) };
+        let w = Weights { tensors: &program.weights, activations: self.activations.of(rows), owned: &[] };
         // `graph::check` has made sure that operands are what the op wants.
         let nums = |i: usize| match &values[node.inputs[i].0 as usize] {
             Value::Numbers(a) => a,
