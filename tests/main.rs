@@ -24,6 +24,7 @@ mod forms;
 mod fuzz;
 mod generate;
 mod goldens;
+mod grad;
 mod gpu;
 mod gpu_faults;
 mod kernels;

@@ -19,6 +19,11 @@ impl Builder {
         Self::default()
     }
 
+    /// Goes on with a graph.
+    pub fn resume(graph: Graph) -> Self {
+        Builder { graph, layer: None }
+    }
+
     /// Nodes from here on belong to transformer layer `layer`.
     pub fn set_layer(&mut self, layer: Option<u32>) {
         self.layer = layer;

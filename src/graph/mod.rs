@@ -1,13 +1,25 @@
-//! Graphs: building, checking, rewriting.
+//! Graphs: building, checking, rewriting, differentiating.
 //!
 //! Deliberately absent: devices, the bytes of weights (a [`Program`] only carries them).
 
 mod build;
 mod check;
+mod differentiate;
+pub mod formula;
 mod fuse;
+mod insert;
+mod parameter;
 mod program;
+mod rules;
+mod train_program;
+mod unroll;
 
 pub use build::Builder;
 pub use check::check;
+pub use differentiate::{Differentiated, differentiate};
 pub use fuse::fuse;
+pub use insert::{Adapter, AdapterOptions, RouterNoise, with_adapters, with_router_noise};
+pub use parameter::Parameter;
 pub use program::Program;
+pub use train_program::{LOSS, TrainProgram, inference_only};
+pub use unroll::{RouterNode, for_training, routers};

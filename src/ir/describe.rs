@@ -73,6 +73,8 @@ impl Op {
             | Op::ScaleExpertInputs
             | Op::ExpertCombine
             | Op::TakeOutputs => {}
+            Op::Math(m) => m.weight().iter().for_each(|w| d.weights(&[*w])),
+            Op::Grad(g) => d.weights(&g.weights()),
             Op::Embed { table, .. } => d.weights(&[*table]),
             Op::RmsNorm(n) => norm(d, n),
             Op::RopeStore { q_norm, k_norm, .. } => q_norm.iter().chain(k_norm).for_each(|n| norm(d, n)),
@@ -142,6 +144,8 @@ impl Op {
             Op::ExpertLinear(_) => "expert_linear",
             Op::ExpertCombine => "expert_combine",
             Op::TakeOutputs => "take_outputs",
+            Op::Math(m) => m.name(),
+            Op::Grad(g) => g.name(),
             Op::NormLinears { .. } => "norm_linears",
             Op::RopeStore { .. } => "rope_store",
             Op::LinearAdd { .. } => "linear_add",

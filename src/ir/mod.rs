@@ -11,11 +11,16 @@
 //! Deliberately absent: meaning (see [`crate::ops`]), buffers, kernels, devices.
 
 mod describe;
+mod describe_train;
+mod grad;
+mod math;
 mod op;
 mod parts;
 mod print;
 mod router;
 
+pub use grad::*;
+pub use math::*;
 pub use op::*;
 pub use parts::*;
 pub use router::*;
@@ -43,6 +48,8 @@ pub enum Rows {
     Tokens,
     /// O: the last O tokens of this step, those whose logits are wanted (0 in all but the last micro-batch of a prefill).
     Outputs,
+    /// So many, whatever the step: scalars, and vectors with a number for each expert. In training only.
+    Fixed(usize),
 }
 
 /// What a value is.
@@ -54,14 +61,16 @@ pub enum Type {
     U32(Rows, usize),
     /// The state of a KV cache after a write: an ordering edge, no data.
     Cache(CacheId),
+    /// The gradient of a weight after an addition: an ordering edge, no data. In training only.
+    Grad(WeightId),
 }
 
 impl Type {
-    /// Rows and columns of data; `None` for a cache.
+    /// Rows and columns of data; `None` for edges without data.
     pub fn dims(self) -> Option<(Rows, usize)> {
         match self {
             Type::F32(r, c) | Type::U32(r, c) => Some((r, c)),
-            Type::Cache(_) => None,
+            Type::Cache(_) | Type::Grad(_) => None,
         }
     }
 }

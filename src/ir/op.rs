@@ -70,6 +70,11 @@ pub enum Op {
     /// `(x [T, n]) → [O, n]`: the last O rows.
     TakeOutputs,
 
+    /// Losses, routers and attention in training.
+    Math(super::Math),
+    /// Gradients.
+    Grad(super::Grad),
+
     // What the rewrites of `graph/fuse.rs` make. Each stands for a few of the nodes above and computes the same.
     /// `(x [R, in]) → one [R, out_i] for each part`: an optional norm, then several matrices on the same input.
     NormLinears {

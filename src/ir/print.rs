@@ -10,13 +10,15 @@ fn value(v: ValueId) -> String {
 impl fmt::Display for Type {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let rows = |r: &Rows| match r {
-            Rows::Tokens => 'T',
-            Rows::Outputs => 'O',
+            Rows::Tokens => "T".to_string(),
+            Rows::Outputs => "O".to_string(),
+            Rows::Fixed(n) => n.to_string(),
         };
         match self {
             Type::F32(r, c) => write!(f, "f32[{}, {c}]", rows(r)),
             Type::U32(r, c) => write!(f, "u32[{}, {c}]", rows(r)),
             Type::Cache(c) => write!(f, "cache{}", c.0),
+            Type::Grad(w) => write!(f, "gradient{}", w.0),
         }
     }
 }

@@ -9,6 +9,9 @@
 //! | `sigmoid_gate` | x · σ(g) | `[R, n]`, `[R, 1]` |
 //! | `take_outputs` | the last O rows | `[T, n]` → `[O, n]` |
 //!
+//! Gradients: `add` dy twice; `scale` factor · dy; `glu` act'(gate) · up · dy and act(gate) · dy; `act` act'(x) · dy; `sigmoid_gate` σ(g) · dy
+//! and σ(g)(1 − σ(g)) Σ x dy; `take_outputs` has none, as every row has an output in training.
+//!
 //! Tolerance 1e-10: one exponential, right to a few units in the last place.
 
 use super::{Array, Real, arity, f32_of};
@@ -52,6 +55,7 @@ pub fn infer_take_outputs(inputs: &[Type]) -> Result<Vec<Type>, String> {
     match f32_of(&x)? {
         (Rows::Tokens, cols) => Ok(vec![Type::F32(Rows::Outputs, cols)]),
         (Rows::Outputs, _) => Err("outputs are taken already".into()),
+        (Rows::Fixed(_), _) => Err("the last rows of a fixed number".into()),
     }
 }
 
@@ -165,4 +169,68 @@ pub fn sigmoid_gate<T: Real>(x: &Array<T>, g: &Array<T>) -> Array<T> {
 pub fn take_outputs<T: Real>(x: &Array<T>, outputs: usize) -> Array<T> {
     let first = (x.rows - outputs) * x.cols;
     Array { rows: outputs, cols: x.cols, data: x.data[first..].to_vec() }
+}
+
+/// The derivative of an activation.
+pub fn activate_grad(act: Activation, x: f64) -> f64 {
+    let s = sigmoid(x);
+    match act {
+        Activation::Silu => s * (1.0 + x * (1.0 - s)),
+        Activation::Gelu => {
+            let density = (-0.5 * x * x).exp() / (2.0 * std::f64::consts::PI).sqrt();
+            0.5 * (1.0 + erf(x / std::f64::consts::SQRT_2)) + x * density
+        }
+        Activation::GeluTanh => {
+            let root = (2.0 / std::f64::consts::PI).sqrt();
+            let t = (root * (x + 0.044_715 * x * x * x)).tanh();
+            0.5 * (1.0 + t) + 0.5 * x * (1.0 - t * t) * root * (1.0 + 3.0 * 0.044_715 * x * x)
+        }
+        Activation::Relu => f64::from(u8::from(x > 0.0)),
+        Activation::Tanh => 1.0 - x.tanh().powi(2),
+        Activation::Sigmoid => s * (1.0 - s),
+        Activation::Identity => 1.0,
+        // As `activate` has it: the unit with up = 0.
+        Activation::ClampedSwiglu { .. } => gated_grad(act, x, 0.0)[0],
+    }
+}
+
+/// The derivatives of a gated unit by gate and up.
+pub fn gated_grad(act: Activation, gate: f64, up: f64) -> [f64; 2] {
+    match act {
+        Activation::ClampedSwiglu { alpha, limit } => {
+            let (alpha, limit) = (f64::from(alpha), f64::from(limit));
+            let (g, u) = (gate.min(limit), up.min(limit).max(-limit) + 1.0);
+            let s = sigmoid(alpha * g);
+            let inside = |within: bool| f64::from(u8::from(within));
+            [inside(gate < limit) * u * s * (1.0 + alpha * g * (1.0 - s)), inside(up.abs() < limit) * g * s]
+        }
+        Activation::Silu
+        | Activation::Gelu
+        | Activation::GeluTanh
+        | Activation::Relu
+        | Activation::Tanh
+        | Activation::Sigmoid
+        | Activation::Identity => [activate_grad(act, gate) * up, activate(act, gate)],
+    }
+}
+
+/// Reference code of the gradients of `glu`.
+pub fn glu_grad<T: Real>(gate: &Array<T>, up: &Array<T>, dy: &Array<T>, act: Activation) -> [Array<T>; 2] {
+    let part = |i: usize| gate.zip(up, |g, u| gated_grad(act, g, u)[i]).zip(dy, |a, d| a * d);
+    [part(0), part(1)]
+}
+
+/// Reference code of the gradient of `act`.
+pub fn act_grad<T: Real>(x: &Array<T>, dy: &Array<T>, act: Activation) -> Array<T> {
+    x.zip(dy, |x, d| activate_grad(act, x) * d)
+}
+
+/// Reference code of the gradients of `sigmoid_gate`.
+pub fn sigmoid_gate_grad<T: Real>(x: &Array<T>, g: &Array<T>, dy: &Array<T>) -> [Array<T>; 2] {
+    let mut dg = g.clone();
+    for r in 0..x.rows {
+        let s = sigmoid(g.data[r].get());
+        dg.data[r] = T::of(s * (1.0 - s) * super::linear::dot(x.row(r), dy.row(r)));
+    }
+    [sigmoid_gate(dy, g), dg]
 }

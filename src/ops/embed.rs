@@ -1,5 +1,7 @@
 //! `embed`: `x[t, :] = scale · table[ids[t], :]`.
 //!
+//! Gradient: `dtable[v, :] = scale · Σ_t dy[t, :]` over the rows t with id v, in ascending order.
+//!
 //! Shapes: ids `[T, 1]`, table `[V, H]` → `[T, H]`. Exact up to the multiplication: every backend agrees to 1e-12.
 
 use super::{Array, Real, Weights, arity, matrix_shape, u32_of};
@@ -27,4 +29,18 @@ pub fn eval<T: Real>(ids: &[u32], table: WeightId, scale: f32, w: Weights<'_, T>
         }
     }
     out
+}
+
+/// Reference code of the gradient: adds to `into`, `[V, H]`.
+pub fn grad<T: Real>(ids: &[u32], dy: &Array<T>, scale: f32, into: &mut [T]) {
+    // A row of the table takes its sum once, so that it is rounded once.
+    let mut order: Vec<usize> = (0..ids.len()).collect();
+    order.sort_by_key(|t| ids[*t]);
+    for rows in order.chunk_by(|a, b| ids[*a] == ids[*b]) {
+        let first = ids[rows[0]] as usize * dy.cols;
+        for (c, to) in into[first..first + dy.cols].iter_mut().enumerate() {
+            let sum: f64 = rows.iter().map(|t| dy.row(*t)[c].get()).sum();
+            *to = T::of(to.get() + sum * f64::from(scale));
+        }
+    }
 }

@@ -7,6 +7,10 @@
 //! `scale_expert_inputs`: `y[t, j, :] = weights[t, j] · x[t, :]`, and ones in the weights' place: for routers whose weights are for
 //! what goes into the experts and not for what comes out (Llama 4, Hugging Face `modeling_llama4`, `Llama4TextMoe`).
 //!
+//! Gradients: `expert_linear`: `dx[t, j, :] = W[ids[t, j]]ᵀ · dy[t, j, :]`, summed over the slots where x was shared; `dW[e] = Σ dy xᵀ` and
+//! `db[e] = Σ dy` over the slots of expert e, tokens and slots in ascending order. `expert_combine` and `scale_expert_inputs`: `scale_slots`
+//! and `slot_dots` of [`super::slots`].
+//!
 //! Shapes: x `[T, in]` or `[T, k·in]`, W `[E, out, in]`, b `[E, out]`, ids `[T, k]` → `[T, k·out]`; then `[T, k·n]`,
 //! `[T, k]` → `[T, n]`. `scale_expert_inputs`: `[T, n]`, `[T, k]` → `[T, k·n]`, `[T, k]`.
 //! Tolerance as [`super::linear`].
@@ -16,7 +20,7 @@ use super::{
     linear::{dot, seen},
     u32_of, weight_shape,
 };
-use crate::ir::{Graph, Linear, Type};
+use crate::ir::{Graph, Linear, Type, WeightId};
 
 /// Shape rule of `expert_linear`.
 ///
@@ -98,10 +102,61 @@ pub fn eval_combine<T: Real>(y: &Array<T>, weights: &Array<T>) -> Array<T> {
     let mut out = Array::zeros(y.rows, n);
     for t in 0..y.rows {
         for c in 0..n {
-            let sum: f64 =
-                (weights.row(t).iter().enumerate()).map(|(j, w)| w.get() * y.row(t)[j * n + c].get()).sum();
+            let sum: f64 = (weights.row(t).iter().enumerate()).map(|(j, w)| w.get() * y.row(t)[j * n + c].get()).sum();
             out.row_mut(t)[c] = T::of(sum);
         }
     }
     out
+}
+
+/// Reference code of the gradient of `expert_linear` by x, a row a slot.
+pub fn grad_input<T: Real>(dy: &Array<T>, ids: &[u32], weight: WeightId, w: Weights<'_, T>) -> Array<T> {
+    let shape = w.tensor(weight).shape();
+    let (out, inp, k) = (shape[1], shape[2], ids.len() / dy.rows.max(1));
+    let mut dx = Array::zeros(dy.rows, k * inp);
+    for (slot, expert) in ids.iter().enumerate() {
+        let mut sums = vec![0.0; inp];
+        for o in 0..out {
+            let d = dy.data[slot * out + o].get();
+            let row = w.row(weight, *expert as usize * out + o);
+            sums.iter_mut().zip(row).for_each(|(s, w)| *s += d * w.get());
+        }
+        dx.data[slot * inp..(slot + 1) * inp].iter_mut().zip(sums).for_each(|(x, s)| *x = T::of(s));
+    }
+    dx
+}
+
+/// The slots of every expert, tokens and slots in ascending order.
+pub fn by_expert(ids: &[u32], experts: usize) -> Vec<Vec<usize>> {
+    let mut slots = vec![vec![]; experts];
+    ids.iter().enumerate().for_each(|(slot, e)| slots[*e as usize].push(slot));
+    slots
+}
+
+/// Reference code of the gradient of `expert_linear` by its matrices: adds to `into`, `[E, out, in]`.
+pub fn grad_weight<T: Real>(x: &Array<T>, dy: &Array<T>, ids: &[u32], [e, out, inp]: [usize; 3], into: &mut [T]) {
+    let k = ids.len() / x.rows.max(1);
+    // Where x has one row a token, all slots read that.
+    let row = |slot: usize| if x.cols == inp { x.row(slot / k) } else { &x.data[slot * inp..(slot + 1) * inp] };
+    for (slots, matrix) in by_expert(ids, e).iter().zip(into.chunks_mut(out * inp)) {
+        for (o, to) in matrix.chunks_mut(inp).enumerate() {
+            let mut sums = vec![0.0; inp];
+            for slot in slots {
+                let d = dy.data[slot * out + o].get();
+                sums.iter_mut().zip(row(*slot)).for_each(|(s, x)| *s += d * x.get());
+            }
+            super::add_to(to, &sums);
+        }
+    }
+}
+
+/// Reference code of the gradient of `expert_linear` by its biases: adds to `into`, `[E, out]`.
+pub fn grad_bias<T: Real>(dy: &Array<T>, ids: &[u32], [e, out]: [usize; 2], into: &mut [T]) {
+    for (slots, to) in by_expert(ids, e).iter().zip(into.chunks_mut(out)) {
+        let mut sums = vec![0.0; out];
+        for slot in slots {
+            sums.iter_mut().zip(&dy.data[slot * out..(slot + 1) * out]).for_each(|(s, d)| *s += d.get());
+        }
+        super::add_to(to, &sums);
+    }
 }

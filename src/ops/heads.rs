@@ -1,7 +1,7 @@
 //! `head_ids` and `join_heads`: what latent attention needs beside the usual ops.
 //!
 //! `head_ids`: ids `[T, heads]` with 0, 1, 2… in every row, so that `expert_linear` multiplies each head by a matrix of its
-//! own. `join_heads`: `y[t, h, :] = [a[t, h, :]; b[t, h, :]]`. Shapes: a `[T, heads·m]`, b `[T, heads·n]` →
+//! own. `join_heads` (gradient: `split_heads`, its inverse): `y[t, h, :] = [a[t, h, :]; b[t, h, :]]`. Shapes: a `[T, heads·m]`, b `[T, heads·n]` →
 //! `[T, heads·(m + n)]`. Nothing is computed, so the result is exact.
 
 use super::{Array, Real, arity, f32_of};
@@ -46,4 +46,14 @@ pub fn eval_join<T: Real>(a: &Array<T>, b: &Array<T>, heads: usize) -> Array<T> 
         }
     }
     y
+}
+
+/// Reference code of `split_heads`: of each head the first `first` columns, and the others.
+pub fn eval_split<T: Real>(y: &Array<T>, heads: usize, first: usize) -> [Array<T>; 2] {
+    let size = y.cols / heads;
+    let part = |from: usize, to: usize| {
+        let row = |t: usize| (0..heads).flat_map(move |h| y.row(t)[h * size + from..h * size + to].to_vec());
+        Array { rows: y.rows, cols: heads * (to - from), data: (0..y.rows).flat_map(row).collect() }
+    };
+    [part(0, first), part(first, size)]
 }

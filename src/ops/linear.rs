@@ -2,6 +2,8 @@
 //!
 //! Shapes: x `[R, in]`, W `[out, in]` of any block format, b `[out]` → `[R, out]`.
 //!
+//! Gradient: `dx = dy W`, of any block format; `dW = dyᵀ x`, `db = Σ_r dy`, for weights that are trained.
+//!
 //! Tolerance: 1e-10 wherever activations stay f32 (`wgpu`; `cpu` with float weights): the weights are the same numbers and
 //! only the order of f32 sums differs. `cpu` rounds the activations that meet quantised weights, as [`Activations`] says
 //! exactly; against the reference that rounds in the same way it is held to 1e-10 for one product, and to 1e-7
@@ -102,4 +104,39 @@ pub fn eval<T: Real>(x: &Array<T>, l: &Linear, w: Weights<'_, T>) -> Array<T> {
         }
     }
     y
+}
+
+/// Reference code of the gradient by x.
+pub fn grad_input<T: Real>(dy: &Array<T>, weight: WeightId, w: Weights<'_, T>) -> Array<T> {
+    let t = w.tensor(weight);
+    let mut sums = Array::<f64>::zeros(dy.rows, t.cols());
+    for o in 0..t.rows() {
+        let row = w.row(weight, o);
+        for r in 0..dy.rows {
+            let d = dy.data[r * dy.cols + o].get();
+            sums.row_mut(r).iter_mut().zip(&row).for_each(|(s, w)| *s += d * w.get());
+        }
+    }
+    Array { rows: dy.rows, cols: t.cols(), data: sums.data.into_iter().map(T::of).collect() }
+}
+
+/// Reference code of the gradient by the matrix: adds to `into`, `[out, in]`.
+pub fn grad_weight<T: Real>(x: &Array<T>, dy: &Array<T>, into: &mut [T]) {
+    for (o, row) in into.chunks_mut(x.cols).enumerate() {
+        let mut sums = vec![0.0; x.cols];
+        for r in 0..x.rows {
+            let d = dy.data[r * dy.cols + o].get();
+            sums.iter_mut().zip(x.row(r)).for_each(|(s, x)| *s += d * x.get());
+        }
+        super::add_to(row, &sums);
+    }
+}
+
+/// Reference code of the gradient by a bias or another vector that every row and every group of columns takes: adds to `into`.
+pub fn grad_bias<T: Real>(dy: &Array<T>, into: &mut [T]) {
+    let mut sums = vec![0.0; into.len()];
+    for group in dy.data.chunks(into.len()) {
+        sums.iter_mut().zip(group).for_each(|(s, d)| *s += d.get());
+    }
+    super::add_to(into, &sums);
 }

@@ -18,6 +18,8 @@
 //! Deliberately absent: devices, shaders, threads.
 
 pub mod attend;
+pub mod capacity;
+pub mod cross_entropy;
 pub mod delta_net;
 pub mod elementwise;
 pub mod embed;
@@ -25,10 +27,15 @@ pub mod experts;
 pub mod fused;
 pub mod heads;
 pub mod linear;
+pub mod math;
+pub mod random;
 pub mod rms_norm;
 pub mod rope;
 pub mod router;
+pub mod self_attend;
 pub mod short_conv;
+pub mod slots;
+pub mod train;
 
 use crate::{
     file::Tensor,
@@ -138,6 +145,11 @@ impl<T: Real> Weights<'_, T> {
     }
 }
 
+/// `into += sums`.
+pub(crate) fn add_to<T: Real>(into: &mut [T], sums: &[f64]) {
+    into.iter_mut().zip(sums).for_each(|(to, s)| *to = T::of(to.get() + s));
+}
+
 pub(crate) fn f32_of(t: &Type) -> Result<(Rows, usize), String> {
     match t {
         Type::F32(r, c) => Ok((*r, *c)),
@@ -203,6 +215,8 @@ pub fn infer(op: &Op, inputs: &[Type], graph: &Graph) -> Result<Vec<Type>, Strin
         Op::Scale(_) => elementwise::infer_scale(inputs),
         Op::Act(act) => elementwise::infer_act(*act, inputs),
         Op::SigmoidGate => elementwise::infer_sigmoid_gate(inputs),
+        Op::Math(m) => train::infer_math(m, inputs, graph),
+        Op::Grad(g) => train::infer_grad(g, inputs, graph),
         Op::TakeOutputs => elementwise::infer_take_outputs(inputs),
         Op::Router(r) => router::infer(r, inputs, graph),
         Op::ScaleExpertInputs => experts::infer_scale_inputs(inputs),

@@ -4,6 +4,9 @@
 //! A layer norm ([`NormKind::Layer`]) takes the mean off first: `y = w · (x − mean) / sqrt(var + eps) + b`, with the variance
 //! over all n numbers (not n − 1). A bias may be missing, and a root-mean-square norm may have one.
 //!
+//! Gradient: with r = 1 / sqrt(mean square (variance) + eps), x̂ = r · (x − centre) and g = w · dy:
+//! `dx = r (g − x̂ mean(g x̂))`, a layer norm's also less `r mean(g)`; `dw = Σ dy x̂` over rows and groups, `db = Σ dy`.
+//!
 //! Source: Ba et al. 2016, *Layer Normalization*; Zhang and Sennrich 2019, *Root Mean Square Layer Normalization*. Shapes: x
 //! `[R, g·n]`, w `[n]` → `[R, g·n]`. Tolerance 1e-10: an f32 sum of squares of up to some ten thousand numbers.
 
@@ -45,4 +48,43 @@ pub fn eval<T: Real>(x: &Array<T>, n: &Norm, w: Weights<'_, T>) -> Array<T> {
         }
     }
     out
+}
+
+/// x̂ and r of a group.
+fn normalised<T: Real>(group: &[T], n: &Norm) -> (Vec<f64>, f64) {
+    let count = group.len() as f64;
+    let centre = match n.kind {
+        NormKind::Rms => 0.0,
+        NormKind::Layer => group.iter().map(|v| v.get()).sum::<f64>() / count,
+    };
+    let mean = group.iter().map(|v| (v.get() - centre).powi(2)).sum::<f64>() / count;
+    let r = 1.0 / (mean + f64::from(n.eps)).sqrt();
+    (group.iter().map(|v| (v.get() - centre) * r).collect(), r)
+}
+
+/// Reference code of the gradient by x.
+pub fn grad<T: Real>(x: &Array<T>, dy: &Array<T>, n: &Norm, w: Weights<'_, T>) -> Array<T> {
+    let (weight, mut dx) = (w.vector(n.weight), dy.clone());
+    for (group, d) in x.data.chunks(weight.len()).zip(dx.data.chunks_mut(weight.len())) {
+        let (xh, r) = normalised(group, n);
+        let g: Vec<f64> = d.iter().zip(&weight).map(|(d, w)| d.get() * w.get()).collect();
+        let count = group.len() as f64;
+        let along = g.iter().zip(&xh).map(|(g, x)| g * x).sum::<f64>() / count;
+        let centre = match n.kind {
+            NormKind::Rms => 0.0,
+            NormKind::Layer => g.iter().sum::<f64>() / count,
+        };
+        d.iter_mut().zip(g).zip(xh).for_each(|((d, g), x)| *d = T::of(r * (g - centre - x * along)));
+    }
+    dx
+}
+
+/// Reference code of the gradient by the weight: adds to `into`, `[n]`.
+pub fn grad_weight<T: Real>(x: &Array<T>, dy: &Array<T>, n: &Norm, into: &mut [T]) {
+    let mut sums = vec![0.0; into.len()];
+    for (group, d) in x.data.chunks(into.len()).zip(dy.data.chunks(into.len())) {
+        let (xh, _) = normalised(group, n);
+        sums.iter_mut().zip(xh).zip(d).for_each(|((s, x), d)| *s += x * d.get());
+    }
+    super::add_to(into, &sums);
 }

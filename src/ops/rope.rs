@@ -7,11 +7,14 @@
 //! 0) that is all that the op does. Where a rope has two sets of frequencies, backends take
 //! [`crate::ir::Rope::for_context`]. Shapes: x `[T, heads·D]` → the same; row t is at position P + t.
 //!
+//! In training (`rotate`) positions are those within a sequence, angles are in f64, and the gradient is the rotation back with the
+//! same scale.
+//!
 //! Tolerance 1e-10. The angle `p·f` is rounded to f32, as other implementations do; its sine and cosine must be as exact
 //! as f32 allows (a GPU's own `sin` is not, for large angles).
 
 use super::{Array, Real, arity, f32_of};
-use crate::ir::{Rope, RopePairs, Type};
+use crate::ir::{Rope, RopePairs, Rotation, Type};
 
 /// Shape rule.
 ///
@@ -39,9 +42,13 @@ pub fn cos_sin(r: &Rope, pos: usize, i: usize) -> (f32, f32) {
 
 /// The two columns of pair `i` within a head.
 pub fn pair(r: &Rope, i: usize) -> (usize, usize) {
-    match r.pairs {
+    columns(r.pairs, r.dims, i)
+}
+
+fn columns(pairs: RopePairs, dims: usize, i: usize) -> (usize, usize) {
+    match pairs {
         RopePairs::Interleaved => (2 * i, 2 * i + 1),
-        RopePairs::Halves => (i, i + r.dims / 2),
+        RopePairs::Halves => (i, i + dims / 2),
     }
 }
 
@@ -56,6 +63,42 @@ pub fn eval<T: Real>(x: &Array<T>, r: &Rope, past: usize) -> Array<T> {
                 let (a, b) = (head[ia].get(), head[ib].get());
                 head[ia] = T::of(a * f64::from(cos) - b * f64::from(sin));
                 head[ib] = T::of(a * f64::from(sin) + b * f64::from(cos));
+            }
+        }
+    }
+    out
+}
+
+/// Shape rule of `rotate`.
+///
+/// # Errors
+/// A sentence that says which operand does not fit, and why.
+pub fn infer_rotate(r: &Rotation, inputs: &[Type]) -> Result<Vec<Type>, String> {
+    let [x, starts] = arity(inputs)?;
+    let (rows, cols) = f32_of(&x)?;
+    if super::u32_of(&starts)? != (rows, 1) {
+        return Err(format!("starts of sequences as {starts}"));
+    }
+    if r.head_dim == 0 || cols % r.head_dim != 0 || r.dims > r.head_dim || r.freq.len() * 2 != r.dims {
+        return Err(format!("{} rotary columns in heads of {} on {cols} columns", r.dims, r.head_dim));
+    }
+    Ok(vec![x])
+}
+
+/// Reference code of `rotate`.
+pub fn rotate<T: Real>(x: &Array<T>, starts: &[u32], r: &Rotation) -> Array<T> {
+    let mut out = x.clone();
+    for (t, start) in starts.iter().enumerate() {
+        let at = t - *start as usize;
+        let (position, scale) = (at as f64, r.scale * r.temperature.map_or(1.0, |t| t.at(at)));
+        let angles: Vec<(f64, f64)> = r.freq.iter().map(|f| (position * f).sin_cos()).collect();
+        for head in out.row_mut(t).chunks_mut(r.head_dim) {
+            for (i, (sin, cos)) in angles.iter().enumerate() {
+                let sin = if r.inverse { -sin } else { *sin };
+                let (ia, ib) = columns(r.pairs, r.dims, i);
+                let (a, b) = (head[ia].get(), head[ib].get());
+                head[ia] = T::of(scale * (a * cos - b * sin));
+                head[ib] = T::of(scale * (a * sin + b * cos));
             }
         }
     }

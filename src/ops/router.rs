@@ -21,6 +21,12 @@
 //! ([`Router::chooses_by_logits`]); else on c in f32, as the sources do. Not-a-number counts as the smallest number in
 //! the choice, and its weight is not-a-number.
 //!
+//! Gradient by the logits, from dw of the weights; ids, groups and selection bias have none. With s the scores of the chosen
+//! and u their renormalised values: the factors multiply dw; a division by the sum gives `ds = (du − Σ u du) / divisor` (below the
+//! bound of [`Renormalise::SumAtLeast`] `du / e`), a softmax `u (du − Σ u du)`; then through the score: softmax over all experts
+//! `dl_e = p_e (g_e − Σ_j g_j p_j)` with g the ds scattered, softmax of the selected the same on the k alone, sigmoid
+//! `s (1 − s)`, the root of a softplus `σ(l) / (2 s)`. A sparsemixer has none here and is refused when a trainer is made.
+//!
 //! Shapes: logits `[T, E]` → ids u32 `[T, k]`, weights `[T, k]`. Tolerance: ids identical as (expert, weight) pairs
 //! wherever the reference's choice values of the last chosen and the first left-out expert (or group) differ by more than 1e-5
 //! of their size; weights 1e-10.
@@ -158,5 +164,67 @@ pub fn divisor(r: Renormalise, sum: f64) -> f64 {
         // Written so that not-a-number stays.
         Renormalise::SumAtLeast(e) if sum < f64::from(e) => f64::from(e),
         Renormalise::SumAtLeast(_) => sum,
+    }
+}
+
+/// Reference code of the gradient by the logits.
+pub fn grad<T: Real>(logits: &Array<T>, ids: &[u32], dw: &Array<T>, r: &Router, w: Weights<'_, T>) -> Array<T> {
+    let mut d = Array::zeros(logits.rows, logits.cols);
+    let factors = r.expert_scale.map(|f| w.vector(f));
+    for t in 0..logits.rows {
+        let raw: Vec<f64> = logits.row(t).iter().map(|v| v.get()).collect();
+        let chosen: Vec<usize> = ids[t * r.used..(t + 1) * r.used].iter().map(|e| *e as usize).collect();
+        let factor = |e: usize| factors.as_ref().map_or(1.0, |f| f[e].get()) * f64::from(r.scale);
+        let du: Vec<f64> = chosen.iter().zip(dw.row(t)).map(|(e, d)| d.get() * factor(*e)).collect();
+        let of = |x: &[f64]| chosen.iter().map(|e| x[*e]).collect::<Vec<f64>>();
+        let p = softmax(&raw);
+        let s = match r.score {
+            Score::Softmax => of(&p),
+            Score::SoftmaxOfSelected | Score::SparseMixer { .. } => softmax(&of(&raw)),
+            Score::Sigmoid => of(&raw).into_iter().map(sigmoid).collect(),
+            Score::SqrtSoftplus => of(&raw).into_iter().map(sqrt_softplus).collect(),
+        };
+        let ds = renormalise_grad(r.renormalise, &s, &du);
+        let row = d.row_mut(t);
+        match r.score {
+            Score::Softmax => {
+                let mean: f64 = s.iter().zip(&ds).map(|(s, d)| s * d).sum();
+                row.iter_mut().zip(&p).for_each(|(x, p)| *x = T::of(-p * mean));
+                chosen.iter().zip(&ds).for_each(|(e, d)| row[*e] = T::of(p[*e] * (d - mean)));
+            }
+            Score::SoftmaxOfSelected | Score::SparseMixer { .. } => {
+                let mean: f64 = s.iter().zip(&ds).map(|(s, d)| s * d).sum();
+                chosen.iter().zip(s.iter().zip(&ds)).for_each(|(e, (s, d))| row[*e] = T::of(s * (d - mean)));
+            }
+            Score::Sigmoid => {
+                chosen.iter().zip(s.iter().zip(&ds)).for_each(|(e, (s, d))| row[*e] = T::of(s * (1.0 - s) * d));
+            }
+            Score::SqrtSoftplus => {
+                let one = |e: usize, s: f64, d: f64| sigmoid(raw[e]) / (2.0 * s) * d;
+                chosen.iter().zip(s.iter().zip(&ds)).for_each(|(e, (s, d))| row[*e] = T::of(one(*e, *s, *d)));
+            }
+        }
+    }
+    d
+}
+
+/// The gradient by the scores of the chosen, from that by their renormalised values.
+fn renormalise_grad(r: Renormalise, s: &[f64], du: &[f64]) -> Vec<f64> {
+    let divisor = divisor(r, s.iter().sum());
+    let centred = |u: &[f64]| {
+        let mean: f64 = u.iter().zip(du).map(|(u, d)| u * d).sum();
+        du.iter().map(|d| d - mean).collect::<Vec<f64>>()
+    };
+    match r {
+        Renormalise::No => du.to_vec(),
+        Renormalise::SumAtLeast(e) if divisor == f64::from(e) => du.iter().map(|d| d / divisor).collect(),
+        Renormalise::Sum | Renormalise::SumPlus(_) | Renormalise::SumAtLeast(_) => {
+            let u: Vec<f64> = s.iter().map(|s| s / divisor).collect();
+            centred(&u).into_iter().map(|d| d / divisor).collect()
+        }
+        Renormalise::Softmax => {
+            let u = softmax(s);
+            centred(&u).into_iter().zip(u).map(|(d, u)| d * u).collect()
+        }
     }
 }

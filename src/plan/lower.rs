@@ -48,7 +48,8 @@ pub(super) fn schedule(g: &Graph, w: &Weights, resident: &Resident, target: Targ
 fn most_outputs(g: &Graph) -> usize {
     let row = |v: &ValueId| match g.ty(*v) {
         Type::F32(Rows::Outputs, c) | Type::U32(Rows::Outputs, c) => 4 * padded(c) as u64,
-        Type::F32(Rows::Tokens, _) | Type::U32(Rows::Tokens, _) | Type::Cache(_) => 0,
+        Type::F32(Rows::Tokens | Rows::Fixed(_), _) | Type::U32(Rows::Tokens | Rows::Fixed(_), _) => 0,
+        Type::Cache(_) | Type::Grad(_) => 0,
     };
     let bytes: u64 = g.outputs.iter().map(|(_, v)| row(v)).sum();
     (READBACK / bytes.max(1)).clamp(1, MOST_TOKENS as u64) as usize
@@ -212,6 +213,7 @@ impl<'a> Lower<'a> {
         match self.rows(v)? {
             Rows::Tokens => Ok(()),
             Rows::Outputs => Err(Error::Unsupported(format!("{} of output rows on the GPU", self.op))),
+            Rows::Fixed(_) => Err(Error::Unsupported(format!("{} of a fixed number of rows on the GPU", self.op))),
         }
     }
 
@@ -229,6 +231,7 @@ impl<'a> Lower<'a> {
                 self.outputs
             }
             Count::One => 1,
+            Count::Fixed(n) => n as usize,
         };
         self.transient_bytes(rows as u64 * row, false, per as u32)
     }
@@ -378,6 +381,7 @@ impl<'a> Lower<'a> {
             Count::Tokens => Cost { token: bytes, ..Cost::default() },
             Count::Outputs => Cost { output: bytes, ..Cost::default() },
             Count::One => Cost { fixed: bytes, ..Cost::default() },
+            Count::Fixed(n) => Cost { fixed: u64::from(n) * bytes, ..Cost::default() },
         }
     }
 }

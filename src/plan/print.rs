@@ -11,9 +11,10 @@ impl fmt::Display for Grid {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Grid::Direct { x, count, per, tile, split, most: _ } = *self else { return f.write_str("indirect") };
         let rows = match count {
-            Count::Tokens => "T",
-            Count::Outputs => "O",
-            Count::One => "1",
+            Count::Tokens => "T".to_string(),
+            Count::Outputs => "O".to_string(),
+            Count::One => "1".to_string(),
+            Count::Fixed(n) => n.to_string(),
         };
         write!(f, "{x}")?;
         match (per, tile, count) {

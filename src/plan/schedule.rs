@@ -124,6 +124,8 @@ pub enum Count {
     Outputs,
     /// 1.
     One,
+    /// So many.
+    Fixed(u32),
 }
 
 impl From<Rows> for Count {
@@ -131,6 +133,7 @@ impl From<Rows> for Count {
         match r {
             Rows::Tokens => Count::Tokens,
             Rows::Outputs => Count::Outputs,
+            Rows::Fixed(n) => Count::Fixed(n as u32),
         }
     }
 }
@@ -172,6 +175,7 @@ impl Grid {
             Count::Tokens => s.tokens,
             Count::Outputs => s.outputs,
             Count::One => 1,
+            Count::Fixed(n) => n,
         };
         let z = if split == 0 { 1 } else { (s.past + s.tokens).div_ceil(split).min(most) };
         Some([x, (rows * per).div_ceil(tile.max(1)), z])

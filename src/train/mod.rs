@@ -5,8 +5,8 @@
 //! 1. A graph ends in outputs `loss` `[1, 1]` (what is differentiated), `loss.<term>` and whatever else is to be seen at every
 //!    step. It is built with [`crate::graph::Builder`]; routers, balancing losses and layers of the literature are functions
 //!    on a builder, and a model's own graph (`model::build`) is rewritten for training by a function of [`crate::graph`].
-//! 2. A backend makes a [`Training`] of the program and the set of weights to train:
-//!    `backend::reference::train(program, trained, …)`, `backend::cpu::train(…)`. What has no gradient is refused there, by name.
+//! 2. [`crate::graph::TrainProgram`] differentiates the program by the weights to train: what has no gradient is refused there, by name.
+//!    A backend makes a [`Training`] of it: `backend::reference::train(program, precision)`, and others as they come.
 //! 3. A step is: for each micro-batch [`Training::micro`] (adds to the gradients, returns the named losses), then
 //!    [`Training::each`] once to read gradients for the norm and once for the update in place, then [`Training::clear`].
 //!

@@ -66,7 +66,7 @@ impl Layout {
         let (ids, rows, cols) = match graph.ty(v) {
             Type::F32(r, c) => (false, r, c),
             Type::U32(r, c) => (true, r, c),
-            Type::Cache(_) => return,
+            Type::Cache(_) | Type::Grad(_) => return,
         };
         let fits = |b: &usize| self.buffers[*b].ids == ids && self.buffers[*b].rows == rows;
         // The narrowest that is wide enough, else the widest.

@@ -38,10 +38,12 @@ mod runner;
 mod sequence;
 mod prefetch;
 mod simd_level;
+mod training;
 mod weight;
 mod weight_roles;
 
 pub use simd_level::{SimdLevel, simd_levels};
+pub use training::train;
 
 use super::{
     Loaded, OnProgress, Program, Progress,
@@ -111,6 +113,7 @@ struct Model {
 /// [`Error::Invalid`] for 0 threads; [`Error::Unsupported`] for a SIMD level that the processor lacks; [`Error::Model`] for a weight
 /// without elements.
 pub fn load(program: Program, options: &Options, progress: OnProgress<'_>) -> Result<Box<dyn Loaded>> {
+    graph::inference_only(&program.graph)?;
     let simd_level = options.simd_level.unwrap_or_else(simd_level::best);
     check_available(simd_level)?;
     let pool = Pool::new(options.threads.unwrap_or_else(pool::default_threads))?;

@@ -79,6 +79,7 @@ impl StepContext<'_> {
         match rows {
             Rows::Tokens => self.step.tokens.len(),
             Rows::Outputs => self.step.outputs,
+            Rows::Fixed(n) => n,
         }
     }
 
@@ -113,6 +114,7 @@ impl State {
             let rows = match b.rows {
                 Rows::Tokens => ubatch,
                 Rows::Outputs => 1,
+                Rows::Fixed(n) => n,
             };
             let len = b.cols.saturating_mul(rows);
             floats.push(Aligned::zeroed(if b.ids { 0 } else { len }));
@@ -302,6 +304,8 @@ impl State {
             | Op::SigmoidGate
             | Op::JoinHeads { .. }
             | Op::ExpertCombine
+            | Op::Math(_)
+            | Op::Grad(_)
             | Op::TakeOutputs => self.simple(f, node, &mut outs[0])?,
         }
         Ok(())

@@ -72,6 +72,8 @@ fn matrices(op: &Op) -> Vec<WeightId> {
         | Op::ScaleExpertInputs
         | Op::ExpertCombine
         | Op::TakeOutputs
+        | Op::Math(_)
+        | Op::Grad(_)
         | Op::RopeStore { .. } => vec![],
     }
 }

@@ -147,7 +147,7 @@ impl BegunStep {
     fn output(&self, graph: &Graph, i: usize, v: ValueId) -> Output {
         let (of_tokens, cols) = match graph.ty(v) {
             Type::F32(rows, cols) | Type::U32(rows, cols) => (rows == Rows::Tokens, cols),
-            Type::Cache(_) => return Output::default(),
+            Type::Cache(_) | Type::Grad(_) => return Output::default(),
         };
         if of_tokens && !self.trace {
             return Output { cols, ..Output::default() };

@@ -5,6 +5,7 @@
 //! Deliberately absent: SIMD, threads, unsafe, the memory planner.
 
 mod executor;
+mod training;
 
 use super::{
     Loaded, Program,
@@ -12,6 +13,7 @@ use super::{
 };
 use crate::{
     error::{Error, Result},
+    graph::inference_only,
     ir::{Linear, Node, Norm, Op, Rope, Rows, WeightId},
     ops::{
         Array, Weights, attend, delta_net, elementwise, embed, experts, heads,
@@ -21,11 +23,12 @@ use crate::{
     quant::KvType,
 };
 use executor::{Part, ReferenceExecutor};
+pub use training::{Precision, train};
 
 /// Makes the reference backend of a program.
 ///
 /// # Errors
-/// None today; a result for symmetry with the other backends.
+/// [`Error::Unsupported`] for a graph of training.
 pub fn load(program: Program) -> Result<Box<dyn Loaded>> {
     load_with(program, Activations::F32)
 }
@@ -35,6 +38,7 @@ pub fn load(program: Program) -> Result<Box<dyn Loaded>> {
 /// # Errors
 /// As [`load`].
 pub fn load_with(program: Program, activations: Activations) -> Result<Box<dyn Loaded>> {
+    inference_only(&program.graph)?;
     Ok(Box::new(Reference { program, activations }))
 }
 
@@ -133,6 +137,7 @@ impl Scope<'_> {
             Op::ExpertLinear(l) => experts::eval_linear(nums(0), ids(1), l, w),
             Op::ExpertCombine => experts::eval_combine(nums(0), nums(1)),
             Op::TakeOutputs => elementwise::take_outputs(nums(0), step.outputs),
+            Op::Math(_) | Op::Grad(_) => return Err(Error::Graph(format!("{} in an inference graph", node.op.name()))),
             Op::NormLinears { norm, parts } => {
                 let x = normed(nums(0), norm.as_ref(), w);
                 return Ok(parts.iter().map(|l| Value::Numbers(linear::eval(&x, l, w))).collect());

@@ -113,6 +113,9 @@ impl Translation<'_> {
             Op::Glu(act) => KernelOp::Elementwise(Elementwise::Glu(*act)),
             Op::Act(act) => KernelOp::Elementwise(Elementwise::Act(*act)),
             Op::SigmoidGate => KernelOp::Elementwise(Elementwise::SigmoidGate),
+            Op::Math(_) | Op::Grad(_) => {
+                return Err(Error::Unsupported(format!("{} is an op of training", n.op.name())));
+            }
             Op::TakeOutputs => KernelOp::Elementwise(Elementwise::TakeOutputs),
             Op::ScaleExpertInputs => return self.scale_expert_inputs(n),
             Op::HeadIds { heads } => KernelOp::HeadIds { heads: *heads },

@@ -1,0 +1,255 @@
+//! Training on the CPU: products, experts and attention on all threads, the rest by the pages' reference code in f32.
+//!
+//! Weights that are trained are f32; frozen ones are read in their own format, a row at a time, so that adapters are trained on
+//! quantised files. Experts take their tokens' slots in ascending order. Every number is computed by one thread in one order:
+//! results do not depend on the number of threads.
+
+mod attend;
+mod blocks;
+mod gemm;
+
+use super::{Options, check_available, pool, pool::Pool, simd_level};
+use crate::{
+    backend::training::{
+        Training,
+        walk::{Nodes, Walk},
+    },
+    error::Result,
+    graph::TrainProgram,
+    ir::{Grad, Linear, Math, Node, Op, WeightId},
+    ops::{
+        Array, Weights, experts, self_attend,
+        train::{Scope, Value},
+    },
+};
+use gemm::{Machine, Rows, gemm};
+
+/// Trains a program on the CPU.
+///
+/// # Errors
+/// [`crate::Error::Invalid`] for 0 threads, [`crate::Error::Unsupported`] for a SIMD level that the processor lacks.
+pub fn train(program: TrainProgram, options: &Options) -> Result<Box<dyn Training>> {
+    let simd_level = options.simd_level.unwrap_or_else(simd_level::best);
+    check_available(simd_level)?;
+    let pool = Pool::new(options.threads.unwrap_or_else(pool::default_threads))?;
+    Ok(Box::new(Walk::<f32, _>::new(program, CpuNodes { pool, simd_level })))
+}
+
+struct CpuNodes {
+    pool: Pool,
+    simd_level: simd_level::SimdLevel,
+}
+
+/// Writes row r of a weight as f32.
+fn copy_row(w: Weights<'_, f32>, weight: WeightId, r: usize, to: &mut [f32]) {
+    if let Some(Some(own)) = w.owned.get(weight.0 as usize) {
+        to.copy_from_slice(&own[r * to.len()..(r + 1) * to.len()]);
+    } else {
+        let t = w.tensor(weight);
+        if crate::quant::dequantize(t.dtype(), t.row(r), to).is_err() {
+            to.fill(f32::NAN);
+        }
+    }
+}
+
+/// The operands of a node.
+struct Operands<'a> {
+    node: &'a Node,
+    values: &'a [Value<f32>],
+}
+
+impl<'a> Operands<'a> {
+    fn nums(&self, i: usize) -> &'a Array<f32> {
+        match &self.values[self.node.inputs[i].0 as usize] {
+            Value::Numbers(a) => a,
+            Value::Ids(_) | Value::Nothing => unreachable!("checked graph"),
+        }
+    }
+
+    fn ids(&self, i: usize) -> &'a [u32] {
+        match &self.values[self.node.inputs[i].0 as usize] {
+            Value::Ids(a) => a,
+            Value::Numbers(_) | Value::Nothing => unreachable!("checked graph"),
+        }
+    }
+}
+
+impl Nodes<f32> for CpuNodes {
+    fn describe(&self) -> String {
+        format!("cpu ({} threads, {})", self.pool.threads(), self.simd_level.name())
+    }
+
+    fn eval(&mut self, node: &Node, values: &[Value<f32>], s: &mut Scope<'_, f32>) -> Result<Option<Vec<Value<f32>>>> {
+        let (x, w) = (Operands { node, values }, s.weights);
+        let made = match &node.op {
+            Op::Linear(l) => self.linear(x.nums(0), l, w)?,
+            Op::ExpertLinear(l) => self.expert_linear(x.nums(0), x.ids(1), l, w)?,
+            Op::Math(Math::SelfAttend(a)) => {
+                let sinks = a.sinks.map(|s| w.vector(s));
+                let made = attend::forward(self.machine(), attention(&x), a, sinks.as_deref())?;
+                return Ok(Some(made.map(Value::Numbers).to_vec()));
+            }
+            Op::Grad(Grad::SelfAttend(a)) => {
+                let (o, lse, d) = (x.nums(4), x.nums(5), x.nums(6));
+                let made = attend::backward(self.machine(), attention(&x), o, lse, d, a)?;
+                return Ok(made.map(|m| m.map(Value::Numbers).to_vec()));
+            }
+            Op::Grad(Grad::LinearInput { weight }) => self.linear_input(x.nums(0), *weight, w)?,
+            Op::Grad(Grad::ExpertInput { weight }) => self.expert_input(x.nums(0), x.ids(1), *weight, w)?,
+            Op::Grad(Grad::Outer { into }) => {
+                let Some(to) = &mut s.gradients[into.0 as usize] else { return Ok(None) };
+                self.outer(x.nums(0), x.nums(1), to)?;
+                return Ok(Some(vec![Value::Nothing]));
+            }
+            Op::Grad(Grad::ExpertOuter { into }) => {
+                let Some(to) = &mut s.gradients[into.0 as usize] else { return Ok(None) };
+                let experts = s.graph.weight(*into).shape[0];
+                self.expert_outer(x.nums(0), x.nums(1), x.ids(2), experts, to)?;
+                return Ok(Some(vec![Value::Nothing]));
+            }
+            op if blocks::by_row(op) => return blocks::eval(&self.pool, node, values, s),
+            _ => return Ok(None),
+        };
+        Ok(Some(vec![Value::Numbers(made)]))
+    }
+}
+
+fn attention<'a>(x: &Operands<'a>) -> self_attend::Operands<'a, f32> {
+    self_attend::Operands { q: x.nums(0), k: x.nums(1), v: x.nums(2), starts: x.ids(3) }
+}
+
+impl CpuNodes {
+    fn machine(&self) -> Machine<'_> {
+        Machine { pool: &self.pool, simd_level: self.simd_level }
+    }
+
+    /// `x Wᵀ + b`.
+    fn linear(&self, x: &Array<f32>, l: &Linear, w: Weights<'_, f32>) -> Result<Array<f32>> {
+        let out = w.tensor(l.weight).rows();
+        let mut y = Array::zeros(x.rows, out);
+        let bias = l.bias.map(|b| w.vector(b));
+        let to = super::buffer::Out::new(&mut y.data);
+        let a = Rows { copy: &|r, to| to.copy_from_slice(x.row(r)), summed: false };
+        let b = Rows { copy: &|o, to| copy_row(w, l.weight, o, to), summed: false };
+        gemm(self.machine(), [x.rows, out, x.cols], a, b, &|r, c, part| {
+            // SAFETY: each part of a row of results comes once.
+            let to = unsafe { to.slice(r * out + c, part.len()) };
+            to.copy_from_slice(part);
+            if let Some(bias) = &bias {
+                to.iter_mut().zip(&bias[c..]).for_each(|(y, b)| *y += b);
+            }
+        })?;
+        Ok(y)
+    }
+
+    /// `dy W`.
+    fn linear_input(&self, dy: &Array<f32>, weight: WeightId, w: Weights<'_, f32>) -> Result<Array<f32>> {
+        let inp = w.tensor(weight).cols();
+        let mut dx = Array::zeros(dy.rows, inp);
+        let to = super::buffer::Out::new(&mut dx.data);
+        let a = Rows { copy: &|r, to| to.copy_from_slice(dy.row(r)), summed: false };
+        let b = Rows { copy: &|o, to| copy_row(w, weight, o, to), summed: true };
+        gemm(self.machine(), [dy.rows, inp, dy.cols], a, b, &|r, c, part| {
+            // SAFETY: each part of a row of results comes once.
+            unsafe { to.slice(r * inp + c, part.len()) }.copy_from_slice(part);
+        })?;
+        Ok(dx)
+    }
+
+    /// `into += dyᵀ x`.
+    fn outer(&self, x: &Array<f32>, dy: &Array<f32>, into: &mut [f32]) -> Result<()> {
+        let to = super::buffer::Out::new(into);
+        let a = Rows { copy: &|r, to| to.copy_from_slice(dy.row(r)), summed: true };
+        let b = Rows { copy: &|r, to| to.copy_from_slice(x.row(r)), summed: true };
+        gemm(self.machine(), [dy.cols, x.cols, x.rows], a, b, &|o, c, part| {
+            // SAFETY: each part of a row of results comes once.
+            let to = unsafe { to.slice(o * x.cols + c, part.len()) };
+            to.iter_mut().zip(part).for_each(|(to, v)| *to += v);
+        })
+    }
+
+    /// Runs `one` for every expert with its slots: experts side by side, or one after the other on all threads where one has most of
+    /// the slots. Both give the same numbers.
+    fn each_expert(
+        &self,
+        ids: &[u32],
+        count: usize,
+        one: &(dyn Fn(usize, &[usize]) -> Result<()> + Sync),
+    ) -> Result<()> {
+        let slots = experts::by_expert(ids, count);
+        let most = slots.iter().map(Vec::len).max().unwrap_or(0);
+        if count < 2 * self.pool.threads() || 2 * most > ids.len() {
+            return slots.iter().enumerate().try_for_each(|(e, s)| one(e, s));
+        }
+        let failed = std::sync::Mutex::new(None);
+        self.pool.run(count, &|_, e| {
+            if let Err(error) = one(e, &slots[e]) {
+                *super::pool::lock_unpoisoned(&failed) = Some(error);
+            }
+        })?;
+        failed.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner).map_or(Ok(()), Err)
+    }
+
+    /// Each slot through the matrix of its expert.
+    fn expert_linear(&self, x: &Array<f32>, ids: &[u32], l: &Linear, w: Weights<'_, f32>) -> Result<Array<f32>> {
+        let shape = w.tensor(l.weight).shape();
+        let (count, out, inp, k) = (shape[0], shape[1], shape[2], ids.len() / x.rows.max(1));
+        let mut y = Array::zeros(x.rows, k * out);
+        let to = super::buffer::Out::new(&mut y.data);
+        let row = |slot: usize| if x.cols == inp { x.row(slot / k) } else { &x.data[slot * inp..(slot + 1) * inp] };
+        self.each_expert(ids, count, &|e, slots| {
+            let bias = l.bias.map(|b| w.row(b, e));
+            let a = Rows { copy: &|r, to| to.copy_from_slice(row(slots[r])), summed: false };
+            let b = Rows { copy: &|o, to| copy_row(w, l.weight, e * out + o, to), summed: false };
+            gemm(self.machine(), [slots.len(), out, inp], a, b, &|r, c, part| {
+                // SAFETY: each slot is of one expert, and each part of its results comes once.
+                let to = unsafe { to.slice(slots[r] * out + c, part.len()) };
+                to.copy_from_slice(part);
+                if let Some(bias) = &bias {
+                    to.iter_mut().zip(&bias[c..]).for_each(|(y, b)| *y += b);
+                }
+            })
+        })?;
+        Ok(y)
+    }
+
+    /// Each slot's gradient through the transposed matrix of its expert.
+    fn expert_input(&self, dy: &Array<f32>, ids: &[u32], weight: WeightId, w: Weights<'_, f32>) -> Result<Array<f32>> {
+        let shape = w.tensor(weight).shape();
+        let (count, out, inp, k) = (shape[0], shape[1], shape[2], ids.len() / dy.rows.max(1));
+        let mut dx = Array::zeros(dy.rows, k * inp);
+        let to = super::buffer::Out::new(&mut dx.data);
+        self.each_expert(ids, count, &|e, slots| {
+            let row = |r: usize| &dy.data[slots[r] * out..(slots[r] + 1) * out];
+            let a = Rows { copy: &|r, to| to.copy_from_slice(row(r)), summed: false };
+            let b = Rows { copy: &|o, to| copy_row(w, weight, e * out + o, to), summed: true };
+            gemm(self.machine(), [slots.len(), inp, out], a, b, &|r, c, part| {
+                // SAFETY: each slot is of one expert, and each part of its results comes once.
+                unsafe { to.slice(slots[r] * inp + c, part.len()) }.copy_from_slice(part);
+            })
+        })?;
+        Ok(dx)
+    }
+
+    /// `into[e] += Σ dy xᵀ` over the slots of each expert, in ascending order.
+    fn expert_outer(&self, x: &Array<f32>, dy: &Array<f32>, ids: &[u32], count: usize, into: &mut [f32]) -> Result<()> {
+        let k = ids.len() / x.rows.max(1);
+        let out = dy.cols / k.max(1);
+        let inp = into.len() / (count * out).max(1);
+        let to = super::buffer::Out::new(into);
+        let row = |slot: usize| if x.cols == inp { x.row(slot / k) } else { &x.data[slot * inp..(slot + 1) * inp] };
+        self.each_expert(ids, count, &|e, slots| {
+            if slots.is_empty() {
+                return Ok(());
+            }
+            let d = |r: usize| &dy.data[slots[r] * out..(slots[r] + 1) * out];
+            let a = Rows { copy: &|r, to| to.copy_from_slice(d(r)), summed: true };
+            let b = Rows { copy: &|r, to| to.copy_from_slice(row(slots[r])), summed: true };
+            gemm(self.machine(), [out, inp, slots.len()], a, b, &|o, c, part| {
+                // SAFETY: each expert's matrix is of one item, and each part of its rows comes once.
+                let to = unsafe { to.slice((e * out + o) * inp + c, part.len()) };
+                to.iter_mut().zip(part).for_each(|(to, v)| *to += v);
+            })
+        })
+    }
+}

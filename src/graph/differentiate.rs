@@ -1,0 +1,146 @@
+//! Reverse-mode differentiation: from a graph that ends in a loss, the same graph with the nodes behind it that compute
+//! gradients. One pass before any fusion; a backend sees one longer list of nodes.
+//!
+//! A value's gradient is the sum of what its users give back, in the reverse of their order. A weight's gradients are additions to
+//! a buffer that the backend keeps ([`crate::ir::Type::Grad`]): nodes that make an edge and no data, in the order of the list.
+//! Only what lies between trained weights (or wanted inputs) and the loss is walked. An op without a rule there is refused by name.
+
+use super::{Builder, rules};
+use crate::{
+    error::{Error, Result},
+    ir::{Graph, Math, Node, Op, Rows, Type, ValueId, WeightId},
+};
+use std::collections::BTreeSet;
+
+/// A graph with its gradients.
+#[derive(Clone, Debug)]
+pub struct Differentiated {
+    /// Forward nodes, then backward nodes.
+    pub graph: Graph,
+    /// How many nodes are forward.
+    pub forward: usize,
+    /// The gradients of the wanted values, in their order; `None` where the loss does not depend on one.
+    pub wanted: Vec<Option<ValueId>>,
+    /// Trained weights that the loss does not depend on.
+    pub unreached: BTreeSet<WeightId>,
+}
+
+/// Appends to a graph what computes the gradients of `loss` by the trained weights and by the wanted values.
+///
+/// # Errors
+/// [`Error::Graph`] where the loss is not one number; [`Error::Unsupported`] for an op without a rule, by name.
+pub fn differentiate(
+    graph: &Graph,
+    loss: ValueId,
+    trained: &BTreeSet<WeightId>,
+    wanted: &[ValueId],
+) -> Result<Differentiated> {
+    let scalar = Type::F32(Rows::Fixed(1), 1);
+    if graph.ty(loss) != scalar {
+        return Err(Error::Graph(format!("a loss of {}, not one number", graph.ty(loss))));
+    }
+    let mut back = Back {
+        needs: needs(graph, trained, wanted),
+        grads: vec![None; graph.values.len()],
+        builder: Builder::resume(graph.clone()),
+        trained,
+        reached: BTreeSet::new(),
+    };
+    let forward = graph.nodes.len();
+    if back.needs(loss) {
+        let one = back.builder.one(Op::Math(Math::Constant { value: 1.0, cols: 1 }), &[])?;
+        back.grads[loss.0 as usize] = Some(one);
+    }
+    for node in graph.nodes.iter().rev() {
+        back.node(node)?;
+    }
+    let unreached = trained.difference(&back.reached).copied().collect();
+    let wanted = wanted.iter().map(|v| back.grads[v.0 as usize]).collect();
+    Ok(Differentiated { graph: back.builder.finish(), forward, wanted, unreached })
+}
+
+/// Which values depend on what is trained or wanted.
+fn needs(graph: &Graph, trained: &BTreeSet<WeightId>, wanted: &[ValueId]) -> Vec<bool> {
+    let mut needs = vec![false; graph.values.len()];
+    wanted.iter().for_each(|v| needs[v.0 as usize] = true);
+    for node in &graph.nodes {
+        let own = node.op.weights().iter().any(|w| trained.contains(w));
+        if own || node.inputs.iter().any(|v| needs[v.0 as usize]) {
+            let numbers = node.outputs.iter().filter(|v| matches!(graph.ty(**v), Type::F32(..)));
+            numbers.for_each(|v| needs[v.0 as usize] = true);
+        }
+    }
+    needs
+}
+
+/// The backward pass under construction: what rules work on.
+pub(super) struct Back<'a> {
+    builder: Builder,
+    needs: Vec<bool>,
+    grads: Vec<Option<ValueId>>,
+    trained: &'a BTreeSet<WeightId>,
+    reached: BTreeSet<WeightId>,
+}
+
+impl Back<'_> {
+    /// Whether a gradient by this value is needed.
+    pub fn needs(&self, v: ValueId) -> bool {
+        self.needs.get(v.0 as usize).copied().unwrap_or(false)
+    }
+
+    /// Whether a weight is trained.
+    pub fn trains(&self, w: WeightId) -> bool {
+        self.trained.contains(&w)
+    }
+
+    /// The type of a value.
+    pub fn ty(&self, v: ValueId) -> Type {
+        self.builder.graph().ty(v)
+    }
+
+    /// Columns of a value.
+    pub fn cols(&self, v: ValueId) -> usize {
+        self.builder.graph().cols(v)
+    }
+
+    /// Adds a node with one result.
+    pub fn one(&mut self, op: impl Into<Op>, inputs: &[ValueId]) -> Result<ValueId> {
+        self.builder.one(op.into(), inputs)
+    }
+
+    /// Adds a node.
+    pub fn add(&mut self, op: impl Into<Op>, inputs: &[ValueId]) -> Result<Vec<ValueId>> {
+        self.builder.add(op.into(), inputs)
+    }
+
+    /// Adds a node that adds to a weight's gradient.
+    pub fn accumulate(&mut self, w: WeightId, op: crate::ir::Grad, inputs: &[ValueId]) -> Result<()> {
+        self.reached.insert(w);
+        self.builder.add(Op::Grad(op), inputs).map(|_| ())
+    }
+
+    /// Adds to the gradient of a value.
+    pub fn give(&mut self, v: ValueId, d: ValueId) -> Result<()> {
+        if !self.needs(v) {
+            return Ok(());
+        }
+        let sum = match self.grads[v.0 as usize] {
+            Some(before) => self.builder.one(Op::Add, &[before, d])?,
+            None => d,
+        };
+        self.grads[v.0 as usize] = Some(sum);
+        Ok(())
+    }
+
+    /// The backward nodes of one node.
+    fn node(&mut self, node: &Node) -> Result<()> {
+        let d: Vec<Option<ValueId>> =
+            node.outputs.iter().map(|v| self.grads.get(v.0 as usize).copied().flatten()).collect();
+        let own = node.op.weights().iter().any(|w| self.trains(*w));
+        if d.iter().all(Option::is_none) || !(own || node.inputs.iter().any(|v| self.needs(*v))) {
+            return Ok(());
+        }
+        self.builder.set_layer(node.layer);
+        rules::rule(self, node, &d)
+    }
+}

@@ -1,0 +1,218 @@
+//! What training puts into a model's graph: low-rank adapters beside matrices, and noise before routers.
+//!
+//! Adapters (Hu et al. 2021, *LoRA*): `y = W x + s · B (A x)` with A `[r, in]` and B `[out, r]`, of experts `[E, r, in]` and
+//! `[E, out, r]`, so that the product B A is never made. B begins with zeros, so the model is unchanged at first. Dropout is on
+//! the adapter's input. The matrices themselves are read in their own format and stay as they are.
+//!
+//! Noise: `logits + std · N(0, 1)` before the choice, the std constant or learned (`softplus` of a matrix on the router's input:
+//! Shazeer et al. 2017), and factors between 1 − e and 1 + e on the router's input (Fedus et al. 2021). Evaluation is without:
+//! it takes the graph without these nodes.
+
+use super::Builder;
+use crate::{
+    error::{Error, Result},
+    ir::{Arithmetic, Distribution, Function, Graph, Linear, Math, Node, Op, ValueId, WeightId},
+};
+use std::collections::HashMap;
+
+/// A low-rank adapter of a matrix.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Adapter {
+    /// The matrix beside which it stands.
+    pub base: WeightId,
+    /// `<base>.lora_a`: `[r, in]` or `[E, r, in]`.
+    pub a: WeightId,
+    /// `<base>.lora_b`: `[out, r]` or `[E, out, r]`; zeros at first.
+    pub b: WeightId,
+}
+
+/// How adapters are made.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct AdapterOptions {
+    /// r: columns between A and B.
+    pub rank: usize,
+    /// `alpha / r` is the factor s (`alpha / √r` of rank-stabilised adapters).
+    pub scale: f64,
+    /// Dropout on the adapter's input.
+    pub dropout: f64,
+}
+
+/// Puts adapters beside all matrices whose names `wanted` accepts. A matrix that is used twice has one adapter.
+///
+/// # Errors
+/// [`Error::Invalid`] for a rank of 0 and where no matrix is wanted.
+pub fn with_adapters(
+    graph: &Graph,
+    options: AdapterOptions,
+    wanted: &dyn Fn(&str) -> bool,
+) -> Result<(Graph, Vec<Adapter>)> {
+    if options.rank == 0 {
+        return Err(Error::Invalid("adapters of rank 0".into()));
+    }
+    let mut rewrite = Rewrite::new(graph);
+    let mut adapters: Vec<Adapter> = vec![];
+    for (i, node) in graph.nodes.iter().enumerate() {
+        let made = rewrite.copy(node)?;
+        let (Op::Linear(l) | Op::ExpertLinear(l)) = &node.op else { continue };
+        if !wanted(&graph.weight(l.weight).name) {
+            continue;
+        }
+        let adapter = match adapters.iter().find(|a| a.base == l.weight) {
+            Some(a) => a.clone(),
+            None => {
+                let new = rewrite.declare(l, options.rank);
+                adapters.push(new.clone());
+                new
+            }
+        };
+        let y = rewrite.adapted(node, &adapter, options, made[0], i as u32)?;
+        rewrite.values.insert(node.outputs[0], y);
+    }
+    if adapters.is_empty() {
+        return Err(Error::Invalid("no matrix matches the targets of the adapters".into()));
+    }
+    Ok((rewrite.finish()?, adapters))
+}
+
+/// Noise before a router's choice.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct RouterNoise {
+    /// Standard deviation of normal noise on the logits; 0: none.
+    pub std: f64,
+    /// Whether the deviation is learned, from a matrix `<router>` → `blk.N.ffn_noise_inp.weight` `[E, H]`: `std · softplus(W x)`.
+    pub learned: bool,
+    /// e: factors between 1 − e and 1 + e on the router's input; 0: none.
+    pub jitter: f64,
+}
+
+/// Puts noise before every router. Its logits, as [`super::routers`] gives them, are then the noisy ones.
+///
+/// # Errors
+/// [`Error::Invalid`] for numbers out of range or a model without routers; [`Error::Unsupported`] for a router whose logits are not made
+/// by a matrix.
+pub fn with_router_noise(graph: &Graph, noise: RouterNoise) -> Result<Graph> {
+    if !(noise.std >= 0.0 && noise.std.is_finite() && (0.0..1.0).contains(&noise.jitter)) {
+        return Err(Error::Invalid(format!("noise of {} and jitter of {} before routers", noise.std, noise.jitter)));
+    }
+    let routers = super::routers(graph);
+    if routers.is_empty() {
+        return Err(Error::Invalid("noise before routers in a model that has none".into()));
+    }
+    let mut rewrite = Rewrite::new(graph);
+    for (i, node) in graph.nodes.iter().enumerate() {
+        if !routers.iter().any(|r| node.outputs.contains(&r.logits)) {
+            rewrite.copy(node)?;
+            continue;
+        }
+        let Op::Linear(l) = &node.op else {
+            return Err(Error::Unsupported("noise before a router whose logits are not made by a matrix".into()));
+        };
+        let logits = rewrite.noisy(node, l, noise, i as u32)?;
+        rewrite.values.insert(node.outputs[0], logits);
+    }
+    rewrite.finish()
+}
+
+/// A graph that is copied with changes.
+struct Rewrite<'a> {
+    graph: &'a Graph,
+    builder: Builder,
+    values: HashMap<ValueId, ValueId>,
+}
+
+impl<'a> Rewrite<'a> {
+    fn new(graph: &'a Graph) -> Self {
+        let empty = Graph { nodes: vec![], values: vec![], outputs: vec![], ..graph.clone() };
+        Rewrite { graph, builder: Builder::resume(empty), values: HashMap::new() }
+    }
+
+    fn value(&self, v: ValueId) -> Result<ValueId> {
+        self.values.get(&v).copied().ok_or_else(|| Error::Graph(format!("%{} is used before it is made", v.0)))
+    }
+
+    fn copy(&mut self, node: &Node) -> Result<Vec<ValueId>> {
+        let inputs = node.inputs.iter().map(|v| self.value(*v)).collect::<Result<Vec<_>>>()?;
+        self.builder.set_layer(node.layer);
+        let made = self.builder.add(node.op.clone(), &inputs)?;
+        self.values.extend(node.outputs.iter().copied().zip(made.iter().copied()));
+        Ok(made)
+    }
+
+    fn finish(mut self) -> Result<Graph> {
+        for (name, v) in &self.graph.outputs {
+            let v = self.value(*v)?;
+            self.builder.output(name.clone(), v);
+        }
+        Ok(self.builder.finish())
+    }
+
+    fn declare(&mut self, l: &Linear, rank: usize) -> Adapter {
+        let base = self.graph.weight(l.weight);
+        let (lead, [out, inp]) = match base.shape[..] {
+            [experts, out, inp] => (vec![experts], [out, inp]),
+            _ => (vec![], [base.rows(), base.cols()]),
+        };
+        let shape = |last: [usize; 2]| [&lead[..], &last].concat();
+        let a = self.builder.weight(format!("{}.lora_a", base.name), &shape([rank, inp]));
+        let b = self.builder.weight(format!("{}.lora_b", base.name), &shape([out, rank]));
+        Adapter { base: l.weight, a, b }
+    }
+
+    /// `y + s · B (A x)`.
+    fn adapted(
+        &mut self,
+        node: &Node,
+        adapter: &Adapter,
+        o: AdapterOptions,
+        y: ValueId,
+        stream: u32,
+    ) -> Result<ValueId> {
+        let routed = matches!(node.op, Op::ExpertLinear(_));
+        let b = &mut self.builder;
+        let mut inputs = node.inputs.iter().map(|v| self.values[v]).collect::<Vec<_>>();
+        if o.dropout > 0.0 {
+            inputs[0] = b.math(Math::Dropout { p: o.dropout, stream }, &inputs[..1])?;
+        }
+        for weight in [adapter.a, adapter.b] {
+            let l = Linear { weight, bias: None };
+            inputs[0] = b.one(if routed { Op::ExpertLinear(l) } else { Op::Linear(l) }, &inputs)?;
+        }
+        let scaled = b.scaled(inputs[0], o.scale)?;
+        b.one(Op::Add, &[y, scaled])
+    }
+
+    /// The logits of a router's matrix with noise.
+    fn noisy(&mut self, node: &Node, l: &Linear, noise: RouterNoise, stream: u32) -> Result<ValueId> {
+        let x = self.value(node.inputs[0])?;
+        self.builder.set_layer(node.layer);
+        let b = &mut self.builder;
+        let (experts, hidden) = (self.graph.cols(node.outputs[0]), b.graph().cols(x));
+        let mut input = x;
+        if noise.jitter > 0.0 {
+            let uniform = Math::Noise { distribution: Distribution::Uniform, cols: hidden, stream: 2 * stream };
+            let uniform = b.math(uniform, &[])?;
+            let factors = b.math(Math::Affine { factor: 2.0 * noise.jitter, shift: 1.0 - noise.jitter }, &[uniform])?;
+            input = b.times(x, factors)?;
+        }
+        let clean = b.one(Op::Linear(*l), &[input])?;
+        if noise.std == 0.0 {
+            return Ok(clean);
+        }
+        let normal = Math::Noise { distribution: Distribution::Normal, cols: experts, stream: 2 * stream + 1 };
+        let normal = b.math(normal, &[])?;
+        let std = if noise.learned {
+            let name = match node.layer {
+                Some(layer) => format!("blk.{layer}.ffn_noise_inp.weight"),
+                None => "ffn_noise_inp.weight".into(),
+            };
+            let weight = b.weight(name, &[experts, hidden]);
+            let scale = b.one(Op::Linear(Linear { weight, bias: None }), &[input])?;
+            let soft = b.apply(Function::Softplus, scale)?;
+            b.scaled(soft, noise.std)?
+        } else {
+            b.math(Math::Constant { value: noise.std, cols: 1 }, &[])?
+        };
+        let added = b.math(Math::Binary(Arithmetic::Mul), &[normal, std])?;
+        b.plus(clean, added)
+    }
+}

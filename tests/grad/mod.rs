@@ -1,0 +1,10 @@
+//! Gradients: every rule against differences of the loss, what must be refused, and comparators that must notice known mistakes.
+
+pub mod alarms;
+mod cpu;
+mod insert;
+pub mod net;
+mod model;
+mod ops;
+mod refused;
+mod routers;
