@@ -14,7 +14,7 @@
 //!              runner ─→ n sequences: rows in, logits or chosen tokens out; begin and poll, slices, save, restore, fork
 //!              session, batch ─→ views of it: one sequence, several
 //!              generate ─→ sampler, stop rules, streaming     chat ─→ conversations
-//!              tokenizer ─→ text         cli on top
+//!              tokenizer ─→ text         serve ─→ many clients over HTTP         cli on top
 //! ```
 //!
 //! The modules stand in reading order. An application needs few of them: [`session`] (a [`session::Model`] and its sequences), [`batch`],
@@ -128,6 +128,11 @@ mod train;
 #[cfg(feature = "internals")]
 #[doc(hidden)]
 pub mod train;
+#[cfg(all(feature = "serve", not(feature = "internals")))]
+mod serve;
+#[cfg(all(feature = "serve", feature = "internals"))]
+#[doc(hidden)]
+pub mod serve;
 #[cfg(feature = "cli")]
 #[doc(hidden)]
 pub mod cli;

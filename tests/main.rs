@@ -45,6 +45,8 @@ mod recurrent;
 mod routing;
 mod runner;
 mod sampler;
+#[cfg(feature = "serve")]
+mod serve;
 mod support;
 mod tokenizer;
 mod variants;

@@ -24,6 +24,8 @@ mod report;
 mod routing;
 mod run;
 mod score;
+#[cfg(feature = "serve")]
+mod serve;
 mod shaders;
 mod stream;
 mod tensors;
@@ -54,6 +56,8 @@ pub fn main() -> ExitCode {
     let outcome = match cli.verb {
         Verb::Run(a) => run::run(&a, quiet),
         Verb::Chat(a) => chat::chat(&a, cli.verbose > 0, quiet),
+        #[cfg(feature = "serve")]
+        Verb::Serve(a) => serve::serve(&a, quiet),
         Verb::Bench(a) => bench::bench(&a, quiet),
         Verb::Perplexity(a) => perplexity::perplexity(&a, quiet),
         Verb::Logits(a) => logits::logits(&a, quiet),

@@ -12,7 +12,7 @@ pub struct Logprobs {
 
 impl Logprobs {
     /// Of token `id` and the `n` most probable ones, by logits `[V]`.
-    pub(super) fn of(logits: &[f32], id: u32, n: usize) -> Logprobs {
+    pub(crate) fn of(logits: &[f32], id: u32, n: usize) -> Logprobs {
         let most = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
         let total: f64 = logits.iter().map(|x| f64::from(x - most).exp()).sum();
         let log = |id: u32| (f64::from(logits[id as usize] - most) - total.ln()) as f32;

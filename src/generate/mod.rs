@@ -32,7 +32,7 @@ use crate::{
 };
 use decoder::Held;
 use std::time::{Duration, Instant};
-use stop::StopFilter;
+pub(crate) use stop::StopFilter;
 
 /// What a call of [`Generation::poll`] came to.
 #[derive(Clone, Debug, PartialEq)]

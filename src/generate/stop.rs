@@ -13,7 +13,7 @@ struct Held {
 
 /// Holds pieces back while their text may be the beginning of a stop string, or lacks the end of a character.
 #[derive(Debug)]
-pub(super) struct StopFilter {
+pub(crate) struct StopFilter {
     stop: Vec<String>,
     pieces: VecDeque<Held>,
     /// How many of `pieces`, from the front, may go.

@@ -1,6 +1,7 @@
 //! Token ids back to text, at once or one by one.
 
 use super::{Engine, Tokenizer, bpe, spm, vocab::Kind};
+use crate::error::{Error, Result};
 
 /// Appends the text of `bytes` that is complete, and leaves an unfinished UTF-8 sequence at the end in place. Bytes that
 /// can never become UTF-8 turn into U+FFFD.
@@ -142,6 +143,24 @@ impl Tokenizer {
             Engine::Spm { vocab, .. } => spm::piece(vocab, id, out),
             Engine::Hf(hf) => hf.piece(id, out),
         }
+    }
+
+    /// The bytes that a token adds in the middle of a text; `None` for control tokens and ids without a token.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] for a `tokenizer.json` with a decoder whose bytes for a token depend on its neighbours.
+    pub fn token_bytes(&self, id: u32) -> Result<Option<Vec<u8>>> {
+        if let Engine::Hf(hf) = &*self.engine
+            && !hf.spells_bytes()
+        {
+            return Err(Error::Unsupported("tokens of this tokenizer.json have no bytes of their own".into()));
+        }
+        if self.is_special(id) || self.token_text(id).is_none() {
+            return Ok(None);
+        }
+        let mut bytes = vec![];
+        self.piece(id, true, &mut bytes);
+        Ok(Some(bytes))
     }
 
     /// Whether decoding leaves the token out unless control tokens are asked for.

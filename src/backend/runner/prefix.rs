@@ -69,6 +69,68 @@ impl Runner {
         Ok(())
     }
 
+    /// The first `n` positions of a sequence in place of what another one holds, with recurrent states that
+    /// [`Runner::copy_of_states`] gave after these tokens.
+    ///
+    /// # Errors
+    /// As [`Runner::fork`], and [`Error::Invalid`] for states of another size.
+    pub fn fork_with_states(&mut self, from: usize, to: usize, n: usize, states: &[u8]) -> Result<()> {
+        self.check_idle(from)?;
+        self.check_sequence(to)?;
+        if from == to || n > self.sequences[from].len() {
+            let len = self.sequences[from].len();
+            return Err(Error::Invalid(format!(
+                "{n} positions of sequence {from}, which has {len}, for sequence {to}"
+            )));
+        }
+        self.check_states(states)?;
+        self.sequences[to].replace(0);
+        self.executor.copy_prefix(from, to, n)?;
+        self.executor.write_sequence(to, 0, true, states)?;
+        self.sequences[to].replace(n);
+        Ok(())
+    }
+
+    /// A sequence's recurrent states as they stand, for [`Runner::put_states`]; `None` where the graph has none, or they are not
+    /// known at the end of the text.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] while steps are queued, or for a sequence that is not there; [`Error::Device`].
+    pub fn copy_of_states(&mut self, sequence: usize) -> Result<Option<Vec<u8>>> {
+        self.check_idle(sequence)?;
+        let s = &self.sequences[sequence];
+        let Ok(Some(states)) = s.states_at(sequence, s.len()) else { return Ok(None) };
+        let mut bytes = Vec::with_capacity(self.executor.sequence_bytes(0, true));
+        self.executor.read_sequence(sequence, 0, Some(states), &mut bytes)?;
+        Ok(Some(bytes))
+    }
+
+    /// Takes a sequence back to its first `n` tokens, with recurrent states that [`Runner::copy_of_states`] gave after them.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] while steps are queued, for a sequence that is not there or shorter, or states of another size;
+    /// [`Error::Device`].
+    pub fn put_states(&mut self, sequence: usize, n: usize, states: &[u8]) -> Result<()> {
+        self.check_idle(sequence)?;
+        let len = self.sequences[sequence].len();
+        if n > len {
+            return Err(Error::Invalid(format!("{n} positions of a sequence of {len}")));
+        }
+        self.check_states(states)?;
+        self.sequences[sequence].replace(0);
+        self.executor.write_sequence(sequence, 0, true, states)?;
+        self.sequences[sequence].replace(n);
+        Ok(())
+    }
+
+    fn check_states(&self, states: &[u8]) -> Result<()> {
+        let wanted = self.executor.sequence_bytes(0, true);
+        if states.len() == wanted && wanted > 0 {
+            return Ok(());
+        }
+        Err(Error::Invalid(format!("recurrent states take {wanted} bytes, not {}", states.len())))
+    }
+
     /// The header of this runner's sequences, but for their length.
     fn header(&self) -> Header {
         let (program, ctx) = (&self.graph.program, self.options.ctx);

@@ -2,9 +2,13 @@
 
 mod generation;
 mod place;
+#[cfg(feature = "serve")]
+mod serve;
 
 pub use generation::{RoutingArgs, SampleArgs, ShowRouting, StopArgs};
 pub use place::{ActivationsName, BackendName, ContextArgs, DeviceArgs, KvName, PlaceArgs, ReductionName, TilesName};
+#[cfg(feature = "serve")]
+pub use serve::{MetricsStyle, ServeArgs};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
@@ -41,6 +45,9 @@ pub enum Verb {
     Run(RunArgs),
     /// Talk to a model in the terminal, with its own chat template
     Chat(ChatArgs),
+    /// Answer clients over HTTP: the APIs of OpenAI, many clients at once
+    #[cfg(feature = "serve")]
+    Serve(ServeArgs),
     /// Measure speed, in the manner of llama-bench
     Bench(BenchArgs),
     /// Perplexity of a text, and KL divergence from another model or from saved logits

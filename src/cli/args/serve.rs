@@ -1,0 +1,78 @@
+//! `moeray serve`.
+
+use super::{ContextArgs, ModelArgs, PlaceArgs};
+use clap::{Args, ValueEnum};
+use std::{net::IpAddr, path::PathBuf};
+
+const EXAMPLES: &str = "\
+Examples:
+  moeray serve model.gguf                              http://127.0.0.1:8080/v1 for any OpenAI client
+  moeray serve model.gguf --sequences 8 --ctx 8192     eight conversations at once, 8192 tokens each
+  moeray serve model.gguf --host 0.0.0.0 --api-key-file keys.txt
+  curl http://127.0.0.1:8080/v1/completions -H 'content-type: application/json' \\
+       -d '{\"model\": \"demo\", \"prompt\": \"ROMEO:\"}'     with the built-in demo model
+
+The APIs: /v1/chat/completions, /v1/completions, /v1/models; /health, /metrics, /props, /slots, /tokenize, /detokenize,
+/apply-template. Ctrl-C or SIGTERM lets running answers finish, a second one does not.";
+
+/// Which names metrics have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum MetricsStyle {
+    /// moeray_...
+    Moeray,
+    /// llamacpp:..., for dashboards made for llama-server
+    #[value(name = "llamacpp")]
+    LlamaCpp,
+}
+
+/// `moeray serve`.
+#[derive(Args, Debug)]
+#[command(after_help = EXAMPLES)]
+pub struct ServeArgs {
+    /// Which model.
+    #[command(flatten)]
+    pub model: ModelArgs,
+    /// Address to listen on; others than this computer reach only an address of the network, such as 0.0.0.0
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1")]
+    pub host: IpAddr,
+    /// Port to listen on; 0 takes a free one
+    #[arg(long, value_name = "N", default_value_t = 8080)]
+    pub port: u16,
+    /// Texts that are read and generated side by side
+    #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=4096))]
+    pub sequences: u32,
+    /// Context of each of them in tokens [default: what the model was made for, at most 4096]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub ctx: Option<u32>,
+    /// Requests that may wait; one more is refused with status 429
+    #[arg(long, value_name = "N", default_value_t = 256, value_parser = clap::value_parser!(u32).range(0..=1_000_000))]
+    pub queue: u32,
+    /// A key of which clients must send one (may be given several times; other users of this computer can see it:
+    /// --api-key-file hides it)
+    #[arg(long, value_name = "KEY")]
+    pub api_key: Vec<String>,
+    /// A file with keys, one a line
+    #[arg(long, value_name = "FILE")]
+    pub api_key_file: Option<PathBuf>,
+    /// A Jinja chat template in place of the model's
+    #[arg(long, value_name = "FILE")]
+    pub chat_template: Option<PathBuf>,
+    /// The model's name for clients [default: the file's without .gguf]
+    #[arg(long, value_name = "NAME")]
+    pub name: Option<String>,
+    /// Let web pages of this origin ask, such as https://example.com (may be given several times; * for all)
+    #[arg(long, value_name = "ORIGIN")]
+    pub cors: Vec<String>,
+    /// Names of metrics
+    #[arg(long, value_name = "STYLE", default_value = "moeray")]
+    pub metrics_style: MetricsStyle,
+    /// Seconds that running answers have when the server is told to end
+    #[arg(long, value_name = "SECONDS", default_value_t = 60)]
+    pub grace: u64,
+    /// Where to run.
+    #[command(flatten)]
+    pub place: PlaceArgs,
+    /// Sizes.
+    #[command(flatten)]
+    pub context: ContextArgs,
+}

@@ -1,0 +1,190 @@
+//! What all requests share: the model, its engine, and what the operator chose.
+
+use super::{
+    engine::{Engine, EngineOptions, Event, Job},
+    error::{ApiError, ApiResult},
+    metrics::{Metrics, Style},
+};
+use crate::{
+    error::Result,
+    session::Model,
+    tokenizer::{ChatTemplate, DateTime, Tokenizer},
+};
+use std::{
+    hash::{BuildHasher, Hasher, RandomState},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::{Duration, SystemTime},
+};
+use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
+
+/// How a server behaves.
+#[derive(Clone, Debug)]
+pub struct ServeOptions {
+    /// Size of the engine.
+    pub engine: EngineOptions,
+    /// The model's name in requests and answers.
+    pub name: String,
+    /// Keys of which clients must send one; none: everybody may ask.
+    pub keys: Vec<String>,
+    /// A chat template in place of the model's.
+    pub chat_template: Option<String>,
+    /// Web pages of these origins may ask; `*`: all.
+    pub cors: Vec<String>,
+    /// Most bytes of a request's body.
+    pub body_limit: usize,
+    /// Most open connections.
+    pub connections: usize,
+    /// Time in which a head and a body must have come.
+    pub read_timeout: Duration,
+    /// Quiet time after which a stream gets a ping.
+    pub ping: Duration,
+    /// Time that running answers have once the server is told to end.
+    pub grace: Duration,
+    /// Names of metrics.
+    pub metrics: Style,
+    /// The local time for chat templates that write a date.
+    pub now: fn() -> Option<DateTime>,
+}
+
+/// See the [module](self).
+#[derive(Debug)]
+pub struct App {
+    /// What the operator chose.
+    pub options: ServeOptions,
+    /// What is said of the model.
+    pub model: ModelFacts,
+    /// The model's, with the chat template that is used.
+    pub tokenizer: Tokenizer,
+    /// That template.
+    pub template: ChatTemplate,
+    /// What generates.
+    pub engine: Engine,
+    /// What is counted.
+    pub metrics: Arc<Metrics>,
+    /// Whether the server takes no more work.
+    pub draining: AtomicBool,
+    random: RandomState,
+    ids: AtomicU64,
+}
+
+/// What is said of the model.
+#[derive(Clone, Debug)]
+pub struct ModelFacts {
+    /// Logits a position.
+    pub vocab: usize,
+    /// The context that it was made for; 0 where it does not say.
+    pub trained_context: usize,
+    /// The architecture's name.
+    pub architecture: String,
+    /// Backend and device.
+    pub device: String,
+    /// Seconds since 1970 when it was loaded.
+    pub created: u64,
+}
+
+/// For models without a chat template: a play's form, which any text model can continue.
+const TRANSCRIPT: &str = "{% for m in messages %}{{ m.role | upper }}:\n{{ m.content }}\n\n{% endfor %}\
+                          {% if add_generation_prompt %}ASSISTANT:\n{% endif %}";
+
+impl App {
+    /// Starts the engine.
+    ///
+    /// # Errors
+    /// As [`Engine::start`]; [`crate::Error::Tokenizer`] for a chat template that does not parse.
+    pub fn new(model: &Model, options: ServeOptions) -> Result<App> {
+        let mut tokenizer = model.require_tokenizer()?.clone();
+        if let Some(source) = &options.chat_template {
+            tokenizer = tokenizer.with_chat_template(source.as_str());
+        }
+        let template = match tokenizer.chat_template()? {
+            Some(template) => template.clone(),
+            None => {
+                tracing::warn!("the model has no chat template: conversations are written like a play");
+                ChatTemplate::new(TRANSCRIPT, "", "")?
+            }
+        };
+        let metrics = Arc::new(Metrics::default());
+        let engine = Engine::start(model, options.engine, metrics.clone())?;
+        let facts = ModelFacts {
+            vocab: model.vocab(),
+            trained_context: model.hyper().context,
+            architecture: model.definition().arch.clone(),
+            device: model.describe(),
+            created: now(),
+        };
+        Ok(App {
+            options,
+            model: facts,
+            tokenizer,
+            template,
+            engine,
+            metrics,
+            draining: AtomicBool::new(false),
+            random: RandomState::new(),
+            ids: AtomicU64::new(0),
+        })
+    }
+
+    /// Whether a request's model is this one.
+    ///
+    /// # Errors
+    /// 404 for another name.
+    pub fn check_model(&self, name: &str) -> ApiResult<()> {
+        if name == self.options.name { Ok(()) } else { Err(ApiError::no_model(name)) }
+    }
+
+    /// The bytes of a token; of a vocabulary in which they depend on its neighbours, those that it has alone.
+    pub fn token_bytes(&self, id: u32) -> Vec<u8> {
+        match self.tokenizer.token_bytes(id) {
+            Ok(Some(bytes)) => bytes,
+            Ok(None) | Err(_) => self.tokenizer.decode_with(&[id], true).into_bytes(),
+        }
+    }
+
+    /// An id that no other answer has, with this beginning.
+    pub fn id(&self, beginning: &str) -> String {
+        format!("{beginning}{:016x}{:08x}", self.random_word(), self.ids.load(Ordering::Relaxed) & 0xffff_ffff)
+    }
+
+    /// A word that cannot be foreseen.
+    pub fn random_word(&self) -> u64 {
+        let mut hasher = self.random.build_hasher();
+        hasher.write_u64(self.ids.fetch_add(1, Ordering::Relaxed));
+        hasher.finish()
+    }
+
+    /// Queues jobs, which `make` makes with where their events go.
+    ///
+    /// # Errors
+    /// 429 where the queue is full, 503 while the server ends.
+    pub fn submit(
+        &self,
+        make: impl FnOnce(tokio::sync::mpsc::UnboundedSender<(usize, Event)>) -> Vec<Job>,
+    ) -> ApiResult<UnboundedReceiver<(usize, Event)>> {
+        let (to, events) = unbounded_channel();
+        self.engine.submit(make(to))?;
+        Ok(events)
+    }
+
+    /// Whether answers can be given.
+    pub fn is_healthy(&self) -> bool {
+        self.engine.is_alive() && !self.draining.load(Ordering::Relaxed)
+    }
+}
+
+/// Seconds since 1970.
+pub fn now() -> u64 {
+    SystemTime::UNIX_EPOCH.elapsed().map_or(0, |t| t.as_secs())
+}
+
+/// Who asks.
+#[derive(Clone, Debug)]
+pub struct Client {
+    /// The same for all requests of one client.
+    pub id: u64,
+    /// When the request came.
+    pub arrived: std::time::Instant,
+}

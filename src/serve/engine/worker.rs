@@ -1,0 +1,363 @@
+//! The engine's thread: takes jobs in, lays out steps, hands results out.
+
+use super::{
+    EngineOptions, Shared,
+    active::Active,
+    job::{Event, Job},
+    layout::lay_out,
+    placing::{Place, Placing, place},
+    slot::Slot,
+};
+use crate::{
+    backend::runner::{Budget, Runner, Status, Step},
+    error::{Error, Result},
+    generate::FinishReason,
+    sampler::Chooser,
+    serve::schedule::{Fairness, Limits, Need, Pace, Share, Waiting},
+    session::Model,
+    tokenizer::Tokenizer,
+};
+use std::{
+    collections::VecDeque,
+    sync::{Arc, PoisonError, mpsc},
+    time::Instant,
+};
+
+/// Steps that are expected to take longer are done in slices of so many microseconds, between which clients are looked after.
+const SLICE: u64 = 25_000;
+/// How many times longer a step may get by rows of prompts than it takes for generating alone.
+const STRETCH: f64 = 1.9;
+/// Microseconds that a step may always take.
+const LEAST_STEP: f64 = 8_000.0;
+
+/// See the [module](self).
+pub struct Worker {
+    model: Model,
+    tokenizer: Option<Tokenizer>,
+    runner: Runner,
+    options: EngineOptions,
+    shared: Arc<Shared>,
+    inbox: mpsc::Receiver<Vec<Job>>,
+    waiting: VecDeque<Job>,
+    slots: Vec<Slot>,
+    /// Whether the model has recurrent states.
+    recurrent: bool,
+    fairness: Fairness,
+    pace: Pace,
+    chooser: Chooser,
+    clock: u64,
+}
+
+impl Worker {
+    pub fn new(
+        model: Model,
+        runner: Runner,
+        options: EngineOptions,
+        shared: Arc<Shared>,
+        inbox: mpsc::Receiver<Vec<Job>>,
+    ) -> Self {
+        let slots = std::iter::repeat_with(Slot::default).take(options.runner.sequences).collect();
+        Worker {
+            tokenizer: model.tokenizer().cloned(),
+            recurrent: !model.definition().program.graph.states.is_empty(),
+            model,
+            runner,
+            options,
+            shared,
+            inbox,
+            waiting: VecDeque::new(),
+            slots,
+            fairness: Fairness::default(),
+            pace: Pace::default(),
+            chooser: Chooser::default(),
+            clock: 0,
+        }
+    }
+
+    /// Works until nobody can send jobs any more and all are done.
+    pub fn run(&mut self) {
+        while self.take_in() {
+            self.drop_abandoned();
+            self.admit();
+            if let Err(e) = self.step() {
+                if !self.start_again(&e) {
+                    return;
+                }
+            }
+            self.publish();
+        }
+    }
+
+    fn is_busy(&self) -> bool {
+        self.slots.iter().any(|s| s.active.is_some())
+    }
+
+    /// Takes jobs from the inbox; waits for them where there is nothing to do. `false`: there will be none.
+    fn take_in(&mut self) -> bool {
+        if !self.is_busy() && self.waiting.is_empty() {
+            match self.inbox.recv() {
+                Ok(jobs) => self.waiting.extend(jobs),
+                Err(mpsc::RecvError) => return false,
+            }
+        }
+        while let Ok(jobs) = self.inbox.try_recv() {
+            self.waiting.extend(jobs);
+        }
+        true
+    }
+
+    /// Lets go of jobs whose clients are gone.
+    fn drop_abandoned(&mut self) {
+        let metrics = &self.shared.metrics;
+        self.waiting.retain(|job| {
+            let gone = job.is_abandoned();
+            if gone {
+                metrics.finished(FinishReason::Cancelled, job.arrived.elapsed().as_secs_f64());
+            }
+            !gone
+        });
+        for slot in &mut self.slots {
+            if let Some(active) = slot.active.take_if(|a| a.job.is_abandoned()) {
+                metrics.finished(FinishReason::Cancelled, active.job.arrived.elapsed().as_secs_f64());
+            }
+        }
+    }
+
+    /// Gives sequences to waiting jobs: to those first whose clients have the fewest, in the order in which they came.
+    fn admit(&mut self) {
+        let mut held = vec![false; self.waiting.len()];
+        loop {
+            let running = |client: u64| {
+                self.slots.iter().filter(|s| s.active.as_ref().is_some_and(|a| a.job.client == client)).count()
+            };
+            let next = (0..self.waiting.len()).filter(|i| !held[*i]).min_by_key(|i| running(self.waiting[*i].client));
+            let Some(next) = next else { return };
+            if self.slots.iter().all(|s| s.active.is_some()) {
+                return;
+            }
+            let places: Vec<Place<'_>> = self.slots.iter().map(Slot::place).collect();
+            let prompt = self.waiting[next].prompt.clone();
+            let resume = |s: usize, n: usize| self.runner.resume_at(s, n).max(self.slots[s].checkpoint_before(n));
+            match place(&places, &prompt, resume) {
+                Placing::Wait => held[next] = true,
+                Placing::Take { sequence, from, keep } => {
+                    let Some(job) = self.waiting.remove(next) else { return };
+                    held.remove(next);
+                    self.start(job, sequence, from, keep);
+                }
+            }
+        }
+    }
+
+    /// Gives a job its sequence.
+    fn start(&mut self, job: Job, sequence: usize, from: usize, keep: usize) {
+        self.clock += 1;
+        let keep = if job.prompt_logprobs { 0 } else { keep };
+        // A copy that fails costs time, nothing else.
+        let keep = self.put(sequence, from, keep).map_or_else(
+            |e| {
+                tracing::warn!("a prefix could not be used again: {e}");
+                0
+            },
+            |()| keep,
+        );
+        let text = self.slots[from].text[..keep].to_vec();
+        let checkpoints = self.slots[from].checkpoints(keep);
+        self.slots[from].used = self.clock;
+        self.slots[sequence].replace(text, checkpoints);
+        self.runner.truncate(sequence, keep);
+        self.slots[sequence].used = self.clock;
+        let metrics = &self.shared.metrics;
+        metrics.queue.observe(job.arrived.elapsed().as_secs_f64());
+        let Some(tokenizer) = &self.tokenizer else {
+            metrics.finished(FinishReason::Failed, 0.0);
+            return job.send(Event::Failed(Error::Tokenizer("this model has no tokenizer".into())));
+        };
+        if self.recurrent {
+            self.slots[sequence].set_borders(&job.prompt, |id| tokenizer.is_special(id));
+        }
+        let active = Active::new(job, tokenizer, keep);
+        metrics.prompt(active.job.prompt.len(), keep);
+        active.job.send(Event::Started { cached: keep });
+        let set = self.runner.set_sampler(sequence, &active.sampling());
+        match set {
+            Ok(_) => self.slots[sequence].active = Some(active),
+            Err(e) => active.fail(e, metrics),
+        }
+    }
+
+    /// Brings a sequence to hold the first `keep` tokens of another one, or of its own.
+    fn put(&mut self, sequence: usize, from: usize, keep: usize) -> Result<()> {
+        let known = self.runner.resume_at(from, keep) == keep;
+        let states = if known { None } else { self.slots[from].checkpoint(keep) };
+        if from != sequence {
+            return match states {
+                None => self.runner.fork(from, sequence, keep),
+                Some(states) => self.runner.fork_with_states(from, sequence, keep, &states),
+            };
+        }
+        match states {
+            None => Ok(()),
+            Some(states) => self.runner.put_states(sequence, keep, &states),
+        }
+    }
+
+    /// Keeps copies of recurrent states where they may be wanted again.
+    fn checkpoint(&mut self, shares: &[Share]) {
+        for share in shares {
+            if !self.slots[share.sequence].wants_checkpoint() {
+                continue;
+            }
+            match self.runner.copy_of_states(share.sequence) {
+                Ok(Some(states)) => self.slots[share.sequence].keep(states),
+                Ok(None) => {}
+                Err(e) => tracing::warn!("recurrent states could not be kept: {e}"),
+            }
+        }
+    }
+
+    /// One step of rows, where there are any.
+    fn step(&mut self) -> Result<()> {
+        let waiting: Vec<Waiting> =
+            self.slots.iter().enumerate().filter_map(|(i, s)| s.waiting(i, self.recurrent)).collect();
+        if waiting.is_empty() {
+            return Ok(());
+        }
+        let generating = waiting.iter().filter(|w| w.need == Need::Next).count();
+        let limits = self.limits(generating);
+        let shares = self.fairness.schedule(&waiting, limits);
+        let prompt_rows = shares.iter().map(|s| s.rows).sum::<usize>() - generating.min(shares.len());
+        let laid_out = lay_out(&mut self.slots, &shares, &self.shared.metrics);
+        let Some(layout) = laid_out else { return Ok(()) };
+        let begin = Instant::now();
+        self.runner.begin(&Step { rows: &layout.rows, masks: &layout.masks(), ..Step::default() })?;
+        if !self.finish_step(&shares, generating, prompt_rows)? {
+            return Ok(());
+        }
+        let seconds = begin.elapsed().as_secs_f64();
+        self.pace.learn(generating, prompt_rows, 1e6 * seconds);
+        self.shared.metrics.step(seconds, generating, prompt_rows);
+        self.take_results(&shares);
+        if self.recurrent {
+            self.checkpoint(&shares);
+        }
+        Ok(())
+    }
+
+    /// What the next step may take beside so many sequences that generate.
+    fn limits(&self, generating: usize) -> Limits {
+        let rows = self.options.runner.ubatch;
+        let micros = match self.pace.predict(generating, 0) {
+            Some(alone) if generating > 0 => (STRETCH * alone).max(LEAST_STEP),
+            _ => self.options.step_micros as f64,
+        };
+        let most = rows.saturating_sub(generating);
+        Limits { rows, prompt_rows: self.pace.prompt_rows(generating, micros, most) }
+    }
+
+    /// Polls until the step is done; `false` where all of its clients went away meanwhile.
+    fn finish_step(&mut self, shares: &[Share], generating: usize, prompt_rows: usize) -> Result<bool> {
+        let expected = self.pace.predict(generating, prompt_rows);
+        let short = expected.is_some_and(|t| t < 2.0 * SLICE as f64);
+        let budget = if short { Budget::UNLIMITED } else { Budget::micros(SLICE) };
+        loop {
+            match self.runner.poll(budget)? {
+                Status::Done => return Ok(true),
+                Status::Idle => return Err(Error::Invalid("the runner dropped a step".into())),
+                Status::Waiting => self.runner.wait()?,
+                Status::Pending => {
+                    let gone = |s: &Share| {
+                        let active = &self.slots[s.sequence].active;
+                        active.as_ref().is_none_or(|a| a.job.is_abandoned())
+                    };
+                    if shares.iter().all(gone) {
+                        self.runner.cancel();
+                        return Ok(false);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Hands the results of a step to its jobs.
+    fn take_results(&mut self, shares: &[Share]) {
+        let ctx = self.options.runner.ctx;
+        let cols = self.model.vocab();
+        let results = self.runner.results();
+        let logits = results.outputs.get(self.model.logits_output()).map_or(&[][..], |o| &o.f32);
+        let mut logits = logits.chunks_exact(cols.max(1));
+        let mut tokens = results.tokens.iter();
+        for share in shares {
+            let slot = &mut self.slots[share.sequence];
+            let Some(mut active) = slot.active.take() else { continue };
+            let reading = active.unread() > 0;
+            let first = slot.text.len();
+            if reading {
+                slot.text.extend_from_slice(&active.job.prompt[active.fed..active.fed + share.rows]);
+                active.fed += share.rows;
+            } else {
+                slot.text.push(active.last);
+            }
+            let prompt_logits = active.job.prompt_logprobs && reading;
+            let ends = active.unread() == 0;
+            let mut last = None;
+            if prompt_logits {
+                for position in first..slot.text.len() {
+                    last = logits.next();
+                    last.into_iter().for_each(|row| active.take_prompt_logits(position, row));
+                }
+            } else if ends && active.on_host {
+                last = logits.next();
+            }
+            if !ends {
+                slot.active = Some(active);
+                continue;
+            }
+            let chosen = match active.on_host || prompt_logits {
+                true => active.choose(&mut self.chooser, last.unwrap_or_default()),
+                false => active.chosen(tokens.next()).map(|id| (id, None)),
+            };
+            let metrics = &self.shared.metrics;
+            match chosen.and_then(|c| active.take(c, (slot.text.len(), ctx), metrics)) {
+                Ok(None) => slot.active = Some(active),
+                Ok(Some(reason)) => active.finish(reason, metrics),
+                Err(e) => active.fail(e, metrics),
+            }
+        }
+    }
+
+    /// After an error of the device: all jobs of the step fail, and a new runner is made. `false` where there is none.
+    fn start_again(&mut self, e: &Error) -> bool {
+        tracing::error!("a step failed: {e}");
+        self.runner.cancel();
+        let metrics = &self.shared.metrics;
+        for slot in &mut self.slots {
+            slot.replace(vec![], vec![]);
+            slot.active.take().into_iter().for_each(|a| a.fail(Error::Device(e.to_string()), metrics));
+        }
+        match self.model.loaded().runner(self.options.runner) {
+            Ok(runner) => {
+                self.runner = runner;
+                true
+            }
+            Err(e) => {
+                tracing::error!("no new runner: {e}");
+                for job in self.waiting.drain(..) {
+                    metrics.finished(FinishReason::Failed, job.arrived.elapsed().as_secs_f64());
+                    job.send(Event::Failed(Error::Device(e.to_string())));
+                }
+                false
+            }
+        }
+    }
+
+    /// Shows what the sequences do.
+    fn publish(&self) {
+        let mut status = self.shared.status.lock().unwrap_or_else(PoisonError::into_inner);
+        status.slots.iter_mut().zip(&self.slots).for_each(|(to, slot)| *to = slot.status());
+        let running = status.slots.iter().filter(|s| s.busy).count();
+        let tokens = status.slots.iter().map(|s| s.tokens).sum();
+        let capacity = self.slots.len() * self.options.runner.ctx;
+        self.shared.metrics.state(running, tokens, capacity);
+    }
+}

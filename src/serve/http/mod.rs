@@ -1,0 +1,10 @@
+//! HTTP at the edge: connections and their limits, routes, keys, origins.
+
+mod body;
+mod gate;
+mod read;
+mod routes;
+mod server;
+
+pub use body::{AnswerBody, EventBody, Writer};
+pub use server::run;

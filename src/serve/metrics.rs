@@ -1,0 +1,252 @@
+//! Counters, gauges and histograms, and their text in the format of Prometheus
+//! ([exposition format 0.0.4](https://prometheus.io/docs/instrumenting/exposition_formats/)).
+//!
+//! All of it is atomic numbers: whoever reads `/metrics` waits for nobody.
+
+use crate::generate::FinishReason;
+use std::{
+    fmt::Write as _,
+    sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
+};
+
+/// Upper bounds of a histogram of seconds, from half a millisecond to minutes.
+const SECONDS: [f64; 17] =
+    [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0];
+
+/// A histogram of seconds.
+#[derive(Debug, Default)]
+pub struct Histogram {
+    /// Of each bound, and of what is beyond the last.
+    counts: [AtomicU64; SECONDS.len() + 1],
+    /// Nanoseconds.
+    sum: AtomicU64,
+}
+
+impl Histogram {
+    /// Takes in a time.
+    pub fn observe(&self, seconds: f64) {
+        let seconds = seconds.max(0.0);
+        let at = SECONDS.partition_point(|bound| *bound < seconds);
+        self.counts[at].fetch_add(1, Relaxed);
+        self.sum.fetch_add((seconds * 1e9) as u64, Relaxed);
+    }
+
+    fn count(&self) -> u64 {
+        self.counts.iter().map(|c| c.load(Relaxed)).sum()
+    }
+
+    fn seconds(&self) -> f64 {
+        self.sum.load(Relaxed) as f64 / 1e9
+    }
+}
+
+/// How jobs end, as the label `outcome` says.
+const OUTCOMES: [&str; 5] = ["stop", "length", "client_disconnected", "error", "refused"];
+
+/// Which names the metrics have.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Style {
+    /// `moeray_…`.
+    #[default]
+    Moeray,
+    /// The names of llama-server, for dashboards made for it: `llamacpp:…`.
+    LlamaCpp,
+}
+
+/// What a server counts.
+#[derive(Debug, Default)]
+pub struct Metrics {
+    jobs: AtomicUsize,
+    running: AtomicUsize,
+    cache_tokens: AtomicUsize,
+    cache_capacity: AtomicUsize,
+    prompt_tokens: AtomicU64,
+    cached_tokens: AtomicU64,
+    generated_tokens: AtomicU64,
+    prefix_queries: AtomicU64,
+    prefix_hits: AtomicU64,
+    steps: AtomicU64,
+    rows: [AtomicU64; 2],
+    busy_nanos: [AtomicU64; 2],
+    outcomes: [AtomicU64; OUTCOMES.len()],
+    /// From a request to its first token.
+    pub first_token: Histogram,
+    /// Between two tokens of an answer.
+    pub inter_token: Histogram,
+    /// From a request to its end.
+    pub request: Histogram,
+    /// From a request to its sequence.
+    pub queue: Histogram,
+    /// Of a step.
+    pub step: Histogram,
+}
+
+impl Metrics {
+    /// Jobs that wait or run.
+    pub fn jobs(&self) -> usize {
+        self.jobs.load(Relaxed)
+    }
+
+    /// Jobs came.
+    pub fn submitted(&self, n: usize) {
+        self.jobs.fetch_add(n, Relaxed);
+    }
+
+    /// Jobs went without a word.
+    pub fn ended(&self, n: usize) {
+        self.jobs.fetch_sub(n, Relaxed);
+    }
+
+    /// A request was not taken.
+    pub fn refused(&self) {
+        self.outcomes[4].fetch_add(1, Relaxed);
+    }
+
+    /// A job ended, so many seconds after its request.
+    pub fn finished(&self, reason: FinishReason, seconds: f64) {
+        let outcome = match reason {
+            FinishReason::EndOfText(_) | FinishReason::StopString(_) | FinishReason::StopToken(_) => 0,
+            FinishReason::MaxTokens | FinishReason::ContextFull => 1,
+            FinishReason::Cancelled => 2,
+            FinishReason::Failed => 3,
+        };
+        self.outcomes[outcome].fetch_add(1, Relaxed);
+        self.request.observe(seconds);
+        self.ended(1);
+    }
+
+    /// A job begins: tokens of its prompt, and how many of them are there already.
+    pub fn prompt(&self, tokens: usize, cached: usize) {
+        self.prompt_tokens.fetch_add(tokens as u64, Relaxed);
+        self.cached_tokens.fetch_add(cached as u64, Relaxed);
+        self.prefix_queries.fetch_add(1, Relaxed);
+        self.prefix_hits.fetch_add(u64::from(cached > 0), Relaxed);
+    }
+
+    /// Tokens were generated.
+    pub fn generated(&self, n: u64) {
+        self.generated_tokens.fetch_add(n, Relaxed);
+    }
+
+    /// A step was done.
+    pub fn step(&self, seconds: f64, generating: usize, prompt: usize) {
+        self.step.observe(seconds);
+        self.steps.fetch_add(1, Relaxed);
+        let rows = (generating + prompt).max(1) as f64;
+        for (i, n) in [generating, prompt].into_iter().enumerate() {
+            self.rows[i].fetch_add(n as u64, Relaxed);
+            self.busy_nanos[i].fetch_add((1e9 * seconds * n as f64 / rows) as u64, Relaxed);
+        }
+    }
+
+    /// What the sequences hold.
+    pub fn state(&self, running: usize, tokens: usize, capacity: usize) {
+        self.running.store(running, Relaxed);
+        self.cache_tokens.store(tokens, Relaxed);
+        self.cache_capacity.store(capacity, Relaxed);
+    }
+
+    /// Seconds after which there may be room in the queue.
+    pub fn wait_estimate(&self, sequences: usize) -> u64 {
+        let mean = self.request.seconds() / self.request.count().max(1) as f64;
+        let waiting = self.jobs().saturating_sub(sequences).max(1);
+        (mean * waiting as f64 / sequences.max(1) as f64).ceil().clamp(1.0, 60.0) as u64
+    }
+
+    /// The text of all metrics.
+    pub fn text(&self, style: Style) -> String {
+        let mut out = Text { out: String::new(), style };
+        let (running, jobs) = (self.running.load(Relaxed), self.jobs());
+        let of = |n: &AtomicU64| n.load(Relaxed) as f64;
+        let seconds = |n: &AtomicU64| of(n) / 1e9;
+        out.gauge("requests_running", "requests_processing", "Texts that are being read or generated", running as f64);
+        let waiting = jobs.saturating_sub(running) as f64;
+        out.gauge("requests_waiting", "requests_deferred", "Texts that wait for a sequence", waiting);
+        out.counter("prompt_tokens_total", "", "Tokens of prompts, cached ones included", of(&self.prompt_tokens));
+        out.counter("prompt_tokens_cached_total", "", "Tokens of prompts that were cached", of(&self.cached_tokens));
+        let read = self.rows[1].load(Relaxed) as f64;
+        out.counter("prefill_tokens_total", "prompt_tokens_total", "Tokens of prompts that were read", read);
+        let name = "tokens_predicted_total";
+        out.counter("generated_tokens_total", name, "Tokens that were generated", of(&self.generated_tokens));
+        let (help, name) = ("Seconds of steps that went to prompts", "prompt_seconds_total");
+        out.counter("prefill_seconds_total", name, help, seconds(&self.busy_nanos[1]));
+        let (help, name) = ("Seconds of steps that went to generating", "tokens_predicted_seconds_total");
+        out.counter("decode_seconds_total", name, help, seconds(&self.busy_nanos[0]));
+        out.counter("steps_total", "n_decode_total", "Steps of the engine", of(&self.steps));
+        let per_step = of(&self.rows[0]) / of(&self.steps).max(1.0);
+        out.gauge(
+            "decode_rows_per_step",
+            "n_busy_slots_per_decode",
+            "Sequences that generate in a step, mean",
+            per_step,
+        );
+        out.counter("prefix_cache_queries_total", "", "Prompts looked up in the cache", of(&self.prefix_queries));
+        out.counter("prefix_cache_hits_total", "", "Prompts of which a beginning was cached", of(&self.prefix_hits));
+        let (tokens, capacity) = (self.cache_tokens.load(Relaxed) as f64, self.cache_capacity.load(Relaxed) as f64);
+        out.gauge("kv_cache_tokens", "kv_cache_tokens", "Tokens in the KV caches of all sequences", tokens);
+        let ratio = tokens / capacity.max(1.0);
+        out.gauge("kv_cache_usage_ratio", "kv_cache_usage_ratio", "Part of the KV caches that holds tokens", ratio);
+        out.outcomes(&self.outcomes);
+        let histograms = [
+            ("time_to_first_token_seconds", "From a request to its first token", &self.first_token),
+            ("inter_token_latency_seconds", "Between two tokens of an answer", &self.inter_token),
+            ("request_duration_seconds", "From a request to its end", &self.request),
+            ("queue_time_seconds", "From a request to its sequence", &self.queue),
+            ("step_seconds", "Of a step of the engine", &self.step),
+        ];
+        for (name, help, h) in histograms {
+            out.histogram(name, help, h);
+        }
+        out.out
+    }
+}
+
+struct Text {
+    out: String,
+    style: Style,
+}
+
+impl Text {
+    /// Writes HELP and TYPE; gives the name. An empty name of llama.cpp: it has no such metric, and ours goes beside its own.
+    fn head(&mut self, name: &str, llama: &str, help: &str, kind: &str) -> String {
+        let name = match self.style {
+            Style::Moeray => format!("moeray_{name}"),
+            Style::LlamaCpp if llama.is_empty() => format!("llamacpp:moeray_{name}"),
+            Style::LlamaCpp => format!("llamacpp:{llama}"),
+        };
+        // Writing to a string cannot fail.
+        let _ = writeln!(self.out, "# HELP {name} {help}.\n# TYPE {name} {kind}");
+        name
+    }
+
+    fn counter(&mut self, name: &str, llama: &str, help: &str, value: f64) {
+        let name = self.head(name, llama, help, "counter");
+        let _ = writeln!(self.out, "{name} {value}");
+    }
+
+    fn gauge(&mut self, name: &str, llama: &str, help: &str, value: f64) {
+        let name = self.head(name, llama, help, "gauge");
+        let _ = writeln!(self.out, "{name} {value}");
+    }
+
+    fn outcomes(&mut self, outcomes: &[AtomicU64]) {
+        let name = self.head("requests_total", "", "Texts by how they ended", "counter");
+        for (outcome, n) in OUTCOMES.iter().zip(outcomes) {
+            let _ = writeln!(self.out, "{name}{{outcome=\"{outcome}\"}} {}", n.load(Relaxed));
+        }
+    }
+
+    fn histogram(&mut self, name: &str, help: &str, h: &Histogram) {
+        let name = self.head(name, "", help, "histogram");
+        // One reading of every number, so that the sums agree with each other.
+        let counts: Vec<u64> = h.counts.iter().map(|c| c.load(Relaxed)).collect();
+        let mut sum = 0;
+        for (bound, n) in SECONDS.iter().zip(&counts) {
+            sum += n;
+            let _ = writeln!(self.out, "{name}_bucket{{le=\"{bound}\"}} {sum}");
+        }
+        let all: u64 = counts.iter().sum();
+        let _ = writeln!(self.out, "{name}_bucket{{le=\"+Inf\"}} {all}");
+        let _ = writeln!(self.out, "{name}_sum {}\n{name}_count {all}", h.seconds());
+    }
+}

@@ -1,0 +1,11 @@
+//! The server: its scheduler, its engine, and what clients get over HTTP.
+
+#[cfg(feature = "demo-model")]
+mod apis;
+#[cfg(feature = "demo-model")]
+mod client;
+#[cfg(feature = "demo-model")]
+mod load;
+#[cfg(feature = "demo-model")]
+mod openapi;
+mod schedule;
