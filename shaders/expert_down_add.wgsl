@@ -5,11 +5,12 @@
 //
 // With a shared expert (the linked `down/*.wgsl`), its product with the end of the row of h comes last, times sigmoid(g).
 //
-// A workgroup takes WG/LANES * ROWS rows of the matrix and one token; each invocation loops over the k experts in slot
-// order and adds into the same registers, so that h never goes through memory a second time. LANES invocations share a
-// row (lane l takes groups l, l + LANES, ...); with LANES = 1 there is no barrier. Products and sums are in f32.
+// A workgroup takes WG/LANES/SLOTS * ROWS rows of the matrix and one token. Its teams of LANES invocations take SLOTS experts side by
+// side, each one and the SLOTS-th after it and so on, into the same registers, so that h never goes through memory a second
+// time. LANES invocations share a row (lane l takes groups l, l + LANES, ...); with LANES = 1 there is no barrier. Products and
+// sums are in f32.
 //
-// Grid: x = ceil(H / (WG/LANES * ROWS)), y = T.
+// Grid: x = ceil(H / (WG/LANES/SLOTS * ROWS)), y = T.
 
 @group(0) @binding(2) var<storage, read> x: array<vec4<f32>>;       // h: [T, k*I]
 @group(0) @binding(3) var<storage, read> w_data: array<vec4<u32>>;  // rows row0 .. row0 + rows of [E*H, I]
@@ -20,6 +21,9 @@
 
 // Partial sums, one more a row than needed: lanes that add up neighbouring rows then read different banks.
 var<workgroup> partials: array<f32, ROWS * TEAMS * (LANES + 1u)>;
+
+// Teams of a slot: a row of the matrix is that of SLOTS teams.
+const ROW_TEAMS: u32 = TEAMS / SLOTS;
 
 struct Products {
     sums: array<f32, ROWS * COLS>,
@@ -41,14 +45,15 @@ fn store(t: u32, n: u32, sum: f32) {
     y[at] = v;
 }
 
-// An invocation's share of the weighted products of its rows, TEAMS apart from `first` on, with token t's h.
-fn own_sums(t: u32, first: u32, lane: u32) -> array<f32, ROWS> {
+// An invocation's share of the weighted products of its rows, ROW_TEAMS apart from `first` on, with token t's h: of the slots
+// from `own` on, SLOTS apart.
+fn own_sums(t: u32, first: u32, own: u32, lane: u32) -> array<f32, ROWS> {
     let n = p.rows * p.groups;
     let slots = select(0u, p.used, t < frame.tokens);
     var acc: array<f32, ROWS>;
     var x_start: array<u32, COLS>;
     var w_base: array<u32, ROWS>;
-    for (var slot = 0u; slot < slots; slot++) {
+    for (var slot = own; slot < slots; slot += SLOTS) {
         let expert = ids[p.ids_offset + t * p.ids_stride + slot];
         let weight = weights[p.weights_offset + t * p.weights_stride + slot];
         x_start[0] = (p.x_offset + t * p.x_stride + slot * p.cols) / 4u;
@@ -56,7 +61,7 @@ fn own_sums(t: u32, first: u32, lane: u32) -> array<f32, ROWS> {
         var wanted = false;
         var factor: array<f32, ROWS>;
         for (var r = 0u; r < ROWS; r++) { // unroll
-            let i = first + r * TEAMS;
+            let i = first + r * ROW_TEAMS;
             let row = expert * p.out + i - p.row0;
             let here = i < p.out && row < p.rows;
             wanted = wanted || here;
@@ -66,7 +71,7 @@ fn own_sums(t: u32, first: u32, lane: u32) -> array<f32, ROWS> {
         let found = w_products_to_COLS(1u, w_base, x_start, select(0u, p.cols, wanted), lane, n);
         if (lane == 0u) {
             for (var r = 0u; r < ROWS; r++) { // unroll
-                acc[r] += factor[r] * slot_bias(expert, first + r * TEAMS);
+                acc[r] += factor[r] * slot_bias(expert, first + r * ROW_TEAMS);
             }
         }
         for (var r = 0u; r < ROWS; r++) { // unroll
@@ -76,9 +81,10 @@ fn own_sums(t: u32, first: u32, lane: u32) -> array<f32, ROWS> {
     if (SHARED == 1u) { // static
         x_start[0] = (p.x_offset + t * p.x_stride + p.used * p.cols) / 4u;
         for (var r = 0u; r < ROWS; r++) { // unroll
-            w_base[r] = min(first + r * TEAMS, p.out - 1u) * p.shared_groups;
+            w_base[r] = min(first + r * ROW_TEAMS, p.out - 1u) * p.shared_groups;
         }
-        let cols = select(0u, p.shared_cols, first < p.out && slots > 0u);
+        // The last team of each row, which has fewest experts of a token.
+        let cols = select(0u, p.shared_cols, first < p.out && slots > 0u && own == SLOTS - 1u);
         let found = shared_products_to_COLS(1u, w_base, x_start, cols, lane, p.out * p.shared_groups);
         let factor = shared_factor(t);
         for (var r = 0u; r < ROWS; r++) { // unroll
@@ -105,21 +111,30 @@ fn main(who: Ids) {
     let t = who.wg.y;
     let lane = lane_of(lid);
     let team = lid / LANES;
-    let first = who.wg.x * (TEAMS * ROWS) + team;
-    let sums = own_sums(t, first, lane);
+    let first = who.wg.x * (ROW_TEAMS * ROWS) + team % ROW_TEAMS;
+    let sums = own_sums(t, first, team / ROW_TEAMS, lane);
     if (LANES == 1u) { // static
         for (var r = 0u; r < ROWS; r++) { // unroll
-            store(t, first + r * TEAMS, sums[r]);
+            store(t, first + r * ROW_TEAMS, sums[r]);
         }
     } else {
         leave_partials(sums, team, lane, who);
         workgroupBarrier();
+        // First the lanes of each team, then the teams of each row.
         for (var o = lid; o < ROWS * TEAMS; o += WG) {
             var sum = 0.0;
             for (var l = 0u; l < LANES / folded_by(who); l++) {
                 sum += partials[o * (LANES + 1u) + l];
             }
-            store(t, who.wg.x * (TEAMS * ROWS) + o, sum);
+            partials[o * (LANES + 1u)] = sum;
+        }
+        workgroupBarrier();
+        for (var o = lid; o < ROWS * ROW_TEAMS; o += WG) {
+            var sum = 0.0;
+            for (var s = 0u; s < SLOTS; s++) {
+                sum += partials[(o / ROW_TEAMS * TEAMS + s * ROW_TEAMS + o % ROW_TEAMS) * (LANES + 1u)];
+            }
+            store(t, who.wg.x * (ROW_TEAMS * ROWS) + o, sum);
         }
     }
 }

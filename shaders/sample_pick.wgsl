@@ -55,22 +55,61 @@ var<workgroup> random: u32;
 var<private> keys_at: u32;
 var<private> maxima_at: u32;
 
-// The k best tokens, k at most WG, to the list; then the filters and the draw in it.
-fn pick_from_list(lid: u32) {
+// Up to three searches, one behind the other, each of which cuts the set behind what it finds; the last one finds the draw. With a
+// list: the groups that can hold the k best tokens, then these tokens. Without: the k best tokens, those that top-p keeps, the draw.
+// All go through the same code, for compilers write out whatever is called.
+fn search(lid: u32, by_list: bool) {
+    var lists = by_list;
     let sequence = workgroupUniformLoad(&own);
     let top_k = settings[sequence].top_k;
     let top_p = settings[sequence].top_p;
-    aim_for_count(lid, top_k);
-    descend(lid, GROUPS, p.groups, COUNT);
-    cut_here(lid);
-    let groups = list(lid, GROUPS, p.groups);
-    if (lid == 0u) {
-        cut = vec2<u32>(0u);
+    let by_id = settings[sequence].by_id != 0u;
+    var listed = 0u;
+    for (var turn = 0u; turn < 3u; turn++) {
+        var kind = TOKENS;
+        var n = p.vocab;
+        var mode = turn;
+        var wanted = turn == 2u || (turn == 0u && top_k != 0u && top_k < p.vocab) || (turn == 1u && top_p != 0u);
+        if (lists) {
+            kind = turn + 1u;
+            n = select(listed * SAMPLE_GROUP, p.groups, turn == 0u);
+            mode = COUNT;
+            wanted = turn < 2u;
+        }
+        if (wanted) {
+            if (mode == COUNT) {
+                aim_for_count(lid, top_k);
+            } else {
+                aim_at(lid, set_sum(lid, mode), select(random, top_p, mode == MASS));
+                if (mode == MASS) {
+                    reach_aim(lid);
+                }
+            }
+            descend(lid, kind, n, mode, by_id && turn == 2u);
+            if (turn < 2u) {
+                cut_here(lid);
+            }
+            if (lists) {
+                listed = list(lid, kind, n);
+                if (turn == 0u) {
+                    if (lid == 0u) {
+                        cut = vec2<u32>(0u);
+                    }
+                    workgroupBarrier();
+                }
+            }
+        }
     }
-    aim_for_count(lid, top_k);
-    descend(lid, LISTED, groups * SAMPLE_GROUP, COUNT);
-    cut_here(lid);
-    let n = list(lid, LISTED, groups * SAMPLE_GROUP);
+}
+
+// The filters and the draw among the k best tokens, which are in the list.
+fn pick_from_list(lid: u32) {
+    let sequence = workgroupUniformLoad(&own);
+    let top_p = settings[sequence].top_p;
+    if (lid == 0u) {
+        taken = min(atomicLoad(&list_length), WG);
+    }
+    let n = workgroupUniformLoad(&taken);
     if (lid < n) {
         let own = vec2<u32>(list_key[lid], list_id[lid]);
         var rank = 0u;
@@ -83,46 +122,22 @@ fn pick_from_list(lid: u32) {
     }
     workgroupBarrier();
     var kept = n;
-    if (top_p != 0u) {
-        let mass = select(vec2<u32>(0u), weight(MASS, sorted_key[lid]), lid < n);
-        aim_at(lid, mass, top_p);
-        reach_aim(lid);
-        kept = choose(lid, mass) + 1u;
+    for (var mode = MASS; mode <= HEAT; mode++) {
+        if (mode == HEAT || top_p != 0u) {
+            let value = select(vec2<u32>(0u), weight(mode, sorted_key[lid]), lid < min(n, kept));
+            aim_at(lid, value, select(random, top_p, mode == MASS));
+            if (mode == MASS) {
+                reach_aim(lid);
+            }
+            kept = choose(lid, value) + 1u;
+        }
     }
-    let heat = select(vec2<u32>(0u), weight(HEAT, sorted_key[lid]), lid < min(n, kept));
-    aim_at(lid, heat, random);
-    let rank = min(choose(lid, heat), WG - 1u);
+    let rank = min(kept - 1u, WG - 1u);
     if (lid == 0u) {
         found = vec2<u32>(sorted_key[rank], sorted_id[rank]);
         is_found = 1u;
     }
     workgroupBarrier();
-}
-
-fn pick_from_all(lid: u32) {
-    let sequence = workgroupUniformLoad(&own);
-    let top_k = settings[sequence].top_k;
-    let top_p = settings[sequence].top_p;
-    if (top_k != 0u && top_k < p.vocab) {
-        aim_for_count(lid, top_k);
-        descend(lid, TOKENS, p.vocab, COUNT);
-        cut_here(lid);
-    }
-    if (top_p != 0u) {
-        aim_at(lid, set_sum(lid, MASS), top_p);
-        reach_aim(lid);
-        descend(lid, TOKENS, p.vocab, MASS);
-        cut_here(lid);
-    }
-    aim_at(lid, set_sum(lid, HEAT), random);
-    if (settings[sequence].by_id != 0u) {
-        if (lid == 0u) {
-            is_found = 0u;
-        }
-        descend_ids(lid, TOKENS, p.vocab, HEAT, 0u);
-    } else {
-        descend(lid, TOKENS, p.vocab, HEAT);
-    }
 }
 
 @compute @workgroup_size(WG)
@@ -157,10 +172,12 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) l
     if (top != 0u && top != BROKEN) {
         if (settings[sequence].inverse_temperature == 0.0) {
             best(lid);
-        } else if (top_k != 0u && top_k <= WG && top_k < p.vocab) {
-            pick_from_list(lid);
         } else {
-            pick_from_all(lid);
+            let lists = top_k != 0u && top_k <= WG && top_k < p.vocab;
+            search(lid, lists);
+            if (lists) {
+                pick_from_list(lid);
+            }
         }
     }
     if (lid == 0u) {

@@ -273,5 +273,5 @@ fn a_flipped_sign_in_a_shader_is_seen() {
     }
     unseen.sort_unstable();
     // These write whole numbers, or move them.
-    assert_eq!(unseen, ["copy", "expert_sort", "head_ids", "kv_store", "sample_keys", "sample_pick"]);
+    assert_eq!(unseen, ["copy", "expert_sort", "head_ids", "kv_store", "probe", "sample_keys", "sample_pick"]);
 }

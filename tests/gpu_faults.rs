@@ -4,16 +4,19 @@
 use crate::{
     goldens::definition,
     plan_sizes::unmade,
-    support::{gpu, one::one, skip},
+    support::{compare, gpu, one::one, skip},
 };
 use moeray::{
     backend::{
-        Loaded,
+        Loaded, reference,
         runner::{Row, RunnerOptions, Step},
-        wgpu::{ForcedLimits, Gpu, Options, requirements},
+        wgpu::{ForcedLimits, Gpu, Options, RunOptions, requirements},
     },
     file::{Tensor, synth},
-    graph, model,
+    graph,
+    kernels::{Reduction, Tiles},
+    model,
+    ops::linear::Activations,
     plan::{self, Caps, Plan, Weights},
     quant::{DType, KvType},
     sampler::{SamplerOptions, Sampling},
@@ -170,4 +173,51 @@ fn a_sampler_that_does_not_compile_is_done_without() {
         let got = greedy(&*broken.load(program.clone(), &mut |_| Ok(())).unwrap());
         assert_eq!(got, (false, want.1.clone()), "without {kernel}");
     }
+}
+
+/// Logits of a few tokens of a small model in Q6_K, nearly all of whose scales are subnormal halves.
+fn scales_of_q6_k(loaded: &dyn Loaded) -> Vec<f32> {
+    let mut r = loaded.runner(one(8, 4, KvType::F32)).unwrap();
+    let rows: Vec<Row> = (0..3).map(|i| Row { logits: true, ..Row::fed(5 + i as u32, 0, i) }).collect();
+    r.step(&Step { rows: &rows, ..Step::default() }).unwrap().outputs[0].f32.clone()
+}
+
+/// A device whose conversion of halves drops subnormal ones is told apart when it is opened, and gets a decode that does not depend on
+/// it: its numbers are right. Imitated by shaders that drop them; without that decode the numbers are wrong.
+#[test]
+fn subnormal_halves_survive() {
+    let Some(under_test) = gpu() else { return };
+    let probed = under_test.probe().unwrap();
+    println!("{probed:?}");
+    let shape = synth::Shape::preset("tiny").unwrap().with_layers(1);
+    let format = |_: &str, dims: &[usize]| match dims[dims.len() - 1].is_multiple_of(256) {
+        true => DType::Q6K,
+        false => DType::Q8_0,
+    };
+    let synthetic = synth::Synthetic::new(&shape, 3, format).unwrap();
+    let checkpoint = synthetic.checkpoint(&mut |_, _| Ok(())).unwrap();
+    let program = model::build(&checkpoint, &model::Options::default()).unwrap().program;
+    assert!(program.weights.iter().any(|w| w.dtype() == DType::Q6K));
+    let want = scales_of_q6_k(&*reference::load_with(program.clone(), Activations::F32).unwrap());
+    let on = |flushes: bool, told: bool, reduction: Reduction| {
+        let gpu = open(|o| o.without_halves = told).unwrap();
+        assert_eq!(gpu.caps().features.flushes_halves, told || probed.flushes_halves);
+        if flushes {
+            gpu.edit_shaders(|_, text| {
+                let kept = "vec2<f32> { let v = unpack2x16float(w); return select(v, vec2<f32>(0.0), abs(v) < vec2<f32>(6.1035e-5)); }";
+                *text = text.replace("unpack2x16float(", "flushing(") + &format!("\nfn flushing(w: u32) -> {kept}\n");
+            });
+        }
+        let run = RunOptions { reduction: Some(reduction), tiles: Some(Tiles::F32), ..RunOptions::default() };
+        let got = scales_of_q6_k(&*gpu.load_with(program.clone(), run, &mut |_| Ok(())).unwrap());
+        compare::diff(&got, &want)
+    };
+    for reduction in [Reduction::Invocation, Reduction::Workgroup] {
+        for (flushes, told) in [(false, true), (true, true)] {
+            let d = on(flushes, told, reduction);
+            assert!(d.non_finite == 0 && d.nmse < 1e-9, "flushes {flushes}, told {told}, {reduction:?}: {d:?}");
+        }
+    }
+    let d = on(true, false, Reduction::Workgroup);
+    assert!(d.nmse > 1e-2, "without it nothing is wrong: {d:?}");
 }

@@ -136,8 +136,8 @@ fn other_variants() -> Vec<Variant> {
                     [(64, 64, 1), (128, 128, 8), (80, 80, 4), (8, 8, 2), (192, 128, 1), (256, 256, 8), (576, 512, 16)]
                 {
                     for kv in [KvType::F16, KvType::F32, KvType::Q8_0] {
-                        for split in [0, 1] {
-                            list.push(catalogue::attend_variant(k_dim, v_dim, group, kv).with("SPLIT", split));
+                        for reduction in [Reduction::Invocation, Reduction::Workgroup] {
+                            list.push(catalogue::attend_variant(k_dim, v_dim, group, kv, reduction));
                         }
                     }
                 }

@@ -90,10 +90,19 @@ fn long_contexts_cost_bytes_only() {
         let attend = p.decode.steps.iter().find(|s| s.variant.kernel.name == "attend").unwrap();
         let grid = |past: u32| attend.grid.eval(plan::Sizes { tokens: 1, outputs: 1, past }).unwrap();
         assert!(grid(8191)[2] >= 16 && grid(127)[2] == 1, "{name}: {:?}", grid(8191));
+        // Every unit of a large device has work from a thousand positions on: for one token and for eight.
+        let eight = p.small_batch.as_ref().unwrap().steps.iter().find(|s| s.variant.kernel.name == "attend").unwrap();
+        for (step, tokens) in [(attend, 1), (eight, 8)] {
+            for past in [1023, 1024, 1500, 2047, 4000, 8192 - tokens] {
+                let g = step.grid.eval(plan::Sizes { tokens, outputs: 1, past }).unwrap();
+                assert!(g.iter().product::<u32>() >= 256, "{name}: {g:?} for {tokens} tokens behind {past}");
+            }
+        }
         // A few tokens share the positions among as many workgroups, of no more positions each.
         let few = p.small_batch.as_ref().unwrap().steps.iter().find(|s| s.variant.kernel.name == "attend").unwrap();
         let few = |past: u32| few.grid.eval(plan::Sizes { tokens: 4, outputs: 1, past }).unwrap();
-        assert!(few(8188)[2] >= 15 && few(124)[2] == 1, "{name}: {:?}", few(8188));
+        let groups = few(8188).iter().product::<u32>();
+        assert!(groups >= 256 && few(8188)[2] >= 8 && few(124)[2] == 1, "{name}: {:?}", few(8188));
         got.push((name, ratio));
     }
     println!("speed at 8192 positions against 128, by bytes: {got:?}");
@@ -139,5 +148,48 @@ fn small_batches_share_weights() {
     // A tile is never taller than what its kernels share.
     for s in &p.prefill.steps {
         assert!(!s.variant.kernel.tiles || s.variant.tile().unwrap()[1] == 32, "{}", s.variant.label());
+    }
+}
+
+/// Eight sequences give as many workgroups as one, in every phase.
+#[test]
+fn sequences_share_out_their_positions() {
+    for name in SIZED {
+        let (g, w, _) = sized(name);
+        let options = Options { sequences: Some(8), ..Options::new(4096, 64, KvType::F16) };
+        let p = plan::plan(&g, &w, &caps(), &options).unwrap();
+        for tokens in [1, 8, 64] {
+            let schedule = p.schedules()[p.choose(tokens as usize, 1)].1.unwrap();
+            let attend = schedule.steps.iter().find(|s| s.variant.kernel.name == "attend").unwrap();
+            let grid = attend.grid.eval(plan::Sizes { tokens, outputs: 1, past: 1024 - tokens }).unwrap();
+            assert!(grid.iter().product::<u32>() >= 256, "{name}: {grid:?} for {tokens} rows");
+        }
+    }
+}
+
+/// No dispatch of a long prompt works longer than a submission may: attention is cut into parts that cover its rows.
+#[test]
+fn long_attention_is_cut() {
+    let (g, w, _) = sized("qwen3-30b-a3b");
+    let p = plan::plan(&g, &w, &caps(), &Options::new(65536, 512, KvType::F16)).unwrap();
+    let most = 1u64 << 35;
+    for past in [0, 8192, 65536 - 512] {
+        let s = plan::Sizes { tokens: 512, outputs: 1, past };
+        for step in p.prefill.steps.iter().filter(|s| s.variant.kernel.name == "attend") {
+            let work = step.reads.work(s);
+            let Some(grid) = step.grid.eval(s) else { continue };
+            let (mut at, mut parts) = (0, 0);
+            while let Some(part) = step.part(s, at, most) {
+                assert!(part.start == at && part.end > at && part.end <= grid[1]);
+                let share = work / u64::from(grid[1]) * u64::from(part.end - part.start);
+                assert!(share <= most, "{}: {share} in one dispatch", step.variant.label());
+                (at, parts) = (part.end, parts + 1);
+                if at == grid[1] {
+                    break;
+                }
+            }
+            assert!(parts > 0 || work <= most, "{}: {work} at once", step.variant.label());
+            assert!((parts > 4) == (past > 60_000), "{parts} parts behind {past}");
+        }
     }
 }

@@ -83,13 +83,13 @@ fn mixes(shape: &Shape) -> impl Iterator<Item = Mix> {
 
 /// Which format a mix gives a tensor of a preset of eight layers: the first layer is one of those that get more bits in some mixes,
 /// the second is not.
-fn format(shape: &Shape, mix: Mix, name: &str, dims: &[usize]) -> DType {
+pub fn format(shape: &Shape, mix: Mix, name: &str, dims: &[usize]) -> DType {
     let (experts, heads_per_kv) = (shape.experts, shape.heads / shape.kv_heads);
     mix.choose(&Model { layers: 8, experts, heads_per_kv, tied: shape.tied }, name, dims).unwrap()
 }
 
 /// A preset's model with everything smaller that no variant of a kernel depends on: which sizes are beyond 512 and whole numbers of
-/// 32 and of 256, columns of heads and how many share a head of keys, and experts in whole 64s stay.
+/// 32 and of 256, columns of heads and how many share a head of keys, experts in whole 64s and how many a token uses stay.
 fn small(shape: &Shape) -> Shape {
     let size = |n: usize| match n {
         0..=512 => n,
@@ -108,7 +108,7 @@ fn small(shape: &Shape) -> Shape {
         heads,
         kv_heads: heads / group,
         experts,
-        used: shape.used.min(4),
+        used: shape.used,
         expert_width: size(shape.expert_width),
         shared_width: size(shape.shared_width),
         vocab: 320,

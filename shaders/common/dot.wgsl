@@ -25,6 +25,29 @@ fn x_group(base: u32, j: u32, cols: u32) -> array<vec4<f32>, 8> {
     }
 }
 
+fn sum_quad(v: vec4<f32>) -> f32 {
+    return (v.x + v.y) + (v.z + v.w);
+}
+
+fn sum_group(v: array<vec4<f32>, 8>) -> f32 {
+    return sum_quad(((v[0] + v[1]) + (v[2] + v[3])) + ((v[4] + v[5]) + (v[6] + v[7])));
+}
+
+// The dot product of 32 numbers with the nibbles of four words as they are: byte j has number j below and number j + 16 above.
+fn dot_nibbles(q: vec4<u32>, v: array<vec4<f32>, 8>) -> f32 {
+    let low = q & vec4<u32>(0x0f0f0f0fu);
+    let high = (q >> vec4<u32>(4u)) & vec4<u32>(0x0f0f0f0fu);
+    var s = vec4<f32>(unpack4xU8(low.x)) * v[0];
+    s = fma(vec4<f32>(unpack4xU8(low.y)), v[1], s);
+    s = fma(vec4<f32>(unpack4xU8(low.z)), v[2], s);
+    s = fma(vec4<f32>(unpack4xU8(low.w)), v[3], s);
+    s = fma(vec4<f32>(unpack4xU8(high.x)), v[4], s);
+    s = fma(vec4<f32>(unpack4xU8(high.y)), v[5], s);
+    s = fma(vec4<f32>(unpack4xU8(high.z)), v[6], s);
+    s = fma(vec4<f32>(unpack4xU8(high.w)), v[7], s);
+    return sum_quad(s);
+}
+
 fn dot_group(a: array<vec4<f32>, 8>, b: array<vec4<f32>, 8>) -> f32 {
     var s = a[0] * b[0];
     s = fma(a[1], b[1], s);
@@ -34,5 +57,5 @@ fn dot_group(a: array<vec4<f32>, 8>, b: array<vec4<f32>, 8>) -> f32 {
     s = fma(a[5], b[5], s);
     s = fma(a[6], b[6], s);
     s = fma(a[7], b[7], s);
-    return (s.x + s.y) + (s.z + s.w);
+    return sum_quad(s);
 }

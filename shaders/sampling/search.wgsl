@@ -49,8 +49,8 @@ fn in_bins(key: u32, level: u32, near: u32, prefix: u32) -> bool {
     return near_bin(key) == near && (level == 1u || key >> (40u - 8u * max(level, 2u)) == prefix);
 }
 
-// Finds the element of the set at which the sum passes the aim, best first: `found`, where `is_found` is 1.
-fn descend(lid: u32, kind: u32, n: u32, mode: u32) {
+// Finds the element of the set at which the sum passes the aim, best first or by id: `found`, where `is_found` is 1.
+fn descend(lid: u32, kind: u32, n: u32, mode: u32, by_id: bool) {
     if (lid == 0u) {
         base = vec2<u32>(0u);
         is_found = 0u;
@@ -59,7 +59,7 @@ fn descend(lid: u32, kind: u32, n: u32, mode: u32) {
     var prefix = 0u;
     var last = 0u;
     var population = 0u;
-    for (var level = 0u; level < 5u; level++) {
+    for (var level = select(0u, 5u, by_id); level < 5u; level++) {
         atomicStore(&bin_low[lid], 0u);
         atomicStore(&bin_high[lid], 0u);
         atomicStore(&bin_count[lid], 0u);

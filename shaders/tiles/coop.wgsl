@@ -40,19 +40,19 @@ fn product(tile: Tile, first: i32, rows: u32, ids: Ids) {
         columns = tile.count;
         teams = max(ids.subgroups, 1u);
     }
-    // Said so that the compiler knows that all invocations go the same way.
-    let count = workgroupUniformLoad(&columns);
     let at_once = workgroupUniformLoad(&teams);
     prepare_x(ids.lid);
     for (var block = 0u; block < 2u; block += at_once) {
         // A subgroup beyond the last block does what another does.
-        multiply(tile, first, rows, count, min(block + ids.subgroup, 1u), ids);
+        multiply(tile, first, rows, min(block + ids.subgroup, 1u), ids);
     }
 }
 
 // A block of two by two matrices: two of weight rows, each with two of rows of x; what lies beyond the tile's rows of x is not
 // used.
-fn multiply(tile: Tile, first: i32, rows: u32, count: u32, block: u32, ids: Ids) {
+fn multiply(tile: Tile, first: i32, rows: u32, block: u32, ids: Ids) {
+    // Said so that the compiler knows that all invocations go the same way.
+    let count = workgroupUniformLoad(&columns);
     let top = 2u * SIDE * block;
     var s00: Sums;
     var s01: Sums;

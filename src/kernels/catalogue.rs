@@ -87,6 +87,21 @@ pub enum Reduction {
 }
 
 impl Reduction {
+    /// `expert_down_add` for experts of `cols` columns, `used` of them a token.
+    ///
+    /// On a GPU a workgroup takes up to eight experts side by side: one after the other, each costs a round trip to memory for its
+    /// number and another for its weights. Eight lanes a row, which divide the groups of all usual widths (512, 768, 1024, 1536), so
+    /// that none is idle; four rows of teams of two rows each.
+    pub fn down(self, cols: usize, used: usize) -> Variant {
+        let v = self.matrix(&EXPERT_DOWN_ADD, cols, false);
+        let slots = 1u32 << used.clamp(1, 8).ilog2();
+        match self {
+            Reduction::Invocation => v,
+            Reduction::Workgroup if slots == 1 => v.with("LANES", 8),
+            Reduction::Workgroup => v.with("WG", slots * 32).with("LANES", 8).with("SLOTS", slots),
+        }
+    }
+
     /// A matrix kernel (one with `LANES`) for matrices of `cols` columns: for one row of x at a time, or for several that
     /// share each group of weights that is read. Formats are left to the caller.
     ///
@@ -142,7 +157,7 @@ fn wg_items(v: &Variant) -> Result<[u32; 2]> {
 }
 
 /// Every kernel.
-pub static ALL: [&Kernel; 35] = [
+pub static ALL: [&Kernel; 36] = [
     &HEAD_IDS,
     &JOIN_HEADS,
     &EMBED,
@@ -178,6 +193,7 @@ pub static ALL: [&Kernel; 35] = [
     &SAMPLE_KEYS,
     &SAMPLE_PICK,
     &COPY,
+    &PROBE,
 ];
 
 impl Variant {
@@ -242,13 +258,29 @@ pub fn router_variant(r: &crate::ir::Router) -> Result<Variant> {
     Ok(v.with("GROUPED", 1).with("GROUPS", g.count as u32))
 }
 
-/// `attend` for heads of this size, `group` query heads to a kv head. `SPLIT` is left to the caller.
-pub fn attend_variant(k_dim: usize, v_dim: usize, group: usize, kv: KvType) -> Variant {
+/// `attend` for heads of this size, `group` query heads to a kv head.
+///
+/// On a GPU four lanes share a key, which they read side by side; that takes a quarter of the registers for scores, and a round of
+/// 32 positions needs no more than eight words of each lane. A processor that emulates a GPU reads a key from end to end.
+pub fn attend_variant(k_dim: usize, v_dim: usize, group: usize, kv: KvType, reduction: Reduction) -> Variant {
+    let [wg, team, loads] = match reduction {
+        Reduction::Workgroup if v_dim <= 128 => [128, 4, 8],
+        Reduction::Workgroup => [128, 4, 4],
+        Reduction::Invocation => [64, 1, 4],
+    };
     let mut rows = if group > 4 { 8 } else { 4 };
-    // Queries, scores and the meeting of the shares within 16 KiB, the least that a device offers.
-    while rows > 1 && rows * (k_dim + 64 + 256) * 4 + 1024 > 16384 {
+    // All that meets in workgroup memory is within 16 KiB, the least that a device offers.
+    while rows > 1 && attend_bytes(wg, team, rows, [k_dim, v_dim]) > 16384 {
         rows /= 2;
     }
     let n = |v: usize| u32::try_from(v).unwrap_or(u32::MAX);
-    Variant::new(&ATTEND).kv(kv).with("WG", 64).with("K_DIM", n(k_dim)).with("V_DIM", n(v_dim)).with("ROWS", n(rows))
+    let v = Variant::new(&ATTEND).kv(kv).with("WG", n(wg)).with("K_DIM", n(k_dim)).with("V_DIM", n(v_dim));
+    v.with("ROWS", n(rows)).with("TEAM", n(team.min(rows))).with("LOADS", n(loads))
+}
+
+/// Bytes of workgroup memory of `attend`: queries or the shares that are added up, parts of scores, maxima, weights.
+fn attend_bytes(wg: usize, team: usize, rows: usize, [k_dim, v_dim]: [usize; 2]) -> usize {
+    let parts = (wg / (v_dim / 4).max(1)).max(1);
+    let weights = (wg / team.min(rows) + 1) * rows;
+    4 * ((rows * k_dim).max(parts / 2 * v_dim * rows) + rows * wg + wg + weights + 2 * rows)
 }

@@ -1,7 +1,7 @@
 //! The linker: from a [`Variant`] to one WGSL text.
 //!
 //! In order: the numbers as `const`s, those of [`super::numbers`] that the text uses, the structs and variables of the
-//! uniforms, the KV fragment, one format fragment a slot with its prefix replaced, the products of the slots, the fragment
+//! uniforms, the KV fragment, one format fragment a slot with its prefix replaced (and that of its dot product), the products of the slots, the fragment
 //! of the tiles, the kernel's parts. Then loops that say `// unroll` are written out: no shading language of today lets
 //! WGSL ask for it, and a loop that stays a loop turns the arrays it indexes into memory. Last, branches that say
 //! `// static` are decided: what the variant does not use is not even declared as used, which matters for workgroup memory
@@ -28,6 +28,25 @@ use std::collections::BTreeSet;
 /// Who an invocation is, and how its sums meet those of its neighbours; for kernels with `SUBGROUPS`.
 const IDS: Fragment = wgsl!("common/ids.wgsl");
 const IDS_SUBGROUPS: Fragment = wgsl!("common/ids_subgroups.wgsl");
+
+/// The conversion of halves for devices whose own drops subnormal ones.
+const HALVES: Fragment = wgsl!("common/halves.wgsl");
+
+/// Formats whose dot products with one row take scales and offsets out of the sum, each with its fragment.
+static DOTS: [(DType, Fragment); 6] = [
+    (DType::Q4_0, wgsl!("quant/dots/q4_0.wgsl")),
+    (DType::Q8_0, wgsl!("quant/dots/q8_0.wgsl")),
+    (DType::Q4K, wgsl!("quant/dots/q4_k.wgsl")),
+    (DType::Q5K, wgsl!("quant/dots/q5_k.wgsl")),
+    (DType::Q6K, wgsl!("quant/dots/q6_k.wgsl")),
+    (DType::MXFP4, wgsl!("quant/dots/mxfp4.wgsl")),
+];
+
+/// The fragment of a format's dot product with one row: its own, or that of the weights themselves.
+fn dot_fragment(dtype: DType) -> &'static Fragment {
+    const PLAIN: &Fragment = &wgsl!("quant/dots/plain.wgsl");
+    DOTS.iter().find(|d| d.0 == dtype).map_or(PLAIN, |d| &d.1)
+}
 
 /// Where lines are from that the linker itself writes.
 const GENERATED: &str = "generated";
@@ -116,10 +135,20 @@ fn body(variant: &Variant) -> Result<Lines> {
     if let Some(kv) = variant.kv {
         lines.push(&kv_fragment(kv).1);
     }
+    if variant.flushes_halves {
+        lines.push(&HALVES);
+    }
     let ints = variant.tiles == Some(Tiles::Int8);
     for (slot, dtype) in kernel.slots.iter().zip(&variant.formats) {
-        let prefixed = |text: &str| replace_prefix(text, "W_", &format!("{slot}_"));
+        let prefixed = |text: &str| {
+            let text = replace_prefix(text, "W_", &format!("{slot}_"));
+            if variant.flushes_halves { text.replace("unpack2x16float(", "half_pair(") } else { text }
+        };
         lines.add(&format_file("", *dtype), gpu::fragment(*dtype), prefixed);
+        if variant.tiles.is_none() && !kernel.products.is_empty() {
+            let dot = dot_fragment(*dtype);
+            lines.add(dot.file, dot.text, prefixed);
+        }
         if ints {
             let Some(fragment) = gpu::ints_fragment(*dtype) else {
                 return Err(Error::Unsupported(format!("kernel {}: {dtype} has no integers", kernel.name)));

@@ -77,12 +77,14 @@ pub struct Variant {
     pub tiles: Option<Tiles>,
     /// Numbers that differ from the kernel's defaults, by name.
     pub consts: Vec<(&'static str, u32)>,
+    /// Whether halves of weights are decoded without the device's own conversion, which takes subnormal ones for zeros.
+    pub flushes_halves: bool,
 }
 
 impl Variant {
     /// `kernel` with its default numbers.
     pub fn new(kernel: &'static Kernel) -> Self {
-        Variant { kernel, formats: Vec::new(), kv: None, tiles: None, consts: Vec::new() }
+        Variant { kernel, formats: Vec::new(), kv: None, tiles: None, consts: Vec::new(), flushes_halves: false }
     }
 
     /// With the formats of the kernel's slots, in order.
@@ -165,6 +167,9 @@ impl Variant {
         }
         for (name, value) in self.numbers().take(self.kernel.consts().count()) {
             s.push_str(&format!("-{}{value}", name.to_lowercase()));
+        }
+        if self.flushes_halves {
+            s.push_str("-halves");
         }
         s
     }

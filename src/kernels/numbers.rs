@@ -104,6 +104,16 @@ numbers! {
     /// In place of a slot: states that are zeros, at the beginning of a text.
     STATE_FRESH = 0xffff_ffff;
 
+    /// Workgroups that attention shares the positions of a step out among, where fewer would have work: enough for the units of
+    /// large GPUs.
+    PIECE_WORKGROUPS = 256;
+    /// Positions of a piece at least.
+    PIECE_LEAST = 16;
+    /// Positions up to which one workgroup goes through all of them: joining pieces costs a dispatch.
+    PIECE_ALONE = 128;
+    /// Pieces that a step is meant to have at most. By rounding they are up to a sixteenth more, and one.
+    MOST_PIECES = 240;
+
     /// Workgroups that WebGPU dispatches in one dimension, at most.
     MOST_WORKGROUPS = 65535;
 }

@@ -70,14 +70,14 @@ uniforms! {
     Frame {
         /// Tokens of the step (T).
         tokens: u32,
-        /// Positions in the cache before the step (P).
+        /// Positions in the cache before the step (P); of several sequences so many that P + T is not before any row's end.
         past: u32,
         /// Rows whose outputs are wanted (O): the last of the T.
         outputs: u32,
         /// First row whose output is wanted, T - O.
         first_output: u32,
-        /// Not used; keeps the size a multiple of 16 bytes.
-        reserved_0: u32,
+        /// Workgroups in y before the first of a dispatch of attention that was cut.
+        first_block: u32,
         /// Not used; keeps the size a multiple of 16 bytes.
         reserved_1: u32,
         /// Not used; keeps the size a multiple of 16 bytes.

@@ -32,12 +32,15 @@ pub struct DeviceFeatures {
     pub f16: bool,
     /// Subgroup operations in shaders.
     pub subgroups: bool,
-    /// Invocations of every subgroup, where they are all alike.
+    /// Invocations of a subgroup, as a kernel saw it. Where a device has several sizes another kernel may see another one: none
+    /// relies on this, it only helps to choose. `None`: sums are not left to subgroups.
     pub subgroup_size: Option<u32>,
     /// Cooperative matrices of 16 by 16 by 16: halves with sums in single precision.
     pub coop16: bool,
     /// Cooperative matrices of 8 by 8 by 8 in single precision.
     pub coop8: bool,
+    /// Whether the conversion from halves takes subnormal ones for zeros.
+    pub flushes_halves: bool,
 }
 
 /// A row of the table.

@@ -1,7 +1,7 @@
 //! Lowering of rotation, cache writes and attention.
 
 use super::{
-    Buffer, BufferView, Cost, Count, Grid, Phase,
+    Buffer, BufferView, Cost, Count, Depth, Grid, Pieces,
     lower::Lower,
     nodes::{self, NormSpan},
 };
@@ -10,17 +10,6 @@ use crate::{
     ir::{Attention, CacheDecl, CacheId, Norm, Rope, RopePairs, Rows, ValueId},
     kernels::{Reduction, Variant, catalogue, numbers, params},
 };
-
-/// Positions of a cache below which one workgroup a group of query heads goes through all of them.
-const SPLIT_FROM: usize = 256;
-
-/// Most pieces that a cache is split into for one token.
-const MOST_SPLITS: usize = 64;
-
-/// The same for a few tokens, whose rows make several workgroups for each piece already. Without, a step of 2 to 8 tokens went
-/// through all of a long context in as many workgroups as there are heads of keys (and tiles of rows): with 4 of them and 8192
-/// positions 4 to 16 workgroups of 8192 positions each, now 64 to 256 of 512.
-const MOST_SPLITS_OF_FEW: usize = 16;
 
 impl Lower<'_> {
     /// A cache whose sizes the kernels take.
@@ -202,23 +191,30 @@ impl Lower<'_> {
         a.window.or(a.attention_chunk).filter(|w| *w < self.target.options.ctx)
     }
 
-    /// The pieces that a context is gone through in side by side: positions of a piece (whole workgroups of `keys`), and how many
-    /// pieces there are at most. `None`: one workgroup goes through all of it.
-    fn pieces(&self, window: Option<usize>, keys: usize) -> Option<(usize, usize)> {
-        let most = match self.target.phase {
-            Phase::Decode => MOST_SPLITS,
-            Phase::SmallBatch => MOST_SPLITS_OF_FEW,
-            Phase::Prefill => return None,
-        };
-        // Positions that a token looks at, at most.
-        let span = window.unwrap_or(self.target.options.ctx);
-        if self.batch() == 1 || self.target.reduction != Reduction::Workgroup || span <= SPLIT_FROM {
-            return None;
+    /// How the positions of an attention are shared out: not at all by a processor that emulates a GPU, nor where so few can be seen
+    /// that joining the pieces costs more.
+    fn pieces(&self, a: &Attention, d: &CacheDecl, rows: u32) -> Pieces {
+        let window = self.window(a);
+        let seen = window.map_or(self.target.options.ctx, |w| w + self.tokens - 1);
+        let alone = self.target.reduction == Reduction::Invocation || seen <= numbers::PIECE_ALONE as usize;
+        Pieces {
+            kv_heads: d.kv_heads as u32,
+            group: (a.heads / d.kv_heads.max(1)).max(1) as u32,
+            rows,
+            by_token: self.batch() == 1,
+            most: if alone { 1 } else { numbers::MOST_PIECES },
+            window: window.unwrap_or(0) as u32,
         }
-        let split_len = span.div_ceil(most).max(128).next_multiple_of(keys);
-        // A window may begin within a piece, and each further token's ends a position later.
-        let seen = if window.is_some() { span + self.tokens - 1 } else { span };
-        Some((split_len, seen.div_ceil(split_len) + usize::from(window.is_some())))
+    }
+
+    /// Room for what the pieces of an attention leave: for the number of tokens that needs most.
+    fn partials(&mut self, a: &Attention, d: &CacheDecl, pieces: &Pieces) -> BufferView {
+        let rows = |tokens: usize| match pieces.most_of(tokens as u32) as usize {
+            1 => 0,
+            most => tokens * most,
+        };
+        let rows = (1..=self.tokens).map(rows).max().unwrap_or(0);
+        self.transient_bytes(4 * (rows * a.heads * (d.v_dim + 4)) as u64, false, 0)
     }
 
     pub fn attend(&mut self, a: &Attention, q: ValueId, out: ValueId) -> Result<()> {
@@ -226,29 +222,26 @@ impl Lower<'_> {
         let d = self.cache_decl(a.cache)?;
         let (q_place, y) = (self.view(q)?, self.fresh(out)?);
         let group = (a.heads / d.kv_heads.max(1)).max(1);
-        let variant = catalogue::attend_variant(d.k_dim, d.v_dim, group, self.kv()).with("V_IN_K", u32::from(d.v_in_k));
-        let keys = variant.get("WG")?.max(1) as usize;
-        let ctx = self.target.options.ctx;
-        let window = self.window(a);
-        let pieces = self.pieces(window, keys);
-        let (split, (split_len, splits)) = (pieces.is_some(), pieces.unwrap_or_default());
-        let target = if split { self.transient(Count::Tokens, a.heads * splits * (d.v_dim + 4)) } else { y };
+        let variant = catalogue::attend_variant(d.k_dim, d.v_dim, group, self.kv(), self.target.reduction)
+            .with("V_IN_K", u32::from(d.v_in_k))
+            .with("BATCH", self.batch());
+        let pieces = self.pieces(a, &d, variant.get("ROWS")?);
+        let partials = self.partials(a, &d, &pieces);
         let p = params::AttendParams {
             heads: a.heads as u32,
-            kv_heads: d.kv_heads as u32,
-            ctx: ctx as u32,
-            window: window.unwrap_or(0) as u32,
+            kv_heads: pieces.kv_heads,
+            ctx: self.target.options.ctx as u32,
+            window: pieces.window,
             attention_chunks: u32::from(a.attention_chunk.is_some()),
             sinks_on: u32::from(a.sinks.is_some()),
-            split_len: split_len as u32,
-            splits: splits as u32,
+            most_pieces: pieces.most,
+            tile_rows: pieces.rows,
             q_offset: q_place.offset,
             q_stride: q_place.stride,
-            y_offset: target.offset,
-            y_stride: target.stride,
+            y_offset: y.offset,
+            y_stride: y.stride,
             scale: a.scale,
         };
-        let variant = variant.with("SPLIT", u32::from(split)).with("BATCH", self.batch());
         let [k, v] = self.cache(a.cache, false)?;
         let sinks = self.weight_vector("sinks", a.sinks)?;
         let bindings = vec![
@@ -256,24 +249,29 @@ impl Lower<'_> {
             self.read("q", q_place.buffer)?,
             k,
             v,
-            sinks.clone(),
-            self.write("y", target.buffer)?,
+            sinks,
+            self.write("y", y.buffer)?,
+            self.write("partials", partials.buffer)?,
         ];
         let mut grid = self.grid(&variant, d.kv_heads, Count::Tokens, group)?;
-        if let (1, Grid::Direct { per, tile, .. }) = (self.batch(), &mut grid) {
-            // No workgroup takes rows of two tokens.
-            (*per, *tile) = (per.div_ceil((*tile).max(1)), 1);
+        if let Grid::Direct { per, tile, z, .. } = &mut grid {
+            *z = Depth::Pieces(pieces);
+            if pieces.by_token {
+                // No workgroup takes rows of two tokens.
+                (*per, *tile) = (per.div_ceil((*tile).max(1)), 1);
+            }
         }
-        if let (true, Grid::Direct { split, most, .. }) = (split, &mut grid) {
-            (*split, *most) = (split_len as u32, splits as u32);
-        }
-        let seen = window.unwrap_or(0) as u64;
-        let position = Cost { position: self.cache_cost(&d).token, window: seen, ..Cost::default() };
+        let position = Cost {
+            position: self.cache_cost(&d).token,
+            heads: group as u64,
+            window: u64::from(pieces.window),
+            ..Cost::default()
+        };
         let reads = self.row_cost(Count::Tokens, a.heads * d.k_dim).and(position);
         let row = self.row_cost(Count::Tokens, a.heads * d.v_dim);
         self.push(variant, &p, bindings, grid, reads, row);
-        if split {
-            self.attend_reduce(a, &d, (split_len, splits), target.buffer, y)?;
+        if pieces.most > 1 && (1..=self.tokens).any(|t| pieces.most_of(t as u32) > 1) {
+            self.attend_reduce(a, &d, pieces, partials.buffer, y)?;
         }
         Ok(())
     }
@@ -282,24 +280,33 @@ impl Lower<'_> {
         &mut self,
         a: &Attention,
         d: &CacheDecl,
-        (split_len, splits): (usize, usize),
-        partial: Buffer,
+        pieces: Pieces,
+        partials: Buffer,
         y: BufferView,
     ) -> Result<()> {
         let p = params::AttendReduceParams {
             heads: a.heads as u32,
+            kv_heads: pieces.kv_heads,
             v_dim: d.v_dim as u32,
             sinks_on: u32::from(a.sinks.is_some()),
-            split_len: split_len as u32,
-            splits: splits as u32,
+            attention_chunks: u32::from(a.attention_chunk.is_some()),
+            most_pieces: pieces.most,
+            tile_rows: pieces.rows,
             y_offset: y.offset,
             y_stride: y.stride,
-            window: self.window(a).unwrap_or(0) as u32,
+            window: pieces.window,
         };
-        let variant = Variant::new(&catalogue::ATTEND_REDUCE);
-        let bindings =
-            vec![self.read("partials", partial)?, self.weight_vector("sinks", a.sinks)?, self.write("y", y.buffer)?];
-        let grid = self.grid(&variant, a.heads, Count::Tokens, 1)?;
+        let variant = Variant::new(&catalogue::ATTEND_REDUCE).with("BATCH", self.batch());
+        let bindings = vec![
+            self.row_places()?,
+            self.read("partials", partials)?,
+            self.weight_vector("sinks", a.sinks)?,
+            self.write("y", y.buffer)?,
+        ];
+        let mut grid = self.grid(&variant, a.heads, Count::Tokens, 1)?;
+        if let Grid::Direct { z, .. } = &mut grid {
+            *z = Depth::IfSeveral(pieces);
+        }
         let row = self.row_cost(Count::Tokens, a.heads * d.v_dim);
         self.push(variant, &p, bindings, grid, row, row);
         Ok(())

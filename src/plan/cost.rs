@@ -25,6 +25,8 @@ pub struct Cost {
     pub position: u64,
     /// Positions that count at most: a sliding window; 0: all.
     pub window: u64,
+    /// Query heads that meet each byte of a position: work counts them.
+    pub heads: u64,
     /// For each token, but no more than `at_most` in all: experts, which several tokens share.
     pub expert: u64,
     /// See `expert`.
@@ -38,10 +40,14 @@ impl Cost {
         self.fixed + t * self.token + o * self.output + n * self.position + (t * self.expert).min(self.at_most)
     }
 
-    /// Bytes of weights, keys and values times the tokens that meet them: a measure of time where these are many.
+    /// Bytes of weights times the tokens that meet them, and of keys and values times the query heads that do: a measure of time where
+    /// these are many.
     pub fn work(&self, s: Sizes) -> u64 {
         let (t, n) = (u64::from(s.tokens), self.positions(s));
-        let met = self.fixed.saturating_add(self.expert).saturating_add(n.saturating_mul(self.position));
+        let met = self
+            .fixed
+            .saturating_add(self.expert)
+            .saturating_add(n.saturating_mul(self.position).saturating_mul(self.heads.max(1)));
         met.saturating_mul(t)
     }
 
@@ -66,6 +72,7 @@ impl Cost {
                 _ if self.window.min(o.window) == 0 => 0,
                 _ => self.window.max(o.window),
             },
+            heads: self.heads.max(o.heads),
             expert: self.expert + o.expert,
             at_most: self.at_most + o.at_most,
         }

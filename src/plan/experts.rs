@@ -219,7 +219,7 @@ impl Lower<'_> {
         let routed = Routed { x_slots: true, ..self.routed(ins[0], ins[1], l.weight)? };
         let (m, matrix) = matrix(self.w, &[l.weight])?;
         let variant =
-            self.target.matrix_variant(&catalogue::EXPERT_DOWN_ADD, matrix.cols, false).formats(&[matrix.dtype]);
+            self.target.with_subgroups(self.target.reduction.down(matrix.cols, routed.used)).formats(&[matrix.dtype]);
         let flags = if l.bias.is_some() { params::BIAS } else { 0 };
         let uniform = params::ExpertDownAddParams {
             flags: flags | params::ACCUMULATE,

@@ -2,7 +2,7 @@
 //! `product.rs`, `attention.rs`, `routing.rs`, `experts.rs` and `recurrent.rs`.
 
 use super::{
-    Access, Binding, Buffer, BufferView, CANARY_BYTES, Cost, Count, Grid, OutputView, READBACK, Schedule, Step,
+    Access, Binding, Buffer, BufferView, CANARY_BYTES, Cost, Count, Depth, Grid, OutputView, READBACK, Schedule, Step,
     TransientBuffer, ZERO_BYTES, memory,
     nodes::{KernelGraph, KernelNode, KernelOp, Pack, VectorPart},
     phase,
@@ -361,6 +361,8 @@ impl<'a> Lower<'a> {
     ) {
         let params = bytemuck::bytes_of(p).to_vec();
         let (op, layer) = (self.op, self.layer);
+        let flushes_halves = self.target.caps.features.flushes_halves && !variant.formats.is_empty();
+        let variant = Variant { flushes_halves, ..variant };
         self.steps.push(Step { op, layer, variant, bindings, params, grid, reads, writes });
     }
 
@@ -371,7 +373,7 @@ impl<'a> Lower<'a> {
     pub fn grid(&self, v: &Variant, items: usize, count: Count, per: usize) -> Result<Grid> {
         let [item_tile, tile] = v.tile()?;
         let x = (items as u64).div_ceil(u64::from(item_tile.max(1))) as u32;
-        Ok(Grid::Direct { x, count, per: per as u32, tile, split: 0, most: 0 })
+        Ok(Grid::Direct { x, count, per: per as u32, tile, z: Depth::One })
     }
 
     /// `elements` of 4 bytes for each row.

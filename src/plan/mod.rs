@@ -27,6 +27,7 @@ mod lower;
 mod memory;
 mod nodes;
 mod phase;
+mod pieces;
 mod print;
 mod product;
 mod recurrent;
@@ -42,6 +43,7 @@ mod weights;
 pub use check::{check, check_shaders, check_step_shader};
 pub use cost::{Cost, Sizes};
 pub use nodes::{Elementwise, Epilogue, KernelGraph, KernelNode, KernelOp, Pack, Route, SharedDown, VectorPart};
+pub use pieces::{Depth, Pieces};
 pub use recurrent::{STATE_FRESH, STATE_SLOTS};
 pub use schedule::{
     Binding, Buffer, BufferView, CacheBytes, Count, Grid, InputBuffer, OutputView, RopeTable, Schedule, Scratch, Step,
@@ -127,8 +129,8 @@ pub struct Options {
     /// How products of many rows store and multiply their tiles; `None`: as suits the device. Where a matrix's
     /// format is not taken, or the device cannot run it, the base is.
     pub tiles: Option<Tiles>,
-    /// Whether sums of several invocations meet within subgroups first; `None`: where all the device's subgroups are of one
-    /// size. Others report a size that the kernel at hand need not have.
+    /// Whether sums of several invocations meet within subgroups first; `None`: where the device has them and reports the size that
+    /// a kernel sees.
     pub subgroups: Option<bool>,
     /// Plan for rows of so many sequences with caches of their own, in any mixture: every row of a step names its sequence
     /// and its position ([`Buffer::Rows`]). `None`: one sequence, whose rows follow each other.

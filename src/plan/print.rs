@@ -1,6 +1,6 @@
 //! A plan as text and as JSON, as `moeray inspect --plan` shows it.
 
-use super::{Cost, Count, Grid, Plan, Schedule, Sizes, Step, totals::barriers};
+use super::{Cost, Count, Depth, Grid, Plan, Schedule, Sizes, Step, totals::barriers};
 use serde_json::{Value, json};
 use std::fmt;
 
@@ -9,7 +9,7 @@ const ONE_TOKEN: Sizes = Sizes { tokens: 1, outputs: 1, past: 0 };
 
 impl fmt::Display for Grid {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Grid::Direct { x, count, per, tile, split, most: _ } = *self else { return f.write_str("indirect") };
+        let Grid::Direct { x, count, per, tile, z } = *self else { return f.write_str("indirect") };
         let rows = match count {
             Count::Tokens => "T".to_string(),
             Count::Outputs => "O".to_string(),
@@ -24,10 +24,11 @@ impl fmt::Display for Grid {
             (1, _, _) => write!(f, " x {rows}/{tile}")?,
             _ => write!(f, " x {per}{rows}/{tile}")?,
         }
-        if split > 0 {
-            write!(f, " x (P+T)/{split}")?;
+        match z {
+            Depth::One => Ok(()),
+            Depth::Pieces(p) => write!(f, " x {} pieces", p.most),
+            Depth::IfSeveral(_) => write!(f, " if pieces"),
         }
-        Ok(())
     }
 }
 

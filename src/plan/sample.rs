@@ -3,7 +3,7 @@
 //!
 //! What the host writes is laid out in [`Settings`] and in [`Part`].
 
-use super::{Access, Binding, Buffer, Caps, Cost, Count, Grid, Schedule, Step};
+use super::{Access, Binding, Buffer, Caps, Cost, Count, Depth, Grid, Schedule, Step};
 use crate::{
     error::Result,
     ir::{Graph, Rows, Type},
@@ -176,6 +176,6 @@ fn step(
     (reads, writes): (Cost, Cost),
 ) -> Result<Step> {
     let x = (items as u64).div_ceil(u64::from(variant.tile()?[0].max(1))) as u32;
-    let grid = Grid::Direct { x, count: Count::Outputs, per: 1, tile: 1, split: 0, most: 0 };
+    let grid = Grid::Direct { x, count: Count::Outputs, per: 1, tile: 1, z: Depth::One };
     Ok(Step { op: "sample", layer: None, variant, bindings, params: params.to_vec(), grid, reads, writes })
 }

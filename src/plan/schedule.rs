@@ -1,11 +1,12 @@
 //! What a plan is made of, as plain data: buffers and where values lie in them, dispatches and their grids, and the schedule of
 //! one step of the model.
 
-use super::{Cost, KernelGraph, Sizes};
+use super::{Cost, Depth, KernelGraph, Sizes};
 use crate::{
     ir::{Rope, Rows},
     kernels::{Access, Variant},
 };
+use std::ops::Range;
 
 /// A buffer of the plan.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -151,10 +152,8 @@ pub enum Grid {
         per: u32,
         /// Rows of a workgroup.
         tile: u32,
-        /// z is `ceil((P + T) / split)`; 0: z is 1.
-        split: u32,
-        /// z is at most this, where there is a split.
-        most: u32,
+        /// Workgroups in z.
+        z: Depth,
     },
     /// Read by the device from a buffer.
     Indirect {
@@ -170,15 +169,14 @@ pub enum Grid {
 impl Grid {
     /// The workgroups for these sizes; `None` where the device reads them from a buffer.
     pub fn eval(&self, s: Sizes) -> Option<[u32; 3]> {
-        let Grid::Direct { x, count, per, tile, split, most } = *self else { return None };
+        let Grid::Direct { x, count, per, tile, z } = *self else { return None };
         let rows = match count {
             Count::Tokens => s.tokens,
             Count::Outputs => s.outputs,
             Count::One => 1,
             Count::Fixed(n) => n,
         };
-        let z = if split == 0 { 1 } else { (s.past + s.tokens).div_ceil(split).min(most) };
-        Some([x, (rows * per).div_ceil(tile.max(1)), z])
+        Some([x, (rows * per).div_ceil(tile.max(1)), z.eval(s)])
     }
 }
 
@@ -201,6 +199,22 @@ pub struct Step {
     pub reads: Cost,
     /// Bytes that it writes.
     pub writes: Cost,
+}
+
+impl Step {
+    /// Of a dispatch whose work exceeds `most`, and which can be cut: its workgroups in y from `first` on that stay within. `None`
+    /// where it is run as a whole.
+    pub fn part(&self, s: Sizes, first: u32, most: u64) -> Option<Range<u32>> {
+        // Attention alone grows with the context beyond all bounds.
+        let Grid::Direct { z: Depth::Pieces(_), .. } = self.grid else { return None };
+        let (work, rows) = (self.reads.work(s), self.grid.eval(s)?[1]);
+        if work <= most && first == 0 {
+            return None;
+        }
+        let fit = u128::from(rows) * u128::from(most) / u128::from(work.max(1));
+        let fit = u32::try_from(fit).unwrap_or(u32::MAX).max(1);
+        Some(first..first.saturating_add(fit).min(rows))
+    }
 }
 
 /// Working memory that several transients share one after the other.

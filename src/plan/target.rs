@@ -75,7 +75,11 @@ impl<'a> Target<'a> {
 
     /// Numbers for a matrix kernel with `cols` columns, those that the kernel has.
     pub fn matrix_variant(&self, kernel: &'static Kernel, cols: usize, many: bool) -> Variant {
-        let v = self.reduction.matrix(kernel, cols, many);
+        self.with_subgroups(self.reduction.matrix(kernel, cols, many))
+    }
+
+    /// With sums that meet within subgroups first, where the device can.
+    pub fn with_subgroups(&self, v: Variant) -> Variant {
         let able = self.reduction == Reduction::Workgroup && self.caps.features.subgroup_size.is_some();
         if able && self.options.subgroups.unwrap_or(true) { v.with("SUBGROUPS", 1) } else { v }
     }

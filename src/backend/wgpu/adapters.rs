@@ -240,6 +240,8 @@ fn device_features(f: wgpu::Features, a: &wgpu::Adapter, experimental: bool) -> 
         subgroup_size: alike.then_some(i.subgroup_min_size),
         coop16: subgroups && has(16, F16, F32),
         coop8: subgroups && has(8, F32, F32),
+        // Found out when the device is opened.
+        flushes_halves: false,
     }
 }
 

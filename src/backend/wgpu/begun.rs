@@ -36,6 +36,8 @@ pub(super) struct StepProgress {
     pub row: usize,
     /// Dispatches of this ubatch that were submitted.
     pub dispatches: usize,
+    /// Workgroups in y of the next dispatch that were submitted, where it is cut.
+    pub blocks: u32,
     /// Whether any part of the step was submitted.
     pub started: bool,
     /// Readbacks of the step that did not come back yet.

@@ -3,7 +3,6 @@
 use super::DeviceCallbacks;
 use crate::{
     error::{Error, Result},
-    kernels::Tiles,
     plan::Caps,
 };
 use std::{
@@ -117,12 +116,12 @@ impl Device {
         device
     }
 
-    /// The same device, with these tiles as its own choice.
-    pub fn with_tiles(&self, tiles: Tiles) -> Self {
+    /// The same device, of which more is known.
+    pub fn with_caps(&self, caps: Caps) -> Self {
         Device {
             raw: self.raw.clone(),
             queue: self.queue.clone(),
-            caps: Caps { tiles, ..self.caps.clone() },
+            caps,
             errors: self.errors.clone(),
             name: self.name.clone(),
             hears_errors: self.hears_errors,

@@ -4,6 +4,7 @@
 //! - `adapters`: which devices there are, the choice among them, what one must be opened with;
 //! - `device`: the handle, errors, buffers, waits with a bound; `mapping`: buffers read back;
 //! - `pipeline`: compiled kernels; `shaders`: compiled shaders as bytes between runs; `gpu`: a device with its pipelines;
+//! - `probe`: what a device does where WGSL leaves it open;
 //! - `canary`: poison and canaries, for tests;
 //! - `memory`: what a device has left of it;
 //! - `upload`: weights, packed and streamed to buffers made once;
@@ -37,6 +38,7 @@ mod model;
 mod moves;
 mod open;
 mod pipeline;
+mod probe;
 mod profile;
 mod runner;
 mod sampler;
@@ -50,6 +52,8 @@ mod upload;
 
 pub use adapters::{DeviceInfo, Requirements, devices, requirements};
 pub use gpu::Gpu;
+#[doc(hidden)]
+pub use probe::Probed;
 pub use shaders::ShaderCache;
 pub use tuning::{Measured, Tuning};
 
@@ -77,6 +81,9 @@ pub struct Options {
     pub shaders: ShaderCache,
     /// What was measured on devices, and whether those that are new to it are.
     pub tuning: Tuning,
+    /// Decode the halves of weights as on a device whose own conversion takes subnormal ones for zeros. For tests: whether a device
+    /// does that is found out when it is opened.
+    pub without_halves: bool,
     /// Use experimental features of wgpu where the device has them: cooperative matrices. wgpu warns that faults of its own may
     /// be met.
     pub experimental: bool,
@@ -92,6 +99,7 @@ impl Default for Options {
             run,
             shaders: ShaderCache::default(),
             tuning: Tuning::default(),
+            without_halves: false,
             experimental: false,
         }
     }
@@ -138,7 +146,8 @@ pub struct RunOptions {
     /// Most dispatches of one submission, for hosts that draw pictures in between; `None`: no limit.
     pub max_dispatches: Option<usize>,
     /// Most work of one submission in bytes of weights (and of keys and values) times the tokens that meet them, so that no
-    /// submission of a long prompt runs into a driver's watchdog; `None`: no limit. A single dispatch is never cut.
+    /// submission of a long prompt runs into a driver's watchdog; `None`: no limit. Attention over a long context, whose bytes count
+    /// once for each query head, is cut within a dispatch.
     pub max_work: Option<u64>,
 }
 

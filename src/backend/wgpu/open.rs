@@ -58,7 +58,7 @@ impl Gpu {
         };
         let (device, queue) = pollster::block_on(adapter.request_device(&descriptor))
             .map_err(|e| Error::Device(format!("{} cannot be opened: {e}", info.name)))?;
-        Ok(Gpu::with(device, queue, caps, adapter, None, options))
+        Gpu::with(device, queue, caps, adapter, None, options)
     }
 
     /// Uses a device that the host has opened, and renders with: one device for both. [`requirements`](super::requirements) says
@@ -82,7 +82,7 @@ impl Gpu {
             return Err(Error::Device(format!("{} cannot be adopted: {lacks}; {help}", info.name)));
         }
         let caps = caps(&limits, device.features(), adapter, options.experimental);
-        Ok(Gpu::with(device, queue, caps, adapter, Some(callbacks), options))
+        Gpu::with(device, queue, caps, adapter, Some(callbacks), options)
     }
 
     fn with(
@@ -92,7 +92,7 @@ impl Gpu {
         adapter: &wgpu::Adapter,
         adopted: Option<DeviceCallbacks>,
         options: &Options,
-    ) -> Gpu {
+    ) -> Result<Gpu> {
         let info = &adapter.get_info();
         let cache = options.shaders.open(&device, info);
         let name = format!("{} ({:?})", info.name, info.backend);
@@ -102,10 +102,15 @@ impl Gpu {
             run: options.run,
             memory: Memory { adapter: adapter.clone(), forced: options.limits.memory },
         };
+        let mut probed = gpu.device.catching(|| gpu.probe())?;
+        probed.flushes_halves |= options.without_halves;
+        tracing::debug!("{} was looked at: {probed:?}", gpu.name());
+        let caps = gpu.caps();
+        gpu.device = Arc::new(gpu.device.with_caps(Caps { features: probed.applied(&caps.features), ..caps.clone() }));
         if let Some(tiles) = gpu.tune(options, info) {
-            gpu.device = Arc::new(gpu.device.with_tiles(tiles));
+            gpu.device = Arc::new(gpu.device.with_caps(Caps { tiles, ..gpu.caps().clone() }));
         }
-        gpu
+        Ok(gpu)
     }
 
     /// The tiles that were measured as fastest; `None` where the host says which, or nothing is measured.

@@ -52,6 +52,8 @@ pub(super) struct GpuRunner {
     /// What has come of the oldest step.
     pub results: Results,
     pub pace: Pace,
+    /// What the frame on the device says of the part of a dispatch.
+    pub first_block: u32,
     /// Words while they are written to the device.
     pub words: Vec<u32>,
 }
@@ -130,6 +132,7 @@ impl GpuRunner {
             flights: VecDeque::with_capacity(MOST_FLIGHTS),
             results: Results::default(),
             pace: Pace::default(),
+            first_block: 0,
             words: vec![],
         };
         runner.clear_results();
@@ -162,9 +165,9 @@ impl GpuRunner {
     pub fn sizes(&self, step: &Begun, u: Ubatch) -> Sizes {
         let rows = &step.rows[u.first..u.end()];
         let first = rows.first().map_or(0, |r| r.position);
-        // With several sequences this only serves to estimate work: kernels read the position of each row.
-        let furthest = rows.iter().map(|r| r.position).max().unwrap_or(0);
-        let past = if self.options.sequences == 1 { first } else { furthest };
+        // With several sequences kernels read the position of each row; this says how far they reach together.
+        let furthest = rows.iter().map(|r| r.position + 1).max().unwrap_or(0);
+        let past = if self.options.sequences == 1 { first } else { furthest.saturating_sub(u.rows) };
         Sizes { tokens: u.rows as u32, outputs: u.outputs as u32, past: past as u32 }
     }
 

@@ -12,7 +12,10 @@ use crate::{
     ops,
     plan::{self, Buffer, Grid, PARAMS_STRIDE, Plan, RopeTable, Schedule, Sizes, check_step_shader},
 };
-use std::sync::{Arc, OnceLock};
+use std::{
+    ops::Range,
+    sync::{Arc, OnceLock},
+};
 
 /// The buffers of a runner's sequences, which all schedules use.
 pub(super) struct SequenceBuffers {
@@ -155,6 +158,21 @@ pub(super) fn encode(pass: &mut wgpu::ComputePass<'_>, steps: &[plan::Step], pre
             (None, None) => {}
         }
     }
+}
+
+/// Encodes some workgroups in y of a step.
+pub(super) fn encode_part(
+    pass: &mut wgpu::ComputePass<'_>,
+    step: &plan::Step,
+    prepared: &PreparedStep,
+    sizes: Sizes,
+    blocks: &Range<u32>,
+) {
+    let Some([x, _, z]) = step.grid.eval(sizes).filter(|_| !blocks.is_empty()) else { return };
+    pass.set_pipeline(&prepared.pipeline.pipeline);
+    prepared.pipeline.runs();
+    pass.set_bind_group(0, &prepared.group, &[]);
+    pass.dispatch_workgroups(x, blocks.end - blocks.start, z);
 }
 
 /// The uniforms of steps, one after the other.

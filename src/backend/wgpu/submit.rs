@@ -7,7 +7,7 @@ use super::{
     mapping::map_later,
     runner::{Flight, GpuRunner, MOST_FLIGHTS, Readback, row_bytes, wanted_rows},
     sampler::GpuSampler,
-    schedules::{buffer_of, encode},
+    schedules::{buffer_of, encode, encode_part},
     slices::SliceTime,
 };
 use crate::{
@@ -42,7 +42,7 @@ impl GpuRunner {
     /// Whether the next slice of step `k` may go to the device: there is room there, and for what comes back.
     fn may_submit(&mut self, k: usize) -> Result<bool> {
         let step = &self.begun[k];
-        if step.progress.dispatches > 0 {
+        if step.progress.dispatches > 0 || step.progress.blocks > 0 {
             // Slices of one ubatch follow each other without a look at the device.
             return Ok(true);
         }
@@ -64,7 +64,7 @@ impl GpuRunner {
             let mut step = std::mem::take(&mut self.begun[k]);
             let flight = self.slice(&mut step, budget);
             // Of an ubatch only the last submission is watched, unless slices are to be seen one by one.
-            let watched = step.progress.dispatches == 0 || !budget.is_unlimited();
+            let watched = (step.progress.dispatches == 0 && step.progress.blocks == 0) || !budget.is_unlimited();
             self.begun[k] = step;
             let flight = flight?;
             if watched {
@@ -80,29 +80,45 @@ impl GpuRunner {
         let mut encoder = device.raw.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
         let u = self.ubatch(step, step.progress.row);
         let which = self.plan.choose(u.rows, u.outputs);
-        if step.progress.dispatches == 0 {
+        if step.progress.dispatches == 0 && step.progress.blocks == 0 {
             // Before anything is written: from here on, states and keys count as touched.
             step.progress.started = true;
             self.write(step, u, which, &mut encoder)?;
         }
         let (sizes, from) = (self.sizes(step, u), step.progress.dispatches);
+        let most = self.weights.run.max_work.unwrap_or(u64::MAX);
+        let part = self.schedule(which)?.0.steps[from].part(sizes, step.progress.blocks, most);
+        let first_block = part.as_ref().map_or(0, |p| p.start);
+        if first_block != self.first_block {
+            self.write_frame(sizes, first_block);
+        }
         let (schedule, prepared) = self.schedule(which)?;
         let steps = prepared.steps(&self.weights, schedule, &self.buffers)?;
-        let to = from + self.pace.slice(&schedule.steps[from..], sizes, &self.weights.run, budget);
+        let ends = part.as_ref().is_none_or(|p| Some(p.end) == schedule.steps[from].grid.eval(sizes).map(|g| g[1]));
+        let to = match &part {
+            None => from + self.pace.slice(&schedule.steps[from..], sizes, &self.weights.run, budget),
+            Some(_) => from + usize::from(ends),
+        };
         let done = to == schedule.steps.len();
-        let measured = (!budget.is_unlimited()).then(|| SliceTime::new(&schedule.steps[from..to], sizes));
+        // A part of a dispatch says little of the device's pace.
+        let measures = !budget.is_unlimited() && part.is_none();
+        let measured = measures.then(|| SliceTime::new(&schedule.steps[from..to], sizes));
         let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
-        encode(&mut pass, &schedule.steps[from..to], &steps[from..to], sizes);
+        match &part {
+            None => encode(&mut pass, &schedule.steps[from..to], &steps[from..to], sizes),
+            Some(blocks) => encode_part(&mut pass, &schedule.steps[from], &steps[from], sizes, blocks),
+        }
         let chooses = done && step.choosing(u).next().is_some();
         if chooses {
             self.encode_choices(&mut pass, which, sizes)?;
         }
         drop(pass);
         step.progress.dispatches = to;
+        step.progress.blocks = part.filter(|_| !ends).map_or(0, |p| p.end);
         let mut read = None;
         if done {
             read = self.copy_back(&mut encoder, step, u, which, chooses)?;
-            step.progress = StepProgress { row: u.end(), dispatches: 0, ..step.progress };
+            step.progress = StepProgress { row: u.end(), dispatches: 0, blocks: 0, ..step.progress };
         }
         let submission = device.submit([encoder.finish()]);
         if let Some(read) = &read {
@@ -192,14 +208,7 @@ impl GpuRunner {
             canary::write(&device, schedule, &prepared.scratch);
         }
         let sizes = self.sizes(step, u);
-        let frame = Frame {
-            tokens: sizes.tokens,
-            past: if self.options.sequences == 1 { sizes.past } else { 0 },
-            outputs: sizes.outputs,
-            first_output: sizes.tokens - sizes.outputs,
-            ..Frame::default()
-        };
-        device.queue.write_buffer(&self.buffers.frame, 0, bytemuck::bytes_of(&frame));
+        self.write_frame(sizes, 0);
         let rows = &step.rows[u.first..u.end()];
         self.write_ids(rows, encoder);
         for ((place, values), buffer) in self.plan.inputs.iter().zip(&step.inputs).zip(&self.buffers.inputs) {
@@ -215,6 +224,20 @@ impl GpuRunner {
             self.write_spans(step, u);
         }
         self.write_choices(step, u)
+    }
+
+    /// The sizes of an ubatch; `first_block` is 0 but for a part of a dispatch.
+    fn write_frame(&mut self, sizes: Sizes, first_block: u32) {
+        let frame = Frame {
+            tokens: sizes.tokens,
+            past: sizes.past,
+            outputs: sizes.outputs,
+            first_output: sizes.tokens - sizes.outputs,
+            first_block,
+            ..Frame::default()
+        };
+        self.first_block = first_block;
+        self.weights.gpu.device.queue.write_buffer(&self.buffers.frame, 0, bytemuck::bytes_of(&frame));
     }
 
     /// Token ids: those that the host knows are written in runs, those that were chosen last are copied, unless a choice of the

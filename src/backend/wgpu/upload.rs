@@ -6,11 +6,12 @@ use crate::{
     error::{Error, Result},
     graph,
     ir::Graph,
+    kernels::Variant,
     plan::{self, Matrix, Segment, VectorPart, Weights},
     quant::{self, KvType, gpu},
     threads,
 };
-use std::ops::Range;
+use std::{collections::BTreeMap, ops::Range};
 
 /// Bytes that a thread packs into one piece of staging memory.
 const PIECE: usize = 4 << 20;
@@ -52,18 +53,42 @@ impl DeviceWeights {
         let threads = std::thread::available_parallelism().map_or(1, usize::from).min(MOST_THREADS);
         let total = weights.bytes();
         let mut up = Uploader { gpu: &gpu, total, done: 0, threads, batch: 0, last: None, progress };
-        up.report()?;
-        let mut matrices = Vec::with_capacity(weights.matrices.len());
-        for m in &weights.matrices {
-            let segments = m.segments.iter().map(|s| up.segment(program, m, s)).collect::<Result<_>>()?;
-            matrices.push(segments);
-        }
-        let vectors = up.vectors(program, &weights)?;
+        let kernels = first_kernels(&graph, &weights, &gpu, &run);
+        // Drivers compile while the weights are on their way.
+        let (matrices, vectors) = std::thread::scope(|s| {
+            let compiling = s.spawn(|| gpu.pipelines.prepare(&gpu.device, kernels.iter()));
+            let sent = up.everything(program, &weights);
+            while sent.is_ok() && !compiling.is_finished() {
+                up.waiting(gpu.pipelines.len().min(kernels.len()), kernels.len())?;
+                std::thread::sleep(LOOK);
+            }
+            sent
+        })?;
         let zero = gpu.device.buffer("zeros", plan::ZERO_BYTES, wgpu::BufferUsages::STORAGE)?;
-        up.finish()?;
         Ok(DeviceWeights { graph, weights, run, matrices, vectors, zero, gpu })
     }
 }
+
+/// How often a host hears how many kernels are compiled.
+const LOOK: std::time::Duration = std::time::Duration::from_millis(10);
+
+/// The kernels of a single token and of its choice, as most runners have them: one sequence, keys and values in f16. What a runner
+/// wants beyond these is compiled when it is made.
+fn first_kernels(graph: &Graph, weights: &Weights, gpu: &Gpu, run: &RunOptions) -> Vec<Variant> {
+    let options = plan::Options {
+        reduction: run.reduction,
+        tiles: run.tiles,
+        subgroups: run.subgroups,
+        ..plan::Options::new(USUAL_CTX, 1, KvType::F16)
+    };
+    let Ok(plan) = plan::plan(graph, weights, &gpu.device.caps, &options) else { return vec![] };
+    let picks = plan.sampling.iter().flat_map(|s| &s.steps[0]);
+    let all = plan.decode.steps.iter().chain(picks).map(|s| (s.variant.label(), s.variant.clone()));
+    all.collect::<BTreeMap<_, _>>().into_values().collect()
+}
+
+/// A context that is long enough for every kernel of a token.
+const USUAL_CTX: usize = 2048;
 
 /// The smallest plan that there is.
 fn smallest() -> plan::Options {
@@ -100,6 +125,24 @@ fn too_large(m: &Matrix) -> Error {
 impl Uploader<'_> {
     fn report(&mut self) -> Result<()> {
         (self.progress)(Progress { phase: "weights to the GPU", done: self.done, total: self.total })
+    }
+
+    /// Kernels are still being compiled.
+    fn waiting(&mut self, done: usize, total: usize) -> Result<()> {
+        (self.progress)(Progress { phase: "kernels for the GPU", done: done as u64, total: total as u64 })
+    }
+
+    /// Packs and sends all weights: the segments of each matrix, and the vectors.
+    fn everything(&mut self, program: &Program, weights: &Weights) -> Result<(Vec<Vec<wgpu::Buffer>>, wgpu::Buffer)> {
+        self.report()?;
+        let mut matrices = Vec::with_capacity(weights.matrices.len());
+        for m in &weights.matrices {
+            let segments = m.segments.iter().map(|s| self.segment(program, m, s)).collect::<Result<_>>()?;
+            matrices.push(segments);
+        }
+        let vectors = self.vectors(program, weights)?;
+        self.finish()?;
+        Ok((matrices, vectors))
     }
 
     fn segment(&mut self, program: &Program, m: &Matrix, s: &Segment) -> Result<wgpu::Buffer> {

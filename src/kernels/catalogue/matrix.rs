@@ -182,6 +182,12 @@ fn dots_tile(v: &Variant) -> Result<[u32; 2]> {
     Ok([v.get("WG")? / v.get("LANES")?.max(1) * v.get("ROWS")?, v.get("COLS")?])
 }
 
+/// The same where teams share a row: each takes other experts.
+fn down_tile(v: &Variant) -> Result<[u32; 2]> {
+    let [rows, columns] = dots_tile(v)?;
+    Ok([(rows / v.get("SLOTS")?.max(1)).max(1), columns])
+}
+
 /// The same of a kernel that multiplies tiles.
 fn tile_size(v: &Variant) -> Result<[u32; 2]> {
     Ok([v.get("TM")?, v.get("COLS")?])
@@ -268,16 +274,16 @@ const DOWN: Fragment = wgsl!("expert_down_add.wgsl");
 
 /// `y = residual + factor · Σ_j weights[t, j] · (W_e h[t, j] + b_e)`. Bindings: `bias` f32 `[E, H]`, `x` (h) `[T, k·I]`,
 /// `w_data`, `ids`, `weights` `[T, k]`, `residual` `[T, H]`, `y` (read_write). Items: rows of one expert's matrix (H); rows:
-/// T. With several segments the first dispatch starts from the residual, later ones `ACCUMULATE`.
+/// T. `SLOTS`: experts that are taken side by side. With several segments the first dispatch starts from the residual, later ones `ACCUMULATE`.
 pub static EXPERT_DOWN_ADD: Kernel = Kernel {
     name: "expert_down_add",
     parts: parts(&[DOT, TEAMS, wgsl!("down/alone.wgsl"), DOWN]),
     slots: &["w"],
     products: &[(PRODUCTS, &["w"])],
-    consts: [DOTS, &[], &[]],
+    consts: [DOTS, &[("SLOTS", 1)], &[]],
     fixed: [&[("NORM", 0), ("SHARED", 0)], &[]],
     params: params::ExpertDownAddParams::FIELDS,
-    tile: dots_tile,
+    tile: down_tile,
     ..PLAIN
 };
 

@@ -189,3 +189,13 @@ pub static COPY: Kernel = Kernel {
     tile: |v| Ok([v.get("WG")? * v.get("EACH")?, 1]),
     ..PLAIN
 };
+
+/// What the device does where WGSL leaves it open. Bindings: `x` u32 (halves), `y` u32 (read_write): see the file. One workgroup.
+pub static PROBE: Kernel = Kernel {
+    name: "probe",
+    parts: parts(&[wgsl!("probe.wgsl")]),
+    consts: consts(&[("WG", 128), ("SUBGROUPS", 0)]),
+    params: params::ProbeParams::FIELDS,
+    tile: one_each,
+    ..PLAIN
+};

@@ -97,17 +97,17 @@ uniforms! {
         attention_chunks: u32,
         /// 1: `sinks` is read, one number a query head; 0: there are none.
         sinks_on: u32,
-        /// Positions of one split (`SPLIT` = 1), a multiple of `WG`.
-        split_len: u32,
-        /// Splits that a row of `partials` has room for (`SPLIT` = 1).
-        splits: u32,
+        /// Pieces that positions are shared out in, at most.
+        most_pieces: u32,
+        /// Query rows of a workgroup: `ROWS`.
+        tile_rows: u32,
         /// Start of the queries in its binding, in elements.
         q_offset: u32,
         /// Elements from one row of the queries to the next.
         q_stride: u32,
-        /// Start of the result (of the partial results where `SPLIT` = 1) in its binding, in elements.
+        /// Start of the result in its binding, in elements.
         y_offset: u32,
-        /// Elements from one row of the result (of the partial results where `SPLIT` = 1) to the next.
+        /// Elements from one row of the result to the next.
         y_stride: u32,
         /// Factor on the dot products.
         scale: f32,
@@ -117,14 +117,18 @@ uniforms! {
     AttendReduceParams {
         /// Query heads.
         heads: u32,
+        /// Heads of the cache.
+        kv_heads: u32,
         /// Columns of a value, a multiple of 4.
         v_dim: u32,
         /// 1: `sinks` is read, one number a query head; 0: there are none.
         sinks_on: u32,
-        /// Positions of one split.
-        split_len: u32,
-        /// Splits that a row of `partials` has room for.
-        splits: u32,
+        /// 1: a query sees only the positions of its own chunk, chunks being `window` positions long.
+        attention_chunks: u32,
+        /// Pieces that positions are shared out in, at most.
+        most_pieces: u32,
+        /// Query rows of a workgroup of `attend`.
+        tile_rows: u32,
         /// Start of the result in its binding, in elements.
         y_offset: u32,
         /// Elements from one row of the result to the next.

@@ -189,6 +189,12 @@ uniforms! {
         groups: u32,
     }
 
+    /// Uniforms of `probe`.
+    ProbeParams {
+        /// Halves that are converted.
+        halves: u32,
+    }
+
     /// Uniforms of `copy`.
     CopyParams {
         /// Groups of 16 bytes.
