@@ -57,7 +57,8 @@ struct Task {
     first: u32,      // the first of its query rows
     all_rows: u32,   // one more than the last query row that it may take
     past: u32,       // token t of this workgroup stands at `past` + t, also where that wraps round
-    cache_row: u32,  // row of the caches where the positions of its sequence and head begin
+    unit: u32,       // its head of keys of its sequence, counted in the part of the cache that is bound
+    cache_row: u32,  // row of the caches where its positions begin
     begin: u32,      // positions that any of its rows sees: from here
     end: u32,        // to before here
 }
@@ -94,7 +95,8 @@ fn with_positions(task: Task, piece: u32, cut: Pieces) -> Task {
     var t = task;
     let last_token = (min(t.first + ROWS, t.all_rows) - 1u) / t.group;
     t.past = position_of(last_token) - last_token;
-    t.cache_row = (sequence_of(last_token) * p.kv_heads + t.kv_head) * p.ctx;
+    t.unit = sequence_of(last_token) * p.kv_heads + t.kv_head - p.first_unit;
+    t.cache_row = t.unit * p.ctx;
     t.begin = first_seen(t.past + t.first / t.group);
     t.end = min(t.past + last_token + 1u, p.ctx);
     if (cut.count > 1u) {
@@ -285,6 +287,10 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) l
     }
     let cut = pieces();
     task = with_positions(task, wg.z, cut);
+    if (task.unit >= p.units) {
+        // Another part of the cache holds it.
+        return;
+    }
     load_queries(task, lid);
 
     var sums: array<vec4<f32>, ROWS * OWN>;

@@ -20,9 +20,14 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) l
     }
     let is_v = wg.x >= p.kv_heads;
     let head = wg.x % p.kv_heads;
+    // What another part of the cache holds is another dispatch's.
+    let unit = sequence_of(t) * p.kv_heads + head - p.first_unit;
+    if (unit >= p.units) {
+        return;
+    }
     let fours = select(p.k_dim, p.v_dim, is_v) / 4u;
     let source = select(p.k_offset + t * p.k_stride, p.v_offset + t * p.v_stride, is_v) / 4u + head * fours;
-    let row = ((sequence_of(t) * p.kv_heads + head) * p.ctx + position) * row_words(fours);
+    let row = (unit * p.ctx + position) * row_words(fours);
     for (var first = 0u; first < fours; first += WG) {
         let i = first + lid;
         var x: vec4<f32>;

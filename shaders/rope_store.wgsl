@@ -76,6 +76,11 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) l
     let is_q = wg.x < p.heads;
     let is_v = wg.x >= p.heads + p.kv_heads;
     let head = select(select(wg.x - p.heads, wg.x - p.heads - p.kv_heads, is_v), wg.x, is_q);
+    // What another part of the cache holds is another dispatch's, and queries are the first one's.
+    let unit = select(sequence_of(t) * p.kv_heads + head - p.first_unit, p.first_unit, is_q);
+    if (unit >= select(p.units, 1u, is_q)) {
+        return;
+    }
     let start = row + select(p.k_offset, p.q_offset, is_q);
     let kind = select(select(p.k_norm_kind, p.q_norm_kind, is_q), 0u, is_v);
 
@@ -92,7 +97,7 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) l
     let factor = inverseSqrt(total / f32(max(count, 1u)) + select(p.k_eps, p.q_eps, is_q));
 
     let fours = select(p.head_dim, p.v_dim, is_v) / 4u;
-    let cached = ((sequence_of(t) * p.kv_heads + head) * p.ctx + position) * row_words(fours);
+    let cached = (unit * p.ctx + position) * row_words(fours);
     let weight = select(0u, head * p.head_dim, kind == NORM_WHOLE_ROW);
     let source = Source(start + head * p.head_dim, factor, kind, weight, is_q);
     for (var first = 0u; first < fours; first += WG) {

@@ -9,7 +9,7 @@ use crate::{
 use moeray::{
     backend::{
         Loaded, reference,
-        runner::{Row, RunnerOptions, Step},
+        runner::{Row, Runner, RunnerOptions, Step},
         wgpu::{ForcedLimits, Gpu, Options, RunOptions, requirements},
     },
     file::{Tensor, synth},
@@ -220,4 +220,58 @@ fn subnormal_halves_survive() {
     }
     let d = on(true, false, Reduction::Workgroup);
     assert!(d.nmse > 1e-2, "without it nothing is wrong: {d:?}");
+}
+
+/// A cache larger than what the device binds lies in several buffers: heads and sequences in all of them run, are saved, forked and
+/// restored as in one.
+#[test]
+fn caches_in_several_buffers() {
+    let limits = ForcedLimits { webgpu_defaults: true, max_binding: Some(8 << 10), ..ForcedLimits::default() };
+    let Some(gpu) = open(|o| o.limits = limits) else { return };
+    let options = |sequences: usize| RunnerOptions { ctx: 60, sequences, ubatch: 16, kv: KvType::F32 };
+    for name in ["mixtral", "qwen3_moe"] {
+        let program = definition(name).program;
+        let g = graph::fuse(&program.graph);
+        let dtypes: Vec<DType> = program.weights.iter().map(Tensor::dtype).collect();
+        let weights = plan::weights(&g, &dtypes, gpu.caps()).unwrap();
+        let planned = |sequences| {
+            let o = plan::Options { sequences, ..plan::Options::new(60, 16, KvType::F32) };
+            plan::plan(&g, &weights, gpu.caps(), &o).unwrap().caches[0].parts.len()
+        };
+        println!("{name}: {} and {} parts", planned(None), planned(Some(5)));
+        assert!(planned(Some(5)) > 2, "{name}: the caches are not cut");
+        let ids: Vec<u32> = (0..23).map(|i| (i * 37 + 5) % 300).collect();
+        let fed = |r: &mut Runner, sequence: usize, from: usize, to: usize| {
+            let row = |i: usize| Row { logits: i + 1 == to, ..Row::fed(ids[i], sequence, i) };
+            let rows: Vec<Row> = (from..to).map(row).collect();
+            r.step(&Step { rows: &rows, ..Step::default() }).unwrap().outputs[0].f32.clone()
+        };
+        let exact = reference::load_with(program.clone(), Activations::F32).unwrap();
+        let mut one = exact.runner(options(1)).unwrap();
+        let want = [fed(&mut one, 0, 0, 12), fed(&mut one, 0, 12, 13), fed(&mut one, 0, 13, 23)];
+        for reduction in [Reduction::Invocation, Reduction::Workgroup] {
+            let run = RunOptions {
+                reduction: Some(reduction),
+                tiles: Some(Tiles::F32),
+                poison: true,
+                canaries: true,
+                ..RunOptions::default()
+            };
+            let loaded = gpu.load_with(program.clone(), run, &mut |_| Ok(())).unwrap();
+            let mut r = loaded.runner(options(5)).unwrap();
+            let same = |got: &[f32], i: usize, what: &str| {
+                compare::check(got, &want[i], 1e-9).unwrap_or_else(|e| panic!("{name}, {reduction:?}, {what}: {e}"));
+            };
+            for sequence in [4, 1] {
+                same(&fed(&mut r, sequence, 0, 12), 0, "a prompt");
+                same(&fed(&mut r, sequence, 12, 13), 1, "a token");
+            }
+            r.fork(4, 2, 13).unwrap();
+            let saved = r.save(1, 13).unwrap();
+            r.restore(3, &saved).unwrap();
+            for sequence in [2, 3, 4] {
+                same(&fed(&mut r, sequence, 13, 23), 2, "what follows");
+            }
+        }
+    }
 }

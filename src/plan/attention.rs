@@ -97,14 +97,22 @@ impl Lower<'_> {
             k_stride: k.stride,
             v_offset: v.offset,
             v_stride: v.stride,
+            ..params::KvStoreParams::default()
         };
-        let variant = Variant::new(&catalogue::KV_STORE).kv(self.kv()).with("BATCH", self.batch());
-        let [keys, values] = self.cache(cache, true)?;
-        let bindings = vec![self.row_places()?, self.read("k", k.buffer)?, self.read("v", v.buffer)?, keys, values];
         let cols = d.kv_heads * (d.k_dim + d.stored_v_dim());
-        let grid = self.grid(&variant, 2 * d.kv_heads, Count::Tokens, 1)?;
-        let reads = self.row_cost(Count::Tokens, cols);
-        self.push(variant, &p, bindings, grid, reads, self.cache_cost(&d));
+        for (number, part) in self.cache_parts(cache) {
+            let variant = Variant::new(&catalogue::KV_STORE).kv(self.kv()).with("BATCH", self.batch());
+            let p = params::KvStoreParams { first_unit: part.first, units: part.units, ..p };
+            let [keys, values] = self.cache(cache, number, true)?;
+            let bindings = vec![self.row_places()?, self.read("k", k.buffer)?, self.read("v", v.buffer)?, keys, values];
+            let grid = self.grid(&variant, 2 * d.kv_heads, Count::Tokens, 1)?;
+            // Each part takes its share; figures are those of the first.
+            let (reads, writes) = match number {
+                0 => (self.row_cost(Count::Tokens, cols), self.cache_cost(&d)),
+                _ => Default::default(),
+            };
+            self.push(variant, &p, bindings, grid, reads, writes);
+        }
         Ok(())
     }
 
@@ -151,24 +159,33 @@ impl Lower<'_> {
             y_stride: y.stride,
             q_eps: norms[0].map_or(0.0, |n| n.eps),
             k_eps: norms[1].map_or(0.0, |n| n.eps),
+            ..params::RopeStoreParams::default()
         };
-        let variant = Variant::new(&catalogue::ROPE_STORE).kv(self.kv()).with("BATCH", self.batch());
-        let [keys, values] = self.cache(cache, true)?;
-        let bindings = vec![
-            self.row_places()?,
-            self.read("qkv", q.buffer)?,
-            self.weight_vector("q_norm", norms[0].map(|n| n.weight))?,
-            self.weight_vector("k_norm", norms[1].map(|n| n.weight))?,
-            self.rope(r)?,
-            self.write("y", y.buffer)?,
-            keys,
-            values,
-        ];
-        let grid = self.grid(&variant, q_cols / r.head_dim + 2 * d.kv_heads, Count::Tokens, 1)?;
         let kv_cols = d.kv_heads * (d.k_dim + d.v_dim);
-        let reads = self.row_cost(Count::Tokens, q_cols + kv_cols + r.dims);
-        let writes = self.row_cost(Count::Tokens, q_cols).and(self.cache_cost(&d));
-        self.push(variant, &p, bindings, grid, reads, writes);
+        for (number, part) in self.cache_parts(cache) {
+            let variant = Variant::new(&catalogue::ROPE_STORE).kv(self.kv()).with("BATCH", self.batch());
+            let p = params::RopeStoreParams { first_unit: part.first, units: part.units, ..p };
+            let [keys, values] = self.cache(cache, number, true)?;
+            let bindings = vec![
+                self.row_places()?,
+                self.read("qkv", q.buffer)?,
+                self.weight_vector("q_norm", norms[0].map(|n| n.weight))?,
+                self.weight_vector("k_norm", norms[1].map(|n| n.weight))?,
+                self.rope(r)?,
+                self.write("y", y.buffer)?,
+                keys,
+                values,
+            ];
+            let grid = self.grid(&variant, q_cols / r.head_dim + 2 * d.kv_heads, Count::Tokens, 1)?;
+            let (reads, writes) = match number {
+                0 => (
+                    self.row_cost(Count::Tokens, q_cols + kv_cols + r.dims),
+                    self.row_cost(Count::Tokens, q_cols).and(self.cache_cost(&d)),
+                ),
+                _ => Default::default(),
+            };
+            self.push(variant, &p, bindings, grid, reads, writes);
+        }
         Ok(())
     }
 
@@ -241,18 +258,8 @@ impl Lower<'_> {
             y_offset: y.offset,
             y_stride: y.stride,
             scale: a.scale,
+            ..params::AttendParams::default()
         };
-        let [k, v] = self.cache(a.cache, false)?;
-        let sinks = self.weight_vector("sinks", a.sinks)?;
-        let bindings = vec![
-            self.row_places()?,
-            self.read("q", q_place.buffer)?,
-            k,
-            v,
-            sinks,
-            self.write("y", y.buffer)?,
-            self.write("partials", partials.buffer)?,
-        ];
         let mut grid = self.grid(&variant, d.kv_heads, Count::Tokens, group)?;
         if let Grid::Direct { per, tile, z, .. } = &mut grid {
             *z = Depth::Pieces(pieces);
@@ -261,15 +268,32 @@ impl Lower<'_> {
                 (*per, *tile) = (per.div_ceil((*tile).max(1)), 1);
             }
         }
-        let position = Cost {
-            position: self.cache_cost(&d).token,
-            heads: group as u64,
-            window: u64::from(pieces.window),
-            ..Cost::default()
-        };
-        let reads = self.row_cost(Count::Tokens, a.heads * d.k_dim).and(position);
-        let row = self.row_cost(Count::Tokens, a.heads * d.v_dim);
-        self.push(variant, &p, bindings, grid, reads, row);
+        let (parts, row) = (self.cache_parts(a.cache), self.row_cost(Count::Tokens, a.heads * d.v_dim));
+        let units: u64 = parts.iter().map(|p| u64::from(p.1.units)).sum();
+        for (number, part) in parts {
+            let p = params::AttendParams { first_unit: part.first, units: part.units, ..p };
+            let [k, v] = self.cache(a.cache, number, false)?;
+            let bindings = vec![
+                self.row_places()?,
+                self.read("q", q_place.buffer)?,
+                k,
+                v,
+                self.weight_vector("sinks", a.sinks)?,
+                self.write("y", y.buffer)?,
+                self.write("partials", partials.buffer)?,
+            ];
+            let position = Cost {
+                position: self.cache_cost(&d).token * u64::from(part.units) / units.max(1),
+                heads: group as u64,
+                window: u64::from(pieces.window),
+                ..Cost::default()
+            };
+            let (queries, written) = match number {
+                0 => (self.row_cost(Count::Tokens, a.heads * d.k_dim), row),
+                _ => Default::default(),
+            };
+            self.push(variant.clone(), &p, bindings, grid, queries.and(position), written);
+        }
         if pieces.most > 1 && (1..=self.tokens).any(|t| pieces.most_of(t as u32) > 1) {
             self.attend_reduce(a, &d, pieces, partials.buffer, y)?;
         }

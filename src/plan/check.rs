@@ -127,8 +127,8 @@ impl Checker<'_> {
             }
             Buffer::Rope(i) => self.plan.ropes.get(i as usize)?.bytes,
             Buffer::Input(i) => 4 * most * self.plan.inputs.get(i as usize)?.stride as u64,
-            Buffer::Keys(c) => self.plan.caches.get(c as usize)?.keys,
-            Buffer::Values(c) => self.plan.caches.get(c as usize)?.values,
+            Buffer::Keys { cache, part } => self.plan.caches.get(cache as usize)?.parts.get(part as usize)?.keys,
+            Buffer::Values { cache, part } => self.plan.caches.get(cache as usize)?.parts.get(part as usize)?.values,
             Buffer::State(s) => *self.plan.states.get(s as usize)?,
             Buffer::Scratch(i) => self.s.scratch.get(i as usize)?.bytes,
             Buffer::Sampling(part) => self.plan.sampling.as_ref()?.bytes(part),
@@ -147,7 +147,7 @@ impl Checker<'_> {
             return Err(format!("bytes {} + {} are not aligned", b.offset, b.size));
         }
         let read_only = match b.buffer {
-            Buffer::Keys(_) | Buffer::Values(_) | Buffer::State(_) | Buffer::Scratch(_) => false,
+            Buffer::Keys { .. } | Buffer::Values { .. } | Buffer::State(_) | Buffer::Scratch(_) => false,
             // What is picked is the next step's input.
             Buffer::Tokens | Buffer::Sampling(_) => op != "sample",
             Buffer::Frame

@@ -2,8 +2,8 @@
 //! `product.rs`, `attention.rs`, `routing.rs`, `experts.rs` and `recurrent.rs`.
 
 use super::{
-    Access, Binding, Buffer, BufferView, CANARY_BYTES, Cost, Count, Depth, Grid, OutputView, READBACK, Schedule, Step,
-    TransientBuffer, ZERO_BYTES, memory,
+    Access, Binding, Buffer, BufferView, CANARY_BYTES, CachePart, Cost, Count, Depth, Grid, OutputView, READBACK,
+    Schedule, Step, TransientBuffer, ZERO_BYTES, memory,
     nodes::{KernelGraph, KernelNode, KernelOp, Pack, VectorPart},
     phase,
     sizes::{Resident, fits, padded},
@@ -282,8 +282,8 @@ impl<'a> Lower<'a> {
             }
             Buffer::Rope(i) => self.resident.ropes.get(i as usize).map(|t| t.bytes),
             Buffer::Input(i) => self.resident.inputs.get(i as usize).map(|p| (4 * self.tokens * p.stride) as u64),
-            Buffer::Keys(c) => self.resident.caches.get(c as usize).map(|c| c.keys),
-            Buffer::Values(c) => self.resident.caches.get(c as usize).map(|c| c.values),
+            Buffer::Keys { cache, part } => self.cache_part(cache, part).map(|p| p.keys),
+            Buffer::Values { cache, part } => self.cache_part(cache, part).map(|p| p.values),
             Buffer::State(s) => self.resident.states.get(s as usize).copied(),
             Buffer::Scratch(c) => self.transients.get(c as usize).map(|c| c.bytes),
             Buffer::Sampling(part) => return Err(Error::Graph(format!("{part:?} is bound by the model"))),
@@ -341,12 +341,23 @@ impl<'a> Lower<'a> {
         self.read("rope_table", Buffer::Rope(self.resident.rope(r)?))
     }
 
-    pub fn cache(&self, c: CacheId, write: bool) -> Result<[Binding; 2]> {
+    fn cache_part(&self, cache: u32, part: u32) -> Option<&CachePart> {
+        self.resident.caches.get(cache as usize)?.parts.get(part as usize)
+    }
+
+    /// The parts of a cache, with their numbers.
+    pub fn cache_parts(&self, c: CacheId) -> Vec<(u32, CachePart)> {
+        let parts = self.resident.caches.get(c.0 as usize).map_or(&[][..], |c| &c.parts);
+        (0..).zip(parts.iter().copied()).collect()
+    }
+
+    pub fn cache(&self, c: CacheId, part: u32, write: bool) -> Result<[Binding; 2]> {
         let access = if write { Access::ReadWrite } else { Access::Read };
         // A store writes no values where they are part of keys, and has a buffer of their own to write none to.
         let in_keys = !write && self.g.caches[c.0 as usize].v_in_k;
-        let values = if in_keys { Buffer::Keys(c.0) } else { Buffer::Values(c.0) };
-        Ok([self.bind("k_cache", Buffer::Keys(c.0), access)?, self.bind("v_cache", values, access)?])
+        let keys = Buffer::Keys { cache: c.0, part };
+        let values = if in_keys { keys } else { Buffer::Values { cache: c.0, part } };
+        Ok([self.bind("k_cache", keys, access)?, self.bind("v_cache", values, access)?])
     }
 
     /// Adds a step.

@@ -46,8 +46,8 @@ pub use nodes::{Elementwise, Epilogue, KernelGraph, KernelNode, KernelOp, Pack, 
 pub use pieces::{Depth, Pieces};
 pub use recurrent::{STATE_FRESH, STATE_SLOTS};
 pub use schedule::{
-    Binding, Buffer, BufferView, CacheBytes, Count, Grid, InputBuffer, OutputView, RopeTable, Schedule, Scratch, Step,
-    TransientBuffer,
+    Binding, Buffer, BufferView, CacheBytes, CachePart, Count, Grid, InputBuffer, OutputView, RopeTable, Schedule,
+    Scratch, Step, TransientBuffer,
 };
 pub use sizes::SPAN_WORDS;
 pub use totals::Totals;

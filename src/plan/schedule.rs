@@ -37,10 +37,20 @@ pub enum Buffer {
     Rope(u32),
     /// Numbers that the caller gives: [`super::Plan::inputs`].
     Input(u32),
-    /// Keys of a cache, `[sequences, kv_heads, ctx, k_dim]`.
-    Keys(u32),
-    /// Values of a cache, `[sequences, kv_heads, ctx, v_dim]`.
-    Values(u32),
+    /// Keys of a part of a cache, `[units, ctx, k_dim]`: [`CachePart`].
+    Keys {
+        /// Which cache.
+        cache: u32,
+        /// Which of its parts.
+        part: u32,
+    },
+    /// Values of a part of a cache, `[units, ctx, v_dim]`.
+    Values {
+        /// Which cache.
+        cache: u32,
+        /// Which of its parts.
+        part: u32,
+    },
     /// A recurrent state, `[sequences, slots, ...]`: [`super::Plan::states`].
     State(u32),
     /// Working memory of one schedule: [`Schedule::scratch`].
@@ -285,11 +295,26 @@ pub struct RopeTable {
 }
 
 /// A KV cache's buffers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CacheBytes {
-    /// Of the keys.
+    /// Of all keys.
     pub keys: u64,
-    /// Of the values.
+    /// Of all values.
+    pub values: u64,
+    /// Buffers of keys and of values; one each unless that is more than the device binds at a time.
+    pub parts: Vec<CachePart>,
+}
+
+/// The keys and values of some heads of some sequences. A unit is a head of keys of a sequence, `sequence * kv_heads + head`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CachePart {
+    /// The first unit.
+    pub first: u32,
+    /// Units.
+    pub units: u32,
+    /// Bytes of keys.
+    pub keys: u64,
+    /// Bytes of values.
     pub values: u64,
 }
 

@@ -1,6 +1,6 @@
 //! Sizes of what outlives a step: caches, tables of rotations, inputs; and what fits a binding.
 
-use super::{CacheBytes, Caps, InputBuffer, Options, RopeTable};
+use super::{CacheBytes, CachePart, Caps, InputBuffer, Options, RopeTable};
 use crate::{
     error::{Error, Result},
     ir::{CacheDecl, Graph, Op, Rope},
@@ -77,15 +77,23 @@ fn rope_table(rope: &Rope, caps: &Caps, o: &Options) -> Result<RopeTable> {
 }
 
 fn caches(g: &Graph, caps: &Caps, o: &Options) -> Result<Vec<CacheBytes>> {
-    let side = |heads: usize, dim: usize, i: usize| {
-        let bytes = [o.sequences.unwrap_or(1), heads, o.ctx, o.kv.gpu_row_bytes(dim)]
-            .iter()
-            .try_fold(1u64, |a, b| a.checked_mul(*b as u64));
-        let help = "ask for a shorter context or a smaller cache (f16, q8_0)";
-        fits(caps, bytes.unwrap_or(u64::MAX), &format!("the KV cache of layer {i}"), help)
-    };
+    let limit = caps.max_binding.min(caps.max_buffer);
     let cache = |(i, d): (usize, &CacheDecl)| {
-        Ok(CacheBytes { keys: side(d.kv_heads, d.k_dim, i)?, values: side(d.kv_heads, d.stored_v_dim(), i)? })
+        // A head of one sequence is not cut.
+        let unit = |dim: usize| {
+            let bytes = (o.ctx as u64).saturating_mul(o.kv.gpu_row_bytes(dim) as u64);
+            let help = "ask for a shorter context or a smaller cache (f16, q8_0)";
+            fits(caps, bytes, &format!("a head of the KV cache of layer {i}"), help)
+        };
+        let (k, v) = (unit(d.k_dim)?, unit(d.stored_v_dim())?);
+        let units = o.sequences.unwrap_or(1) as u64 * d.kv_heads as u64;
+        let each = (limit / k.max(v)).clamp(1, units.max(1));
+        let part = |first: u64| {
+            let n = each.min(units - first);
+            CachePart { first: first as u32, units: n as u32, keys: n * k, values: n * v }
+        };
+        let parts = (0..units).step_by(each as usize).map(part).collect();
+        Ok(CacheBytes { keys: units * k, values: units * v, parts })
     };
     g.caches.iter().enumerate().map(cache).collect()
 }

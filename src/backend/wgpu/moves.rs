@@ -10,21 +10,32 @@ use crate::{
 /// Bytes that are read back at once.
 const AT_ONCE: u64 = 8 << 20;
 
+/// A buffer that sequences have something in.
+#[derive(Clone, Copy, Debug)]
+enum Place {
+    /// Keys (side 0) or values (side 1) of a part of a cache.
+    Cache {
+        cache: usize,
+        part: usize,
+        side: usize,
+    },
+    State(usize),
+}
+
 /// A range of bytes of a cache or of a state.
 #[derive(Clone, Copy, Debug)]
 struct ByteRange {
-    /// Of what: caches' keys and values first, then states.
-    buffer: usize,
+    /// Of what.
+    buffer: Place,
     first: u64,
     bytes: u64,
 }
 
 impl GpuRunner {
     fn buffer_of_range(&self, r: ByteRange) -> &wgpu::Buffer {
-        let caches = 2 * self.buffers.caches.len();
-        match r.buffer.checked_sub(caches) {
-            None => &self.buffers.caches[r.buffer / 2][r.buffer % 2],
-            Some(state) => &self.buffers.states[state],
+        match r.buffer {
+            Place::Cache { cache, part, side } => &self.buffers.caches[cache][part][side],
+            Place::State(state) => &self.buffers.states[state],
         }
     }
 
@@ -35,10 +46,16 @@ impl GpuRunner {
         for (i, d) in self.weights.graph.caches.iter().enumerate() {
             for (side, cols) in [d.k_dim, d.stored_v_dim()].into_iter().enumerate() {
                 let row = kv.gpu_row_bytes(cols) as u64;
-                let head = |head: usize| ByteRange {
-                    buffer: 2 * i + side,
-                    first: ((sequence * d.kv_heads + head) * ctx) as u64 * row,
-                    bytes: positions as u64 * row,
+                let parts = &self.plan.caches[i].parts;
+                let head = |head: usize| {
+                    let unit = (sequence * d.kv_heads + head) as u32;
+                    let part = parts.iter().rposition(|p| p.first <= unit).unwrap_or(0);
+                    let within = unit - parts.get(part).map_or(0, |p| p.first);
+                    ByteRange {
+                        buffer: Place::Cache { cache: i, part, side },
+                        first: u64::from(within) * ctx as u64 * row,
+                        bytes: positions as u64 * row,
+                    }
                 };
                 all.extend((0..d.kv_heads).map(head).filter(|r| r.bytes > 0));
             }
@@ -48,11 +65,10 @@ impl GpuRunner {
 
     /// Where the states in a slot lie.
     fn state_ranges(&self, slot: u32) -> Vec<ByteRange> {
-        let caches = 2 * self.buffers.caches.len();
         let slots = (self.options.sequences * STATE_SLOTS) as u64;
         let range = |(i, bytes): (usize, &u64)| {
             let each = bytes / slots;
-            ByteRange { buffer: caches + i, first: u64::from(slot) * each, bytes: each }
+            ByteRange { buffer: Place::State(i), first: u64::from(slot) * each, bytes: each }
         };
         self.plan.states.iter().enumerate().map(range).collect()
     }

@@ -29,8 +29,8 @@ pub(super) struct SequenceBuffers {
     pub spans: wgpu::Buffer,
     pub inputs: Vec<wgpu::Buffer>,
     pub ropes: Vec<wgpu::Buffer>,
-    /// Keys and values of each cache.
-    pub caches: Vec<[wgpu::Buffer; 2]>,
+    /// Keys and values of each part of each cache.
+    pub caches: Vec<Vec<[wgpu::Buffer; 2]>>,
     /// All slots of each recurrent state.
     pub states: Vec<wgpu::Buffer>,
     /// All of them together.
@@ -75,10 +75,14 @@ impl SequenceBuffers {
         for (t, b) in plan.ropes.iter().zip(&ropes) {
             gpu.device.queue.write_buffer(b, 0, bytemuck::cast_slice(&rope_table(t)));
         }
-        let cache = |c: &plan::CacheBytes| Ok([make("keys", c.keys, data)?, make("values", c.values, data)?]);
-        let caches: Vec<[wgpu::Buffer; 2]> = plan.caches.iter().map(cache).collect::<Result<_>>()?;
+        let mut part = |p: &plan::CachePart| -> Result<[wgpu::Buffer; 2]> {
+            Ok([make("keys", p.keys, data)?, make("values", p.values, data)?])
+        };
+        let cache =
+            |c: &plan::CacheBytes| -> Result<Vec<[wgpu::Buffer; 2]>> { c.parts.iter().map(&mut part).collect() };
+        let caches: Vec<Vec<[wgpu::Buffer; 2]>> = plan.caches.iter().map(cache).collect::<Result<_>>()?;
         if poison {
-            caches.iter().flatten().for_each(|b| canary::fill(&gpu.device, b, 0, b.size(), POISON));
+            caches.iter().flatten().flatten().for_each(|b| canary::fill(&gpu.device, b, 0, b.size(), POISON));
         }
         let state = |bytes: &u64| make("state", *bytes, data);
         let states: Vec<wgpu::Buffer> = plan.states.iter().map(state).collect::<Result<_>>()?;
@@ -217,7 +221,7 @@ pub(super) fn buffer_of<'a>(
     scratch: &'a [wgpu::Buffer],
     b: Buffer,
 ) -> Result<&'a wgpu::Buffer> {
-    let cache = |c: u32, side: usize| buffers.caches.get(c as usize).map(|c| &c[side]);
+    let cache = |c: u32, part: u32, side: usize| buffers.caches.get(c as usize)?.get(part as usize).map(|p| &p[side]);
     let found = match b {
         Buffer::Frame => Some(&buffers.frame),
         Buffer::Tokens => Some(&buffers.tokens),
@@ -230,8 +234,8 @@ pub(super) fn buffer_of<'a>(
         }
         Buffer::Rope(i) => buffers.ropes.get(i as usize),
         Buffer::Input(i) => buffers.inputs.get(i as usize),
-        Buffer::Keys(c) => cache(c, 0),
-        Buffer::Values(c) => cache(c, 1),
+        Buffer::Keys { cache: c, part } => cache(c, part, 0),
+        Buffer::Values { cache: c, part } => cache(c, part, 1),
         Buffer::State(i) => buffers.states.get(i as usize),
         Buffer::Scratch(i) => scratch.get(i as usize),
         Buffer::Params | Buffer::Sampling(_) => None,

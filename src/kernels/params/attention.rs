@@ -33,6 +33,10 @@ uniforms! {
         v_dim: u32,
         /// Positions that the cache has room for.
         ctx: u32,
+        /// The first unit (head of keys of a sequence) that the bound part of the cache holds.
+        first_unit: u32,
+        /// Units that it holds.
+        units: u32,
         /// Start of the keys in its binding, in elements.
         k_offset: u32,
         /// Elements from one row of the keys to the next.
@@ -55,6 +59,10 @@ uniforms! {
         v_dim: u32,
         /// Positions that the cache has room for.
         ctx: u32,
+        /// The first unit (head of keys of a sequence) that the bound part of the cache holds.
+        first_unit: u32,
+        /// Units that it holds.
+        units: u32,
         /// Columns that rotate, even.
         dims: u32,
         /// 1: columns i and i + dims/2 are a pair; 0: columns 2i and 2i+1.
@@ -91,6 +99,10 @@ uniforms! {
         kv_heads: u32,
         /// Positions that the cache has room for.
         ctx: u32,
+        /// The first unit (head of keys of a sequence) that the bound part of the cache holds.
+        first_unit: u32,
+        /// Units that it holds.
+        units: u32,
         /// Positions that a query sees at most; 0: all.
         window: u32,
         /// 1: a query sees only the positions of its own chunk, chunks being `window` positions long.
