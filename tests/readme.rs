@@ -1,6 +1,6 @@
 //! The README's tables, generated from the code and compared: `MOERAY_BLESS=1` writes them.
 
-use moeray::{model::REGISTRY, quant::DType};
+use moeray::{graph::formula::FORMULAS, model::REGISTRY, quant::DType};
 use std::{fs, path::Path};
 
 fn models() -> String {
@@ -10,6 +10,14 @@ fn models() -> String {
     for a in REGISTRY {
         let router = a.routing.map_or("none: dense".to_string(), |r| r.words());
         rows += &format!("| {} | `{}` | `{}` | {router} |\n", a.title, a.gguf.arch, a.hf);
+    }
+    rows
+}
+
+fn formulas() -> String {
+    let mut rows = String::from("| what | source | in `graph::formula` |\n|---|---|---|\n");
+    for f in FORMULAS {
+        rows += &format!("| {} | {} | {} |\n", f.what, f.source, f.call);
     }
     rows
 }
@@ -32,6 +40,7 @@ fn tables_are_those_of_the_code() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md");
     let text = fs::read_to_string(&path).unwrap();
     let want = with_table(&with_table(&text, "models", &models()), "formats", &formats());
+    let want = with_table(&want, "formulas", &formulas());
     if std::env::var_os("MOERAY_BLESS").is_some() {
         fs::write(&path, &want).unwrap();
     }

@@ -5,7 +5,7 @@
 //! a buffer that the backend keeps ([`crate::ir::Type::Grad`]): nodes that make an edge and no data, in the order of the list.
 //! Only what lies between trained weights (or wanted inputs) and the loss is walked. An op without a rule there is refused by name.
 
-use super::{Builder, rules};
+use super::{Builder, back::Back, rules};
 use crate::{
     error::{Error, Result},
     ir::{Graph, Math, Node, Op, Rows, Type, ValueId, WeightId},
@@ -52,7 +52,7 @@ pub fn differentiate(
         back.grads[loss.0 as usize] = Some(one);
     }
     for node in graph.nodes.iter().rev() {
-        back.node(node)?;
+        self::node(&mut back, node)?;
     }
     let unreached = trained.difference(&back.reached).copied().collect();
     let wanted = wanted.iter().map(|v| back.grads[v.0 as usize]).collect();
@@ -73,74 +73,14 @@ fn needs(graph: &Graph, trained: &BTreeSet<WeightId>, wanted: &[ValueId]) -> Vec
     needs
 }
 
-/// The backward pass under construction: what rules work on.
-pub(super) struct Back<'a> {
-    builder: Builder,
-    needs: Vec<bool>,
-    grads: Vec<Option<ValueId>>,
-    trained: &'a BTreeSet<WeightId>,
-    reached: BTreeSet<WeightId>,
-}
-
-impl Back<'_> {
-    /// Whether a gradient by this value is needed.
-    pub fn needs(&self, v: ValueId) -> bool {
-        self.needs.get(v.0 as usize).copied().unwrap_or(false)
+/// The backward nodes of one node.
+fn node(back: &mut Back<'_>, node: &Node) -> Result<()> {
+    let d: Vec<Option<ValueId>> =
+        node.outputs.iter().map(|v| back.grads.get(v.0 as usize).copied().flatten()).collect();
+    let own = node.op.weights().iter().any(|w| back.trains(*w));
+    if d.iter().all(Option::is_none) || !(own || node.inputs.iter().any(|v| back.needs(*v))) {
+        return Ok(());
     }
-
-    /// Whether a weight is trained.
-    pub fn trains(&self, w: WeightId) -> bool {
-        self.trained.contains(&w)
-    }
-
-    /// The type of a value.
-    pub fn ty(&self, v: ValueId) -> Type {
-        self.builder.graph().ty(v)
-    }
-
-    /// Columns of a value.
-    pub fn cols(&self, v: ValueId) -> usize {
-        self.builder.graph().cols(v)
-    }
-
-    /// Adds a node with one result.
-    pub fn one(&mut self, op: impl Into<Op>, inputs: &[ValueId]) -> Result<ValueId> {
-        self.builder.one(op.into(), inputs)
-    }
-
-    /// Adds a node.
-    pub fn add(&mut self, op: impl Into<Op>, inputs: &[ValueId]) -> Result<Vec<ValueId>> {
-        self.builder.add(op.into(), inputs)
-    }
-
-    /// Adds a node that adds to a weight's gradient.
-    pub fn accumulate(&mut self, w: WeightId, op: crate::ir::Grad, inputs: &[ValueId]) -> Result<()> {
-        self.reached.insert(w);
-        self.builder.add(Op::Grad(op), inputs).map(|_| ())
-    }
-
-    /// Adds to the gradient of a value.
-    pub fn give(&mut self, v: ValueId, d: ValueId) -> Result<()> {
-        if !self.needs(v) {
-            return Ok(());
-        }
-        let sum = match self.grads[v.0 as usize] {
-            Some(before) => self.builder.one(Op::Add, &[before, d])?,
-            None => d,
-        };
-        self.grads[v.0 as usize] = Some(sum);
-        Ok(())
-    }
-
-    /// The backward nodes of one node.
-    fn node(&mut self, node: &Node) -> Result<()> {
-        let d: Vec<Option<ValueId>> =
-            node.outputs.iter().map(|v| self.grads.get(v.0 as usize).copied().flatten()).collect();
-        let own = node.op.weights().iter().any(|w| self.trains(*w));
-        if d.iter().all(Option::is_none) || !(own || node.inputs.iter().any(|v| self.needs(*v))) {
-            return Ok(());
-        }
-        self.builder.set_layer(node.layer);
-        rules::rule(self, node, &d)
-    }
+    back.builder.set_layer(node.layer);
+    rules::rule(back, node, &d)
 }

@@ -2,14 +2,15 @@
 //!
 //! Deliberately absent: devices, the bytes of weights (a [`Program`] only carries them).
 
+mod back;
 mod build;
 mod check;
 mod differentiate;
 pub mod formula;
 mod fuse;
-mod insert;
 mod parameter;
 mod program;
+mod router_noise;
 mod rules;
 mod train_program;
 mod unroll;
@@ -18,8 +19,8 @@ pub use build::Builder;
 pub use check::check;
 pub use differentiate::{Differentiated, differentiate};
 pub use fuse::fuse;
-pub use insert::{Adapter, AdapterOptions, RouterNoise, with_adapters, with_router_noise};
 pub use parameter::Parameter;
 pub use program::Program;
+pub use router_noise::{RouterNoise, with_experts_used, with_router_noise};
 pub use train_program::{LOSS, TrainProgram, inference_only};
 pub use unroll::{RouterNode, for_training, routers};

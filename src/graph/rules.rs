@@ -1,7 +1,7 @@
 //! From op to rule: which nodes compute the gradients of a node's operands from those of its results. The formulas are on the
 //! ops' pages.
 
-use super::differentiate::Back;
+use super::back::Back;
 use crate::{
     error::{Error, Result},
     ir::{Arithmetic, Axis, Function, Grad, Linear, Math, Node, Norm, Op, Rotation, Rows, Score, Type, ValueId},

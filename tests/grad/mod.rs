@@ -2,9 +2,9 @@
 
 pub mod alarms;
 mod cpu;
-mod insert;
 pub mod net;
 mod model;
 mod ops;
 mod refused;
+mod router_noise;
 mod routers;

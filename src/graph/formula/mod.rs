@@ -20,6 +20,7 @@ mod experts;
 mod losses;
 mod objective;
 mod routers;
+mod table;
 
 pub use balance::{
     Variance, bias_update, coefficient_of_variation, gshard_balance, layers_balance, log_sum_exp_z,
@@ -30,5 +31,6 @@ pub use experts::{ExpertNet, Hierarchy, dense_experts, hierarchical, routed_expe
 pub use losses::{Competitive, competitive, cross_entropy, mean_square};
 pub use objective::{Balance, Objective, SmallLogits, language_model};
 pub use routers::{Choice, Noisy, gates_of, noisy_logits, progressive_top_k, top_k};
+pub use table::{FORMULAS, Formula};
 
 use super::Builder;

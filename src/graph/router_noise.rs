@@ -1,78 +1,15 @@
-//! What training puts into a model's graph: low-rank adapters beside matrices, and noise before routers.
+//! The routers of a model's graph in training: noise before them, and other numbers of experts.
 //!
-//! Adapters (Hu et al. 2021, *LoRA*): `y = W x + s · B (A x)` with A `[r, in]` and B `[out, r]`, of experts `[E, r, in]` and
-//! `[E, out, r]`, so that the product B A is never made. B begins with zeros, so the model is unchanged at first. Dropout is on
-//! the adapter's input. The matrices themselves are read in their own format and stay as they are.
-//!
-//! Noise: `logits + std · N(0, 1)` before the choice, the std constant or learned (`softplus` of a matrix on the router's input:
-//! Shazeer et al. 2017), and factors between 1 − e and 1 + e on the router's input (Fedus et al. 2021). Evaluation is without:
-//! it takes the graph without these nodes.
+//! `logits + std · N(0, 1)` before the choice, the std constant or learned (`softplus` of a matrix on the router's input: Shazeer et
+//! al. 2017), and factors between 1 − e and 1 + e on the router's input (Fedus et al. 2021). Evaluation is without: it takes the graph
+//! without these nodes.
 
 use super::Builder;
 use crate::{
     error::{Error, Result},
-    ir::{Arithmetic, Distribution, Function, Graph, Linear, Math, Node, Op, ValueId, WeightId},
+    ir::{Arithmetic, Distribution, Function, Graph, Linear, Math, Node, Op, ValueId},
 };
 use std::collections::HashMap;
-
-/// A low-rank adapter of a matrix.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Adapter {
-    /// The matrix beside which it stands.
-    pub base: WeightId,
-    /// `<base>.lora_a`: `[r, in]` or `[E, r, in]`.
-    pub a: WeightId,
-    /// `<base>.lora_b`: `[out, r]` or `[E, out, r]`; zeros at first.
-    pub b: WeightId,
-}
-
-/// How adapters are made.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct AdapterOptions {
-    /// r: columns between A and B.
-    pub rank: usize,
-    /// `alpha / r` is the factor s (`alpha / √r` of rank-stabilised adapters).
-    pub scale: f64,
-    /// Dropout on the adapter's input.
-    pub dropout: f64,
-}
-
-/// Puts adapters beside all matrices whose names `wanted` accepts. A matrix that is used twice has one adapter.
-///
-/// # Errors
-/// [`Error::Invalid`] for a rank of 0 and where no matrix is wanted.
-pub fn with_adapters(
-    graph: &Graph,
-    options: AdapterOptions,
-    wanted: &dyn Fn(&str) -> bool,
-) -> Result<(Graph, Vec<Adapter>)> {
-    if options.rank == 0 {
-        return Err(Error::Invalid("adapters of rank 0".into()));
-    }
-    let mut rewrite = Rewrite::new(graph);
-    let mut adapters: Vec<Adapter> = vec![];
-    for (i, node) in graph.nodes.iter().enumerate() {
-        let made = rewrite.copy(node)?;
-        let (Op::Linear(l) | Op::ExpertLinear(l)) = &node.op else { continue };
-        if !wanted(&graph.weight(l.weight).name) {
-            continue;
-        }
-        let adapter = match adapters.iter().find(|a| a.base == l.weight) {
-            Some(a) => a.clone(),
-            None => {
-                let new = rewrite.declare(l, options.rank);
-                adapters.push(new.clone());
-                new
-            }
-        };
-        let y = rewrite.adapted(node, &adapter, options, made[0], i as u32)?;
-        rewrite.values.insert(node.outputs[0], y);
-    }
-    if adapters.is_empty() {
-        return Err(Error::Invalid("no matrix matches the targets of the adapters".into()));
-    }
-    Ok((rewrite.finish()?, adapters))
-}
 
 /// Noise before a router's choice.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -113,6 +50,26 @@ pub fn with_router_noise(graph: &Graph, noise: RouterNoise) -> Result<Graph> {
     rewrite.finish()
 }
 
+/// The same graph with routers that choose `used` experts: what a schedule from dense to sparse trains by turns, on the same weights.
+///
+/// # Errors
+/// [`Error::Invalid`] for more experts than there are, and for a model without routers.
+pub fn with_experts_used(graph: &Graph, used: usize) -> Result<Graph> {
+    if super::routers(graph).is_empty() {
+        return Err(Error::Invalid("a number of experts for a model that has none".into()));
+    }
+    let mut rewrite = Rewrite::new(graph);
+    for node in &graph.nodes {
+        let mut node = node.clone();
+        if let Op::Router(r) = &mut node.op {
+            r.used = used;
+            r.check().map_err(Error::Invalid)?;
+        }
+        rewrite.copy(&node)?;
+    }
+    rewrite.finish()
+}
+
 /// A graph that is copied with changes.
 struct Rewrite<'a> {
     graph: &'a Graph,
@@ -144,41 +101,6 @@ impl<'a> Rewrite<'a> {
             self.builder.output(name.clone(), v);
         }
         Ok(self.builder.finish())
-    }
-
-    fn declare(&mut self, l: &Linear, rank: usize) -> Adapter {
-        let base = self.graph.weight(l.weight);
-        let (lead, [out, inp]) = match base.shape[..] {
-            [experts, out, inp] => (vec![experts], [out, inp]),
-            _ => (vec![], [base.rows(), base.cols()]),
-        };
-        let shape = |last: [usize; 2]| [&lead[..], &last].concat();
-        let a = self.builder.weight(format!("{}.lora_a", base.name), &shape([rank, inp]));
-        let b = self.builder.weight(format!("{}.lora_b", base.name), &shape([out, rank]));
-        Adapter { base: l.weight, a, b }
-    }
-
-    /// `y + s · B (A x)`.
-    fn adapted(
-        &mut self,
-        node: &Node,
-        adapter: &Adapter,
-        o: AdapterOptions,
-        y: ValueId,
-        stream: u32,
-    ) -> Result<ValueId> {
-        let routed = matches!(node.op, Op::ExpertLinear(_));
-        let b = &mut self.builder;
-        let mut inputs = node.inputs.iter().map(|v| self.values[v]).collect::<Vec<_>>();
-        if o.dropout > 0.0 {
-            inputs[0] = b.math(Math::Dropout { p: o.dropout, stream }, &inputs[..1])?;
-        }
-        for weight in [adapter.a, adapter.b] {
-            let l = Linear { weight, bias: None };
-            inputs[0] = b.one(if routed { Op::ExpertLinear(l) } else { Op::Linear(l) }, &inputs)?;
-        }
-        let scaled = b.scaled(inputs[0], o.scale)?;
-        b.one(Op::Add, &[y, scaled])
     }
 
     /// The logits of a router's matrix with noise.
