@@ -5,6 +5,7 @@ mod cpu;
 pub mod net;
 mod model;
 mod ops;
+mod recompute;
 mod refused;
 mod router_noise;
 mod routers;
