@@ -51,4 +51,5 @@ mod sampler;
 mod serve;
 mod support;
 mod tokenizer;
+mod train_goldens;
 mod variants;
