@@ -14,11 +14,12 @@
 //!              runner ─→ n sequences: rows in, logits or chosen tokens out; begin and poll, slices, save, restore, fork
 //!              session, batch ─→ views of it: one sequence, several
 //!              generate ─→ sampler, stop rules, streaming     chat ─→ conversations
-//!              tokenizer ─→ text         serve ─→ many clients over HTTP         cli on top
+//!              tokenizer ─→ text     tools ─→ calls in answers     grammar ─→ masks of tokens
+//!              serve ─→ many clients over HTTP         cli on top
 //! ```
 //!
 //! The modules stand in reading order. An application needs few of them: [`session`] (a [`session::Model`] and its sequences), [`batch`],
-//! [`generate`], [`chat`], [`sampler`], [`tokenizer`], [`routing`], and [`gpu`] or [`cpu`] to say where it runs. The others are the
+//! [`generate`], [`chat`], [`sampler`], [`tokenizer`], [`tools`], `grammar`, [`routing`], and [`gpu`] or [`cpu`] to say where it runs. The others are the
 //! engine's rooms: they are not part of the interface and change from version to version.
 //!
 //! # Promises that hold everywhere
@@ -82,6 +83,9 @@ mod file;
 #[doc(hidden)]
 pub mod file;
 pub mod tokenizer;
+pub mod tools;
+#[cfg(feature = "grammar")]
+pub mod grammar;
 #[cfg(not(feature = "internals"))]
 mod ir;
 #[cfg(feature = "internals")]

@@ -20,6 +20,8 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("quant", &["error", "threads"]),
     ("file", &["error", "threads", "quant"]),
     ("tokenizer", &["error", "file"]),
+    ("tools", &["error", "tokenizer"]),
+    ("grammar", &["error", "tokenizer", "tools"]),
     ("ir", &[]),
     ("ops", &["ir", "file", "quant"]),
     ("graph", &["error", "ir", "ops", "file"]),

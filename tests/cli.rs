@@ -524,3 +524,32 @@ fn routing_is_shown() {
     assert_eq!(layers[0]["router"]["experts"], model["experts"]);
     assert!(ok(&["inspect"]).contains("attention ("));
 }
+
+#[cfg(feature = "grammar")]
+#[test]
+fn run_gives_a_text_the_form_that_was_asked_for() {
+    let schema = r#"{"type": "object", "properties": {"mood": {"enum": ["glad", "sad"]}, "n": {"type": "integer", "maximum": 9,
+        "minimum": 1}}, "required": ["mood", "n"], "additionalProperties": false}"#;
+    let common = ["run", "-q", "-p", "ROMEO:", "--no-echo", "--backend", "cpu", "--seed", "3", "-n", "60"];
+    let with = |more: &[&'static str]| [&common[..], more].concat();
+    let value = json(&with(&["--json-schema", schema]));
+    assert!(
+        ["glad", "sad"].contains(&value["mood"].as_str().unwrap()) && (1..=9).contains(&value["n"].as_i64().unwrap())
+    );
+    let text = ok(&with(&["--regex", "[A-Z][a-z]{3,9}, [a-z]{2,5}!"]));
+    assert!(text.ends_with("!\n") && text.contains(", ") && text.len() < 20, "{text:?}");
+    let dir = tempfile::tempdir().unwrap();
+    let lark = put(dir.path(), "form.lark", b"start: \"I \" VERB \".\"\nVERB: \"see\" | \"hear\"\n");
+    let text = ok(&[&common[..], &["--grammar", &lark]].concat());
+    assert!(["I see.\n", "I hear.\n"].contains(&text.as_str()), "{text:?}");
+    for (more, words) in [
+        (["--json-schema", r#"{"type": "array", "uniqueItems": true}"#], "--json-schema: the schema at #/uniqueItems"),
+        (["--json-schema", "{"], "no JSON"),
+        (["--json-schema", "/nowhere.json"], "cannot read"),
+        (["--regex", "("], "--regex: grammar"),
+        (["--grammar", "/nowhere.lark"], "cannot read"),
+    ] {
+        fails(&with(&more), 1, &[words]);
+    }
+    fails(&with(&["--regex", "a", "--grammar", "b"]), 2, &["--regex"]);
+}

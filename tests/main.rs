@@ -28,6 +28,8 @@ mod grad;
 mod gpu;
 mod gpu_faults;
 mod isa;
+#[cfg(feature = "grammar")]
+mod grammar;
 mod kernels;
 mod load;
 mod optional_parts;

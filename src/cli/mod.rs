@@ -11,6 +11,7 @@ mod chat;
 mod devices;
 mod facts;
 mod failure;
+mod form;
 mod inspect;
 mod interrupt;
 mod known;

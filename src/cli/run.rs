@@ -3,6 +3,7 @@
 use super::{
     args::RunArgs,
     failure::{Failure, Outcome, say},
+    form::Form,
     load,
     output::{check_place, read_text},
     routing::Collected,
@@ -19,14 +20,7 @@ use std::{
 /// Runs the verb.
 pub fn run(args: &RunArgs, quiet: bool) -> Outcome {
     let prompts = prompts(args)?;
-    let files = [
-        ("--routing-json", &args.routing.routing_json),
-        ("--routing-svg", &args.routing.routing_svg),
-        ("--routing-html", &args.routing.routing_html),
-    ];
-    for (option, file) in files {
-        file.as_ref().map_or(Ok(()), |f| check_place(option, f))?;
-    }
+    check_files(args)?;
     let options = model::Options { trace_router: args.routing.wanted() };
     let model = load::load(args.model.path(), &args.place, options, quiet)?;
     let tokenizer = load::tokenizer(&model)?;
@@ -42,6 +36,7 @@ pub fn run(args: &RunArgs, quiet: bool) -> Outcome {
     for (prompt, ids) in prompts.iter().zip(&ids) {
         check(prompt, ids.len(), ctx)?;
     }
+    let form = Form::of(args, tokenizer)?;
     let mut session = load::session(&model, ctx, &args.context)?;
     let mut collected = Collected::start(&args.routing, &mut session)?;
     let sampler = load::sampler(&args.sample)?;
@@ -61,7 +56,8 @@ pub fn run(args: &RunArgs, quiet: bool) -> Outcome {
         let echo = if args.no_echo { "" } else { prompt };
         let shown: Option<&mut dyn Write> = if args.json { None } else { Some(&mut out) };
         let reading = Reading::new(quiet);
-        let answer = stream::stream(&mut session, Some(tokenizer), ids, echo, options, shown, reading)?;
+        let hook = form.as_ref().map(Form::hook).transpose()?;
+        let answer = stream::stream(&mut session, Some(tokenizer), ids, echo, options, hook, shown, reading)?;
         if args.json {
             let mut object = as_json(prompt, ids, &answer, &model.describe(), sampler.seed);
             if let Some(trace) = session.routing().filter(|_| args.routing.show_routing.is_some()) {
@@ -81,6 +77,16 @@ pub fn run(args: &RunArgs, quiet: bool) -> Outcome {
         }
     }
     collected.write(&format!("{} ({})", model.definition().title, load::short_name(args.model.path())))
+}
+
+/// Whether the files that are asked for can be written.
+fn check_files(args: &RunArgs) -> Outcome {
+    let files = [
+        ("--routing-json", &args.routing.routing_json),
+        ("--routing-svg", &args.routing.routing_svg),
+        ("--routing-html", &args.routing.routing_html),
+    ];
+    files.iter().try_for_each(|(option, file)| file.as_ref().map_or(Ok(()), |f| check_place(option, f)))
 }
 
 /// A prompt, and the option that it came by.

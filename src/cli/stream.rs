@@ -17,6 +17,9 @@ use std::{
     time::{Duration, Instant},
 };
 
+/// Changes the logits before a token is chosen.
+pub type Hook = Box<dyn FnMut(&[u32], &mut [f32]) + Send>;
+
 /// A finished generation.
 pub struct Answer {
     /// Its text.
@@ -83,13 +86,14 @@ impl Figures {
 }
 
 /// Generates after `prompt`, and writes `echo` and then the text to `out` as it comes. Ctrl-C ends it early. What is wrong
-/// with the options is said before anything is written.
+/// with the options is said before anything is written. `hook` may forbid tokens.
 pub fn stream(
     session: &mut Session,
     tokenizer: Option<&Tokenizer>,
     prompt: &[u32],
     echo: &str,
     options: GenerateOptions,
+    hook: Option<Hook>,
     mut out: Option<&mut dyn Write>,
     mut reading: Reading,
 ) -> Outcome<Answer> {
@@ -97,6 +101,9 @@ pub fn stream(
     let _guard = interrupt::Guard::new(&cancel);
     let known = options.history.len() + prompt.len();
     let mut generation = generate(session, tokenizer, prompt, options, cancel)?;
+    if let Some(hook) = hook {
+        generation = generation.with_logits_hook(hook);
+    }
     let (mut text, mut ids) = (String::new(), Vec::new());
     if let Some(out) = out.as_mut() {
         out.write_all(echo.as_bytes())?;

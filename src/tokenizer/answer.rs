@@ -47,6 +47,43 @@ const TAGS: &[(&str, &str)] = &[
     ("<thought>", "</thought>"),
 ];
 
+/// What stands before the answer itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Before {
+    /// Nothing.
+    Nothing,
+    /// Perhaps thinking between tags.
+    Tags {
+        /// The tags.
+        open: &'static str,
+        close: &'static str,
+        /// Whether the prompt has opened it.
+        opened: bool,
+    },
+    /// Perhaps a message of thinking, and a header.
+    Channels {
+        /// Where the prompt began a message: whether it is of thinking.
+        thinking: Option<bool>,
+    },
+}
+
+impl Before {
+    /// Before the answer to `prompt`.
+    pub(crate) fn of(tokenizer: &Tokenizer, prompt: &Prompt) -> Before {
+        match AnswerReader::new(tokenizer, prompt).state {
+            State::Plain => Before::Nothing,
+            State::Tags(Tags { open, close, place, .. }) => {
+                // A prompt that has closed the thinking wants none.
+                if place == Place::Start && prompt.text.trim_end().ends_with(close) {
+                    return Before::Nothing;
+                }
+                Before::Tags { open, close, opened: place == Place::Thinking }
+            }
+            State::Channels(channels) => Before::Channels { thinking: channels.part.map(|p| p == Part::Thinking) },
+        }
+    }
+}
+
 /// Reads an answer, token by token.
 #[derive(Debug)]
 pub struct AnswerReader {
@@ -54,6 +91,23 @@ pub struct AnswerReader {
     state: State,
     thinking: String,
     content: String,
+    /// Control tokens of calls of tools, which stay in the content for the reader of calls.
+    kept: Kept,
+}
+
+/// Texts of control tokens that stay in an answer's content; the first ones end the thinking, too.
+#[derive(Debug, Default)]
+pub(crate) struct Kept {
+    /// What begins calls.
+    pub opening: Vec<&'static str>,
+    /// What else belongs to them.
+    pub other: Vec<&'static str>,
+}
+
+impl Kept {
+    fn has(&self, mark: &str) -> bool {
+        self.opening.contains(&mark) || self.other.contains(&mark)
+    }
 }
 
 #[derive(Debug)]
@@ -77,7 +131,27 @@ impl AnswerReader {
                 None => State::Plain,
             }
         };
-        AnswerReader { tokenizer: tokenizer.clone(), state, thinking: String::new(), content: String::new() }
+        let (thinking, content) = (String::new(), String::new());
+        AnswerReader { tokenizer: tokenizer.clone(), state, thinking, content, kept: Kept::default() }
+    }
+
+    /// The same with control tokens that stay in the content.
+    pub(crate) fn keeping(mut self, kept: Kept) -> Self {
+        self.kept = kept;
+        self
+    }
+
+    /// Whether the answer comes in messages that name channels.
+    pub(crate) fn has_channels(&self) -> bool {
+        matches!(self.state, State::Channels(_))
+    }
+
+    /// The message that is being read: how many came before it, and whom it is for, where it is for a function.
+    pub(crate) fn recipient(&self) -> Option<(usize, &str)> {
+        match &self.state {
+            State::Channels(Channels { part: Some(Part::Other), to: Some(to), messages, .. }) => Some((*messages, to)),
+            State::Channels(_) | State::Tags(_) | State::Plain => None,
+        }
     }
 
     /// Takes a token with its text (as [`super::DecodeStream`] gave it), and gives what became clear.
@@ -87,8 +161,11 @@ impl AnswerReader {
         let text = mark.as_deref().and_then(|m| text.strip_suffix(m)).unwrap_or(text);
         let mut found = vec![];
         match &mut self.state {
-            State::Plain => put(&mut found, Part::Content, text),
-            State::Tags(tags) => tags.push(text, mark.as_deref(), &mut found),
+            State::Plain => {
+                put(&mut found, Part::Content, text);
+                put(&mut found, Part::Content, mark.as_deref().filter(|m| self.kept.has(m)).unwrap_or_default());
+            }
+            State::Tags(tags) => tags.push(text, mark.as_deref(), &self.kept, &mut found),
             State::Channels(channels) => channels.push(text, mark.as_deref(), &mut found),
         }
         self.keep(found)
@@ -174,13 +251,23 @@ impl Tags {
         Tags { open, close, place, held: String::new(), after_tag: opened }
     }
 
-    fn push(&mut self, text: &str, mark: Option<&str>, found: &mut Vec<Segment>) {
+    fn push(&mut self, text: &str, mark: Option<&str>, kept: &Kept, found: &mut Vec<Segment>) {
         self.held.push_str(text);
-        // Of control tokens only those are of interest that tags consist of.
+        // Of control tokens only those are of interest that tags consist of, or calls.
         if let Some(m) = mark.filter(|m| self.open.contains(m) || self.close.contains(m)) {
             self.held.push_str(m);
         }
         while self.step(found) {}
+        let Some(m) = mark.filter(|m| kept.has(m)) else { return };
+        // Models that call a tool while they think mean to have thought.
+        if kept.opening.contains(&m) && self.place != Place::Content {
+            self.finish(found);
+            (self.place, self.after_tag) = (Place::Content, false);
+        }
+        if self.place == Place::Content {
+            self.held.push_str(m);
+            while self.step(found) {}
+        }
     }
 
     /// Whether there may be more to find.
@@ -242,6 +329,17 @@ struct Channels {
     form: bool,
     /// Whether the answer had a message.
     said: bool,
+    /// Messages so far, the one that is being read not counted.
+    messages: usize,
+    /// The function that the message is for.
+    to: Option<String>,
+}
+
+/// The name of the function in `to=functions.NAME`, a part of a header.
+fn function_in(header: &str) -> Option<String> {
+    let to = header.split("to=").nth(1)?;
+    let name: String = to.chars().take_while(|c| !c.is_whitespace() && *c != '<').collect();
+    name.strip_prefix("functions.").filter(|n| !n.is_empty()).map(str::to_owned)
 }
 
 const CHANNEL_MARKS: &[&str] =
@@ -252,7 +350,15 @@ const LONGEST_HEADER: usize = 100;
 
 impl Channels {
     fn after(prompt: &Prompt) -> Self {
-        let mut channels = Channels { part: None, header: String::new(), channel: None, form: false, said: false };
+        let mut channels = Channels {
+            part: None,
+            header: String::new(),
+            channel: None,
+            form: false,
+            said: false,
+            messages: 0,
+            to: None,
+        };
         // The template's own beginning of the answer.
         let own = |(at, mark): &(usize, &str)| !prompt.is_foreign(*at..at + mark.len());
         let Some((start, _)) = prompt.text.rmatch_indices("<|start|>").find(own) else { return channels };
@@ -274,7 +380,8 @@ impl Channels {
         self.text(text, found);
         match mark {
             Some("<|start|>" | "<|end|>" | "<|return|>" | "<|call|>") => {
-                (self.part, self.channel, self.form) = (None, None, false);
+                self.messages += usize::from(self.part.is_some());
+                (self.part, self.channel, self.form, self.to) = (None, None, false, None);
                 self.header.clear();
             }
             Some("<|channel|>") => (self.part, self.channel) = (None, Some(String::new())),
@@ -282,6 +389,7 @@ impl Channels {
             Some("<|message|>") => {
                 let to = self.header.contains("to=");
                 let channel = self.channel.as_deref().unwrap_or_default();
+                self.to = function_in(&self.header).or_else(|| function_in(channel));
                 self.part = Some(match channel.split_whitespace().next() {
                     _ if to || channel.contains("to=") => Part::Other,
                     None | Some("final") => Part::Content,

@@ -31,6 +31,7 @@ mod template;
 mod vocab;
 
 pub use answer::{AnswerReader, Part as AnswerPart, Segment};
+pub(crate) use answer::{Before, Kept};
 pub use decode::DecodeStream;
 pub use template::{ChatTemplate, DateTime, Message, Prompt, RenderOptions};
 pub use vocab::GgufVocab;

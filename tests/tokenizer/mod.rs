@@ -9,6 +9,8 @@ mod hostile;
 mod scripts;
 mod snippets;
 mod templates;
+mod tool_messages;
+mod tools;
 
 use moeray::{
     file::{self, Array, Bytes, Metadata, Value},
@@ -73,7 +75,7 @@ fn spm_meta() -> Metadata {
 const BARD: &[u8] = include_bytes!("../data/tokenizer/bard.json");
 
 /// The vocabulary of bard's `tokenizer.json` as a GGUF file has it.
-fn bard_vocab() -> GgufVocab {
+pub(super) fn bard_vocab() -> GgufVocab {
     let json: serde_json::Value = serde_json::from_slice(BARD).unwrap();
     let map = json["model"]["vocab"].as_object().unwrap();
     let mut tokens = vec![String::new(); map.len()];

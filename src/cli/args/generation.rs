@@ -45,6 +45,23 @@ pub struct StopArgs {
     pub escape: bool,
 }
 
+/// The form of the text.
+#[cfg(feature = "grammar")]
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Form")]
+#[group(multiple = false, conflicts_with = "ignore_eos")]
+pub struct FormArgs {
+    /// JSON that this schema allows: a file, or the schema itself
+    #[arg(long, value_name = "SCHEMA")]
+    pub json_schema: Option<String>,
+    /// A text of the Lark grammar in this file, which begins with the rule `start`
+    #[arg(long, value_name = "FILE")]
+    pub grammar: Option<PathBuf>,
+    /// A text that this regular expression matches as a whole
+    #[arg(long, value_name = "REGEX", allow_hyphen_values = true)]
+    pub regex: Option<String>,
+}
+
 /// Looking at routing.
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Routing")]

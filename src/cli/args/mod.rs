@@ -5,6 +5,8 @@ mod place;
 #[cfg(feature = "serve")]
 mod serve;
 
+#[cfg(feature = "grammar")]
+pub use generation::FormArgs;
 pub use generation::{RoutingArgs, SampleArgs, ShowRouting, StopArgs};
 pub use place::{ActivationsName, BackendName, ContextArgs, DeviceArgs, KvName, PlaceArgs, ReductionName, TilesName};
 #[cfg(feature = "serve")]
@@ -130,6 +132,10 @@ pub struct RunArgs {
     /// When to end.
     #[command(flatten)]
     pub stop: StopArgs,
+    /// The form of the text.
+    #[cfg(feature = "grammar")]
+    #[command(flatten)]
+    pub form: FormArgs,
     /// Where to run.
     #[command(flatten)]
     pub place: PlaceArgs,
