@@ -19,8 +19,8 @@
 //! ```
 //!
 //! The modules stand in reading order. An application needs few of them: [`session`] (a [`session::Model`] and its sequences), [`batch`],
-//! [`generate`], [`chat`], [`sampler`], [`tokenizer`], [`tools`], `grammar`, [`routing`], and [`gpu`] or [`cpu`] to say where it runs. The others are the
-//! engine's rooms: they are not part of the interface and change from version to version.
+//! [`generate`], [`chat`], [`sampler`], [`tokenizer`], [`tools`], `grammar`, [`routing`], and [`gpu`] or [`cpu`] to say where it
+//! runs. The others are the engine's rooms: they are not part of the interface and change from version to version.
 //!
 //! # Promises that hold everywhere
 //!

@@ -104,8 +104,10 @@ fn whole(syntax: ToolSyntax, text: &str) -> Read {
 
 use ToolSyntax::*;
 
-/// Answers with calls: syntax, text, content, calls.
-fn answers() -> Vec<(ToolSyntax, String, &'static str, Vec<(&'static str, Value)>)> {
+/// An answer with calls: syntax, text, content, calls.
+type Case = (ToolSyntax, String, &'static str, Vec<(&'static str, Value)>);
+
+fn answers() -> Vec<Case> {
     let weather = || vec![("get_weather", json!({"place": "Zürich \"Nord\"", "days": 2, "units": ["C"], "now": true}))];
     let both = || [weather(), vec![("noop", json!({}))]].concat();
     let args = r#"{"place": "Zürich \"Nord\"", "days": 2, "units": ["C"], "now": true}"#;
