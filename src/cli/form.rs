@@ -28,11 +28,9 @@ impl Form {
 
 #[cfg(feature = "grammar")]
 mod enforced {
-    use super::{
-        super::{failure::Failure, output::read_text},
-        Form, Hook, Outcome, RunArgs, Tokenizer,
-    };
+    use super::{Form, Hook, Outcome, RunArgs, Tokenizer};
     use crate::{
+        cli::{failure::Failure, output::read_text},
         grammar::{Grammar, GrammarEngine},
         tokenizer::Prompt,
     };
