@@ -52,7 +52,7 @@ mod enforced {
             let engine = GrammarEngine::new(tokenizer, tokenizer.vocab_size())?;
             let form = Form { option, grammar, engine };
             // What is wrong with it is said before anything is written.
-            form.hook()?;
+            drop(form.hook()?);
             Ok(Some(form))
         }
 
