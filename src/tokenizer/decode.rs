@@ -204,24 +204,6 @@ impl Tokenizer {
         String::from_utf8_lossy(&bytes).into_owned()
     }
 
-    /// The bytes that a token adds in the middle of a text; `None` for control tokens and ids without a token.
-    ///
-    /// # Errors
-    /// [`Error::Unsupported`] for a `tokenizer.json` with a decoder whose bytes for a token depend on its neighbours.
-    pub fn token_bytes(&self, id: u32) -> Result<Option<Vec<u8>>> {
-        if let Engine::Hf(hf) = &*self.engine
-            && !hf.spells_bytes()
-        {
-            return Err(Error::Unsupported("tokens of this tokenizer.json have no bytes of their own".into()));
-        }
-        if self.is_special(id) || self.token_text(id).is_none() {
-            return Ok(None);
-        }
-        let mut bytes = vec![];
-        self.piece(id, true, &mut bytes);
-        Ok(Some(bytes))
-    }
-
     /// Whether a text has the same tokens in the middle of another as alone, but for those at its borders: where nothing is put
     /// before a text.
     pub(crate) fn splits_anywhere(&self) -> bool {
