@@ -78,7 +78,7 @@ const ARROWS: &[(&str, &[&str])] = &[
         ],
     ),
     ("chat", &["error", "generate", "session", "sampler", "tokenizer"]),
-    ("serve", &["error", "backend", "sampler", "tokenizer", "session", "generate"]),
+    ("serve", &["error", "backend", "sampler", "tokenizer", "tools", "grammar", "session", "generate"]),
 ];
 
 /// What stands above all rooms: it may name anything.

@@ -1,9 +1,10 @@
 //! An answer as it comes: the model's tokens as parts of a message.
 
-use super::{app::App, engine::Finished};
+use super::{app::App, engine::Finished, form::Form};
 use crate::{
     generate::{FinishReason, Logprobs, Piece},
-    tokenizer::{AnswerPart, AnswerReader, Prompt, Segment, Tokenizer},
+    tokenizer::{AnswerPart, AnswerReader, Prompt, Segment},
+    tools::{AnswerDelta, CallDelta, ToolCall, ToolReader},
 };
 use serde_json::{Value, json};
 
@@ -14,13 +15,26 @@ pub enum Delta {
     Reasoning(String),
     /// What it says.
     Text(String),
+    /// A call of a tool, or some more of one.
+    Call(CallDelta),
+}
+
+#[derive(Debug)]
+enum Reader {
+    /// Text is not looked into: completions.
+    Plain,
+    /// Thoughts are told from text.
+    Text(AnswerReader),
+    /// And calls.
+    Calls(Box<ToolReader>),
 }
 
 /// One answer, so far.
 #[derive(Debug)]
 pub struct Answer {
-    /// `None` where text is not looked into: completions.
-    reader: Option<AnswerReader>,
+    reader: Reader,
+    /// Whether one call is all that is wanted.
+    single: bool,
     /// What was said.
     pub text: String,
     /// What was thought.
@@ -32,23 +46,45 @@ pub struct Answer {
 }
 
 impl Answer {
-    /// An answer whose thoughts are told from its text.
-    pub fn of_chat(tokenizer: &Tokenizer, prompt: &Prompt) -> Self {
-        Answer { reader: Some(AnswerReader::new(tokenizer, prompt)), ..Answer::plain() }
+    /// An answer whose thoughts and calls are told from its text.
+    pub fn of_chat(app: &App, prompt: &Prompt, form: &Form) -> Self {
+        let tokenizer = &app.tokenizer;
+        let reader = match form.syntax {
+            None => Reader::Text(AnswerReader::new(tokenizer, prompt)),
+            Some(syntax) => {
+                let seed = app.random_word();
+                Reader::Calls(Box::new(ToolReader::new(tokenizer, prompt, syntax, &form.tools, seed)))
+            }
+        };
+        Answer { reader, single: form.single, ..Answer::plain() }
     }
 
     /// An answer that is text as it is.
     pub fn plain() -> Self {
-        Answer { reader: None, text: String::new(), reasoning: String::new(), reasoning_tokens: 0, finished: None }
+        let reader = Reader::Plain;
+        Answer {
+            reader,
+            single: false,
+            text: String::new(),
+            reasoning: String::new(),
+            reasoning_tokens: 0,
+            finished: None,
+        }
     }
 
     /// Takes a token in; gives what became clear.
     pub fn push(&mut self, piece: &Piece) -> Vec<Delta> {
-        let Some(reader) = &mut self.reader else {
-            return self.keep(vec![Segment { part: AnswerPart::Content, text: piece.text.clone() }]);
+        let deltas = match &mut self.reader {
+            Reader::Plain => self.keep(vec![Segment { part: AnswerPart::Content, text: piece.text.clone() }]),
+            Reader::Text(reader) => {
+                let found = reader.push(piece.id, &piece.text);
+                self.keep(found)
+            }
+            Reader::Calls(reader) => {
+                let found = reader.push(piece.id, &piece.text);
+                self.keep_calls(found)
+            }
         };
-        let found = reader.push(piece.id, &piece.text);
-        let deltas = self.keep(found);
         self.reasoning_tokens += usize::from(matches!(deltas.first(), Some(Delta::Reasoning(_))));
         deltas
     }
@@ -56,8 +92,38 @@ impl Answer {
     /// The end; gives what was held back.
     pub fn finish(&mut self, finished: Finished) -> Vec<Delta> {
         self.finished = Some(finished);
-        let rest = self.reader.as_mut().map(AnswerReader::finish).unwrap_or_default();
-        self.keep(rest)
+        match &mut self.reader {
+            Reader::Plain => vec![],
+            Reader::Text(reader) => {
+                let rest = reader.finish();
+                self.keep(rest)
+            }
+            Reader::Calls(reader) => {
+                let rest = reader.finish();
+                self.keep_calls(rest)
+            }
+        }
+    }
+
+    /// The calls so far; one, where one is all that is wanted.
+    pub fn calls(&self) -> &[ToolCall] {
+        let calls = match &self.reader {
+            Reader::Calls(reader) => reader.calls(),
+            Reader::Plain | Reader::Text(_) => &[],
+        };
+        if self.single { &calls[..calls.len().min(1)] } else { calls }
+    }
+
+    fn keep_calls(&mut self, found: Vec<AnswerDelta>) -> Vec<Delta> {
+        let mut deltas = vec![];
+        for delta in found {
+            match delta {
+                AnswerDelta::Text(segment) => deltas.extend(self.keep(vec![segment])),
+                AnswerDelta::Call(call) if self.single && call.index > 0 => {}
+                AnswerDelta::Call(call) => deltas.push(Delta::Call(call)),
+            }
+        }
+        deltas
     }
 
     fn keep(&mut self, segments: Vec<Segment>) -> Vec<Delta> {
@@ -80,7 +146,11 @@ impl Answer {
 
     /// Why it ended, in OpenAI's word; `None` while it goes on.
     pub fn finish_reason(&self) -> Option<&'static str> {
+        let called = !self.calls().is_empty() && self.calls().iter().all(|c| c.complete);
         Some(match self.finished?.reason {
+            FinishReason::EndOfText(_) | FinishReason::StopString(_) | FinishReason::StopToken(_) if called => {
+                "tool_calls"
+            }
             FinishReason::EndOfText(_) | FinishReason::StopString(_) | FinishReason::StopToken(_) => "stop",
             FinishReason::MaxTokens | FinishReason::ContextFull => "length",
             FinishReason::Cancelled | FinishReason::Failed => "stop",

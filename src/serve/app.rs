@@ -7,13 +7,14 @@ use super::{
 };
 use crate::{
     error::Result,
+    grammar::GrammarEngine,
     session::Model,
     tokenizer::{ChatTemplate, DateTime, Tokenizer},
 };
 use std::{
     hash::{BuildHasher, Hasher, RandomState},
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::{Duration, SystemTime},
@@ -66,6 +67,7 @@ pub struct App {
     pub metrics: Arc<Metrics>,
     /// Whether the server takes no more work.
     pub draining: AtomicBool,
+    grammars: OnceLock<std::result::Result<GrammarEngine, String>>,
     random: RandomState,
     ids: AtomicU64,
 }
@@ -123,6 +125,7 @@ impl App {
             engine,
             metrics,
             draining: AtomicBool::new(false),
+            grammars: OnceLock::new(),
             random: RandomState::new(),
             ids: AtomicU64::new(0),
         })
@@ -142,6 +145,15 @@ impl App {
             Ok(Some(bytes)) => bytes,
             Ok(None) | Err(_) => self.tokenizer.decode_with(&[id], true).into_bytes(),
         }
+    }
+
+    /// What compiles grammars for the model's vocabulary; made when it is needed first, which takes some hundred milliseconds.
+    ///
+    /// # Errors
+    /// 400 where the vocabulary allows none.
+    pub fn grammars(&self) -> ApiResult<&GrammarEngine> {
+        let make = || GrammarEngine::new(&self.tokenizer, self.model.vocab).map_err(|e| e.to_string());
+        self.grammars.get_or_init(make).as_ref().map_err(|e| ApiError::new(400, e.clone()))
     }
 
     /// An id that no other answer has, with this beginning.

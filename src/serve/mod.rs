@@ -17,9 +17,11 @@ mod app;
 pub mod engine;
 mod error;
 mod fields;
+mod form;
 mod http;
 pub mod metrics;
 mod openapi;
+mod page;
 mod prompt;
 pub mod schedule;
 

@@ -4,7 +4,10 @@ use super::{
     app::App,
     error::{ApiError, ApiResult},
 };
-use crate::tokenizer::{EncodeOptions, Prompt, RenderOptions};
+use crate::{
+    tokenizer::{EncodeOptions, Prompt, RenderOptions},
+    tools::{ToolSyntax, template_messages},
+};
 use serde_json::{Map, Value};
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -39,7 +42,8 @@ impl Conversation {
             now: (app.options.now)(),
             variables: self.variables.clone(),
         };
-        let mut messages = self.messages.clone();
+        let mut messages = template_messages(&self.messages, ToolSyntax::of(&app.tokenizer))
+            .map_err(|e| ApiError::field("messages", e.to_string()))?;
         drop_headers(&mut messages);
         let mut prompt = app.template.prompt_of(&messages, &options)?;
         if self.continues {

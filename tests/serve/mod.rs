@@ -5,6 +5,8 @@ mod apis;
 #[cfg(feature = "demo-model")]
 mod client;
 #[cfg(feature = "demo-model")]
+mod forms;
+#[cfg(feature = "demo-model")]
 mod load;
 #[cfg(feature = "demo-model")]
 mod openapi;

@@ -10,9 +10,11 @@ use crate::serve::{
     engine::Event,
     error::{ApiError, ApiResult},
     fields::Fields,
+    form::{self, Form},
     http::Writer,
     prompt::{Conversation, Encoded},
 };
+use crate::tools::{CallDelta, ToolCall};
 use serde_json::{Value, json};
 use std::sync::Arc;
 
@@ -23,6 +25,7 @@ pub struct ChatRequest {
     pub stream: bool,
     pub include_usage: bool,
     pub prompt: Encoded,
+    pub form: Form,
 }
 
 /// What the API has and this server has not.
@@ -42,7 +45,9 @@ pub fn read(app: &App, body: &Value) -> ApiResult<ChatRequest> {
     let f = Fields::of(body)?;
     app.check_model(f.require_string("model")?)?;
     f.refuse(&REFUSED)?;
-    let conversation = conversation(&f)?;
+    let mut conversation = conversation(&f)?;
+    let form = Form::of(app, form::of_chat(&f)?)?;
+    conversation.variables.extend(form.shown().map(|tools| ("tools".to_owned(), tools)));
     let mut options = Options::read(app, &f)?;
     let most = f.count("max_tokens", 1..=MOST_TOKENS)?;
     options.max_tokens = f.count("max_completion_tokens", 1..=MOST_TOKENS)?.or(most);
@@ -56,7 +61,8 @@ pub fn read(app: &App, body: &Value) -> ApiResult<ChatRequest> {
     options::accepted(&f)?;
     only_text(&f)?;
     let prompt = conversation.encode(app)?;
-    Ok(ChatRequest { options, stream, include_usage, prompt })
+    options.matcher = form.matcher(app, &prompt.prompt)?;
+    Ok(ChatRequest { options, stream, include_usage, prompt, form })
 }
 
 /// The messages and the template's variables of a body: `/apply-template` takes the same.
@@ -111,7 +117,7 @@ impl ChatWriter {
     /// A writer of the answers to a request.
     pub fn new(app: &Arc<App>, request: &ChatRequest) -> Self {
         let choice = |_| Choice {
-            answer: Answer::of_chat(&app.tokenizer, &request.prompt.prompt),
+            answer: Answer::of_chat(app, &request.prompt.prompt, &request.form),
             begun: false,
             logprobs: vec![],
             wants_logprobs: request.options.logprobs.is_some(),
@@ -165,6 +171,7 @@ impl ChatWriter {
             let delta = match delta {
                 Delta::Reasoning(text) => json!({"reasoning_content": text}),
                 Delta::Text(text) => json!({"content": text}),
+                Delta::Call(call) => json!({"tool_calls": [piece(call)]}),
             };
             self.delta(index, delta, None, out);
         }
@@ -218,6 +225,13 @@ impl ChatWriter {
 impl Choice {
     fn whole(self, index: usize) -> Value {
         let mut message = json!({"role": "assistant", "content": self.answer.text, "refusal": null});
+        let calls: Vec<Value> = self.answer.calls().iter().map(call).collect();
+        if !calls.is_empty() {
+            if self.answer.text.is_empty() {
+                message["content"] = Value::Null;
+            }
+            message["tool_calls"] = calls.into();
+        }
         let reasoning = self.answer.reasoning.trim_matches('\n');
         if !reasoning.is_empty() {
             message["reasoning_content"] = reasoning.into();
@@ -226,6 +240,24 @@ impl Choice {
             if self.wants_logprobs { json!({"content": self.logprobs, "refusal": null}) } else { Value::Null };
         let finish = self.answer.finish_reason();
         json!({"index": index, "message": message, "logprobs": logprobs, "finish_reason": finish})
+    }
+}
+
+/// A call of a whole answer.
+fn call(call: &ToolCall) -> Value {
+    json!({"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}})
+}
+
+/// A piece of a call.
+fn piece(call: CallDelta) -> Value {
+    match call.head {
+        None => json!({"index": call.index, "function": {"arguments": call.arguments}}),
+        Some(head) => json!({
+            "index": call.index,
+            "id": head.id,
+            "type": "function",
+            "function": {"name": head.name, "arguments": call.arguments},
+        }),
     }
 }
 

@@ -13,9 +13,11 @@ use crate::{
         engine::Event,
         error::{ApiError, ApiResult},
         fields::Fields,
+        form::{self, Form},
         http::Writer,
         prompt::{Conversation, Encoded, message},
     },
+    tools::CallDelta,
 };
 use serde_json::{Value, json};
 use std::sync::Arc;
@@ -26,6 +28,7 @@ pub struct MessagesRequest {
     pub options: Options,
     pub stream: bool,
     pub prompt: Encoded,
+    pub form: Form,
 }
 
 /// Most stop sequences.
@@ -40,16 +43,19 @@ pub fn read(app: &App, body: &Value) -> ApiResult<MessagesRequest> {
     app.check_model(f.require_string("model")?)?;
     f.require("max_tokens")?;
     let max_tokens = f.count("max_tokens", 1..=MOST_TOKENS)?;
-    let conversation = conversation(&f)?;
+    let mut conversation = conversation(&f)?;
+    let form = Form::of(app, form::of_messages(&f)?)?;
+    conversation.variables.extend(form.shown().map(|tools| ("tools".to_owned(), tools)));
     let stop = f.strings("stop_sequences", MOST_STOPS)?;
-    let options = Options { n: 1, max_tokens, stop, sampler: sampler(app, &f, 1.0)?, ..Options::default() };
+    let mut options = Options { n: 1, max_tokens, stop, sampler: sampler(app, &f, 1.0)?, ..Options::default() };
     let stream = f.boolean("stream")?.unwrap_or(false);
     f.string("service_tier")?;
     if let Some(metadata) = f.object("metadata")? {
         metadata.string("user_id")?;
     }
     let prompt = conversation.encode(app)?;
-    Ok(MessagesRequest { options, stream, prompt })
+    options.matcher = form.matcher(app, &prompt.prompt)?;
+    Ok(MessagesRequest { options, stream, prompt, form })
 }
 
 /// `/v1/messages/count_tokens`.
@@ -59,7 +65,10 @@ pub fn read(app: &App, body: &Value) -> ApiResult<MessagesRequest> {
 pub fn count(app: &App, body: &Value) -> ApiResult<Value> {
     let f = Fields::of(body)?;
     app.check_model(f.require_string("model")?)?;
-    Ok(json!({"input_tokens": conversation(&f)?.count(app)?}))
+    let mut conversation = conversation(&f)?;
+    let shown = Form::of(app, form::of_messages(&f)?)?.shown();
+    conversation.variables.extend(shown.map(|tools| ("tools".to_owned(), tools)));
+    Ok(json!({"input_tokens": conversation.count(app)?}))
 }
 
 fn conversation(f: &Fields<'_>) -> ApiResult<Conversation> {
@@ -157,6 +166,8 @@ pub struct MessagesWriter {
 enum Kind {
     Thinking,
     Text,
+    /// The call with this index.
+    Call(usize),
 }
 
 impl MessagesWriter {
@@ -168,7 +179,7 @@ impl MessagesWriter {
             prompt_tokens: request.prompt.ids.len(),
             cached: 0,
             stop: request.options.stop.clone(),
-            answer: Answer::of_chat(&app.tokenizer, &request.prompt.prompt),
+            answer: Answer::of_chat(app, &request.prompt.prompt, &request.form),
             content: vec![],
             open: None,
             error: None,
@@ -209,6 +220,7 @@ impl MessagesWriter {
     fn stop_reason(&self) -> (Option<&'static str>, Option<&str>) {
         match self.answer.finished.map(|f| f.reason) {
             None => (None, None),
+            Some(_) if self.answer.finish_reason() == Some("tool_calls") => (Some("tool_use"), None),
             Some(FinishReason::StopString(i)) => (Some("stop_sequence"), self.stop.get(i).map(String::as_str)),
             Some(FinishReason::MaxTokens | FinishReason::ContextFull) => (Some("max_tokens"), None),
             Some(
@@ -223,7 +235,7 @@ impl MessagesWriter {
     fn delta(&mut self, kind: Kind, text: &str, out: &mut String) {
         if self.open.as_ref().is_none_or(|o| o.0 != kind) {
             self.close(out);
-            let fields = json!({"index": self.content.len(), "content_block": block(kind, "")});
+            let fields = json!({"index": self.content.len(), "content_block": self.block(kind, "")});
             self.event("content_block_start", fields, out);
             self.open = Some((kind, String::new()));
         }
@@ -233,6 +245,7 @@ impl MessagesWriter {
         let delta = match kind {
             Kind::Thinking => json!({"type": "thinking_delta", "thinking": text}),
             Kind::Text => json!({"type": "text_delta", "text": text}),
+            Kind::Call(_) => json!({"type": "input_json_delta", "partial_json": text}),
         };
         let index = self.content.len();
         self.event("content_block_delta", json!({"index": index, "delta": delta}), out);
@@ -242,7 +255,22 @@ impl MessagesWriter {
         if let Some((kind, text)) = self.open.take() {
             let index = self.content.len();
             self.event("content_block_stop", json!({"index": index}), out);
-            self.content.push(block(kind, &text));
+            let block = self.block(kind, &text);
+            self.content.push(block);
+        }
+    }
+
+    fn block(&self, kind: Kind, text: &str) -> Value {
+        match kind {
+            Kind::Thinking => json!({"type": "thinking", "thinking": text, "signature": ""}),
+            Kind::Text => json!({"type": "text", "text": text}),
+            Kind::Call(index) => {
+                let call = self.answer.calls().get(index);
+                let (id, name) = call.map_or(("", ""), |c| (&c.id, &c.name));
+                // Of a call that was cut off there is no input.
+                let input = serde_json::from_str(text).unwrap_or_else(|_| json!({}));
+                json!({"type": "tool_use", "id": id, "name": name, "input": input})
+            }
         }
     }
 
@@ -251,6 +279,7 @@ impl MessagesWriter {
             match delta {
                 Delta::Reasoning(text) => self.delta(Kind::Thinking, &text, out),
                 Delta::Text(text) => self.delta(Kind::Text, &text, out),
+                Delta::Call(CallDelta { index, arguments, .. }) => self.delta(Kind::Call(index), &arguments, out),
             }
         }
     }
@@ -272,13 +301,6 @@ impl MessagesWriter {
             (None, None) => Err(ApiError::new(500, "the engine gave no answer")),
             (None, Some(f)) => Ok(self.message(f.generated)),
         }
-    }
-}
-
-fn block(kind: Kind, text: &str) -> Value {
-    match kind {
-        Kind::Thinking => json!({"type": "thinking", "thinking": text, "signature": ""}),
-        Kind::Text => json!({"type": "text", "text": text}),
     }
 }
 

@@ -1,12 +1,14 @@
 //! What a request says of how its text is generated: the fields that the APIs share.
 
 use crate::{
+    grammar::Matcher,
     sampler::SamplerOptions,
     serve::{
         app::{App, Client},
-        engine::{Event, Job},
+        engine::{Constraint, Event, Job},
         error::{ApiError, ApiResult},
         fields::Fields,
+        form::Masked,
         prompt::Encoded,
     },
 };
@@ -35,6 +37,8 @@ pub struct Options {
     pub logprobs: Option<usize>,
     /// Of the prompt too.
     pub prompt_logprobs: bool,
+    /// Which tokens may come.
+    pub matcher: Option<Matcher>,
 }
 
 /// Most tokens that a request may ask for.
@@ -84,7 +88,7 @@ impl Options {
             ignore_eos: self.ignore_eos,
             logprobs: self.logprobs,
             prompt_logprobs: self.prompt_logprobs,
-            constraint: None,
+            constraint: self.matcher.clone().map(|m| Box::new(Masked::new(m)) as Box<dyn Constraint>),
             events: events.clone(),
         };
         (0..self.n).map(job).collect()

@@ -11,6 +11,7 @@ use crate::serve::{
     app::{App, now},
     error::{ApiError, ApiResult},
     fields::Fields,
+    form::{self, Form},
     prompt::{Conversation, Encoded, message},
 };
 use serde_json::{Map, Value, json};
@@ -21,6 +22,7 @@ pub struct ResponsesRequest {
     pub options: Options,
     pub stream: bool,
     pub prompt: Encoded,
+    pub form: Form,
     /// The response before anything of it is generated: what the request asked for comes back in it.
     pub base: Value,
 }
@@ -39,7 +41,9 @@ const REFUSED: [(&str, &str); 3] = [
 pub fn read(app: &App, body: &Value) -> ApiResult<ResponsesRequest> {
     let f = Fields::of(body)?;
     app.check_model(f.require_string("model")?)?;
-    let conversation = conversation(&f)?;
+    let mut conversation = conversation(&f)?;
+    let form = Form::of(app, form::of_responses(&f)?)?;
+    conversation.variables.extend(form.shown().map(|tools| ("tools".to_owned(), tools)));
     let mut options = Options { n: 1, sampler: options::sampler(app, &f, 2.0)?, ..Options::default() };
     options.max_tokens = f.count("max_output_tokens", 1..=MOST_TOKENS)?;
     options.presence_penalty = f.number("presence_penalty", -2.0..=2.0)?.unwrap_or(0.0);
@@ -52,7 +56,8 @@ pub fn read(app: &App, body: &Value) -> ApiResult<ResponsesRequest> {
     let (stream, _) = options::streaming(&f)?;
     let base = base(app, &f, &options)?;
     let prompt = conversation.encode(app)?;
-    Ok(ResponsesRequest { options, stream, prompt, base })
+    options.matcher = form.matcher(app, &prompt.prompt)?;
+    Ok(ResponsesRequest { options, stream, prompt, form, base })
 }
 
 /// `/v1/responses/input_tokens`: how many tokens a request's input has.
@@ -199,11 +204,11 @@ fn base(app: &App, f: &Fields<'_>, o: &Options) -> ApiResult<Value> {
         "instructions": text("instructions")?,
         "output": [],
         "error": null,
-        "tools": [],
-        "tool_choice": "auto",
+        "tools": tools(f)?,
+        "tool_choice": f.get("tool_choice").cloned().unwrap_or_else(|| "auto".into()),
         "truncation": "disabled",
         "parallel_tool_calls": f.boolean("parallel_tool_calls")?.unwrap_or(true),
-        "text": {"format": {"type": "text"}},
+        "text": {"format": format(f)?},
         "top_p": round(o.sampler.top_p),
         "presence_penalty": round(o.presence_penalty),
         "frequency_penalty": round(o.frequency_penalty),
@@ -220,6 +225,29 @@ fn base(app: &App, f: &Fields<'_>, o: &Options) -> ApiResult<Value> {
         "safety_identifier": text("safety_identifier")?,
         "prompt_cache_key": text("prompt_cache_key")?,
     }))
+}
+
+/// The tools as they come back: with what has a default.
+fn tools(f: &Fields<'_>) -> ApiResult<Vec<Value>> {
+    let mut tools = f.array("tools")?.unwrap_or_default().to_vec();
+    for tool in tools.iter_mut().filter_map(Value::as_object_mut) {
+        for (key, default) in [("description", Value::Null), ("parameters", Value::Null), ("strict", true.into())] {
+            tool.entry(key).or_insert(default);
+        }
+    }
+    Ok(tools)
+}
+
+/// The form of the text as it comes back.
+fn format(f: &Fields<'_>) -> ApiResult<Value> {
+    let Some(text) = f.object("text")? else { return Ok(json!({"type": "text"})) };
+    let mut format = text.get("format").cloned().unwrap_or_else(|| json!({"type": "text"}));
+    if let Some(map) = format.as_object_mut().filter(|m| m["type"] == "json_schema") {
+        for (key, default) in [("name", "schema".into()), ("description", Value::Null), ("strict", false.into())] {
+            map.entry(key).or_insert(default);
+        }
+    }
+    Ok(format)
 }
 
 /// A number of a request as it was written there, not as its binary fraction.

@@ -8,6 +8,7 @@ use crate::serve::{
     error::{ApiError, ApiResult},
     http::Writer,
 };
+use crate::tools::{CallDelta, CallHead};
 use serde_json::{Value, json};
 use std::sync::Arc;
 
@@ -33,12 +34,15 @@ struct Item {
     kind: Kind,
     id: String,
     text: String,
+    /// What is called, and by which id.
+    head: Option<CallHead>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
     Reasoning,
     Message,
+    Call,
 }
 
 impl ResponsesWriter {
@@ -49,7 +53,7 @@ impl ResponsesWriter {
             response: request.base.clone(),
             stream: request.stream,
             prompt_tokens: request.prompt.ids.len(),
-            answer: Answer::of_chat(&app.tokenizer, &request.prompt.prompt),
+            answer: Answer::of_chat(app, &request.prompt.prompt, &request.form),
             sequence: 0,
             output: vec![],
             open: None,
@@ -76,20 +80,44 @@ impl ResponsesWriter {
         }
         self.close("completed", out);
         let id = self.app.id(if kind == Kind::Message { "msg_" } else { "rs_" });
-        let item = match kind {
-            Kind::Message => {
-                json!({"type": "message", "id": id, "status": "in_progress", "role": "assistant", "content": []})
-            }
-            Kind::Reasoning => {
-                json!({"type": "reasoning", "id": id, "status": "in_progress", "summary": [], "content": []})
-            }
-        };
+        let item = item(kind, &id, "in_progress", &[]);
         let index = self.output.len();
         self.event("response.output_item.added", json!({"output_index": index, "item": item}), out);
         let part = part(kind, "", &[]);
         let fields = json!({"output_index": index, "item_id": id, "content_index": 0, "part": part});
         self.event("response.content_part.added", fields, out);
-        self.open = Some(Item { kind, id, text: String::new() });
+        self.open = Some(Item { kind, id, text: String::new(), head: None });
+    }
+
+    /// Opens a call, or goes on with it.
+    fn call(&mut self, call: CallDelta, out: &mut String) {
+        if let Some(head) = call.head {
+            self.close("completed", out);
+            let id = self.app.id("fc_");
+            let item = function_call(&id, &head, "", "in_progress");
+            self.event("response.output_item.added", json!({"output_index": self.output.len(), "item": item}), out);
+            self.open = Some(Item { kind: Kind::Call, id, text: String::new(), head: Some(head) });
+        }
+        let index = self.output.len();
+        let Some(item) = self.open.as_mut().filter(|i| i.kind == Kind::Call && !call.arguments.is_empty()) else {
+            return;
+        };
+        item.text.push_str(&call.arguments);
+        let fields = json!({"output_index": index, "item_id": item.id, "delta": call.arguments});
+        self.event("response.function_call_arguments.delta", fields, out);
+    }
+
+    /// Closes a call.
+    fn close_call(&mut self, item: &Item, head: &CallHead, status: &str, out: &mut String) {
+        let index = self.output.len();
+        // What was cut off is no call.
+        let whole = self.answer.calls().iter().any(|c| c.id == head.id && c.complete);
+        let status = if whole { "completed" } else { status };
+        let done = json!({"output_index": index, "item_id": item.id, "name": head.name, "arguments": item.text});
+        self.event("response.function_call_arguments.done", done, out);
+        let item = function_call(&item.id, head, &item.text, status);
+        self.event("response.output_item.done", json!({"output_index": index, "item": item}), out);
+        self.output.push(item);
     }
 
     fn delta(&mut self, kind: Kind, text: &str, out: &mut String) {
@@ -104,12 +132,17 @@ impl ResponsesWriter {
                 self.event("response.output_text.delta", fields, out);
             }
             Kind::Reasoning => self.event("response.reasoning_text.delta", fields, out),
+            Kind::Call => {}
         }
     }
 
     /// Closes the open item, if there is one.
     fn close(&mut self, status: &str, out: &mut String) {
-        let Some(Item { kind, id, text }) = self.open.take() else { return };
+        let Some(open) = self.open.take() else { return };
+        if let Some(head) = &open.head {
+            return self.close_call(&open, head, status, out);
+        }
+        let Item { kind, id, text, .. } = open;
         let index = self.output.len();
         let logprobs = if kind == Kind::Message { std::mem::take(&mut self.logprobs) } else { vec![] };
         let part = part(kind, &text, &logprobs);
@@ -120,17 +153,11 @@ impl ResponsesWriter {
                 self.event("response.output_text.done", fields, out);
             }
             Kind::Reasoning => self.event("response.reasoning_text.done", fields, out),
+            Kind::Call => {}
         }
         let fields = json!({"output_index": index, "item_id": id, "content_index": 0, "part": part});
         self.event("response.content_part.done", fields, out);
-        let item = match kind {
-            Kind::Message => {
-                json!({"type": "message", "id": id, "status": status, "role": "assistant", "content": [part]})
-            }
-            Kind::Reasoning => {
-                json!({"type": "reasoning", "id": id, "status": status, "summary": [], "content": [part]})
-            }
-        };
+        let item = item(kind, &id, status, &[part]);
         self.event("response.output_item.done", json!({"output_index": index, "item": item}), out);
         self.output.push(item);
     }
@@ -140,6 +167,7 @@ impl ResponsesWriter {
             match delta {
                 Delta::Reasoning(text) => self.delta(Kind::Reasoning, &text, out),
                 Delta::Text(text) => self.delta(Kind::Message, &text, out),
+                Delta::Call(call) => self.call(call, out),
             }
         }
     }
@@ -192,9 +220,28 @@ impl ResponsesWriter {
     }
 }
 
+/// A message or thoughts.
+fn item(kind: Kind, id: &str, status: &str, content: &[Value]) -> Value {
+    match kind {
+        Kind::Message | Kind::Call => {
+            json!({"type": "message", "id": id, "status": status, "role": "assistant", "content": content})
+        }
+        Kind::Reasoning => {
+            json!({"type": "reasoning", "id": id, "status": status, "summary": [], "content": content})
+        }
+    }
+}
+
+fn function_call(id: &str, head: &CallHead, arguments: &str, status: &str) -> Value {
+    let (call, name) = (&head.id, &head.name);
+    json!({"type": "function_call", "id": id, "call_id": call, "name": name, "arguments": arguments, "status": status})
+}
+
 fn part(kind: Kind, text: &str, logprobs: &[Value]) -> Value {
     match kind {
-        Kind::Message => json!({"type": "output_text", "text": text, "annotations": [], "logprobs": logprobs}),
+        Kind::Message | Kind::Call => {
+            json!({"type": "output_text", "text": text, "annotations": [], "logprobs": logprobs})
+        }
         Kind::Reasoning => json!({"type": "reasoning_text", "text": text}),
     }
 }

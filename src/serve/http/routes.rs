@@ -17,6 +17,7 @@ use crate::serve::{
     engine::Event,
     error::{ApiError, ApiResult},
     openapi::OPENAPI,
+    page::{PAGE, POLICY},
 };
 use hyper::{
     HeaderMap, Method, Request, Response, StatusCode,
@@ -40,6 +41,7 @@ const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// What a path is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Route {
+    Page,
     Health,
     OpenApi,
     Metrics,
@@ -61,6 +63,7 @@ enum Route {
 impl Route {
     fn of(path: &str) -> Option<Route> {
         Some(match path {
+            "/" => Route::Page,
             "/health" | "/v1/health" => Route::Health,
             "/openapi.json" => Route::OpenApi,
             "/metrics" => Route::Metrics,
@@ -83,6 +86,7 @@ impl Route {
 
     fn methods(self) -> &'static str {
         match self {
+            Route::Page => "GET, HEAD",
             Route::Health | Route::OpenApi | Route::Metrics | Route::Props => "GET, HEAD",
             Route::Slots | Route::Models | Route::Model => "GET, HEAD",
             Route::Chat | Route::Completions | Route::Responses | Route::Messages => "POST",
@@ -135,7 +139,7 @@ fn client(peer: IpAddr, headers: &HeaderMap) -> u64 {
 async fn dispatch(app: &Arc<App>, client: Client, request: Request<Incoming>) -> Answered {
     let (method, path) = (request.method().clone(), request.uri().path().to_owned());
     let route = Route::of(&path);
-    if route != Some(Route::Health) {
+    if !matches!(route, Some(Route::Health | Route::Page)) {
         gate::check_key(app, request.headers())?;
     }
     let Some(route) = route else {
@@ -155,6 +159,7 @@ async fn dispatch(app: &Arc<App>, client: Client, request: Request<Incoming>) ->
         return Err(ApiError { retry_after: Some(5), ..ApiError::new(503, "the server is shutting down") });
     }
     match route {
+        Route::Page => Ok(page()),
         Route::Health => facts::health(app).map(|v| json(&v)),
         Route::OpenApi => Ok(full(StatusCode::OK, "application/json", OPENAPI.into())),
         Route::Metrics => Ok(metrics(app)),
@@ -277,6 +282,13 @@ fn full(status: StatusCode, kind: &'static str, text: String) -> Response<Answer
     *response.status_mut() = status;
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
     response.headers_mut().insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    response
+}
+
+/// The chat page.
+fn page() -> Response<AnswerBody> {
+    let mut response = full(StatusCode::OK, "text/html; charset=utf-8", PAGE.into());
+    response.headers_mut().insert(header::CONTENT_SECURITY_POLICY, HeaderValue::from_static(POLICY));
     response
 }
 
