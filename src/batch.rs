@@ -32,11 +32,13 @@ pub struct Turn<'a> {
     pub random: Option<u64>,
     /// The tokens that may be chosen, one bit each from the lowest bit of the first word on; `None`: all.
     pub allowed: Option<&'a [u32]>,
+    /// Whether the hidden states of all tokens of the turn are wanted: [`Batch::hidden`].
+    pub hidden: bool,
 }
 
 /// A turn that chooses nothing.
 fn fed<'a>(f: &(usize, &'a [u32])) -> Turn<'a> {
-    Turn { sequence: f.0, tokens: f.1, random: None, allowed: None }
+    Turn { sequence: f.0, tokens: f.1, random: None, allowed: None, hidden: false }
 }
 
 impl Batch {
@@ -183,6 +185,14 @@ impl Batch {
         &self.runner.results().tokens
     }
 
+    /// The hidden states after the final norm, `[H]` each, of the tokens that a sequence was fed in the step that was done last,
+    /// in order; none where its turn did not ask for them. [`crate::session::Pooled`] makes one vector of them.
+    pub fn hidden(&self, sequence: usize) -> impl Iterator<Item = &[f32]> {
+        let (results, cols) = (self.runner.results(), self.model.hyper().hidden.max(1));
+        let rows = results.hidden_of.iter().zip(results.hidden.chunks_exact(cols));
+        rows.filter(move |(of, _)| of.0 == sequence).map(|(_, row)| row)
+    }
+
     /// Drops what is queued, at any slice. Sequences hold the tokens of the steps that were done.
     pub fn cancel(&mut self) {
         self.runner.cancel();
@@ -201,14 +211,15 @@ impl Batch {
             }
             let before = t.tokens.split_last().map_or(&[][..], |s| s.1);
             let first = self.runner.len(t.sequence);
-            self.rows.extend(before.iter().zip(first..).map(|(id, position)| Row::fed(*id, t.sequence, position)));
+            let row = |id, position| Row { hidden: t.hidden, ..Row::fed(id, t.sequence, position) };
+            self.rows.extend(before.iter().zip(first..).map(|(id, position)| row(*id, position)));
         }
         for wants in [false, true] {
             for t in turns.clone().filter(|t| t.random.is_some() == wants) {
                 let position = self.runner.len(t.sequence) + t.tokens.len().saturating_sub(1);
                 let token = t.tokens.last().map_or(Token::Last, |id| Token::Id(*id));
                 let row = Row::fed(0, t.sequence, position);
-                self.rows.push(Row { token, choose: t.random, ..row });
+                self.rows.push(Row { token, choose: t.random, hidden: t.hidden, ..row });
             }
         }
         Ok(())

@@ -249,6 +249,7 @@ fn a_batch_chooses_without_blocking() {
                 tokens: if step == 0 { &prompts[sequence] } else { &[] },
                 random: Some((step * 77 + sequence as u64) << 55),
                 allowed: (sequence == 1).then_some(&allowed[..]),
+                hidden: false,
             };
             let turns = [turn(0), turn(1)];
             if way == 0 {
@@ -266,7 +267,7 @@ fn a_batch_chooses_without_blocking() {
         }
         assert!(all.iter().skip(1).step_by(2).all(|c| c.token().unwrap() % 2 == 0), "every other token is allowed");
         let before = [0, 1].map(|s| batch.position(s));
-        batch.begin(&[Turn { sequence: 0, tokens: &[1, 2], random: None, allowed: None }]).unwrap();
+        batch.begin(&[Turn { sequence: 0, tokens: &[1, 2], random: None, allowed: None, hidden: false }]).unwrap();
         batch.cancel();
         assert_eq!([0, 1].map(|s| batch.position(s)), before);
         runs.push(all);

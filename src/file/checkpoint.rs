@@ -69,6 +69,7 @@ pub(super) struct Beside {
     pub tokenizer_config: Option<Json>,
     pub tokenizer_json: Option<Bytes>,
     pub chat_template: Option<String>,
+    pub pooling: Option<Json>,
 }
 
 /// An opened model file or folder. Tensor data stays in the memory map; nothing of it has been read yet.
@@ -210,6 +211,11 @@ impl Checkpoint {
     /// `tokenizer.json` of a safetensors folder, unparsed.
     pub fn tokenizer_json(&self) -> Option<&[u8]> {
         self.beside.tokenizer_json.as_deref()
+    }
+
+    /// `1_Pooling/config.json` of a folder in sentence-transformers' form.
+    pub fn pooling(&self) -> Option<&Json> {
+        self.beside.pooling.as_ref()
     }
 
     /// The chat template: `tokenizer.chat_template` of a GGUF; `chat_template.jinja` of a folder, or else

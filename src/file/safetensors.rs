@@ -291,6 +291,7 @@ fn beside(folder: &Path) -> Result<Beside> {
         tokenizer_config: json("tokenizer_config.json")?,
         tokenizer_json: optional("tokenizer.json").map(|p| map(&p)).transpose()?,
         chat_template,
+        pooling: json("1_Pooling/config.json")?,
     })
 }
 

@@ -52,6 +52,10 @@ pub enum Rows {
     Fixed(usize),
 }
 
+/// The name of an output `[T, H]`: what the last layer leaves of each token, before the final norm. Backends give it for the rows
+/// that want their hidden states, and for no others.
+pub const RESIDUAL: &str = "residual";
+
 /// What a value is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Type {

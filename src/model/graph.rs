@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     error::{Error, Result},
-    ir::{Activation, Linear, Op, ValueId, WeightId},
+    ir::{Activation, Linear, Op, RESIDUAL, ValueId, WeightId},
 };
 
 /// Builds the graph of a decoder, declaring every weight on the way.
@@ -42,6 +42,7 @@ pub(super) fn graph(d: &Decoder, l: Loader<'_>, options: &Options) -> Result<Bui
             g.l.b.output(format!("router_weights_{i}"), weights);
         }
     }
+    g.l.b.output(RESIDUAL, x);
     g.l.finish(d.layers.len())
 }
 

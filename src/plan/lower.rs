@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     error::{Error, Result},
-    ir::{CacheId, Graph, Rope, Rows, Type, ValueId, WeightId},
+    ir::{CacheId, Graph, RESIDUAL, Rope, Rows, Type, ValueId, WeightId},
     kernels::{Variant, params},
     quant::KvType,
 };
@@ -133,7 +133,8 @@ impl<'a> Lower<'a> {
                 return Err(Error::Graph(format!("output {name} is a cache")));
             };
             let ids = matches!(ty, Type::U32(..));
-            outputs.push(OutputView { name: name.clone(), rows, cols, ids, view: self.view(*v)?, transient: None });
+            let (name, residual, view) = (name.clone(), name == RESIDUAL, self.view(*v)?);
+            outputs.push(OutputView { name, rows, cols, ids, residual, view, transient: None });
         }
         let (max_tokens, max_outputs, canaries) = (self.tokens, self.outputs, self.target.options.canaries);
         let (nodes, steps, transients) = (self.nodes.clone(), self.steps, self.transients);

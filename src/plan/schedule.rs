@@ -260,6 +260,8 @@ pub struct OutputView {
     pub cols: usize,
     /// Whether it is u32.
     pub ids: bool,
+    /// Whether it is [`crate::ir::RESIDUAL`], of which single rows are asked for.
+    pub residual: bool,
     /// Where it lies.
     pub view: BufferView,
     /// The transient expected there, where it is scratch.

@@ -14,6 +14,8 @@ pub(super) enum Want {
     LastLogits,
     /// Logits after each.
     AllLogits,
+    /// The hidden state of each.
+    Hidden,
     /// A token chosen after the last, with this random word.
     Choice(u64),
 }
@@ -301,6 +303,7 @@ impl Session {
             let is_last = end == feed.tokens.len();
             match feed.want {
                 Want::AllLogits => feed.rows.iter_mut().for_each(|r| r.logits = true),
+                Want::Hidden => feed.rows.iter_mut().for_each(|r| r.hidden = true),
                 Want::LastLogits if is_last => {
                     feed.rows.iter_mut().skip(end - feed.at - 1).for_each(|r| r.logits = true)
                 }

@@ -7,6 +7,7 @@
 //! Deliberately absent: kernels, stop rules.
 
 mod feed;
+mod hidden;
 mod model;
 pub(crate) mod needs;
 
@@ -14,7 +15,9 @@ pub use crate::backend::{
     KernelTime, Roofline,
     runner::{Budget, Chosen, Status},
 };
+pub use crate::model::Pooling;
 pub use crate::sampler::Sampling;
+pub use hidden::Pooled;
 #[cfg(feature = "demo-model")]
 pub use model::DEMO_MODEL;
 pub use model::{BackendChoice, LoadOptions, Model};
@@ -26,6 +29,7 @@ use crate::{
         runner::{Row, Runner, RunnerOptions, Step, Token},
     },
     error::{Error, Result},
+    ir::RESIDUAL,
     quant::KvType,
     routing::Trace,
 };
@@ -207,7 +211,8 @@ impl Session {
 
     /// Names of the graph's outputs: `logits`, and `router_ids_<layer>`, `router_weights_<layer>` where they are traced.
     pub fn output_names(&self) -> impl Iterator<Item = &str> {
-        self.model.definition().program.graph.outputs.iter().map(|(n, _)| n.as_str())
+        let outputs = &self.model.definition().program.graph.outputs;
+        outputs.iter().map(|(n, _)| n.as_str()).filter(|n| *n != RESIDUAL)
     }
 
     /// Time of each kernel in a step of these tokens (a micro-batch at most) at this position, which stays where it is; `None`

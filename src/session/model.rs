@@ -5,7 +5,7 @@ use crate::{
     cancel::CancelToken,
     error::{Error, Result},
     file::{self, Checkpoint},
-    model::{self, Decoder, Definition},
+    model::{self, Decoder, Definition, Pooling},
     tokenizer::Tokenizer,
 };
 use std::{path::Path, sync::Arc};
@@ -61,6 +61,8 @@ struct Inner {
     no_tokenizer: String,
     /// The place of the logits among the graph's outputs, and their columns, V.
     logits: (usize, usize),
+    /// How the file wants hidden states pooled, or why that is not known.
+    pooling: std::result::Result<Option<Pooling>, String>,
 }
 
 impl Model {
@@ -120,7 +122,11 @@ impl Model {
             }
         };
         let logits = logits(&definition)?;
-        Ok(Model { inner: Arc::new(Inner { definition, loaded, tokenizer, no_tokenizer, logits }) })
+        let pooling = model::pooling(ckpt, &definition.arch).map_err(|e| match e {
+            Error::Unsupported(why) => why,
+            other => other.to_string(),
+        });
+        Ok(Model { inner: Arc::new(Inner { definition, loaded, tokenizer, no_tokenizer, logits, pooling }) })
     }
 
     /// The tokenizer, where the file has one that is understood.
@@ -162,6 +168,15 @@ impl Model {
     /// [`Error::Device`].
     pub fn roofline(&self) -> Result<Option<Roofline>> {
         self.inner.loaded.roofline()
+    }
+
+    /// How the file wants the hidden states of a text pooled to one vector; `None` where it does not say, as files of language
+    /// models do not.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] for a way that is not known here, such as that of rerankers.
+    pub fn pooling(&self) -> Result<Option<Pooling>> {
+        self.inner.pooling.clone().map_err(Error::Unsupported)
     }
 
     /// What the backend made of it: what makes runners.

@@ -32,6 +32,7 @@ impl Step<'_> {
             position: self.past + i,
             logits: i >= first,
             choose: None,
+            hidden: false,
         };
         self.tokens.iter().enumerate().map(row).collect()
     }

@@ -53,7 +53,7 @@ use crate::{
     error::{Error, Result},
     file::Tensor,
     graph,
-    ir::{Graph, Linear, WeightId},
+    ir::{Graph, Linear, RESIDUAL, WeightId},
     ops::linear::Activations,
 };
 use layout::Layout;
@@ -102,6 +102,8 @@ struct Model {
     /// The program's graph, fused.
     graph: Graph,
     layout: Layout,
+    /// The output that hidden states are made of, by its place among the graph's.
+    residual: Option<usize>,
     weights: Vec<Weight>,
     /// By weight id, the dequantised f32 values of weights that ops read as vectors; empty for matrices.
     vectors: Vec<Vec<f32>>,
@@ -141,6 +143,7 @@ pub fn load(program: Program, options: &Options, progress: OnProgress<'_>) -> Re
         progress(Progress { phase: "packing weights", done, total })?;
     }
     let layout = Layout::new(&graph);
+    let residual = graph.outputs.iter().position(|(name, _)| name == RESIDUAL);
     tracing::debug!(
         threads = pool.threads(),
         simd_level = simd_level.name(),
@@ -154,6 +157,7 @@ pub fn load(program: Program, options: &Options, progress: OnProgress<'_>) -> Re
         program,
         graph,
         layout,
+        residual,
         weights,
         vectors,
     }))))

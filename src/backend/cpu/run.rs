@@ -173,9 +173,22 @@ impl State {
     /// Copies the outputs of a step to `out`.
     pub(super) fn outputs(&self, f: StepContext<'_>, out: &mut Vec<Output>) {
         out.resize_with(f.model.graph.outputs.len(), Output::default);
-        for (o, (_, v)) in out.iter_mut().zip(&f.model.graph.outputs) {
-            self.output(f, *v, o);
+        for (i, (o, (_, v))) in out.iter_mut().zip(&f.model.graph.outputs).enumerate() {
+            if f.model.residual == Some(i) {
+                self.residual(f, *v, o);
+            } else {
+                self.output(f, *v, o);
+            }
         }
+    }
+
+    /// What the last layer left of the rows whose hidden states are wanted.
+    fn residual(&self, f: StepContext<'_>, v: ValueId, out: &mut Output) {
+        let (cols, rows) = (f.place(v).cols, f.step.hidden);
+        (out.rows, out.cols) = (rows.len(), cols);
+        out.u32.clear();
+        out.f32.clear();
+        rows.iter().for_each(|r| out.f32.extend_from_slice(&self.floats_of(f, v)[r * cols..(r + 1) * cols]));
     }
 
     fn output(&self, f: StepContext<'_>, v: ValueId, out: &mut Output) {

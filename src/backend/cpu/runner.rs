@@ -38,12 +38,13 @@ struct BegunStep {
     moves: Vec<(usize, StateMove)>,
     inputs: Vec<(String, Vec<f32>)>,
     trace: bool,
+    hidden: Vec<usize>,
 }
 
 impl BegunStep {
     fn frame<'a>(&'a self, model: &'a Model) -> StepContext<'a> {
         let (tokens, inputs) = (&self.tokens[..], &self.inputs[..]);
-        let step = Rows { tokens, outputs: self.outputs, inputs, trace: self.trace };
+        let step = Rows { tokens, outputs: self.outputs, inputs, trace: self.trace, hidden: &self.hidden };
         StepContext { model, step, segments: &self.segments }
     }
 }
@@ -83,6 +84,8 @@ impl CpuExecutor {
             }
         }
         Segment::cut(step.rows, &mut to.segments);
+        to.hidden.clear();
+        to.hidden.extend(step.rows.iter().enumerate().filter(|(_, r)| r.hidden).map(|(i, _)| i));
         to.moves.clear();
         to.moves.extend_from_slice(step.moves);
         (to.outputs, to.trace) = (step.outputs, step.trace);

@@ -19,6 +19,8 @@ pub struct Rows<'a> {
     pub inputs: &'a [(String, Vec<f32>)],
     /// Whether outputs of all T rows are wanted.
     pub trace: bool,
+    /// The rows whose hidden states are wanted, in order.
+    pub hidden: &'a [usize],
 }
 
 /// Rows of a step that follow each other in one sequence.

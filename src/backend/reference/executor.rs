@@ -9,7 +9,7 @@ use crate::{
         },
     },
     error::{Error, Result},
-    ir::{CacheDecl, Graph, Op, Rows, Type, ValueId},
+    ir::{CacheDecl, Graph, Op, RESIDUAL, Rows, Type, ValueId},
     ops::{Array, attend, linear::Activations},
     quant::KvType,
 };
@@ -52,6 +52,8 @@ struct BegunStep {
     tokens: usize,
     outputs: usize,
     trace: bool,
+    /// The rows whose hidden states are wanted, in order.
+    hidden: Vec<usize>,
     /// The part and the node that come next.
     next: (usize, usize),
     /// Whether any of it has run.
@@ -149,7 +151,9 @@ impl BegunStep {
             Type::F32(rows, cols) | Type::U32(rows, cols) => (rows == Rows::Tokens, cols),
             Type::Cache(_) | Type::Grad(_) => return Output::default(),
         };
-        if of_tokens && !self.trace {
+        let is_residual = graph.outputs[i].0 == RESIDUAL;
+        let given = if is_residual { !self.hidden.is_empty() } else { self.trace };
+        if of_tokens && !given {
             return Output { cols, ..Output::default() };
         }
         // Rows of the step before the first that has this output.
@@ -162,6 +166,10 @@ impl BegunStep {
                 Value::Ids(ids) => scatter(ids, rows, cols, out.rows, &mut out.u32),
                 Value::Nothing => {}
             }
+        }
+        if is_residual {
+            out.f32 = self.hidden.iter().flat_map(|r| &out.f32[r * cols..(r + 1) * cols]).copied().collect();
+            out.rows = self.hidden.len();
         }
         out
     }
@@ -182,8 +190,18 @@ impl Executor for ReferenceExecutor {
         }
         let (parts, moves) = (self.parts(step)?, step.moves.to_vec());
         let (tokens, outputs, trace) = (step.rows.len(), step.outputs, step.trace);
-        self.step =
-            Some(BegunStep { parts, moves, tokens, outputs, trace, next: (0, 0), started: false, values: vec![] });
+        let hidden = (0..tokens).filter(|i| step.rows[*i].hidden).collect();
+        self.step = Some(BegunStep {
+            parts,
+            moves,
+            tokens,
+            outputs,
+            trace,
+            hidden,
+            next: (0, 0),
+            started: false,
+            values: vec![],
+        });
         Ok(())
     }
 

@@ -21,6 +21,9 @@ impl Runner {
                 return Err(Error::ContextFull { needed, capacity: self.options.ctx });
             }
             self.check_token(row)?;
+            if row.hidden && self.graph.hidden.is_none() {
+                return Err(Error::Unsupported("hidden states: the graph has no output for them".into()));
+            }
         }
         self.check_masks(step)?;
         Ok(outputs)

@@ -1,6 +1,7 @@
-//! From what an executor left of a step to its results: the host's choices, and the logits that are wanted.
+//! From what an executor left of a step to its results: the host's choices, the logits that are wanted, and hidden states.
 
-use super::{Chosen, Output, Runner, queue::Queued};
+use super::{Chosen, Output, Results, Runner, queue::Queued};
+use crate::ops::{Array, Weights, linear::Activations, rms_norm};
 
 impl Runner {
     /// Takes the oldest step out of the queue: chooses the tokens that are the host's, and leaves logits of the rows that want
@@ -10,7 +11,25 @@ impl Runner {
         self.begun -= 1;
         self.choose(&step);
         self.leave_wanted(&step);
+        self.make_hidden(&step);
         self.spare.push(step);
+    }
+
+    /// Puts what the last layer left of the rows that want it through the final norm, which costs little beside a layer and is
+    /// the norm's own reference code here.
+    fn make_hidden(&mut self, step: &Queued) {
+        let Results { outputs, hidden, hidden_of, .. } = &mut self.results;
+        hidden.clear();
+        hidden_of.clear();
+        let Some(facts) = &self.graph.hidden else { return };
+        let Some(out) = outputs.get_mut(facts.at) else { return };
+        if out.rows > 0 {
+            let tensors = &self.graph.program.weights;
+            let x = Array { rows: out.rows, cols: facts.cols, data: std::mem::take(&mut out.f32) };
+            *hidden = rms_norm::eval(&x, &facts.norm, Weights { tensors, activations: Activations::F32 }).data;
+            hidden_of.extend(step.rows.iter().filter(|r| r.hidden).map(|r| (r.sequence, r.position)));
+        }
+        (out.rows, out.f32) = (0, vec![]);
     }
 
     fn choose(&mut self, step: &Queued) {

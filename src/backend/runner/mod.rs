@@ -29,7 +29,7 @@ pub use step::{Budget, Chosen, Inputs, Mask, Output, Results, Row, Status, Step,
 use crate::{
     error::{Error, Result},
     graph::Program,
-    ir::{Graph, Op, Rows, Type},
+    ir::{Graph, Norm, Op, RESIDUAL, Rows, Type},
     quant::KvType,
     sampler::{Chooser, Sampling},
 };
@@ -82,7 +82,32 @@ struct GraphFacts {
     logits: Option<(usize, usize)>,
     /// For each output, whether it has a row for each of the last rows only.
     of_outputs: Vec<bool>,
+    /// Where hidden states come from.
+    hidden: Option<HiddenFacts>,
     fingerprint: OnceLock<u64>,
+}
+
+/// The output that hidden states are made of.
+struct HiddenFacts {
+    /// Its place among the graph's outputs.
+    at: usize,
+    /// H.
+    cols: usize,
+    /// The final norm, which only rows with logits have been through on the backend.
+    norm: Norm,
+}
+
+impl HiddenFacts {
+    fn new(g: &Graph) -> Option<Self> {
+        let at = g.outputs.iter().position(|(name, _)| name == RESIDUAL)?;
+        let value = g.outputs[at].1;
+        let taken = g.nodes.iter().find(|n| matches!(n.op, Op::TakeOutputs) && n.inputs == [value])?;
+        let norm = g.nodes.iter().find_map(|n| match n.op {
+            Op::RmsNorm(norm) if n.inputs == taken.outputs => Some(norm),
+            _ => None,
+        })?;
+        Some(HiddenFacts { at, cols: g.cols(value), norm })
+    }
 }
 
 impl GraphFacts {
@@ -95,6 +120,7 @@ impl GraphFacts {
             ids: vocab(g),
             logits: logits.map(|at| (at, g.cols(g.outputs[at].1))),
             of_outputs: g.outputs.iter().map(|(_, v)| of_outputs(*v)).collect(),
+            hidden: HiddenFacts::new(g),
             fingerprint: OnceLock::new(),
         }
     }

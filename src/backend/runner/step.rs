@@ -24,15 +24,17 @@ pub struct Row {
     pub logits: bool,
     /// Whether a token is chosen after this row, with which random word (unused at temperature 0).
     pub choose: Option<u64>,
+    /// Whether the hidden state of this row is read back.
+    pub hidden: bool,
 }
 
 impl Row {
     /// A row from which nothing is wanted but its place in the context.
     pub fn fed(token: u32, sequence: usize, position: usize) -> Self {
-        Row { token: Token::Id(token), sequence, position, logits: false, choose: None }
+        Row { token: Token::Id(token), sequence, position, logits: false, choose: None, hidden: false }
     }
 
-    /// Whether anything is computed after this row beyond keys, values and states.
+    /// Whether anything is computed after this row beyond the last layer: logits, or a token.
     pub fn wants(&self) -> bool {
         self.logits || self.choose.is_some()
     }
@@ -118,8 +120,14 @@ pub struct Output {
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Results {
     /// The graph's outputs in the order of `graph.outputs`. Outputs after the last rows (logits) have a row for each row of
-    /// the step with [`Row::logits`]; outputs for every token have T rows where [`Step::trace`] was set, else none.
+    /// the step with [`Row::logits`]; outputs for every token have T rows where [`Step::trace`] was set, else none;
+    /// [`crate::ir::RESIDUAL`] has none, for it becomes `hidden`.
     pub outputs: Vec<Output>,
+    /// Hidden states after the final norm, row-major `[n, H]`: one for each row of the step with [`Row::hidden`], in the order of
+    /// the rows.
+    pub hidden: Vec<f32>,
+    /// Sequence and position of each of them.
+    pub hidden_of: Vec<(usize, usize)>,
     /// One choice for each row of the step with [`Row::choose`], in the order of the rows.
     pub tokens: Vec<Chosen>,
 }

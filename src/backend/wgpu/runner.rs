@@ -210,15 +210,20 @@ pub(super) fn row_bytes(place: &OutputView) -> u64 {
 }
 
 /// Runs of rows of an ubatch's result that are wanted, counted in the result's own rows: of results for every token all where the
-/// step is traced; of results for outputs those whose logits are wanted.
+/// step is traced; of what the last layer leaves those whose hidden states are wanted; of results for outputs those whose logits
+/// are.
 pub(super) fn wanted_rows<'a>(
     place: &OutputView,
     step: &'a Begun,
     u: Ubatch,
 ) -> impl Iterator<Item = std::ops::Range<usize>> + 'a {
     let first = if place.rows == Rows::Tokens { u.first } else { u.first_output() };
-    let (all, trace) = (place.rows == Rows::Tokens, step.trace);
-    let wanted = move |i: usize| if all { trace } else { step.rows[i].logits };
+    let (all, trace, residual) = (place.rows == Rows::Tokens, step.trace, place.residual);
+    let wanted = move |i: usize| match () {
+        () if residual => step.rows[i].hidden,
+        () if all => trace,
+        () => step.rows[i].logits,
+    };
     let mut at = first;
     std::iter::from_fn(move || {
         while at < u.end() && !wanted(at) {

@@ -47,7 +47,7 @@ impl GpuRunner {
             return Ok(true);
         }
         let u = self.ubatch(step, step.progress.row);
-        let reads = step.trace || step.rows[u.first_output()..u.end()].iter().any(|r| r.logits);
+        let reads = step.trace || step.rows[u.first..u.end()].iter().any(|r| r.logits || r.hidden);
         let slot = self.sampler.as_ref().is_none_or(GpuSampler::has_slot);
         if (reads && self.staging.busy) || (!slot && step.choosing(u).next().is_some()) {
             return Ok(false);
