@@ -96,6 +96,28 @@ fn one_question_has_one_answer() {
     assert_eq!(asked, answers(&["What news?", "--system-file", "-"], "Be brief."));
 }
 
+/// Standard input is one message, but for scripts: with -q, on request, or where a line is a command.
+#[test]
+fn standard_input_is_one_message_or_a_message_a_line() {
+    let dir = tempfile::tempdir().unwrap();
+    let model = chat_model(dir.path());
+    let talk = |more: &[&str], input: &str| {
+        let tail = ["--backend", "cpu", "-n", "6", "--temp", "0", "--stop", "\n"];
+        let o = with_input(&[&["chat", &model], more, &tail].concat(), input.as_bytes());
+        assert_eq!(o.code, Some(0), "{more:?}: {}", o.stderr);
+        (o.stdout.lines().count(), o.stdout)
+    };
+    let text = "Say:\n\none\ntwo\n";
+    let (answers, whole) = talk(&[], text);
+    assert_eq!(answers, 1, "{whole}");
+    assert_eq!(whole, talk(&["Say:\n\none\ntwo"], "").1);
+    assert_eq!(talk(&["-q"], text).0, 3);
+    assert_eq!(talk(&["--each-line"], text), talk(&["-q"], text));
+    assert_eq!(talk(&[], "one\n/reset\ntwo\n").0, 2, "a line is a command");
+    assert_eq!(talk(&[], "one\n/usr/bin\ntwo\n").0, 1, "a path is none");
+    assert_eq!(talk(&[], "\n\n").0, 0);
+}
+
 #[test]
 fn what_a_person_hears_of_an_answer() {
     let dir = tempfile::tempdir().unwrap();
@@ -175,6 +197,11 @@ fn the_option_at_fault_is_named() {
     ok(&["chat", &model, "Hi", "--backend", "cpu", "-n", "1"]);
     fails(&["chat", &model, "--backend", "cpu", "--system-file", "no-such.txt"], 1, &["--system-file", "no-such.txt"]);
     fails(&["run", "-p", "x", "--backend", "cpu", "--routing-svg", "no/such/x.svg"], 1, &["--routing-svg", "no/such"]);
+    if cfg!(target_os = "linux") {
+        // A folder that is there and takes no files.
+        fails(&["run", "-p", "x", "--routing-svg", "/proc/x.svg"], 1, &["--routing-svg", "/proc/x.svg"]);
+        fails(&["logits", "--ids", "1", "-o", "/proc/x"], 1, &["-o", "/proc/x"]);
+    }
     let fails_with = |args: &[&str], words: &[&str]| {
         let Out { code, stdout, stderr } = with_input(args, b"x");
         assert_eq!((code, stdout.as_str()), (Some(1), ""), "{args:?}: {stderr}");

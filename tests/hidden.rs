@@ -48,7 +48,7 @@ fn hidden(loaded: &dyn Loaded, g: &Golden, chunks: &[usize], wants: impl Fn(usiz
 /// The graph's nodes behind the final norm, by their reference code.
 fn head(d: &Definition, hidden: &[f32]) -> Vec<f32> {
     let (g, tensors) = (&d.program.graph, &d.program.weights[..]);
-    let w = Weights { tensors, activations: Activations::F32 };
+    let w = Weights { tensors, activations: Activations::F32, owned: &[] };
     let user = |v| g.nodes.iter().find(|n| n.inputs.contains(&v));
     let residual = g.outputs.iter().find(|o| o.0 == RESIDUAL).unwrap().1;
     let taken = g.nodes.iter().find(|n| n.op == Op::TakeOutputs && n.inputs == [residual]).unwrap();

@@ -78,7 +78,7 @@ const MIXES: [Mix; 3] = [Mix::Q4_K_M, Mix::Q8_0, Mix::Q4_0];
 
 /// Who is proven in what: MXFP4 is of GPT-OSS alone.
 fn mixes(shape: &Shape) -> impl Iterator<Item = Mix> {
-    MIXES.into_iter().chain((shape.name == "gpt-oss-20b").then_some(Mix::MXFP4_MOE))
+    MIXES.into_iter().chain((shape.arch == "gpt-oss").then_some(Mix::MXFP4_MOE))
 }
 
 /// Which format a mix gives a tensor of a preset of eight layers: the first layer is one of those that get more bits in some mixes,

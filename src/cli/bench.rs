@@ -101,7 +101,7 @@ fn synthetic(args: &BenchArgs, name: &str, quiet: bool) -> Outcome<Option<(Check
     if let Some(layers) = args.layers {
         shape = shape.with_layers(layers as usize);
     }
-    let mix = named_mix(&args.weight_type)?;
+    let mix = named_mix(args.weight_type.as_deref().unwrap_or(shape.weights))?;
     let about = mix::Model {
         layers: shape.layers,
         experts: shape.experts,
@@ -161,6 +161,8 @@ fn describe(model: &Model, checkpoint: &Checkpoint, name: &str, args: &BenchArgs
             Some(_) => name.into(),
             None => format!("{} {}", facts::shape(d), facts::weight_type(checkpoint)),
         },
+        preset: args.synthetic.clone(),
+        n_layers: d.decoder.layers.len(),
         model_size: facts::weight_bytes(&d.program),
         model_n_params: facts::parameters(&d.program),
         n_batch: args.context.ubatch_size as usize,

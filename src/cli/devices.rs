@@ -1,7 +1,10 @@
 //! `moeray devices`: what there is to run on, and which would be chosen.
 
 use super::{args::DevicesArgs, facts, failure::Outcome, load};
-use crate::backend::{cpu, wgpu};
+use crate::{
+    backend::{cpu, wgpu},
+    memory,
+};
 use serde_json::json;
 use std::io::{self, Write};
 
@@ -18,6 +21,7 @@ pub fn devices(args: &DevicesArgs) -> Outcome {
             .map(|d| {
                 json!({
                     "index": d.index, "name": d.name, "backend": d.backend, "type": d.device_type, "driver": d.driver,
+                    "free_memory": d.free_memory,
                     "features": d.features, "chosen_by_default": d.chosen_by_default, "why": d.why,
                     "limits": {
                         "max_binding": d.limits.max_binding, "max_buffer": d.limits.max_buffer,
@@ -27,7 +31,8 @@ pub fn devices(args: &DevicesArgs) -> Outcome {
                 })
             })
             .collect();
-        let cpu = json!({"name": processor, "threads": threads, "simd_levels": simd_levels});
+        let memory = json!({"total": memory::total(), "available": memory::available()});
+        let cpu = json!({"name": processor, "threads": threads, "simd_levels": simd_levels, "memory": memory});
         let choice = chosen.map_or(json!({"backend": "cpu"}), |d| json!({"backend": "wgpu", "device": d.index}));
         writeln!(out, "{:#}", json!({"gpus": list, "cpu": cpu, "choice": choice}))?;
         return Ok(());
@@ -36,6 +41,11 @@ pub fn devices(args: &DevicesArgs) -> Outcome {
         let mark = if d.chosen_by_default { '*' } else { ' ' };
         writeln!(out, "{mark} {}: {} ({}, {})", d.index, d.name, d.backend, d.device_type)?;
         writeln!(out, "     driver    {}", d.driver)?;
+        let shared = if d.device_type == "discrete GPU" { "" } else { ", shared with the processor" };
+        match d.free_memory {
+            Some(free) => writeln!(out, "     memory    {} free{shared}", load::bytes(free))?,
+            None => writeln!(out, "     memory    the driver does not say{shared}")?,
+        }
         let l = &d.limits;
         writeln!(
             out,
@@ -55,6 +65,9 @@ pub fn devices(args: &DevicesArgs) -> Outcome {
     }
     let mark = if chosen.is_none() { '*' } else { ' ' };
     writeln!(out, "{mark} cpu: {processor} ({threads} threads, {})", simd_levels.join(", "))?;
+    if let (Some(total), Some(free)) = (memory::total(), memory::available()) {
+        writeln!(out, "     memory    {} free of {}", load::bytes(free), load::bytes(total))?;
+    }
     let choice = chosen.map_or("cpu".to_string(), |d| format!("wgpu on {}", d.name));
     writeln!(out, "\nwithout --backend: {choice}")?;
     Ok(())

@@ -34,6 +34,7 @@ fn pressed() {
         }
     });
     if stop {
+        super::chat::typeahead::restore();
         std::process::exit(130);
     }
 }

@@ -154,7 +154,7 @@ fn missing(path: &Path, text: &str) -> Failure {
 }
 
 /// Edits that make one name of the other.
-fn distance(a: &str, b: &str) -> usize {
+pub fn distance(a: &str, b: &str) -> usize {
     let b: Vec<char> = b.chars().collect();
     let mut row: Vec<usize> = (0..=b.len()).collect();
     for (i, x) in a.chars().enumerate() {

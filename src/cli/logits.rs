@@ -4,7 +4,7 @@ use super::{
     args::{ContextArgs, LogitsArgs},
     failure::{Failure, Outcome},
     load,
-    output::read_text,
+    output::{check_place, read_text, written},
     tensors::{Entry, Writer},
 };
 use crate::{
@@ -46,6 +46,8 @@ pub fn logits_of<'a>(outputs: &[(String, &'a Output)]) -> Outcome<&'a Output> {
 
 /// Runs the verb.
 pub fn logits(args: &LogitsArgs, quiet: bool) -> Outcome {
+    check_place("-o", &args.output)?;
+    let before = args.output.is_file();
     let build = model::Options { trace_router: args.router };
     let model = load::load(args.model.path(), &args.place, build, quiet)?;
     let ids = ids(args, &model)?;
@@ -76,7 +78,9 @@ pub fn logits(args: &LogitsArgs, quiet: bool) -> Outcome {
         writer.f32(&t.f32)?;
         writer.u32(&t.u32)?;
     }
-    writer.finish()
+    writer.finish()?;
+    written(&args.output, before, quiet);
+    Ok(())
 }
 
 fn ids(args: &LogitsArgs, model: &Model) -> Outcome<Vec<u32>> {

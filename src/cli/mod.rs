@@ -30,9 +30,9 @@ mod serve;
 mod shaders;
 mod stream;
 mod tensors;
+mod words;
 
-use args::{Cli, Verb};
-use clap::Parser;
+use args::Verb;
 use failure::Failure;
 use std::process::ExitCode;
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields, format::Writer};
@@ -43,7 +43,7 @@ pub fn main() -> ExitCode {
         Ok(arguments) => arguments,
         Err(failure) => return failure.report(),
     };
-    let cli = match Cli::try_parse_from(arguments) {
+    let cli = match words::parsed(arguments) {
         Ok(cli) => cli,
         // Text that is no text is bad input, as it is in a file; what a person typed wrongly is clap's to explain.
         Err(e) if e.kind() == clap::error::ErrorKind::InvalidUtf8 => {
@@ -65,6 +65,8 @@ pub fn main() -> ExitCode {
         Verb::Inspect(a) => inspect::inspect(&a),
         Verb::Devices(a) => devices::devices(&a),
         Verb::Quantize(a) => quantize::quantize(&a, quiet),
+        Verb::Completions(a) => words::completions(&a),
+        Verb::Man(a) => words::man(&a),
     };
     shaders::save();
     match outcome {

@@ -1,7 +1,7 @@
 //! Files that appear whole or not at all: written beside their place, then renamed.
 
 use super::{
-    failure::{Failure, Outcome},
+    failure::{Failure, Outcome, say},
     interrupt,
 };
 use std::{
@@ -128,15 +128,23 @@ pub fn read_text(option: &str, path: &Path) -> Outcome<String> {
     })
 }
 
-/// Whether a file could be written where `option` wants one: said before hours of work, not after.
+/// Whether a file can be written where `option` wants one, by beginning one: said before hours of work, not after.
 pub fn check_place(option: &str, path: &Path) -> Outcome {
     let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    if path.is_dir() {
-        return Err(Failure::new(format!("{option}: cannot write {}: it is a folder", path.display())));
+    if !folder.is_dir() {
+        return Err(Failure::new(format!("{option}: there is no folder {}", folder.display())));
     }
-    if folder.is_dir() {
-        Ok(())
-    } else {
-        Err(Failure::new(format!("{option}: there is no folder {}", folder.display())))
+    NewFile::create(path).map(drop).map_err(|e| match e {
+        Failure::Said { message, hint } => Failure::Said { message: format!("{option}: {message}"), hint },
+        other => other,
+    })
+}
+
+/// Says how much was written where, unless that is no file or nobody wants to hear it; `before` is whether there was such a file
+/// already.
+pub fn written(path: &Path, before: bool, quiet: bool) {
+    if let Some(m) = std::fs::metadata(path).ok().filter(|m| m.is_file() && !quiet) {
+        let over = if before { ", in place of the file that was there" } else { "" };
+        say(format_args!("{} written to {}{over}", super::load::bytes(m.len()), path.display()));
     }
 }

@@ -5,7 +5,7 @@ use super::{
     failure::{Failure, Outcome},
     load::{self, Bar},
     logits::{self, logits_of},
-    output::read_text,
+    output::{check_place, read_text, written},
     score::{Divergence, Estimate, Perplexity},
     tensors::{Entry, Reader, Writer},
 };
@@ -48,6 +48,8 @@ enum Base {
 
 /// Runs the verb.
 pub fn perplexity(args: &PerplexityArgs, quiet: bool) -> Outcome {
+    let before = args.save_logits.as_ref().is_some_and(|f| f.is_file());
+    args.save_logits.as_ref().map_or(Ok(()), |f| check_place("--save-logits", f))?;
     let model = load::load(args.model.path(), &args.place, model::Options::default(), quiet)?;
     let (vocab, kv) = (model.vocab(), load::kv(&args.context));
     let (windows, mut base) = match &args.kl_base {
@@ -87,8 +89,9 @@ pub fn perplexity(args: &PerplexityArgs, quiet: bool) -> Outcome {
         bar.show(Progress { phase: "scoring", done: i as u64 + 1, total });
     }
     drop(bar);
-    if let Some(w) = writer {
+    if let (Some(w), Some(path)) = (writer, &args.save_logits) {
         w.finish()?;
+        written(path, before, quiet);
     }
     scores.print(args.json, &windows)
 }

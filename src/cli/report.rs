@@ -59,6 +59,10 @@ pub struct Row {
     pub samples_ts: Vec<f64>,
     /// Sequences that generated side by side.
     pub n_seq: usize,
+    /// The preset whose shape was measured with random weights; none for a real model.
+    pub preset: Option<String>,
+    /// Transformer layers.
+    pub n_layers: usize,
     /// Bytes of weights that one generated token reads.
     pub bytes_per_token: u64,
     /// Bytes of keys and values that a token of this test reads at its place, on average.

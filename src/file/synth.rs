@@ -3,9 +3,11 @@
 //! The weights are made directly in the wanted quantised types, so nothing larger than the model itself is ever in
 //! memory; the text that such a model writes is noise. Equal shape, types and seed give equal bytes on every machine.
 
+mod presets;
 mod shape;
 
-pub use shape::{PRESETS, Shape};
+pub use presets::PRESETS;
+pub use shape::Shape;
 
 use super::{
     bytes::Bytes,
@@ -61,7 +63,7 @@ impl Synthetic {
                 () if name.contains("ffn_gate_inp") => Content::Random(2.5 * STD),
                 () => Content::Random(STD),
             };
-            let plain = dims.len() == 1 || name.contains("ffn_gate_inp");
+            let plain = dims.len() == 1 || name.contains("ffn_gate_inp") || name.ends_with(".bias");
             let dtype = if plain { DType::F32 } else { dtype(&name, &dims) };
             let spec = TensorSpec { name, dtype, shape: dims };
             let size = spec.byte_len().ok_or_else(|| {

@@ -175,7 +175,8 @@ impl Load {
     pub fn entropy(&self) -> f64 {
         let total = self.total().max(1) as f64;
         let shares = self.counts.iter().map(|c| *c as f64 / total).filter(|p| *p > 0.0);
-        shares.map(|p| -p * p.log2()).sum::<f64>().max(0.0)
+        // A sum of no bits is 0, not the -0 that a certainty gives.
+        shares.map(|p| -p * p.log2()).sum::<f64>().max(0.0) + 0.0
     }
 
     /// The number of choices: tokens times k.

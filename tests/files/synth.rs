@@ -71,6 +71,7 @@ fn presets() {
         ("olmoe-1b-7b", 6.92),
         ("granite-3.1-1b-a400m", 1.33),
         ("gpt-oss-20b", 20.9),
+        ("gpt-oss-120b", 116.8),
         ("mixtral-8x7b", 46.7),
         ("qwen1.5-moe-a2.7b", 14.3),
         ("moe-1b-a400m", 1.38),
@@ -103,6 +104,42 @@ fn weights_are_like_those_of_a_fresh_model() {
         let largest = x.iter().fold(0f32, |m, v| m.max(v.abs()));
         assert!(mean.abs() < 5e-4 && (0.017..0.022).contains(&std) && largest < 0.1, "{dtype}: {mean} {std} {largest}");
     }
+}
+
+/// The graphs are those of the published models: what makes them other than Llama's is there.
+#[test]
+fn presets_have_what_is_their_own() {
+    let build = |name: &str| {
+        let s = Shape { vocab: 1000, experts: 8, expert_width: 64, ..Shape::preset(name).unwrap().with_layers(4) };
+        let c = Synthetic::new(&s, 1, |_, _| DType::MXFP4).unwrap().checkpoint(&mut |_, _| Ok(())).unwrap();
+        moeray::model::build(&c, &Default::default()).unwrap()
+    };
+    let d = build("gpt-oss-20b");
+    assert_eq!(d.title, "GPT-OSS");
+    let attentions = d.program.graph.nodes.iter().filter_map(|n| match &n.op {
+        moeray::ir::Op::Attend(a) => Some((a.window, a.sinks.is_some())),
+        _ => None,
+    });
+    assert_eq!(
+        attentions.collect::<Vec<_>>(),
+        [(Some(128), true), (None, true), (Some(128), true), (None, true)],
+        "windows and sinks"
+    );
+    let ropes = d.program.graph.nodes.iter().filter_map(|n| match &n.op {
+        moeray::ir::Op::Rope(r) => Some(r.clone()),
+        _ => None,
+    });
+    assert!(ropes.clone().all(|r| format!("{r:?}").contains("32")), "YaRN's factor: {:?}", ropes.clone().next());
+    let names: Vec<&str> = d.program.graph.weights.iter().map(|w| w.name.as_str()).collect();
+    for bias in ["attn_q.bias", "attn_output.bias", "ffn_gate_inp.bias", "ffn_gate_exps.bias", "ffn_down_exps.bias"] {
+        assert!(names.contains(&format!("blk.3.{bias}").as_str()), "{bias} of {names:?}");
+    }
+    assert!(format!("{:?}", d.decoder.layers[0].ffn).contains("ClampedSwiglu"), "{:?}", d.decoder.layers[0].ffn);
+    let d = build("granite-3.1-1b-a400m");
+    let m = d.decoder.multipliers;
+    assert_eq!((m.embedding, m.residual, m.logits), (12.0, 0.22, 1.0 / 6.0));
+    assert!(format!("{:?}", d.decoder.layers[0].mixer).contains("scale: 0.015625"), "{:?}", d.decoder.layers[0].mixer);
+    assert_eq!(Shape::preset("gpt-oss-20b").unwrap().weights, "MXFP4_MOE");
 }
 
 /// Every preset's metadata and tensors (here fewer and narrower) are a model to the model room.

@@ -26,7 +26,8 @@ impl Runner {
         if out.rows > 0 {
             let tensors = &self.graph.program.weights;
             let x = Array { rows: out.rows, cols: facts.cols, data: std::mem::take(&mut out.f32) };
-            *hidden = rms_norm::eval(&x, &facts.norm, Weights { tensors, activations: Activations::F32 }).data;
+            *hidden =
+                rms_norm::eval(&x, &facts.norm, Weights { tensors, activations: Activations::F32, owned: &[] }).data;
             hidden_of.extend(step.rows.iter().filter(|r| r.hidden).map(|r| (r.sequence, r.position)));
         }
         (out.rows, out.f32) = (0, vec![]);

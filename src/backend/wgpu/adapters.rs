@@ -1,6 +1,6 @@
 //! Adapters: which devices there are, the choice among them, what one must be opened with, and what the plan may use of it.
 
-use super::ForcedLimits;
+use super::{ForcedLimits, memory};
 use crate::{
     error::{Error, Result},
     kernels::tiles::{self, DeviceFeatures},
@@ -20,6 +20,8 @@ pub struct DeviceInfo {
     pub device_type: &'static str,
     /// Driver with its version.
     pub driver: String,
+    /// Bytes of memory that it has left, as far as its driver says: of its own for a card, of the processor's for what shares that.
+    pub free_memory: Option<u64>,
     /// Limits, as far as plans care.
     pub limits: Caps,
     /// Features that kernels may come to use.
@@ -198,6 +200,7 @@ fn describe(index: usize, a: &wgpu::Adapter, default: Option<usize>) -> DeviceIn
         driver: [i.driver.as_str(), i.driver_info.as_str()].join(" ").trim().to_string(),
         backend: format!("{:?}", i.backend),
         device_type: kind(i.device_type),
+        free_memory: memory::free_of(a),
         limits: caps(&limits, a.features(), a, true),
         features: names.filter(|n| wanted.iter().any(|w| n.contains(w))).collect(),
         chosen_by_default: default == Some(index),

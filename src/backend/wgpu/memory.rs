@@ -12,6 +12,11 @@ pub(super) struct Memory {
     pub forced: Option<u64>,
 }
 
+/// Bytes that a device has left; `None` where its driver says nothing.
+pub(super) fn free_of(adapter: &wgpu::Adapter) -> Option<u64> {
+    asked(adapter)
+}
+
 impl Memory {
     /// Bytes that the device has left; `None` where its driver says nothing.
     pub fn free(&self) -> Option<u64> {

@@ -26,7 +26,7 @@ pub struct SampleArgs {
     #[arg(long, value_name = "X", default_value_t = 1.0)]
     pub repeat_penalty: f32,
     /// How many of the last tokens the penalty looks at
-    #[arg(long, value_name = "N", default_value_t = 64)]
+    #[arg(long, value_name = "N", default_value_t = 64, hide_short_help = true)]
     pub repeat_last_n: usize,
 }
 

@@ -30,10 +30,10 @@ Every verb has its own help: moeray run --help";
 #[command(name = "moeray", version, after_help = EXAMPLES, max_term_width = 110, arg_required_else_help = true)]
 pub struct Cli {
     /// More messages on stderr (-vv for still more); RUST_LOG overrides it
-    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    #[arg(short, long, global = true, display_order = 997, action = clap::ArgAction::Count)]
     pub verbose: u8,
     /// No progress bars and no closing lines
-    #[arg(short, long, global = true)]
+    #[arg(short, long, global = true, display_order = 998)]
     pub quiet: bool,
     /// What to do.
     #[command(subcommand)]
@@ -62,6 +62,11 @@ pub enum Verb {
     Devices(DevicesArgs),
     /// Convert a model to another weight type, written as GGUF
     Quantize(QuantizeArgs),
+    /// Write the completions of a shell to standard output: what the Tab key offers
+    Completions(CompletionsArgs),
+    /// Write the manual page of the program, or of a verb, to standard output
+    #[command(hide = true)]
+    Man(ManArgs),
 }
 
 /// Which model.
@@ -71,8 +76,8 @@ pub struct ModelArgs {
     /// demo model
     #[arg(value_name = "MODEL")]
     pub positional: Option<PathBuf>,
-    /// The same as an option
-    #[arg(short, long, value_name = "MODEL", conflicts_with = "positional")]
+    /// MODEL as an option
+    #[arg(short, long, value_name = "MODEL", conflicts_with = "positional", hide_short_help = true)]
     pub model: Option<PathBuf>,
 }
 
@@ -136,12 +141,12 @@ pub struct RunArgs {
     #[cfg(feature = "grammar")]
     #[command(flatten)]
     pub form: FormArgs,
-    /// Where to run.
-    #[command(flatten)]
-    pub place: PlaceArgs,
     /// Sizes.
     #[command(flatten)]
     pub context: ContextArgs,
+    /// Where to run.
+    #[command(flatten)]
+    pub place: PlaceArgs,
 }
 
 const CHAT_EXAMPLES: &str = "\
@@ -150,6 +155,7 @@ Examples:
   moeray chat model.gguf \"Why is the sky blue?\"           one answer, then the end
   moeray chat model.gguf \"Summarise this:\" -f text.txt
   git diff | moeray chat model.gguf \"Review this:\" -f -
+  moeray chat model.gguf < question.txt                   standard input is one message
   printf 'Hi!\\nWho are you?\\n' | moeray chat model.gguf -q   a message a line
 
 In a chat: /help lists the commands, /quit or Ctrl-D ends it, Ctrl-C stops an answer. Several lines are one message when they
@@ -180,6 +186,9 @@ pub struct ChatArgs {
     /// A file that is the message, or goes behind it (- reads standard input as a whole)
     #[arg(short, long, value_name = "FILE")]
     pub file: Option<PathBuf>,
+    /// Standard input that is no terminal is a message a line, not one message; so it is with -q, and where a line is a command
+    #[arg(long)]
+    pub each_line: bool,
     /// The system message
     #[arg(short, long, value_name = "TEXT", allow_hyphen_values = true)]
     pub system: Option<String>,
@@ -204,12 +213,12 @@ pub struct ChatArgs {
     /// When to end.
     #[command(flatten)]
     pub stop: StopArgs,
-    /// Where to run.
-    #[command(flatten)]
-    pub place: PlaceArgs,
     /// Sizes.
     #[command(flatten)]
     pub context: ContextArgs,
+    /// Where to run.
+    #[command(flatten)]
+    pub place: PlaceArgs,
 }
 
 /// How results are printed.
@@ -246,9 +255,9 @@ pub struct BenchArgs {
     /// Measure a model of this shape with random weights
     #[arg(long, value_name = "NAME", conflicts_with_all = ["model", "positional"])]
     pub synthetic: Option<String>,
-    /// Weight type or mix of the synthetic model
-    #[arg(long = "type", value_name = "TYPE", default_value = "Q4_K_M", requires = "synthetic")]
-    pub weight_type: String,
+    /// Weight type or mix of the synthetic model [default: Q4_K_M; MXFP4 for gpt-oss, as it is published]
+    #[arg(long = "type", value_name = "TYPE", requires = "synthetic")]
+    pub weight_type: Option<String>,
     /// Layers of the synthetic model [default: as many as the real one has]
     #[arg(long, value_name = "N", requires = "synthetic", value_parser = clap::value_parser!(u32).range(1..))]
     pub layers: Option<u32>,
@@ -282,12 +291,12 @@ pub struct BenchArgs {
     /// Backends to measure, in this order [default: the one that run would take]
     #[arg(long, value_name = "NAME,...", value_delimiter = ',', help_heading = "Where to run")]
     pub backend: Vec<BackendName>,
-    /// Device and threads.
-    #[command(flatten)]
-    pub device: DeviceArgs,
     /// Sizes.
     #[command(flatten)]
     pub context: ContextArgs,
+    /// Device and threads.
+    #[command(flatten)]
+    pub device: DeviceArgs,
 }
 
 const PERPLEXITY_EXAMPLES: &str = "\
@@ -327,12 +336,12 @@ pub struct PerplexityArgs {
     /// The result as one JSON object
     #[arg(long)]
     pub json: bool,
-    /// Where to run.
-    #[command(flatten)]
-    pub place: PlaceArgs,
     /// Sizes.
     #[command(flatten)]
     pub context: ContextArgs,
+    /// Where to run.
+    #[command(flatten)]
+    pub place: PlaceArgs,
 }
 
 const LOGITS_EXAMPLES: &str = "\
@@ -368,12 +377,12 @@ pub struct LogitsArgs {
     /// Where to write
     #[arg(short, long, value_name = "FILE")]
     pub output: PathBuf,
-    /// Where to run.
-    #[command(flatten)]
-    pub place: PlaceArgs,
     /// Sizes.
     #[command(flatten)]
     pub context: ContextArgs,
+    /// Where to run.
+    #[command(flatten)]
+    pub place: PlaceArgs,
 }
 
 /// `moeray inspect`.
@@ -444,4 +453,26 @@ pub struct QuantizeArgs {
     /// Write over an existing file
     #[arg(long)]
     pub force: bool,
+}
+
+const COMPLETIONS_EXAMPLES: &str = "\
+Examples:
+  moeray completions bash > ~/.local/share/bash-completion/completions/moeray
+  moeray completions zsh > ~/.zfunc/_moeray                 (fpath=(~/.zfunc $fpath) before compinit)
+  moeray completions fish > ~/.config/fish/completions/moeray.fish
+  moeray completions powershell >> $PROFILE";
+
+/// `moeray completions`.
+#[derive(Args, Debug)]
+#[command(after_help = COMPLETIONS_EXAMPLES)]
+pub struct CompletionsArgs {
+    /// The shell
+    pub shell: clap_complete::Shell,
+}
+
+/// `moeray man`.
+#[derive(Args, Debug)]
+pub struct ManArgs {
+    /// The verb; without it, the program as a whole
+    pub verb: Option<String>,
 }

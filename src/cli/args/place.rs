@@ -60,36 +60,39 @@ pub enum ReductionName {
     Invocation,
 }
 
-/// Where to run.
+/// Where to run, and how there.
 #[derive(Args, Clone, Debug)]
-#[command(next_help_heading = "Where to run")]
 pub struct DeviceArgs {
     /// Number or part of the name of a GPU, as `moeray devices` lists them
-    #[arg(long, value_name = "N|NAME")]
+    #[arg(long, value_name = "N|NAME", help_heading = "Where to run")]
     pub device: Option<String>,
-    /// Run shaders with bounds checks, bounded loops and checked indirect dispatches: slower, for finding faults
-    #[arg(long)]
-    pub checked: bool,
-    /// How the GPU multiplies many rows at a time [default: what was fastest when the device was first used]
-    #[arg(long, value_name = "TYPE")]
-    pub tiles: Option<TilesName>,
-    /// Use experimental features of wgpu, where the device has them: cooperative matrices
-    #[arg(long)]
-    pub experimental: bool,
-    /// Who on the GPU adds up the products of a row [default: what suits the device]
-    #[arg(long, value_name = "WHO")]
-    pub reduction: Option<ReductionName>,
     /// Threads of the cpu backend, which this chooses [default: one for each core]
-    #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=4096))]
+    #[arg(short, long, value_name = "N", help_heading = "Where to run", value_parser = clap::value_parser!(u32).range(1..=4096))]
     pub threads: Option<u32>,
     /// How the cpu backend, which this chooses, rounds activations that meet quantised weights [default: int8]
-    #[arg(long, value_name = "TYPE")]
+    #[arg(long, value_name = "TYPE", help_heading = CPU)]
     pub activations: Option<ActivationsName>,
     /// Let the cpu backend, which this chooses, read weights from the file's memory map, without a packed copy: slower, but loads at once and
     /// lets several programs share the memory
-    #[arg(long)]
+    #[arg(long, help_heading = CPU, hide_short_help = true)]
     pub no_repack: bool,
+    /// How the GPU multiplies many rows at a time [default: what was fastest when the device was first used]
+    #[arg(long, value_name = "TYPE", help_heading = GPU, hide_short_help = true)]
+    pub tiles: Option<TilesName>,
+    /// Who on the GPU adds up the products of a row [default: what suits the device]
+    #[arg(long, value_name = "WHO", help_heading = GPU, hide_short_help = true)]
+    pub reduction: Option<ReductionName>,
+    /// Use experimental features of wgpu, where the device has them: cooperative matrices
+    #[arg(long, help_heading = GPU, hide_short_help = true)]
+    pub experimental: bool,
+    /// Run shaders with bounds checks, bounded loops and checked indirect dispatches: slower, for finding faults
+    #[arg(long, help_heading = GPU, hide_short_help = true)]
+    pub checked: bool,
 }
+
+/// Headings of what few people need: they stand last.
+const CPU: &str = "Tuning of the CPU";
+const GPU: &str = "Tuning of the GPU";
 
 impl DeviceArgs {
     /// An option that is about a GPU, where one was given.
@@ -144,9 +147,9 @@ pub struct PlaceArgs {
 #[command(next_help_heading = "Context")]
 pub struct ContextArgs {
     /// Most tokens of a prompt that are computed at once (a micro-batch); also -ub
-    #[arg(long, value_name = "N", default_value_t = 512, value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, hide_short_help = true, value_name = "N", default_value_t = 512, value_parser = clap::value_parser!(u32).range(1..))]
     pub ubatch_size: u32,
-    /// How keys and values are stored [default: f16; f32 for logits]
+    /// How keys and values are stored [default: f16]
     #[arg(long, value_name = "TYPE")]
     pub kv: Option<KvName>,
 }

@@ -52,6 +52,12 @@ pub fn is_one(text: &str) -> bool {
     text.starts_with('/') && !text.trim_end().contains('\n') && !word.is_empty() && is_word(word)
 }
 
+/// Whether a line is a command that is known.
+pub fn is_known(line: &str) -> bool {
+    let first = line.split_whitespace().next().unwrap_or_default();
+    is_one(line) && (names().any(|n| n == first) || ["/exit", "/bye", "/clear", "/?"].contains(&first))
+}
+
 fn is_word(text: &str) -> bool {
     text == "?" || text.chars().all(|c| c.is_ascii_lowercase())
 }

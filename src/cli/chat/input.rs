@@ -18,7 +18,7 @@ use rustyline::{
 };
 use std::{
     borrow::Cow,
-    io::{self, BufRead, Write},
+    io::{self, BufRead, BufReader, Read, Write},
     path::PathBuf,
 };
 
@@ -35,12 +35,17 @@ pub struct Input {
     asks: bool,
     /// Whether a message ends at an empty line only.
     multiline: bool,
+    /// Where lines come from that nobody types.
+    lines: Box<dyn BufRead>,
+    /// Whether all of it may be one message: nothing of it was looked at.
+    whole: bool,
 }
 
 impl Input {
-    /// From a terminal with a line editor and a history that is kept, or from standard input line by line.
-    pub fn new(terminal: bool, colour: bool) -> Self {
-        let mut input = Input { editor: None, history: None, asks: false, multiline: false };
+    /// From a terminal with a line editor and a history that is kept, or from standard input: line by line, or as a whole.
+    pub fn new(terminal: bool, colour: bool, by_line: bool) -> Self {
+        let lines = Box::new(BufReader::new(io::stdin()));
+        let mut input = Input { editor: None, history: None, asks: false, multiline: false, lines, whole: !by_line };
         if !terminal {
             return input;
         }
@@ -95,6 +100,16 @@ impl Input {
 
     /// Lines until a message is complete.
     fn lines(&mut self) -> Outcome<Option<String>> {
+        let unreadable = |e: io::Error| Failure::new(format!("cannot read standard input: {e}"));
+        if std::mem::take(&mut self.whole) {
+            let mut all = String::new();
+            self.lines.read_to_string(&mut all).map_err(unreadable)?;
+            if !all.lines().any(command::is_known) {
+                return Ok((!all.trim().is_empty()).then(|| all.trim_end_matches(['\n', '\r']).to_owned()));
+            }
+            // A conversation in a file, with commands in it.
+            self.lines = Box::new(io::Cursor::new(all));
+        }
         let mut text = String::new();
         loop {
             if self.asks {
@@ -102,8 +117,7 @@ impl Input {
                 io::stdout().flush()?;
             }
             let mut line = String::new();
-            let read = io::stdin().lock().read_line(&mut line);
-            if read.map_err(|e| Failure::new(format!("cannot read standard input: {e}")))? == 0 {
+            if self.lines.read_line(&mut line).map_err(unreadable)? == 0 {
                 return Ok((!text.is_empty()).then_some(text));
             }
             text.push_str(line.trim_end_matches(['\n', '\r']));

@@ -3,6 +3,7 @@
 mod command;
 mod input;
 mod screen;
+pub mod typeahead;
 
 use super::{
     args::{ChatArgs, ThinkingName},
@@ -26,6 +27,7 @@ use std::{
     io::{self, IsTerminal},
     path::Path,
 };
+use typeahead::Waiting;
 
 const WHERE_FROM: &str = "Models come from huggingface.co, for example:\n  \
     hf download Qwen/Qwen3-30B-A3B-GGUF Qwen3-30B-A3B-Q4_K_M.gguf --local-dir .     (18.6 GB)\n  \
@@ -80,7 +82,8 @@ pub fn chat(args: &ChatArgs, verbose: bool, quiet: bool) -> Outcome {
             if talk.person && !quiet {
                 talk.banner(&load::short_name(args.model.path()));
             }
-            converse(&mut talk)
+            let by_line = args.each_line || quiet || io::stdin().is_terminal();
+            converse(&mut talk, by_line)
         }
     }
 }
@@ -113,8 +116,8 @@ fn question(args: &ChatArgs) -> Outcome<Option<String>> {
 }
 
 /// Message after message until the input ends.
-fn converse(talk: &mut Talk<'_>) -> Outcome {
-    let mut input = Input::new(talk.person && talk.screen.is_terminal(), talk.screen.colour());
+fn converse(talk: &mut Talk<'_>, by_line: bool) -> Outcome {
+    let mut input = Input::new(talk.person && talk.screen.is_terminal(), talk.screen.colour(), by_line);
     loop {
         let Some(text) = input.message()? else { return Ok(()) };
         if text.trim().is_empty() {
@@ -182,6 +185,7 @@ impl Talk<'_> {
         self.chat.render.now = Some(now());
         let cancel = CancelToken::new();
         let _guard = interrupt::Guard::new(&cancel);
+        let _waiting = (self.person && self.screen.is_terminal()).then(Waiting::new);
         let started = self.chat.ask(&mut self.session, text, self.options.clone(), cancel);
         let mut turn = started.map_err(|e| match e {
             crate::Error::ContextFull { needed, capacity } => {

@@ -1,4 +1,5 @@
-//! The shapes of well-known models: their sizes, their tensors, and metadata with a tokenizer.
+//! A model's shape: its sizes, its tensors, and metadata with a tokenizer. The graph is that of the architecture, with all that
+//! belongs to it: GPT-OSS has its biases, sinks, windows and clamped units, Granite its multipliers.
 
 use super::super::{
     metadata::Metadata,
@@ -11,7 +12,8 @@ use crate::error::{Error, Result};
 pub struct Shape {
     /// Name of the preset.
     pub name: &'static str,
-    /// GGUF architecture whose graph it is given: `qwen3moe`, `qwen2moe`, `olmoe`, or `llama` (with experts: Mixtral).
+    /// GGUF architecture whose graph it is given: `qwen3moe`, `qwen2moe`, `olmoe`, `gpt-oss`, `granitemoe`, or `llama` (with
+    /// experts: Mixtral).
     pub arch: &'static str,
     /// Transformer layers.
     pub layers: usize,
@@ -41,140 +43,17 @@ pub struct Shape {
     pub rope_base: f32,
     /// Epsilon of the norms.
     pub eps: f32,
+    /// Positions that every other layer sees, the first among them; 0: all layers see all.
+    pub window: usize,
+    /// YaRN's factor and the context before it.
+    pub yarn: Option<(f32, usize)>,
+    /// Factors on embeddings, on what a layer adds, and on attention's scores, and the divisor of logits.
+    pub multipliers: Option<[f32; 4]>,
+    /// The mix of weight types in which the model is published, or that is usual for it.
+    pub weights: &'static str,
 }
 
-const BASE: Shape = Shape {
-    name: "",
-    arch: "qwen3moe",
-    layers: 24,
-    hidden: 1024,
-    heads: 16,
-    kv_heads: 8,
-    head_dim: 64,
-    experts: 32,
-    used: 8,
-    expert_width: 512,
-    shared_width: 0,
-    vocab: 49152,
-    tied: false,
-    context: 4096,
-    rope_base: 10_000.0,
-    eps: 1e-6,
-};
-
-/// The shapes that [`Shape::preset`] knows.
-pub const PRESETS: [Shape; 8] = [
-    Shape { name: "moe-1b-a400m", ..BASE },
-    Shape {
-        name: "qwen3-30b-a3b",
-        layers: 48,
-        hidden: 2048,
-        heads: 32,
-        kv_heads: 4,
-        head_dim: 128,
-        experts: 128,
-        expert_width: 768,
-        vocab: 151_936,
-        context: 40_960,
-        rope_base: 1e6,
-        ..BASE
-    },
-    Shape {
-        name: "olmoe-1b-7b",
-        arch: "olmoe",
-        layers: 16,
-        hidden: 2048,
-        kv_heads: 16,
-        head_dim: 128,
-        experts: 64,
-        expert_width: 1024,
-        vocab: 50_304,
-        eps: 1e-5,
-        ..BASE
-    },
-    // Without Granite's four multipliers; its softmax over the selected experts is Mixtral's.
-    Shape {
-        name: "granite-3.1-1b-a400m",
-        arch: "llama",
-        vocab: 49_155,
-        tied: true,
-        context: 131_072,
-        rope_base: 1.5e6,
-        ..BASE
-    },
-    // Without biases, sinks, sliding windows, clamping and YaRN.
-    Shape {
-        name: "gpt-oss-20b",
-        arch: "llama",
-        hidden: 2880,
-        heads: 64,
-        used: 4,
-        expert_width: 2880,
-        vocab: 201_088,
-        context: 131_072,
-        rope_base: 150_000.0,
-        eps: 1e-5,
-        ..BASE
-    },
-    Shape {
-        name: "mixtral-8x7b",
-        arch: "llama",
-        layers: 32,
-        hidden: 4096,
-        heads: 32,
-        head_dim: 128,
-        experts: 8,
-        used: 2,
-        expert_width: 14_336,
-        vocab: 32_000,
-        context: 32_768,
-        rope_base: 1e6,
-        eps: 1e-5,
-        ..BASE
-    },
-    Shape {
-        name: "qwen1.5-moe-a2.7b",
-        arch: "qwen2moe",
-        hidden: 2048,
-        kv_heads: 16,
-        head_dim: 128,
-        experts: 60,
-        used: 4,
-        expert_width: 1408,
-        shared_width: 5632,
-        vocab: 151_936,
-        context: 8192,
-        rope_base: 1e6,
-        ..BASE
-    },
-    // For tests.
-    Shape {
-        name: "tiny",
-        layers: 2,
-        hidden: 256,
-        heads: 4,
-        kv_heads: 2,
-        experts: 4,
-        used: 2,
-        expert_width: 256,
-        vocab: 320,
-        context: 512,
-        ..BASE
-    },
-];
-
 impl Shape {
-    /// The preset called `name`.
-    ///
-    /// # Errors
-    /// [`Error::Invalid`] that lists the presets.
-    pub fn preset(name: &str) -> Result<Shape> {
-        PRESETS.iter().find(|s| s.name == name).cloned().ok_or_else(|| {
-            let known: Vec<_> = PRESETS.iter().map(|s| s.name).collect();
-            Error::Invalid(format!("there is no synthetic model `{name}`; there are {}", known.join(", ")))
-        })
-    }
-
     /// The same with another number of layers.
     pub fn with_layers(self, layers: usize) -> Shape {
         Shape { layers, ..self }
@@ -199,7 +78,7 @@ impl Shape {
         add("attn_norm.weight", &[h]);
         for (name, out) in [("q", q), ("k", kv), ("v", kv)] {
             add(&format!("attn_{name}.weight"), &[out, h]);
-            if self.arch == "qwen2moe" {
+            if matches!(self.arch, "qwen2moe" | "gpt-oss") {
                 add(&format!("attn_{name}.bias"), &[out]);
             }
         }
@@ -215,11 +94,22 @@ impl Shape {
             _ => {}
         }
         add("attn_output.weight", &[h, q]);
-        add("ffn_norm.weight", &[h]);
-        add("ffn_gate_inp.weight", &[self.experts, h]);
-        add("ffn_gate_exps.weight", &[self.experts, self.expert_width, h]);
-        add("ffn_up_exps.weight", &[self.experts, self.expert_width, h]);
-        add("ffn_down_exps.weight", &[self.experts, h, self.expert_width]);
+        let (gpt_oss, experts, width) = (self.arch == "gpt-oss", self.experts, self.expert_width);
+        if gpt_oss {
+            add("attn_output.bias", &[h]);
+            add("attn_sinks.weight", &[self.heads]);
+        }
+        add(if gpt_oss { "post_attention_norm.weight" } else { "ffn_norm.weight" }, &[h]);
+        add("ffn_gate_inp.weight", &[experts, h]);
+        if gpt_oss {
+            add("ffn_gate_inp.bias", &[experts]);
+        }
+        for (name, out, into) in [("gate", width, h), ("up", width, h), ("down", h, width)] {
+            add(&format!("ffn_{name}_exps.weight"), &[experts, out, into]);
+            if gpt_oss {
+                add(&format!("ffn_{name}_exps.bias"), &[experts, out]);
+            }
+        }
         if self.shared_width > 0 {
             add("ffn_gate_inp_shexp.weight", &[h]);
             add("ffn_gate_shexp.weight", &[self.shared_width, h]);
@@ -253,14 +143,29 @@ impl Shape {
         number("expert_count", self.experts)?;
         number("expert_used_count", self.used)?;
         number("vocab_size", self.vocab)?;
-        if self.arch != "llama" {
+        if !matches!(self.arch, "llama" | "granitemoe") {
             number("expert_feed_forward_length", self.expert_width)?;
         }
         if self.shared_width > 0 {
             number("expert_shared_feed_forward_length", self.shared_width)?;
         }
-        m.set(format!("{}.rope.freq_base", self.arch), Value::F32(self.rope_base));
-        m.set(format!("{}.attention.layer_norm_rms_epsilon", self.arch), Value::F32(self.eps));
+        if self.window > 0 {
+            number("attention.sliding_window", self.window)?;
+        }
+        if let Some((_, original)) = self.yarn {
+            number("rope.scaling.original_context_length", original)?;
+        }
+        let mut set = |key: &str, v: Value| m.set(format!("{}.{key}", self.arch), v);
+        set("rope.freq_base", Value::F32(self.rope_base));
+        set("attention.layer_norm_rms_epsilon", Value::F32(self.eps));
+        if let Some((factor, _)) = self.yarn {
+            set("rope.scaling.type", Value::string("yarn"));
+            set("rope.scaling.factor", Value::F32(factor));
+        }
+        if let Some(factors) = self.multipliers {
+            let keys = ["embedding_scale", "residual_scale", "attention.scale", "logit_scale"];
+            keys.iter().zip(factors).for_each(|(key, f)| set(key, Value::F32(f)));
+        }
         tokenizer(&mut m, self.vocab)?;
         Ok(m)
     }
