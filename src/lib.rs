@@ -1,6 +1,41 @@
 //! Moeray runs Mixture-of-Experts transformers on any GPU that wgpu reaches (Vulkan, Metal, DX12), and on the CPU
 //! where there is no GPU.
 //!
+//! # Where to start
+//!
+//! | wish | where |
+//! |---|---|
+//! | text from a prompt, streamed | [`session::Model::open`], [`session::Session`], [`generate::generate`]: the example below |
+//! | a conversation with the model's own template | [`chat::Chat`] |
+//! | a generation that is stopped, polled in slices, sent to a thread, or an asynchronous stream | [`CancelToken`], [`generate::Generation`] |
+//! | several texts at once | [`batch::Batch`] |
+//! | logits, hidden states, vectors of texts | [`session::Session::prefill`], [`session::Session::hidden_states`], [`session::Session::embedding`] |
+//! | which experts a text takes | [`session::Session::record_routing`], [`routing`] |
+//! | a GPU of one's own choice, or the host's own device | [`session::BackendChoice`], `gpu::Gpu::adopt` |
+//! | what a model will need before it is loaded | [`session::memory_needs`] |
+//! | a model to try without a file | `session::Model::demo` (feature `demo-model`) |
+//!
+//! The repository's `examples/` has a program for each of the usual wishes.
+//!
+//! # Features
+//!
+//! | feature | default | what it adds |
+//! |---|---|---|
+//! | `gpu` | yes | GPUs through wgpu; without it models run on the CPU, and neither wgpu nor naga is built |
+//! | `cli` | yes | the program `moeray`; a library's user leaves it out |
+//! | `demo-model` | yes | the built-in model of 6.5 MB, `session::Model::demo` |
+//! | `stream` | no | `generate::Generation::into_stream`, a stream for asynchronous programs |
+//!
+//! # Defaults
+//!
+//! A model goes to the best real GPU, else to the CPU with a thread for each core. A session has 2048 positions, micro-batches of 512
+//! tokens, and keys and values in half precision ([`session::SessionOptions`]); a generation has at most 256 tokens
+//! ([`generate::GenerateOptions`]), chosen at a temperature of 0.8 from the best 40 with top-p 0.95 and min-p 0.05, with the seed 0
+//! ([`sampler::SamplerOptions`]). A text gets the tokens before it that its vocabulary wants ([`tokenizer::EncodeOptions`]).
+//!
+//! Mesa's layer for desktops writes to standard error on Linux where `XDG_RUNTIME_DIR` is not set; a program without a desktop
+//! silences it by `NODEVICE_SELECT=1` in its environment before the first device is looked for.
+//!
 //! # The way of the data
 //!
 //! ```text
@@ -121,6 +156,7 @@ mod backend;
 #[cfg(feature = "internals")]
 #[doc(hidden)]
 pub mod backend;
+pub mod hub;
 pub mod routing;
 pub mod session;
 pub mod batch;

@@ -20,7 +20,7 @@ use moeray::{
 use std::{
     sync::{
         Arc, Mutex, OnceLock,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU32, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -95,11 +95,12 @@ fn program() -> Program {
     definition("qwen3_moe").program
 }
 
-/// The error comes, is the device's, and comes soon.
+/// The error comes, is the device's, and comes before a wait for the device would have run into its bound of ten seconds: nothing here
+/// computes for as long, however busy the machine is.
 fn refused<T>(what: &str, result: impl FnOnce() -> moeray::Result<T>) -> String {
     let begin = Instant::now();
     let e = result().err().unwrap_or_else(|| panic!("{what} on a lost device"));
-    assert!(begin.elapsed() < Duration::from_secs(1), "{what} took {:?}", begin.elapsed());
+    assert!(begin.elapsed() < Duration::from_secs(8), "{what} took {:?}", begin.elapsed());
     assert!(matches!(e, Error::Device(_)), "{what}: {e}");
     e.to_string()
 }
@@ -186,30 +187,30 @@ fn a_host_that_polls_and_submits_meanwhile() {
     let guest = host.lend(DeviceCallbacks::KeptByHost).unwrap();
     let loaded = guest.load(program(), &mut |_| Ok(())).unwrap();
     let end = Arc::new(AtomicBool::new(false));
-    let polls = {
-        let (device, queue, end) = (host.device.clone(), host.queue.clone(), end.clone());
+    let polls = Arc::new(AtomicU32::new(0));
+    let polling = {
+        let (device, queue, end, polls) = (host.device.clone(), host.queue.clone(), end.clone(), polls.clone());
         std::thread::spawn(move || {
-            let mut polls = 0;
             while !end.load(Ordering::Relaxed) {
-                if polls % 8 == 0 {
+                if polls.fetch_add(1, Ordering::Relaxed) % 8 == 0 {
                     queue.submit([]);
                 }
                 device.poll(wgpu::PollType::Poll).unwrap();
-                polls += 1;
             }
-            polls
         })
     };
     let mut runner = loaded.runner(one(600, 4, KvType::F32)).unwrap();
     let (begin, mut out, mut steps) = (Instant::now(), vec![], 0);
-    while steps < 600 && begin.elapsed() < Duration::from_secs(4) {
+    // However slow the machine is: some of both.
+    let few = |steps: usize| steps <= 20 || polls.load(Ordering::Relaxed) <= 100;
+    while steps < 600 && (few(steps) || begin.elapsed() < Duration::from_secs(4)) {
         runner.run(Step { tokens: &[steps as u32 % 300], past: steps, outputs: 1, inputs: &[] }, &mut out).unwrap();
         steps += 1;
     }
     end.store(true, Ordering::Relaxed);
-    let polls: u32 = polls.join().unwrap();
-    println!("{steps} steps, {polls} polls of the host");
-    assert!(steps > 20 && polls > 100 && !guest.is_lost());
+    polling.join().unwrap();
+    println!("{steps} steps, {} polls of the host", polls.load(Ordering::Relaxed));
+    assert!(!few(steps) && !guest.is_lost());
 }
 
 /// A device that was opened with less than is required is refused by name, before anything is made on it.

@@ -36,6 +36,7 @@ const ARROWS: &[(&str, &[&str])] = &[
         "backend/wgpu",
         &["error", "threads", "sampler::Sampling", "ir", "ops", "graph", "kernels", "plan", "file", "quant", "backend"],
     ),
+    ("hub", &["error"]),
     ("routing", &["error", "ir", "backend::Output"]),
     (
         "session",

@@ -35,6 +35,7 @@ mod isa;
 mod grammar;
 mod isa;
 mod hidden;
+mod hub;
 mod kernels;
 mod load;
 mod optional_parts;

@@ -112,7 +112,11 @@ pub(crate) fn check_cache_memory(graph: &crate::ir::Graph, o: &runner::RunnerOpt
     if given {
         return Ok(());
     }
-    let size = total.map_or("more bytes than can be counted".into(), |n| format!("{} MiB", n >> 20));
+    let gib = |n: usize| n as f64 / (1u64 << 30) as f64;
+    let size = total.map_or("more bytes than can be counted".into(), |n| match gib(n) {
+        x if x >= 1024.0 => format!("{:.1} TiB", x / 1024.0),
+        x => format!("{x:.1} GiB"),
+    });
     Err(Error::Device(format!(
         "the KV cache of {} positions takes {size}, which this machine does not give; ask for a shorter context",
         o.ctx.saturating_mul(o.sequences)

@@ -96,8 +96,8 @@ pub fn path(path: &Path) -> Outcome {
     let fetch = |repo: &str| {
         format!("download it first, for example: hf download {repo} --include '*Q4_K_M*.gguf' --local-dir .")
     };
-    if text.starts_with("http://") || text.starts_with("https://") || text.starts_with("hf://") {
-        let repo = text.split("huggingface.co/").nth(1).or(text.strip_prefix("hf://"));
+    if text.starts_with("http://") || text.starts_with("https://") || text.starts_with("hf:") {
+        let repo = text.split("huggingface.co/").nth(1).or(text.strip_prefix("hf://").or(text.strip_prefix("hf:")));
         let repo: Option<String> = repo.map(|r| r.splitn(3, '/').take(2).collect::<Vec<_>>().join("/"));
         let how = repo.map_or(format!("download it first, for example: curl -L -O {text}"), |r| fetch(&r));
         return Err(Failure::new(format!("{text} is an address, and Moeray does not download")).hint(how));
@@ -112,7 +112,7 @@ pub fn path(path: &Path) -> Outcome {
     {
         let repo = format!("{owner}/{}", name.split(':').next().unwrap_or(name));
         let what = format!(
-            "there is no file {text}; it looks like a repository of huggingface.co, and Moeray does not download"
+            "there is no file {text}; it looks like a repository of huggingface.co, is not in a cache of this machine, and Moeray does not download"
         );
         return Err(Failure::new(what).hint(fetch(&repo)));
     }

@@ -6,7 +6,7 @@ use super::{
         TilesName,
     },
     failure::{self, Failure, Outcome},
-    known, shaders,
+    known, names, shaders,
 };
 use crate::{
     backend::{self, Progress},
@@ -34,6 +34,7 @@ pub const DEMO_NAME: &str = "demo/bard-q4_k_m.gguf (built in)";
 pub fn open(path: Option<&PathBuf>) -> Outcome<Checkpoint> {
     match (path, DEMO) {
         (Some(p), _) => {
+            let p = &names::resolved(p)?;
             known::path(p)?;
             let checkpoint = file::open(p)?;
             known::model(p, &checkpoint)?;

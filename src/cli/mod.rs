@@ -18,6 +18,7 @@ mod known;
 mod llama_cpp;
 mod load;
 mod logits;
+mod names;
 mod output;
 mod perplexity;
 mod quantize;
@@ -63,6 +64,7 @@ pub fn main() -> ExitCode {
         Verb::Perplexity(a) => perplexity::perplexity(&a, quiet),
         Verb::Logits(a) => logits::logits(&a, quiet),
         Verb::Inspect(a) => inspect::inspect(&a),
+        Verb::List(a) => names::list(&a),
         Verb::Devices(a) => devices::devices(&a),
         Verb::Quantize(a) => quantize::quantize(&a, quiet),
         Verb::Completions(a) => words::completions(&a),

@@ -58,6 +58,8 @@ pub enum Verb {
     Logits(LogitsArgs),
     /// Show what is in a model: metadata, tensors, hyperparameters, graph, plan, memory
     Inspect(InspectArgs),
+    /// List the models that other tools have downloaded, with the names to run them by
+    List(ListArgs),
     /// List the GPUs, what they offer, and which would be chosen
     Devices(DevicesArgs),
     /// Convert a model to another weight type, written as GGUF
@@ -72,8 +74,8 @@ pub enum Verb {
 /// Which model.
 #[derive(Args, Clone, Debug)]
 pub struct ModelArgs {
-    /// A .gguf file (of a split one, any part) or a folder with config.json and *.safetensors; without it, the built-in
-    /// demo model
+    /// A .gguf file (of a split one, any part), a folder with config.json and *.safetensors, or the name of a model that another
+    /// tool has downloaded (owner/repo:Q4_K_M, see `moeray list`); without it, the built-in demo model
     #[arg(value_name = "MODEL")]
     pub positional: Option<PathBuf>,
     /// MODEL as an option
@@ -421,6 +423,17 @@ pub struct InspectArgs {
     /// Sizes.
     #[command(flatten)]
     pub context: ContextArgs,
+}
+
+/// `moeray list`.
+#[derive(Args, Debug)]
+pub struct ListArgs {
+    /// Where each lies, too
+    #[arg(long)]
+    pub paths: bool,
+    /// As JSON
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// `moeray devices`.

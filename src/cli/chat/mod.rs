@@ -206,7 +206,7 @@ impl Talk<'_> {
                 self.note(
                     "the context is full: /undo takes back this turn, /reset forgets the conversation, --ctx makes room",
                 );
-            } else if !shown {
+            } else if !shown && reason != FinishReason::Cancelled {
                 self.note("the answer has no text to show (--thinking show shows what the model thought)");
             }
             let figures = Figures { stats, reason };

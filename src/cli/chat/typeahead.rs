@@ -23,6 +23,8 @@ impl Waiting {
         if let Ok(before) = tcgetattr(std::io::stdin()) {
             let mut mode = before.clone();
             mode.local_modes.remove(LocalModes::ICANON | LocalModes::ECHO);
+            // Ctrl-C would throw away what waits.
+            mode.local_modes.insert(LocalModes::NOFLSH);
             mode.input_modes.remove(InputModes::ICRNL);
             *BEFORE.lock().unwrap_or_else(PoisonError::into_inner) = Some(before);
             // Where it cannot be set, keys show as they always did.
