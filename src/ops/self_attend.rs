@@ -61,7 +61,7 @@ pub fn seen(a: &SelfAttention, starts: &[u32], t: usize) -> Range<usize> {
 }
 
 impl<T: Real> Operands<'_, T> {
-    fn head<'b>(x: &'b Array<T>, r: usize, h: usize, n: usize) -> &'b [T] {
+    fn head(x: &Array<T>, r: usize, h: usize, n: usize) -> &[T] {
         &x.row(r)[h * n..(h + 1) * n]
     }
 

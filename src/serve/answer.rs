@@ -24,7 +24,7 @@ enum Reader {
     /// Text is not looked into: completions.
     Plain,
     /// Thoughts are told from text.
-    Text(AnswerReader),
+    Text(Box<AnswerReader>),
     /// And calls.
     Calls(Box<ToolReader>),
 }
@@ -50,7 +50,7 @@ impl Answer {
     pub fn of_chat(app: &App, prompt: &Prompt, form: &Form) -> Self {
         let tokenizer = &app.tokenizer;
         let reader = match form.syntax {
-            None => Reader::Text(AnswerReader::new(tokenizer, prompt)),
+            None => Reader::Text(Box::new(AnswerReader::new(tokenizer, prompt))),
             Some(syntax) => {
                 let seed = app.random_word();
                 Reader::Calls(Box::new(ToolReader::new(tokenizer, prompt, syntax, &form.tools, seed)))

@@ -171,6 +171,8 @@ impl<T: Real, N: Nodes<T>> Training for Walk<T, N> {
     }
 }
 
+/// The numbers, where they are f32.
+#[expect(clippy::ptr_arg, reason = "a slice is no sized type, which `Any` wants")]
 fn as_f32<T: Real>(x: &mut Vec<T>) -> Option<&mut Vec<f32>> {
     (x as &mut dyn Any).downcast_mut()
 }

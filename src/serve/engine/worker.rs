@@ -79,10 +79,10 @@ impl Worker {
         while self.take_in() {
             self.drop_abandoned();
             self.admit();
-            if let Err(e) = self.step() {
-                if !self.start_again(&e) {
-                    return;
-                }
+            if let Err(e) = self.step()
+                && !self.start_again(&e)
+            {
+                return;
             }
             self.publish();
         }

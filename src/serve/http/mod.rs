@@ -6,5 +6,5 @@ mod read;
 mod routes;
 mod server;
 
-pub use body::{AnswerBody, EventBody, Writer};
+pub use body::Writer;
 pub use server::run;

@@ -7,7 +7,7 @@ use super::{
     operator,
     run::{Given, Run},
     sequence,
-    text::{Builder, Text, joined},
+    text::{Builder, Text},
     value::{SeqKind, Value},
 };
 
