@@ -33,7 +33,6 @@ mod gpu_faults;
 mod isa;
 #[cfg(feature = "grammar")]
 mod grammar;
-mod isa;
 mod hidden;
 mod hub;
 mod kernels;

@@ -30,9 +30,12 @@ fn results(training: &mut dyn Training, feed: &Feed) -> Vec<(String, Vec<f64>)> 
     all
 }
 
+/// A result by name.
+type Found = (String, Vec<f64>);
+
 /// The largest normalised mean square error of any result.
 fn worst(found: &[(String, Vec<f64>)], want: &[(String, Vec<f64>)]) -> (f64, String) {
-    let error = |(f, w): (&(String, Vec<f64>), &(String, Vec<f64>))| {
+    let error = |(f, w): (&Found, &Found)| {
         assert_eq!((&f.0, f.1.len()), (&w.0, w.1.len()));
         assert!(f.1.iter().all(|v| v.is_finite()), "{} has numbers that are not finite", f.0);
         // A loss is a sum of terms of both signs: it is held to 1 where they cancel.

@@ -120,6 +120,9 @@ pub struct Made<'a> {
     pub host: Vec<(String, Vec<f64>)>,
 }
 
+/// A case's program, the sources of its weights, its micro-batch, and what the host worked out.
+pub type Finished = (Option<TrainProgram>, Vec<Source>, Feed, Vec<(String, Vec<f64>)>);
+
 impl<'a> Made<'a> {
     pub fn new(case: &'a Case) -> Self {
         let feed = Feed { rows: 1, ..Feed::default() };
@@ -259,7 +262,7 @@ impl<'a> Made<'a> {
     }
 
     /// The program whose loss is `term`, the sources of its weights, and its micro-batch.
-    pub fn finish(mut self, term: &str) -> (Option<TrainProgram>, Vec<Source>, Feed, Vec<(String, Vec<f64>)>) {
+    pub fn finish(mut self, term: &str) -> Finished {
         if self.losses.iter().all(|(n, _)| n != "total") && !self.case.below("up.").is_empty() {
             self.upstream();
         }
