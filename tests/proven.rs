@@ -85,7 +85,7 @@ fn mixes(shape: &Shape) -> impl Iterator<Item = Mix> {
 /// the second is not.
 pub fn format(shape: &Shape, mix: Mix, name: &str, dims: &[usize]) -> DType {
     let (experts, heads_per_kv) = (shape.experts, shape.heads / shape.kv_heads);
-    mix.choose(&Model { layers: 8, experts, heads_per_kv, tied: shape.tied }, name, dims).unwrap()
+    mix.choose(&Model { layers: 8, experts, heads_per_kv, tied: shape.tied }, name, dims).unwrap_or(DType::F32)
 }
 
 /// A preset's model with everything smaller that no variant of a kernel depends on: which sizes are beyond 512 and whole numbers of

@@ -7,6 +7,7 @@ use super::{
     failure::{Failure, Outcome, say},
     load::{self, Bar},
     report::{self, Kernel, Row},
+    units,
 };
 use crate::{
     backend::{Progress, cpu},
@@ -340,7 +341,7 @@ fn generated(session: &mut Session, tokens: &[u32], random: &mut Rng) -> Outcome
 fn explain(out: &mut dyn Write, rows: &[Row]) -> io::Result<()> {
     let Some(row) = rows.first() else { return Ok(()) };
     let (weights, deepest) = (row.bytes_per_token, rows.iter().map(|r| r.kv_bytes_per_token).max().unwrap_or(0));
-    let (weights_text, kv_text) = (load::bytes(weights), load::bytes(deepest));
+    let (weights_text, kv_text) = (units::bytes(weights), units::bytes(deepest));
     writeln!(out, "\na generated token reads {weights_text} of weights,\nand up to {kv_text} of keys and values here")?;
     if let Some(bandwidth) = rows.iter().find_map(|r| r.read_bandwidth) {
         writeln!(

@@ -1,6 +1,6 @@
 //! `moeray devices`: what there is to run on, and which would be chosen.
 
-use super::{args::DevicesArgs, facts, failure::Outcome, load};
+use super::{args::DevicesArgs, facts, failure::Outcome, units};
 use crate::{
     backend::{cpu, wgpu},
     memory,
@@ -43,18 +43,18 @@ pub fn devices(args: &DevicesArgs) -> Outcome {
         writeln!(out, "     driver    {}", d.driver)?;
         let shared = if d.device_type == "discrete GPU" { "" } else { ", shared with the processor" };
         match d.free_memory {
-            Some(free) => writeln!(out, "     memory    {} free{shared}", load::bytes(free))?,
+            Some(free) => writeln!(out, "     memory    {} free{shared}", units::bytes(free))?,
             None => writeln!(out, "     memory    the driver does not say{shared}")?,
         }
         let l = &d.limits;
         writeln!(
             out,
             "     limits    binding {}, buffer {}, {} storage buffers, workgroups of {} invocations and {}",
-            load::bytes(l.max_binding),
-            load::bytes(l.max_buffer),
+            units::bytes(l.max_binding),
+            units::bytes(l.max_buffer),
             l.storage_bindings,
             l.max_invocations,
-            load::bytes(u64::from(l.workgroup_bytes))
+            units::bytes(u64::from(l.workgroup_bytes))
         )?;
         let features = if d.features.is_empty() { "none".into() } else { d.features.join(", ") };
         writeln!(out, "     features  {features}")?;
@@ -66,7 +66,7 @@ pub fn devices(args: &DevicesArgs) -> Outcome {
     let mark = if chosen.is_none() { '*' } else { ' ' };
     writeln!(out, "{mark} cpu: {processor} ({threads} threads, {})", simd_levels.join(", "))?;
     if let (Some(total), Some(free)) = (memory::total(), memory::available()) {
-        writeln!(out, "     memory    {} free of {}", load::bytes(free), load::bytes(total))?;
+        writeln!(out, "     memory    {} free of {}", units::bytes(free), units::bytes(total))?;
     }
     let choice = chosen.map_or("cpu".to_string(), |d| format!("wgpu on {}", d.name));
     writeln!(out, "\nwithout --backend: {choice}")?;

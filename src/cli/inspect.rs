@@ -4,7 +4,7 @@ use super::{
     args::InspectArgs,
     facts,
     failure::{Failure, Outcome},
-    load,
+    load, units,
 };
 use crate::{
     backend::wgpu,
@@ -149,7 +149,7 @@ fn near<'a>(wanted: &str, names: impl Iterator<Item = &'a String>) -> Vec<&'a st
 /// The file and the model in a few words.
 fn title(out: &mut dyn Write, ckpt: &Checkpoint, d: Option<&Definition>) -> io::Result<()> {
     let path = ckpt.path().map_or_else(|| load::DEMO_NAME.into(), |p| p.display().to_string());
-    writeln!(out, "{path}: {}, {}", ckpt.format(), load::bytes(ckpt.file_bytes()))?;
+    writeln!(out, "{path}: {}, {}", ckpt.format(), units::bytes(ckpt.file_bytes()))?;
     if let Some(name) = ckpt.meta().str("general.name") {
         writeln!(out, "  {name}")?;
     }
@@ -158,7 +158,7 @@ fn title(out: &mut dyn Write, ckpt: &Checkpoint, d: Option<&Definition>) -> io::
         writeln!(out, "  {}: {parameters} parameters in {weights}", facts::shape(d))?;
     }
     for f in ckpt.files().iter().filter(|_| ckpt.files().len() > 1) {
-        writeln!(out, "  {} ({})", f.path.display(), load::bytes(f.bytes))?;
+        writeln!(out, "  {} ({})", f.path.display(), units::bytes(f.bytes))?;
     }
     Ok(())
 }
@@ -192,7 +192,7 @@ fn tensors(out: &mut dyn Write, ckpt: &Checkpoint) -> io::Result<()> {
     for t in ckpt.infos() {
         let shape = format!("{:?}", t.shape);
         let problem = problem(t).map_or_else(String::new, |e| format!("  cannot be used: it {e}"));
-        writeln!(out, "  {:<width$}  {:<7} {shape:<20} {:>10}{problem}", t.name, t.type_name, load::bytes(t.bytes))?;
+        writeln!(out, "  {:<width$}  {:<7} {shape:<20} {:>10}{problem}", t.name, t.type_name, units::bytes(t.bytes))?;
     }
     Ok(())
 }
@@ -257,12 +257,12 @@ fn summary(out: &mut dyn Write, d: &Definition, ctx: usize, args: &InspectArgs) 
     writeln!(out)?;
     let [weights, kv, states] = memory(d, ctx, args);
     writeln!(out, "  {:<20} {}", "parameters", facts::parameters(&d.program))?;
-    writeln!(out, "  {:<20} {}", "read a token", load::bytes(facts::bytes_per_token(&d.program)))?;
+    writeln!(out, "  {:<20} {}", "read a token", units::bytes(facts::bytes_per_token(&d.program)))?;
     writeln!(out, "\nmemory for a context of {ctx}, without scratch")?;
     let together = weights + kv + states;
     let parts = [("weights", weights), ("keys and values", kv), ("recurrent states", states), ("together", together)];
     for (name, n) in parts.into_iter().filter(|(name, n)| *n > 0 || !name.starts_with("recurrent")) {
-        writeln!(out, "  {name:<20} {}", load::bytes(n))?;
+        writeln!(out, "  {name:<20} {}", units::bytes(n))?;
     }
     Ok(())
 }

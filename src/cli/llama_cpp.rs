@@ -70,7 +70,7 @@ const WORDS: &[(&[&str], Means)] = &[
         No("all weights are in one place: --backend says where"),
     ),
     (&["--chat-template", "--chat-template-file"], No("`moeray chat` uses the template that the model brings")),
-    (&["--grammar", "--grammar-file", "-j", "--json-schema"], No("Moeray has no grammars yet")),
+    (&["--grammar-file", "-j"], No("`moeray run` has --json-schema and --grammar, which take a text or a file")),
     (
         &[
             "--presence-penalty",

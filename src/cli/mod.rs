@@ -31,6 +31,7 @@ mod serve;
 mod shaders;
 mod stream;
 mod tensors;
+mod units;
 mod words;
 
 use args::Verb;

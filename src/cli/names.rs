@@ -3,7 +3,7 @@
 use super::{
     args::ListArgs,
     failure::{Outcome, say},
-    load,
+    units,
 };
 use crate::hub::Places;
 use serde_json::json;
@@ -53,7 +53,7 @@ pub fn list(args: &ListArgs) -> Outcome {
     }
     let width = all.iter().map(|f| f.name.chars().count()).max().unwrap_or(0);
     for f in &all {
-        writeln!(out, "{:<width$}  {:>9}  {}", f.name, load::bytes(f.bytes), f.place)?;
+        writeln!(out, "{:<width$}  {:>9}  {}", f.name, units::bytes(f.bytes), f.place)?;
         if args.paths {
             writeln!(out, "  {}", f.path.display())?;
         }

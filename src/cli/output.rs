@@ -132,7 +132,8 @@ pub fn read_text(option: &str, path: &Path) -> Outcome<String> {
 pub fn check_place(option: &str, path: &Path) -> Outcome {
     let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
     if !folder.is_dir() {
-        return Err(Failure::new(format!("{option}: there is no folder {}", folder.display())));
+        let (path, folder) = (path.display(), folder.display());
+        return Err(Failure::new(format!("{option}: cannot write {path}: there is no folder {folder}")));
     }
     NewFile::create(path).map(drop).map_err(|e| match e {
         Failure::Said { message, hint } => Failure::Said { message: format!("{option}: {message}"), hint },
@@ -145,6 +146,6 @@ pub fn check_place(option: &str, path: &Path) -> Outcome {
 pub fn written(path: &Path, before: bool, quiet: bool) {
     if let Some(m) = std::fs::metadata(path).ok().filter(|m| m.is_file() && !quiet) {
         let over = if before { ", in place of the file that was there" } else { "" };
-        say(format_args!("{} written to {}{over}", super::load::bytes(m.len()), path.display()));
+        say(format_args!("{} written to {}{over}", super::units::bytes(m.len()), path.display()));
     }
 }

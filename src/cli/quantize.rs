@@ -5,7 +5,8 @@ use super::{
     bench::named_mix,
     failure::{Failure, Outcome, say},
     interrupt,
-    load::{self, Bar},
+    load::Bar,
+    units,
 };
 use crate::{
     Error, Result,
@@ -215,8 +216,8 @@ fn summary(output: &str, specs: &[TensorSpec], before: u64) {
     say(format_args!(
         "{output}: {} tensors, {} from {}, {:.2} bits a weight",
         specs.len(),
-        load::bytes(after as u64),
-        load::bytes(before),
+        units::bytes(after as u64),
+        units::bytes(before),
         8.0 * after as f64 / weights.max(1) as f64
     ));
 }

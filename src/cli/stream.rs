@@ -4,7 +4,8 @@ use super::{
     facts,
     failure::{Outcome, say},
     interrupt,
-    load::{self, Bar},
+    load::Bar,
+    units,
 };
 use crate::{
     backend::Progress,
@@ -142,7 +143,7 @@ pub fn closing(answer: &Figures, model: &Model, session: &Session, note: &str) {
     let (held, file) =
         (model.weight_bytes() + session.memory_bytes(), facts::weight_bytes(&model.definition().program));
     // Backends that hold no weights of their own read them from the file's memory map.
-    let mapped = if model.weight_bytes() == 0 { format!(" + {} mapped", load::bytes(file)) } else { String::new() };
+    let mapped = if model.weight_bytes() == 0 { format!(" + {} mapped", units::bytes(file)) } else { String::new() };
     say(format_args!(
         "[prompt {} tokens, {} | generation {} tokens, {} | first token {:.0} ms | memory {}{mapped} | {}{note}{}]",
         s.prompt_tokens,
@@ -150,7 +151,7 @@ pub fn closing(answer: &Figures, model: &Model, session: &Session, note: &str) {
         s.generated_tokens,
         speed(s.generation_speed()),
         s.time_to_first_token.as_secs_f64() * 1e3,
-        load::bytes(held),
+        units::bytes(held),
         model.describe(),
         match answer.reason {
             FinishReason::ContextFull => " | ended: the context is full (--ctx)",

@@ -33,9 +33,9 @@ const NAMED: &[&str] = &["properties", "patternProperties", "$defs", "definition
 const LISTED: &[&str] = &["anyOf", "oneOf", "allOf", "prefixItems"];
 const SINGLE: &[&str] = &["items", "additionalItems", "additionalProperties"];
 
-/// Blanks between the parts of JSON: a line end with a margin, or a few spaces. Without a limit, small models write blanks
+/// Blanks between the parts of JSON: a line end with a margin, or a space. Without a limit, small models write blanks
 /// until nothing fits any more.
-const BLANKS: &str = r"\n[ ]{0,40}|[ ]{1,2}";
+const BLANKS: &str = r"\n[ ]{0,12}|[ ]";
 
 /// Schemas inside each other.
 const DEEPEST: usize = 64;
@@ -100,6 +100,20 @@ fn is_default(key: &str, value: &Value) -> bool {
     }
 }
 
+/// Takes out the keywords that are not supported and ask for nothing, at every level.
+fn drop_defaults(map: &mut Map<String, Value>) {
+    map.retain(|k, v| !(UNSUPPORTED.contains(&k.as_str()) && is_default(k, v)));
+    let below = |key: &str| NAMED.contains(&key) || LISTED.contains(&key) || SINGLE.contains(&key);
+    for (key, value) in map.iter_mut().filter(|(k, _)| below(k)) {
+        let schemas: Vec<&mut Value> = match value {
+            Value::Array(listed) => listed.iter_mut().collect(),
+            Value::Object(named) if NAMED.contains(&key.as_str()) => named.values_mut().collect(),
+            one => vec![one],
+        };
+        schemas.into_iter().filter_map(Value::as_object_mut).for_each(drop_defaults);
+    }
+}
+
 /// A schema as a part of a Lark grammar.
 ///
 /// # Errors
@@ -111,6 +125,7 @@ pub(super) fn lark(schema: &Value) -> Result<String> {
         Value::Bool(true) => Map::new(),
         _ => return Err(at("#", "it allows nothing")),
     };
+    drop_defaults(&mut map);
     map.insert("x-guidance".into(), json!({ "whitespace_flexible": true, "whitespace_pattern": BLANKS }));
     Ok(format!("%json {}", Value::Object(map)))
 }

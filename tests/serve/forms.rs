@@ -34,7 +34,7 @@ fn parsed(text: &Value) -> Value {
 fn chat(more: &Value) -> Value {
     let tool = json!({"type": "function", "function": {"name": "get_weather", "parameters": parameters()}});
     let noop = json!({"type": "function", "function": {"name": "noop"}});
-    let body = json!({"model": "demo", "messages": [{"role": "user", "content": "Weather?"}], "temperature": 0, "max_tokens": 90,
+    let body = json!({"model": "demo", "messages": [{"role": "user", "content": "Weather?"}], "temperature": 0, "max_tokens": 400,
         "tools": [tool, noop]});
     merged(&body, more)
 }
@@ -87,7 +87,7 @@ fn required_calls_of_chat() {
 fn required_calls_of_responses_and_messages() {
     let s = server();
     let tool = json!({"type": "function", "name": "get_weather", "parameters": parameters(), "strict": true});
-    let body = json!({"model": "demo", "input": "Weather?", "temperature": 0, "max_output_tokens": 90, "tools": [tool], "tool_choice": "required"});
+    let body = json!({"model": "demo", "input": "Weather?", "temperature": 0, "max_output_tokens": 400, "tools": [tool], "tool_choice": "required"});
     let j = s.good("/v1/responses", &body);
     let item = j["output"].as_array().unwrap().iter().find(|i| i["type"] == "function_call").unwrap();
     fits(&parsed(&item["arguments"]));
@@ -98,7 +98,7 @@ fn required_calls_of_responses_and_messages() {
     let done = events.iter().find(|e| e["type"] == "response.function_call_arguments.done").unwrap();
     assert_eq!((done["arguments"].as_str().unwrap(), &item["arguments"]), (joined.as_str(), &json!(joined)));
     let tool = json!({"name": "get_weather", "description": "x", "input_schema": parameters()});
-    let body = json!({"model": "demo", "max_tokens": 90, "temperature": 0, "messages": [{"role": "user", "content": "Weather?"}],
+    let body = json!({"model": "demo", "max_tokens": 400, "temperature": 0, "messages": [{"role": "user", "content": "Weather?"}],
         "tools": [tool], "tool_choice": {"type": "any"}});
     let j = s.good("/v1/messages", &body);
     let block = j["content"].as_array().unwrap().iter().find(|b| b["type"] == "tool_use").unwrap();

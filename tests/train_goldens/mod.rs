@@ -39,7 +39,7 @@ pub fn cases() -> Vec<Case> {
 pub fn build(c: &Case) -> Made<'_> {
     let mut m = Made::new(c);
     match &c.name[..3] {
-        "f01" | "f05" => layers::shared(&mut m),
+        "f01" | "f05" | "f06" => layers::shared(&mut m),
         "f02" => losses::mean_square(&mut m),
         "f03" => losses::switch(&mut m),
         "f07" => layers::relu_expert(&mut m),

@@ -60,7 +60,7 @@ pub struct ServeArgs {
     /// The model's name for clients [default: the file's without .gguf]
     #[arg(long, value_name = "NAME")]
     pub name: Option<String>,
-    /// Let web pages of this origin ask, such as https://example.com (may be given several times; * for all)
+    /// Let web pages of this origin ask, such as `https://example.com` (may be given several times; * for all)
     #[arg(long, value_name = "ORIGIN")]
     pub cors: Vec<String>,
     /// Names of metrics
