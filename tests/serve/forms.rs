@@ -87,7 +87,7 @@ fn required_calls_of_chat() {
 fn required_calls_of_responses_and_messages() {
     let s = server();
     let tool = json!({"type": "function", "name": "get_weather", "parameters": parameters(), "strict": true});
-    let body = json!({"model": "demo", "input": "Weather?", "temperature": 0, "max_output_tokens": 400, "tools": [tool], "tool_choice": "required"});
+    let body = json!({"model": "demo", "input": "Weather?", "temperature": 0, "max_output_tokens": 400, "tools": [tool], "tool_choice": "required", "parallel_tool_calls": false});
     let j = s.good("/v1/responses", &body);
     let item = j["output"].as_array().unwrap().iter().find(|i| i["type"] == "function_call").unwrap();
     fits(&parsed(&item["arguments"]));
