@@ -81,7 +81,7 @@ impl Grad {
             | Grad::SumRows { .. }
             | Grad::ExpertOuter { .. }
             | Grad::ExpertSumRows { .. }
-            | Grad::Sinks { .. } => self.into_weight().into_iter().collect(),
+            | Grad::Sinks { .. } => self.adds_to().into_iter().collect(),
             Grad::SplitHeads { .. }
             | Grad::Glu(_)
             | Grad::Act(_)

@@ -84,7 +84,7 @@ pub enum Grad {
 
 impl Grad {
     /// The weight whose gradient it adds to.
-    pub fn into_weight(&self) -> Option<WeightId> {
+    pub fn adds_to(&self) -> Option<WeightId> {
         match self {
             Grad::Embed { into, .. }
             | Grad::Outer { into }

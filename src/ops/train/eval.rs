@@ -217,7 +217,7 @@ fn eval_grad<T: Real>(g: &Grad, x: &Operands<'_, T>, s: &mut Scope<'_, T>) -> Re
         | Grad::ExpertOuter { .. }
         | Grad::ExpertSumRows { .. }
         | Grad::Sinks { .. } => {
-            let weight = g.into_weight().ok_or("a gradient of nothing")?;
+            let weight = g.adds_to().ok_or("a gradient of nothing")?;
             let shape = shape(weight);
             let to = s.gradients[weight.0 as usize].as_mut().ok_or("a gradient of a weight that is not trained")?;
             add_gradient(g, x, w, &shape, to);
