@@ -101,7 +101,7 @@ fn small(shape: &Shape) -> Shape {
         0..=512 => shape.heads,
         _ => 768usize.div_ceil(shape.head_dim * group) * group,
     };
-    let experts = if shape.experts == 8 { 8 } else { (shape.experts - 1) / 64 * 64 + 4 };
+    let experts = if shape.experts == 8 { 8 } else { (shape.experts - 1) / 64 * 64 + shape.used.max(4) };
     Shape {
         layers: 2,
         hidden: size(shape.hidden),
