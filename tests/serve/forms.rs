@@ -99,7 +99,7 @@ fn required_calls_of_responses_and_messages() {
     assert_eq!((done["arguments"].as_str().unwrap(), &item["arguments"]), (joined.as_str(), &json!(joined)));
     let tool = json!({"name": "get_weather", "description": "x", "input_schema": parameters()});
     let body = json!({"model": "demo", "max_tokens": 400, "temperature": 0, "messages": [{"role": "user", "content": "Weather?"}],
-        "tools": [tool], "tool_choice": {"type": "any"}});
+        "tools": [tool], "tool_choice": {"type": "any", "disable_parallel_tool_use": true}});
     let j = s.good("/v1/messages", &body);
     let block = j["content"].as_array().unwrap().iter().find(|b| b["type"] == "tool_use").unwrap();
     fits(&block["input"]);
