@@ -45,6 +45,7 @@ fn run_all() {
     parity::tiles_of_halves_and_bytes();
     parity::subgroups();
     support::once("small models", small_models);
+    support::once("deep batch", deep_batch);
     gpu_sampler::ties();
     gpu::the_roofline_is_measured();
 }
@@ -150,6 +151,36 @@ fn small_models() {
         }
     }
     in_every_way(&gpu, "the demo model", &demo(), true);
+}
+
+/// Several sequences whose attention is cut into pieces: the demo model's 320 tokens as the second of two, against the reference.
+fn deep_batch() {
+    let Some(gpu) = support::gpu() else { return };
+    let run =
+        RunOptions { reduction: Some(Reduction::Workgroup), poison: true, canaries: true, ..RunOptions::default() };
+    let last = |loaded: &dyn Loaded, sequences: usize| {
+        let options = RunnerOptions { ctx: 4096, sequences, ubatch: 64, kv: KvType::F16 };
+        let mut runner = loaded.runner(options).unwrap();
+        let mut logits = vec![];
+        for first in (0..320).step_by(64) {
+            let row = |i: usize| Row { logits: i == 319, ..Row::fed((31 * i % 300) as u32, sequences - 1, i) };
+            let rows: Vec<Row> = (first..first + 64).map(row).collect();
+            logits = runner.step(&Step { rows: &rows, ..Step::default() }).unwrap().outputs[0].f32.clone();
+        }
+        logits
+    };
+    let reference = reference::load_with(demo(), Activations::F32).unwrap();
+    let loaded = gpu.load_with(demo(), run, &mut |_| Ok(())).unwrap();
+    let d = compare::diff(&last(&*loaded, 2), &last(&*reference, 1));
+    assert!(d.non_finite == 0 && d.nmse < 1e-6, "{d:?}");
+}
+
+#[test]
+fn attention_of_batches_is_cut_too() {
+    let Some(gpu) = support::gpu() else { return };
+    support::once("deep batch", deep_batch);
+    let ran = gpu.ran_checked();
+    assert!(ran.iter().any(|l| l == "attend_reduce-wg128-batch1"), "{ran:?}");
 }
 
 fn demo() -> Program {
