@@ -17,7 +17,7 @@ pub(super) struct Back<'a> {
 }
 
 impl Back<'_> {
-    /// Whether a gradient by this value is needed.
+    /// Whether a gradient by this value is needed. Values that the pass itself has made are beyond the list, and need none.
     pub fn needs(&self, v: ValueId) -> bool {
         self.needs.get(v.0 as usize).copied().unwrap_or(false)
     }

@@ -184,17 +184,10 @@ pub fn of_chat(f: &Fields<'_>) -> ApiResult<Asked> {
         t.word("type", &["function"])?;
         tools.push(tool(t.require("function")?, &t.path("function"))?);
     }
-    let choice = match f.get("tool_choice") {
-        None => Choice::Auto,
-        Some(Value::String(_)) => word(f.word("tool_choice", &["none", "auto", "required"])?),
-        Some(other) => {
-            let choice = Fields::at(other, "tool_choice")?;
-            choice.require_string("type")?;
-            choice.word("type", &["function"])?;
-            let named = Fields::at(choice.require("function")?, choice.path("function"))?;
-            Choice::Named(named.require_string("name")?.to_owned())
-        }
-    };
+    let choice = choice_of(f, |choice| {
+        let named = Fields::at(choice.require("function")?, choice.path("function"))?;
+        named.require_string("name").map(str::to_owned)
+    })?;
     let text = match f.object("response_format")? {
         None => None,
         Some(format) => {
@@ -213,12 +206,21 @@ pub fn of_chat(f: &Fields<'_>) -> ApiResult<Asked> {
     Ok(Asked { tools, choice: ("tool_choice", choice), several, text })
 }
 
-fn word(choice: Option<&str>) -> Choice {
-    match choice {
+/// OpenAI's `tool_choice`: a word, or a function whose name `name` finds.
+fn choice_of(f: &Fields<'_>, name: impl FnOnce(&Fields<'_>) -> ApiResult<String>) -> ApiResult<Choice> {
+    let Some(value) = f.get("tool_choice") else { return Ok(Choice::Auto) };
+    if !value.is_string() {
+        let choice = Fields::at(value, "tool_choice")?;
+        choice.require_string("type")?;
+        choice.word("type", &["function"])?;
+        return name(&choice).map(Choice::Named);
+    }
+    Ok(match f.word("tool_choice", &["none", "auto", "required"])? {
         Some("none") => Choice::None,
         Some("required") => Choice::Required,
-        _ => Choice::Auto,
-    }
+        // The only word that is left.
+        Some(_) | None => Choice::Auto,
+    })
 }
 
 /// What responses ask for: `tools`, `tool_choice`, `parallel_tool_calls`, `text.format`.
@@ -238,16 +240,7 @@ pub fn of_responses(f: &Fields<'_>) -> ApiResult<Asked> {
         }
         tools.push(tool(t, &format!("tools[{i}]"))?);
     }
-    let choice = match f.get("tool_choice") {
-        None => Choice::Auto,
-        Some(Value::String(_)) => word(f.word("tool_choice", &["none", "auto", "required"])?),
-        Some(other) => {
-            let choice = Fields::at(other, "tool_choice")?;
-            choice.require_string("type")?;
-            choice.word("type", &["function"])?;
-            Choice::Named(choice.require_string("name")?.to_owned())
-        }
-    };
+    let choice = choice_of(f, |choice| choice.require_string("name").map(str::to_owned))?;
     let format = match f.object("text")? {
         None => None,
         Some(text) => text.object("format")?,

@@ -68,7 +68,7 @@ fn dropped(m: &mut Made, x: moeray::ir::ValueId) -> moeray::ir::ValueId {
     m.b.scaled(kept, 1.0 / (1.0 - m.case.f64("dropout"))).unwrap()
 }
 
-/// Seed 001's layer on `x`, whose weights' names begin with `stem`.
+/// The layer of a sparse mixture (F10) on `x`, whose weights' names begin with `stem`.
 pub fn sparse_of(m: &mut Made, stem: &str, x: moeray::ir::ValueId) -> moeray::ir::ValueId {
     let experts = m.case.usize("experts");
     let [clean, scale] = ["topkroute_linear", "noise_linear"].map(|n| format!("{stem}router.{n}"));
@@ -96,7 +96,7 @@ pub fn swiglu(m: &mut Made) {
     m.output("y", y);
 }
 
-/// Seed 002's layer, with its router's input and its experts', whose weights' names begin with `stem`: the result, logits and ids.
+/// The layer of F16, with its router's input and its experts', whose weights' names begin with `stem`: the result, logits and ids.
 pub fn gated_of(
     m: &mut Made,
     stem: &str,

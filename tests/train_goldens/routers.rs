@@ -23,7 +23,7 @@ pub fn gates(m: &mut Made) {
     m.counts(choice.ids, experts);
 }
 
-/// Seed 001's noisy logits.
+/// The noisy logits of F9.
 pub fn noisy(m: &mut Made, clean: &str, scale: &str, x: ValueId) -> ValueId {
     let noise = m.input("noise");
     let (clean, scale) = (m.product(clean, x), m.product(scale, x));

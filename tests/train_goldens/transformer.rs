@@ -39,7 +39,7 @@ pub fn rope(m: &mut Made) {
     m.output("xk_out", k);
 }
 
-/// Seed 002's attention on `x`, whose weights' names begin with `stem`.
+/// The attention of F14 on `x`, whose weights' names begin with `stem`.
 fn attention(m: &mut Made, stem: &str, x: ValueId, starts: ValueId) -> ValueId {
     let (heads, kv_heads, dim) = (m.case.usize("heads"), m.case.usize("kv_heads"), m.case.usize("head_dim"));
     let [q, k, v] = ["wq", "wk", "wv"].map(|n| m.product(&format!("{stem}{n}"), x));

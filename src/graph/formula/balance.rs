@@ -20,7 +20,7 @@ fn chosen(b: &mut Builder, probs: ValueId, used: usize) -> Result<ValueId> {
     b.math(Math::MultiHot { experts }, &[ids])
 }
 
-/// Seed 000's `switch_load_balancing_loss` on logits `[T, E]`: shares of the two best experts, whatever the layer's k, counted apart and
+/// `switch_load_balancing_loss` as it is often copied, on logits `[T, E]`: shares of the two best experts, whatever the layer's k, counted apart and
 /// summed. Even routing gives 2.
 ///
 /// # Errors
@@ -33,7 +33,7 @@ pub fn switch_balance(b: &mut Builder, logits: ValueId) -> Result<ValueId> {
     layers_balance(b, &[logits], 2, None)
 }
 
-/// The mean of `logits²` over rows and experts: seed 000's z-loss.
+/// The mean of `logits²` over rows and experts: the z-loss that is copied with [`switch_balance`].
 ///
 /// # Errors
 /// [`Error::Graph`].
@@ -61,7 +61,7 @@ fn some_layers(layers: &[ValueId]) -> Result<()> {
     if layers.is_empty() { Err(Error::Invalid("a balance of no layers".into())) } else { Ok(()) }
 }
 
-/// Seed 003's usage loss on gates `[T, E]`: `E · Σ usage_e · mean gate_e` with usage the share of rows with a gate above 0. On a dense
+/// A loss of usage on gates `[T, E]`: `E · Σ usage_e · mean gate_e` with usage the share of rows with a gate above 0. On a dense
 /// softmax that is the constant E, without gradient; on sparse gates it works.
 ///
 /// # Errors

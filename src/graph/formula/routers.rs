@@ -60,7 +60,7 @@ pub fn noisy_logits(
     Ok(Noisy { logits: b.plus(clean, added)?, std })
 }
 
-/// Seed 003's schedule from dense to sparse: how many experts a token uses in an epoch, counted from 0. All for 20 epochs, then one
+/// A schedule from dense to sparse: how many experts a token uses in an epoch, counted from 0. All for 20 epochs, then one
 /// less every 10 and at least two, from epoch 60 on `used`. (With 8 experts it falls from 5 to `used` at once.)
 pub fn progressive_top_k(epoch: usize, experts: usize, used: usize) -> usize {
     match epoch {

@@ -34,21 +34,25 @@ pub struct Scope<'a, T> {
 }
 
 /// The operands of a node.
-struct Operands<'a, T> {
-    node: &'a Node,
-    values: &'a [Value<T>],
+pub struct Operands<'a, T> {
+    /// The node.
+    pub node: &'a Node,
+    /// All values so far, by id.
+    pub values: &'a [Value<T>],
 }
 
+// `graph::check` has made sure that operands are what the op wants.
 impl<'a, T: Real> Operands<'a, T> {
-    // `graph::check` has made sure that operands are what the op wants.
-    fn nums(&self, i: usize) -> &'a Array<T> {
+    /// Operand i, which is numbers.
+    pub fn nums(&self, i: usize) -> &'a Array<T> {
         match &self.values[self.node.inputs[i].0 as usize] {
             Value::Numbers(a) => a,
             Value::Ids(_) | Value::Nothing => unreachable!("checked graph"),
         }
     }
 
-    fn ids(&self, i: usize) -> &'a [u32] {
+    /// Operand i, which is ids.
+    pub fn ids(&self, i: usize) -> &'a [u32] {
         match &self.values[self.node.inputs[i].0 as usize] {
             Value::Ids(a) => a,
             Value::Numbers(_) | Value::Nothing => unreachable!("checked graph"),

@@ -3,7 +3,7 @@
 mod eval;
 mod feed;
 
-pub use eval::{STARTS, Scope, Value, eval};
+pub use eval::{Operands, STARTS, Scope, Value, eval};
 pub use feed::Feed;
 
 use super::{

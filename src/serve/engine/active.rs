@@ -129,13 +129,14 @@ impl Active {
     ///
     /// # Errors
     /// Where no token can be chosen.
-    pub fn choose(&mut self, chooser: &mut Chooser, logits: &[f32]) -> Result<(u32, Option<Logprobs>)> {
+    pub fn choose(&mut self, chooser: &mut Chooser, logits: Option<&[f32]>) -> Result<(u32, Option<Logprobs>)> {
+        let logits = logits.ok_or_else(|| Error::Model("the runner gave no logits".into()))?;
         let random = self.next_random();
         let mask = match &mut self.job.constraint {
-            Some(c) => c.allowed()?.map(<[u32]>::to_vec),
+            Some(c) => c.allowed()?,
             None => None,
         };
-        let chosen = self.counts.choose(chooser, logits, (&self.job, &self.forbidden[..]), mask.as_deref(), random);
+        let chosen = self.counts.choose(chooser, logits, (&self.job.sampler, &self.forbidden[..]), mask, random);
         let id = chosen.token()?;
         Ok((id, self.job.logprobs.map(|n| Logprobs::of(logits, id, n))))
     }

@@ -3,16 +3,16 @@
 use super::job::Job;
 use crate::{
     backend::runner::Chosen,
-    sampler::{Chooser, Rules},
+    sampler::{Chooser, Rules, SamplerOptions},
 };
 use std::collections::HashMap;
 
 /// The changing part of a job's rules.
 #[derive(Debug, Default)]
 pub struct Counts {
-    /// How often each token occurs in the answer.
-    counts: HashMap<u32, u32>,
-    /// Bias and penalties together.
+    /// How often each token occurs in the answer, and where it stands in `bias`.
+    counts: HashMap<u32, (u32, usize)>,
+    /// Bias and penalties together: those of the job first, then tokens in the order in which they came.
     bias: Vec<(u32, f32)>,
     /// Prompt and answer, for the repetition penalty.
     recent: Vec<u32>,
@@ -34,16 +34,18 @@ impl Counts {
         if job.presence_penalty == 0.0 && job.frequency_penalty == 0.0 {
             return;
         }
-        *self.counts.entry(id).or_default() += 1;
-        self.bias.clear();
-        self.bias.extend_from_slice(&job.bias);
-        for (id, n) in &self.counts {
-            let penalty = -job.presence_penalty - job.frequency_penalty * *n as f32;
-            match self.bias.iter_mut().find(|b| b.0 == *id) {
-                Some(b) => b.1 += penalty,
-                None => self.bias.push((*id, penalty)),
-            }
-        }
+        let bias = &mut self.bias;
+        let (count, at) = self.counts.entry(id).or_insert_with(|| {
+            let known = bias.iter().position(|b| b.0 == id);
+            let at = known.unwrap_or_else(|| {
+                bias.push((id, 0.0));
+                bias.len() - 1
+            });
+            (0, at)
+        });
+        *count += 1;
+        let own = job.bias.get(*at).map_or(0.0, |b| b.1);
+        bias[*at].1 = own - job.presence_penalty - job.frequency_penalty * *count as f32;
     }
 
     /// A token of logits, by the job's rules.
@@ -51,14 +53,50 @@ impl Counts {
         &self,
         chooser: &mut Chooser,
         logits: &[f32],
-        (job, forbidden): (&Job, &[u32]),
+        (options, forbidden): (&SamplerOptions, &[u32]),
         mask: Option<&[u32]>,
         random: u64,
     ) -> Chosen {
-        if logits.is_empty() || logits.iter().map(|l| usize::from(!l.is_finite())).sum::<usize>() > 0 {
+        if !logits.iter().all(|l| l.is_finite()) {
             return Chosen::NotFinite;
         }
-        let rules = Rules { options: &job.sampler, forbidden, bias: &self.bias, mask, recent: &self.recent };
+        let rules = Rules { options, forbidden, bias: &self.bias, mask, recent: &self.recent };
         chooser.choose(logits, &rules, random).map_or(Chosen::NothingAllowed, Chosen::Token)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// OpenAI's formula: logit + bias - count · frequency - (count > 0) · presence.
+    #[test]
+    fn penalties_are_those_of_the_formula() {
+        let (events, _gone) = tokio::sync::mpsc::unbounded_channel();
+        let job = Job {
+            index: 0,
+            arrived: std::time::Instant::now(),
+            client: 0,
+            prompt: [1u32, 2].into(),
+            max_tokens: 9,
+            sampler: SamplerOptions::default(),
+            presence_penalty: 0.5,
+            frequency_penalty: 0.25,
+            bias: vec![(7, 3.0), (8, -1.0)],
+            stop: vec![],
+            ignore_eos: false,
+            logprobs: None,
+            prompt_logprobs: false,
+            constraint: None,
+            events,
+        };
+        let mut counts = Counts::new(&job);
+        // The prompt does not count; 7 has a bias of its own, 4 and 9 have none.
+        for id in [4, 7, 4, 9, 4, 7] {
+            counts.push(id, &job);
+        }
+        let mut bias = counts.bias.clone();
+        bias.sort_by_key(|b| b.0);
+        assert_eq!(bias, [(4, -0.5 - 0.75), (7, 3.0 - 0.5 - 0.5), (8, -1.0), (9, -0.5 - 0.25)]);
     }
 }

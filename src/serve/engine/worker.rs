@@ -314,7 +314,7 @@ impl Worker {
                 continue;
             }
             let chosen = match active.on_host || prompt_logits {
-                true => active.choose(&mut self.chooser, last.unwrap_or_default()),
+                true => active.choose(&mut self.chooser, last),
                 false => active.chosen(tokens.next()).map(|id| (id, None)),
             };
             let metrics = &self.shared.metrics;

@@ -19,7 +19,7 @@ use crate::{
     ir::{Grad, Linear, Math, Node, Op, WeightId},
     ops::{
         Array, Weights, experts, self_attend,
-        train::{Scope, Value},
+        train::{Operands, Scope, Value},
     },
 };
 use gemm::{Machine, Rows, gemm};
@@ -48,28 +48,6 @@ fn copy_row(w: Weights<'_, f32>, weight: WeightId, r: usize, to: &mut [f32]) {
         let t = w.tensor(weight);
         if crate::quant::dequantize(t.dtype(), t.row(r), to).is_err() {
             to.fill(f32::NAN);
-        }
-    }
-}
-
-/// The operands of a node.
-struct Operands<'a> {
-    node: &'a Node,
-    values: &'a [Value<f32>],
-}
-
-impl<'a> Operands<'a> {
-    fn nums(&self, i: usize) -> &'a Array<f32> {
-        match &self.values[self.node.inputs[i].0 as usize] {
-            Value::Numbers(a) => a,
-            Value::Ids(_) | Value::Nothing => unreachable!("checked graph"),
-        }
-    }
-
-    fn ids(&self, i: usize) -> &'a [u32] {
-        match &self.values[self.node.inputs[i].0 as usize] {
-            Value::Ids(a) => a,
-            Value::Numbers(_) | Value::Nothing => unreachable!("checked graph"),
         }
     }
 }
@@ -114,7 +92,7 @@ impl Nodes<f32> for CpuNodes {
     }
 }
 
-fn attention<'a>(x: &Operands<'a>) -> self_attend::Operands<'a, f32> {
+fn attention<'a>(x: &Operands<'a, f32>) -> self_attend::Operands<'a, f32> {
     self_attend::Operands { q: x.nums(0), k: x.nums(1), v: x.nums(2), starts: x.ids(3) }
 }
 
