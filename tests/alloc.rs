@@ -61,6 +61,13 @@ pub fn peak<R>(work: impl FnOnce() -> R) -> (R, usize) {
     (result, (PEAK.get() - before) as usize)
 }
 
+/// Runs `work` and tells how many bytes more than before this thread has allocated after it.
+pub fn left(work: impl FnOnce()) -> isize {
+    let before = NOW.get();
+    work();
+    NOW.get() - before
+}
+
 #[test]
 fn counts_what_is_allocated() {
     let (v, n) = peak(|| {
@@ -69,6 +76,9 @@ fn counts_what_is_allocated() {
     });
     assert!((300_000..310_000).contains(&n), "{n}");
     drop(v);
+    let mut kept = Vec::new();
+    assert_eq!(left(|| (0..100).for_each(|_| kept.push(Box::new(0u64)))), (100 + 128) * 8);
+    assert_eq!(left(|| drop(vec![0u8; 1000])), 0);
     // Reserving counts, touched or not.
     assert!(peak(|| Vec::<u8>::with_capacity(1 << 28).capacity() > 0).1 >= 1 << 28);
 }

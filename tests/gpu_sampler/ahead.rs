@@ -142,7 +142,7 @@ fn runs_ahead(name: &str) {
 #[test]
 fn running_ahead_needs_no_growing_memory() {
     let Some(model) = model(&folder("qwen3_moe")) else { return };
-    let mut s = Session::new(&model, SessionOptions { ctx: 200, ubatch: 8, kv: KvType::F16 }).unwrap();
+    let mut s = Session::new(&model, SessionOptions { ctx: 400, ubatch: 8, kv: KvType::F16 }).unwrap();
     let recent = [1];
     assert!(s.set_sampler(&Sampling { recent: &recent, ..Sampling::default() }).unwrap());
     s.begin_choice(&[1, 2, 3], 1 << 63).unwrap();
@@ -151,14 +151,23 @@ fn running_ahead_needs_no_growing_memory() {
             while s.choices_queued() < 2 {
                 s.begin_next((i as u64) << 56).unwrap();
             }
-            while s.poll(Budget::UNLIMITED).unwrap() != Status::Done {
-                s.wait().unwrap();
-            }
+            finish(&mut s);
+        }
+        // How much of a step the device still has in hand is chance, so the end waits for all of it.
+        while s.choices_queued() > 0 {
+            finish(&mut s);
         }
     };
     run(20);
-    let ((), few) = alloc::peak(|| run(10));
-    let ((), many) = alloc::peak(|| run(100));
-    // wgpu allocates while it encodes, and gives back; nothing adds up.
-    assert!(many <= few + few / 2, "{few} bytes at most in 10 tokens, {many} in 100");
+    // wgpu allocates while it encodes and gives back: at the peak stand as many steps as happen to be in flight, and its
+    // tables grow now and then. What every token leaves behind is left behind by every run.
+    let left: Vec<isize> = (0..6).map(|_| alloc::left(|| run(50))).collect();
+    assert!(left.iter().any(|&bytes| bytes <= 0), "bytes left behind by 50 tokens, six times: {left:?}");
+}
+
+/// Waits for the oldest choice that is queued.
+fn finish(s: &mut Session) {
+    while s.poll(Budget::UNLIMITED).unwrap() != Status::Done {
+        s.wait().unwrap();
+    }
 }
