@@ -50,12 +50,13 @@
 //!              session, batch ─→ views of it: one sequence, several
 //!              generate ─→ sampler, stop rules, streaming     chat ─→ conversations
 //!              tokenizer ─→ text     tools ─→ calls in answers     grammar ─→ masks of tokens
-//!              serve ─→ many clients over HTTP         cli on top
+//!              train ─→ new weights     serve ─→ many clients over HTTP         cli on top
 //! ```
 //!
 //! The modules stand in reading order. An application needs few of them: [`session`] (a [`session::Model`] and its sequences), [`batch`],
 //! [`generate`], [`chat`], [`sampler`], [`tokenizer`], [`tools`], `grammar`, [`routing`], and [`gpu`] or [`cpu`] to say where it
-//! runs. The others are the engine's rooms: they are not part of the interface and change from version to version.
+//! runs; `train` makes new weights. The others are the engine's rooms: they are not part of the interface and change from version to
+//! version.
 //!
 //! # Promises that hold everywhere
 //!
@@ -163,10 +164,7 @@ pub mod batch;
 pub mod sampler;
 pub mod generate;
 pub mod chat;
-#[cfg(not(feature = "internals"))]
-mod train;
-#[cfg(feature = "internals")]
-#[doc(hidden)]
+#[cfg(feature = "train")]
 pub mod train;
 #[cfg(all(feature = "serve", not(feature = "internals")))]
 mod serve;
@@ -205,6 +203,8 @@ pub mod cpu {
     };
 }
 
+/// A low-rank adapter (LoRA) of a model.
+pub use model::AdapterFile;
 /// What a model gives beyond its logits.
 pub use model::Options as ModelOptions;
 

@@ -59,12 +59,14 @@ const ARROWS: &[(&str, &[&str])] = &[
     ),
     ("batch", &["error", "sampler", "backend", "session"]),
     ("generate", &["error", "cancel", "session", "sampler", "tokenizer"]),
+    ("chat", &["error", "generate", "session", "sampler", "tokenizer"]),
     (
         "train",
         &[
             "error",
             "cancel",
             "threads",
+            "sampler",
             "quant",
             "file",
             "tokenizer",
@@ -76,9 +78,9 @@ const ARROWS: &[(&str, &[&str])] = &[
             "backend/reference",
             "backend/cpu",
             "backend/wgpu",
+            "routing",
         ],
     ),
-    ("chat", &["error", "generate", "session", "sampler", "tokenizer"]),
     ("serve", &["error", "backend", "sampler", "tokenizer", "tools", "grammar", "session", "generate"]),
 ];
 

@@ -58,5 +58,7 @@ mod sampler;
 mod serve;
 mod support;
 mod tokenizer;
+#[cfg(feature = "train")]
+mod train;
 mod train_goldens;
 mod variants;

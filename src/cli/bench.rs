@@ -48,7 +48,7 @@ pub fn bench(args: &BenchArgs, quiet: bool) -> Outcome {
             Some(name) if args.backend.len() > 1 => args.device.only_of(name),
             _ => args.device.clone(),
         };
-        let model = load::load_checkpoint(&checkpoint, place, &device, model::Options::default(), quiet)?;
+        let model = load::load_checkpoint(&checkpoint, &args.lora, place, &device, model::Options::default(), quiet)?;
         let mut row = describe(&model, &checkpoint, &name, args);
         if row.backends != "wgpu" {
             // Memory is the same for every backend that this processor runs.

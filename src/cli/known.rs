@@ -187,7 +187,7 @@ fn folder(path: &Path) -> Outcome {
 
 fn adapter(name: &str) -> Failure {
     Failure::new(format!("{name} is a LoRA adapter: it changes another model, and is none itself"))
-        .hint("merge it into its base model first (peft's merge_and_unload, or llama-export-lora), and run the result")
+        .hint("name its base model, and the adapter behind it: moeray run BASE --lora ADAPTER")
 }
 
 fn other(name: &str, what: &str) -> Failure {

@@ -36,6 +36,12 @@ const WORDS: &[(&[&str], Means)] = &[
     (&["-r", "--reverse-prompt"], Same("--stop")),
     (&["-ctk", "--cache-type-k", "-ctv", "--cache-type-v"], Same("--kv")),
     (&["-dev"], Same("--device")),
+    (&["-lr"], Same("--learning-rate")),
+    (&["-lr-min"], Same("--learning-rate-min")),
+    (&["-wd"], Same("--weight-decay")),
+    (&["-epochs"], Same("--epochs")),
+    (&["-val"], Same("--val-split")),
+    (&["-opt"], Same("--optimizer")),
     (&["-ngl", "--gpu-layers", "--n-gpu-layers"], Layers),
     (&["-fa", "--flash-attn"], Flash),
     (&["-b", "--batch-size"], Nothing("--ubatch-size says how many tokens of a prompt are computed at once")),
@@ -59,10 +65,7 @@ const WORDS: &[(&[&str], Means)] = &[
         NothingAlone("`moeray chat` is made for conversations, and `moeray run` for texts"),
     ),
     (&["-hf", "-hfr", "--hf-repo", "-hff", "--hf-file", "-mu", "--model-url", "-dr"], No(DOWNLOAD)),
-    (
-        &["--lora", "--lora-scaled"],
-        No("Moeray applies no adapters; merge it into its base model first (llama-export-lora)"),
-    ),
+    (&["--lora-scaled"], No("say --lora FILE=SCALE")),
     (&["--mmproj", "-mm", "--image", "--audio"], No("Moeray runs the text part of models: it sees and hears nothing")),
     (&["-md", "--model-draft", "--draft", "--draft-max"], No("Moeray has no speculative decoding yet")),
     (
@@ -89,7 +92,7 @@ const WORDS: &[(&[&str], Means)] = &[
 ];
 
 /// Verbs whose words are as in llama-bench, where `-b`, `-ngl` and the like would be tests of their own.
-const VERBS: &[&str] = &["run", "chat", "perplexity", "logits", "bench"];
+const VERBS: &[&str] = &["run", "chat", "perplexity", "logits", "bench", "finetune"];
 
 /// The arguments in Moeray's words. What was left out is said on standard error.
 pub fn translated(arguments: Vec<OsString>) -> Outcome<Vec<OsString>> {
@@ -152,7 +155,7 @@ pub fn translated(arguments: Vec<OsString>) -> Outcome<Vec<OsString>> {
 }
 
 /// Own options whose values may look like options.
-const TAKES_TEXT: &[&str] = &["-p", "--prompt", "-s", "--system", "--stop", "-f", "--file", "-m", "--model"];
+const TAKES_TEXT: &[&str] = &["--lora", "-p", "--prompt", "-s", "--system", "--stop", "-f", "--file", "-m", "--model"];
 
 fn meaning(word: &str, verb: &str) -> Option<Means> {
     if !word.starts_with('-') {
@@ -186,6 +189,11 @@ mod tests {
         assert_eq!(words("moeray -q bench -r 3 -ctk q8_0"), "moeray -q bench -r 3 --kv q8_0");
         assert_eq!(words("moeray inspect m.gguf -c 4"), "moeray inspect m.gguf -c 4");
         assert!(words("moeray chat -hf a/b").contains("hf download"));
-        assert!(words("moeray run -q m --lora x").contains("--lora"));
+        assert_eq!(
+            words("moeray finetune -m m -lr 1e-4 -c 64 -wd 0"),
+            "moeray finetune -m m --learning-rate 1e-4 --ctx 64 --weight-decay 0"
+        );
+        assert_eq!(words("moeray run -q m --lora x=0.5"), "moeray run -q m --lora x=0.5");
+        assert!(words("moeray run -q m --lora-scaled x 0.5").contains("--lora FILE=SCALE"));
     }
 }

@@ -2,8 +2,8 @@
 
 use super::{
     args::{
-        ActivationsName, BackendName, ContextArgs, DeviceArgs, KvName, PlaceArgs, ReductionName, SampleArgs, StopArgs,
-        TilesName,
+        ActivationsName, BackendName, ContextArgs, DeviceArgs, KvName, LoraArgs, PlaceArgs, ReductionName, SampleArgs,
+        StopArgs, TilesName,
     },
     failure::{self, Failure, Outcome},
     known, names, shaders,
@@ -12,7 +12,7 @@ use crate::{
     backend::{self, Progress},
     file::{self, Bytes, Checkpoint},
     kernels::{Reduction, Tiles},
-    model,
+    model::{self, AdapterFile},
     ops::linear::Activations,
     quant::KvType,
     sampler::{Sampler, SamplerOptions},
@@ -20,7 +20,7 @@ use crate::{
     tokenizer::{EncodeOptions, Tokenizer},
 };
 use indicatif::{ProgressBar, ProgressStyle};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 #[cfg(feature = "demo-model")]
 static DEMO: Option<&[u8]> = Some(crate::session::DEMO_MODEL);
@@ -58,21 +58,49 @@ pub fn short_name(path: Option<&PathBuf>) -> String {
     file.map_or_else(|| name(path), |f| f.to_string_lossy().into_owned())
 }
 
-/// Loads the named model to where the arguments say.
-pub fn load(path: Option<&PathBuf>, place: &PlaceArgs, build: model::Options, quiet: bool) -> Outcome<Model> {
-    load_checkpoint(&open(path)?, place.backend, &place.device, build, quiet)
+/// Loads the named model to where the arguments say, with the adapters that they name.
+pub fn load(
+    path: Option<&PathBuf>,
+    lora: &LoraArgs,
+    place: &PlaceArgs,
+    build: model::Options,
+    quiet: bool,
+) -> Outcome<Model> {
+    load_checkpoint(&open(path)?, lora, place.backend, &place.device, build, quiet)
+}
+
+/// The adapters that `--lora FILE[=SCALE]` names.
+pub fn adapters(lora: &LoraArgs) -> Outcome<Vec<AdapterFile>> {
+    let one = |word: &String| {
+        // A file may have the sign in its name.
+        let (path, scale) = match word.rsplit_once('=') {
+            Some((path, scale)) if !Path::new(word).exists() => {
+                (path, scale.parse::<f32>().ok().filter(|s| s.is_finite()))
+            }
+            _ => (word.as_str(), Some(1.0)),
+        };
+        let scale = scale.ok_or_else(|| Failure::new(format!("--lora {word}: the scale behind = is no number")))?;
+        let path = PathBuf::from(path);
+        if !path.exists() {
+            return Err(Failure::new(format!("--lora: there is no {}", path.display())));
+        }
+        Ok(AdapterFile { path, scale })
+    };
+    lora.lora.iter().map(one).collect()
 }
 
 /// Loads an open checkpoint.
 pub fn load_checkpoint(
     checkpoint: &Checkpoint,
+    lora: &LoraArgs,
     backend: Option<BackendName>,
     device: &DeviceArgs,
     build: model::Options,
     quiet: bool,
 ) -> Outcome<Model> {
     let mut bar = Bar::new(quiet);
-    let options = LoadOptions { backend: choice(backend, device)?, model: build, ..LoadOptions::default() };
+    let (backend, adapters) = (choice(backend, device)?, adapters(lora)?);
+    let options = LoadOptions { backend, model: build, adapters, ..LoadOptions::default() };
     let model = Model::from_checkpoint(checkpoint, &options, &mut |p| bar.show(p))?;
     tracing::info!("loaded on {}", model.describe());
     Ok(model)

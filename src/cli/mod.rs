@@ -31,6 +31,7 @@ mod serve;
 mod shaders;
 mod stream;
 mod tensors;
+mod train;
 mod units;
 mod words;
 
@@ -70,6 +71,10 @@ pub fn main() -> ExitCode {
         Verb::Quantize(a) => quantize::quantize(&a, quiet),
         Verb::Completions(a) => words::completions(&a),
         Verb::Man(a) => words::man(&a),
+        Verb::Train(a) => train::train::train(&a, quiet),
+        Verb::Finetune(a) => train::finetune::finetune(&a, quiet),
+        Verb::Merge(a) => train::merge::merge(&a, quiet),
+        Verb::Upcycle(a) => train::upcycle::upcycle(&a, quiet),
     };
     shaders::save();
     match outcome {

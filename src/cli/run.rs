@@ -22,7 +22,7 @@ pub fn run(args: &RunArgs, quiet: bool) -> Outcome {
     let prompts = prompts(args)?;
     check_files(args)?;
     let options = model::Options { trace_router: args.routing.wanted() };
-    let model = load::load(args.model.path(), &args.place, options, quiet)?;
+    let model = load::load(args.model.path(), &args.lora, &args.place, options, quiet)?;
     let tokenizer = load::tokenizer(&model)?;
     if !quiet && !args.raw && io::stderr().is_terminal() && tokenizer.chat_template_source().is_some() {
         say(format_args!(

@@ -27,7 +27,7 @@ pub fn serve(args: &ServeArgs, quiet: bool) -> Outcome {
         tracing::warn!("everybody who reaches {address} can use this server: --api-key-file FILE asks for keys");
     }
     let path = args.model.path();
-    let model = load::load(path, &args.place, model::Options::default(), quiet)?;
+    let model = load::load(path, &args.lora, &args.place, model::Options::default(), quiet)?;
     let app = Arc::new(App::new(&model, options(args, &model, keys, chat_template))?);
     if !quiet {
         let name = &app.options.name;

@@ -88,8 +88,25 @@ fn wrong_kind(file: &str, what: &str) -> Error {
     )
 }
 
+/// The tensors of one `.safetensors` file that is no model: an adapter's.
+///
+/// # Errors
+/// As [`open`]; [`Error::Unsupported`] for a tensor of a type that is none of weights.
+pub fn open_tensors(path: &Path) -> Result<Vec<(String, Tensor)>> {
+    let name = path.display().to_string();
+    let tensors = safetensors::parse(&name, 0, &map(path)?)?.into_iter();
+    let usable = |t: TensorInfo| match t.content {
+        Ok(content) => Ok((t.name, content)),
+        Err(why) => Err(Error::Unsupported(format!("{name}: tensor `{}` {why}", t.name))),
+    };
+    tensors.map(usable).collect()
+}
+
 /// Maps a file into memory, read-only.
-fn map(path: &Path) -> Result<Bytes> {
+///
+/// # Errors
+/// [`Error::Io`].
+pub fn map(path: &Path) -> Result<Bytes> {
     let io = |source| Error::Io { path: path.to_owned(), source };
     let file = std::fs::File::open(path).map_err(io)?;
     if file.metadata().map_err(io)?.len() == 0 {

@@ -9,6 +9,7 @@
 //!
 //! Deliberately absent: quantisation, backends' devices.
 
+mod adapter;
 mod architecture;
 mod blocks;
 mod build;
@@ -33,6 +34,9 @@ mod stored;
 mod summary;
 mod tensors;
 
+pub use adapter::{
+    AdapterFile, AdapterForm, adapted, merged, read as read_adapter, write_adapter_gguf, write_adapter_peft,
+};
 pub use architecture::{Architecture, Routing};
 pub use build::{Definition, build};
 pub use decoder::{

@@ -6,7 +6,7 @@ use std::fmt::Write;
 const STEPS: usize = 24;
 
 /// What no token took: off the scale, so that it is told from what is rarely taken.
-pub(super) const UNUSED: &str = "#d9d9d9";
+pub(crate) const UNUSED: &str = "#d9d9d9";
 
 /// The scale's colours at even distances: from nearly white over orange to nearly black, darker throughout, so that it
 /// reads in grey too.
@@ -18,7 +18,7 @@ const LETTER: f64 = 0.58;
 
 /// A scale of multiples of a mean, from 0 to `top`: even in the logarithm of one more than the multiple, so that little and much
 /// can be told apart.
-pub(super) struct Scale {
+pub(crate) struct Scale {
     pub top: f64,
 }
 
@@ -53,14 +53,14 @@ fn colour(place: f64) -> String {
 }
 
 /// An SVG document that grows downwards.
-pub(super) struct Canvas {
+pub(crate) struct Canvas {
     body: String,
     pub width: usize,
     pub height: usize,
 }
 
 /// The space at the left and right of everything, in pixels.
-pub(super) const MARGIN: usize = 24;
+pub(crate) const MARGIN: usize = 24;
 
 impl Canvas {
     /// A document with a title and a subtitle, which are broken into lines where they are too long.
@@ -106,6 +106,15 @@ impl Canvas {
         for (colour, path) in by_colour {
             let _ = writeln!(self.body, "<path fill=\"{colour}\" d=\"{path}\"/>");
         }
+    }
+
+    /// A line through these points, in pixels.
+    pub fn line(&mut self, points: &[[f64; 2]], colour: &str, width: f64) {
+        let _ = write!(self.body, "<polyline fill=\"none\" stroke=\"{colour}\" stroke-width=\"{width}\" points=\"");
+        for [x, y] in points {
+            let _ = write!(self.body, "{x:.1},{y:.1} ");
+        }
+        let _ = writeln!(self.body, "\"/>");
     }
 
     /// A legend at the lower end.
@@ -157,7 +166,7 @@ fn lines(words: &str, letters: f64) -> Vec<String> {
 }
 
 /// A text for XML.
-pub(super) fn escape(s: &str) -> String {
+pub(crate) fn escape(s: &str) -> String {
     let mut out = String::with_capacity(s.len());
     for c in s.chars().filter(|c| !c.is_control()) {
         match c {
@@ -172,6 +181,6 @@ pub(super) fn escape(s: &str) -> String {
 }
 
 /// A round distance between labels, so that at most `most` of `n` are shown.
-pub(super) fn stride(n: usize, most: usize) -> usize {
+pub(crate) fn stride(n: usize, most: usize) -> usize {
     [1, 2, 4, 8, 16, 32, 64, 128, 256, 512].into_iter().find(|s| n / s <= most.max(1)).unwrap_or(1024)
 }

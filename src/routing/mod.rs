@@ -8,7 +8,7 @@
 //!
 //! Deliberately absent: files, terminals, models.
 
-mod canvas;
+pub(crate) mod canvas;
 mod html;
 mod picture;
 mod statistics;

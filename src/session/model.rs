@@ -5,7 +5,7 @@ use crate::{
     cancel::CancelToken,
     error::{Error, Result},
     file::{self, Checkpoint},
-    model::{self, Decoder, Definition, Pooling},
+    model::{self, AdapterFile, Decoder, Definition, Pooling},
     tokenizer::Tokenizer,
 };
 use std::{path::Path, sync::Arc};
@@ -13,6 +13,20 @@ use std::{path::Path, sync::Arc};
 /// The built-in demo model: a GGUF of 6.5 MB with its tokenizer, trained on Shakespeare's works. See [`Model::demo`].
 #[cfg(feature = "demo-model")]
 pub static DEMO_MODEL: &[u8] = include_bytes!("../../demo/bard-q4_k_m.gguf");
+
+/// The graph and weights of a checkpoint, with the adapters that are asked for.
+fn define(ckpt: &Checkpoint, options: &LoadOptions) -> Result<Definition> {
+    if options.adapters.is_empty() {
+        return model::build(ckpt, &options.model);
+    }
+    // A GGUF adapter has GGUF's names and order of rows.
+    let mut gguf = false;
+    for f in &options.adapters {
+        gguf |= f.is_gguf()?;
+    }
+    let ckpt = if gguf { model::to_gguf(ckpt)? } else { ckpt.clone() };
+    model::adapted(model::build(&ckpt, &options.model)?, &ckpt, &options.adapters)
+}
 
 /// Where a model runs.
 #[derive(Clone, Debug, Default)]
@@ -43,6 +57,9 @@ pub struct LoadOptions {
     pub backend: BackendChoice,
     /// What the graph gives beyond logits.
     pub model: model::Options,
+    /// Low-rank adapters (LoRA) that the model runs with: llama.cpp's GGUF files and PEFT's folders. The weights of the model
+    /// itself stay as they are.
+    pub adapters: Vec<AdapterFile>,
     /// Stops the load, from another thread or from within the progress callback: it then gives [`Error::Cancelled`].
     pub cancel: CancelToken,
 }
@@ -108,7 +125,7 @@ impl Model {
         options: &LoadOptions,
         progress: &mut dyn FnMut(Progress),
     ) -> Result<Model> {
-        let definition = model::build(ckpt, &options.model)?;
+        let definition = define(ckpt, options)?;
         let loaded = place(&definition, &options.backend, &mut |p| {
             progress(p);
             options.cancel.check()

@@ -257,6 +257,14 @@ impl Tokenizer {
         Ok(ids)
     }
 
+    /// The ids of a part of a prompt that continues another: as [`Tokenizer::encode_prompt`], and nothing goes before it.
+    ///
+    /// # Errors
+    /// As [`Tokenizer::encode`].
+    pub fn encode_continuation(&self, part: &Prompt) -> Result<Vec<u32>> {
+        self.encode_parts(&part.text, &part.foreign, EncodeOptions { add_bos: false, parse_special: true })
+    }
+
     /// Ids that the vocabulary spans: the largest id and one. A model's embedding table may be padded to more rows.
     pub fn vocab_size(&self) -> usize {
         match &*self.engine {

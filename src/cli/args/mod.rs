@@ -4,6 +4,7 @@ mod generation;
 mod place;
 #[cfg(feature = "serve")]
 mod serve;
+mod train;
 
 #[cfg(feature = "grammar")]
 pub use generation::FormArgs;
@@ -11,6 +12,8 @@ pub use generation::{RoutingArgs, SampleArgs, ShowRouting, StopArgs};
 pub use place::{ActivationsName, BackendName, ContextArgs, DeviceArgs, KvName, PlaceArgs, ReductionName, TilesName};
 #[cfg(feature = "serve")]
 pub use serve::{MetricsStyle, ServeArgs};
+
+pub use train::{FinetuneArgs, GateName, LoraArgs, MergeArgs, OptimizerArg, TrainArgs, UpcycleArgs};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
@@ -69,6 +72,14 @@ pub enum Verb {
     /// Write the manual page of the program, or of a verb, to standard output
     #[command(hide = true)]
     Man(ManArgs),
+    /// Train a model as a configuration file says
+    Train(TrainArgs),
+    /// Train a low-rank adapter (LoRA) of a model, quantised or not
+    Finetune(FinetuneArgs),
+    /// Merge low-rank adapters (LoRA) into their model
+    Merge(MergeArgs),
+    /// Make a Mixture-of-Experts model of a dense one, to be trained on
+    Upcycle(UpcycleArgs),
 }
 
 /// Which model.
@@ -108,6 +119,9 @@ pub struct RunArgs {
     /// Which model.
     #[command(flatten)]
     pub model: ModelArgs,
+    /// Adapters.
+    #[command(flatten)]
+    pub lora: LoraArgs,
     /// A prompt (may be given several times; - reads standard input)
     #[arg(short, long, value_name = "TEXT", allow_hyphen_values = true)]
     pub prompt: Vec<String>,
@@ -179,6 +193,9 @@ pub struct ChatArgs {
     /// Which model.
     #[command(flatten)]
     pub model: ModelArgs,
+    /// Adapters.
+    #[command(flatten)]
+    pub lora: LoraArgs,
     /// A message: its answer is all that is written
     #[arg(value_name = "MESSAGE", conflicts_with = "prompt")]
     pub message: Option<String>,
@@ -254,6 +271,9 @@ pub struct BenchArgs {
     /// Which model.
     #[command(flatten)]
     pub model: ModelArgs,
+    /// Adapters.
+    #[command(flatten)]
+    pub lora: LoraArgs,
     /// Measure a model of this shape with random weights
     #[arg(long, value_name = "NAME", conflicts_with_all = ["model", "positional"])]
     pub synthetic: Option<String>,
@@ -317,6 +337,9 @@ pub struct PerplexityArgs {
     /// Which model.
     #[command(flatten)]
     pub model: ModelArgs,
+    /// Adapters.
+    #[command(flatten)]
+    pub lora: LoraArgs,
     /// The text, UTF-8 (- reads standard input)
     #[arg(short, long, value_name = "FILE", required_unless_present = "kl_base")]
     pub file: Option<PathBuf>,
@@ -361,6 +384,9 @@ pub struct LogitsArgs {
     /// Which model.
     #[command(flatten)]
     pub model: ModelArgs,
+    /// Adapters.
+    #[command(flatten)]
+    pub lora: LoraArgs,
     /// A prompt (- reads standard input)
     #[arg(short, long, value_name = "TEXT", allow_hyphen_values = true, required_unless_present_any = ["ids", "file"])]
     pub prompt: Option<String>,

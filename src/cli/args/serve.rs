@@ -1,6 +1,6 @@
 //! `moeray serve`.
 
-use super::{ContextArgs, ModelArgs, PlaceArgs};
+use super::{ContextArgs, LoraArgs, ModelArgs, PlaceArgs};
 use clap::{Args, ValueEnum};
 use std::{net::IpAddr, path::PathBuf};
 
@@ -32,6 +32,9 @@ pub struct ServeArgs {
     /// Which model.
     #[command(flatten)]
     pub model: ModelArgs,
+    /// Adapters.
+    #[command(flatten)]
+    pub lora: LoraArgs,
     /// Address to listen on; others than this computer reach only an address of the network, such as 0.0.0.0
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1")]
     pub host: IpAddr,

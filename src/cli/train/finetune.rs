@@ -1,0 +1,89 @@
+//! `moeray finetune`: a low-rank adapter of a model, quantised or not.
+
+use super::train::run;
+use crate::{
+    cli::{
+        args::{FinetuneArgs, OptimizerArg},
+        failure::{Failure, Outcome, say},
+        output::check_place,
+    },
+    file, model,
+    model::AdapterForm,
+    train::config::{DatasetConfig, LogName, LoraConfig, OptimizerName, SchedulerName, TrainConfig},
+};
+use std::path::PathBuf;
+
+/// Runs the verb.
+pub fn finetune(args: &FinetuneArgs, quiet: bool) -> Outcome {
+    check_place("-o", &args.output)?;
+    let gguf = args.output.extension().is_some_and(|e| e.eq_ignore_ascii_case("gguf"));
+    if args.output.exists() && !args.force {
+        return Err(Failure::new(format!("{} exists already", args.output.display())).hint("--force writes over it"));
+    }
+    let config = config(args)?;
+    config.check()?;
+    let Some(mut made) = run(config, args.dry_run, quiet)? else { return Ok(()) };
+    let pairs = made.learner.trained_adapters()?;
+    if gguf {
+        let arch = made.base.meta().str("general.architecture").unwrap_or_default().to_owned();
+        model::write_adapter_gguf(&args.output, &arch, args.lora_alpha, &pairs)?;
+    } else {
+        let definition = model::build(&made.base, &model::Options::default())?;
+        model::write_adapter_peft(
+            &args.output,
+            &definition,
+            &made.base,
+            args.lora_alpha,
+            &pairs,
+            AdapterForm::default(),
+        )?;
+    }
+    if !quiet {
+        let base = args.model.display();
+        say(format_args!("run it: moeray run {base} --lora {}", args.output.display()));
+    }
+    Ok(())
+}
+
+/// The run as a configuration.
+fn config(args: &FinetuneArgs) -> Outcome<TrainConfig> {
+    let set =
+        |path: &PathBuf| DatasetConfig { path: path.clone(), ds_type: None, train_on_inputs: false, add_eos: true };
+    let work = args.work.clone().unwrap_or_else(|| {
+        let mut name = args.output.file_name().unwrap_or_default().to_os_string();
+        name.push(".run");
+        args.output.with_file_name(name)
+    });
+    let context =
+        model::build(&model::to_gguf(&file::open(&args.model)?)?, &model::Options::default())?.decoder.context;
+    Ok(TrainConfig {
+        base_model: Some(args.model.clone()),
+        datasets: args.data.iter().map(set).collect(),
+        output_dir: work,
+        lora: Some(LoraConfig { r: args.lora_r, alpha: args.lora_alpha, targets: args.lora_targets.clone() }),
+        sequence_len: args.ctx.map_or(context.min(512), |c| c as usize),
+        micro_batch_size: args.micro_batch_size,
+        gradient_accumulation_steps: args.accumulate,
+        num_epochs: args.epochs,
+        max_steps: args.steps,
+        learning_rate: args.learning_rate,
+        min_lr_ratio: if args.learning_rate > 0.0 {
+            (args.learning_rate_min / args.learning_rate).min(1.0)
+        } else {
+            0.0
+        },
+        lr_scheduler: SchedulerName::Cosine,
+        warmup_ratio: 0.03,
+        weight_decay: args.weight_decay,
+        optimizer: match args.optimizer {
+            OptimizerArg::Adamw => OptimizerName::AdamW,
+            OptimizerArg::Sgd => OptimizerName::Sgd,
+        },
+        val_set_size: args.val_split,
+        save_steps: 50,
+        seed: args.seed,
+        log: vec![LogName::Jsonl],
+        threads: args.threads.unwrap_or(0) as usize,
+        ..TrainConfig::default()
+    })
+}

@@ -1,0 +1,9 @@
+//! Verbs that make new weights.
+
+pub mod finetune;
+mod live;
+pub mod merge;
+mod result;
+#[allow(clippy::module_inception)]
+pub mod train;
+pub mod upcycle;

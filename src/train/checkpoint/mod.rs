@@ -1,0 +1,265 @@
+//! Checkpoints: what a run needs to go on as if it had not been interrupted.
+//!
+//! A checkpoint is a folder `checkpoint-000500` with `model.safetensors` (every parameter that is trained, f32, by its
+//! canonical name),
+//! `optimizer.safetensors` and `trainer.json`. It is written under another name, made durable, and renamed: a folder of that
+//! name is whole, whenever the process or the machine ends. `trainer.json` holds the sizes and checksums of the other files, so
+//! that one that was damaged later is not taken for good.
+
+mod tensors;
+
+use super::{data::Cursor, learner::Learner, optimizer::Optimizer};
+use crate::error::{Error, Result};
+use serde::{Deserialize, Serialize};
+use std::{
+    collections::BTreeMap,
+    fs::{self, File},
+    path::{Path, PathBuf},
+};
+pub(super) use tensors::checksum;
+use tensors::{Reader, Writer};
+
+/// The version of `trainer.json`.
+const VERSION: u32 = 1;
+const MODEL: &str = "model.safetensors";
+const OPTIMIZER: &str = "optimizer.safetensors";
+const TRAINER: &str = "trainer.json";
+
+/// What a trainer remembers beside tensors.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct TrainState {
+    /// Steps that were taken, those without an update counted.
+    pub step: u64,
+    /// The place in the data.
+    pub cursor: Cursor,
+    /// Tokens that were learnt from.
+    pub tokens: u64,
+    /// Steps that were skipped, because a loss or a gradient was no number.
+    pub skipped: u64,
+    /// How many of them were the last, one behind the other.
+    pub skipped_in_row: u32,
+    /// The best loss of an evaluation, and its step.
+    pub best: Option<(f64, u64)>,
+    /// Evaluations since then.
+    pub since_best: u32,
+    /// Steps of each slice of the parameters, as the optimizer counts them.
+    pub optimizer_steps: Vec<(String, Vec<u64>)>,
+}
+
+/// `trainer.json`.
+#[derive(Serialize, Deserialize)]
+struct Written {
+    version: u32,
+    moeray: String,
+    state: TrainState,
+    /// The keys of the configuration that the weights depend on.
+    config: serde_json::Map<String, serde_json::Value>,
+    /// Sizes and checksums of the other files.
+    files: BTreeMap<String, (u64, u32)>,
+}
+
+/// The checkpoints of a run: the folders in its output folder.
+#[derive(Clone, Debug)]
+pub struct Checkpoints {
+    folder: PathBuf,
+    /// How many are kept; 0 for all.
+    keep: usize,
+    config: serde_json::Map<String, serde_json::Value>,
+}
+
+/// A checkpoint that a run goes on from.
+#[derive(Clone, Debug)]
+pub struct Resumed {
+    /// Its folder.
+    pub path: PathBuf,
+    /// What the trainer remembers.
+    pub state: TrainState,
+}
+
+impl Checkpoints {
+    /// The checkpoints in `folder`, which is made where it is not there. `config` holds what must be equal to go on.
+    ///
+    /// # Errors
+    /// [`Error::Write`] where the folder cannot be made.
+    pub fn new(folder: &Path, keep: usize, config: serde_json::Map<String, serde_json::Value>) -> Result<Self> {
+        fs::create_dir_all(folder).map_err(|source| Error::Write { path: folder.to_owned(), source })?;
+        let checkpoints = Checkpoints { folder: folder.to_owned(), keep, config };
+        checkpoints.sweep();
+        Ok(checkpoints)
+    }
+
+    /// Writes a checkpoint; then lets go of the oldest beyond those that are kept. `best` says that it is the best by evaluation so
+    /// far: the best is kept beside the others.
+    ///
+    /// # Errors
+    /// [`Error::Write`] that names the file: a full disk leaves earlier checkpoints as they are, and nothing half-written.
+    pub fn save(&self, state: &TrainState, learner: &mut dyn Learner, optimizer: &Optimizer) -> Result<PathBuf> {
+        let target = self.folder.join(name(state.step));
+        let unfinished = self.folder.join(format!(".{}.{}.part", name(state.step), std::process::id()));
+        let made = self.write(&unfinished, state, learner, optimizer).and_then(|()| {
+            let io = |source| Error::Write { path: target.clone(), source };
+            if target.exists() {
+                // The same step once more, after a return to an earlier one: a folder cannot be renamed over another.
+                self.discard(&target);
+            }
+            fs::rename(&unfinished, &target).map_err(io)?;
+            sync_folder(&self.folder).map_err(io)
+        });
+        if let Err(e) = made {
+            let _ = fs::remove_dir_all(&unfinished);
+            return Err(e);
+        }
+        self.let_go(state);
+        Ok(target)
+    }
+
+    fn write(&self, folder: &Path, state: &TrainState, learner: &mut dyn Learner, optimizer: &Optimizer) -> Result<()> {
+        let _ = fs::remove_dir_all(folder);
+        fs::create_dir(folder).map_err(|source| Error::Write { path: folder.to_owned(), source })?;
+        let saved = optimizer.save();
+        let trained = learner.parameters().iter().zip(optimizer.trained()).filter(|(_, t)| *t);
+        let weights = trained.map(|(p, _)| (p.name.clone(), p.shape.clone())).collect();
+        let mut model = Writer::create(&folder.join(MODEL), weights)?;
+        learner.each(&mut |_, slot| model.add(slot.weights))?;
+        let model = model.finish()?;
+        let moments = saved.tensors.iter().map(|(name, x)| (name.clone(), vec![x.len()])).collect();
+        let mut moments = Writer::create(&folder.join(OPTIMIZER), moments)?;
+        saved.tensors.iter().try_for_each(|(_, x)| moments.add(x))?;
+        let moments = moments.finish()?;
+        let written = Written {
+            version: VERSION,
+            moeray: env!("CARGO_PKG_VERSION").into(),
+            state: TrainState { optimizer_steps: saved.steps, ..state.clone() },
+            config: self.config.clone(),
+            files: BTreeMap::from([(MODEL.into(), model), (OPTIMIZER.into(), moments)]),
+        };
+        let path = folder.join(TRAINER);
+        let io = |source| Error::Write { path: path.clone(), source };
+        let text = serde_json::to_string_pretty(&written).map_err(|e| io(e.into()))?;
+        fs::write(&path, text).map_err(io)?;
+        File::open(&path).and_then(|f| f.sync_all()).map_err(io)?;
+        sync_folder(folder).map_err(io)
+    }
+
+    /// Steps and folders of the checkpoints that there are, oldest first.
+    pub fn list(&self) -> Vec<(u64, PathBuf)> {
+        let entries = fs::read_dir(&self.folder).into_iter().flatten().filter_map(|e| Some(e.ok()?.path()));
+        let step = |p: &PathBuf| p.file_name()?.to_str()?.strip_prefix("checkpoint-")?.parse::<u64>().ok();
+        let mut all: Vec<_> = entries.filter_map(|p| Some((step(&p)?, p))).collect();
+        all.sort();
+        all
+    }
+
+    /// Removes the oldest beyond those that are kept, but for the best.
+    fn let_go(&self, state: &TrainState) {
+        let all = self.list();
+        if self.keep == 0 || all.len() <= self.keep {
+            return;
+        }
+        let best = state.best.map(|(_, step)| step);
+        let surplus = all.len() - self.keep;
+        for (_, path) in all.into_iter().take(surplus).filter(|(step, _)| Some(*step) != best) {
+            self.discard(&path);
+        }
+    }
+
+    /// Removes a checkpoint: renamed first, so that half of one is never seen.
+    fn discard(&self, path: &Path) {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        let gone = self.folder.join(format!(".{name}.{}.gone", std::process::id()));
+        let done = fs::rename(path, &gone).and_then(|()| fs::remove_dir_all(&gone));
+        if let Err(e) = done {
+            tracing::warn!("cannot remove {}: {e}", path.display());
+        }
+    }
+
+    /// Removes what interrupted runs left: folders under their passing names.
+    fn sweep(&self) {
+        let entries = fs::read_dir(&self.folder).into_iter().flatten().filter_map(|e| Some(e.ok()?.path()));
+        let left = |p: &PathBuf| {
+            let name = p.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            name.starts_with(".checkpoint-") && (name.ends_with(".part") || name.ends_with(".gone"))
+        };
+        for path in entries.filter(left) {
+            let _ = fs::remove_dir_all(path);
+        }
+    }
+
+    /// The newest checkpoint that is whole; damaged ones are passed over with a warning.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] where it was made with another configuration: the key is named.
+    pub fn newest(&self) -> Result<Option<Resumed>> {
+        for (_, path) in self.list().into_iter().rev() {
+            match self.open(&path) {
+                Ok(resumed) => return Ok(Some(resumed)),
+                Err(e @ Error::Invalid(_)) => return Err(e),
+                Err(e) => tracing::warn!("{} is passed over: {e}", path.display()),
+            }
+        }
+        Ok(None)
+    }
+
+    /// The checkpoint in this folder.
+    ///
+    /// # Errors
+    /// [`Error::Io`] and [`Error::Format`] where a file is missing or damaged; [`Error::Invalid`] where it was made with another
+    /// configuration: the key is named.
+    pub fn open(&self, path: &Path) -> Result<Resumed> {
+        let json = path.join(TRAINER);
+        let io = |source| Error::Io { path: json.clone(), source };
+        let text = fs::read(&json).map_err(io)?;
+        let damaged = |what: String| Error::format(json.display().to_string(), what);
+        let written: Written =
+            serde_json::from_slice(&text).map_err(|e| damaged(format!("is no trainer's state: {e}")))?;
+        if written.version != VERSION {
+            return Err(damaged(format!("has version {}; {VERSION} is read here", written.version)));
+        }
+        for (name, (size, sum)) in &written.files {
+            tensors::verify(&path.join(name), *size, *sum)?;
+        }
+        same(&path.display().to_string(), &written.config, &self.config)?;
+        Ok(Resumed { path: path.to_owned(), state: written.state })
+    }
+}
+
+/// Refuses another configuration, by key.
+fn same(
+    path: &str,
+    then: &serde_json::Map<String, serde_json::Value>,
+    now: &serde_json::Map<String, serde_json::Value>,
+) -> Result<()> {
+    for (key, value) in now {
+        let before = then.get(key).unwrap_or(&serde_json::Value::Null);
+        if before != value {
+            return Err(Error::Invalid(format!(
+                "{path} was made with {key} = {before}, and the configuration says {value}: a run goes on with what it began \
+                 with; resume = \"never\" begins anew"
+            )));
+        }
+    }
+    Ok(())
+}
+
+impl Resumed {
+    /// Puts the weights and the optimizer's state in place.
+    ///
+    /// # Errors
+    /// [`Error::Format`] where a parameter is missing or has another size.
+    pub fn restore(&self, learner: &mut dyn Learner, optimizer: &mut Optimizer) -> Result<()> {
+        let model = Reader::open(&self.path.join(MODEL))?;
+        let names: Vec<String> = learner.parameters().iter().map(|p| p.name.clone()).collect();
+        learner.each(&mut |i, slot| model.read(&names[i], slot.weights))?;
+        let moments = Reader::open(&self.path.join(OPTIMIZER))?;
+        optimizer.load(&self.state.optimizer_steps, &mut |name, numbers| moments.read(name, numbers))
+    }
+}
+
+fn name(step: u64) -> String {
+    format!("checkpoint-{step:06}")
+}
+
+/// Makes the names in a folder durable; where a system cannot open folders, it does so by itself.
+fn sync_folder(folder: &Path) -> std::io::Result<()> {
+    if cfg!(unix) { File::open(folder)?.sync_all() } else { Ok(()) }
+}

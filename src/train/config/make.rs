@@ -1,0 +1,197 @@
+//! What a configuration says, in the words of the rooms that do it; values out of range.
+
+use super::{DatasetConfig, ExcessName, MomentsName, OptimizerName, SchedulerName, TailName, TrainConfig, UnusedName};
+use crate::{
+    error::{Error, Result},
+    train::{
+        data::{Excess, FeedOptions, PackingOptions, Source},
+        learner::Parameter,
+        optimizer::{Algorithm, Moments, OptimizerOptions, Rule, Unused},
+        schedule::{Decay, Schedule, Tail},
+        select::Selection,
+    },
+};
+
+/// Steps of warm-up among `steps`.
+pub fn warmup_steps(config: &TrainConfig, steps: u64) -> u64 {
+    match config.warmup_steps {
+        0 => (config.warmup_ratio * steps as f64).ceil() as u64,
+        n => n,
+    }
+}
+
+impl TrainConfig {
+    /// Refuses values out of range, before anything is read for them.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] that names the key.
+    pub fn check(&self) -> Result<()> {
+        let bad = |what: String| Err(Error::Invalid(what));
+        if self.datasets.is_empty() {
+            return bad("datasets is empty: a run needs data, such as datasets = [{ path = \"texts/\" }]".into());
+        }
+        for (key, value) in [
+            ("sequence_len", self.sequence_len),
+            ("micro_batch_size", self.micro_batch_size),
+            ("gradient_accumulation_steps", self.gradient_accumulation_steps),
+        ] {
+            if value == 0 || value > 1 << 24 {
+                return bad(format!("{key} is {value}; a number from 1 to {} is expected", 1 << 24));
+            }
+        }
+        let share = |key: &str, value: f64, below: f64| match value {
+            v if (0.0..below).contains(&v) => Ok(()),
+            v => Err(Error::Invalid(format!("{key} is {v}; a part from 0 to below {below} is expected"))),
+        };
+        share("val_set_size", self.val_set_size, 1.0)?;
+        share("warmup_ratio", self.warmup_ratio, 1.0)?;
+        if !(self.num_epochs > 0.0 && self.num_epochs < 1e9) {
+            return bad(format!("num_epochs is {}; a number above 0 is expected", self.num_epochs));
+        }
+        if !(self.max_grad_norm >= 0.0 && self.max_grad_norm.is_finite()) {
+            return bad(format!("max_grad_norm is {}; a number from 0 (no limit) is expected", self.max_grad_norm));
+        }
+        if self.logging_steps == 0 {
+            return bad("logging_steps is 0; at least 1 is expected".into());
+        }
+        if let Some([epoch, _]) = self.top_k_schedule.iter().find(|[_, k]| *k == 0) {
+            return bad(format!("top_k_schedule: no experts from epoch {epoch} on; at least 1 is expected"));
+        }
+        if self.top_k_schedule.windows(2).any(|w| w[0][0] >= w[1][0]) {
+            return bad("top_k_schedule: its epochs do not rise".into());
+        }
+        if self.early_stopping_patience > 0 && self.val_set_size == 0.0 && self.test_datasets.is_empty() {
+            return bad("early_stopping_patience needs an evaluation: val_set_size or test_datasets".into());
+        }
+        self.router.check()?;
+        if let Some(lora) = &self.lora {
+            lora.check()?;
+        }
+        if let Some(architecture) = &self.architecture {
+            architecture.check()?;
+            if self.base_model.is_some() || self.lora.is_some() {
+                return bad(
+                    "architecture makes a model from nothing: base_model and lora belong to one that is there".into()
+                );
+            }
+        }
+        // Without `max_steps` the number of steps is known with the data: the rest is checked with some number.
+        let steps = if self.max_steps > 0 { self.max_steps } else { self.warmup_steps.max(1) };
+        self.schedule(steps).check()
+    }
+
+    /// The sources of data sets.
+    pub fn sources(&self, sets: &[DatasetConfig]) -> Vec<Source> {
+        let excess = match self.excess_length_strategy {
+            ExcessName::Raise => Excess::Raise,
+            ExcessName::Drop => Excess::Drop,
+            ExcessName::Truncate => Excess::Truncate,
+        };
+        let source = |d: &DatasetConfig| Source {
+            path: d.path.clone(),
+            kind: d.ds_type.map(|t| t.kind()),
+            train_on_inputs: d.train_on_inputs,
+            add_eos: d.add_eos,
+            excess,
+        };
+        sets.iter().map(source).collect()
+    }
+
+    /// How batches of training are made.
+    pub fn feed(&self) -> FeedOptions {
+        FeedOptions {
+            packing: PackingOptions {
+                sequence_len: self.sequence_len,
+                packed: self.sample_packing,
+                shuffle: self.shuffle,
+                seed: self.seed,
+            },
+            micro_batch_size: self.micro_batch_size,
+            accumulation: self.gradient_accumulation_steps,
+            windows: self.random_windows,
+        }
+    }
+
+    /// How batches of evaluation are made: in order.
+    pub fn eval_feed(&self) -> FeedOptions {
+        let train = self.feed();
+        FeedOptions {
+            packing: PackingOptions { shuffle: false, ..train.packing },
+            micro_batch_size: if self.eval_batch_size > 0 { self.eval_batch_size } else { train.micro_batch_size },
+            accumulation: 1,
+            windows: false,
+        }
+    }
+
+    /// The learning rate over `steps` steps.
+    pub fn schedule(&self, steps: u64) -> Schedule {
+        let tail = match self.wsd_decay_type {
+            TailName::Linear => Tail::Linear,
+            TailName::Cosine => Tail::Cosine,
+            TailName::OneMinusSqrt => Tail::OneMinusSqrt,
+        };
+        Schedule {
+            peak: self.learning_rate,
+            decay: match self.lr_scheduler {
+                SchedulerName::Cosine => Decay::Cosine,
+                SchedulerName::Linear => Decay::Linear,
+                SchedulerName::Constant => Decay::Constant,
+                SchedulerName::Wsd => Decay::Wsd { part: self.wsd_decay_ratio, tail },
+            },
+            warmup: warmup_steps(self, steps),
+            steps,
+            min_ratio: self.min_lr_ratio,
+            decay_from_start: self.lr_decay_from_start,
+        }
+    }
+
+    /// The optimizer.
+    pub fn optimizer_options(&self) -> OptimizerOptions {
+        let (beta1, beta2, eps) = (self.adam_beta1, self.adam_beta2, self.adam_epsilon);
+        OptimizerOptions {
+            algorithm: match self.optimizer {
+                OptimizerName::AdamW => Algorithm::Adam { beta1, beta2, eps, decoupled: true },
+                OptimizerName::Adam => Algorithm::Adam { beta1, beta2, eps, decoupled: false },
+                OptimizerName::Sgd => Algorithm::Sgd { momentum: self.momentum, nesterov: self.nesterov },
+                OptimizerName::Adafactor => Algorithm::Adafactor { beta2_decay: -0.8, eps: 1e-3, clip_threshold: 1.0 },
+            },
+            weight_decay: self.weight_decay,
+            decay_norms: self.decay_norms,
+            expert_moments: match self.expert_moments {
+                MomentsName::Full => Moments::Full,
+                MomentsName::FactoredSecond => Moments::FactoredSecond,
+                MomentsName::FactoredOnly => Moments::FactoredOnly,
+            },
+            unused: match self.unused_experts {
+                UnusedName::Skip => Unused::Skip,
+                UnusedName::Decay => Unused::Decay,
+            },
+        }
+    }
+
+    /// What holds for each parameter.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for a word of `freeze` or `train_only` that matches nothing, and where all parameters are frozen.
+    pub fn rules(&self, parameters: &[Parameter]) -> Result<Vec<Rule>> {
+        let frozen = Selection::new("freeze", &self.freeze, parameters)?;
+        let only = Selection::new("train_only", &self.train_only, parameters)?;
+        let options = self.optimizer_options();
+        let rule = |p: &Parameter| {
+            let mut rule = Rule::of(p, &options, &frozen);
+            rule.trained &= only.is_empty() || only.matches(&p.name);
+            rule
+        };
+        let rules: Vec<Rule> = parameters.iter().map(rule).collect();
+        if rules.iter().any(|r| r.trained) {
+            return Ok(rules);
+        }
+        let keys = if only.is_empty() { "freeze leaves" } else { "freeze and train_only leave" };
+        Err(Error::Invalid(format!("{keys} no parameter that would be trained")))
+    }
+
+    /// How many experts a token uses in an epoch, where a schedule says so.
+    pub fn top_k(&self, epoch: u64) -> Option<u32> {
+        self.top_k_schedule.iter().rev().find(|[from, _]| u64::from(*from) <= epoch).map(|[_, k]| *k)
+    }
+}

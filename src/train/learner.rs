@@ -1,0 +1,198 @@
+//! What a model is to the trainer: named parameters, and micro-batches that give losses and gradients.
+
+use crate::error::Result;
+
+/// A parameter that can be trained.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Parameter {
+    /// Its canonical (GGUF) name: `blk.0.ffn_down_exps.weight`.
+    pub name: String,
+    /// Row-major shape, outermost dimension first.
+    pub shape: Vec<usize>,
+    /// Leading slices that stand for tensors of their own, since a micro-batch may use some and not others: the experts of
+    /// `[E, out, in]`, and 1 for all else.
+    pub slices: usize,
+    /// Whether the first dimension counts slices, also where there is but one.
+    pub stacked: bool,
+}
+
+impl Parameter {
+    /// A parameter in one piece.
+    pub fn new(name: impl Into<String>, shape: &[usize]) -> Self {
+        Parameter { name: name.into(), shape: shape.to_vec(), slices: 1, stacked: false }
+    }
+
+    /// A parameter of experts: its first dimension counts them.
+    pub fn of_experts(name: impl Into<String>, shape: &[usize]) -> Self {
+        let slices = shape.first().copied().unwrap_or(1).max(1);
+        Parameter { name: name.into(), shape: shape.to_vec(), slices, stacked: !shape.is_empty() }
+    }
+
+    /// The shape of one slice.
+    pub fn slice_shape(&self) -> &[usize] {
+        &self.shape[usize::from(self.stacked)..]
+    }
+
+    /// The number of weights.
+    pub fn len(&self) -> usize {
+        self.shape.iter().product()
+    }
+
+    /// Whether there is no weight.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+/// Rows of some sequences, one below the other. Every row is a token that predicts another.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct MicroBatch {
+    /// The tokens, `[N]`.
+    pub ids: Vec<u32>,
+    /// The token that each row should predict, `[N]`.
+    pub targets: Vec<u32>,
+    /// The position of each row in its text, `[N]`.
+    pub positions: Vec<u32>,
+    /// The row at which the text of each row begins, `[N]`: a row sees the rows from there to itself.
+    pub starts: Vec<u32>,
+    /// The weight of each row in the loss, `[N]`; 0 for what is not to be learnt.
+    pub weights: Vec<f32>,
+    /// What the weighted sum of the rows' losses is multiplied with: one over the weights of the whole batch, so that
+    /// micro-batches add up to the mean over all of its tokens.
+    pub scale: f64,
+    /// The part of the whole batch's rows that are in this micro-batch: what losses that are means over rows (of routers) are
+    /// multiplied with.
+    pub share: f64,
+    /// The step of the optimizer, from 0: with `seed` and `number` the key of all random numbers.
+    pub step: u64,
+    /// The number of the micro-batch in its step.
+    pub number: u32,
+    /// The seed of the run.
+    pub seed: u64,
+    /// How many experts a token uses, where a schedule says so.
+    pub top_k: Option<u32>,
+}
+
+impl MicroBatch {
+    /// The number of rows.
+    pub fn rows(&self) -> usize {
+        self.ids.len()
+    }
+}
+
+/// One term of the loss.
+#[derive(Clone, Debug, PartialEq)]
+pub struct LossTerm {
+    /// Its name: `cross_entropy`, `balance`, `z`.
+    pub name: &'static str,
+    /// Its value, with the micro-batch's scale or share applied and without its own weight: the values of all micro-batches
+    /// of a step add up to the value that is reported.
+    pub value: f64,
+    /// Its weight in the total.
+    pub weight: f64,
+}
+
+/// How many tokens each expert of a layer took.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ExpertLoad {
+    /// The layer.
+    pub layer: u32,
+    /// Tokens of each expert, dropped ones left out.
+    pub tokens: Vec<u64>,
+    /// Pairs of token and expert that found no place under a capacity.
+    pub dropped: u64,
+}
+
+/// What a micro-batch gives beside its gradients.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Outcome {
+    /// The terms of the loss; the first is the one that evaluation is about.
+    pub terms: Vec<LossTerm>,
+    /// Loads of the layers with experts.
+    pub loads: Vec<ExpertLoad>,
+}
+
+impl Outcome {
+    /// The total of all terms.
+    pub fn total(&self) -> f64 {
+        self.terms.iter().map(|t| t.weight * t.value).sum()
+    }
+
+    /// Adds another micro-batch of the same step.
+    pub fn add(&mut self, other: &Outcome) {
+        if self.terms.is_empty() && self.loads.is_empty() {
+            *self = other.clone();
+            return;
+        }
+        for term in &other.terms {
+            match self.terms.iter_mut().find(|t| t.name == term.name) {
+                Some(t) => t.value += term.value,
+                None => self.terms.push(term.clone()),
+            }
+        }
+        for load in &other.loads {
+            match self.loads.iter_mut().find(|l| l.layer == load.layer) {
+                Some(l) => {
+                    l.dropped += load.dropped;
+                    l.tokens.iter_mut().zip(&load.tokens).for_each(|(a, b)| *a += b);
+                }
+                None => self.loads.push(load.clone()),
+            }
+        }
+    }
+}
+
+/// The weights and gradients of one parameter, in the host's memory.
+pub struct Slot<'a> {
+    /// The weights.
+    pub weights: &'a mut [f32],
+    /// Their gradients, as many.
+    pub gradients: &'a [f32],
+    /// For each slice whether anything in the step used it; empty where everything was used.
+    pub used: &'a [bool],
+}
+
+/// What [`Learner::each`] calls: the index of a parameter among [`Learner::parameters`], and its numbers.
+pub type Visit<'a> = &'a mut dyn FnMut(usize, Slot<'_>) -> Result<()>;
+
+/// A model that learns.
+pub trait Learner {
+    /// What can be trained, in an order that does not change.
+    fn parameters(&self) -> &[Parameter];
+
+    /// Tokens of the vocabulary: ids of batches are below.
+    fn vocab(&self) -> usize;
+
+    /// The longest text that the model takes, in tokens.
+    fn context(&self) -> usize;
+
+    /// Says which parameters will be trained, in the order of [`Learner::parameters`]. Called once, before all that follows.
+    ///
+    /// # Errors
+    /// [`crate::Error::Unsupported`] that names an operation without a gradient on the way to one of them.
+    fn choose(&mut self, trained: &[bool]) -> Result<()>;
+
+    /// Runs a micro-batch forwards and backwards, and adds its gradients to those that are there.
+    ///
+    /// # Errors
+    /// What the backend says.
+    fn accumulate(&mut self, batch: &MicroBatch) -> Result<Outcome>;
+
+    /// Runs a micro-batch forwards: losses without noise, dropout and gradients.
+    ///
+    /// # Errors
+    /// What the backend says.
+    fn evaluate(&mut self, batch: &MicroBatch) -> Result<Outcome>;
+
+    /// Hands out every parameter that is trained, in order. Weights may be changed; gradients may not.
+    ///
+    /// # Errors
+    /// What `visit` returns, and what the backend says.
+    fn each(&mut self, visit: Visit<'_>) -> Result<()>;
+
+    /// Sets all gradients to zero: behind every step.
+    ///
+    /// # Errors
+    /// What the backend says.
+    fn clear(&mut self) -> Result<()>;
+}

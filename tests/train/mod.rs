@@ -1,0 +1,19 @@
+//! The trainer: optimizers, schedules, data, configurations, checkpoints, logs. The models here are small and have exact
+//! gradients of their own, so that what fails is the trainer.
+
+mod bigram;
+mod config;
+mod data;
+mod kill;
+mod logs;
+#[cfg(all(feature = "cli", feature = "demo-model"))]
+mod lora;
+#[cfg(all(feature = "cli", feature = "demo-model"))]
+mod model;
+mod optimizer;
+mod resume;
+mod schedule;
+mod share_moe;
+mod trainer;
+#[cfg(all(feature = "cli", feature = "demo-model"))]
+mod upcycle;
