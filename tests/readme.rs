@@ -15,9 +15,9 @@ fn models() -> String {
 }
 
 fn formulas() -> String {
-    let mut rows = String::from("| what | source | in `graph::formula` |\n|---|---|---|\n");
+    let mut rows = String::from("| what | source | keys of a run | in `graph::formula` |\n|---|---|---|---|\n");
     for f in FORMULAS {
-        rows += &format!("| {} | {} | {} |\n", f.what, f.source, f.call);
+        rows += &format!("| {} | {} | {} | {} |\n", f.what, f.source, f.key, f.call);
     }
     rows
 }

@@ -4,12 +4,11 @@
 //! al. 2017), and factors between 1 − e and 1 + e on the router's input (Fedus et al. 2021). Evaluation is without: it takes the graph
 //! without these nodes.
 
-use super::Builder;
+use super::rewrite::Rewrite;
 use crate::{
     error::{Error, Result},
     ir::{Arithmetic, Distribution, Function, Graph, Linear, Math, Node, Op, ValueId},
 };
-use std::collections::HashMap;
 
 /// Noise before a router's choice.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -70,39 +69,7 @@ pub fn with_experts_used(graph: &Graph, used: usize) -> Result<Graph> {
     rewrite.finish()
 }
 
-/// A graph that is copied with changes.
-struct Rewrite<'a> {
-    graph: &'a Graph,
-    builder: Builder,
-    values: HashMap<ValueId, ValueId>,
-}
-
-impl<'a> Rewrite<'a> {
-    fn new(graph: &'a Graph) -> Self {
-        let empty = Graph { nodes: vec![], values: vec![], outputs: vec![], ..graph.clone() };
-        Rewrite { graph, builder: Builder::resume(empty), values: HashMap::new() }
-    }
-
-    fn value(&self, v: ValueId) -> Result<ValueId> {
-        self.values.get(&v).copied().ok_or_else(|| Error::Graph(format!("%{} is used before it is made", v.0)))
-    }
-
-    fn copy(&mut self, node: &Node) -> Result<Vec<ValueId>> {
-        let inputs = node.inputs.iter().map(|v| self.value(*v)).collect::<Result<Vec<_>>>()?;
-        self.builder.set_layer(node.layer);
-        let made = self.builder.add(node.op.clone(), &inputs)?;
-        self.values.extend(node.outputs.iter().copied().zip(made.iter().copied()));
-        Ok(made)
-    }
-
-    fn finish(mut self) -> Result<Graph> {
-        for (name, v) in &self.graph.outputs {
-            let v = self.value(*v)?;
-            self.builder.output(name.clone(), v);
-        }
-        Ok(self.builder.finish())
-    }
-
+impl Rewrite<'_> {
     /// The logits of a router's matrix with noise.
     fn noisy(&mut self, node: &Node, l: &Linear, noise: RouterNoise, stream: u32) -> Result<ValueId> {
         let x = self.value(node.inputs[0])?;

@@ -18,6 +18,8 @@ pub struct TrainProgram {
     pub graph: Arc<Graph>,
     /// How many nodes are forward.
     pub forward: usize,
+    /// What evaluation runs, where it is not the forward nodes: a graph without noise, dropout and capacity.
+    pub evaluation: Option<Arc<Graph>>,
     /// The weights as they stand before training, by weight id: first values of those that are trained.
     pub weights: Arc<Vec<Tensor>>,
     /// What is trained, in the order of the graph's declarations.
@@ -55,11 +57,27 @@ impl TrainProgram {
         };
         Ok(TrainProgram {
             forward: d.forward,
+            evaluation: None,
             weights: program.weights.clone(),
             parameters: ids.iter().map(parameter).collect(),
             unreached: d.unreached.iter().map(|w| graph.weight(*w).name.clone()).collect(),
             graph: Arc::new(d.graph),
         })
+    }
+}
+
+impl TrainProgram {
+    /// The same with a graph of its own for evaluation, on the same weights.
+    ///
+    /// # Errors
+    /// [`Error::Graph`] for a graph that is not well-formed, or whose weights are not the first of this program's.
+    pub fn evaluating(mut self, graph: Graph) -> Result<TrainProgram> {
+        check(&graph)?;
+        if !self.graph.weights.starts_with(&graph.weights) {
+            return Err(Error::Graph("evaluation with other weights than training has".into()));
+        }
+        self.evaluation = Some(Arc::new(graph));
+        Ok(self)
     }
 }
 

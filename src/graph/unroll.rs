@@ -45,17 +45,24 @@ pub struct RouterNode {
     pub logits: ValueId,
     /// The chosen experts, `[T, k]`.
     pub ids: ValueId,
-    /// Their weights, `[T, k]`.
+    /// Their weights, `[T, k]`, before a capacity drops any.
     pub weights: ValueId,
+    /// 1 for slots that stay, `[T, k]`, under a capacity.
+    pub keep: Option<ValueId>,
     /// The selection.
     pub router: Router,
 }
 
 /// The routers of a graph, in order.
 pub fn routers(graph: &Graph) -> Vec<RouterNode> {
+    let kept = |ids: ValueId| {
+        let node = graph.nodes.iter().find(|n| matches!(n.op, Op::Math(Math::Capacity(_))) && n.inputs[0] == ids)?;
+        Some(node.outputs[0])
+    };
     let one = |n: &Node| match (&n.op, &n.inputs[..], &n.outputs[..]) {
         (Op::Router(router), [logits], [ids, weights]) => {
-            Some(RouterNode { layer: n.layer, logits: *logits, ids: *ids, weights: *weights, router: *router })
+            let keep = kept(*ids);
+            Some(RouterNode { layer: n.layer, logits: *logits, ids: *ids, weights: *weights, keep, router: *router })
         }
         _ => None,
     };

@@ -1,12 +1,20 @@
 //! Low-rank adapters that begin: A random, B zero, so that the first step starts from the model itself.
 
-use super::{config::LoraConfig, data::normal, learner::Parameter, select::Selection};
+use super::{
+    config::LoraConfig,
+    data::normal,
+    learner::Parameter,
+    select::{Role, Selection},
+};
 use crate::{
     error::{Error, Result},
     file::Tensor,
     graph::{LowRank, Program},
     ir::Op,
 };
+
+/// What gets adapters where nothing is said: what most people leave alone is not among it.
+const USUAL: [Role; 4] = [Role::Attention, Role::Experts, Role::Shared, Role::Dense];
 
 /// Adapters of the program's matrices that `config` chooses. A is normal with the variance of the uniform numbers in ±1/√in that
 /// PEFT begins with, B zero. Matrices of one row get none.
@@ -28,7 +36,13 @@ pub fn new_adapters(program: &Program, config: &LoraConfig, seed: u64) -> Result
     let is_matrix = |shape: &[usize]| matches!(shape, [.., out, _] if *out > 1);
     let weights = weights.into_iter().map(|w| graph.weight(w)).filter(|w| is_matrix(&w.shape));
     let all: Vec<Parameter> = weights.map(|w| Parameter::new(&w.name, &w.shape)).collect();
-    let chosen = Selection::new("lora.targets", &config.targets, &all)?;
+    let usual = || {
+        let there =
+            Role::ALL.iter().filter(|(_, role)| USUAL.contains(role) && all.iter().any(|p| Role::of(&p.name) == *role));
+        there.map(|(name, _)| (*name).to_owned()).collect::<Vec<_>>()
+    };
+    let targets = config.targets.clone().unwrap_or_else(usual);
+    let chosen = Selection::new("lora.targets", &targets, &all)?;
     let one = |(stream, p): (usize, &Parameter)| {
         let (lead, ends) = p.shape.split_at(p.shape.len() - 2);
         let &[out, inp] = ends else { return Err(Error::Invalid(format!("{} is no matrix", p.name))) };

@@ -190,6 +190,15 @@ pub trait Learner {
     /// What `visit` returns, and what the backend says.
     fn each(&mut self, visit: Visit<'_>) -> Result<()>;
 
+    /// Called behind the update of a step that was not skipped, before gradients are set to zero: for what changes without a
+    /// gradient.
+    ///
+    /// # Errors
+    /// What the backend says.
+    fn stepped(&mut self) -> Result<()> {
+        Ok(())
+    }
+
     /// Sets all gradients to zero: behind every step.
     ///
     /// # Errors

@@ -30,6 +30,7 @@ mod clip;
 pub mod config;
 pub mod data;
 mod forecast;
+mod graphs;
 mod learner;
 pub mod metrics;
 mod model_learner;

@@ -2,8 +2,9 @@
 
 use super::{
     adapters::new_adapters,
-    config::{AuxName, BackendConfig, TrainConfig, ZName},
+    config::{BackendConfig, RecomputeName, TrainConfig},
     forecast::Forecast,
+    graphs::{Biased, Graphs, Prepared, objective, without_extras},
     learner::{ExpertLoad, Learner, LossTerm, MicroBatch, Outcome, Parameter, Slot, Visit},
 };
 use crate::{
@@ -14,9 +15,8 @@ use crate::{
     error::{Error, Result},
     file::Tensor,
     graph::{
-        LowRank, Program, TrainProgram, for_training,
-        formula::{Balance, Objective, SmallLogits, language_model},
-        with_low_rank,
+        LowRank, Recompute, TrainProgram,
+        formula::{DROPPED, TOKENS_PER_EXPERT, bias_update},
     },
     ir::WeightId,
     model::Definition,
@@ -25,8 +25,11 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 
 /// See the module's description.
 pub struct ModelLearner {
-    /// Forward with a loss.
-    program: Program,
+    graphs: Graphs,
+    /// The graphs that are trained now, and how many experts a token uses in them, where a schedule says so.
+    prepared: Prepared,
+    used: Option<u32>,
+    recompute: Recompute,
     parameters: Vec<Parameter>,
     /// The adapters that are trained, where they are.
     adapters: Vec<LowRank>,
@@ -36,7 +39,12 @@ pub struct ModelLearner {
     /// For each parameter of the training its place among `parameters`.
     places: Vec<usize>,
     /// Tokens of each expert by layer since the last step.
-    loads: BTreeMap<u32, Vec<bool>>,
+    loads: BTreeMap<u32, Vec<u64>>,
+    /// For each parameter which of its slices a token used since the last step; empty where all were.
+    in_use: Vec<Vec<bool>>,
+    /// Routers whose selection biases are updated, and by how much.
+    biased: Vec<Biased>,
+    bias_update: f64,
     weights: HashMap<&'static str, f64>,
     vocab: usize,
     context: usize,
@@ -51,40 +59,54 @@ impl ModelLearner {
     /// [`Error::Unsupported`] that names an operation or a form of attention that cannot be trained; [`Error::Invalid`] for a
     /// loss of routers in a model without, and for a target of adapters that matches nothing.
     pub fn new(definition: &Definition, config: &TrainConfig) -> Result<ModelLearner> {
-        let mut graph = (*definition.program.graph).clone();
-        graph.outputs.retain(|(name, _)| name == "logits");
-        let mut base = Program::new(graph, definition.program.weights.to_vec())?;
         let adapters = match &config.lora {
-            Some(lora) => new_adapters(&base, lora, config.seed)?,
+            Some(lora) => new_adapters(&without_extras(definition)?, lora, config.seed)?,
             None => vec![],
         };
-        base = with_low_rank(&base, &adapters)?;
-        let objective = objective(config);
-        let graph = language_model(for_training(&base.graph, config.sequence_len)?, &objective)?;
-        let program = Program::new(graph, base.weights.to_vec())?;
+        let graphs = Graphs::new(definition, config, &adapters)?;
+        let prepared = graphs.prepare(None)?;
+        let bias_update = config.router.bias_update;
+        let biased = if bias_update > 0.0 { graphs.biased()? } else { vec![] };
+        if !biased.is_empty() && config.lora.is_some() {
+            return Err(Error::Invalid(
+                "router: bias_update changes biases of the model, and [lora] trains adapters alone".into(),
+            ));
+        }
+        let graph = &prepared.program.graph;
         let read: Vec<bool> = {
-            let mut read = vec![false; program.graph.weights.len()];
-            let of = program.graph.nodes.iter().flat_map(|n| n.op.weights());
+            let mut read = vec![false; graph.weights.len()];
+            let of = graph.nodes.iter().flat_map(|n| n.op.weights());
             of.for_each(|w: WeightId| read[w.0 as usize] = true);
             read
         };
-        let declared = program.graph.weights.iter().zip(read).filter(|(_, read)| *read).map(|(w, _)| w);
+        let declared = graph.weights.iter().zip(read).filter(|(_, read)| *read).map(|(w, _)| w);
         let trained = declared.filter(|w| config.lora.is_none() || w.name.contains(".lora_"));
         let parameter = |name: &str, shape: &[usize]| match name.contains("_exps.") {
             true => Parameter::of_experts(name, shape),
             false => Parameter::new(name, shape),
         };
         let parameters = trained.map(|w| parameter(&w.name, &w.shape)).collect();
-        let vocab = program.graph.weights.first().and_then(|w| w.shape.first().copied()).unwrap_or(0);
+        let vocab = graph.weights.first().and_then(|w| w.shape.first().copied()).unwrap_or(0);
+        let objective = objective(&config.router);
         let weights = HashMap::from([("balance", objective.balance_weight), ("z", objective.z_weight)]);
         Ok(ModelLearner {
-            program,
+            graphs,
+            prepared,
+            used: None,
+            recompute: match config.recompute {
+                RecomputeName::None => Recompute::None,
+                RecomputeName::Experts => Recompute::Experts,
+                RecomputeName::Layer => Recompute::Layer,
+            },
             parameters,
             adapters,
             chosen: HashSet::new(),
             training: None,
             places: vec![],
             loads: BTreeMap::new(),
+            in_use: vec![],
+            biased,
+            bias_update,
             weights,
             vocab,
             context: definition.decoder.context,
@@ -113,7 +135,47 @@ impl ModelLearner {
     }
 
     fn differentiated(&self, chosen: &HashSet<String>) -> Result<TrainProgram> {
-        TrainProgram::new(&self.program, &|name| chosen.contains(name), &[])
+        let mut program = TrainProgram::new(&self.prepared.program, &|name| chosen.contains(name), &[])?;
+        if self.recompute != Recompute::None {
+            program = program.recomputing(self.recompute)?;
+        }
+        match &self.prepared.evaluation {
+            Some(graph) => program.evaluating(graph.clone()),
+            None => Ok(program),
+        }
+    }
+
+    /// Begins to train the prepared graphs.
+    fn start(&self) -> Result<Box<dyn Training>> {
+        let program = self.differentiated(&self.chosen)?;
+        match self.backend {
+            BackendConfig::Reference => backend::reference::train(program, Default::default()),
+            BackendConfig::Cpu => {
+                let threads = (self.threads > 0).then_some(self.threads);
+                backend::cpu::train(program, &backend::cpu::Options { threads, ..Default::default() })
+            }
+        }
+    }
+
+    /// Goes on with another number of experts a token, on the same weights; between two steps, when all gradients are zero.
+    fn use_experts(&mut self, used: Option<u32>) -> Result<()> {
+        if self.used == used {
+            return Ok(());
+        }
+        self.prepared = self.graphs.prepare(used)?;
+        let mut next = self.start()?;
+        let before = self.training()?;
+        for i in 0..next.parameters().len() {
+            next.write(i, &before.read(i)?)?;
+        }
+        self.training = Some(next);
+        self.used = used;
+        Ok(())
+    }
+
+    /// How many experts a token uses at the end, where a schedule says so.
+    pub fn experts_used(&self) -> Option<u32> {
+        self.used
     }
 
     fn training(&mut self) -> Result<&mut Box<dyn Training>> {
@@ -183,12 +245,16 @@ impl ModelLearner {
                 "loss.balance" => outcome.terms.push(self.term("balance", value * share)),
                 "loss.z" => outcome.terms.push(self.term("z", value * share)),
                 name => {
-                    let layer = name.strip_prefix("tokens_per_expert_").and_then(|l| l.parse::<u32>().ok());
-                    outcome.loads.extend(layer.map(|layer| ExpertLoad {
+                    let layer = |prefix: &str| name.strip_prefix(prefix).and_then(|l| l.parse::<u32>().ok());
+                    let tokens = r.values.iter().map(|n| *n as u64).collect();
+                    outcome.loads.extend(layer(TOKENS_PER_EXPERT).map(|layer| ExpertLoad {
                         layer,
-                        tokens: r.values.iter().map(|n| *n as u64).collect(),
+                        tokens,
                         dropped: 0,
                     }));
+                    // It comes behind the tokens of its layer.
+                    let load = outcome.loads.last_mut().filter(|l| Some(l.layer) == layer(DROPPED));
+                    load.into_iter().for_each(|l| l.dropped = value as u64);
                 }
             }
         }
@@ -197,27 +263,6 @@ impl ModelLearner {
 
     fn term(&self, name: &'static str, value: f64) -> LossTerm {
         LossTerm { name, value, weight: self.weights.get(name).copied().unwrap_or(1.0) }
-    }
-}
-
-/// The loss that the configuration asks for.
-fn objective(config: &TrainConfig) -> Objective {
-    let r = &config.router;
-    Objective {
-        balance: match r.aux {
-            AuxName::None => Balance::None,
-            AuxName::Switch => Balance::Switch,
-            AuxName::Hf => Balance::Layers,
-            AuxName::MeanOfLayers => Balance::MeanOfLayers,
-            AuxName::Usage => Balance::Usage,
-        },
-        balance_weight: r.aux_weight,
-        z: match r.z {
-            ZName::None => SmallLogits::None,
-            ZName::Logsumexp => SmallLogits::LogSumExp,
-            ZName::MeanSquare => SmallLogits::MeanSquare,
-        },
-        z_weight: r.z_weight,
     }
 }
 
@@ -242,58 +287,69 @@ impl Learner for ModelLearner {
     fn choose(&mut self, trained: &[bool]) -> Result<()> {
         let chosen = self.parameters.iter().zip(trained).filter(|(_, t)| **t);
         self.chosen = chosen.map(|(p, _)| p.name.clone()).collect();
-        let program = self.differentiated(&self.chosen)?;
+        if let Some(b) = self.biased.iter().find(|b| !self.chosen.contains(&b.weight)) {
+            return Err(Error::Invalid(format!("router: bias_update changes {}, which is frozen", b.weight)));
+        }
         let names: HashMap<&str, usize> =
             self.parameters.iter().enumerate().map(|(i, p)| (p.name.as_str(), i)).collect();
-        let training = match self.backend {
-            BackendConfig::Reference => backend::reference::train(program, Default::default())?,
-            BackendConfig::Cpu => {
-                let threads = (self.threads > 0).then_some(self.threads);
-                backend::cpu::train(program, &backend::cpu::Options { threads, ..Default::default() })?
-            }
-        };
+        let training = self.start()?;
         self.places = training.parameters().iter().map(|p| names.get(p.name.as_str()).copied().unwrap_or(0)).collect();
         self.training = Some(training);
         Ok(())
     }
 
     fn accumulate(&mut self, batch: &MicroBatch) -> Result<Outcome> {
-        if batch.top_k.is_some() {
-            return Err(Error::Unsupported(
-                "top_k_schedule for a model whose router has a fixed number of experts".into(),
-            ));
-        }
+        self.use_experts(batch.top_k)?;
         let feed = self.feed(batch);
         let results = self.training()?.micro(&feed)?;
         let outcome = self.outcome(&results, batch.share);
         for l in &outcome.loads {
-            let used = self.loads.entry(l.layer).or_insert_with(|| vec![false; l.tokens.len()]);
-            used.iter_mut().zip(&l.tokens).for_each(|(u, n)| *u |= *n > 0);
+            let all = self.loads.entry(l.layer).or_insert_with(|| vec![0; l.tokens.len()]);
+            all.iter_mut().zip(&l.tokens).for_each(|(sum, n)| *sum += n);
         }
         Ok(outcome)
     }
 
     fn evaluate(&mut self, batch: &MicroBatch) -> Result<Outcome> {
+        self.use_experts(batch.top_k)?;
         let feed = self.feed(batch);
         let results = self.training()?.evaluate(&feed)?;
         Ok(self.outcome(&results, batch.share))
     }
 
     fn each(&mut self, visit: Visit<'_>) -> Result<()> {
-        let (places, loads, parameters) = (&self.places, &self.loads, &self.parameters);
+        let used = |p: &Parameter| {
+            let tokens = layer(&p.name).and_then(|l| self.loads.get(&l)).filter(|n| p.stacked && n.len() == p.slices);
+            tokens.map_or(vec![], |n| n.iter().map(|n| *n > 0).collect())
+        };
+        self.in_use = self.parameters.iter().map(used).collect();
+        let (places, in_use) = (&self.places, &self.in_use);
         let Some(training) = self.training.as_mut() else {
             return Err(Error::Invalid("nothing was chosen to be trained yet".into()));
         };
         training.each(&mut |slot| {
             let i = places[slot.index];
-            let p = &parameters[i];
-            let used = layer(&p.name).and_then(|l| loads.get(&l)).filter(|u| p.slices > 1 && u.len() == p.slices);
-            visit(i, Slot { weights: slot.weight, gradients: slot.gradient, used: used.map_or(&[][..], |u| &u[..]) })
+            visit(i, Slot { weights: slot.weight, gradients: slot.gradient, used: &in_use[i] })
         })
     }
 
+    fn stepped(&mut self) -> Result<()> {
+        for b in self.biased.clone() {
+            let Some(loads) = self.loads.get(&b.layer).map(|n| n.iter().map(|n| *n as f64).collect::<Vec<_>>()) else {
+                continue;
+            };
+            let rate = self.bias_update;
+            let training = self.training()?;
+            let Some(at) = training.parameters().iter().position(|p| p.name == b.weight) else { continue };
+            let mut biases = training.read(at)?;
+            bias_update(&mut biases, &loads, rate);
+            training.write(at, &biases)?;
+        }
+        Ok(())
+    }
+
     fn clear(&mut self) -> Result<()> {
-        self.loads.values_mut().for_each(|u| u.fill(false));
+        self.loads.values_mut().for_each(|n| n.fill(0));
         self.training()?.clear()
     }
 }

@@ -48,7 +48,7 @@ impl Role {
             s if s.starts_with("token_embd") => Role::Embedding,
             s if s.starts_with("output") => Role::Output,
             s if s.contains("shexp") => Role::Shared,
-            s if s.starts_with("ffn_gate_inp") || s.starts_with("exp_probs_b") => Role::Router,
+            s if ["ffn_gate_inp", "ffn_noise_inp", "exp_probs_b"].iter().any(|p| s.starts_with(p)) => Role::Router,
             s if s.contains("_exps") => Role::Experts,
             s if s.starts_with("ffn_") => Role::Dense,
             // Attention, recurrences and convolutions have their families' own stems.

@@ -196,6 +196,7 @@ impl<L: Learner> Trainer<L> {
             let factor = clip_factor(norm, self.config.max_grad_norm);
             let (optimizer, threads) = (&mut self.optimizer, self.threads);
             self.learner.each(&mut |i, slot| optimizer.step(i, slot, rate, factor, threads))?;
+            self.learner.stepped()?;
         }
         self.learner.clear()?;
         self.state.step += 1;

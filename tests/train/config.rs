@@ -152,7 +152,7 @@ fn tables_of_a_configuration() {
     assert_eq!((c.router.aux, c.router.aux_weight, c.router.z), (AuxName::Hf, 0.02, ZName::Logsumexp));
     assert_eq!(c.architecture.unwrap().rope_theta, 10_000.0);
     let lora = good("base_model = \"x\"\n[lora]\nr = 8\ntargets = [\"attention\"]\n", &["lora.alpha=4"]).lora.unwrap();
-    assert_eq!((lora.r, lora.alpha, lora.targets), (8, 4.0, vec!["attention".to_owned()]));
+    assert_eq!((lora.r, lora.alpha, lora.targets), (8, 4.0, Some(vec!["attention".to_owned()])));
     for (text, says) in [
         (shape.replace("num_experts_per_tok = 2", "num_experts_per_tok = 5"), "num_experts_per_tok is 5"),
         (shape.replace("num_key_value_heads = 2", "num_key_value_heads = 3"), "heads"),
@@ -163,6 +163,18 @@ fn tables_of_a_configuration() {
         ("[router]\naux = \"magic\"\n".into(), "magic"),
         ("[router]\naux_weight = -1.0\n".into(), "aux_weight"),
         ("[router]\naux_wieght = 1.0\n".into(), "`aux_weight` is one"),
+        ("[router]\ncapacity_factor = 0.0\n".into(), "capacity_factor is 0"),
+        ("[router]\ncapacity_factor = -1.0\n".into(), "capacity_factor is -1"),
+        ("[router]\nmin_capacity = 4\n".into(), "min_capacity needs capacity_factor"),
+        ("[router]\nsecond = \"random\"\n".into(), "second needs capacity_factor"),
+        ("[router]\njitter = 1.0\n".into(), "jitter is 1"),
+        ("[router]\nnoise_std = -1.0\n".into(), "noise_std is -1"),
+        ("[router]\nnoise = \"normal\"\nnoise_std = 0.0\n".into(), "noise_std = 0"),
+        ("[router]\nnoise_in_eval = true\n".into(), "noise_in_eval"),
+        ("[router]\naux = \"importance_load\"\n".into(), "needs noise"),
+        ("[router]\nbias_update = nan\n".into(), "bias_update is NaN"),
+        ("expert_dropout = 1.0\n".into(), "expert_dropout is 1"),
+        ("recompute = \"some\"\n".into(), "some"),
         ("[lora]\nr = 0\n".into(), "r is 0"),
         ("[lora]\nalpha = 0.0\n".into(), "alpha is 0"),
         ("[lora]\ntargets = []\n".into(), "targets is empty"),
@@ -218,7 +230,11 @@ fn models_from_nothing_and_adapters_that_begin() {
 
     let lora = |targets: &[&str]| {
         let targets = targets.iter().map(|t| t.to_string()).collect();
-        train::new_adapters(&d.program, &moeray::train::config::LoraConfig { r: 3, alpha: 6.0, targets }, 1)
+        train::new_adapters(
+            &d.program,
+            &moeray::train::config::LoraConfig { r: 3, alpha: 6.0, targets: Some(targets) },
+            1,
+        )
     };
     let all = lora(&["attention", "experts", "router", "output"]).unwrap();
     assert_eq!(all.len(), 2 * (4 + 3 + 1) + 1);

@@ -12,6 +12,7 @@ mod lora;
 mod model;
 mod optimizer;
 mod resume;
+mod routers;
 mod schedule;
 mod share_moe;
 mod trainer;

@@ -53,7 +53,7 @@ pub trait Training: Send {
     /// [`crate::Error::Invalid`] for missing or badly sized inputs and for ids out of range, before anything is added.
     fn micro(&mut self, feed: &Feed) -> Result<Vec<Named>>;
 
-    /// Forward only: the graph's outputs; gradients stay as they are.
+    /// The program's graph of evaluation, or else its forward nodes: their outputs; gradients stay as they are.
     ///
     /// # Errors
     /// As [`Training::micro`].

@@ -5,7 +5,7 @@ use super::{Feed, Named, Parameter, Slot, Training};
 use crate::{
     error::{Error, Result},
     graph::TrainProgram,
-    ir::{Node, Type, ValueId},
+    ir::{Graph, Node, Type, ValueId},
     ops::{
         Real, Weights,
         linear::Activations,
@@ -35,7 +35,7 @@ pub struct Walk<T, N> {
     nodes: N,
     owned: Vec<Option<Vec<T>>>,
     gradients: Vec<Option<Vec<T>>>,
-    /// Of every value the last node that reads it in a whole micro-batch, and in forward alone; `usize::MAX` for outputs.
+    /// Of every value the last node that reads it in a whole micro-batch, and in an evaluation; `usize::MAX` for outputs.
     last: [Vec<usize>; 2],
 }
 
@@ -50,7 +50,9 @@ impl<T: Real, N: Nodes<T>> Walk<T, N> {
             owned[i] = Some((0..rows).flat_map(|r| w.row(p.weight, r)).collect());
             gradients[i] = Some(vec![T::default(); p.len()]);
         }
-        let last = [program.graph.nodes.len(), program.forward].map(|nodes| last_use(&program, nodes));
+        let (graph, forward) = (&program.graph, &program.graph.nodes[..program.forward]);
+        let evaluated = program.evaluation.as_ref().map_or((graph, forward), |g| (g, &g.nodes[..]));
+        let last = [last_use(graph, &graph.nodes), last_use(evaluated.0, evaluated.1)];
         Walk { program, nodes, owned, gradients, last }
     }
 
@@ -58,8 +60,15 @@ impl<T: Real, N: Nodes<T>> Walk<T, N> {
         if feed.rows == 0 {
             return Err(Error::Invalid("a micro-batch without rows".into()));
         }
-        let (graph, last) = (self.program.graph.clone(), &self.last[usize::from(!backward)]);
-        let nodes = if backward { graph.nodes.len() } else { self.program.forward };
+        let last = &self.last[usize::from(!backward)];
+        let (graph, nodes) = match &self.program.evaluation {
+            Some(graph) if !backward => (graph.clone(), graph.nodes.len()),
+            Some(_) | None => {
+                let graph = self.program.graph.clone();
+                let nodes = if backward { graph.nodes.len() } else { self.program.forward };
+                (graph, nodes)
+            }
+        };
         let mut values: Vec<Value<T>> = vec![Value::Nothing; graph.values.len()];
         for (i, node) in graph.nodes[..nodes].iter().enumerate() {
             let weights = Weights { tensors: &self.program.weights, activations: Activations::F32, owned: &self.owned };
@@ -94,10 +103,9 @@ fn named<T: Real>(name: &str, cols: usize, v: &Value<T>) -> Option<Named> {
     Some(Named { name: name.into(), cols, values })
 }
 
-fn last_use(program: &TrainProgram, nodes: usize) -> Vec<usize> {
-    let graph = &program.graph;
+fn last_use(graph: &Graph, nodes: &[Node]) -> Vec<usize> {
     let mut last = vec![0; graph.values.len()];
-    for (i, node) in graph.nodes[..nodes].iter().enumerate() {
+    for (i, node) in nodes.iter().enumerate() {
         node.inputs.iter().chain(&node.outputs).for_each(|v: &ValueId| last[v.0 as usize] = i);
     }
     graph.outputs.iter().for_each(|(_, v)| last[v.0 as usize] = usize::MAX);

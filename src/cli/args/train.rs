@@ -153,9 +153,9 @@ pub struct FinetuneArgs {
     /// Its factor is alpha / r
     #[arg(long, value_name = "A", default_value_t = 32.0)]
     pub lora_alpha: f32,
-    /// What gets it: attention, experts, shared, dense, router, output, or patterns of names
-    #[arg(long, value_name = "WHAT,...", value_delimiter = ',', default_value = "attention,experts")]
-    pub lora_targets: Vec<String>,
+    /// What gets it: attention, experts, shared, dense (these by default), router, output, or patterns of names
+    #[arg(long, value_name = "WHAT,...", value_delimiter = ',')]
+    pub lora_targets: Option<Vec<String>>,
     /// Largest learning rate
     #[arg(long, alias = "lr", value_name = "X", default_value_t = 2e-4)]
     pub learning_rate: f64,

@@ -2,7 +2,7 @@
 
 use crate::{
     cli::failure::{Outcome, say},
-    file::{Checkpoint, Tensor, TensorSpec, write_gguf},
+    file::{Checkpoint, Tensor, TensorSpec, Value, write_gguf},
     model,
     train::{ModelLearner, config::TrainConfig},
 };
@@ -32,7 +32,12 @@ pub fn write(made: &mut Made, quiet: bool) -> Outcome<PathBuf> {
             let trained = made.learner.trained()?;
             let tensors =
                 made.base.tensors().map(|(name, t)| (name.to_owned(), trained.get(name).unwrap_or(t).clone()));
-            let new = Checkpoint::from_parts(made.base.meta().clone(), tensors.collect())?;
+            let mut meta = made.base.meta().clone();
+            if let Some(used) = made.learner.experts_used() {
+                let arch = meta.str("general.architecture").unwrap_or_default().to_owned();
+                meta.set(format!("{arch}.expert_used_count"), Value::U32(used));
+            }
+            let new = Checkpoint::from_parts(meta, tensors.collect())?;
             model::readable(&new)?;
             let spec = |(name, t): (&str, &Tensor)| TensorSpec {
                 name: name.into(),

@@ -111,7 +111,9 @@ fn own_tensors(trainer: &mut Trainer<ModelLearner>, base: &Checkpoint) -> Outcom
     let trained = trainer.optimizer().trained();
     let parameters = crate::train::Learner::parameters(trainer.learner());
     let parts = |(p, t): (&crate::train::Parameter, &bool)| {
-        (*t && !p.name.contains(".lora_") && base.info(&p.name).is_none()).then(|| p.name.clone())
+        // Noise before routers has matrices of its own, which only checkpoints keep.
+        let own = p.name.contains(".lora_") || p.name.ends_with("ffn_noise_inp.weight");
+        (*t && !own && base.info(&p.name).is_none()).then(|| p.name.clone())
     };
     match parameters.iter().zip(&trained).find_map(parts) {
         None => Ok(()),

@@ -49,19 +49,7 @@ pub fn top_two_capacity(b: &mut Builder, logits: ValueId, capacity: Capacity, fo
     let p = b.math(Math::GatherSlots, &[probs, ids])?; // [T, 2]
     let (weights, takes) = match form {
         Form::Survivors(_) => (p, p),
-        Form::Paper(random) => {
-            let sum = b.sum_cols(p)?;
-            let g = b.over(p, sum)?;
-            let first = b.math(Math::Columns { first: 0, count: 1 }, &[g])?;
-            let second = b.math(Math::Columns { first: 1, count: 1 }, &[g])?;
-            let twice = b.scaled(second, 2.0)?;
-            let above = b.minus(twice, random)?;
-            let stays = b.apply(Function::Step, above)?;
-            // First choices always take a place: g is above 0.
-            let first = b.math(Math::PadColumns { before: 0, after: 1 }, &[first])?;
-            let stays = b.math(Math::PadColumns { before: 1, after: 0 }, &[stays])?;
-            (g, b.plus(first, stays)?)
-        }
+        Form::Paper(random) => random_second(b, p, random)?,
     };
     let placed = b.add(crate::ir::Op::Math(Math::Capacity(capacity)), &[ids, takes])?;
     let (keep, places) = (placed[0], placed[1]);
@@ -70,6 +58,22 @@ pub fn top_two_capacity(b: &mut Builder, logits: ValueId, capacity: Capacity, fo
         weights = over_sum(b, weights)?;
     }
     Ok(Placed { ids, weights, keep, places, probs })
+}
+
+/// The weights p `[T, 2]` over their sum, and what takes a place: first choices, and second ones with `2 g₂` above the uniform
+/// numbers `[T, 1]`.
+pub(in crate::graph) fn random_second(b: &mut Builder, p: ValueId, random: ValueId) -> Result<(ValueId, ValueId)> {
+    let sum = b.sum_cols(p)?;
+    let g = b.over(p, sum)?;
+    let first = b.math(Math::Columns { first: 0, count: 1 }, &[g])?;
+    let second = b.math(Math::Columns { first: 1, count: 1 }, &[g])?;
+    let twice = b.scaled(second, 2.0)?;
+    let above = b.minus(twice, random)?;
+    let stays = b.apply(Function::Step, above)?;
+    // First choices always take a place: g is above 0.
+    let first = b.math(Math::PadColumns { before: 0, after: 1 }, &[first])?;
+    let stays = b.math(Math::PadColumns { before: 1, after: 0 }, &[stays])?;
+    Ok((g, b.plus(first, stays)?))
 }
 
 /// First choices by logits, second ones by logits and noise without the first.
@@ -83,7 +87,8 @@ fn second_by(b: &mut Builder, logits: ValueId, gumbel: ValueId, experts: usize) 
     b.math(Math::TopK { used: 2, groups: 1 }, &[seek])
 }
 
-fn over_sum(b: &mut Builder, weights: ValueId) -> Result<ValueId> {
+/// Weights `[T, k]` over their sum, or over the least sum where all are 0.
+pub(in crate::graph) fn over_sum(b: &mut Builder, weights: ValueId) -> Result<ValueId> {
     let sum = b.sum_cols(weights)?;
     let least = b.math(Math::Constant { value: LEAST_SUM, cols: 1 }, &[])?;
     let sum = b.math(Math::Binary(Arithmetic::Max), &[sum, least])?;

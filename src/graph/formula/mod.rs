@@ -27,9 +27,10 @@ pub use balance::{
     mean_of_layers_balance, mean_square_z, smooth_load, switch_balance, usage_balance,
 };
 pub use capacity::{Form, Placed, top_k_capacity, top_two_capacity};
+pub(super) use capacity::{over_sum, random_second};
 pub use experts::{ExpertNet, Hierarchy, dense_experts, hierarchical, routed_experts};
 pub use losses::{Competitive, competitive, cross_entropy, mean_square};
-pub use objective::{Balance, Objective, SmallLogits, language_model};
+pub use objective::{Balance, DROPPED, Objective, SmallLogits, TOKENS_PER_EXPERT, language_model};
 pub use routers::{Choice, Noisy, gates_of, noisy_logits, progressive_top_k, top_k};
 pub use table::{FORMULAS, Formula};
 

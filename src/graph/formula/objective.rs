@@ -1,12 +1,13 @@
 //! What a language model is trained for: cross entropy, and losses of its routers.
 
 use super::{
-    Builder, layers_balance, log_sum_exp_z, mean_of_layers_balance, mean_square_z, switch_balance, usage_balance,
+    Builder, Variance, coefficient_of_variation, gshard_balance, layers_balance, log_sum_exp_z, mean_of_layers_balance,
+    mean_square_z, smooth_load, switch_balance, usage_balance,
 };
 use crate::{
     error::{Error, Result},
     graph::{LOSS, RouterNode, routers},
-    ir::{Graph, Math, Op, ValueId},
+    ir::{Arithmetic, Graph, Math, Node, Op, ValueId},
 };
 
 /// How routers are kept balanced.
@@ -23,6 +24,15 @@ pub enum Balance {
     MeanOfLayers,
     /// [`usage_balance`] of every layer's sparse gates, averaged.
     Usage,
+    /// [`gshard_balance`] of every layer, averaged: with the factor 1/E of the paper, or E as DeepSpeed has it.
+    Gshard {
+        /// The factor 1/E.
+        paper: bool,
+    },
+    /// [`coefficient_of_variation`] of the gates' sums (Shazeer et al. 2017), of every layer, averaged.
+    Importance(Variance),
+    /// The same plus that of [`smooth_load`], which needs [noise](crate::graph::RouterNoise) on the logits.
+    ImportanceLoad(Variance),
 }
 
 /// How router logits are kept small.
@@ -55,7 +65,7 @@ pub struct Objective {
 /// It reads ids `targets` `[T, 1]`, numbers `weights` `[T, 1]` (how each row counts), and the scalars `normaliser` (1 / Σ weights of the whole
 /// batch, on the summed cross entropy) and `share` (the micro-batch's part of the batch's rows, on the routers' terms, which are
 /// means over rows). Outputs: `loss`, `loss.cross_entropy`, `loss.balance` and `loss.z` (both without weight and share), and for
-/// each router `tokens_per_expert_<layer>` `[1, E]`.
+/// each router `tokens_per_expert_<layer>` `[1, E]`, under a capacity those that stay, and `dropped_<layer>` `[1, 1]`, the others.
 ///
 /// # Errors
 /// [`Error::Graph`] without logits; [`Error::Invalid`] for a router's loss in a graph without routers.
@@ -91,12 +101,28 @@ pub fn language_model(graph: Graph, o: &Objective) -> Result<Graph> {
     }
     b.output(LOSS, loss);
     for (i, r) in all.iter().enumerate() {
-        let hot = b.math(Math::MultiHot { experts: r.router.experts }, &[r.ids])?;
+        let (experts, layer) = (r.router.experts, r.layer.map_or(i, |l| l as usize));
+        let hot = match r.keep {
+            Some(keep) => b.math(Math::ScatterSlots { experts }, &[keep, r.ids])?,
+            None => b.math(Math::MultiHot { experts }, &[r.ids])?,
+        };
         let counts = b.sum_rows(hot)?;
-        b.output(format!("tokens_per_expert_{}", r.layer.map_or(i, |l| l as usize)), counts);
+        b.output(format!("{TOKENS_PER_EXPERT}{layer}"), counts);
+        if let Some(keep) = r.keep {
+            let gone = b.math(Math::Affine { factor: -1.0, shift: 1.0 }, &[keep])?;
+            let gone = b.sum_cols(gone)?;
+            let gone = b.sum_rows(gone)?;
+            b.output(format!("{DROPPED}{layer}"), gone);
+        }
     }
     Ok(b.finish())
 }
+
+/// What the counts of tokens are called, before the layer.
+pub const TOKENS_PER_EXPERT: &str = "tokens_per_expert_";
+
+/// What the counts of slots without room are called, before the layer.
+pub const DROPPED: &str = "dropped_";
 
 fn scalar(b: &mut Builder, name: &str) -> Result<ValueId> {
     b.math(Math::Numbers { name: name.into(), rows: 1, cols: 1 }, &[])
@@ -124,11 +150,49 @@ fn balance(b: &mut Builder, balance: Balance, all: &[RouterNode]) -> Result<Opti
         Balance::Layers => layers_balance(b, &logits, used, None)?,
         Balance::MeanOfLayers => mean_of_layers_balance(b, &logits, used)?,
         Balance::Usage => averaged(b, all, |b, r| {
-            let experts = r.router.experts;
-            let gates = b.math(Math::ScatterSlots { experts }, &[r.weights, r.ids])?;
+            let gates = gates(b, r)?;
             usage_balance(b, gates)
         })?,
+        Balance::Gshard { paper } => averaged(b, all, |b, r| {
+            let (experts, probs) = (r.router.experts as f64, b.softmax(r.logits)?);
+            gshard_balance(b, probs, if paper { 1.0 / experts } else { experts })
+        })?,
+        Balance::Importance(variance) => averaged(b, all, |b, r| importance(b, r, variance))?,
+        Balance::ImportanceLoad(variance) => averaged(b, all, |b, r| {
+            let importance = importance(b, r, variance)?;
+            let (clean, std) = noise_of(b.graph(), r.logits)?;
+            let load = smooth_load(b, clean, r.logits, std, r.router.used)?;
+            let load = coefficient_of_variation(b, load, variance, LEAST)?;
+            b.plus(importance, load)
+        })?,
     }))
+}
+
+/// What is added to the square of a mean that is divided by, as copies of the loss of importance have it.
+const LEAST: f64 = 1e-10;
+
+/// The sparse gates `[T, E]` of a router.
+fn gates(b: &mut Builder, r: &RouterNode) -> Result<ValueId> {
+    b.math(Math::ScatterSlots { experts: r.router.experts }, &[r.weights, r.ids])
+}
+
+fn importance(b: &mut Builder, r: &RouterNode, variance: Variance) -> Result<ValueId> {
+    let gates = gates(b, r)?;
+    let sums = b.sum_rows(gates)?;
+    coefficient_of_variation(b, sums, variance, LEAST)
+}
+
+/// The clean logits and the noise's deviation, of logits that [`crate::graph::with_router_noise`] made.
+fn noise_of(graph: &Graph, logits: ValueId) -> Result<(ValueId, ValueId)> {
+    let made = |v: ValueId, op: Arithmetic| -> Option<&Node> {
+        graph.nodes.iter().find(|n| n.outputs.contains(&v) && n.op == Op::Math(Math::Binary(op)))
+    };
+    let parts = made(logits, Arithmetic::Add).and_then(|sum| {
+        let product = made(sum.inputs[1], Arithmetic::Mul)?;
+        let drawn = graph.nodes.iter().find(|n| n.outputs.contains(&product.inputs[0]))?;
+        matches!(drawn.op, Op::Math(Math::Noise { .. })).then_some((sum.inputs[0], product.inputs[1]))
+    });
+    parts.ok_or_else(|| Error::Invalid("a loss of load needs noise on the routers' logits".into()))
 }
 
 fn small_logits(b: &mut Builder, z: SmallLogits, all: &[RouterNode]) -> Result<Option<ValueId>> {

@@ -45,6 +45,8 @@ impl TrainConfig {
         };
         share("val_set_size", self.val_set_size, 1.0)?;
         share("warmup_ratio", self.warmup_ratio, 1.0)?;
+        share("expert_dropout", self.expert_dropout, 1.0)?;
+        share("expert_output_dropout", self.expert_output_dropout, 1.0)?;
         if !(self.num_epochs > 0.0 && self.num_epochs < 1e9) {
             return bad(format!("num_epochs is {}; a number above 0 is expected", self.num_epochs));
         }
@@ -180,6 +182,10 @@ impl TrainConfig {
         let rule = |p: &Parameter| {
             let mut rule = Rule::of(p, &options, &frozen);
             rule.trained &= only.is_empty() || only.matches(&p.name);
+            // A selection bias has no gradient, and is not to fade.
+            if p.name.contains("exp_probs_b") {
+                rule.weight_decay = 0.0;
+            }
             rule
         };
         let rules: Vec<Rule> = parameters.iter().map(rule).collect();

@@ -6,9 +6,11 @@
 mod keys;
 mod make;
 mod parts;
+mod router;
 
 pub use make::warmup_steps;
-pub use parts::{ArchitectureConfig, AuxName, LoraConfig, RouterConfig, ZName};
+pub use parts::{ArchitectureConfig, LoraConfig};
+pub use router::{AuxName, DropName, NoiseName, RouterConfig, SecondName, VarianceName, ZName};
 
 use super::data::Kind;
 use crate::error::{Error, Result};
@@ -152,6 +154,17 @@ pub enum BackendConfig {
     Reference,
 }
 
+/// `recompute`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[allow(missing_docs)]
+pub enum RecomputeName {
+    #[default]
+    None,
+    Experts,
+    Layer,
+}
+
 /// A training run. Every key has the name that it has in the file.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -248,8 +261,14 @@ pub struct TrainConfig {
     /// Parameters that are trained; all others stay.
     #[serde(alias = "unfrozen_parameters")]
     pub train_only: Vec<String>,
-    /// `[[epoch, k], …]`: how many experts a token uses from an epoch on.
+    /// `[[epoch, k], …]`: how many experts a token uses from an epoch on; the model that is written uses the last number.
     pub top_k_schedule: Vec<[u32; 2]>,
+    /// Dropout between the matrices of an expert.
+    pub expert_dropout: f64,
+    /// Dropout of what an expert gives.
+    pub expert_output_dropout: f64,
+    /// What is computed again in backward instead of kept: `none`, `experts`, `layer`.
+    pub recompute: RecomputeName,
     /// The seed of everything random.
     pub seed: u64,
     /// Steps between evaluations; 0 for none but the last.
@@ -321,6 +340,9 @@ impl Default for TrainConfig {
             freeze: vec![],
             train_only: vec![],
             top_k_schedule: vec![],
+            expert_dropout: 0.0,
+            expert_output_dropout: 0.0,
+            recompute: RecomputeName::None,
             seed: 42,
             eval_steps: 0,
             eval_max_batches: 0,

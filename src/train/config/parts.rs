@@ -1,4 +1,4 @@
-//! Tables of a configuration: the model's shape, its router, adapters.
+//! Tables of a configuration: the model's shape, adapters.
 
 use crate::error::{Error, Result};
 use serde::{Deserialize, Serialize};
@@ -103,72 +103,6 @@ impl ArchitectureConfig {
     }
 }
 
-/// `aux` of `[router]`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum AuxName {
-    /// No balancing loss.
-    #[default]
-    None,
-    /// The loads of first and second choice against the mean probabilities, of every layer, averaged.
-    Switch,
-    /// Hugging Face's `load_balancing_loss_func`, over all layers together.
-    Hf,
-    /// The same of every layer, averaged.
-    MeanOfLayers,
-    /// The share of tokens with a weight above 0 against the mean weight.
-    Usage,
-}
-
-/// `z` of `[router]`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum ZName {
-    /// No z-loss.
-    #[default]
-    None,
-    /// The mean square of the logits' log-sum-exp (ST-MoE).
-    Logsumexp,
-    /// The mean square of the logits.
-    MeanSquare,
-}
-
-/// `[router]`: what keeps the experts' loads even.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct RouterConfig {
-    /// The balancing loss.
-    pub aux: AuxName,
-    /// Its weight.
-    #[serde(alias = "router_aux_loss_coef")]
-    pub aux_weight: f64,
-    /// The z-loss.
-    pub z: ZName,
-    /// Its weight.
-    pub z_weight: f64,
-}
-
-impl Default for RouterConfig {
-    fn default() -> Self {
-        RouterConfig { aux: AuxName::None, aux_weight: 0.01, z: ZName::None, z_weight: 0.001 }
-    }
-}
-
-impl RouterConfig {
-    /// Refuses weights that are none.
-    ///
-    /// # Errors
-    /// [`Error::Invalid`] that names the key.
-    pub fn check(&self) -> Result<()> {
-        for (key, w) in [("aux_weight", self.aux_weight), ("z_weight", self.z_weight)] {
-            if !(w >= 0.0 && w.is_finite()) {
-                return Err(Error::Invalid(format!("router: {key} is {w}; a number from 0 is expected")));
-            }
-        }
-        Ok(())
-    }
-}
-
 /// `[lora]`: low-rank adapters, in the place of all weights.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -179,15 +113,15 @@ pub struct LoraConfig {
     /// The factor of what is added is alpha / r.
     #[serde(alias = "lora_alpha")]
     pub alpha: f32,
-    /// What gets adapters: roles and patterns of names.
+    /// What gets adapters: roles and patterns of names; where it is not said attention, experts, shared experts and dense networks,
+    /// as far as the model has them.
     #[serde(alias = "lora_target_modules")]
-    pub targets: Vec<String>,
+    pub targets: Option<Vec<String>>,
 }
 
 impl Default for LoraConfig {
     fn default() -> Self {
-        let targets = ["attention", "experts", "shared", "dense"].map(str::to_owned).to_vec();
-        LoraConfig { r: 16, alpha: 32.0, targets }
+        LoraConfig { r: 16, alpha: 32.0, targets: None }
     }
 }
 
@@ -203,7 +137,7 @@ impl LoraConfig {
         if !(self.alpha > 0.0 && self.alpha.is_finite()) {
             return Err(Error::Invalid(format!("lora: alpha is {}; a number above 0 is expected", self.alpha)));
         }
-        if self.targets.is_empty() {
+        if self.targets.as_ref().is_some_and(Vec::is_empty) {
             return Err(Error::Invalid("lora: targets is empty: nothing would be trained".into()));
         }
         Ok(())

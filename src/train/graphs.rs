@@ -1,0 +1,193 @@
+//! The graphs of a run: a model's own with losses, noise, dropout and capacity, as the configuration says.
+
+use super::config::{AuxName, DropName, NoiseName, RouterConfig, SecondName, TrainConfig, VarianceName, ZName};
+use crate::{
+    error::{Error, Result},
+    file::Tensor,
+    graph::{
+        ExpertDropout, LowRank, Program, RouterCapacity, RouterNoise, for_training,
+        formula::{Balance, Objective, SmallLogits, Variance, language_model},
+        routers, with_capacity, with_expert_dropout, with_experts_used, with_low_rank, with_router_noise,
+    },
+    ir::{Graph, Keep},
+    model::Definition,
+};
+
+/// A model on its way to programs of training.
+pub(super) struct Graphs {
+    /// Rewritten for training, with adapters, without losses.
+    graph: Graph,
+    weights: Vec<Tensor>,
+    router: RouterConfig,
+    dropout: ExpertDropout,
+}
+
+/// What one number of experts a token makes.
+pub(super) struct Prepared {
+    /// Forward with a loss.
+    pub program: Program,
+    /// What evaluation runs, where it is another graph.
+    pub evaluation: Option<Graph>,
+}
+
+/// A router whose choice is balanced by its selection bias.
+#[derive(Clone, Debug)]
+pub(super) struct Biased {
+    /// The layer, as counts of its tokens are named.
+    pub layer: u32,
+    /// The bias.
+    pub weight: String,
+}
+
+impl Graphs {
+    pub fn new(definition: &Definition, config: &TrainConfig, adapters: &[LowRank]) -> Result<Graphs> {
+        let base = with_low_rank(&without_extras(definition)?, adapters)?;
+        let dropout = ExpertDropout { inside: config.expert_dropout, behind: config.expert_output_dropout };
+        let graphs = Graphs {
+            graph: for_training(&base.graph, config.sequence_len)?,
+            weights: base.weights.to_vec(),
+            router: config.router,
+            dropout,
+        };
+        for [_, used] in &config.top_k_schedule {
+            let schedule = |e: Error| Error::Invalid(format!("top_k_schedule: {e}"));
+            graphs.prepare(Some(*used)).map_err(schedule)?;
+        }
+        if config.router.noise == NoiseName::Learned && config.lora.is_some() {
+            return Err(Error::Invalid(
+                "router: noise = \"learned\" has a matrix of its own, and [lora] trains adapters alone".into(),
+            ));
+        }
+        Ok(graphs)
+    }
+
+    /// The graphs in which a token uses so many experts, or as many as the model says.
+    pub fn prepare(&self, used: Option<u32>) -> Result<Prepared> {
+        let plain = match used {
+            Some(used) => with_experts_used(&self.graph, used as usize)?,
+            None => self.graph.clone(),
+        };
+        let (r, objective) = (&self.router, objective(&self.router));
+        let noise = noise(r);
+        let noisy = match noise {
+            Some(noise) => with_router_noise(&plain, noise)?,
+            None => plain.clone(),
+        };
+        let mut graph = noisy.clone();
+        let drops = self.dropout != ExpertDropout::default();
+        if drops {
+            graph = with_expert_dropout(&graph, self.dropout)?;
+        }
+        let capacity = capacity(r);
+        if let Some(capacity) = capacity {
+            graph = with_capacity(&graph, capacity)?;
+        }
+        let evaluation = if r.noise_in_eval { noisy } else { plain };
+        let other = drops || capacity.is_some() || (noise.is_some() && !r.noise_in_eval);
+        let evaluation = other.then(|| language_model(evaluation, &evaluated(objective, r))).transpose()?;
+        let graph = language_model(graph, &objective)?;
+        let mut weights = self.weights.clone();
+        for added in &graph.weights[weights.len()..] {
+            let numbers = vec![0.0; added.shape.iter().product()];
+            weights.push(Tensor::from_f32(added.shape.clone(), numbers)?);
+        }
+        Ok(Prepared { program: Program::new(graph, weights)?, evaluation })
+    }
+
+    /// The routers that [`RouterConfig::bias_update`] is about.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] where one has no selection bias, or none is there.
+    pub fn biased(&self) -> Result<Vec<Biased>> {
+        let one = |(i, r): (usize, &crate::graph::RouterNode)| {
+            let layer = r.layer.unwrap_or(i as u32);
+            let bias = r.router.selection_bias.ok_or_else(|| {
+                let what = r.router.variant();
+                Error::Invalid(format!(
+                    "router: bias_update needs routers with a selection bias, as deepseek_v3 has them; that of layer {layer} has \
+                     none ({what})"
+                ))
+            })?;
+            Ok(Biased { layer, weight: self.graph.weight(bias).name.clone() })
+        };
+        let all = routers(&self.graph);
+        if all.is_empty() {
+            return Err(Error::Invalid("router: bias_update for a model that has no routers".into()));
+        }
+        all.iter().enumerate().map(one).collect()
+    }
+}
+
+/// The model's program with logits as its only result.
+pub(super) fn without_extras(definition: &Definition) -> Result<Program> {
+    let mut graph = (*definition.program.graph).clone();
+    graph.outputs.retain(|(name, _)| name == "logits");
+    Program::new(graph, definition.program.weights.to_vec())
+}
+
+fn noise(r: &RouterConfig) -> Option<RouterNoise> {
+    let (std, learned) = match r.noise {
+        NoiseName::None => (0.0, false),
+        NoiseName::Normal => (r.noise_std, false),
+        NoiseName::Learned => (r.noise_std, true),
+    };
+    (std > 0.0 || r.jitter > 0.0).then_some(RouterNoise { std, learned, jitter: r.jitter })
+}
+
+fn capacity(r: &RouterConfig) -> Option<RouterCapacity> {
+    Some(RouterCapacity {
+        factor: r.capacity_factor?,
+        least: r.min_capacity,
+        keep: match r.drop {
+            DropName::Position => Keep::Position,
+            DropName::Probability => Keep::Largest,
+        },
+        random_second: r.second == SecondName::Random,
+        over_kept: r.renormalise_kept,
+    })
+}
+
+/// The loss that the configuration asks for.
+pub(super) fn objective(r: &RouterConfig) -> Objective {
+    let variance = match r.cv2 {
+        VarianceName::Population => Variance::Population,
+        VarianceName::Sample => Variance::Sample,
+    };
+    Objective {
+        balance: match r.aux {
+            AuxName::None => Balance::None,
+            AuxName::Switch => Balance::Switch,
+            AuxName::Hf => Balance::Layers,
+            AuxName::MeanOfLayers => Balance::MeanOfLayers,
+            AuxName::Usage => Balance::Usage,
+            AuxName::Gshard => Balance::Gshard { paper: false },
+            AuxName::GshardPaper => Balance::Gshard { paper: true },
+            AuxName::Importance => Balance::Importance(variance),
+            AuxName::ImportanceLoad => Balance::ImportanceLoad(variance),
+        },
+        balance_weight: r.aux_weight,
+        z: match r.z {
+            ZName::None => SmallLogits::None,
+            ZName::Logsumexp => SmallLogits::LogSumExp,
+            ZName::MeanSquare => SmallLogits::MeanSquare,
+        },
+        z_weight: r.z_weight,
+    }
+}
+
+/// The same in evaluation: without noise there is no load that it makes probable, and importance is what is left of that loss.
+fn evaluated(o: Objective, r: &RouterConfig) -> Objective {
+    match o.balance {
+        Balance::ImportanceLoad(variance) if !r.noise_in_eval => {
+            Objective { balance: Balance::Importance(variance), ..o }
+        }
+        Balance::None
+        | Balance::Switch
+        | Balance::Layers
+        | Balance::MeanOfLayers
+        | Balance::Usage
+        | Balance::Gshard { .. }
+        | Balance::Importance(_)
+        | Balance::ImportanceLoad(_) => o,
+    }
+}

@@ -1,0 +1,255 @@
+//! Keys of a configuration that are about routers, on models of the goldens: each does what it says, and what is impossible is
+//! refused by name before the first step.
+
+use crate::goldens;
+use moeray::{
+    graph::formula::FORMULAS,
+    train::{
+        Finished, Learner, ModelLearner, Trainer,
+        config::TrainConfig,
+        data::{Corpus, Excess, below},
+        metrics::StepRecord,
+    },
+};
+
+/// Texts of random tokens, in which every second token tells the next.
+pub fn corpus(vocab: usize) -> Corpus {
+    let mut c = Corpus::new(vocab, 25);
+    for i in 0..12u32 {
+        let ids: Vec<u32> =
+            (0..24u32).map(|j| below(11, 1, i * 64 + j / 2, vocab as u32 / 2) + (j % 2) * (vocab as u32 / 2)).collect();
+        c.add_sample("sample", ids, vec![true; 24], Excess::Raise).unwrap();
+    }
+    c
+}
+
+pub fn config(keys: &str) -> TrainConfig {
+    let text = format!(
+        "datasets = [{{ path = \"unused\" }}]\nsequence_len = 24\nmicro_batch_size = 2\ngradient_accumulation_steps = 2\n\
+         learning_rate = 0.01\nlr_scheduler = \"constant\"\nmax_steps = 2\nlog = []\nresume = \"never\"\n{keys}\n"
+    );
+    TrainConfig::parse("run.toml", &text, &[]).unwrap()
+}
+
+/// Parameters by name.
+pub type Weights = Vec<(String, Vec<f32>)>;
+
+pub struct Run {
+    pub trainer: Trainer<ModelLearner>,
+    pub steps: Vec<StepRecord>,
+    _dir: tempfile::TempDir,
+}
+
+impl Run {
+    pub fn new(model: &str, keys: &str) -> moeray::Result<Run> {
+        let dir = tempfile::tempdir().unwrap();
+        let config = TrainConfig { output_dir: dir.path().into(), ..config(keys) };
+        let definition = goldens::definition(model);
+        let learner = ModelLearner::new(&definition, &config)?;
+        let vocab = learner.vocabulary();
+        let trainer = Trainer::new(learner, config, corpus(vocab), Some(corpus(vocab)))?;
+        Ok(Run { trainer, steps: vec![], _dir: dir })
+    }
+
+    /// All steps and the evaluation behind them.
+    pub fn finish(mut self) -> (Vec<StepRecord>, f64, Weights) {
+        let steps = self.trainer.steps();
+        for _ in 0..steps {
+            let record = self.trainer.step().unwrap();
+            self.steps.push(record);
+        }
+        let evaluated = self.trainer.evaluate().unwrap().loss;
+        (self.steps, evaluated, weights(self.trainer.learner()))
+    }
+}
+
+pub fn weights(learner: &mut ModelLearner) -> Weights {
+    let names: Vec<String> = learner.parameters().iter().map(|p| p.name.clone()).collect();
+    let mut all = vec![];
+    learner
+        .each(&mut |i, slot| {
+            all.push((names[i].clone(), slot.weights.to_vec()));
+            Ok(())
+        })
+        .unwrap();
+    all
+}
+
+fn refused(model: &str, keys: &str) -> String {
+    match Run::new(model, keys) {
+        Ok(_) => panic!("{keys} was accepted for {model}"),
+        Err(e) => e.to_string(),
+    }
+}
+
+#[test]
+fn every_key_of_the_table_of_formulas_trains_and_makes_a_difference() {
+    let (_, _, plain) = Run::new("mixtral", "").unwrap().finish();
+    let mut tried = 0;
+    for f in FORMULAS.iter().filter(|f| f.key != "–") {
+        let keys: Vec<&str> = f.key.split('`').skip(1).step_by(2).collect();
+        assert!(!keys.is_empty(), "{}", f.what);
+        // Shapes of new models are tried by the program's own tests: here they have to be keys.
+        if keys.iter().any(|k| k.starts_with("architecture.")) {
+            let shape = "[architecture]\nmodel_type = \"qwen2_moe\"\nhidden_size = 64\nnum_hidden_layers = 2\nnum_attention_heads = 4\n\
+                num_key_value_heads = 2\nnum_experts = 4\nnum_experts_per_tok = 2\nmoe_intermediate_size = 32\nmax_position_embeddings = 64\n";
+            let overrides: Vec<String> = keys.iter().map(|k| k.replace(" = ", "=")).collect();
+            let text = format!("datasets = [{{ path = \"x\" }}]\n{shape}");
+            TrainConfig::parse("run.toml", &text, &overrides).unwrap_or_else(|e| panic!("{}: {e}", f.what));
+            continue;
+        }
+        let biased = keys.iter().any(|k| k.contains("bias_update"));
+        let model = if biased { "deepseek_v3" } else { "mixtral" };
+        let run = Run::new(model, &keys.join("\n")).unwrap_or_else(|e| panic!("{}: {e}", f.what));
+        let (steps, evaluated, after) = run.finish();
+        assert!(steps.iter().all(|s| s.loss.is_finite() && !s.skipped) && evaluated.is_finite(), "{}", f.what);
+        let same = |(name, w): &(String, Vec<f32>)| plain.iter().any(|(n, p)| n == name && p == w);
+        assert!(biased || !after.iter().all(same), "{}: `{}` changes nothing", f.what, f.key);
+        tried += 1;
+    }
+    assert!(tried >= 14, "{tried} formulas");
+}
+
+#[test]
+fn selection_biases_follow_the_loads() {
+    let mut run = Run::new("deepseek_v3", "router.bias_update = 0.25").unwrap();
+    let biases = |run: &mut Run| -> Weights {
+        weights(run.trainer.learner()).into_iter().filter(|(n, _)| n.contains("exp_probs_b")).collect()
+    };
+    let old = biases(&mut run);
+    assert!(!old.is_empty());
+    let record = run.trainer.step().unwrap();
+    for ((name, old), (_, new)) in old.iter().zip(&biases(&mut run)) {
+        let layer: u32 = name.split('.').nth(1).unwrap().parse().unwrap();
+        let load = &record.loads.iter().find(|l| l.layer == layer).unwrap().tokens;
+        let mean = load.iter().sum::<u64>() as f64 / load.len() as f64;
+        for (e, n) in load.iter().enumerate() {
+            let want = match *n as f64 {
+                n if n < mean => old[e] + 0.25,
+                n if n > mean => old[e] - 0.25,
+                _ => old[e],
+            };
+            assert!((new[e] - want).abs() < 1e-6, "{name}, expert {e}: {} after {} with {n} of {mean}", new[e], old[e]);
+        }
+    }
+    // Without the key they stay, though they are among what is trained.
+    let mut still = Run::new("deepseek_v3", "weight_decay = 0.5\ndecay_norms = true").unwrap();
+    let old = biases(&mut still);
+    still.trainer.step().unwrap();
+    assert!(old == biases(&mut still));
+    assert!(refused("mixtral", "router.bias_update = 0.001").contains("selection bias"));
+    assert!(refused("llama", "router.bias_update = 0.001").contains("no routers"));
+    let frozen = refused("deepseek_v3", "router.bias_update = 0.001\nfreeze = [\"router\"]");
+    assert!(frozen.contains("exp_probs_b") && frozen.contains("frozen"), "{frozen}");
+    let lora = refused("deepseek_v3", "router.bias_update = 0.001\nlora.r = 2");
+    assert!(lora.contains("bias_update") && lora.contains("[lora]"), "{lora}");
+}
+
+#[test]
+fn experts_take_what_they_have_room_for() {
+    // Two micro-batches of 48 rows, 2 of 8 experts each: room for ceil(48 / 8 · 2 · 0.5) = 6 in each.
+    for drop in ["position", "probability"] {
+        let keys = format!("router.capacity_factor = 0.5\nrouter.drop = \"{drop}\"");
+        let (steps, evaluated, _) = Run::new("mixtral", &keys).unwrap().finish();
+        for load in steps.iter().flat_map(|s| &s.loads) {
+            assert!(load.tokens.iter().all(|n| *n <= 12), "{load:?}");
+            assert_eq!(load.tokens.iter().sum::<u64>() + load.dropped, 2 * 96);
+            assert!(load.dropped >= 96);
+        }
+        assert!(evaluated.is_finite());
+    }
+    let mut run = Run::new("mixtral", "router.capacity_factor = 0.5\nrouter.min_capacity = 100").unwrap();
+    assert!(run.trainer.step().unwrap().loads.iter().all(|l| l.dropped == 0));
+    // Evaluation is without limits.
+    let first = |keys: &str| Run::new("mixtral", keys).unwrap().trainer.evaluate().unwrap().loss;
+    assert_eq!(first(""), first("router.capacity_factor = 0.1"));
+    // Random second choices stay in part: the share of tokens that go falls between none and all.
+    let keys = "router.capacity_factor = 8.0\nrouter.second = \"random\"";
+    let record = Run::new("mixtral", keys).unwrap().trainer.step().unwrap();
+    let (kept, gone) = record.loads.iter().fold((0, 0), |(k, g), l| (k + l.tokens.iter().sum::<u64>(), g + l.dropped));
+    assert!(gone > 0 && kept > gone, "{kept} {gone}");
+    for (model, keys, says) in [
+        ("llama", "router.capacity_factor = 1.0", "without routers"),
+        ("qwen3_moe", "router.capacity_factor = 1.0\nrouter.second = \"random\"", "second choice"),
+        (
+            "mixtral",
+            "router.capacity_factor = 1.0\nrouter.second = \"random\"\nrouter.drop = \"probability\"",
+            "position",
+        ),
+        ("olmoe", "router.capacity_factor = 1.0\nrouter.renormalise_kept = true", "sum"),
+    ] {
+        let e = refused(model, keys);
+        assert!(e.contains(says), "{model}, {keys}: {e}");
+    }
+}
+
+#[test]
+fn noise_is_drawn_anew_and_evaluation_is_without() {
+    let last = |keys: &str| Run::new("mixtral", keys).unwrap().finish().2;
+    for keys in ["router.noise = \"normal\"\nrouter.noise_std = 0.5", "router.jitter = 0.2", "expert_dropout = 0.3"] {
+        assert!(last(keys) == last(keys), "{keys}: two runs");
+        assert!(last(keys) != last(&format!("{keys}\nseed = 9\nshuffle = false")), "{keys}: another seed");
+        let first = |keys: &str| Run::new("mixtral", keys).unwrap().trainer.evaluate().unwrap().loss;
+        assert_eq!(first(""), first(keys), "{keys}");
+    }
+    let first = |keys: &str| Run::new("mixtral", keys).unwrap().trainer.evaluate().unwrap().loss;
+    assert_ne!(first(""), first("router.noise = \"normal\"\nrouter.noise_in_eval = true"));
+    // The learned deviation's matrix begins as zeros, and learns.
+    let learned = last("router.noise = \"learned\"");
+    let noise: Vec<_> = learned.iter().filter(|(n, _)| n.contains("ffn_noise_inp")).collect();
+    assert!(noise.len() == 3 && noise.iter().all(|(_, w)| w.iter().any(|x| *x != 0.0)));
+    assert!(refused("mixtral", "router.noise = \"learned\"\nlora.r = 2").contains("[lora]"));
+    assert!(refused("llama", "router.jitter = 0.1").contains("none"));
+    assert!(refused("llama", "expert_dropout = 0.1").contains("none"));
+    assert!(refused("llama", "router.aux = \"hf\"").contains("none"));
+}
+
+#[test]
+fn numbers_of_experts_follow_the_epochs() {
+    // 12 texts of 23 rows, each a sequence of its own: 3 steps an epoch.
+    let keys = "max_steps = 0\nnum_epochs = 3.0\ntop_k_schedule = [[0, 8], [1, 3], [2, 2]]";
+    let text = format!(
+        "datasets = [{{ path = \"unused\" }}]\nsequence_len = 24\nmicro_batch_size = 2\ngradient_accumulation_steps = 2\n\
+         learning_rate = 0.01\nlr_scheduler = \"constant\"\nlog = []\nresume = \"never\"\n{keys}\n"
+    );
+    let dir = tempfile::tempdir().unwrap();
+    let parsed = TrainConfig::parse("run.toml", &text, &[]).unwrap();
+    let config = TrainConfig { output_dir: dir.path().into(), ..parsed };
+    let learner = ModelLearner::new(&goldens::definition("mixtral"), &config).unwrap();
+    let vocab = learner.vocabulary();
+    let mut trainer = Trainer::new(learner, config, corpus(vocab), None).unwrap();
+    let mut seen = vec![];
+    let done: Finished = trainer
+        .run(&moeray::CancelToken::new(), &mut |e| {
+            if let moeray::train::Event::Step(r) = e {
+                let rows: u64 = 4 * 24;
+                seen.push((r.epoch as u64, r.loads[0].tokens.iter().sum::<u64>() / rows));
+            }
+        })
+        .unwrap();
+    assert_eq!(done.steps as usize, seen.len());
+    assert!(seen.iter().all(|(epoch, k)| *k == [8, 3, 2][*epoch as usize]), "{seen:?}");
+    assert_eq!(trainer.learner().experts_used(), Some(2));
+    // The model's own number is no change.
+    let last = |keys: &str| Run::new("mixtral", keys).unwrap().finish().2;
+    assert!(last("") == last("top_k_schedule = [[0, 2]]"));
+    assert!(last("") != last("top_k_schedule = [[0, 3]]"));
+    let e = refused("mixtral", "top_k_schedule = [[0, 8], [4, 9]]");
+    assert!(e.contains("top_k_schedule") && e.contains("top 9 of 8"), "{e}");
+    assert!(refused("llama", "top_k_schedule = [[0, 2]]").contains("top_k_schedule"));
+}
+
+#[test]
+fn recomputing_is_the_same_bits_in_less_memory() {
+    let bytes = |keys: &str| Run::new("mixtral", keys).unwrap().trainer.learner().forecast(2048, 0).unwrap().values;
+    let last = |keys: &str| Run::new("mixtral", keys).unwrap().finish().2;
+    let noisy = "router.noise = \"normal\"\nexpert_dropout = 0.2\nrouter.capacity_factor = 1.0\n";
+    for keys in ["", noisy] {
+        let plain = last(keys);
+        for what in ["experts", "layer"] {
+            assert!(plain == last(&format!("{keys}recompute = \"{what}\"")), "{what}, {keys}");
+        }
+    }
+    let [none, experts, layer] = ["none", "experts", "layer"].map(|w| bytes(&format!("recompute = \"{w}\"")));
+    assert!(layer < experts && experts < none, "{none} {experts} {layer}");
+}
