@@ -21,6 +21,7 @@ mod config_facts;
 mod cpu;
 mod export;
 mod export_families;
+mod export_hugging_face;
 mod export_vocab;
 mod files;
 mod forms;

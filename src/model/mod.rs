@@ -2,7 +2,7 @@
 //!
 //! In the order of the data: `params` reads hyperparameters by a family's facts (`facts`, `gguf`); `families` has a file an
 //! architecture, which makes a [`Decoder`] of them; `graph` puts a decoder's layers together of `blocks`, whose weights
-//! `loader` finds; `export` writes the same model as GGUF.
+//! `loader` finds; `export` writes the same model as GGUF or as a Hugging Face folder.
 //!
 //! To add an architecture: a file in `families` with its [`Architecture`], a line in its registry, and a golden under
 //! `tests/data/goldens`.
@@ -43,7 +43,7 @@ pub use decoder::{
     AttentionSpec, Bias, ConvSpec, Decoder, DeltaSpec, Ffn, Glu, LatentSpec, LayerNorms, LayerSpec, Mixer, Moe,
     Multipliers, NormOver, NormSpec, Position, QkNorm, Shared, Span,
 };
-pub use export::{readable, to_gguf};
+pub use export::{readable, to_gguf, write_hugging_face};
 pub use facts::{Absent, Config};
 pub use families::REGISTRY;
 pub use gguf::GgufForm;

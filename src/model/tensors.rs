@@ -100,11 +100,20 @@ pub(super) fn channels_first(t: &Tensor, taps: usize) -> Result<Tensor> {
 
 /// Rows of each head of `d` columns from halves (i, i + d/2) to pairs (2i, 2i + 1); the numbers of a vector likewise.
 pub(super) fn interleaved(t: &Tensor, d: usize) -> Result<Tensor> {
-    let from = |r: usize| (r / d) * d + (r % 2) * (d / 2) + (r % d) / 2;
+    moved(t, |r| (r / d) * d + (r % 2) * (d / 2) + (r % d) / 2)
+}
+
+/// The way back of [`interleaved`].
+pub(super) fn by_halves(t: &Tensor, d: usize) -> Result<Tensor> {
+    moved(t, |r| (r / d) * d + 2 * (r % d % (d / 2)) + (r % d) / (d / 2))
+}
+
+/// Row, or number of a vector, `source(r)` as r.
+fn moved(t: &Tensor, source: impl Fn(usize) -> usize) -> Result<Tensor> {
     if t.shape().len() > 1 {
-        return rows_from(t, from);
+        return rows_from(t, source);
     }
     let (size, row) = (t.dtype().layout().bytes, t.row(0));
-    let bytes = (0..t.cols()).flat_map(|i| row[from(i) * size..(from(i) + 1) * size].iter().copied()).collect();
+    let bytes = (0..t.cols()).flat_map(|i| row[source(i) * size..(source(i) + 1) * size].iter().copied()).collect();
     Tensor::new(t.dtype(), t.shape().to_vec(), vec![Bytes::from_vec(bytes)])
 }

@@ -260,7 +260,7 @@ fn around(original: &Tokenizer) -> Result<(Option<bool>, Option<bool>)> {
 }
 
 /// Compares the ids of the vocabulary with those of the original, its NFC normalisation aside.
-fn hold(v: &GgufVocab, root: &Json, config: Option<&Json>) -> Result<()> {
+pub(super) fn hold(v: &GgufVocab, root: &Json, config: Option<&Json>) -> Result<()> {
     let ours = Tokenizer::from_vocab(v.clone())?;
     let mut root = root.clone();
     if v.model == "gpt2" {

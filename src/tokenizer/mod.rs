@@ -22,6 +22,7 @@ mod gguf;
 mod guard;
 mod hf;
 mod jinja;
+mod json;
 mod pretok;
 mod probe;
 mod rank;

@@ -360,6 +360,7 @@ const FREE: &[&str] = &[
     "save_total_limit",
     "resume",
     "max_skipped_steps",
+    "export",
     "log",
     "logging_steps",
     "threads",

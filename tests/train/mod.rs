@@ -4,6 +4,8 @@
 mod bigram;
 mod config;
 mod data;
+#[cfg(feature = "cli")]
+mod folder;
 mod kill;
 mod logs;
 #[cfg(all(feature = "cli", feature = "demo-model"))]

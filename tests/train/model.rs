@@ -213,3 +213,28 @@ fn an_adapter_of_a_quantised_model_learns() {
     let none = ["finetune", "-m", DEMO, "-f", &text, "--lora-targets", "dense", "-o", "x.gguf"];
     fails(&none, 1, &["lora.targets", "dense"]);
 }
+
+#[test]
+fn the_demo_model_is_a_run_of_one_command() {
+    let toml = Path::new(env!("CARGO_MANIFEST_DIR")).join("demo/bard.toml");
+    let overrides = [format!("tokenizer={DEMO}"), "datasets.0.path=texts".to_owned()];
+    let config = moeray::train::config::TrainConfig::read(&toml, &overrides).unwrap();
+    let demo = file::open(DEMO.as_ref()).unwrap();
+    let made = moeray::train::from_scratch(config.architecture.as_ref().unwrap(), &demo, config.seed).unwrap();
+    let shapes = |c: &Checkpoint| -> std::collections::BTreeMap<String, Vec<usize>> {
+        // ggml drops sizes of 1.
+        let one =
+            |(n, t): (&str, &file::Tensor)| (n.to_owned(), t.shape().iter().copied().filter(|s| *s > 1).collect());
+        c.tensors().map(one).collect()
+    };
+    assert_eq!(shapes(&made), shapes(&demo));
+    let [ours, theirs] = [&made, &demo].map(|c| model::build(c, &Default::default()).unwrap());
+    // The width of a dense network is said by the file, and no layer has one.
+    assert!(ours.decoder.dense().is_none());
+    assert!(ours.decoder == model::Decoder { ffn: ours.decoder.ffn, ..theirs.decoder });
+    // 4096 tokens a step, of which the last of each sequence is only predicted.
+    assert_eq!((config.sequence_len + 1) * config.micro_batch_size * config.gradient_accumulation_steps, 4096);
+    let learner = moeray::train::ModelLearner::new(&ours, &config).unwrap();
+    let all: usize = moeray::train::Learner::parameters(&learner).iter().map(|p| p.len()).sum();
+    assert_eq!(all, demo.tensors().map(|(_, t)| t.rows() * t.cols()).sum::<usize>());
+}

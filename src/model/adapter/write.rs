@@ -12,7 +12,7 @@ use crate::{
         architecture::Architecture,
         build::{Definition, find},
         params::Params,
-        tensors::{numbers, row, rows_from},
+        tensors::{by_halves, numbers, row},
     },
     quant::DType,
 };
@@ -210,9 +210,4 @@ fn slice(t: &Tensor, e: usize) -> Result<Tensor> {
     let rows = t.rows() / t.shape().first().copied().unwrap_or(1).max(1);
     let parts = (e * rows..(e + 1) * rows).map(|r| row(t, r)).collect::<Option<Vec<_>>>();
     Tensor::new(t.dtype(), shape, parts.ok_or_else(|| Error::Model("an adapter of fewer experts".into()))?)
-}
-
-/// Rows of each head of `d` from pairs (2i, 2i + 1) to halves (i, i + d/2).
-fn by_halves(t: &Tensor, d: usize) -> Result<Tensor> {
-    rows_from(t, |r| (r / d) * d + 2 * (r % d % (d / 2)) + (r % d) / (d / 2))
 }

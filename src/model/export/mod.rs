@@ -11,7 +11,11 @@
 //! - DeepSeek-V2's groups, which llama.cpp scores by two experts instead of one, and Phi-3.5-MoE, whose routing and norms
 //!   it simplifies. llama.cpp's own converter writes the same files; a warning says what differs.
 
+mod config_json;
+mod hugging_face;
 mod tensors;
+
+pub use hugging_face::write_hugging_face;
 
 use crate::{
     error::{Error, Result},

@@ -5,7 +5,7 @@
 //! the comments in llama.cpp's `src/llama-vocab.cpp`, which quote the models' `tokenizer.json` files, and the `tokenizers`
 //! crate for GPT-2's.
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 /// A known sequence of patterns.
 pub(crate) struct Known {
@@ -71,6 +71,28 @@ pub(crate) fn by_json(pre_tokenizer: &Value, ignore_merges: bool) -> Result<&'st
     collect(pre_tokenizer, &mut patterns)?;
     let found = |k: &&Known| k.patterns == patterns.as_slice() && k.ignore_merges == ignore_merges;
     KNOWN.iter().find(found).ok_or_else(|| format!("the patterns {patterns:?} with ignore_merges = {ignore_merges}"))
+}
+
+/// The patterns of a name.
+pub(crate) fn by_name(name: &str) -> Option<&'static Known> {
+    KNOWN.iter().find(|k| k.name == name)
+}
+
+impl Known {
+    /// `ignore_merges` of the model.
+    pub(crate) fn ignore_merges(&self) -> bool {
+        self.ignore_merges
+    }
+
+    /// The `pre_tokenizer` of a `tokenizer.json`.
+    pub(crate) fn json(&self) -> Value {
+        let split =
+            |p: &&str| json!({ "type": "Split", "pattern": { "Regex": p }, "behavior": "Isolated", "invert": false });
+        let mut stages: Vec<Value> = self.patterns.iter().map(split).collect();
+        stages
+            .push(json!({ "type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": false }));
+        json!({ "type": "Sequence", "pretokenizers": stages })
+    }
 }
 
 /// Every name that can be found, for errors.

@@ -154,6 +154,15 @@ pub enum BackendConfig {
     Reference,
 }
 
+/// An entry of `export`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[allow(missing_docs)]
+pub enum ExportName {
+    Gguf,
+    Safetensors,
+}
+
 /// `recompute`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -286,6 +295,8 @@ pub struct TrainConfig {
     pub resume: String,
     /// Steps without a finite loss and gradient, one behind the other, after which the run ends.
     pub max_skipped_steps: u32,
+    /// What the model is written as at the end: `gguf` (`model.gguf`), `safetensors` (a Hugging Face folder, `model`).
+    pub export: Vec<ExportName>,
     /// What is written: `csv`, `jsonl`, `tensorboard`, `svg`.
     pub log: Vec<LogName>,
     /// Steps between lines of the log.
@@ -351,6 +362,7 @@ impl Default for TrainConfig {
             save_total_limit: 2,
             resume: "auto".into(),
             max_skipped_steps: 10,
+            export: vec![ExportName::Gguf],
             log: vec![LogName::Csv, LogName::Jsonl, LogName::Tensorboard, LogName::Svg],
             logging_steps: 1,
             backend: BackendConfig::Cpu,
