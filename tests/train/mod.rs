@@ -1,6 +1,7 @@
 //! The trainer: optimizers, schedules, data, configurations, checkpoints, logs. The models here are small and have exact
 //! gradients of their own, so that what fails is the trainer.
 
+mod balance;
 mod bigram;
 mod config;
 mod data;
