@@ -164,6 +164,29 @@ fn peft_folders_are_the_merged_model() {
 }
 
 #[test]
+fn names_that_peft_would_rename_are_parameters() {
+    let ckpt = file::open(&folder("qwen2_moe")).unwrap();
+    let d = model::build(&ckpt, &Default::default()).unwrap();
+    let stems = ["attn_q", "ffn_gate_inp", "ffn_gate_shexp", "ffn_gate_exps", "ffn_up_exps"];
+    let dir = tempfile::tempdir().unwrap();
+    write_adapter_peft(dir.path(), &d, &ckpt, 3.0, &pairs_in(2, &d, &stems), AdapterForm::Fused).unwrap();
+    let config: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(dir.path().join("adapter_config.json")).unwrap()).unwrap();
+    assert_eq!(config["target_modules"], serde_json::json!(["model.layers.2.self_attn.q_proj"]));
+    let parameters = ["gate.weight", "shared_expert.gate_proj.weight", "experts.gate_up_proj"];
+    let parameters: Vec<String> = parameters.iter().map(|p| format!("model.layers.2.mlp.{p}")).collect();
+    assert_eq!(config["target_parameters"], serde_json::json!(parameters));
+    // One rank and one factor for all.
+    assert_eq!((config["r"].as_u64(), config["lora_alpha"].as_f64()), (Some(6), Some(6.0)));
+    let all = file::open_tensors(&dir.path().join("adapter_model.safetensors")).unwrap();
+    let experts = |n: &str| if n.contains("experts.lora") { 6 } else { 1 };
+    for (name, t) in &all {
+        let rank = if name.contains("lora_A") { t.rows() } else { t.cols() };
+        assert_eq!(rank, 6 * experts(name), "{name}");
+    }
+}
+
+#[test]
 fn fused_experts_have_pefts_odd_order() {
     let ckpt = file::open(&folder("qwen3_moe")).unwrap();
     let d = model::build(&ckpt, &Default::default()).unwrap();
@@ -178,8 +201,8 @@ fn fused_experts_have_pefts_odd_order() {
         panic!()
     };
     let (a, b) = (find("experts.base_layer.lora_A.weight"), find("experts.base_layer.lora_B.weight"));
-    // Twice the rank; PEFT's inputs are the stored rows.
-    assert_eq!((a.shape(), b.shape()), (&[e * 6, 2 * out][..], &[inp, 6 * e][..]));
+    // Twice the rank.
+    assert_eq!((a.shape(), b.shape()), (&[e * 6, inp][..], &[2 * out, 6 * e][..]));
     let config: serde_json::Value =
         serde_json::from_slice(&std::fs::read(dir.path().join("adapter_config.json")).unwrap()).unwrap();
     let parameters: Vec<&str> =
@@ -194,8 +217,63 @@ fn fused_experts_have_pefts_odd_order() {
         let (pa, pb) = (numbers(&p.a), numbers(&p.b));
         for (x, o, i) in [(0, 0, 0), (e - 1, out - 1, inp - 1), (e / 2, 3, 5)] {
             let want: f32 = (0..3).map(|j| pb[(x * out + o) * 3 + j] * pa[(x * 3 + j) * inp + i]).sum();
-            let got = peft_delta(a, b, e, x, which * out + o, i);
+            let got = peft_delta(a, b, e, x, i, which * out + o);
             assert!((got - want).abs() < 1e-6, "{which} {x} {o} {i}: {got} instead of {want}");
+        }
+    }
+}
+
+/// The folder with the sides of its experts' parameters flipped, as earlier versions of PEFT wrote them.
+fn flip(folder: &Path, version: Option<&str>) {
+    let path = folder.join("adapter_model.safetensors");
+    let mut all: std::collections::BTreeMap<String, Tensor> = file::open_tensors(&path).unwrap().into_iter().collect();
+    let experts: Vec<String> = all.keys().filter(|n| n.contains("experts") && n.contains("lora_A")).cloned().collect();
+    for name in experts {
+        let other = name.replace("lora_A", "lora_B");
+        let (a, b) = (all[&name].clone(), all[&other].clone());
+        let (na, nb, e, n) = (numbers(&a), numbers(&b), 8, a.rows());
+        let (inp, out, r) = (a.cols(), b.rows(), a.rows() / e);
+        let at = |x: usize, j: usize| (x * r + j, j * e + x);
+        let (mut fa, mut fb) = (vec![0.0; n * out], vec![0.0; inp * n]);
+        for (x, j) in (0..e).flat_map(|x| (0..r).map(move |j| (x, j))) {
+            let (row, column) = at(x, j);
+            (0..out).for_each(|o| fa[row * out + o] = nb[o * n + column]);
+            (0..inp).for_each(|i| fb[i * n + column] = na[row * inp + i]);
+        }
+        all.insert(name, Tensor::from_f32(vec![n, out], fa).unwrap());
+        all.insert(other, Tensor::from_f32(vec![inp, n], fb).unwrap());
+    }
+    let bytes: Vec<(String, Vec<usize>, Vec<u8>)> = all
+        .iter()
+        .map(|(n, t)| (n.clone(), t.shape().to_vec(), numbers(t).iter().flat_map(|x| x.to_le_bytes()).collect()))
+        .collect();
+    let views = bytes.iter().map(|(n, s, b)| {
+        (n.as_str(), safetensors::tensor::TensorView::new(safetensors::Dtype::F32, s.clone(), b).unwrap())
+    });
+    std::fs::write(&path, safetensors::serialize(views, None).unwrap()).unwrap();
+    let config = folder.join("adapter_config.json");
+    let mut json: serde_json::Value = serde_json::from_slice(&std::fs::read(&config).unwrap()).unwrap();
+    match version {
+        Some(v) => json["peft_version"] = v.into(),
+        None => drop(json.as_object_mut().unwrap().remove("peft_version")),
+    }
+    std::fs::write(&config, json.to_string()).unwrap();
+}
+
+#[test]
+fn earlier_versions_of_peft_are_told_apart() {
+    // Experts of one model are square on the way down, so that only the version tells; those of the other are not.
+    let golden = file::open(&folder("mixtral")).unwrap();
+    for ckpt in [file::open(&demo()).unwrap(), golden] {
+        let d = model::build(&ckpt, &Default::default()).unwrap();
+        let pairs = pairs(&d, &["ffn_gate_exps", "ffn_up_exps", "ffn_down_exps"]);
+        let want = reference(&merged(&d, &pairs, 1.0));
+        for version in [None, Some("0.17.1"), Some("0.19.1.dev0@abc")] {
+            let dir = tempfile::tempdir().unwrap();
+            write_adapter_peft(dir.path(), &d, &ckpt, 3.0, &pairs, AdapterForm::Fused).unwrap();
+            flip(dir.path(), version);
+            let far = diff(&reference(&read(&ckpt, &d, dir.path(), 1.0).unwrap().program), &want);
+            assert!(far.nmse < 1e-11, "{}, {version:?}: {far:?}", d.arch);
         }
     }
 }

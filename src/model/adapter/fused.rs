@@ -1,14 +1,16 @@
 //! PEFT's adapters of whole parameters (`target_parameters`) of experts.
 //!
-//! PEFT's `ParamWrapper` takes a parameter P `[E, d1, d2]` for E matrices with d1 inputs and d2 outputs, whatever the model means
-//! by them, and has `lora_A` `[E·r, d1]`, expert by expert, and `lora_B` `[d2, r·E]`, in which the expert is the *fastest* index:
+//! PEFT's `ParamWrapper` takes a parameter of E matrices and has `lora_A` `[E·r, in]`, expert by expert, and `lora_B` `[out, r·E]`,
+//! in which the expert is the *fastest* index:
 //!
-//! ΔP[e, i, o] = s · Σⱼ lora_B[o, j·E + e] · lora_A[e·r + j, i].
+//! ΔW[e, o, i] = s · Σⱼ lora_B[o, j·E + e] · lora_A[e·r + j, i].
 //!
-//! Where the model stores `[E, out, in]` PEFT's inputs are our outputs: B[e, o, j] = lora_A[e·r + j, o] and
-//! A[e, j, i] = lora_B[i, j·E + e]. Where it stores `[E, in, out]` they are what they are called.
+//! What it takes for inputs and outputs has changed. Since 0.20 they are the matrices' own. Up to 0.18 inputs were the parameter's
+//! second dimension, whatever the model means by it: of parameters that are stored `[E, out, in]` the two are flipped. 0.19 flipped
+//! those that are stored `[E, in, out]`, too. Shapes tell which of them a file has, and for square matrices `peft_version`.
+//! What is written here is the form of 0.20.
 //!
-//! Source: peft/tuners/lora/layer.py, `ParamWrapper.get_delta_weight`.
+//! Source: peft/tuners/lora/layer.py, `ParamWrapper.get_delta_weight`, in 0.17.1 to 0.21.2.
 
 use crate::{
     error::{Error, Result},
@@ -40,13 +42,17 @@ pub(super) fn half(which: usize, rows: usize, layout: ExpertLayout) -> (usize, u
     }
 }
 
-/// d1 and d2 of a parameter with these outputs and inputs.
-pub(super) fn sides(layout: ExpertLayout, out: usize, inp: usize) -> [usize; 2] {
-    if layout == ExpertLayout::Rows { [out, inp] } else { [inp, out] }
+/// Whether PEFT's inputs are the outputs of a matrix, in a file of this version: the first two of its numbers.
+pub(super) fn flipped(layout: ExpertLayout, version: Option<[u32; 2]>) -> bool {
+    match version {
+        Some(v) if v >= [0, 20] => false,
+        Some(v) if v >= [0, 19] => true,
+        Some(_) | None => layout == ExpertLayout::Rows,
+    }
 }
 
 /// The pair of one of our weights.
-pub(super) fn ours(p: &Pair<'_>, part: &Part<'_>, layout: ExpertLayout, factor: f32) -> Result<LowRank> {
+pub(super) fn ours(p: &Pair<'_>, part: &Part<'_>, flipped: bool, factor: f32) -> Result<LowRank> {
     let [e, out, inp] = part.shape;
     let bad = || Error::Model(format!("an adapter of experts with shapes {:?} and {:?}", p.a.shape(), p.b.shape()));
     let ([rows, d1], [d2, cols]) = (two(p.a).ok_or_else(bad)?, two(p.b).ok_or_else(bad)?);
@@ -59,7 +65,6 @@ pub(super) fn ours(p: &Pair<'_>, part: &Part<'_>, layout: ExpertLayout, factor: 
     let of_a = |x: usize, j: usize, i: usize| la[(x * r + j) * d1 + i];
     let of_b = |x: usize, j: usize, o: usize| lb[o * cols + j * e + x];
     let row = |o: usize| part.first + part.step * o;
-    let flipped = layout == ExpertLayout::Rows;
     let [outs, ins] = if flipped { [d1, d2] } else { [d2, d1] };
     if inp != ins || (out > 0 && row(out - 1) >= outs) {
         return Err(bad());
@@ -83,7 +88,7 @@ pub(super) fn ours(p: &Pair<'_>, part: &Part<'_>, layout: ExpertLayout, factor: 
 
 /// Two of our pairs of one rank as PEFT's pair of the merged parameter: of rank 2r, its B block-diagonal (gate's, then up's), so
 /// that its factor has to be doubled where it is divided by the rank. One pair alone stays what it is.
-pub(super) fn theirs(parts: &[(&LowRank, usize, usize)], outs: usize, layout: ExpertLayout) -> Result<[Tensor; 2]> {
+pub(super) fn theirs(parts: &[(&LowRank, usize, usize)], outs: usize) -> Result<[Tensor; 2]> {
     let bad = || Error::Model("an adapter of experts that is none".into());
     let first = parts.first().ok_or_else(bad)?.0;
     let &[e, r, inp] = first.a.shape() else { return Err(bad()) };
@@ -124,12 +129,7 @@ pub(super) fn theirs(parts: &[(&LowRank, usize, usize)], outs: usize, layout: Ex
     };
     let of_a = |x: usize, j: usize, i: usize| a[(x * rank + j) * inp + i];
     let of_b = |x: usize, j: usize, o: usize| b[(x * outs + o) * rank + j];
-    match layout {
-        ExpertLayout::Rows => Ok([by_expert(&of_b, outs)?, expert_last(&of_a, inp)?]),
-        ExpertLayout::Columns | ExpertLayout::InterleavedColumns => {
-            Ok([by_expert(&of_a, inp)?, expert_last(&of_b, outs)?])
-        }
-    }
+    Ok([by_expert(&of_a, inp)?, expert_last(&of_b, outs)?])
 }
 
 fn two(t: &Tensor) -> Option<[usize; 2]> {

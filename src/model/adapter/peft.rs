@@ -43,6 +43,8 @@ struct Settings {
     root: bool,
     ranks: BTreeMap<String, f64>,
     alphas: BTreeMap<String, f64>,
+    /// The first two numbers of the version that wrote it; files of before 0.18 do not say.
+    version: Option<[u32; 2]>,
 }
 
 impl Settings {
@@ -77,6 +79,7 @@ impl Settings {
             root: json.get("use_rslora") == Some(&Json::Bool(true)),
             ranks: pattern("rank_pattern"),
             alphas: pattern("alpha_pattern"),
+            version: json.get("peft_version").and_then(Json::as_str).and_then(version),
         })
     }
 
@@ -90,6 +93,12 @@ impl Settings {
         let (r, alpha) = (of(&self.ranks, self.r).max(1.0), of(&self.alphas, self.alpha));
         (alpha / if self.root { r.sqrt() } else { r }) as f32
     }
+}
+
+/// `0.21.2` and `0.21.3.dev0@main` as 0 and 21.
+fn version(text: &str) -> Option<[u32; 2]> {
+    let mut numbers = text.split('.').map(|n| n.parse::<u32>().ok());
+    Some([numbers.next()??, numbers.next()??])
 }
 
 /// The tensors of a folder, by module and by A or B.
@@ -229,15 +238,22 @@ fn fused_experts(
                 let p = Pair { a: &a, b: &b };
                 let factor = scale * settings.factor(&module);
                 let both = [a.shape().last().copied(), b.shape().first().copied()];
-                let is = |out: usize, inp: usize| both == fused::sides(layout, out, inp).map(Some);
+                // Whether it is a pair of so many outputs and inputs, and if so, whether they are flipped.
+                let is = |out: usize, inp: usize| match [both == [Some(inp), Some(out)], both == [Some(out), Some(inp)]]
+                {
+                    [true, true] => Some(fused::flipped(layout, settings.version)),
+                    [true, false] => Some(false),
+                    [false, true] => Some(true),
+                    [false, false] => None,
+                };
                 let part = |weight, shape, (first, step)| Part { weight, shape, first, step };
-                if is(2 * g[1], g[2]) {
+                if let Some(flipped) = is(2 * g[1], g[2]) {
                     for (n, (name, s)) in [(&gate, g), (&up, u)].into_iter().enumerate() {
                         let part = part(name.as_str(), s, fused::half(n, s[1], layout));
-                        pairs.push(fused::ours(&p, &part, layout, factor)?);
+                        pairs.push(fused::ours(&p, &part, flipped, factor)?);
                     }
-                } else if is(w[1], w[2]) {
-                    pairs.push(fused::ours(&p, &part(down.as_str(), w, (0, 1)), layout, factor)?);
+                } else if let Some(flipped) = is(w[1], w[2]) {
+                    pairs.push(fused::ours(&p, &part(down.as_str(), w, (0, 1)), flipped, factor)?);
                 } else {
                     let (a, b) = (a.shape(), b.shape());
                     return Err(Error::Model(format!(

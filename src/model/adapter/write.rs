@@ -75,17 +75,24 @@ pub fn write_adapter_peft(
     let family = find(&Params::new(ckpt)?)?;
     let gguf = ckpt.format() == Format::Gguf && family.gguf.rows.interleaved_qk;
     let head = d.decoder.layers.iter().find_map(|l| l.rope()).map(|r| r.head_dim).filter(|_| gguf);
-    let mut out = Peft::default();
+    // Gate and up are one parameter in memory, whose rank is that of both; so that alpha / r is one number all have that rank.
+    let fused = form == AdapterForm::Fused && pairs.iter().any(|p| p.weight.contains("_exps."));
+    let times = if fused { 2 } else { 1 };
+    let mut out = Peft { wrapped: form == AdapterForm::Fused && d.decoder.moe().is_some(), ..Peft::default() };
     for p in pairs {
-        out.linear(p, family, head, form)?;
+        out.linear(&padded(p, times * r)?, family, head, form)?;
     }
-    if form == AdapterForm::Fused {
+    if fused {
         for i in 0..d.decoder.layers.len() {
             out.fused(i, pairs, family)?;
         }
     }
-    save(folder, &out.config(alpha, r), &out.all)
+    save(folder, &out.config(alpha * times as f32, times * r), &out.all)
 }
+
+/// The last parts of names that PEFT takes for experts' (and routers') of earlier checkpoints, and renames, in models with experts: as
+/// parameters (`target_parameters`) they are what they are called.
+const RENAMED: &[&str] = &["gate", "gate_proj", "up_proj", "down_proj", "w1", "w2", "w3"];
 
 /// A folder under way.
 #[derive(Default)]
@@ -93,6 +100,8 @@ struct Peft {
     all: BTreeMap<String, Tensor>,
     modules: Vec<String>,
     parameters: Vec<String>,
+    /// Whether matrices of names that would be renamed are said as parameters.
+    wrapped: bool,
 }
 
 impl Peft {
@@ -113,7 +122,11 @@ impl Peft {
                 None => p.b.clone(),
             };
             self.add(module, p.a.clone(), b);
-            self.modules.push(module.to_owned());
+            if self.wrapped && module.rsplit('.').next().is_some_and(|last| RENAMED.contains(&last)) {
+                self.parameters.push(format!("{module}.weight"));
+            } else {
+                self.modules.push(module.to_owned());
+            }
         } else if form == AdapterForm::PerExpert {
             for e in 0..p.a.shape().first().copied().unwrap_or(0) {
                 let module = module.replace("{}", &e.to_string());
@@ -144,12 +157,12 @@ impl Peft {
             };
             let parts = [part(0, halves[0]), part(1, halves[1])];
             let parts: Vec<_> = parts.iter().map(|(p, first, step)| (p, *first, *step)).collect();
-            made.push(("gate_up_proj", fused::theirs(&parts, 2 * out, layout)?));
+            made.push(("gate_up_proj", fused::theirs(&parts, 2 * out)?));
         }
         if let Some(p) = of("down") {
             let zero = LowRank { b: zeros(&p.b)?, ..p.clone() };
             let outs = p.b.shape().get(1).copied().unwrap_or(0);
-            made.push(("down_proj", fused::theirs(&[(p, 0, 1), (&zero, 0, 1)], outs, layout)?));
+            made.push(("down_proj", fused::theirs(&[(p, 0, 1), (&zero, 0, 1)], outs)?));
         }
         // Of two parameters of one module the first lies within the second.
         let deep = made.len() == 2;
@@ -161,21 +174,41 @@ impl Peft {
         Ok(())
     }
 
-    /// `adapter_config.json` of pairs of rank `r`. Where there are parameters, rank and alpha are twice as large, and the others'
-    /// are said by name: alpha / r is one number.
+    /// `adapter_config.json` of pairs of rank `r`.
     fn config(&self, alpha: f32, r: usize) -> serde_json::Value {
-        let times = if self.parameters.is_empty() { 1 } else { 2 };
-        let pattern = |value: serde_json::Value| -> serde_json::Map<String, serde_json::Value> {
-            let some = self.modules.iter().filter(|_| times > 1);
-            some.map(|m| (m.clone(), value.clone())).collect()
-        };
         json!({
-            "peft_type": "LORA", "task_type": "CAUSAL_LM", "inference_mode": true, "bias": "none", "r": times * r,
-            "lora_alpha": f64::from(alpha) * times as f64, "lora_dropout": 0.0, "use_rslora": false, "use_dora": false,
+            "peft_type": "LORA", "task_type": "CAUSAL_LM", "inference_mode": true, "bias": "none", "r": r,
+            "lora_alpha": f64::from(alpha), "lora_dropout": 0.0, "use_rslora": false, "use_dora": false,
             "fan_in_fan_out": false, "target_modules": self.modules, "target_parameters": self.parameters,
-            "rank_pattern": pattern(r.into()), "alpha_pattern": pattern(alpha.into()), "base_model_name_or_path": null,
+            "rank_pattern": {}, "alpha_pattern": {}, "base_model_name_or_path": null,
+            // Whose order of experts' parameters it is.
+            "peft_version": "0.20.0",
         })
     }
+}
+
+/// The same pair with zeros up to a rank.
+fn padded(p: &LowRank, rank: usize) -> Result<LowRank> {
+    let r = p.rank();
+    let (lead, inp) = (&p.a.shape()[..p.a.shape().len() - 2], p.a.cols());
+    if r == rank {
+        return Ok(p.clone());
+    }
+    let (mut a, mut b) = (vec![], vec![]);
+    for rows in numbers(&p.a)?.chunks((r * inp).max(1)) {
+        a.extend_from_slice(rows);
+        a.resize(a.len() + (rank - r) * inp, 0.0);
+    }
+    for row in numbers(&p.b)?.chunks(r.max(1)) {
+        b.extend_from_slice(row);
+        b.resize(b.len() + rank - r, 0.0);
+    }
+    let outs = p.b.shape()[p.b.shape().len() - 2];
+    Ok(LowRank {
+        a: Tensor::from_f32([lead, &[rank, inp]].concat(), a)?,
+        b: Tensor::from_f32([lead, &[outs, rank]].concat(), b)?,
+        ..p.clone()
+    })
 }
 
 fn save(folder: &Path, config: &serde_json::Value, all: &BTreeMap<String, Tensor>) -> Result<()> {
