@@ -101,6 +101,9 @@ fn quantised_weights_become_floats() {
     let ids: Vec<u32> = (0..6).map(|i| i * 91 + 3).collect();
     let far = diff(&logits(&file::open(&out).unwrap(), &ids), &logits(&gguf, &ids));
     assert!(far.nmse < 1e-10, "{far:?}");
+    // All files may be read by the same people.
+    let rights = |name: &str| fs::metadata(out.join(name)).unwrap().permissions();
+    assert_eq!(rights("model.safetensors"), rights("config.json"));
     // The tokenizer is the same, with its special tokens.
     GgufVocab::from_metadata(gguf.meta()).unwrap().to_json().unwrap();
     let [ours, theirs] = [&file::open(&out).unwrap(), &gguf].map(|c| Tokenizer::from_checkpoint(c).unwrap());

@@ -93,12 +93,15 @@ fn fill(folder: &Path, config: &Json, pieces: Vec<(String, Piece)>, copied: Opti
         fs::remove_dir_all(folder).map_err(io(folder.to_owned()))?;
     }
     fs::create_dir_all(folder).map_err(io(folder.to_owned()))?;
+    let config_path = folder.join("config.json");
+    let text = serde_json::to_vec_pretty(config).map_err(|e| io(config_path.clone())(e.into()))?;
+    fs::write(&config_path, text).map_err(io(config_path.clone()))?;
     let path = folder.join("model.safetensors");
     let format = Some([("format".to_owned(), "pt".to_owned())].into());
     safetensors::serialize_to_file(pieces, format, &path).map_err(|e| io(path.clone())(std::io::Error::other(e)))?;
-    let path = folder.join("config.json");
-    let text = serde_json::to_vec_pretty(config).map_err(|e| io(path.clone())(e.into()))?;
-    fs::write(&path, text).map_err(io(path))?;
+    // The crate makes a file that nobody else may read.
+    let usual = fs::metadata(&config_path).map(|m| m.permissions());
+    usual.and_then(|p| fs::set_permissions(&path, p)).map_err(io(path))?;
     let Some(from) = copied else { return Ok(()) };
     for name in BESIDE.iter().filter(|n| from.join(n).is_file()) {
         fs::copy(from.join(name), folder.join(name)).map_err(io(folder.join(name)))?;
