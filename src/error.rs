@@ -59,6 +59,9 @@ pub enum Error {
     /// No adapter, a device that is too small, a lost device, out of device memory, a watchdog reset.
     #[error("device: {0}")]
     Device(String),
+    /// The network, or who answers at its other end: no connection, a refusal, a download that breaks off again and again.
+    #[error("network: {0}")]
+    Network(String),
     /// The caller cancelled.
     #[error("cancelled")]
     Cancelled,

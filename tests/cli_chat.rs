@@ -283,8 +283,8 @@ fn other_things_than_language_models_are_named() {
         (diffusers.to_str().unwrap(), &["model_index.json", "image"]),
         (adapter.to_str().unwrap(), &["LoRA"]),
         (&near, &["mmprj.gguf", "did you mean", "mmproj.gguf"]),
-        ("Qwen/Qwen3-30B-A3B-GGUF:Q4_K_M", &["repository", "hf download Qwen/Qwen3-30B-A3B-GGUF"]),
-        ("https://huggingface.co/a/b/resolve/main/c.gguf", &["address", "hf download a/b"]),
+        ("Qwen/Qwen3-30B-A3B-GGUF:Q4_K_M", &["repository", "moeray pull Qwen/Qwen3-30B-A3B-GGUF:Q4_K_M"]),
+        ("https://huggingface.co/a/b/resolve/main/c.gguf", &["address", "moeray pull a/b"]),
         ("https://example.org/c.gguf", &["address", "curl"]),
         ("qwen3:30b-a3b", &["Ollama", "ollama show qwen3"]),
     ];

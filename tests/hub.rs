@@ -82,7 +82,7 @@ fn in_the_cache_of_hugging_face() {
     assert!(e.contains("without a GGUF or safetensors"), "{e}");
     let list: Vec<(String, u64)> = places.list().into_iter().map(|f| (f.name, f.bytes)).collect();
     let want = [
-        ("Qwen/Qwen3-30B-A3B", 7),
+        ("Qwen/Qwen3-30B-A3B", 9),
         ("ggml-org/gpt-oss-20b-GGUF:MXFP4", 4),
         ("unsloth/Qwen3-30B-A3B-GGUF:BF16", 15),
         ("unsloth/Qwen3-30B-A3B-GGUF:Q4_K_M", 5),
@@ -183,5 +183,5 @@ fn the_program_takes_names() {
     assert!(run(&["list"]).1.contains("bard/verse-GGUF:Q4_K_M"));
     let json: serde_json::Value = serde_json::from_str(&run(&["list", "--json"]).1).unwrap();
     assert_eq!(json[0]["place"], "Hugging Face");
-    fails(&["run", "nobody/nothing-GGUF", "-p", "x"], 1, &["nobody/nothing-GGUF", "hf download"]);
+    fails(&["run", "nobody/nothing-GGUF", "-p", "x"], 1, &["nobody/nothing-GGUF", "moeray pull nobody/nothing-GGUF"]);
 }

@@ -46,6 +46,8 @@ mod plan_sizes;
 mod plan_tables;
 mod proven;
 mod public_api;
+#[cfg(feature = "pull")]
+mod pull;
 mod quant;
 mod quant_gpu;
 mod quant_mix;

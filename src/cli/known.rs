@@ -93,14 +93,18 @@ pub fn path(path: &Path) -> Outcome {
     }
     let Some(text) = path.to_str() else { return Ok(()) };
     let text = text.trim();
-    let fetch = |repo: &str| {
-        format!("download it first, for example: hf download {repo} --include '*Q4_K_M*.gguf' --local-dir .")
+    let fetch = |name: &str| match cfg!(feature = "pull") {
+        true => format!("moeray pull {name} downloads it"),
+        false => {
+            let repo = name.split(':').next().unwrap_or(name);
+            format!("download it first, for example: hf download {repo} --include '*Q4_K_M*.gguf' --local-dir .")
+        }
     };
     if text.starts_with("http://") || text.starts_with("https://") || text.starts_with("hf:") {
         let repo = text.split("huggingface.co/").nth(1).or(text.strip_prefix("hf://").or(text.strip_prefix("hf:")));
         let repo: Option<String> = repo.map(|r| r.splitn(3, '/').take(2).collect::<Vec<_>>().join("/"));
         let how = repo.map_or(format!("download it first, for example: curl -L -O {text}"), |r| fetch(&r));
-        return Err(Failure::new(format!("{text} is an address, and Moeray does not download")).hint(how));
+        return Err(Failure::new(format!("{text} is an address, and nothing is downloaded unasked")).hint(how));
     }
     let parts: Vec<&str> = text.split('/').collect();
     let plain = |p: &&str| !p.is_empty() && p.chars().all(|c| c.is_ascii_alphanumeric() || "-_.:".contains(c));
@@ -110,17 +114,18 @@ pub fn path(path: &Path) -> Outcome {
         && !is_file_name
         && !Path::new(owner).exists()
     {
-        let repo = format!("{owner}/{}", name.split(':').next().unwrap_or(name));
+        let repo = format!("{owner}/{name}");
         let what = format!(
-            "there is no file {text}; it looks like a repository of huggingface.co, is not in a cache of this machine, and Moeray does not download"
+            "there is no file {text}; it looks like a repository of huggingface.co, is not in a cache of this machine, and nothing is downloaded unasked"
         );
         return Err(Failure::new(what).hint(fetch(&repo)));
     }
     if let [name] = parts[..]
         && let Some((model, _)) = name.split_once(':').filter(|(m, tag)| plain(m) && plain(tag) && m.len() > 1)
     {
-        let what =
-            format!("there is no file {name}; it looks like one of Ollama's names, and Moeray does not download");
+        let what = format!(
+            "there is no file {name}; it looks like one of Ollama's names, and it is not in Ollama's folder here"
+        );
         return Err(Failure::new(what).hint(format!(
             "where Ollama has it, `ollama show {model} --modelfile` says after FROM which file it is: Moeray runs that file"
         )));

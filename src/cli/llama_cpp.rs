@@ -22,7 +22,7 @@ enum Means {
 }
 use Means::{Flash, Layers, No, Nothing, NothingAlone, Same};
 
-const DOWNLOAD: &str = "Moeray does not download; get the file first, for example with: \
+const DOWNLOAD: &str = "nothing is downloaded unasked; get the model first, with moeray pull OWNER/NAME:QUANT, or with: \
     hf download OWNER/NAME --include '*Q4_K_M*.gguf' --local-dir .";
 
 /// Words of llama.cpp (`common/arg.cpp`), by verb where they mean something else in one.

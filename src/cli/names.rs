@@ -12,15 +12,40 @@ use std::{
     path::{Path, PathBuf},
 };
 
+/// A variable of the environment that is there and not empty.
+fn var(name: &str) -> Option<PathBuf> {
+    std::env::var_os(name).map(PathBuf::from).filter(|p| !p.as_os_str().is_empty())
+}
+
+/// Where Hugging Face's tools keep what is this person's.
+fn hugging_face(rest: &str) -> Option<PathBuf> {
+    let home = || Some(var(if cfg!(windows) { "USERPROFILE" } else { "HOME" })?.join(".cache"));
+    let folder = var("HF_HOME").or_else(|| Some(var("XDG_CACHE_HOME").or_else(home)?.join("huggingface")));
+    Some(folder?.join(rest))
+}
+
+/// The hub that models come from.
+#[cfg(feature = "pull")]
+pub fn endpoint() -> String {
+    std::env::var("HF_ENDPOINT").ok().filter(|e| !e.is_empty()).unwrap_or_else(|| "https://huggingface.co".into())
+}
+
+/// What this person shows to the hub: HF_TOKEN, or what `hf auth login` has written.
+#[cfg(feature = "pull")]
+pub fn token() -> Option<String> {
+    let plain = |t: String| Some(t.trim().to_owned()).filter(|t| !t.is_empty());
+    let named = ["HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"].iter().find_map(|name| std::env::var(name).ok().and_then(plain));
+    named.or_else(|| {
+        let path = var("HF_TOKEN_PATH").or_else(|| hugging_face("token"))?;
+        std::fs::read_to_string(path).ok().and_then(plain)
+    })
+}
+
 /// The folders in which models of other tools lie, for this person.
 pub fn places() -> Places {
-    let var = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|p| !p.as_os_str().is_empty());
     let home = var(if cfg!(windows) { "USERPROFILE" } else { "HOME" });
     let at_home = |path: &str| home.as_ref().map(|h| h.join(path));
-    let hub = var("HF_HUB_CACHE")
-        .or_else(|| Some(var("HF_HOME")?.join("hub")))
-        .or_else(|| Some(var("XDG_CACHE_HOME")?.join("huggingface/hub")))
-        .or_else(|| at_home(".cache/huggingface/hub"));
+    let hub = var("HF_HUB_CACHE").or_else(|| hugging_face("hub"));
     let there = |list: [Option<PathBuf>; 2]| list.into_iter().flatten().find(|p| p.is_dir());
     let service = Some(PathBuf::from("/usr/share/ollama/.ollama/models"));
     Places {

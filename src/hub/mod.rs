@@ -1,5 +1,6 @@
 //! Models by name: what other tools have downloaded already. The cache of Hugging Face's tools is read as it is on disk, and the
-//! folders of Ollama and LM Studio are looked through; nothing is downloaded, moved or written.
+//! folders of Ollama and LM Studio are looked through. Nothing is downloaded, moved or removed unasked: the module `pull` and
+//! [`Places::remove`] are what asks.
 //!
 //! | name | where it is looked for |
 //! |---|---|
@@ -9,12 +10,17 @@
 //! Sources: huggingface_hub's guide "Understand caching"; Ollama's `manifest/` and `server/modelpath.go`; LM Studio's documentation on
 //! importing models.
 //!
-//! Deliberately absent: environment variables, the network, what is in a model.
+//! Deliberately absent: environment variables, what is in a model.
 
 mod gguf_files;
 mod hugging_face;
 mod lm_studio;
 mod ollama;
+#[cfg(feature = "pull")]
+pub mod pull;
+mod remove;
+
+pub use remove::Removed;
 
 use crate::error::{Error, Result};
 use std::path::{Path, PathBuf};
@@ -40,6 +46,8 @@ pub enum Place {
     LmStudio,
     /// Ollama's folder.
     Ollama,
+    /// A folder that a person named.
+    Folder,
 }
 
 impl std::fmt::Display for Place {
@@ -48,6 +56,7 @@ impl std::fmt::Display for Place {
             Place::HuggingFace => "Hugging Face",
             Place::LmStudio => "LM Studio",
             Place::Ollama => "Ollama",
+            Place::Folder => "a folder",
         })
     }
 }
@@ -137,6 +146,34 @@ impl Places {
         all.sort();
         all
     }
+}
+
+/// The models of a folder and of the folders in it, by the names of their files without `.gguf` (of split ones, without the part's
+/// number), and of safetensors by the name of their folder. Where two have the same name, the second has its folder's before it.
+pub fn in_folder(folder: &Path) -> Vec<Found> {
+    let of = |v: &gguf_files::Variant| {
+        let file = v.path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
+        let stem = file.strip_suffix(".gguf").or(file.strip_suffix(".GGUF")).unwrap_or(&file);
+        if v.path.is_dir() { file } else { gguf_files::split(stem).0.to_owned() }
+    };
+    let mut variants = gguf_files::variants(folder);
+    for (_, path) in entries(folder).into_iter().filter(|(_, p)| p.is_dir()) {
+        // GGUFs in folders were found already.
+        variants.extend(gguf_files::variants(&path).into_iter().filter(|v| v.path == path));
+    }
+    let mut all: Vec<Found> = vec![];
+    for v in variants {
+        let mut name = of(&v);
+        if all.iter().any(|f| f.name == name)
+            && let Some(parent) = v.path.parent().and_then(Path::file_name)
+        {
+            name = format!("{}/{name}", parent.to_string_lossy());
+        }
+        all.push(Found { name, path: v.path, bytes: v.bytes, place: Place::Folder });
+    }
+    all.sort();
+    all.dedup_by(|a, b| a.name == b.name);
+    all
 }
 
 /// The entries of a folder by name, sorted; none where it cannot be read.

@@ -1,6 +1,7 @@
 //! What a person may say: the arguments, parsed into plain structs. Nothing here looks at a file or a device.
 
 mod generation;
+mod models;
 mod place;
 #[cfg(feature = "serve")]
 mod serve;
@@ -9,9 +10,10 @@ mod train;
 #[cfg(feature = "grammar")]
 pub use generation::FormArgs;
 pub use generation::{RoutingArgs, SampleArgs, ShowRouting, StopArgs};
+pub use models::{ListArgs, PullArgs, RmArgs};
 pub use place::{ActivationsName, BackendName, ContextArgs, DeviceArgs, KvName, PlaceArgs, ReductionName, TilesName};
 #[cfg(feature = "serve")]
-pub use serve::{MetricsStyle, ServeArgs};
+pub use serve::{MetricsStyle, PoolingName, ServeArgs};
 
 pub use train::{FinetuneArgs, GateName, LoraArgs, MergeArgs, OptimizerArg, TrainArgs, UpcycleArgs};
 
@@ -63,6 +65,10 @@ pub enum Verb {
     Inspect(InspectArgs),
     /// List the models that other tools have downloaded, with the names to run them by
     List(ListArgs),
+    /// Download a model of huggingface.co into its cache, where other tools find it too
+    Pull(PullArgs),
+    /// Remove a model from Hugging Face's cache
+    Rm(RmArgs),
     /// List the GPUs, what they offer, and which would be chosen
     Devices(DevicesArgs),
     /// Convert a model to another weight type, written as GGUF
@@ -449,17 +455,6 @@ pub struct InspectArgs {
     /// Sizes.
     #[command(flatten)]
     pub context: ContextArgs,
-}
-
-/// `moeray list`.
-#[derive(Args, Debug)]
-pub struct ListArgs {
-    /// Where each lies, too
-    #[arg(long)]
-    pub paths: bool,
-    /// As JSON
-    #[arg(long)]
-    pub json: bool,
 }
 
 /// `moeray devices`.
