@@ -36,7 +36,7 @@ const ARROWS: &[(&str, &[&str])] = &[
         "backend/wgpu",
         &["error", "threads", "sampler::Sampling", "ir", "ops", "graph", "kernels", "plan", "file", "quant", "backend"],
     ),
-    ("hub", &["error"]),
+    ("hub", &["error", "cancel"]),
     ("routing", &["error", "ir", "backend::Output"]),
     (
         "session",
@@ -81,7 +81,10 @@ const ARROWS: &[(&str, &[&str])] = &[
             "routing",
         ],
     ),
-    ("serve", &["error", "backend", "sampler", "tokenizer", "tools", "grammar", "session", "generate"]),
+    (
+        "serve",
+        &["error", "backend", "sampler", "ir", "routing", "tokenizer", "tools", "grammar", "session", "generate"],
+    ),
 ];
 
 /// What stands above all rooms: it may name anything.

@@ -99,14 +99,18 @@ pub fn load_checkpoint(
     quiet: bool,
 ) -> Outcome<Model> {
     let mut bar = Bar::new(quiet);
-    let (backend, adapters) = (choice(backend, device)?, adapters(lora)?);
-    let options = LoadOptions { backend, model: build, adapters, ..LoadOptions::default() };
+    let options = LoadOptions { adapters: adapters(lora)?, ..load_options(backend, device, build)? };
     let model = Model::from_checkpoint(checkpoint, &options, &mut |p| bar.show(p))?;
     tracing::info!("loaded on {}", model.describe());
     Ok(model)
 }
 
 /// The library's word for a backend. An option that is about a GPU chooses one, an option that is about the CPU chooses that.
+/// How a model is to be loaded to where the arguments say.
+pub fn load_options(backend: Option<BackendName>, device: &DeviceArgs, model: model::Options) -> Outcome<LoadOptions> {
+    Ok(LoadOptions { backend: choice(backend, device)?, model, ..LoadOptions::default() })
+}
+
 fn choice(name: Option<BackendName>, device: &DeviceArgs) -> Outcome<BackendChoice> {
     let named = match (name, device.of_gpu(), device.of_cpu()) {
         (Some(name), ..) => name,

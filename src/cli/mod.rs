@@ -21,6 +21,7 @@ mod logits;
 mod names;
 mod output;
 mod perplexity;
+mod pull;
 mod quantize;
 mod report;
 mod routing;
@@ -28,6 +29,8 @@ mod run;
 mod score;
 #[cfg(feature = "serve")]
 mod serve;
+#[cfg(feature = "serve")]
+mod serve_models;
 mod shaders;
 mod stream;
 mod tensors;
@@ -67,6 +70,8 @@ pub fn main() -> ExitCode {
         Verb::Logits(a) => logits::logits(&a, quiet),
         Verb::Inspect(a) => inspect::inspect(&a),
         Verb::List(a) => names::list(&a),
+        Verb::Pull(a) => pull::pull(&a, quiet),
+        Verb::Rm(a) => pull::remove(&a, quiet),
         Verb::Devices(a) => devices::devices(&a),
         Verb::Quantize(a) => quantize::quantize(&a, quiet),
         Verb::Completions(a) => words::completions(&a),

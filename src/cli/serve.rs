@@ -1,15 +1,15 @@
 //! `moeray serve`: a model behind HTTP.
 
 use super::{
-    args::{MetricsStyle, ServeArgs},
+    args::{MetricsStyle, PoolingName, ServeArgs},
     failure::{Failure, Outcome, say},
-    load,
+    load, serve_models, units,
 };
 use crate::{
     backend::runner::RunnerOptions,
     model,
-    serve::{self, App, ServeOptions, engine::EngineOptions, metrics::Style},
-    session::Model,
+    serve::{self, App, Fleet, ServeOptions, engine::EngineOptions, metrics::Style},
+    session::Pooling,
     tokenizer::DateTime,
 };
 use std::{fs, net::TcpListener, path::Path, sync::Arc, time::Duration};
@@ -26,27 +26,43 @@ pub fn serve(args: &ServeArgs, quiet: bool) -> Outcome {
     if !args.host.is_loopback() && keys.is_empty() {
         tracing::warn!("everybody who reaches {address} can use this server: --api-key-file FILE asks for keys");
     }
-    let path = args.model.path();
-    let model = load::load(path, &args.lora, &args.place, model::Options::default(), quiet)?;
-    let app = Arc::new(App::new(&model, options(args, &model, keys, chat_template))?);
-    if !quiet {
-        let name = &app.options.name;
-        say(format_args!("{name} on {}", model.describe()));
-        let (n, ctx) = (args.sequences, app.engine.ctx());
-        say(format_args!("listening on http://{address} for {n} texts of up to {ctx} tokens at once"));
-    }
-    Ok(serve::serve(app, listener, told_to_end())?)
+    let options = options(args, keys, chat_template);
+    let wanted = serve_models::wanted(args)?;
+    let fleet = match &wanted[..] {
+        [one] => {
+            let build = model::Options { trace_router: true };
+            let model = load::load(one.path.as_ref(), &args.lora, &args.place, build, quiet)?;
+            let app = Arc::new(App::new(&model, serve_models::of_model(args, &options, &one.name, &model))?);
+            if !quiet {
+                say(format_args!("{} on {}", one.name, model.describe()));
+                let (n, ctx) = (args.sequences, app.engine.ctx());
+                say(format_args!("listening on http://{address} for {n} texts of up to {ctx} tokens at once"));
+            }
+            Fleet::of(app)
+        }
+        several => {
+            let fleet = serve_models::fleet(args, options, several)?;
+            if !quiet {
+                say(format_args!("listening on http://{address}; these are loaded when they are asked for:"));
+                several.iter().for_each(|w| say(format_args!("  {} ({})", w.name, units::bytes(w.bytes))));
+            }
+            fleet
+        }
+    };
+    Ok(serve::serve_models(Arc::new(fleet), listener, told_to_end())?)
 }
 
-fn options(args: &ServeArgs, model: &Model, keys: Vec<String>, chat_template: Option<String>) -> ServeOptions {
-    let ctx = args.ctx.map_or_else(|| load::trained_context(model).min(4096), |n| n as usize);
-    let sequences = args.sequences as usize;
-    // A step has a row for each sequence that generates, and room for prompts.
-    let ubatch = (args.context.ubatch_size as usize).max(sequences + 1).min(ctx * sequences);
-    let runner = RunnerOptions { ctx, sequences, ubatch, kv: load::kv(&args.context) };
+/// What is the same for all models.
+fn options(args: &ServeArgs, keys: Vec<String>, chat_template: Option<String>) -> ServeOptions {
+    let runner = RunnerOptions {
+        ctx: args.ctx.map_or(4096, |n| n as usize),
+        sequences: args.sequences as usize,
+        ubatch: args.context.ubatch_size as usize,
+        kv: load::kv(&args.context),
+    };
     ServeOptions {
         engine: EngineOptions { runner, queue: args.queue as usize, step_micros: 250_000 },
-        name: args.name.clone().unwrap_or_else(|| name(args)),
+        name: String::new(),
         keys,
         chat_template,
         cors: args.cors.clone(),
@@ -55,19 +71,17 @@ fn options(args: &ServeArgs, model: &Model, keys: Vec<String>, chat_template: Op
         read_timeout: Duration::from_secs(75),
         ping: Duration::from_secs(15),
         grace: Duration::from_secs(args.grace),
+        pooling: args.pooling.map(|p| match p {
+            PoolingName::Last => Pooling::Last,
+            PoolingName::Mean => Pooling::Mean,
+            PoolingName::Cls => Pooling::First,
+        }),
         metrics: match args.metrics_style {
             MetricsStyle::Moeray => Style::Moeray,
             MetricsStyle::LlamaCpp => Style::LlamaCpp,
         },
         now: || Some(now()),
     }
-}
-
-/// The model's name: that of its file or folder.
-fn name(args: &ServeArgs) -> String {
-    let Some(path) = args.model.path() else { return "demo".into() };
-    let file = load::short_name(Some(path));
-    file.strip_suffix(".gguf").map_or(file.clone(), str::to_owned)
 }
 
 fn read(path: &Path) -> Outcome<String> {

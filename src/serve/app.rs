@@ -8,14 +8,16 @@ use super::{
 use crate::{
     error::Result,
     grammar::GrammarEngine,
+    ir::RESIDUAL,
     session::Model,
+    session::Pooling,
     tokenizer::{ChatTemplate, DateTime, Tokenizer},
 };
 use std::{
     hash::{BuildHasher, Hasher, RandomState},
     sync::{
         Arc, OnceLock,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicU64, Ordering},
     },
     time::{Duration, SystemTime},
 };
@@ -44,6 +46,9 @@ pub struct ServeOptions {
     pub ping: Duration,
     /// Time that running answers have once the server is told to end.
     pub grace: Duration,
+    /// How hidden states become the vectors of `/v1/embeddings`, in place of what the model says; [`Pooling::Last`] where neither
+    /// does.
+    pub pooling: Option<Pooling>,
     /// Names of metrics.
     pub metrics: Style,
     /// The local time for chat templates that write a date.
@@ -65,8 +70,6 @@ pub struct App {
     pub engine: Engine,
     /// What is counted.
     pub metrics: Arc<Metrics>,
-    /// Whether the server takes no more work.
-    pub draining: AtomicBool,
     grammars: OnceLock<std::result::Result<GrammarEngine, String>>,
     random: RandomState,
     ids: AtomicU64,
@@ -79,6 +82,10 @@ pub struct ModelFacts {
     pub vocab: usize,
     /// The context that it was made for; 0 where it does not say.
     pub trained_context: usize,
+    /// Numbers of a vector of `/v1/embeddings`.
+    pub hidden: usize,
+    /// How hidden states become such a vector, or why they cannot.
+    pub pooling: std::result::Result<Pooling, String>,
     /// The architecture's name.
     pub architecture: String,
     /// Backend and device.
@@ -97,6 +104,14 @@ impl App {
     /// # Errors
     /// As [`Engine::start`]; [`crate::Error::Tokenizer`] for a chat template that does not parse.
     pub fn new(model: &Model, options: ServeOptions) -> Result<App> {
+        App::counting(model, options, Arc::default())
+    }
+
+    /// The same, counting in these metrics.
+    ///
+    /// # Errors
+    /// As [`App::new`].
+    pub fn counting(model: &Model, options: ServeOptions, metrics: Arc<Metrics>) -> Result<App> {
         let mut tokenizer = model.require_tokenizer()?.clone();
         if let Some(source) = &options.chat_template {
             tokenizer = tokenizer.with_chat_template(source.as_str());
@@ -108,11 +123,12 @@ impl App {
                 ChatTemplate::new(TRANSCRIPT, "", "")?
             }
         };
-        let metrics = Arc::new(Metrics::default());
         let engine = Engine::start(model, options.engine, metrics.clone())?;
         let facts = ModelFacts {
             vocab: model.vocab(),
             trained_context: model.hyper().context,
+            hidden: model.hyper().hidden,
+            pooling: pooling(model, options.pooling),
             architecture: model.definition().arch.clone(),
             device: model.describe(),
             created: now(),
@@ -124,7 +140,6 @@ impl App {
             template,
             engine,
             metrics,
-            draining: AtomicBool::new(false),
             grammars: OnceLock::new(),
             random: RandomState::new(),
             ids: AtomicU64::new(0),
@@ -180,10 +195,20 @@ impl App {
         self.engine.submit(make(to))?;
         Ok(events)
     }
+}
 
-    /// Whether answers can be given.
-    pub fn is_healthy(&self) -> bool {
-        self.engine.is_alive() && !self.draining.load(Ordering::Relaxed)
+/// How texts become vectors. Files of language models say nothing of it; of those the last token has seen all the others, as vLLM
+/// and Ollama have it too.
+fn pooling(model: &Model, chosen: Option<Pooling>) -> std::result::Result<Pooling, String> {
+    if !model.definition().program.graph.outputs.iter().any(|(name, _)| name == RESIDUAL) {
+        return Err("its graph has no output for hidden states".into());
+    }
+    match chosen.map_or_else(|| model.pooling(), |p| Ok(Some(p))) {
+        Ok(Some(Pooling::None)) => {
+            Err("its file says that every token keeps a vector of its own (pooling none)".into())
+        }
+        Ok(known) => Ok(known.unwrap_or(Pooling::Last)),
+        Err(e) => Err(e.to_string()),
     }
 }
 

@@ -41,7 +41,7 @@ impl Histogram {
 }
 
 /// How jobs end, as the label `outcome` says.
-const OUTCOMES: [&str; 5] = ["stop", "length", "client_disconnected", "error", "refused"];
+const OUTCOMES: [&str; 6] = ["stop", "length", "client_disconnected", "error", "refused", "embedding"];
 
 /// Which names the metrics have.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -115,6 +115,13 @@ impl Metrics {
         self.ended(1);
     }
 
+    /// A job ended with a vector, so many seconds after its request.
+    pub fn embedded(&self, seconds: f64) {
+        self.outcomes[5].fetch_add(1, Relaxed);
+        self.request.observe(seconds);
+        self.ended(1);
+    }
+
     /// A job begins: tokens of its prompt, and how many of them are there already.
     pub fn prompt(&self, tokens: usize, cached: usize) {
         self.prompt_tokens.fetch_add(tokens as u64, Relaxed);
@@ -155,58 +162,67 @@ impl Metrics {
 
     /// The text of all metrics.
     pub fn text(&self, style: Style) -> String {
-        let mut out = Text { out: String::new(), style };
-        let (running, jobs) = (self.running.load(Relaxed), self.jobs());
-        let of = |n: &AtomicU64| n.load(Relaxed) as f64;
-        let seconds = |n: &AtomicU64| of(n) / 1e9;
-        out.gauge("requests_running", "requests_processing", "Texts that are being read or generated", running as f64);
-        let waiting = jobs.saturating_sub(running) as f64;
-        out.gauge("requests_waiting", "requests_deferred", "Texts that wait for a sequence", waiting);
-        out.counter("prompt_tokens_total", "", "Tokens of prompts, cached ones included", of(&self.prompt_tokens));
-        out.counter("prompt_tokens_cached_total", "", "Tokens of prompts that were cached", of(&self.cached_tokens));
-        let read = self.rows[1].load(Relaxed) as f64;
-        out.counter("prefill_tokens_total", "prompt_tokens_total", "Tokens of prompts that were read", read);
-        let name = "tokens_predicted_total";
-        out.counter("generated_tokens_total", name, "Tokens that were generated", of(&self.generated_tokens));
-        let (help, name) = ("Seconds of steps that went to prompts", "prompt_seconds_total");
-        out.counter("prefill_seconds_total", name, help, seconds(&self.busy_nanos[1]));
-        let (help, name) = ("Seconds of steps that went to generating", "tokens_predicted_seconds_total");
-        out.counter("decode_seconds_total", name, help, seconds(&self.busy_nanos[0]));
-        out.counter("steps_total", "n_decode_total", "Steps of the engine", of(&self.steps));
-        let per_step = of(&self.rows[0]) / of(&self.steps).max(1.0);
-        out.gauge(
-            "decode_rows_per_step",
-            "n_busy_slots_per_decode",
-            "Sequences that generate in a step, mean",
-            per_step,
-        );
-        out.counter("prefix_cache_queries_total", "", "Prompts looked up in the cache", of(&self.prefix_queries));
-        out.counter("prefix_cache_hits_total", "", "Prompts of which a beginning was cached", of(&self.prefix_hits));
-        let (tokens, capacity) = (self.cache_tokens.load(Relaxed) as f64, self.cache_capacity.load(Relaxed) as f64);
-        out.gauge("kv_cache_tokens", "kv_cache_tokens", "Tokens in the KV caches of all sequences", tokens);
-        let ratio = tokens / capacity.max(1.0);
-        out.gauge("kv_cache_usage_ratio", "kv_cache_usage_ratio", "Part of the KV caches that holds tokens", ratio);
-        out.outcomes(&self.outcomes);
-        let histograms = [
-            ("time_to_first_token_seconds", "From a request to its first token", &self.first_token),
-            ("inter_token_latency_seconds", "Between two tokens of an answer", &self.inter_token),
-            ("request_duration_seconds", "From a request to its end", &self.request),
-            ("queue_time_seconds", "From a request to its sequence", &self.queue),
-            ("step_seconds", "Of a step of the engine", &self.step),
-        ];
-        for (name, help, h) in histograms {
-            out.histogram(name, help, h);
-        }
-        out.out
+        text(&[(None, self)], style)
     }
 }
 
-struct Text {
-    out: String,
-    style: Style,
+/// The text of the metrics of some models, each with its name where that is to be a label.
+pub fn text(all: &[(Option<&str>, &Metrics)], style: Style) -> String {
+    let mut out = Text { out: String::new(), style, all };
+    let of = |n: &AtomicU64| n.load(Relaxed) as f64;
+    let size = |n: &AtomicUsize| n.load(Relaxed) as f64;
+    let seconds = |n: &AtomicU64| n.load(Relaxed) as f64 / 1e9;
+    let help = "Texts that are being read or generated";
+    out.gauge("requests_running", "requests_processing", help, |m| size(&m.running));
+    out.gauge("requests_waiting", "requests_deferred", "Texts that wait for a sequence", |m| {
+        m.jobs().saturating_sub(m.running.load(Relaxed)) as f64
+    });
+    out.counter("prompt_tokens_total", "", "Tokens of prompts, cached ones included", |m| of(&m.prompt_tokens));
+    out.counter("prompt_tokens_cached_total", "", "Tokens of prompts that were cached", |m| of(&m.cached_tokens));
+    let help = "Tokens of prompts that were read";
+    out.counter("prefill_tokens_total", "prompt_tokens_total", help, |m| of(&m.rows[1]));
+    let name = "tokens_predicted_total";
+    out.counter("generated_tokens_total", name, "Tokens that were generated", |m| of(&m.generated_tokens));
+    let (help, name) = ("Seconds of steps that went to prompts", "prompt_seconds_total");
+    out.counter("prefill_seconds_total", name, help, |m| seconds(&m.busy_nanos[1]));
+    let (help, name) = ("Seconds of steps that went to generating", "tokens_predicted_seconds_total");
+    out.counter("decode_seconds_total", name, help, |m| seconds(&m.busy_nanos[0]));
+    out.counter("steps_total", "n_decode_total", "Steps of the engine", |m| of(&m.steps));
+    let (help, name) = ("Sequences that generate in a step, mean", "n_busy_slots_per_decode");
+    out.gauge("decode_rows_per_step", name, help, |m| of(&m.rows[0]) / of(&m.steps).max(1.0));
+    out.counter("prefix_cache_queries_total", "", "Prompts looked up in the cache", |m| of(&m.prefix_queries));
+    let help = "Prompts of which a beginning was cached";
+    out.counter("prefix_cache_hits_total", "", help, |m| of(&m.prefix_hits));
+    let help = "Tokens in the KV caches of all sequences";
+    out.gauge("kv_cache_tokens", "kv_cache_tokens", help, |m| size(&m.cache_tokens));
+    let help = "Part of the KV caches that holds tokens";
+    out.gauge("kv_cache_usage_ratio", "kv_cache_usage_ratio", help, |m| {
+        size(&m.cache_tokens) / size(&m.cache_capacity).max(1.0)
+    });
+    out.outcomes();
+    out.histogram("time_to_first_token_seconds", "From a request to its first token", |m| &m.first_token);
+    out.histogram("inter_token_latency_seconds", "Between two tokens of an answer", |m| &m.inter_token);
+    out.histogram("request_duration_seconds", "From a request to its end", |m| &m.request);
+    out.histogram("queue_time_seconds", "From a request to its sequence", |m| &m.queue);
+    out.histogram("step_seconds", "Of a step of the engine", |m| &m.step);
+    out.out
 }
 
-impl Text {
+struct Text<'a> {
+    out: String,
+    style: Style,
+    all: &'a [(Option<&'a str>, &'a Metrics)],
+}
+
+/// Labels in braces; nothing where there are none.
+fn labels(model: Option<&str>, more: &str) -> String {
+    let model =
+        model.map(|m| format!("model=\"{}\"", m.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")));
+    let all: Vec<&str> = model.as_deref().into_iter().chain(Some(more).filter(|m| !m.is_empty())).collect();
+    if all.is_empty() { String::new() } else { format!("{{{}}}", all.join(",")) }
+}
+
+impl Text<'_> {
     /// Writes HELP and TYPE; gives the name. An empty name of llama.cpp: it has no such metric, and ours goes beside its own.
     fn head(&mut self, name: &str, llama: &str, help: &str, kind: &str) -> String {
         let name = match self.style {
@@ -219,34 +235,46 @@ impl Text {
         name
     }
 
-    fn counter(&mut self, name: &str, llama: &str, help: &str, value: f64) {
-        let name = self.head(name, llama, help, "counter");
-        let _ = writeln!(self.out, "{name} {value}");
+    fn counter(&mut self, name: &str, llama: &str, help: &str, value: impl Fn(&Metrics) -> f64) {
+        self.values((name, llama, help, "counter"), value);
     }
 
-    fn gauge(&mut self, name: &str, llama: &str, help: &str, value: f64) {
-        let name = self.head(name, llama, help, "gauge");
-        let _ = writeln!(self.out, "{name} {value}");
+    fn gauge(&mut self, name: &str, llama: &str, help: &str, value: impl Fn(&Metrics) -> f64) {
+        self.values((name, llama, help, "gauge"), value);
     }
 
-    fn outcomes(&mut self, outcomes: &[AtomicU64]) {
+    fn values(&mut self, (name, llama, help, kind): (&str, &str, &str, &str), value: impl Fn(&Metrics) -> f64) {
+        let name = self.head(name, llama, help, kind);
+        for (model, m) in self.all {
+            let _ = writeln!(self.out, "{name}{} {}", labels(*model, ""), value(m));
+        }
+    }
+
+    fn outcomes(&mut self) {
         let name = self.head("requests_total", "", "Texts by how they ended", "counter");
-        for (outcome, n) in OUTCOMES.iter().zip(outcomes) {
-            let _ = writeln!(self.out, "{name}{{outcome=\"{outcome}\"}} {}", n.load(Relaxed));
+        for (model, m) in self.all {
+            for (outcome, n) in OUTCOMES.iter().zip(&m.outcomes) {
+                let labels = labels(*model, &format!("outcome=\"{outcome}\""));
+                let _ = writeln!(self.out, "{name}{labels} {}", n.load(Relaxed));
+            }
         }
     }
 
-    fn histogram(&mut self, name: &str, help: &str, h: &Histogram) {
+    fn histogram(&mut self, name: &str, help: &str, of: impl Fn(&Metrics) -> &Histogram) {
         let name = self.head(name, "", help, "histogram");
-        // One reading of every number, so that the sums agree with each other.
-        let counts: Vec<u64> = h.counts.iter().map(|c| c.load(Relaxed)).collect();
-        let mut sum = 0;
-        for (bound, n) in SECONDS.iter().zip(&counts) {
-            sum += n;
-            let _ = writeln!(self.out, "{name}_bucket{{le=\"{bound}\"}} {sum}");
+        for (model, m) in self.all {
+            let h = of(m);
+            // One reading of every number, so that the sums agree with each other.
+            let counts: Vec<u64> = h.counts.iter().map(|c| c.load(Relaxed)).collect();
+            let mut sum = 0;
+            for (bound, n) in SECONDS.iter().zip(&counts) {
+                sum += n;
+                let _ = writeln!(self.out, "{name}_bucket{} {sum}", labels(*model, &format!("le=\"{bound}\"")));
+            }
+            let all: u64 = counts.iter().sum();
+            let _ = writeln!(self.out, "{name}_bucket{} {all}", labels(*model, "le=\"+Inf\""));
+            let plain = labels(*model, "");
+            let _ = writeln!(self.out, "{name}_sum{plain} {}\n{name}_count{plain} {all}", h.seconds());
         }
-        let all: u64 = counts.iter().sum();
-        let _ = writeln!(self.out, "{name}_bucket{{le=\"+Inf\"}} {all}");
-        let _ = writeln!(self.out, "{name}_sum {}\n{name}_count {all}", h.seconds());
     }
 }

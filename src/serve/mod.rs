@@ -17,6 +17,7 @@ mod app;
 pub mod engine;
 mod error;
 mod fields;
+mod fleet;
 mod form;
 mod http;
 pub mod metrics;
@@ -26,6 +27,7 @@ mod prompt;
 pub mod schedule;
 
 pub use app::{App, ServeOptions};
+pub use fleet::{Fleet, FleetOptions, Load, Source, Standing};
 pub use openapi::OPENAPI;
 
 use crate::error::{Error, Result};
@@ -36,6 +38,14 @@ use std::{net::TcpListener, sync::Arc};
 /// # Errors
 /// [`Error::Device`] where the system gives no threads, or not this socket.
 pub fn serve(app: Arc<App>, listener: TcpListener, end: impl Future<Output = ()>) -> Result<()> {
+    serve_models(Arc::new(Fleet::of(app)), listener, end)
+}
+
+/// The same with several models, which are loaded when they are asked for.
+///
+/// # Errors
+/// As [`serve`].
+pub fn serve_models(fleet: Arc<Fleet>, listener: TcpListener, end: impl Future<Output = ()>) -> Result<()> {
     let refused = |e: std::io::Error| Error::Device(format!("the server cannot run: {e}"));
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
@@ -47,7 +57,7 @@ pub fn serve(app: Arc<App>, listener: TcpListener, end: impl Future<Output = ()>
     listener.set_nonblocking(true).map_err(refused)?;
     runtime.block_on(async {
         let listener = tokio::net::TcpListener::from_std(listener).map_err(refused)?;
-        http::run(listener, app, end).await;
+        http::run(listener, fleet, end).await;
         Ok(())
     })
 }

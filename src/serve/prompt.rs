@@ -117,18 +117,29 @@ pub fn without_headers(mut text: &str) -> &str {
     }
 }
 
-/// The ids of a prompt in plain words.
+/// The ids of a prompt in plain words, which came in the field `param`.
 ///
 /// # Errors
 /// 400 where it is empty or does not fit.
-pub fn encode_text(app: &App, text: &str) -> ApiResult<Encoded> {
+pub fn encode_text(app: &App, param: &str, text: &str) -> ApiResult<Encoded> {
     let mut ids = app.tokenizer.encode(text, EncodeOptions { add_bos: true, parse_special: false })?;
     if ids.is_empty() {
         // A text from nothing begins where texts begin.
         ids.extend(app.tokenizer.bos().or(app.tokenizer.eos()));
     }
     let prompt = Prompt { text: text.to_owned(), foreign: vec![] };
-    fits(app, "prompt", ids).map(|ids| Encoded { ids, prompt })
+    fits(app, param, ids).map(|ids| Encoded { ids, prompt })
+}
+
+/// The ids of a text that nothing follows: with EOS behind it, where the vocabulary is made for that.
+///
+/// # Errors
+/// 400 where it does not fit.
+pub fn encode_whole_text(app: &App, param: &str, text: &str) -> ApiResult<Encoded> {
+    let mut ids = app.tokenizer.encode(text, EncodeOptions { add_bos: true, parse_special: false })?;
+    ids.extend(app.tokenizer.eos().filter(|_| app.tokenizer.adds_eos()));
+    let prompt = Prompt { text: text.to_owned(), foreign: vec![] };
+    fits(app, param, ids).map(|ids| Encoded { ids, prompt })
 }
 
 /// Ids that came as such.

@@ -27,6 +27,16 @@ impl Pooled {
         Ok(Pooled { pooling, sum: vec![], rows: 0 })
     }
 
+    /// Whether the hidden state at a position has a part in the vector of a text of so many tokens.
+    #[cfg(feature = "serve")]
+    pub(crate) fn wants(&self, position: usize, length: usize) -> bool {
+        match self.pooling {
+            Pooling::None | Pooling::Mean => true,
+            Pooling::First => position == 0,
+            Pooling::Last => position + 1 == length,
+        }
+    }
+
     /// Takes the hidden state of the text's next token, `[H]`.
     pub fn push(&mut self, row: &[f32]) {
         self.rows += 1;

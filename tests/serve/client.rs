@@ -3,7 +3,7 @@
 use moeray::{
     backend::runner::RunnerOptions,
     quant::KvType,
-    serve::{self, App, ServeOptions, engine::EngineOptions, metrics::Style},
+    serve::{self, App, Fleet, ServeOptions, engine::EngineOptions, metrics::Style},
     session::{BackendChoice, LoadOptions, Model},
 };
 use serde_json::{Value, json};
@@ -19,7 +19,8 @@ pub fn demo() -> &'static Model {
     static MODEL: OnceLock<Model> = OnceLock::new();
     MODEL.get_or_init(|| {
         let cpu = moeray::cpu::Options { threads: Some(2), ..Default::default() };
-        let options = LoadOptions { backend: BackendChoice::Cpu(cpu), ..LoadOptions::default() };
+        let traced = moeray::model::Options { trace_router: true };
+        let options = LoadOptions { backend: BackendChoice::Cpu(cpu), model: traced, ..LoadOptions::default() };
         Model::demo(&options, &mut |_| {}).unwrap()
     })
 }
@@ -37,6 +38,7 @@ pub fn options(sequences: usize, ctx: usize, queue: usize) -> ServeOptions {
         read_timeout: Duration::from_secs(20),
         ping: Duration::from_secs(15),
         grace: Duration::from_secs(30),
+        pooling: None,
         metrics: Style::Moeray,
         now: || None,
     }
@@ -51,13 +53,16 @@ pub struct Server {
 
 impl Server {
     pub fn start(options: ServeOptions) -> Server {
-        let app = Arc::new(App::new(demo(), options).unwrap());
+        Server::of(Fleet::of(Arc::new(App::new(demo(), options).unwrap())))
+    }
+
+    pub fn of(fleet: Fleet) -> Server {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let (end, ended) = tokio::sync::oneshot::channel();
         let thread = std::thread::spawn(move || {
             let until = async { ended.await.unwrap_or(()) };
-            serve::serve(app, listener, until).unwrap();
+            serve::serve_models(Arc::new(fleet), listener, until).unwrap();
         });
         Server { address, end: Some(end), thread: Some(thread) }
     }

@@ -84,7 +84,8 @@ class OpenAI:
         joined = ""
         for c in self.ask([{"role": "user", "content": "The weather in Oslo?"}], tools=[TOOL], tool_choice="required", stream=True):
             for d in (c.choices[0].delta.tool_calls or []) if c.choices else []:
-                joined += d.function.arguments or ""
+                # Of several calls the first: each has an index of its own.
+                joined += (d.function.arguments or "") if d.index == 0 else ""
         need(json.loads(joined) == json.loads(call.function.arguments), joined)
         back = [{"role": "user", "content": "The weather in Oslo?"}, m.message.model_dump(exclude_none=True),
                 {"role": "tool", "tool_call_id": call.id, "content": f"Rain in {where}."}]

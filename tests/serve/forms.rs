@@ -170,3 +170,25 @@ fn the_page_is_there_and_asks_nobody_else() {
         assert!(!page.text.contains(elsewhere), "{elsewhere}");
     }
 }
+
+/// `/apply-template` writes what chat completions read, tools included.
+#[test]
+fn the_template_shows_tools() {
+    let s = server();
+    let shown = |more: Value| {
+        let body = chat(&more);
+        let text = s.good("/apply-template", &body)["prompt"].as_str().unwrap().to_owned();
+        let read =
+            s.good("/v1/chat/completions", &merged(&body, &json!({"max_tokens": 1})))["usage"]["prompt_tokens"].clone();
+        let tokens = s.good("/tokenize", &json!({"content": text, "add_special": true}))["tokens"].clone();
+        assert_eq!(read, tokens.as_array().unwrap().len(), "{text}");
+        text
+    };
+    let all = shown(json!({}));
+    assert!(all.starts_with("Tools:") && all.contains("\"get_weather\"") && all.contains("\"noop\""), "{all}");
+    let named = shown(json!({"tool_choice": {"type": "function", "function": {"name": "noop"}}}));
+    assert_eq!(named, all, "a required call does not change what is shown");
+    assert!(!shown(json!({"tool_choice": "none"})).contains("get_weather"));
+    let a = s.post("/apply-template", &chat(&json!({"tools": [{"type": "function", "function": {}}]})));
+    assert_eq!((a.status, &a.json()["error"]["param"]), (400, &json!("tools[0].function")));
+}

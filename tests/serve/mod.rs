@@ -5,9 +5,13 @@ mod apis;
 #[cfg(feature = "demo-model")]
 mod client;
 #[cfg(feature = "demo-model")]
+mod embeddings;
+#[cfg(feature = "demo-model")]
 mod forms;
 #[cfg(feature = "demo-model")]
 mod load;
+#[cfg(feature = "demo-model")]
+mod models;
 #[cfg(feature = "demo-model")]
 mod openapi;
 mod schedule;

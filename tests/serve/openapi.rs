@@ -86,6 +86,7 @@ fn requests() -> Vec<(&'static str, Value)> {
             json!({"model": "demo", "messages": messages, "max_tokens": 2, "logprobs": true, "top_logprobs": 2}),
         ),
         ("/v1/completions", json!({"model": "demo", "prompt": "ROMEO:", "max_tokens": 2, "logprobs": 1})),
+        ("/v1/embeddings", json!({"model": "demo", "input": "Hail!"})),
         ("/v1/responses", json!({"model": "demo", "input": "Hail!", "max_output_tokens": 2})),
         ("/v1/responses/input_tokens", json!({"model": "demo", "input": "Hail!"})),
         ("/v1/messages", json!({"model": "demo", "messages": messages, "max_tokens": 2})),

@@ -52,6 +52,7 @@ fn top(scores: &[f32]) -> usize {
 > Balanced is not the same as good.
 [click](javascript:alert(1)) <img src=x onerror=alert(1)>`;
 
+let models = ["fake-8x1b"];
 const seen = [];
 let closed = 0;
 
@@ -66,8 +67,8 @@ function fake() {
       reply.writeHead(200, { "Content-Type": "text/html; charset=utf-8", "Content-Security-Policy": policy });
       return reply.end(html);
     }
-    if (request.url === "/v1/models") return json({ object: "list", data: [{ id: "fake-8x1b", object: "model" }] });
-    if (request.url === "/v1/experts") {
+    if (request.url === "/v1/models") return json({ object: "list", data: models.map((id) => ({ id, object: "model" })) });
+    if (request.url.startsWith("/v1/experts")) {
       const load = (l) => Array.from({ length: 32 }, (_, e) => Math.round(40 + 38 * Math.sin(e * (l + 2)) + (e === l ? 160 : 0)));
       return json({ object: "experts", experts: 32, used: 4, tokens: 512, layers: Array.from({ length: 24 }, (_, l) => ({ layer: l, load: load(l) })) });
     }
@@ -275,6 +276,23 @@ await check("light colours have contrast, too", async () => {
   await tab.locator("#log").evaluate((e) => (e.scrollTop = 0));
   await shot(tab, "page-light");
 });
+
+if (!given) {
+  await check("several models are chosen from a list, and the choice is kept", async () => {
+    models = ["fake-8x1b", "other-30b"];
+    await tab.reload();
+    const list = tab.getByRole("combobox", { name: "Model" });
+    assert.equal(await list.inputValue(), "fake-8x1b");
+    await list.selectOption("other-30b");
+    await ask(tab, "short");
+    await idle(tab);
+    assert.equal(seen.at(-1).model, "other-30b");
+    await tab.reload();
+    assert.equal(await tab.getByRole("combobox", { name: "Model" }).inputValue(), "other-30b");
+    await shot(tab, "page-models");
+    models = ["fake-8x1b"];
+  });
+}
 
 const phone = await opened({ viewport: { width: 390, height: 844 }, deviceScaleFactor: 2, isMobile: true, hasTouch: true, colorScheme: "light" });
 await check("a phone's width holds everything", async () => {

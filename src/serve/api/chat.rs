@@ -275,7 +275,7 @@ impl Writer for ChatWriter {
         }
         match event {
             Event::Started { .. } => self.delta(index, json!({"content": ""}), None, out),
-            Event::Prompt(_) => {}
+            Event::Prompt(_) | Event::Embedding(_) => {}
             Event::Piece(piece) => {
                 if let Some(logprobs) = &piece.logprobs {
                     let entry = answer::chat_logprobs(&self.app, piece.id, logprobs);

@@ -63,12 +63,12 @@ fn prompts(app: &App, f: &Fields<'_>) -> ApiResult<Vec<Encoded>> {
     let wrong =
         || ApiError::field("prompt", "must be a string, an array of strings, of token ids, or of arrays of token ids");
     match f.require("prompt")? {
-        Value::String(s) => Ok(vec![prompt::encode_text(app, s)?]),
+        Value::String(s) => Ok(vec![prompt::encode_text(app, "prompt", s)?]),
         Value::Array(a) if a.is_empty() => Err(ApiError::field("prompt", "is empty")),
         Value::Array(a) if a.iter().all(Value::is_number) => Ok(vec![prompt::check_ids(app, "prompt", a)?]),
         Value::Array(a) => {
             let one = |(i, v): (usize, &Value)| match v {
-                Value::String(s) => prompt::encode_text(app, s),
+                Value::String(s) => prompt::encode_text(app, &format!("prompt[{i}]"), s),
                 Value::Array(ids) => prompt::check_ids(app, &format!("prompt[{i}]"), ids),
                 _ => Err(wrong()),
             };
@@ -263,7 +263,7 @@ impl Writer for TextWriter {
             return;
         }
         match event {
-            Event::Started { .. } => {}
+            Event::Started { .. } | Event::Embedding(_) => {}
             Event::Prompt(logprobs) => {
                 self.echo(index, &logprobs);
                 self.send(index, None, out);

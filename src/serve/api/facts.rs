@@ -8,38 +8,58 @@ use crate::{
         app::App,
         error::{ApiError, ApiResult},
         fields::Fields,
+        fleet::{Fleet, Standing},
+        form::{self, Form},
     },
     tokenizer::EncodeOptions,
 };
 use serde_json::{Value, json};
 
 /// A model as OpenAI's API has it, with what llama-server adds.
-pub fn model(app: &App) -> Value {
-    json!({
-        "id": app.options.name,
-        "object": "model",
-        "created": app.model.created,
-        "owned_by": "moeray",
-        "meta": {
-            "n_vocab": app.model.vocab,
-            "n_ctx": app.engine.ctx(),
-            "n_ctx_train": app.model.trained_context,
-            "architecture": app.model.architecture,
+fn described(s: &Standing) -> Value {
+    let meta = s.app.as_ref().map_or_else(
+        || json!({}),
+        |app| {
+            json!({
+                "n_vocab": app.model.vocab,
+                "n_ctx": app.engine.ctx(),
+                "n_ctx_train": app.model.trained_context,
+                "n_embd": app.model.hidden,
+                "architecture": app.model.architecture,
+            })
         },
+    );
+    let status = if s.app.is_some() { "loaded" } else { "unloaded" };
+    json!({
+        "id": s.name,
+        "object": "model",
+        "created": s.created,
+        "owned_by": "moeray",
+        "meta": meta,
+        "status": {"value": status},
     })
 }
 
 /// `/v1/models`.
-pub fn models(app: &App) -> Value {
-    json!({"object": "list", "data": [model(app)]})
+pub fn models(fleet: &Fleet) -> Value {
+    json!({"object": "list", "data": fleet.standing().iter().map(described).collect::<Vec<_>>()})
+}
+
+/// `/v1/models/{id}`.
+///
+/// # Errors
+/// 404 for an unknown name.
+pub fn model(fleet: &Fleet, id: &str) -> ApiResult<Value> {
+    let standing = fleet.standing().into_iter().find(|s| s.name == id);
+    standing.as_ref().map(described).ok_or_else(|| ApiError::no_model(id))
 }
 
 /// `/health`.
 ///
 /// # Errors
 /// 503 while the server ends, or where the engine has stopped.
-pub fn health(app: &App) -> ApiResult<Value> {
-    match app.is_healthy() {
+pub fn health(fleet: &Fleet) -> ApiResult<Value> {
+    match fleet.is_healthy() {
         true => Ok(json!({"status": "ok"})),
         false => Err(ApiError::new(503, "the server gives no answers: it is shutting down, or its device is lost")),
     }
@@ -71,6 +91,20 @@ pub fn props(app: &App) -> Value {
     })
 }
 
+/// `/v1/experts`: how often each expert was chosen by the last tokens.
+///
+/// # Errors
+/// 404 for a model without experts.
+pub fn experts(app: &App) -> ApiResult<Value> {
+    let Some(load) = app.engine.experts() else {
+        let why = format!("the model {:?} has no experts that could be looked at", app.options.name);
+        return Err(ApiError { code: Some("no_experts"), ..ApiError::new(404, why) });
+    };
+    let experts = load.layers.iter().map(|l| l.load.len()).max().unwrap_or(0);
+    let layers: Vec<Value> = load.layers.iter().map(|l| json!({"layer": l.layer, "load": l.load})).collect();
+    Ok(json!({"object": "experts", "experts": experts, "used": load.used, "tokens": load.tokens, "layers": layers}))
+}
+
 /// `/slots`: no text of anybody's.
 pub fn slots(app: &App) -> Value {
     let status = app.engine.status();
@@ -94,6 +128,7 @@ pub fn slots(app: &App) -> Value {
 /// 400 with the field.
 pub fn tokenize(app: &App, body: &Value) -> ApiResult<Value> {
     let f = Fields::of(body)?;
+    f.string("model")?;
     let text = f.require_string("content")?;
     let add_bos = f.boolean("add_special")?.unwrap_or(false);
     let parse_special = f.boolean("parse_special")?.unwrap_or(true);
@@ -117,6 +152,7 @@ pub fn tokenize(app: &App, body: &Value) -> ApiResult<Value> {
 /// 400 with the field.
 pub fn detokenize(app: &App, body: &Value) -> ApiResult<Value> {
     let f = Fields::of(body)?;
+    f.string("model")?;
     f.require("tokens")?;
     let vocab = app.model.vocab as u64;
     let mut ids = vec![];
@@ -128,12 +164,15 @@ pub fn detokenize(app: &App, body: &Value) -> ApiResult<Value> {
     Ok(json!({"content": app.tokenizer.decode_with(&ids, true)}))
 }
 
-/// `/apply-template`: what a conversation becomes.
+/// `/apply-template`: what a conversation becomes, with the tools that its model would be shown.
 ///
 /// # Errors
 /// 400 with the field, or what the template says.
 pub fn apply_template(app: &App, body: &Value) -> ApiResult<Value> {
     let f = Fields::of(body)?;
-    let prompt = chat::conversation(&f)?.render(app)?;
-    Ok(json!({"prompt": prompt.text}))
+    f.string("model")?;
+    let mut conversation = chat::conversation(&f)?;
+    let form = Form::of(app, form::of_chat(&f)?)?;
+    conversation.variables.extend(form.shown().map(|tools| ("tools".to_owned(), tools)));
+    Ok(json!({"prompt": conversation.render(app)?.text}))
 }

@@ -315,7 +315,7 @@ impl Writer for MessagesWriter {
                 let message = self.message(0);
                 self.event("message_start", json!({"message": message}), out);
             }
-            Event::Prompt(_) => {}
+            Event::Prompt(_) | Event::Embedding(_) => {}
             Event::Piece(piece) => {
                 let deltas = self.answer.push(&piece);
                 self.deltas(deltas, out);

@@ -89,6 +89,7 @@ impl Options {
             logprobs: self.logprobs,
             prompt_logprobs: self.prompt_logprobs,
             constraint: self.matcher.clone().map(|m| Box::new(Masked::new(m)) as Box<dyn Constraint>),
+            pooled: None,
             events: events.clone(),
         };
         (0..self.n).map(job).collect()

@@ -265,7 +265,7 @@ impl Writer for ResponsesWriter {
                 self.event("response.created", fields.clone(), out);
                 self.event("response.in_progress", fields, out);
             }
-            Event::Prompt(_) => {}
+            Event::Prompt(_) | Event::Embedding(_) => {}
             Event::Piece(piece) => {
                 let deltas = self.answer.push(&piece);
                 let thinks = matches!(deltas.first(), Some(Delta::Reasoning(_)));

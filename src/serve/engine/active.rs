@@ -10,6 +10,7 @@ use crate::{
     generate::{FinishReason, Logprobs, Piece, StopFilter},
     sampler::{Chooser, Rng, Sampling},
     serve::metrics::Metrics,
+    session::Pooled,
     tokenizer::{DecodeStream, Tokenizer},
 };
 use std::time::Instant;
@@ -115,6 +116,13 @@ impl Active {
         match &mut self.job.constraint {
             Some(c) => c.allowed(),
             None => Ok(None),
+        }
+    }
+
+    /// Takes the hidden states that the last rows of the prompt left.
+    pub fn take_hidden<'a>(&mut self, rows: impl Iterator<Item = &'a [f32]>) {
+        if let Some(pooled) = &mut self.job.pooled {
+            rows.for_each(|row| pooled.push(row));
         }
     }
 
@@ -239,6 +247,18 @@ impl Active {
         metrics.finished(reason, self.job.arrived.elapsed().as_secs_f64());
         let (generated, cached) = (self.generated, self.cached);
         self.job.send(Event::Finished(Finished { reason, generated, cached, timings }));
+    }
+
+    /// The end of a job that asked for a vector.
+    pub fn finish_embedding(mut self, metrics: &Metrics) {
+        match self.job.pooled.take().map(Pooled::finish) {
+            Some(Ok(vector)) => {
+                metrics.embedded(self.job.arrived.elapsed().as_secs_f64());
+                self.job.send(Event::Embedding(vector));
+            }
+            Some(Err(e)) => self.fail(e, metrics),
+            None => self.fail(Error::Model("no vector was asked for".into()), metrics),
+        }
     }
 
     /// It cannot go on.

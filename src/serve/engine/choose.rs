@@ -88,6 +88,7 @@ mod tests {
             logprobs: None,
             prompt_logprobs: false,
             constraint: None,
+            pooled: None,
             events,
         };
         let mut counts = Counts::new(&job);

@@ -4,6 +4,7 @@ use crate::{
     error::{Error, Result},
     generate::{FinishReason, Logprobs, Piece},
     sampler::SamplerOptions,
+    session::Pooled,
 };
 use std::{fmt, sync::Arc, time::Instant};
 use tokio::sync::mpsc::UnboundedSender;
@@ -27,7 +28,7 @@ pub trait Constraint: Send {
     fn is_complete(&mut self) -> bool;
 }
 
-/// One text to generate.
+/// One text to generate, or to make a vector of.
 pub struct Job {
     /// Which of its request's texts it is.
     pub index: usize,
@@ -58,11 +59,18 @@ pub struct Job {
     pub prompt_logprobs: bool,
     /// A grammar.
     pub constraint: Option<Box<dyn Constraint>>,
+    /// Nothing is generated: the prompt's hidden states are gathered to one vector.
+    pub pooled: Option<Pooled>,
     /// Where events go, with [`Job::index`].
     pub events: UnboundedSender<(usize, Event)>,
 }
 
 impl Job {
+    /// Whether the whole prompt must be read, whatever of it is in a cache.
+    pub fn reads_all(&self) -> bool {
+        self.prompt_logprobs || self.pooled.as_ref().is_some_and(|p| p.wants(0, self.prompt.len()))
+    }
+
     /// Whether nobody waits for it any more.
     pub fn is_abandoned(&self) -> bool {
         self.events.is_closed()
@@ -95,6 +103,8 @@ pub enum Event {
     Piece(Piece),
     /// The end of the answer.
     Finished(Finished),
+    /// The vector of the prompt, of length 1: the end of a job that asked for it.
+    Embedding(Vec<f32>),
     /// It has failed.
     Failed(Error),
 }

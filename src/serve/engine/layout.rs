@@ -33,13 +33,20 @@ pub fn lay_out(slots: &mut [Slot], shares: &[Share], metrics: &Metrics) -> Optio
             _ => &active.job.prompt[active.fed..active.fed + share.rows],
         };
         let prompt_logits = active.job.prompt_logprobs && active.unread() > 0;
+        let length = active.job.prompt.len();
         let mut rows: Vec<Row> = ids.iter().zip(position..).map(|(id, at)| Row::fed(*id, share.sequence, at)).collect();
         let ends = active.unread() <= share.rows;
         if prompt_logits {
             rows.iter_mut().for_each(|r| r.logits = true);
         }
+        if let Some(pooled) = &active.job.pooled {
+            rows.iter_mut().for_each(|r| r.hidden = pooled.wants(r.position, length));
+        }
         let mut mask = None;
-        if ends && let Some(last) = rows.last_mut() {
+        if ends
+            && active.job.pooled.is_none()
+            && let Some(last) = rows.last_mut()
+        {
             if active.on_host || prompt_logits {
                 last.logits = true;
             } else {

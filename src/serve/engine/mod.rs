@@ -8,6 +8,7 @@
 
 mod active;
 mod choose;
+mod experts;
 mod job;
 mod layout;
 mod placing;
@@ -15,6 +16,7 @@ mod slot;
 mod status;
 mod worker;
 
+pub use experts::{ExpertLoad, LayerLoad};
 pub use job::{Constraint, Event, Finished, Job, Timings};
 pub use status::{SlotStatus, Status};
 
@@ -60,6 +62,7 @@ pub struct Engine {
 struct Shared {
     metrics: Arc<Metrics>,
     status: Mutex<Status>,
+    experts: experts::Experts,
 }
 
 impl Engine {
@@ -72,7 +75,8 @@ impl Engine {
         model.require_tokenizer()?;
         let runner = model.loaded().runner(options.runner)?;
         let status = Status::new(options.runner.sequences, runner.memory_bytes());
-        let shared = Arc::new(Shared { metrics, status: Mutex::new(status) });
+        let experts = experts::Experts::new(&model.definition().program.graph);
+        let shared = Arc::new(Shared { metrics, status: Mutex::new(status), experts });
         let (inbox, jobs) = mpsc::channel();
         let mut worker = worker::Worker::new(model.clone(), runner, options, shared.clone(), jobs);
         let thread = std::thread::Builder::new().name("moeray engine".into()).spawn(move || worker.run());
@@ -114,6 +118,12 @@ impl Engine {
     /// What the sequences do.
     pub fn status(&self) -> Status {
         self.shared.status.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// How often experts were chosen by the last tokens that were looked at; `None` for a model without experts, or loaded without
+    /// [`crate::model::Options::trace_router`]. Steps are counted for some seconds after each call.
+    pub fn experts(&self) -> Option<ExpertLoad> {
+        self.shared.experts.look()
     }
 
     /// Takes no more jobs; the thread ends once those that it has are done.

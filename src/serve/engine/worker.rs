@@ -130,13 +130,21 @@ impl Worker {
             let running = |client: u64| {
                 self.slots.iter().filter(|s| s.active.as_ref().is_some_and(|a| a.job.client == client)).count()
             };
-            let next = (0..self.waiting.len()).filter(|i| !held[*i]).min_by_key(|i| running(self.waiting[*i].client));
+            let embeds = |job: &Job| job.pooled.is_some();
+            let embedding = self.slots.iter().filter(|s| s.active.as_ref().is_some_and(|a| embeds(&a.job))).count();
+            // Vectors, of which people ask for thousands at a time, leave a sequence to those who generate.
+            let may_embed = embedding == 0 || embedding + 1 < self.slots.len();
+            let next = (0..self.waiting.len())
+                .filter(|i| !held[*i] && (may_embed || !embeds(&self.waiting[*i])))
+                .min_by_key(|i| (running(self.waiting[*i].client), embeds(&self.waiting[*i])));
             let Some(next) = next else { return };
             if self.slots.iter().all(|s| s.active.is_some()) {
                 return;
             }
             let places: Vec<Place<'_>> = self.slots.iter().map(Slot::place).collect();
-            let prompt = self.waiting[next].prompt.clone();
+            let job = &self.waiting[next];
+            // What is read anew in any case takes the place that will be missed least.
+            let prompt = if job.reads_all() { [].into() } else { job.prompt.clone() };
             let resume = |s: usize, n: usize| self.runner.resume_at(s, n).max(self.slots[s].checkpoint_before(n));
             match place(&places, &prompt, resume) {
                 Placing::Wait => held[next] = true,
@@ -152,7 +160,7 @@ impl Worker {
     /// Gives a job its sequence.
     fn start(&mut self, job: Job, sequence: usize, from: usize, keep: usize) {
         self.clock += 1;
-        let keep = if job.prompt_logprobs { 0 } else { keep };
+        let keep = if job.reads_all() { 0 } else { keep };
         // A copy that fails costs time, nothing else.
         let keep = self.put(sequence, from, keep).map_or_else(
             |e| {
@@ -230,13 +238,17 @@ impl Worker {
         let laid_out = lay_out(&mut self.slots, &shares, &self.shared.metrics);
         let Some(layout) = laid_out else { return Ok(()) };
         let begin = Instant::now();
-        self.runner.begin(&Step { rows: &layout.rows, masks: &layout.masks(), ..Step::default() })?;
+        let trace = self.shared.experts.are_wanted();
+        self.runner.begin(&Step { rows: &layout.rows, masks: &layout.masks(), trace, ..Step::default() })?;
         if !self.finish_step(&shares, generating, prompt_rows)? {
             return Ok(());
         }
         let seconds = begin.elapsed().as_secs_f64();
         self.pace.learn(generating, prompt_rows, 1e6 * seconds);
         self.shared.metrics.step(seconds, generating, prompt_rows);
+        if trace {
+            self.shared.experts.count(&self.runner.results().outputs);
+        }
         self.take_results(&shares);
         if self.recurrent {
             self.checkpoint(&shares);
@@ -282,7 +294,7 @@ impl Worker {
     /// Hands the results of a step to its jobs.
     fn take_results(&mut self, shares: &[Share]) {
         let ctx = self.options.runner.ctx;
-        let cols = self.model.vocab();
+        let (cols, hidden) = (self.model.vocab(), self.model.hyper().hidden.max(1));
         let results = self.runner.results();
         let logits = results.outputs.get(self.model.logits_output()).map_or(&[][..], |o| &o.f32);
         let mut logits = logits.chunks_exact(cols.max(1));
@@ -300,6 +312,18 @@ impl Worker {
             }
             let prompt_logits = active.job.prompt_logprobs && reading;
             let ends = active.unread() == 0;
+            if active.job.pooled.is_some() {
+                let of = |(at, row): (&(usize, usize), _)| (at.0 == share.sequence).then_some(row);
+                active.take_hidden(results.hidden_of.iter().zip(results.hidden.chunks_exact(hidden)).filter_map(of));
+                if ends {
+                    // The next one may have the place: no conversation goes on from there.
+                    slot.used = 0;
+                    active.finish_embedding(&self.shared.metrics);
+                } else {
+                    slot.active = Some(active);
+                }
+                continue;
+            }
             let mut last = None;
             if prompt_logits {
                 for position in first..slot.text.len() {

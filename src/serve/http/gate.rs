@@ -1,7 +1,7 @@
 //! Who may ask: keys, and origins of web pages.
 
 use crate::serve::{
-    app::App,
+    app::ServeOptions,
     error::{ApiError, ApiResult},
 };
 use hyper::{
@@ -24,8 +24,8 @@ pub fn key(headers: &HeaderMap) -> Option<&[u8]> {
 ///
 /// # Errors
 /// 401 otherwise.
-pub fn check_key(app: &App, headers: &HeaderMap) -> ApiResult<()> {
-    let keys = &app.options.keys;
+pub fn check_key(options: &ServeOptions, headers: &HeaderMap) -> ApiResult<()> {
+    let keys = &options.keys;
     if keys.is_empty() {
         return Ok(());
     }
@@ -51,9 +51,9 @@ fn same(key: &[u8], given: &[u8]) -> bool {
 }
 
 /// Adds the headers by which a browser lets a page of an allowed origin read the answer.
-pub fn allow_origin<B>(app: &App, origin: Option<&HeaderValue>, response: &mut Response<B>) {
+pub fn allow_origin<B>(options: &ServeOptions, origin: Option<&HeaderValue>, response: &mut Response<B>) {
     let Some(origin) = origin else { return };
-    let cors = &app.options.cors;
+    let cors = &options.cors;
     let any = cors.iter().any(|o| o == "*");
     if !any && !cors.iter().any(|o| o.as_bytes() == origin.as_bytes()) {
         return;

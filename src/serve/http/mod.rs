@@ -3,6 +3,7 @@
 mod body;
 mod gate;
 mod read;
+mod route;
 mod routes;
 mod server;
 

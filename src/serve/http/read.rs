@@ -1,7 +1,7 @@
 //! Bodies of requests: as JSON, within limits of size and time.
 
 use crate::serve::{
-    app::App,
+    app::ServeOptions,
     error::{ApiError, ApiResult},
 };
 use http_body_util::{BodyExt, Limited};
@@ -12,8 +12,8 @@ use serde_json::Value;
 ///
 /// # Errors
 /// 415 for another kind of content, 413 for too much of it, 408 where it does not come, 400 for what is no JSON.
-pub async fn json(app: &App, request: Request<Incoming>) -> ApiResult<Value> {
-    let limit = app.options.body_limit;
+pub async fn json(options: &ServeOptions, request: Request<Incoming>) -> ApiResult<Value> {
+    let limit = options.body_limit;
     let too_large = || ApiError::new(413, format!("the body is larger than {limit} bytes"));
     let (head, body) = request.into_parts();
     let length = head.headers.get(header::CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse::<u64>().ok());
@@ -25,7 +25,7 @@ pub async fn json(app: &App, request: Request<Incoming>) -> ApiResult<Value> {
     if kind != "application/json" && !kind.ends_with("+json") {
         return Err(ApiError::new(415, format!("content-type must be application/json, not {kind:?}")));
     }
-    let collected = tokio::time::timeout(app.options.read_timeout, Limited::new(body, limit).collect()).await;
+    let collected = tokio::time::timeout(options.read_timeout, Limited::new(body, limit).collect()).await;
     let slow = |_| ApiError::new(408, "the body did not come in time");
     let bytes = collected.map_err(slow)?.map_err(|e| match e.is::<http_body_util::LengthLimitError>() {
         true => too_large(),

@@ -1,13 +1,15 @@
-//! Which path does what.
+//! From a request to its answer.
 
 use super::{
     body::{AnswerBody, EventBody, Writer},
     gate, read,
+    route::Route,
 };
 use crate::serve::{
     api::{
         chat::{self, ChatWriter},
         completions::{self, TextWriter},
+        embeddings::{self, EmbeddingsWriter},
         facts,
         messages::{self, MessagesWriter},
         responses,
@@ -16,11 +18,13 @@ use crate::serve::{
     app::{App, Client},
     engine::Event,
     error::{ApiError, ApiResult},
+    fleet::Fleet,
+    metrics,
     openapi::OPENAPI,
     page::{PAGE, POLICY},
 };
 use hyper::{
-    HeaderMap, Method, Request, Response, StatusCode,
+    HeaderMap, Request, Response, StatusCode,
     body::{Bytes, Incoming},
     header::{self, HeaderName, HeaderValue},
 };
@@ -38,88 +42,21 @@ type Answered = ApiResult<Response<AnswerBody>>;
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
-/// What a path is for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Route {
-    Page,
-    Health,
-    OpenApi,
-    Metrics,
-    Props,
-    Slots,
-    Models,
-    Model,
-    Chat,
-    Completions,
-    Responses,
-    ResponsesCount,
-    Messages,
-    MessagesCount,
-    Tokenize,
-    Detokenize,
-    ApplyTemplate,
-}
-
-impl Route {
-    fn of(path: &str) -> Option<Route> {
-        Some(match path {
-            "/" => Route::Page,
-            "/health" | "/v1/health" => Route::Health,
-            "/openapi.json" => Route::OpenApi,
-            "/metrics" => Route::Metrics,
-            "/props" => Route::Props,
-            "/slots" => Route::Slots,
-            "/v1/models" | "/models" => Route::Models,
-            "/v1/chat/completions" | "/chat/completions" => Route::Chat,
-            "/v1/completions" => Route::Completions,
-            "/v1/responses" => Route::Responses,
-            "/v1/responses/input_tokens" => Route::ResponsesCount,
-            "/v1/messages" => Route::Messages,
-            "/v1/messages/count_tokens" => Route::MessagesCount,
-            "/tokenize" => Route::Tokenize,
-            "/detokenize" => Route::Detokenize,
-            "/apply-template" => Route::ApplyTemplate,
-            _ if path.strip_prefix("/v1/models/").is_some_and(|id| !id.is_empty()) => Route::Model,
-            _ => return None,
-        })
-    }
-
-    fn methods(self) -> &'static str {
-        match self {
-            Route::Page => "GET, HEAD",
-            Route::Health | Route::OpenApi | Route::Metrics | Route::Props => "GET, HEAD",
-            Route::Slots | Route::Models | Route::Model => "GET, HEAD",
-            Route::Chat | Route::Completions | Route::Responses | Route::Messages => "POST",
-            Route::ResponsesCount | Route::MessagesCount => "POST",
-            Route::Tokenize | Route::Detokenize | Route::ApplyTemplate => "POST",
-        }
-    }
-
-    fn allows(self, method: &Method) -> bool {
-        self.methods().split(", ").any(|m| m == method.as_str())
-    }
-
-    /// Whether it takes part of the model's time.
-    fn generates(self) -> bool {
-        matches!(self, Route::Chat | Route::Completions | Route::Responses | Route::Messages)
-    }
-}
-
 /// Answers a request, whatever it is.
-pub async fn answer(app: Arc<App>, peer: IpAddr, request: Request<Incoming>) -> Response<AnswerBody> {
+pub async fn answer(fleet: Arc<Fleet>, peer: IpAddr, request: Request<Incoming>) -> Response<AnswerBody> {
     let arrived = Instant::now();
-    let id = app.id("req_");
+    let id = fleet.request_id();
     let origin = request.headers().get(header::ORIGIN).cloned();
     let (method, path) = (request.method().clone(), request.uri().path().to_owned());
     let result = match gate::is_preflight(&method, request.headers()) {
         true => Ok(empty(StatusCode::NO_CONTENT)),
         false => {
             let client = Client { id: client(peer, request.headers()), arrived };
-            dispatch(&app, client, request).await
+            dispatch(&fleet, client, request).await
         }
     };
     let mut response = result.unwrap_or_else(|e| refusal(&path, &e));
-    gate::allow_origin(&app, origin.as_ref(), &mut response);
+    gate::allow_origin(&fleet.options, origin.as_ref(), &mut response);
     if let Ok(value) = HeaderValue::from_str(&id) {
         response.headers_mut().insert(REQUEST_ID, value);
     }
@@ -136,11 +73,11 @@ fn client(peer: IpAddr, headers: &HeaderMap) -> u64 {
     hasher.finish()
 }
 
-async fn dispatch(app: &Arc<App>, client: Client, request: Request<Incoming>) -> Answered {
+async fn dispatch(fleet: &Arc<Fleet>, client: Client, request: Request<Incoming>) -> Answered {
     let (method, path) = (request.method().clone(), request.uri().path().to_owned());
     let route = Route::of(&path);
     if !matches!(route, Some(Route::Health | Route::Page)) {
-        gate::check_key(app, request.headers())?;
+        gate::check_key(&fleet.options, request.headers())?;
     }
     let Some(route) = route else {
         return Err(ApiError {
@@ -155,69 +92,84 @@ async fn dispatch(app: &Arc<App>, client: Client, request: Request<Incoming>) ->
             ..ApiError::new(405, format!("{path} takes {}, not {method}", route.methods()))
         });
     }
-    if app.draining.load(Ordering::Relaxed) && route.generates() {
+    if fleet.draining.load(Ordering::Relaxed) && route.generates() {
         return Err(ApiError { retry_after: Some(5), ..ApiError::new(503, "the server is shutting down") });
     }
+    let named = request.uri().query().and_then(|q| q.split('&').find_map(|p| p.strip_prefix("model="))).map(decoded);
     match route {
         Route::Page => Ok(page()),
-        Route::Health => facts::health(app).map(|v| json(&v)),
+        Route::Health => facts::health(fleet).map(|v| json(&v)),
         Route::OpenApi => Ok(full(StatusCode::OK, "application/json", OPENAPI.into())),
-        Route::Metrics => Ok(metrics(app)),
-        Route::Props => Ok(json(&facts::props(app))),
-        Route::Slots => Ok(json(&facts::slots(app))),
-        Route::Models => Ok(json(&facts::models(app))),
+        Route::Metrics => Ok(metrics(fleet)),
+        Route::Props => fleet.loaded(named.as_deref()).map(|app| json(&facts::props(&app))),
+        Route::Slots => fleet.loaded(named.as_deref()).map(|app| json(&facts::slots(&app))),
+        Route::Experts => facts::experts(&*fleet.loaded(named.as_deref())?).map(|v| json(&v)),
+        Route::Models => Ok(json(&facts::models(fleet))),
         Route::Model => {
-            let id = path.strip_prefix("/v1/models/").unwrap_or_default();
-            app.check_model(&decoded(id))?;
-            Ok(json(&facts::model(app)))
+            facts::model(fleet, &decoded(path.strip_prefix("/v1/models/").unwrap_or_default())).map(|v| json(&v))
         }
-        Route::Chat => generate_chat(app, client, request).await,
-        Route::Completions => generate_text(app, client, request).await,
-        Route::Responses => generate_response(app, client, request).await,
-        Route::Messages => generate_message(app, client, request).await,
-        Route::ResponsesCount => by_json(app, request, responses::count).await,
-        Route::MessagesCount => by_json(app, request, messages::count).await,
-        Route::Tokenize => by_json(app, request, facts::tokenize).await,
-        Route::Detokenize => by_json(app, request, facts::detokenize).await,
-        Route::ApplyTemplate => by_json(app, request, facts::apply_template).await,
+        Route::Chat => generate_chat(fleet, client, request).await,
+        Route::Completions => generate_text(fleet, client, request).await,
+        Route::Embeddings => embed(fleet, client, request).await,
+        Route::Responses => generate_response(fleet, client, request).await,
+        Route::Messages => generate_message(fleet, client, request).await,
+        Route::ResponsesCount => by_json(fleet, request, responses::count).await,
+        Route::MessagesCount => by_json(fleet, request, messages::count).await,
+        Route::Tokenize => by_json(fleet, request, facts::tokenize).await,
+        Route::Detokenize => by_json(fleet, request, facts::detokenize).await,
+        Route::ApplyTemplate => by_json(fleet, request, facts::apply_template).await,
     }
 }
 
-async fn generate_chat(app: &Arc<App>, client: Client, request: Request<Incoming>) -> Answered {
-    let body = read::json(app, request).await?;
-    let request = blocking(app, move |app| chat::read(app, &body)).await?;
-    let events = app.submit(|to| request.options.jobs(&client, &request.prompt, 0, &to))?;
-    let writer = ChatWriter::new(app, &request);
-    if request.stream { Ok(stream(app, events, writer)) } else { whole(events, writer, ChatWriter::answer).await }
+/// A request as it was read for the model that it names.
+async fn read<T: Send + 'static>(
+    fleet: &Arc<Fleet>,
+    request: Request<Incoming>,
+    work: fn(&App, &Value) -> ApiResult<T>,
+) -> ApiResult<(Arc<App>, T)> {
+    let body = read::json(&fleet.options, request).await?;
+    let app = fleet.app(body["model"].as_str()).await?;
+    let read = blocking(&app, move |app| work(app, &body)).await?;
+    Ok((app, read))
 }
 
-async fn generate_text(app: &Arc<App>, client: Client, request: Request<Incoming>) -> Answered {
-    let body = read::json(app, request).await?;
-    let request = blocking(app, move |app| completions::read(app, &body)).await?;
+async fn generate_chat(fleet: &Arc<Fleet>, client: Client, request: Request<Incoming>) -> Answered {
+    let (app, request) = read(fleet, request, chat::read).await?;
+    let events = app.submit(|to| request.options.jobs(&client, &request.prompt, 0, &to))?;
+    let writer = ChatWriter::new(&app, &request);
+    if request.stream { Ok(stream(&app, events, writer)) } else { whole(events, writer, ChatWriter::answer).await }
+}
+
+async fn generate_text(fleet: &Arc<Fleet>, client: Client, request: Request<Incoming>) -> Answered {
+    let (app, request) = read(fleet, request, completions::read).await?;
     let events = app.submit(|to| {
         let n = request.options.n;
         let prompts = request.prompts.iter().enumerate();
         prompts.flat_map(|(i, p)| request.options.jobs(&client, p, i * n, &to)).collect()
     })?;
     let streams = request.stream;
-    let writer = TextWriter::new(app, request);
-    if streams { Ok(stream(app, events, writer)) } else { whole(events, writer, TextWriter::answer).await }
+    let writer = TextWriter::new(&app, request);
+    if streams { Ok(stream(&app, events, writer)) } else { whole(events, writer, TextWriter::answer).await }
 }
 
-async fn generate_response(app: &Arc<App>, client: Client, request: Request<Incoming>) -> Answered {
-    let body = read::json(app, request).await?;
-    let request = blocking(app, move |app| responses::read(app, &body)).await?;
-    let events = app.submit(|to| request.options.jobs(&client, &request.prompt, 0, &to))?;
-    let writer = ResponsesWriter::new(app, &request);
-    if request.stream { Ok(stream(app, events, writer)) } else { whole(events, writer, ResponsesWriter::answer).await }
+async fn embed(fleet: &Arc<Fleet>, client: Client, request: Request<Incoming>) -> Answered {
+    let (app, request) = read(fleet, request, embeddings::read).await?;
+    let events = app.submit(|to| request.jobs(&client, &to))?;
+    whole(events, EmbeddingsWriter::new(&app, &request), EmbeddingsWriter::answer).await
 }
 
-async fn generate_message(app: &Arc<App>, client: Client, request: Request<Incoming>) -> Answered {
-    let body = read::json(app, request).await?;
-    let request = blocking(app, move |app| messages::read(app, &body)).await?;
+async fn generate_response(fleet: &Arc<Fleet>, client: Client, request: Request<Incoming>) -> Answered {
+    let (app, request) = read(fleet, request, responses::read).await?;
     let events = app.submit(|to| request.options.jobs(&client, &request.prompt, 0, &to))?;
-    let writer = MessagesWriter::new(app, &request);
-    if request.stream { Ok(stream(app, events, writer)) } else { whole(events, writer, MessagesWriter::answer).await }
+    let writer = ResponsesWriter::new(&app, &request);
+    if request.stream { Ok(stream(&app, events, writer)) } else { whole(events, writer, ResponsesWriter::answer).await }
+}
+
+async fn generate_message(fleet: &Arc<Fleet>, client: Client, request: Request<Incoming>) -> Answered {
+    let (app, request) = read(fleet, request, messages::read).await?;
+    let events = app.submit(|to| request.options.jobs(&client, &request.prompt, 0, &to))?;
+    let writer = MessagesWriter::new(&app, &request);
+    if request.stream { Ok(stream(&app, events, writer)) } else { whole(events, writer, MessagesWriter::answer).await }
 }
 
 /// The percent-decoded form of a part of a path.
@@ -244,9 +196,12 @@ async fn blocking<T: Send + 'static>(
     done.unwrap_or_else(|e| Err(ApiError::new(500, format!("a request could not be read: {e}"))))
 }
 
-async fn by_json(app: &Arc<App>, request: Request<Incoming>, work: fn(&App, &Value) -> ApiResult<Value>) -> Answered {
-    let body = read::json(app, request).await?;
-    blocking(app, move |app| work(app, &body)).await.map(|v| json(&v))
+async fn by_json(
+    fleet: &Arc<Fleet>,
+    request: Request<Incoming>,
+    work: fn(&App, &Value) -> ApiResult<Value>,
+) -> Answered {
+    read(fleet, request, work).await.map(|(_, v)| json(&v))
 }
 
 /// Waits for all events. Where the client goes away this future is dropped, the events with it, and the engine notices.
@@ -302,8 +257,8 @@ fn json(value: &Value) -> Response<AnswerBody> {
     full(StatusCode::OK, "application/json", value.to_string())
 }
 
-fn metrics(app: &App) -> Response<AnswerBody> {
-    let text = app.metrics.text(app.options.metrics);
+fn metrics(fleet: &Fleet) -> Response<AnswerBody> {
+    let text = metrics::text(&fleet.metrics(), fleet.options.metrics);
     full(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", text)
 }
 

@@ -1,15 +1,10 @@
 //! Connections: taken in up to a number, read within limits, and let finish when the server ends.
 
 use super::{body::AnswerBody, routes};
-use crate::serve::app::App;
+use crate::serve::fleet::Fleet;
 use hyper::{Request, Response, body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use std::{
-    convert::Infallible,
-    net::SocketAddr,
-    sync::{Arc, atomic::Ordering},
-    time::Duration,
-};
+use std::{convert::Infallible, net::SocketAddr, sync::Arc, time::Duration};
 use tokio::{
     io::AsyncWriteExt,
     net::{TcpListener, TcpStream},
@@ -20,16 +15,19 @@ use tokio::{
 /// Most headers of a request, and most bytes of its head.
 const HEADERS: usize = 100;
 const HEAD_BYTES: usize = 64 << 10;
+/// Time between two looks for models that nobody uses.
+const LOOK: Duration = Duration::from_millis(500);
 /// Time for the head of a request that comes while the server ends.
 const LATE: Duration = Duration::from_secs(1);
 
 /// Serves until `end` is done, then lets running answers finish, within the time that the options give.
-pub async fn run(listener: TcpListener, app: Arc<App>, end: impl Future<Output = ()>) {
+pub async fn run(listener: TcpListener, fleet: Arc<Fleet>, end: impl Future<Output = ()>) {
     let (drain, draining) = watch::channel(false);
-    let places = Arc::new(Semaphore::new(app.options.connections));
+    let places = Arc::new(Semaphore::new(fleet.options.connections));
     let mut connections = JoinSet::new();
     tokio::pin!(end);
     let mut deadline: Option<tokio::time::Instant> = None;
+    let mut look = tokio::time::interval(LOOK);
     loop {
         let at = deadline;
         let late = async move {
@@ -42,9 +40,9 @@ pub async fn run(listener: TcpListener, app: Arc<App>, end: impl Future<Output =
             accepted = listener.accept() => match accepted {
                 Ok((stream, peer)) => match places.clone().try_acquire_owned() {
                     Ok(place) => {
-                        let (app, draining) = (app.clone(), draining.clone());
+                        let (fleet, draining) = (fleet.clone(), draining.clone());
                         connections.spawn(async move {
-                            connection(stream, peer, app, draining).await;
+                            connection(stream, peer, fleet, draining).await;
                             drop(place);
                         });
                     }
@@ -57,14 +55,17 @@ pub async fn run(listener: TcpListener, app: Arc<App>, end: impl Future<Output =
                 }
             },
             () = &mut end, if deadline.is_none() => {
-                tracing::info!("shutting down: running answers have {} s", app.options.grace.as_secs());
-                app.draining.store(true, Ordering::Relaxed);
-                app.engine.close();
-                deadline = Some(tokio::time::Instant::now() + app.options.grace);
+                tracing::info!("shutting down: running answers have {} s", fleet.options.grace.as_secs());
+                fleet.close();
+                deadline = Some(tokio::time::Instant::now() + fleet.options.grace);
                 let _ = drain.send(true);
                 if connections.is_empty() {
                     return;
                 }
+            }
+            _ = look.tick() => {
+                let fleet = fleet.clone();
+                tokio::spawn(async move { fleet.unload_idle().await });
             }
             Some(_) = connections.join_next() => if deadline.is_some() && connections.is_empty() {
                 return;
@@ -77,15 +78,15 @@ pub async fn run(listener: TcpListener, app: Arc<App>, end: impl Future<Output =
     }
 }
 
-async fn connection(stream: TcpStream, peer: SocketAddr, app: Arc<App>, mut draining: watch::Receiver<bool>) {
+async fn connection(stream: TcpStream, peer: SocketAddr, fleet: Arc<Fleet>, mut draining: watch::Receiver<bool>) {
     // Tokens are small and should not wait for each other.
     let _ = stream.set_nodelay(true);
     // Who comes while the server ends gets one answer: no.
     let late = *draining.borrow();
-    let timeout = if late { LATE } else { app.options.read_timeout };
+    let timeout = if late { LATE } else { fleet.options.read_timeout };
     let service = service_fn(move |request: Request<Incoming>| {
-        let app = app.clone();
-        async move { Ok::<Response<AnswerBody>, Infallible>(routes::answer(app, peer.ip(), request).await) }
+        let fleet = fleet.clone();
+        async move { Ok::<Response<AnswerBody>, Infallible>(routes::answer(fleet, peer.ip(), request).await) }
     });
     let mut builder = http1::Builder::new();
     builder.keep_alive(!late);

@@ -35,7 +35,7 @@ async function poll() {
   clearTimeout(polling);
   if ($("experts").hidden || document.hidden) return;
   try {
-    const reply = await fetch("v1/experts", { headers: headers() });
+    const reply = await fetch("v1/experts?model=" + encodeURIComponent(model), { headers: headers() });
     if (reply.ok) picture(await reply.json());
   } catch {
     // The next one may come through.

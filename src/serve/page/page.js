@@ -319,14 +319,28 @@ function save() {
 async function facts() {
   try {
     const reply = await fetch("v1/models", { headers: headers() });
-    model = (await reply.json()).data?.[0]?.id ?? "";
-    const experts = await fetch("v1/experts", { headers: headers() });
+    choose((await reply.json()).data?.map((m) => m.id) ?? []);
+    const experts = await fetch("v1/experts?model=" + encodeURIComponent(model), { headers: headers() });
     $("experts-toggle").hidden = !experts.ok;
     if (experts.ok && store.read("experts", false)) toggleExperts(true);
   } catch {
     say("The server cannot be reached.");
   }
-  $("model").textContent = model;
+}
+
+// The name of the model, or a list to choose from where there are several.
+function choose(names) {
+  const wanted = store.read("model", "");
+  model = names.includes(wanted) ? wanted : (names[0] ?? "");
+  if (names.length < 2) return $("model").replaceChildren(model);
+  const list = element("select", { "aria-label": "Model" });
+  list.append(...names.map((name) => element("option", { value: name, selected: name === model }, name)));
+  list.addEventListener("change", () => {
+    model = list.value;
+    store.write("model", model);
+    facts();
+  });
+  $("model").replaceChildren(list);
 }
 
 function send(event) {

@@ -3,8 +3,12 @@
 //! The time of rows is no multiple of their number: a Mixture-of-Experts layer reads the weights of an expert once for all rows
 //! that chose it, so that time grows fast at first and slowly later. Two tables by number of rows hold what was measured:
 //! of steps that only generate, and of what prompts' rows added to such steps. Between measured numbers time is
-//! interpolated, beyond the largest it is taken to grow in proportion, which overestimates; so longer steps are approached
-//! from below, and each of them is measured in turn.
+//! interpolated. Beyond the largest a little more is taken to cost little more, for the first row may cost as much as the next
+//! twenty where it brings other kernels with it, and much more to grow in proportion, which overestimates; so longer steps are
+//! approached from below, and each of them is measured in turn.
+//!
+//! A measurement may be the fault of something else on the machine, and a number of rows that was too slow once would not be tried
+//! again by itself. So one measurement at most doubles a time halfway, and what was too slow counts only for some steps.
 
 /// What is known of the time of steps.
 #[derive(Clone, Debug, Default)]
@@ -13,8 +17,15 @@ pub struct Pace {
     prompts: Table,
 }
 
-/// Part of a new measurement in the average.
-const NEWEST: f64 = 0.25;
+/// Part of a new measurement in the average: of a shorter time, and of a longer one.
+const SHORTER: f64 = 0.25;
+const LONGER: f64 = 0.5;
+/// How many times the average a longer time may count as.
+const SURPRISE: f64 = 2.0;
+/// Steps with prompts for which a number of rows that was too slow is not tried again.
+const REMEMBERED: u64 = 32;
+/// How much longer a little more rows than were ever measured may take.
+const A_LITTLE_MORE: f64 = 1.1;
 
 impl Pace {
     /// Takes in that a step of so many rows took so many microseconds.
@@ -41,7 +52,10 @@ impl Pace {
         const UNKNOWN: usize = 16;
         let base = self.generating.predict(generating).unwrap_or(0.0);
         let room = (micros - base).max(0.0);
-        let fits = |n: usize| self.prompts.predict(n).map_or(n <= UNKNOWN, |t| t <= room);
+        let fits = |n: usize| match self.prompts.predict(n) {
+            None => n <= UNKNOWN,
+            Some(t) => t <= room || self.prompts.predict_without_old(n, room).is_some_and(|t| t <= room),
+        };
         // Time grows with the number of rows, so the largest that fits is found by bisection.
         let (mut low, mut high) = (1, most.max(1) + 1);
         while high - low > 1 {
@@ -54,13 +68,19 @@ impl Pace {
 
 /// Average times by number of rows, in classes that get wider with it.
 #[derive(Clone, Debug, Default)]
-struct Table(Vec<Class>);
+struct Table {
+    classes: Vec<Class>,
+    /// Measurements so far.
+    now: u64,
+}
 
 #[derive(Clone, Copy, Debug)]
 struct Class {
     /// Averages of the rows that were measured, and of their times.
     rows: f64,
     micros: f64,
+    /// When it was measured last.
+    at: u64,
 }
 
 /// The class of a number of rows: eight for each doubling.
@@ -73,35 +93,48 @@ impl Table {
         if rows == 0 || !micros.is_finite() {
             return;
         }
-        let at = self.0.partition_point(|c| class(c.rows as usize) < class(rows));
-        let rows_f = rows as f64;
-        match self.0.get_mut(at).filter(|c| class(c.rows as usize) == class(rows)) {
+        self.now += 1;
+        let place = self.classes.partition_point(|c| class(c.rows as usize) < class(rows));
+        let (rows_f, now) = (rows as f64, self.now);
+        match self.classes.get_mut(place).filter(|c| class(c.rows as usize) == class(rows)) {
             Some(c) => {
-                c.micros += NEWEST * (micros * c.rows / rows_f - c.micros);
+                let more = (micros * c.rows / rows_f).min(SURPRISE * c.micros) - c.micros;
+                c.micros += more * if more > 0.0 { LONGER } else { SHORTER };
+                c.at = now;
             }
-            None => self.0.insert(at, Class { rows: rows_f, micros }),
+            None => self.classes.insert(place, Class { rows: rows_f, micros, at: now }),
         }
     }
 
     /// Time of so many rows; never less than that of fewer.
     fn predict(&self, rows: usize) -> Option<f64> {
-        let rows = rows as f64;
-        if rows == 0.0 {
-            return Some(0.0);
-        }
-        let (mut before, mut most): (Option<Class>, f64) = (None, 0.0);
-        for c in &self.0 {
-            if c.rows >= rows {
-                let Some(b) = before.filter(|_| c.rows > rows) else { return Some(c.micros.max(most)) };
-                let upper = c.micros.max(most);
-                let between = (rows - b.rows) / (c.rows - b.rows);
-                return Some(most + between * (upper - most));
-            }
-            most = most.max(c.micros);
-            before = Some(*c);
-        }
-        before.map(|b| most * rows / b.rows)
+        predict(self.classes.iter(), rows)
     }
+
+    /// The same from what was measured lately or fits in `room`.
+    fn predict_without_old(&self, rows: usize, room: f64) -> Option<f64> {
+        predict(self.classes.iter().filter(|c| c.micros <= room || self.now - c.at <= REMEMBERED), rows)
+    }
+}
+
+fn predict<'a>(classes: impl Iterator<Item = &'a Class>, rows: usize) -> Option<f64> {
+    let rows = rows as f64;
+    if rows == 0.0 {
+        return Some(0.0);
+    }
+    let (mut before, mut most): (Option<&Class>, f64) = (None, 0.0);
+    for c in classes {
+        if c.rows >= rows {
+            let Some(b) = before.filter(|_| c.rows > rows) else { return Some(c.micros.max(most)) };
+            let upper = c.micros.max(most);
+            let between = (rows - b.rows) / (c.rows - b.rows);
+            return Some(most + between * (upper - most));
+        }
+        most = most.max(c.micros);
+        before = Some(c);
+    }
+    let near = |b: &Class| 1.25 * b.rows + 1.0;
+    before.map(|b| A_LITTLE_MORE * most * (rows / near(b)).max(1.0))
 }
 
 #[cfg(test)]
@@ -134,6 +167,41 @@ mod tests {
             let took = true_time(generating, rows);
             assert!(took > 0.7 * micros, "{rows} rows take {took} of {micros}");
         }
+    }
+
+    /// The first row beside those that generate brings other kernels with it, and the next ones cost little.
+    #[test]
+    fn a_dear_first_row_does_not_keep_others_away() {
+        let time = |prompt: usize| 85_000.0 + if prompt > 0 { 50_000.0 + 400.0 * prompt as f64 } else { 0.0 };
+        let (mut pace, micros) = (Pace::default(), 161_500.0);
+        (0..4).for_each(|_| pace.learn(7, 0, time(0)));
+        // What a noisy moment left of the first try.
+        pace.learn(7, 16, 900_000.0);
+        let mut rows = 0;
+        for _ in 0..80 {
+            rows = pace.prompt_rows(7, micros, 512);
+            assert!(time(rows) < 1.15 * micros, "{rows} rows");
+            pace.learn(7, rows, time(rows));
+        }
+        assert!(rows > 40, "{rows} rows, of 66 that fit");
+    }
+
+    /// Every twentieth step is disturbed; the others decide.
+    #[test]
+    fn disturbances_are_forgotten() {
+        let mut pace = Pace::default();
+        (0..4).for_each(|_| pace.learn(7, 0, true_time(7, 0)));
+        let (mut sum, mut n) = (0, 0);
+        for step in 0..600 {
+            let rows = pace.prompt_rows(7, 40_000.0, 512);
+            let slower = if step % 20 == 0 { 6.0 } else { 1.0 };
+            pace.learn(7, rows, slower * true_time(7, rows));
+            if step > 200 {
+                (sum, n) = (sum + rows, n + 1);
+            }
+        }
+        let most = (1..512).filter(|n| true_time(7, *n) <= 40_000.0).max().unwrap();
+        assert!(sum / n > most / 2, "{} rows of {most}", sum / n);
     }
 
     #[test]

@@ -1,0 +1,97 @@
+//! Which models `moeray serve` has, and how they are loaded.
+
+use super::{
+    args::ServeArgs,
+    failure::{Failure, Outcome},
+    load, names,
+};
+use crate::{
+    file,
+    hub::in_folder,
+    model,
+    serve::{App, Fleet, FleetOptions, ServeOptions, Source, metrics::Metrics},
+    session::Model,
+};
+use std::{path::PathBuf, sync::Arc, time::Duration};
+
+/// A model that a person wants served.
+pub struct Wanted {
+    /// Its name for clients.
+    pub name: String,
+    /// Where it lies; `None` for the demo model.
+    pub path: Option<PathBuf>,
+    /// Bytes of its files; 0 where nobody has looked.
+    pub bytes: u64,
+}
+
+/// The models that the arguments name.
+pub fn wanted(args: &ServeArgs) -> Outcome<Vec<Wanted>> {
+    let named: Vec<&PathBuf> = args.positional.iter().chain(&args.model).collect();
+    if named.is_empty() && args.models_dir.is_none() {
+        return Ok(vec![Wanted { name: args.name.clone().unwrap_or_else(|| "demo".into()), path: None, bytes: 0 }]);
+    }
+    let alone = named.len() == 1 && args.models_dir.is_none();
+    let mut all = vec![];
+    for path in named {
+        let short = load::short_name(Some(path));
+        let name = short.strip_suffix(".gguf").unwrap_or(&short).to_owned();
+        // Of several models none is loaded now: what is wrong with one is said all the same.
+        let bytes = if alone { 0 } else { load::open(Some(path))?.file_bytes() };
+        let name = args.name.clone().filter(|_| alone).unwrap_or(name);
+        all.push(Wanted { name, path: Some(path.clone()), bytes });
+    }
+    if let Some(folder) = &args.models_dir {
+        if !folder.is_dir() {
+            return Err(Failure::new(format!("--models-dir: there is no folder {}", folder.display())));
+        }
+        for found in in_folder(folder) {
+            if !all.iter().any(|w| w.name == found.name) {
+                all.push(Wanted { name: found.name, path: Some(found.path), bytes: found.bytes });
+            }
+        }
+        if all.is_empty() {
+            return Err(Failure::new(format!("there is no model in {}", folder.display()))
+                .hint("models are .gguf files and folders with config.json and *.safetensors"));
+        }
+    }
+    if !args.lora.lora.is_empty() && !alone {
+        return Err(Failure::new("--lora changes one model, and there are several").hint("serve that model alone"));
+    }
+    if args.name.is_some() && !alone {
+        return Err(Failure::new("--name is the name of one model, and there are several").hint("leave it out"));
+    }
+    Ok(all)
+}
+
+/// What serves several models.
+pub fn fleet(args: &ServeArgs, options: ServeOptions, wanted: &[Wanted]) -> Outcome<Fleet> {
+    let gib = |n: f64| (n * f64::from(1 << 30)) as u64;
+    let limits = FleetOptions {
+        memory: args.models_memory.map(gib).or_else(crate::memory::available),
+        idle: args.models_idle.map(Duration::from_secs),
+    };
+    let mut sources = vec![];
+    for w in wanted {
+        let Some(path) = &w.path else { continue };
+        let path = names::resolved(path)?;
+        let build = model::Options { trace_router: true };
+        let how = load::load_options(args.place.backend, &args.place.device, build)?;
+        let (args, options, name) = (args.clone(), options.clone(), w.name.clone());
+        let load = move |metrics: Arc<Metrics>| {
+            let model = Model::from_checkpoint(&file::open(&path)?, &how, &mut |_| {})?;
+            App::counting(&model, of_model(&args, &options, &name, &model), metrics)
+        };
+        sources.push(Source { name: w.name.clone(), bytes: w.bytes, load: Arc::new(load) });
+    }
+    Ok(Fleet::new(options, limits, sources)?)
+}
+
+/// What is the same for all models, made for one of them.
+pub fn of_model(args: &ServeArgs, options: &ServeOptions, name: &str, model: &Model) -> ServeOptions {
+    let mut options = ServeOptions { name: name.into(), ..options.clone() };
+    let runner = &mut options.engine.runner;
+    runner.ctx = args.ctx.map_or_else(|| load::trained_context(model).min(4096), |n| n as usize);
+    // A step has a row for each sequence that generates, and room for prompts.
+    runner.ubatch = runner.ubatch.max(runner.sequences + 1).min(runner.ctx * runner.sequences);
+    options
+}
