@@ -192,15 +192,15 @@ fn the_option_at_fault_is_named() {
     let refuses = "{% for m in messages %}{% if m.role == 'system' %}{{ raise_exception('no systems here') }}{% endif %}\
                    {{ m.content }}{% endfor %}";
     let model = with_template(dir.path(), refuses);
-    fails(&["chat", &model, "--backend", "cpu", "--system", "S"], 1, &["no systems here", "--system"]);
-    fails(&["chat", &model, "Hi", "--backend", "cpu", "--system", "S"], 1, &["no systems here", "--system"]);
+    fails(&["chat", &model, "--backend", "cpu", "--system", "S"], &["no systems here", "--system"]);
+    fails(&["chat", &model, "Hi", "--backend", "cpu", "--system", "S"], &["no systems here", "--system"]);
     ok(&["chat", &model, "Hi", "--backend", "cpu", "-n", "1"]);
-    fails(&["chat", &model, "--backend", "cpu", "--system-file", "no-such.txt"], 1, &["--system-file", "no-such.txt"]);
-    fails(&["run", "-p", "x", "--backend", "cpu", "--routing-svg", "no/such/x.svg"], 1, &["--routing-svg", "no/such"]);
+    fails(&["chat", &model, "--backend", "cpu", "--system-file", "no-such.txt"], &["--system-file", "no-such.txt"]);
+    fails(&["run", "-p", "x", "--backend", "cpu", "--routing-svg", "no/such/x.svg"], &["--routing-svg", "no/such"]);
     if cfg!(target_os = "linux") {
         // A folder that is there and takes no files.
-        fails(&["run", "-p", "x", "--routing-svg", "/proc/x.svg"], 1, &["--routing-svg", "/proc/x.svg"]);
-        fails(&["logits", "--ids", "1", "-o", "/proc/x"], 1, &["-o", "/proc/x"]);
+        fails(&["run", "-p", "x", "--routing-svg", "/proc/x.svg"], &["--routing-svg", "/proc/x.svg"]);
+        fails(&["logits", "--ids", "1", "-o", "/proc/x"], &["-o", "/proc/x"]);
     }
     let fails_with = |args: &[&str], words: &[&str]| {
         let Out { code, stdout, stderr } = with_input(args, b"x");
@@ -234,10 +234,10 @@ fn options_say_where_to_run_or_are_refused() {
         assert!(backend(more).starts_with("cpu"), "{more:?}");
     }
     let run = |more: &[&'static str]| [&["run", "-p", "x"], more].concat();
-    fails(&run(&["--activations", "int16", "--tiles", "f16"]), 1, &["--tiles", "--activations", "--backend auto"]);
-    fails(&run(&["--backend", "wgpu", "--no-repack"]), 1, &["--no-repack", "wgpu"]);
-    fails(&run(&["--backend", "cpu", "--checked"]), 1, &["--checked", "cpu"]);
-    fails(&run(&["--backend", "reference", "--activations", "int8"]), 1, &["--activations", "reference"]);
+    fails(&run(&["--activations", "int16", "--tiles", "f16"]), &["--tiles", "--activations", "--backend auto"]);
+    fails(&run(&["--backend", "wgpu", "--no-repack"]), &["--no-repack", "wgpu"]);
+    fails(&run(&["--backend", "cpu", "--checked"]), &["--checked", "cpu"]);
+    fails(&run(&["--backend", "reference", "--activations", "int8"]), &["--activations", "reference"]);
 }
 
 #[test]
@@ -289,11 +289,11 @@ fn other_things_than_language_models_are_named() {
         ("qwen3:30b-a3b", &["Ollama", "ollama show qwen3"]),
     ];
     for (model, words) in cases {
-        fails(&["run", model, "-p", "x"], 1, words);
-        fails(&["chat", model, "x"], 1, words);
+        fails(&["run", model, "-p", "x"], words);
+        fails(&["chat", model, "x"], words);
     }
-    fails(&["chat", "-hf", "a/b"], 1, &["-hf", "hf download"]);
-    fails(&["run", &lora, "--lora", "x"], 1, &["--lora", "merge"]);
+    fails(&["chat", "-hf", "a/b"], &["-hf", "hf download"]);
+    fails(&["run", &lora, "--lora", "x"], &["--lora", "merge"]);
 }
 
 /// Words of llama.cpp do what they do there, or say why not.

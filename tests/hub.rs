@@ -183,5 +183,5 @@ fn the_program_takes_names() {
     assert!(run(&["list"]).1.contains("bard/verse-GGUF:Q4_K_M"));
     let json: serde_json::Value = serde_json::from_str(&run(&["list", "--json"]).1).unwrap();
     assert_eq!(json[0]["place"], "Hugging Face");
-    fails(&["run", "nobody/nothing-GGUF", "-p", "x"], 1, &["nobody/nothing-GGUF", "moeray pull nobody/nothing-GGUF"]);
+    fails(&["run", "nobody/nothing-GGUF", "-p", "x"], &["nobody/nothing-GGUF", "moeray pull nobody/nothing-GGUF"]);
 }

@@ -1,7 +1,8 @@
 //! How a verb fails: a message for a person, its causes, a hint, and the exit status.
 
 use std::{
-    fmt, io,
+    fmt,
+    io::{self, IsTerminal},
     path::Path,
     process::ExitCode,
     sync::atomic::{AtomicBool, Ordering},
@@ -73,6 +74,13 @@ impl Failure {
 pub fn say(line: fmt::Arguments<'_>) {
     use io::Write;
     let _ = writeln!(io::stderr().lock(), "{line}");
+}
+
+/// A line on stderr that stands behind others: dim on a terminal, unless NO_COLOR is set (<https://no-color.org>).
+pub fn say_dim(text: &str) {
+    let colour = io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty());
+    let (dim, plain) = if colour { ("\x1b[2m", "\x1b[0m") } else { ("", "") };
+    say(format_args!("{dim}{text}{plain}"));
 }
 
 /// The causes that the message does not already contain.

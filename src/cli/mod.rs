@@ -55,13 +55,17 @@ pub fn main() -> ExitCode {
         Err(e) if e.kind() == clap::error::ErrorKind::InvalidUtf8 => {
             return Failure::new("an argument is not valid UTF-8").hint("give the text in a file: -f FILE").report();
         }
-        Err(e) => e.exit(),
+        Err(e) => {
+            // Where nobody reads, nothing can be said.
+            let _ = e.print();
+            return if e.use_stderr() { ExitCode::FAILURE } else { ExitCode::SUCCESS };
+        }
     };
     quiet_drivers();
     messages(cli.verbose);
     let quiet = cli.quiet;
     let outcome = match cli.verb {
-        Verb::Run(a) => run::run(&a, quiet),
+        Verb::Run(a) => run::run(&a, cli.verbose > 0, quiet),
         Verb::Chat(a) => chat::chat(&a, cli.verbose > 0, quiet),
         #[cfg(feature = "serve")]
         Verb::Serve(a) => serve::serve(&a, quiet),

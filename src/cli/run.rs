@@ -2,7 +2,7 @@
 
 use super::{
     args::RunArgs,
-    failure::{Failure, Outcome, say},
+    failure::{Failure, Outcome, say_dim},
     form::Form,
     load,
     output::{check_place, read_text},
@@ -18,16 +18,14 @@ use std::{
 };
 
 /// Runs the verb.
-pub fn run(args: &RunArgs, quiet: bool) -> Outcome {
+pub fn run(args: &RunArgs, verbose: bool, quiet: bool) -> Outcome {
     let prompts = prompts(args)?;
     check_files(args)?;
     let options = model::Options { trace_router: args.routing.wanted() };
     let model = load::load(args.model.path(), &args.lora, &args.place, options, quiet)?;
     let tokenizer = load::tokenizer(&model)?;
     if !quiet && !args.raw && io::stderr().is_terminal() && tokenizer.chat_template_source().is_some() {
-        say(format_args!(
-            "this model was made for conversations: `moeray chat` asks it a question, run continues a text"
-        ));
+        say_dim("this model was made for conversations: `moeray chat` asks it a question, run continues a text");
     }
     let ids = prompts.iter().map(|p| load::encode(tokenizer, &p.text, args.raw)).collect::<Outcome<Vec<_>>>()?;
     let needed = ids.iter().map(Vec::len).max().unwrap_or(0).saturating_add(args.tokens);
@@ -41,7 +39,7 @@ pub fn run(args: &RunArgs, quiet: bool) -> Outcome {
     let mut collected = Collected::start(&args.routing, &mut session)?;
     let sampler = load::sampler(&args.sample)?;
     let stop = load::stops(&args.stop)?;
-    let note = format!(" | seed {}", sampler.seed);
+    let seed = format!("seed {}", sampler.seed);
     let mut out = io::stdout().lock();
     for (prompt, ids) in prompts.iter().zip(&ids) {
         session.truncate(0);
@@ -69,8 +67,11 @@ pub fn run(args: &RunArgs, quiet: bool) -> Outcome {
         }
         collected.add(&session, tokenizer, &[ids, &answer.sampled[..]].concat(), (!args.json).then_some(&mut out))?;
         out.flush()?;
-        if !quiet {
-            stream::closing(&Figures { stats: answer.stats, reason: answer.reason }, &model, &session, &note);
+        let figures = Figures { stats: answer.stats, reason: answer.reason };
+        match (quiet, verbose) {
+            (true, _) => {}
+            (false, true) => stream::closing(&figures, &model, &session, &format!(" | {seed}")),
+            (false, false) => say_dim(&format!("[{}]", figures.short(&seed))),
         }
         if answer.reason == FinishReason::Cancelled {
             return Err(Failure::Interrupted);

@@ -2,7 +2,7 @@
 
 use super::{
     facts,
-    failure::{Outcome, say},
+    failure::{Outcome, say_dim},
     interrupt,
     load::Bar,
     units,
@@ -73,16 +73,13 @@ pub struct Figures {
 }
 
 impl Figures {
-    /// One short line: speeds, and how full the context is.
-    pub fn short(&self, position: usize, ctx: usize) -> String {
+    /// One short line: speeds, and what else is to be said.
+    pub fn short(&self, more: &str) -> String {
         let speed = |s: Option<f64>| s.map_or(String::new(), |s| format!(", {s:.1}/s"));
         let s = &self.stats;
         let (prompt, answer) = (speed(s.prompt_speed()), speed(s.generation_speed()));
         let ended = if self.reason == FinishReason::Cancelled { " | interrupted" } else { "" };
-        format!(
-            "prompt {} tokens{prompt} | answer {}{answer} | context {position} of {ctx}{ended}",
-            s.prompt_tokens, s.generated_tokens
-        )
+        format!("prompt {} tokens{prompt} | answer {}{answer} | {more}{ended}", s.prompt_tokens, s.generated_tokens)
     }
 }
 
@@ -136,7 +133,7 @@ pub fn stream(
     Ok(Answer { text, ids, reason, stats: generation.stats(), sampled })
 }
 
-/// The closing line: speeds, time to first token, memory, place.
+/// The closing line that `--verbose` asks for: speeds, time to first token, memory, place.
 pub fn closing(answer: &Figures, model: &Model, session: &Session, note: &str) {
     let speed = |s: Option<f64>| s.map_or("-".into(), |s| format!("{s:.1} tokens/s"));
     let s = &answer.stats;
@@ -144,7 +141,7 @@ pub fn closing(answer: &Figures, model: &Model, session: &Session, note: &str) {
         (model.weight_bytes() + session.memory_bytes(), facts::weight_bytes(&model.definition().program));
     // Backends that hold no weights of their own read them from the file's memory map.
     let mapped = if model.weight_bytes() == 0 { format!(" + {} mapped", units::bytes(file)) } else { String::new() };
-    say(format_args!(
+    say_dim(&format!(
         "[prompt {} tokens, {} | generation {} tokens, {} | first token {:.0} ms | memory {}{mapped} | {}{note}{}]",
         s.prompt_tokens,
         speed(s.prompt_speed()),

@@ -179,8 +179,8 @@ fn the_verb_writes_a_model_that_runs() {
     assert_eq!(out.code, Some(0), "{}", out.stderr);
     assert!(out.stderr.contains("3 experts, 1 used"), "{}", out.stderr);
     assert!(diff(&logits(&file::open(to.as_ref()).unwrap()), &logits(&ckpt)).nmse < 1e-11);
-    crate::cli::fails(&["upcycle", from, to], 1, &["exists already", "--force"]);
-    crate::cli::fails(&["upcycle", from, to, "--force", "--used", "9"], 1, &["--used 9"]);
-    crate::cli::fails(&["upcycle", to, "x.gguf"], 1, &["experts already"]);
+    crate::cli::fails(&["upcycle", from, to], &["exists already", "--force"]);
+    crate::cli::fails(&["upcycle", from, to, "--force", "--used", "9"], &["--used 9"]);
+    crate::cli::fails(&["upcycle", to, "x.gguf"], &["experts already"]);
     assert!(!dir.path().join("x.gguf").exists());
 }

@@ -2,7 +2,7 @@
 
 use super::{
     super::{
-        failure::{Failure, Outcome, say},
+        failure::{Failure, Outcome, say, say_dim},
         load,
         output::read_text,
     },
@@ -109,7 +109,7 @@ impl Talk<'_> {
     /// A word to a person; a script gets answers only.
     pub fn tell(&self, text: &str) {
         if self.person {
-            say(format_args!("{}", self.screen.dim(text)));
+            say_dim(text);
         }
     }
 }

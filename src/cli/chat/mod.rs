@@ -7,7 +7,7 @@ pub mod typeahead;
 
 use super::{
     args::{ChatArgs, ThinkingName},
-    failure::{Failure, Outcome, say},
+    failure::{Failure, Outcome, say, say_dim},
     interrupt, load,
     output::{claim_standard_input, read_text},
     stream::{self, Figures, Reading},
@@ -160,9 +160,8 @@ struct Talk<'a> {
 
 impl Talk<'_> {
     fn banner(&self, file: &str) {
-        let dim = |text: String| self.screen.dim(&text);
-        say(format_args!("{}", dim(format!("{file} on {}, context {}", self.model.describe(), self.session.ctx()))));
-        say(format_args!("{}", dim("/help lists the commands. Ctrl-C stops an answer, Ctrl-D ends.".into())));
+        say_dim(&format!("{file} on {}, context {}", self.model.describe(), self.session.ctx()));
+        say_dim("/help lists the commands. Ctrl-C stops an answer, Ctrl-D ends.");
     }
 
     /// A template that refuses the system message is to be heard of before somebody has typed a question.
@@ -201,20 +200,20 @@ impl Talk<'_> {
         self.screen.end_line()?;
         if !self.quiet {
             if reason == FinishReason::MaxTokens {
-                self.note(&format!("cut after {} tokens: -n allows more, /set tokens N too", stats.generated_tokens));
+                note(&format!("cut after {} tokens: -n allows more, /set tokens N too", stats.generated_tokens));
             } else if reason == FinishReason::ContextFull {
-                self.note(
+                note(
                     "the context is full: /undo takes back this turn, /reset forgets the conversation, --ctx makes room",
                 );
             } else if !shown && reason != FinishReason::Cancelled {
-                self.note("the answer has no text to show (--thinking show shows what the model thought)");
+                note("the answer has no text to show (--thinking show shows what the model thought)");
             }
             let figures = Figures { stats, reason };
             if self.verbose {
-                let note = format!(" | context {position} of {ctx}");
-                stream::closing(&figures, self.model, &self.session, &note);
+                let more = format!(" | context {position} of {ctx}");
+                stream::closing(&figures, self.model, &self.session, &more);
             } else {
-                self.note(&figures.short(position, ctx));
+                note(&figures.short(&format!("context {position} of {ctx}")));
             }
         }
         if self.person && !self.quiet {
@@ -222,10 +221,11 @@ impl Talk<'_> {
         }
         Ok(reason)
     }
+}
 
-    fn note(&self, text: &str) {
-        say(format_args!("{}", self.screen.dim(&format!("[{text}]"))));
-    }
+/// A remark of the program between the lines of a conversation.
+fn note(text: &str) {
+    say_dim(&format!("[{text}]"));
 }
 
 /// Writes an answer as it comes; gives whether there was something to write.

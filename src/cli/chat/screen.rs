@@ -37,11 +37,6 @@ impl Screen {
         self.colour
     }
 
-    /// A text for standard error that stands behind others.
-    pub fn dim(&self, text: &str) -> String {
-        if self.colour && io::stderr().is_terminal() { format!("{DIM}{text}{PLAIN}") } else { text.to_owned() }
-    }
-
     /// Columns of the terminal, less one: a full line would break by itself.
     fn width(&self) -> usize {
         let (_, columns) = Term::stdout().size_checked().unwrap_or((24, 80));
