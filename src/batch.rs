@@ -6,7 +6,9 @@
 //!
 //! Deliberately absent: which sequence comes when, random states.
 
-pub use crate::backend::runner::{Budget, Chosen, RunnerOptions, Status};
+pub use crate::backend::runner::RunnerOptions;
+#[doc(no_inline)]
+pub use crate::session::{Budget, Chosen, Status};
 use crate::{
     backend::runner::{Mask, Row, Runner, Step, Token, not_finite},
     error::{Error, Result},

@@ -244,7 +244,8 @@ fn memory(d: &Definition, ctx: usize, args: &InspectArgs) -> [u64; 3] {
 
 fn summary(out: &mut dyn Write, d: &Definition, ctx: usize, args: &InspectArgs) -> io::Result<()> {
     writeln!(out)?;
-    for (name, value) in hyperparameters(d).into_iter().filter(|(_, value)| !value.is_null()) {
+    let said = |value: &Json| !value.is_null() && value.as_array().is_none_or(|a| !a.is_empty());
+    for (name, value) in hyperparameters(d).into_iter().filter(|(_, value)| said(value)) {
         writeln!(out, "  {:<20} {}", name.replace('_', " "), in_words(&value))?;
     }
     writeln!(out, "\nlayers")?;

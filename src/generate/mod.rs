@@ -16,6 +16,7 @@ mod stop;
 #[cfg(feature = "stream")]
 mod stream;
 
+#[doc(no_inline)]
 pub use crate::cancel::CancelToken;
 pub use decoder::{Decoder, TextStream};
 pub use logprobs::Logprobs;
