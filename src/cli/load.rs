@@ -3,13 +3,13 @@
 use super::{
     args::{
         ActivationsName, BackendName, ContextArgs, DeviceArgs, KvName, LoraArgs, PlaceArgs, ReductionName, SampleArgs,
-        StopArgs, TilesName,
+        SimdName, StopArgs, TilesName,
     },
     failure::{self, Failure, Outcome},
     known, names, shaders,
 };
 use crate::{
-    backend::{self, Progress},
+    backend::{self, Progress, cpu::SimdLevel},
     file::{self, Bytes, Checkpoint},
     kernels::{Reduction, Tiles},
     model::{self, AdapterFile},
@@ -141,8 +141,15 @@ fn choice(name: Option<BackendName>, device: &DeviceArgs) -> Outcome<BackendChoi
         Some(ActivationsName::Int8) | None => Activations::Int8,
         Some(ActivationsName::Int16) => Activations::Int16,
     };
+    let simd_level = device.simd.map(|level| match level {
+        SimdName::Scalar => SimdLevel::Scalar,
+        SimdName::Neon => SimdLevel::NeonDotprod,
+        SimdName::Avx2 => SimdLevel::Avx2,
+        SimdName::AvxVnni => SimdLevel::AvxVnni,
+        SimdName::Avx512 => SimdLevel::Avx512Vnni,
+    });
     let (threads, repack) = (device.threads.map(|t| t as usize), !device.no_repack);
-    let cpu = backend::cpu::Options { threads, activations, repack, ..Default::default() };
+    let cpu = backend::cpu::Options { threads, simd_level, activations, repack, ..Default::default() };
     let gpu = || backend::wgpu::Options {
         device: device.device.clone(),
         checked: device.checked,

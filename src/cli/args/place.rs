@@ -36,6 +36,21 @@ pub enum ActivationsName {
     Int16,
 }
 
+/// The instructions of the cpu backend's kernels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum SimdName {
+    /// Plain code
+    Scalar,
+    /// aarch64 with NEON and dot products
+    Neon,
+    /// x86-64 with AVX2, FMA and F16C
+    Avx2,
+    /// These and AVX-VNNI
+    AvxVnni,
+    /// x86-64 with AVX-512 VNNI
+    Avx512,
+}
+
 /// How a GPU multiplies many rows at a time: tiles in workgroup memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum TilesName {
@@ -72,6 +87,9 @@ pub struct DeviceArgs {
     /// How the cpu backend, which this chooses, rounds activations that meet quantised weights [default: int8]
     #[arg(long, value_name = "TYPE", help_heading = CPU)]
     pub activations: Option<ActivationsName>,
+    /// Instructions of the cpu backend, which this chooses, for comparison [default: the fastest that there are]
+    #[arg(long, value_name = "LEVEL", help_heading = CPU, hide_short_help = true)]
+    pub simd: Option<SimdName>,
     /// Let the cpu backend, which this chooses, read weights from the file's memory map, without a packed copy: slower, but loads at once and
     /// lets several programs share the memory
     #[arg(long, help_heading = CPU, hide_short_help = true)]
@@ -112,6 +130,7 @@ impl DeviceArgs {
         let named = [
             self.threads.map(|_| "--threads"),
             self.activations.map(|_| "--activations"),
+            self.simd.map(|_| "--simd"),
             self.no_repack.then_some("--no-repack"),
         ];
         named.into_iter().flatten().next()
@@ -121,7 +140,7 @@ impl DeviceArgs {
     pub fn only_of(&self, name: BackendName) -> DeviceArgs {
         let mut own = self.clone();
         if !matches!(name, BackendName::Cpu | BackendName::Auto) {
-            (own.threads, own.activations, own.no_repack) = (None, None, false);
+            (own.threads, own.activations, own.simd, own.no_repack) = (None, None, None, false);
         }
         if !matches!(name, BackendName::Wgpu | BackendName::Auto) {
             own = DeviceArgs { device: None, checked: false, tiles: None, experimental: false, reduction: None, ..own };

@@ -11,7 +11,7 @@
 pub mod float;
 pub mod float_panel;
 mod int_dot;
-// Only AVX-512 has kernels for it yet.
+// Only x86-64 has kernels for it yet.
 #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
 pub mod packed;
 pub mod panel;

@@ -97,8 +97,25 @@ pub trait IntDot: Unpack {
 const TURN: usize = 8;
 
 /// Quants of a format use all 8 bits.
-const fn eight<F: BlockFormat>() -> bool {
+pub const fn eight<F: BlockFormat>() -> bool {
     F::LARGEST == 255
+}
+
+/// How many sums of two products of a format's quants with activations (127 at most) can be added in 16 bits; 1 for quants of 8
+/// bits, which are multiplied as signed numbers.
+pub const fn sums_in_16_bits<F: BlockFormat>() -> usize {
+    if eight::<F>() {
+        return 1;
+    }
+    let most = 32767 / (2 * 127 * F::LARGEST as usize);
+    assert!(most >= 2, "a format's quants are of 6 bits, or of 8");
+    if most >= 8 {
+        8
+    } else if most >= 4 {
+        4
+    } else {
+        2
+    }
 }
 
 /// A format has two scales a group, not one.
@@ -183,7 +200,7 @@ macro_rules! kernels {
     ($(#[$doc:meta])* $module:ident, $isa:ty, $features:literal) => {
         $(#[$doc])*
         pub mod $module {
-            use super::super::{panel, rows, sub16};
+            use super::super::{panel, rows, sub16, sums_in_16_bits};
             use crate::{
                 backend::cpu::kernel::{Kernels, RowsJob, panel::{Fill, FillJob, MultiplyJob}},
                 quant::{DType, Float, format::{BlockFormat, WithFormat}},
@@ -200,7 +217,7 @@ macro_rules! kernels {
                 type Output = Kernels;
 
                 fn run<F: BlockFormat>(self) -> Kernels {
-                    let multiply = match (sub16::<F>(), panel::sums::<F>()) {
+                    let multiply = match (sub16::<F>(), sums_in_16_bits::<F>()) {
                         (true, 8) => multiply::<true, 8>,
                         (true, 4) => multiply::<true, 4>,
                         (true, 2) => multiply::<true, 2>,

@@ -1,6 +1,6 @@
 //! Panels of 16 rows (see [`crate::backend::cpu::kernel::panel`]), as many rows at a time as a vector has lanes.
 
-use super::{IntDot, TURN, each_vector, eight, offset, quants, scales};
+use super::{IntDot, TURN, each_vector, offset, quants, scales};
 use crate::{
     backend::cpu::{
         act::ActRow,
@@ -8,23 +8,6 @@ use crate::{
     },
     quant::format::BlockFormat,
 };
-
-/// How many sums of two products of a format's quants with activations (127 at most) can be added in 16 bits; 1 for quants of 8
-/// bits, which are multiplied as signed numbers.
-pub const fn sums<F: BlockFormat>() -> usize {
-    if eight::<F>() {
-        return 1;
-    }
-    let most = 32767 / (2 * 127 * F::LARGEST as usize);
-    assert!(most >= 2, "a format's quants are of 6 bits, or of 8");
-    if most >= 8 {
-        8
-    } else if most >= 4 {
-        4
-    } else {
-        2
-    }
-}
 
 /// Unpacks 16 rows. Safety: a valid job; the processor has the features of `W`.
 #[inline(always)]

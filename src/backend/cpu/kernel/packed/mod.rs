@@ -2,7 +2,8 @@
 //!
 //! The quants of 16 rows lie interleaved, four of a row after four of the next (a *chunk*: 64 bytes, or one vector of
 //! AVX-512), so that one `vpdpbusd` adds four products for each of 16 rows and four activations of a token are one broadcast:
-//! no sums across a register, one scale a row in a lane, and the same kernel for one token and for many.
+//! no sums across a register, one scale a row in a lane, and the same kernel for one token and for many. Narrower vectors take the
+//! rows of a panel in slices.
 //!
 //! A panel holds its columns in *superblocks* of eight groups of 32 (the last may be shorter; k-quants have whole ones), each from
 //! a 64-byte boundary on: first the quants group by group, then the scales group by group, then what a block of 256 has once.
@@ -18,8 +19,11 @@
 //! Formats of 3, 5 and 6 bits have a plane of 2 or 4 bits and one of 1 or 2 more significant ones.
 
 #[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
 mod avx512;
 mod memory;
+mod multiply;
 mod pack;
 
 pub use memory::{Packed, packed_bytes};
@@ -200,13 +204,18 @@ pub struct Packing {
 pub fn packing(dtype: DType, simd_level: SimdLevel) -> Option<Packing> {
     match simd_level {
         #[cfg(target_arch = "x86_64")]
-        SimdLevel::Avx512Vnni => avx512::packing(dtype),
+        SimdLevel::Avx512Vnni => avx512::avx512_vnni::packing(dtype),
+        #[cfg(target_arch = "x86_64")]
+        SimdLevel::AvxVnni => avx2::avx_vnni::packing(dtype),
+        #[cfg(target_arch = "x86_64")]
+        SimdLevel::Avx2 => avx2::avx2::packing(dtype),
+        // Those of other processors, which are never available.
         #[cfg(not(target_arch = "x86_64"))]
-        SimdLevel::Avx512Vnni => {
+        SimdLevel::Avx512Vnni | SimdLevel::AvxVnni | SimdLevel::Avx2 => {
             let _ = dtype;
             None
         }
         // No kernels for packed weights yet.
-        SimdLevel::Scalar | SimdLevel::NeonDotprod | SimdLevel::Avx2 | SimdLevel::AvxVnni => None,
+        SimdLevel::Scalar | SimdLevel::NeonDotprod => None,
     }
 }
