@@ -11,7 +11,9 @@ mod train;
 pub use generation::FormArgs;
 pub use generation::{RoutingArgs, SampleArgs, ShowRouting, StopArgs};
 pub use models::{ListArgs, PullArgs, RmArgs};
-pub use place::{ActivationsName, BackendName, ContextArgs, DeviceArgs, KvName, PlaceArgs, ReductionName, SimdName, TilesName};
+pub use place::{
+    ActivationsName, BackendName, ContextArgs, DeviceArgs, KvName, PlaceArgs, ReductionName, SimdName, TilesName,
+};
 #[cfg(feature = "serve")]
 pub use serve::{MetricsStyle, PoolingName, ServeArgs};
 

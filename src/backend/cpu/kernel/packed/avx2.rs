@@ -6,8 +6,8 @@
 use super::multiply::{Vectors, packed_kernels};
 use std::arch::x86_64::*;
 
-packed_kernels!(avx2, super::Avx2<false>, Avx2, "avx2,fma,f16c");
-packed_kernels!(avx_vnni, super::Avx2<true>, AvxVnni, "avx2,fma,f16c,avxvnni");
+packed_kernels!(avx2, super::Avx2<false>, Avx2, "avx2,fma,f16c", 1 2 4);
+packed_kernels!(avx_vnni, super::Avx2<true>, AvxVnni, "avx2,fma,f16c,avxvnni", 1 2 4);
 
 /// AVX2, FMA and F16C; and AVX-VNNI if `VNNI`.
 #[derive(Clone, Copy)]
@@ -28,7 +28,6 @@ impl<const VNNI: bool> Vectors for Avx2<VNNI> {
     type Floats = __m256;
     type Sums = Sums;
     const LANES: usize = 8;
-    const TOKENS: usize = 4;
     const SIGNED: bool = !VNNI;
 
     #[inline(always)]

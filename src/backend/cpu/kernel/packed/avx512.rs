@@ -3,7 +3,7 @@
 use super::multiply::{Vectors, packed_kernels};
 use std::arch::x86_64::*;
 
-packed_kernels!(avx512_vnni, super::Avx512, Avx512Vnni, "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c");
+packed_kernels!(avx512_vnni, super::Avx512, Avx512Vnni, "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c", 1 2 4 8);
 
 #[derive(Clone, Copy)]
 struct Avx512;
@@ -14,7 +14,6 @@ impl Vectors for Avx512 {
     type Floats = __m512;
     type Sums = __m512i;
     const LANES: usize = 16;
-    const TOKENS: usize = 8;
     const SIGNED: bool = false;
 
     #[inline(always)]

@@ -152,7 +152,7 @@ impl Packed {
                 let n = ROWS.min(rows - i * ROWS);
                 let mut done = 0;
                 while done < acts.len() {
-                    let kernel = (acts.len() - done).ilog2().min(3) as usize;
+                    let kernel = (self.kernels.by.len() - 1).min((acts.len() - done).ilog2() as usize);
                     let at = (some * TOKENS + done) * stride + i * ROWS;
                     // SAFETY: kernels exist only for SIMD levels that the processor has; the panel is of this weight's format,
                     // the kernel takes as many activation rows as are left, and `out` has the room, as asserted.

@@ -182,11 +182,11 @@ impl Job {
 /// sizes it states.
 pub type Kernel = unsafe fn(&Job);
 
-/// The kernels of a format: for 1, 2, 4 and 8 activation rows at a time.
+/// The kernels of a format: for 1, 2, 4 … activation rows at a time.
 #[derive(Clone, Copy)]
 pub struct Kernels {
     /// By the logarithm of the number of rows.
-    pub by: [Kernel; 4],
+    pub by: &'static [Kernel],
 }
 
 /// A packed form and its kernels.

@@ -21,8 +21,6 @@ pub trait Vectors: Copy {
     type Sums: Copy;
     /// Rows of a slice.
     const LANES: usize;
-    /// Activation rows whose sums there are registers for.
-    const TOKENS: usize;
     /// Whether quants of 8 bits are multiplied as signed numbers, not less their offset.
     const SIGNED: bool;
 
@@ -81,9 +79,10 @@ impl<F: BlockFormat> Of<F> {
     };
 }
 
-/// The kernels of packed weights of one instruction set, entered through functions that enable its features.
+/// The kernels of packed weights of one instruction set, entered through functions that enable its features, for 1, 2, 4 … activation
+/// rows: as many as there are registers for.
 macro_rules! packed_kernels {
-    ($module:ident, $vectors:ty, $level:ident, $features:literal) => {
+    ($module:ident, $vectors:ty, $level:ident, $features:literal, $($tokens:literal)*) => {
         /// The kernels for packed weights of one SIMD level.
         pub mod $module {
             use crate::{
@@ -110,7 +109,7 @@ macro_rules! packed_kernels {
                 fn run<F: BlockFormat>(self) -> Option<Packing> {
                     let layout = PackLayout::of::<F>()?;
                     let kernels =
-                        Kernels { by: [multiply::<F, 1>, multiply::<F, 2>, multiply::<F, 4>, multiply::<F, 8>] };
+                        Kernels { by: &[$(multiply::<F, $tokens>),*] };
                     // SAFETY: the caller of `pack` says that the processor has this SIMD level.
                     Some(Packing { layout, pack: |job| unsafe { pack::pack::<F>(SimdLevel::$level, job) }, kernels })
                 }
@@ -169,19 +168,7 @@ unsafe fn one_superblock<W: Vectors, F: BlockFormat, const T: usize>(
     // SAFETY: as `multiply`.
     unsafe {
         for slice in 0..const { ROWS / W::LANES } {
-            let sums = &mut sums[slice];
-            let at = Place { p, first, groups, slice };
-            if const { T > W::TOKENS } {
-                // There are registers for half of them.
-                for some in 0..const { T / 4 } {
-                    let acts: [*const ActBlock; 4] = std::array::from_fn(|t| acts[4 * some + t]);
-                    let mut part: [W::Floats; 4] = std::array::from_fn(|t| sums[4 * some + t]);
-                    one_slice::<W, F, 4>(job, at, slice + some == 0, &acts, &mut part);
-                    sums[4 * some..4 * some + 4].copy_from_slice(&part);
-                }
-            } else {
-                one_slice::<W, F, T>(job, at, slice == 0, acts, sums);
-            }
+            one_slice::<W, F, T>(job, Place { p, first, groups, slice }, acts, &mut sums[slice]);
         }
     }
 }
@@ -199,12 +186,11 @@ struct Place {
     slice: usize,
 }
 
-/// One slice of a superblock's rows; `ask` says whether weights are prefetched.
+/// One slice of a superblock's rows.
 #[inline(always)]
 unsafe fn one_slice<W: Vectors, F: BlockFormat, const T: usize>(
     job: &Job,
     Place { p, first, groups, slice }: Place,
-    ask: bool,
     acts: &[*const ActBlock; T],
     sums: &mut [W::Floats; T],
 ) {
@@ -221,7 +207,7 @@ unsafe fn one_slice<W: Vectors, F: BlockFormat, const T: usize>(
         for i in 0..groups {
             let quants = p.add(i * Of::<F>::LAYOUT.quant_bytes());
             let s = scales.add(i * Of::<F>::LAYOUT.scale_bytes());
-            if ask {
+            if slice == 0 {
                 // Every line of a superblock, scales too, shared out among its groups.
                 let lines = const { Of::<F>::LAYOUT.superblock_bytes(SUPERBLOCK).div_ceil(64 * SUPERBLOCK) };
                 job.prefetch(p.wrapping_add(64 * i * lines), lines);
