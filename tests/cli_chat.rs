@@ -229,13 +229,15 @@ fn options_say_where_to_run_or_are_refused() {
         let args = [&["run", "-p", "ROMEO:", "-n", "1", "--json", "-q"], more].concat();
         serde_json::from_str::<serde_json::Value>(&ok(&args)).unwrap()["backend"].as_str().unwrap().to_owned()
     };
-    for more in [&["--activations", "int16"][..], &["--no-repack"], &["-t", "1"], &["--backend", "cpu", "--no-repack"]]
-    {
+    for more in [&["--activations", "int16"][..], &["--no-repack"], &["-t", "1"], &["--simd", "scalar"]] {
         assert!(backend(more).starts_with("cpu"), "{more:?}");
     }
     let run = |more: &[&'static str]| [&["run", "-p", "x"], more].concat();
     fails(&run(&["--activations", "int16", "--tiles", "f16"]), &["--tiles", "--activations", "--backend auto"]);
     fails(&run(&["--backend", "wgpu", "--no-repack"]), &["--no-repack", "wgpu"]);
+    fails(&run(&["--backend", "wgpu", "--simd", "avx2"]), &["--simd", "wgpu"]);
+    let foreign = if cfg!(target_arch = "aarch64") { "avx2" } else { "neon" };
+    fails(&run(&["--simd", foreign]), &["this processor has no", "scalar"]);
     fails(&run(&["--backend", "cpu", "--checked"]), &["--checked", "cpu"]);
     fails(&run(&["--backend", "reference", "--activations", "int8"]), &["--activations", "reference"]);
 }

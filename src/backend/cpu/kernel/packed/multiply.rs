@@ -137,13 +137,12 @@ pub unsafe fn multiply<W: Vectors, F: BlockFormat, const T: usize>(job: &Job) {
         let mut sums = [[W::splat(0.0); T]; 2];
         let groups = job.cols / GROUP;
         let (mut p, mut done) = (job.panel, 0);
-        while done + SUPERBLOCK <= groups {
-            one_superblock::<W, F, T>(job, p, done, SUPERBLOCK, &acts, &mut sums);
-            p = p.add(Of::<F>::LAYOUT.superblock_bytes(SUPERBLOCK));
-            done += SUPERBLOCK;
-        }
-        if done < groups {
-            one_superblock::<W, F, T>(job, p, done, groups - done, &acts, &mut sums);
+        // One place that calls, for whole superblocks and the last: with their number of groups known, all groups would be unrolled.
+        while done < groups {
+            let n = SUPERBLOCK.min(groups - done);
+            one_superblock::<W, F, T>(job, p, done, n, &acts, &mut sums);
+            p = p.add(Of::<F>::LAYOUT.superblock_bytes(n));
+            done += n;
         }
         for slice in 0..const { ROWS / W::LANES } {
             let (first, sums) = (slice * W::LANES, &sums[slice]);
