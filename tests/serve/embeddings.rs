@@ -122,24 +122,29 @@ fn what_is_no_text_is_refused_by_name() {
 /// Somebody asks for many vectors: who generates does not stand behind them, and both get what they get alone.
 #[test]
 fn many_vectors_leave_room_for_answers() {
-    let s = Server::start(options(2, 256, 400));
+    let s = Server::start(options(2, 256, 2048));
     let alone = s.text("ROMEO:", 12, &json!({}));
-    let texts: Vec<String> = (0..80).map(|i| format!("{} {i} {}", TEXTS[i % 3], TEXTS[(i + 1) % 3])).collect();
-    let body = json!({"model": "demo", "input": texts}).to_string();
-    let begin = Instant::now();
-    let stream = s.send("POST", "/v1/embeddings", JSON, body.as_bytes());
-    while s.metric("moeray_requests_total{outcome=\"embedding\"}") < 1.0 {
-        assert!(begin.elapsed() < Duration::from_secs(30), "the vectors have not begun");
-    }
-    let beside = s.text("ROMEO:", 12, &json!({}));
-    let waiting = s.metric("moeray_requests_waiting");
-    assert_eq!(beside["choices"][0]["text"], alone["choices"][0]["text"]);
-    assert!(waiting > 0.0, "the answer came while vectors waited");
-    let answer = Answer::read(stream);
-    assert_eq!(answer.status, 200);
-    let data = answer.json()["data"].clone();
-    assert_eq!(data.as_array().unwrap().len(), 80);
-    for i in [0, 40, 79] {
-        assert!(dot(&vector(&data[i]), &library(&texts[i], Pooling::Last)) > 0.9999, "{i}");
-    }
+    // How many vectors are made while an answer's words travel is chance: more of them outlast it on any machine.
+    let room = [80, 320, 1280].into_iter().any(|n| {
+        let texts: Vec<String> = (0..n).map(|i| format!("{} {i} {}", TEXTS[i % 3], TEXTS[(i + 1) % 3])).collect();
+        let body = json!({"model": "demo", "input": texts}).to_string();
+        let made = || s.metric("moeray_requests_total{outcome=\"embedding\"}");
+        let (begin, before) = (Instant::now(), made());
+        let stream = s.send("POST", "/v1/embeddings", JSON, body.as_bytes());
+        while made() <= before {
+            assert!(begin.elapsed() < Duration::from_secs(30), "the vectors have not begun");
+        }
+        let beside = s.text("ROMEO:", 12, &json!({}));
+        let waiting = s.metric("moeray_requests_waiting");
+        assert_eq!(beside["choices"][0]["text"], alone["choices"][0]["text"]);
+        let answer = Answer::read(stream);
+        assert_eq!(answer.status, 200);
+        let data = answer.json()["data"].clone();
+        assert_eq!(data.as_array().unwrap().len(), n);
+        for i in [0, n / 2, n - 1] {
+            assert!(dot(&vector(&data[i]), &library(&texts[i], Pooling::Last)) > 0.9999, "{i}");
+        }
+        waiting > 0.0
+    });
+    assert!(room, "the answer came while vectors waited");
 }
