@@ -25,7 +25,7 @@ pub fn run(args: &RunArgs, verbose: bool, quiet: bool) -> Outcome {
     let model = load::load(args.model.path(), &args.lora, &args.place, options, quiet)?;
     let tokenizer = load::tokenizer(&model)?;
     if !quiet && !args.raw && io::stderr().is_terminal() && tokenizer.chat_template_source().is_some() {
-        say_dim("this model was made for conversations: `moeray chat` asks it a question, run continues a text");
+        say_dim("this model chats: `moeray chat` asks it a question, `run` continues a text");
     }
     let ids = prompts.iter().map(|p| load::encode(tokenizer, &p.text, args.raw)).collect::<Outcome<Vec<_>>>()?;
     let needed = ids.iter().map(Vec::len).max().unwrap_or(0).saturating_add(args.tokens);
