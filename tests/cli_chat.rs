@@ -277,7 +277,7 @@ fn other_things_than_language_models_are_named() {
     put(&adapter, "adapter_config.json", b"{}");
     let near = at(dir.path(), "mmprj.gguf");
     let cases: [(&str, &[&str]); 12] = [
-        (&lora, &["lora.gguf", "LoRA", "merge"]),
+        (&lora, &["lora.gguf", "LoRA", "--lora"]),
         (&mmproj, &["mmproj.gguf", "sees or hears", "text model"]),
         (&bert, &["bert.gguf", "embedding"]),
         (&flux, &["flux.gguf", "image"]),
@@ -295,7 +295,7 @@ fn other_things_than_language_models_are_named() {
         fails(&["chat", model, "x"], words);
     }
     fails(&["chat", "-hf", "a/b"], &["-hf", "hf download"]);
-    fails(&["run", &lora, "--lora", "x"], &["--lora", "merge"]);
+    fails(&["run", &lora, "--lora", "x"], &["--lora"]);
 }
 
 /// Words of llama.cpp do what they do there, or say why not.
