@@ -188,6 +188,12 @@ impl Sampler {
     }
 }
 
+/// Whether no logit is infinite or no number. A sum of comparisons, not an early exit: this loop runs over the whole vocabulary
+/// and vectorises.
+pub(crate) fn all_finite(logits: &[f32]) -> bool {
+    logits.iter().map(|l| usize::from(!l.is_finite())).sum::<usize>() == 0
+}
+
 fn check_logits(logits: &[f32]) -> Result<()> {
     // A sum of comparisons, not an early exit: this loop runs over the whole vocabulary and vectorises.
     let bad = logits.iter().map(|l| usize::from(l.is_nan() || *l == f32::INFINITY)).sum::<usize>();

@@ -76,11 +76,21 @@ pub fn say(line: fmt::Arguments<'_>) {
     let _ = writeln!(io::stderr().lock(), "{line}");
 }
 
-/// A line on stderr that stands behind others: dim on a terminal, unless NO_COLOR is set (<https://no-color.org>).
+/// What makes the text behind it dim, and what ends that.
+pub const DIM: &str = "\x1b[2m";
+pub const PLAIN: &str = "\x1b[0m";
+
+/// Whether text may have colours there: on a terminal, unless NO_COLOR is set (<https://no-color.org>).
+pub fn colours(terminal: bool) -> bool {
+    terminal && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty())
+}
+
+/// A line on stderr that stands behind others.
 pub fn say_dim(text: &str) {
-    let colour = io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty());
-    let (dim, plain) = if colour { ("\x1b[2m", "\x1b[0m") } else { ("", "") };
-    say(format_args!("{dim}{text}{plain}"));
+    match colours(io::stderr().is_terminal()) {
+        true => say(format_args!("{DIM}{text}{PLAIN}")),
+        false => say(format_args!("{text}")),
+    }
 }
 
 /// The causes that the message does not already contain.

@@ -22,8 +22,13 @@ enum Means {
 }
 use Means::{Flash, Layers, No, Nothing, NothingAlone, Same};
 
-const DOWNLOAD: &str = "nothing is downloaded unasked; get the model first, with moeray pull OWNER/NAME:QUANT, or with: \
-    hf download OWNER/NAME --include '*Q4_K_M*.gguf' --local-dir .";
+const DOWNLOAD: &str = if cfg!(feature = "pull") {
+    "nothing is downloaded unasked; get the model first, with moeray pull OWNER/NAME:QUANT, or with: \
+    hf download OWNER/NAME --include '*Q4_K_M*.gguf' --local-dir ."
+} else {
+    "nothing is downloaded; get the model first, for example with: \
+    hf download OWNER/NAME --include '*Q4_K_M*.gguf' --local-dir ."
+};
 
 /// Words of llama.cpp (`common/arg.cpp`), by verb where they mean something else in one.
 const WORDS: &[(&[&str], Means)] = &[
@@ -36,12 +41,6 @@ const WORDS: &[(&[&str], Means)] = &[
     (&["-r", "--reverse-prompt"], Same("--stop")),
     (&["-ctk", "--cache-type-k", "-ctv", "--cache-type-v"], Same("--kv")),
     (&["-dev"], Same("--device")),
-    (&["-lr"], Same("--learning-rate")),
-    (&["-lr-min"], Same("--learning-rate-min")),
-    (&["-wd"], Same("--weight-decay")),
-    (&["-epochs"], Same("--epochs")),
-    (&["-val"], Same("--val-split")),
-    (&["-opt"], Same("--optimizer")),
     (&["-ngl", "--gpu-layers", "--n-gpu-layers"], Layers),
     (&["-fa", "--flash-attn"], Flash),
     (&["-b", "--batch-size"], Nothing("--ubatch-size says how many tokens of a prompt are computed at once")),
@@ -89,6 +88,16 @@ const WORDS: &[(&[&str], Means)] = &[
         &["--rope-scaling", "--rope-freq-base", "--rope-freq-scale", "--yarn-orig-ctx"],
         No("positions are computed as the model's file says"),
     ),
+];
+
+/// Words of llama-finetune, for `finetune` alone.
+const FINETUNE: &[(&[&str], Means)] = &[
+    (&["-lr"], Same("--learning-rate")),
+    (&["-lr-min"], Same("--learning-rate-min")),
+    (&["-wd"], Same("--weight-decay")),
+    (&["-epochs"], Same("--epochs")),
+    (&["-val"], Same("--val-split")),
+    (&["-opt"], Same("--optimizer")),
 ];
 
 /// Verbs whose words are as in llama-bench, where `-b`, `-ngl` and the like would be tests of their own.
@@ -165,7 +174,8 @@ fn meaning(word: &str, verb: &str) -> Option<Means> {
     if verb == "bench" && word == "-r" {
         return None;
     }
-    WORDS.iter().find(|(words, _)| words.contains(&word)).map(|(_, means)| *means)
+    let own = if verb == "finetune" { FINETUNE } else { &[] };
+    own.iter().chain(WORDS).find(|(words, _)| words.contains(&word)).map(|(_, means)| *means)
 }
 
 #[cfg(test)]
@@ -193,6 +203,7 @@ mod tests {
             words("moeray finetune -m m -lr 1e-4 -c 64 -wd 0"),
             "moeray finetune -m m --learning-rate 1e-4 --ctx 64 --weight-decay 0"
         );
+        assert_eq!(words("moeray run -q m -lr 1e-4"), "moeray run -q m -lr 1e-4");
         assert_eq!(words("moeray run -q m --lora x=0.5"), "moeray run -q m --lora x=0.5");
         assert!(words("moeray run -q m --lora-scaled x 0.5").contains("--lora FILE=SCALE"));
     }

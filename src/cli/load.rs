@@ -105,12 +105,12 @@ pub fn load_checkpoint(
     Ok(model)
 }
 
-/// The library's word for a backend. An option that is about a GPU chooses one, an option that is about the CPU chooses that.
 /// How a model is to be loaded to where the arguments say.
 pub fn load_options(backend: Option<BackendName>, device: &DeviceArgs, model: model::Options) -> Outcome<LoadOptions> {
     Ok(LoadOptions { backend: choice(backend, device)?, model, ..LoadOptions::default() })
 }
 
+/// The library's word for a backend. An option that is about a GPU chooses one, an option that is about the CPU chooses that.
 fn choice(name: Option<BackendName>, device: &DeviceArgs) -> Outcome<BackendChoice> {
     let named = match (name, device.of_gpu(), device.of_cpu()) {
         (Some(name), ..) => name,

@@ -24,6 +24,7 @@ pub fn pull(args: &PullArgs, quiet: bool) -> Outcome {
         token: names::token(),
         cache,
         revision: args.revision.clone(),
+        proxy_of_environment: true,
         cancel: cancel.clone(),
     };
     let guard = interrupt::Guard::new(&cancel);

@@ -29,7 +29,8 @@ pub fn serve(args: &ServeArgs, quiet: bool) -> Outcome {
     let options = options(args, keys, chat_template);
     let wanted = serve_models::wanted(args)?;
     let fleet = match &wanted[..] {
-        [one] => {
+        // One that was named is there from the beginning; those of a folder come when they are asked for.
+        [one] if args.models_dir.is_none() => {
             let build = model::Options { trace_router: true };
             let model = load::load(one.path.as_ref(), &args.lora, &args.place, build, quiet)?;
             let app = Arc::new(App::new(&model, serve_models::of_model(args, &options, &one.name, &model))?);

@@ -38,7 +38,12 @@ impl Places {
             (Some(Place::Ollama), ..) => {
                 Err(Error::Invalid(format!("{name} is Ollama's: ollama rm {name} removes it")))
             }
-            _ => Err(Error::Invalid(format!("{name} lies at {}, where LM Studio keeps account of it", path.display()))),
+            (Some(Place::LmStudio), ..) => {
+                Err(Error::Invalid(format!("{name} lies at {}, where LM Studio keeps account of it", path.display())))
+            }
+            (Some(Place::HuggingFace | Place::Folder) | None, ..) => {
+                Err(Error::Invalid(format!("{name} is at {}, and in no cache that is tidied here", path.display())))
+            }
         }
     }
 

@@ -100,6 +100,8 @@ pub struct Standing {
 
 /// Time between two looks for memory that has become free.
 const LOOK: Duration = Duration::from_millis(50);
+/// Time after which a request is told that others keep the memory: a model that is asked for all the time never goes.
+const PATIENCE: Duration = Duration::from_secs(120);
 
 impl Entry {
     fn state(&self) -> std::sync::MutexGuard<'_, State> {
@@ -122,8 +124,7 @@ impl Entry {
     fn idle_since(&self) -> Option<Instant> {
         let mut state = self.state();
         let app = state.app.as_ref().filter(|_| !state.stays)?;
-        // Whoever takes one more does so under the same lock.
-        if Arc::strong_count(app) > 1 || app.metrics.jobs() > 0 {
+        if in_use(app) {
             state.used = Some(Instant::now());
             return None;
         }
@@ -133,8 +134,14 @@ impl Entry {
     /// Takes it out, if it still could go.
     fn take(&self) -> Option<Arc<App>> {
         let mut state = self.state();
-        state.app.take_if(|app| Arc::strong_count(app) == 1 && app.metrics.jobs() == 0)
+        state.app.take_if(|app| !in_use(app))
     }
+}
+
+/// Whether a request has it. Whoever takes one more does so under the lock of the model's state. The jobs of an engine that has ended
+/// will not run.
+fn in_use(app: &Arc<App>) -> bool {
+    Arc::strong_count(app) > 1 || (app.engine.is_alive() && app.metrics.jobs() > 0)
 }
 
 impl Fleet {
@@ -263,7 +270,12 @@ impl Fleet {
                 Ok(app) => {
                     let app = Arc::new(app);
                     entry.beside.store(app.engine.status().memory_bytes, Ordering::Relaxed);
-                    entry.state().app = Some(app.clone());
+                    let mut state = entry.state();
+                    (state.app, state.used) = (Some(app.clone()), Some(Instant::now()));
+                    drop(state);
+                    if self.draining.load(Ordering::Relaxed) {
+                        app.engine.close();
+                    }
                     return Ok(app);
                 }
                 // The device may have less room than was thought.
@@ -282,9 +294,10 @@ impl Fleet {
         entry.source.bytes + Some(beside(entry)).filter(|n| *n > 0).unwrap_or_else(most)
     }
 
-    /// Unloads models that nobody uses until so many bytes fit; waits for those in use.
+    /// Unloads models that nobody uses until so many bytes fit; waits some time for those in use.
     async fn make_room(&self, bytes: u64) -> ApiResult<()> {
         let Some(most) = self.limits.memory else { return Ok(()) };
+        let begin = Instant::now();
         loop {
             let taken: u64 = self.models.iter().map(|e| e.taken()).sum();
             if taken == 0 || taken.saturating_add(bytes) <= most {
@@ -294,6 +307,11 @@ impl Fleet {
                 return Err(ending());
             }
             if !self.unload_oldest().await {
+                if begin.elapsed() > PATIENCE {
+                    let message = "the models that are loaded are in use, and there is no memory for another one";
+                    let code = Some("model_not_loaded");
+                    return Err(ApiError { code, retry_after: Some(10), ..ApiError::new(503, message) });
+                }
                 tokio::time::sleep(LOOK).await;
             }
         }
@@ -309,6 +327,8 @@ impl Fleet {
     /// Unloads what has been idle for as long as the operator said.
     pub async fn unload_idle(&self) {
         let Some(most) = self.limits.idle else { return };
+        // Memory is free only when a model is gone, so that none is loaded meanwhile.
+        let Ok(_one) = self.loading.try_lock() else { return };
         for entry in &self.models {
             if entry.idle_since().is_some_and(|since| since.elapsed() >= most) {
                 entry.unload().await;

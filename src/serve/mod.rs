@@ -55,9 +55,12 @@ pub fn serve_models(fleet: Arc<Fleet>, listener: TcpListener, end: impl Future<O
         .build()
         .map_err(refused)?;
     listener.set_nonblocking(true).map_err(refused)?;
-    runtime.block_on(async {
+    let served = runtime.block_on(async {
         let listener = tokio::net::TcpListener::from_std(listener).map_err(refused)?;
         http::run(listener, fleet, end).await;
         Ok(())
-    })
+    });
+    // A model that is still being loaded is not waited for.
+    runtime.shutdown_timeout(std::time::Duration::from_secs(1));
+    served
 }

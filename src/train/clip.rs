@@ -32,7 +32,7 @@ impl Norm {
 pub fn square_sum(gradients: &[f32], threads: usize) -> Result<f64> {
     let sums = Mutex::new(vec![0.0f64; gradients.len().div_ceil(PIECE)]);
     let early = || Error::Device("a worker thread ended early".into());
-    let threads = if gradients.len() > PIECE { threads } else { 1 };
+    let threads = threads.min(gradients.len().div_ceil(PIECE)).max(1);
     threads::for_each(
         threads,
         gradients.chunks(PIECE).enumerate(),

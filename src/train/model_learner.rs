@@ -293,7 +293,13 @@ impl Learner for ModelLearner {
         let names: HashMap<&str, usize> =
             self.parameters.iter().enumerate().map(|(i, p)| (p.name.as_str(), i)).collect();
         let training = self.start()?;
-        self.places = training.parameters().iter().map(|p| names.get(p.name.as_str()).copied().unwrap_or(0)).collect();
+        let place = |name: &str| {
+            names
+                .get(name)
+                .copied()
+                .ok_or_else(|| Error::Model(format!("the backend trains {name}, which is no parameter")))
+        };
+        self.places = training.parameters().iter().map(|p| place(&p.name)).collect::<Result<_>>()?;
         self.training = Some(training);
         Ok(())
     }

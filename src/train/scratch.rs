@@ -18,8 +18,7 @@ const ARCHITECTURES: &[(&str, &str)] =
 /// [`Error::Invalid`] for an architecture that is not known here, or a vocabulary that the tokenizer does not fit.
 pub fn from_scratch(config: &ArchitectureConfig, from: &Checkpoint, seed: u64) -> Result<Checkpoint> {
     config.check()?;
-    let vocabulary = vocabulary(from)?;
-    let tokens = vocabulary.u64("llama.vocab_size").unwrap_or(0) as usize;
+    let (vocabulary, tokens) = vocabulary(from)?;
     let vocab = config.vocab_size.unwrap_or(tokens);
     if vocab < tokens {
         return Err(Error::Invalid(format!(
@@ -32,7 +31,7 @@ pub fn from_scratch(config: &ArchitectureConfig, from: &Checkpoint, seed: u64) -
     let entries = meta.iter().filter(|(k, _)| !own.iter().any(|o| o == k)).map(|(k, v)| (k.to_owned(), v.clone()));
     meta = Metadata::from_entries(entries.collect()).map_err(|k| Error::Invalid(format!("{k} comes twice")))?;
     meta.set("general.name", crate::file::Value::string("trained with moeray"));
-    for (key, value) in vocabulary.iter().filter(|(k, _)| k.starts_with("tokenizer.")) {
+    for (key, value) in vocabulary.iter() {
         meta.set(key, value.clone());
     }
     let tensor = |(stream, (name, dims)): (usize, (String, Vec<usize>))| {
@@ -48,8 +47,8 @@ pub fn from_scratch(config: &ArchitectureConfig, from: &Checkpoint, seed: u64) -
     Checkpoint::from_parts(meta, shape.tensors().into_iter().enumerate().map(tensor).collect::<Result<_>>()?)
 }
 
-/// The tokenizer's keys, and under `llama.vocab_size` how many tokens it has.
-fn vocabulary(from: &Checkpoint) -> Result<Metadata> {
+/// The tokenizer's keys, and how many tokens it has.
+fn vocabulary(from: &Checkpoint) -> Result<(Metadata, usize)> {
     let tokens = Tokenizer::from_checkpoint(from)?.vocab_size();
     let mut meta = Metadata::new();
     match from.tokenizer_json() {
@@ -58,8 +57,7 @@ fn vocabulary(from: &Checkpoint) -> Result<Metadata> {
             from.meta().iter().filter(|(k, _)| k.starts_with("tokenizer.")).for_each(|(k, v)| meta.set(k, v.clone()))
         }
     }
-    meta.set("llama.vocab_size", crate::file::Value::U32(tokens as u32));
-    Ok(meta)
+    Ok((meta, tokens))
 }
 
 fn shape(c: &ArchitectureConfig, vocab: usize) -> Result<Shape> {

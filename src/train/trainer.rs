@@ -4,7 +4,7 @@ use super::{
     checkpoint::{Checkpoints, Resumed, TrainState},
     clip::{clip_factor, gradient_norm},
     config::TrainConfig,
-    data::{Batch, Corpus, Feed},
+    data::{Batch, Corpus, Cursor, Feed},
     learner::{Learner, Outcome},
     metrics::{EvalRecord, Log, StepRecord},
     optimizer::Optimizer,
@@ -82,7 +82,8 @@ impl<L: Learner> Trainer<L> {
         };
         let schedule = config.schedule(steps);
         schedule.check()?;
-        let checkpoints = Checkpoints::new(&config.output_dir, config.save_total_limit, lasting(&config, steps))?;
+        let checkpoints =
+            Checkpoints::new(&config.output_dir, config.save_total_limit, lasting(&config, steps, &feed)?)?;
         let resumed = match config.resume.as_str() {
             "auto" | "true" => checkpoints.newest()?,
             "never" | "false" | "" => None,
@@ -243,6 +244,12 @@ impl<L: Learner> Trainer<L> {
         Ok((outcome, gradient_norm(&mut self.learner, self.threads)?))
     }
 
+    /// Experts that a token takes now, where a schedule says so: as in the last step, which may have been the last of its epoch.
+    pub fn top_k(&self) -> Option<u32> {
+        let Cursor { epoch, sequence } = self.state.cursor;
+        self.config.top_k(if sequence == 0 { epoch.saturating_sub(1) } else { epoch })
+    }
+
     fn diverged(&self, record: &StepRecord) -> Error {
         let n = self.state.skipped_in_row;
         let kept = match &self.saved {
@@ -261,6 +268,7 @@ impl<L: Learner> Trainer<L> {
     /// # Errors
     /// What the backend says; [`Error::Invalid`] without such data; errors of logs.
     pub fn evaluate(&mut self) -> Result<EvalRecord> {
+        let top_k = self.top_k();
         let Some(eval) = &mut self.eval else {
             return Err(Error::Invalid("there is nothing to evaluate on: val_set_size or test_datasets".into()));
         };
@@ -271,7 +279,7 @@ impl<L: Learner> Trainer<L> {
         for mut micro in batches.into_iter().flat_map(|b| b.micro) {
             micro.step = self.state.step;
             micro.seed = self.config.seed;
-            micro.top_k = self.config.top_k(self.state.cursor.epoch);
+            micro.top_k = top_k;
             micro.scale = 1.0 / all.max(1) as f64;
             micro.share = micro.rows() as f64 / rows.max(1) as f64;
             outcome.add(&self.learner.evaluate(&micro)?);
@@ -304,7 +312,9 @@ impl<L: Learner> Trainer<L> {
     /// # Errors
     /// As [`Trainer::step`], [`Trainer::evaluate`] and [`Trainer::save`]; [`Error::Cancelled`].
     pub fn run(&mut self, cancel: &CancelToken, progress: &mut dyn FnMut(Event<'_>)) -> Result<Finished> {
-        let mut stopped_early = false;
+        let gave_up =
+            |t: &Self| t.config.early_stopping_patience > 0 && t.state.since_best >= t.config.early_stopping_patience;
+        let mut stopped_early = gave_up(self);
         let every = |n: u64, step: u64| n > 0 && step % n == 0;
         while self.state.step < self.schedule.steps && !stopped_early {
             if cancel.is_cancelled() {
@@ -317,8 +327,7 @@ impl<L: Learner> Trainer<L> {
             if self.eval.is_some() && (every(self.config.eval_steps, self.state.step) || last) {
                 let record = self.evaluate()?;
                 progress(Event::Evaluated(&record));
-                let patience = self.config.early_stopping_patience;
-                stopped_early = patience > 0 && self.state.since_best >= patience;
+                stopped_early = gave_up(self);
             }
             // The best is kept, so it is written even between two checkpoints.
             let best = self.config.early_stopping_patience > 0
@@ -337,7 +346,7 @@ impl<L: Learner> Trainer<L> {
         })
     }
 
-    /// Writes a checkpoint, unless the last one is of this step, or the last step had to be skipped.
+    /// Writes a checkpoint, unless the last one is of this step.
     fn save_once(&mut self, progress: &mut dyn FnMut(Event<'_>)) -> Result<()> {
         let name = format!("checkpoint-{:06}", self.state.step);
         if self.state.step == 0 || self.saved.as_ref().is_some_and(|p| p.ends_with(&name)) {
@@ -360,6 +369,7 @@ const FREE: &[&str] = &[
     "save_total_limit",
     "resume",
     "max_skipped_steps",
+    "recompute",
     "export",
     "log",
     "logging_steps",
@@ -370,13 +380,19 @@ const FREE: &[&str] = &[
 ];
 
 /// What must be equal for a run to go on as it was.
-fn lasting(config: &TrainConfig, steps: u64) -> serde_json::Map<String, serde_json::Value> {
-    let all = serde_json::to_value(config).ok().and_then(|v| v.as_object().cloned()).unwrap_or_default();
+fn lasting(config: &TrainConfig, steps: u64, feed: &Feed) -> Result<serde_json::Map<String, serde_json::Value>> {
+    let bad = |what: String| Error::Invalid(format!("the configuration cannot be kept in checkpoints: {what}"));
+    let all = match serde_json::to_value(config).map_err(|e| bad(e.to_string()))? {
+        serde_json::Value::Object(all) => all,
+        other => return Err(bad(other.to_string())),
+    };
     let mut kept: serde_json::Map<_, _> = all.into_iter().filter(|(k, _)| !FREE.contains(&k.as_str())).collect();
+    // The files may have changed under their names.
+    kept.insert("tokens of the data".into(), feed.corpus().text_tokens().into());
     // Under a constant rate a run may become longer; under another the rate depends on its end.
     let depends = !matches!(config.lr_scheduler, super::config::SchedulerName::Constant) || config.warmup_ratio > 0.0;
     if depends {
         kept.insert("steps in all".into(), steps.into());
     }
-    kept
+    Ok(kept)
 }

@@ -35,6 +35,7 @@ fn options(hub: &Hub, cache: &Path) -> PullOptions {
         token: None,
         cache: cache.to_owned(),
         revision: "main".into(),
+        proxy_of_environment: false,
         cancel: CancelToken::default(),
     }
 }

@@ -124,7 +124,7 @@ fn what_runs_is_never_cut_off() {
 
 #[test]
 fn gone_when_nobody_asks() {
-    let (fleet, counts) = fleet(&["a", "b"], FleetOptions { memory: None, idle: Some(Duration::from_millis(700)) });
+    let (fleet, counts) = fleet(&["a", "b"], FleetOptions { memory: None, idle: Some(Duration::from_secs(3)) });
     let mut s = Server::of(fleet);
     s.good("/v1/completions", &body("a"));
     s.good("/v1/completions", &body("b"));

@@ -3,7 +3,7 @@
 use super::step::Chosen;
 use crate::{
     error::{Error, Result},
-    sampler::{Chooser, Rules, SamplerOptions, Sampling},
+    sampler::{self, Chooser, Rules, SamplerOptions, Sampling},
 };
 
 /// How tokens of a sequence are chosen.
@@ -46,8 +46,7 @@ impl SequenceSampler {
 
     /// A token of finite logits, by these rules.
     pub fn choose(&mut self, chooser: &mut Chooser, logits: &[f32], mask: Option<&[u32]>, random: u64) -> Chosen {
-        // A sum of comparisons, not an early exit: this loop runs over the whole vocabulary and vectorises.
-        if logits.iter().map(|l| usize::from(!l.is_finite())).sum::<usize>() > 0 {
+        if !sampler::all_finite(logits) {
             return Chosen::NotFinite;
         }
         let (options, forbidden, bias) = (&self.options, &self.forbidden[..], &self.bias[..]);

@@ -1,11 +1,11 @@
 //! An answer on standard output: words wrapped and thinking told apart in a terminal, plain text elsewhere.
 
-use crate::{cli::failure::Outcome, tokenizer::AnswerPart};
+use crate::{
+    cli::failure::{DIM, Outcome, PLAIN, colours},
+    tokenizer::AnswerPart,
+};
 use console::{Term, measure_text_width};
 use std::io::{self, IsTerminal, Write};
-
-const DIM: &str = "\x1b[2m";
-const PLAIN: &str = "\x1b[0m";
 
 /// Standard output.
 pub struct Screen {
@@ -20,11 +20,10 @@ pub struct Screen {
 }
 
 impl Screen {
-    /// A screen; without colours where standard output is no terminal or NO_COLOR is set (<https://no-color.org>).
+    /// A screen.
     pub fn new() -> Self {
         let terminal = io::stdout().is_terminal();
-        let colour = terminal && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty());
-        Screen { terminal, colour, column: 0, word: String::new(), part: None }
+        Screen { terminal, colour: colours(terminal), column: 0, word: String::new(), part: None }
     }
 
     /// Whether a person sees it.

@@ -19,6 +19,8 @@ pub struct Made {
     pub learner: ModelLearner,
     /// The configuration.
     pub config: TrainConfig,
+    /// Experts that a token took in the last step, where a schedule said so.
+    pub experts_used: Option<u32>,
 }
 
 /// Writes the model, as `export` says, or `adapter.gguf` into the output folder.
@@ -59,7 +61,7 @@ fn trained(made: &mut Made) -> Outcome<Checkpoint> {
     };
     let tensors = made.base.tensors().map(new).collect::<crate::Result<Vec<_>>>()?;
     let mut meta = made.base.meta().clone();
-    if let Some(used) = made.learner.experts_used() {
+    if let Some(used) = made.experts_used {
         let arch = meta.str("general.architecture").unwrap_or_default().to_owned();
         meta.set(format!("{arch}.expert_used_count"), Value::U32(used));
     }

@@ -66,7 +66,6 @@ pub fn run(config: TrainConfig, dry: bool, quiet: bool) -> Outcome<Option<Made>>
         }
     });
     drop((live, guard));
-    drawn?;
     if matches!(ended, Err(crate::Error::Cancelled)) {
         if let Some(path) = trainer.checkpoint().filter(|_| !quiet) {
             say(format_args!("stopped; the same command goes on from {}", path.display()));
@@ -82,8 +81,11 @@ pub fn run(config: TrainConfig, dry: bool, quiet: bool) -> Outcome<Option<Made>>
         let early = if finished.stopped_early { ", stopped early" } else { "" };
         say(format_args!("{} steps{best}{skipped}{early}", finished.steps));
     }
-    let mut made = Made { base, learner: trainer.into_learner(), config };
+    let experts_used = trainer.top_k();
+    let mut made = Made { base, learner: trainer.into_learner(), config, experts_used };
     result::write(&mut made, quiet)?;
+    // A picture that could not be drawn costs no model.
+    drawn?;
     Ok(Some(made))
 }
 

@@ -106,9 +106,8 @@ impl Repository {
             fs::create_dir_all(folder).map_err(write_error(folder))?;
         }
         // A link whose blob is gone.
-        if link.symlink_metadata().is_ok() {
-            fs::remove_file(link).map_err(write_error(link))?;
-        }
+        let there = |e: &std::io::Error| e.kind() != std::io::ErrorKind::NotFound;
+        fs::remove_file(link).or_else(|e| if there(&e) { Err(e) } else { Ok(()) }).map_err(write_error(link))?;
         // Relative, so that a cache can be moved.
         let depth = link.strip_prefix(&self.folder).map_or(2, |p| p.components().count().saturating_sub(1));
         let mut target = PathBuf::new();
@@ -116,6 +115,8 @@ impl Repository {
         let target = target.join("blobs").join(etag);
         match symlink(&target, link) {
             Ok(()) => Ok(()),
+            // Another program has made the same link meanwhile.
+            Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => Ok(()),
             Err(_) => fs::rename(self.blob(etag), link).map_err(write_error(link)),
         }
     }

@@ -8,7 +8,7 @@
 //! ```
 //!
 //! Whatever ends a download, the next one goes on where it was: the bytes in `.incomplete` are hashed again, and the rest is asked
-//! for by its range. A file becomes a blob only when its sha256 is the one that the hub says.
+//! for by its range. A large file becomes a blob only when its sha256 is the one that the hub says (of small ones the hub says none).
 //!
 //! Sources: huggingface_hub 2.4 (`file_download.py`); the hub's API documentation.
 
@@ -39,6 +39,8 @@ pub struct PullOptions {
     pub cache: PathBuf,
     /// A branch, a tag or a commit: `main` as a rule.
     pub revision: String,
+    /// Whether proxies are those of the environment (`HTTPS_PROXY`, `NO_PROXY` and so on). Nothing else reads it.
+    pub proxy_of_environment: bool,
     /// Stops the download; what has come is kept.
     pub cancel: CancelToken,
 }

@@ -87,6 +87,7 @@ impl<'a> Remote<'a> {
             .max_redirects_will_error(false)
             .user_agent(concat!("moeray/", env!("CARGO_PKG_VERSION")))
             .accept_encoding("identity")
+            .proxy(options.proxy_of_environment.then(ureq::Proxy::try_from_env).flatten())
             .timeout_connect(Some(SILENCE))
             .timeout_recv_response(Some(SILENCE))
             .timeout_per_read(Some(SILENCE))
@@ -171,11 +172,12 @@ impl<'a> Remote<'a> {
     }
 
     /// Asks, and follows where the answer leads: within the hub, and with `far` elsewhere too.
-    fn ask(&self, method: &str, url: &str, from: Option<u64>, far: bool) -> Result<Response<Body>, Failed> {
-        let mut url = url.to_owned();
+    /// Errors name the first address: what a hub leads to is often signed, and not for everybody's eyes.
+    fn ask(&self, method: &str, first: &str, from: Option<u64>, far: bool) -> Result<Response<Body>, Failed> {
+        let mut url = first.to_owned();
         for _ in 0..MAX_HOPS {
             let uri: Uri =
-                url.parse().map_err(|e| Failed::Refused(Error::format(url.clone(), format!("is no address: {e}"))))?;
+                url.parse().map_err(|e| Failed::Refused(Error::format(first, format!("leads to no address: {e}"))))?;
             let at_home = uri.authority() == self.endpoint.authority() && uri.scheme() == self.endpoint.scheme();
             let mut request = ureq::http::Request::builder().method(method).uri(&url);
             if let Some(token) = self.options.token.as_ref().filter(|_| at_home) {
@@ -184,15 +186,15 @@ impl<'a> Remote<'a> {
             if let Some(from) = from {
                 request = request.header(header::RANGE, format!("bytes={from}-"));
             }
-            let request = request.body(()).map_err(|e| Failed::Refused(Error::Invalid(format!("{url}: {e}"))))?;
-            let answer = self.agent.run(request).map_err(|e| Failed::Broken(format!("{url}: {e}")))?;
+            let request = request.body(()).map_err(|e| Failed::Refused(Error::Invalid(format!("{first}: {e}"))))?;
+            let answer = self.agent.run(request).map_err(|e| Failed::Broken(format!("{first}: {e}")))?;
             let next = answer.status().is_redirection().then(|| location(answer.headers(), &uri)).flatten();
             match next {
                 Some((next, near)) if near || far => url = next,
                 Some(_) | None => return Ok(answer),
             }
         }
-        Err(Failed::Refused(Error::Network(format!("{url}: the hub leads in circles"))))
+        Err(Failed::Refused(Error::Network(format!("{first}: the hub leads in circles"))))
     }
 }
 

@@ -18,6 +18,11 @@ pub(super) fn read(ckpt: &Checkpoint, d: &Definition, scale: f32) -> Result<Vec<
         Some("lora") => {}
         other => return Err(Error::Unsupported(format!("an adapter of the type {}", other.unwrap_or("(none)")))),
     }
+    if meta.get("adapter.alora.invocation_tokens").is_some() {
+        return Err(Error::Unsupported(
+            "an adapter that begins at certain tokens (adapter.alora.invocation_tokens)".into(),
+        ));
+    }
     match meta.str("general.architecture") {
         Some(arch) if arch != d.arch => {
             return Err(Error::Model(format!("the adapter is of a `{arch}` model, and this is a `{}`", d.arch)));

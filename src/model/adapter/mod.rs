@@ -107,22 +107,34 @@ fn scaled(t: &Tensor, factor: f32) -> Result<Tensor> {
     Tensor::from_f32(t.shape().to_vec(), numbers)
 }
 
-/// The pair with a rank that is a multiple of four, filled up with zeros: GPUs read rows of float matrices in fours.
+/// The pair with a rank that is a multiple of four: GPUs read rows of float matrices in fours.
 fn filled(p: LowRank) -> Result<LowRank> {
-    const STEP: usize = 4;
-    let (r, wide) = (p.rank(), p.rank().next_multiple_of(STEP));
-    let (Some(at), true) = (p.a.shape().len().checked_sub(2), r < wide) else { return Ok(p) };
-    let (mut a_shape, mut b_shape) = (p.a.shape().to_vec(), p.b.shape().to_vec());
-    let inp = p.a.cols();
-    a_shape[at] = wide;
-    b_shape[at + 1] = wide;
-    // A gets further rows behind those of each expert, B further columns.
-    let longer = |x: Vec<f32>, each: usize, more: usize| {
-        x.chunks(each.max(1))
-            .flat_map(|part| part.iter().copied().chain(std::iter::repeat_n(0.0, more)))
-            .collect::<Vec<f32>>()
-    };
-    let a = longer(numbers(&p.a)?, r * inp, (wide - r) * inp);
-    let b = longer(numbers(&p.b)?, r, wide - r);
-    Ok(LowRank { a: Tensor::from_f32(a_shape, a)?, b: Tensor::from_f32(b_shape, b)?, ..p })
+    match p.a.shape().len() {
+        0 | 1 => Ok(p),
+        _ => padded(&p, p.rank().next_multiple_of(4)),
+    }
+}
+
+/// The same pair with zeros up to a rank.
+fn padded(p: &LowRank, rank: usize) -> Result<LowRank> {
+    let r = p.rank();
+    let (lead, inp) = (&p.a.shape()[..p.a.shape().len() - 2], p.a.cols());
+    if r == rank {
+        return Ok(p.clone());
+    }
+    let (mut a, mut b) = (vec![], vec![]);
+    for rows in numbers(&p.a)?.chunks((r * inp).max(1)) {
+        a.extend_from_slice(rows);
+        a.resize(a.len() + (rank - r) * inp, 0.0);
+    }
+    for row in numbers(&p.b)?.chunks(r.max(1)) {
+        b.extend_from_slice(row);
+        b.resize(b.len() + rank - r, 0.0);
+    }
+    let outs = p.b.shape()[p.b.shape().len() - 2];
+    Ok(LowRank {
+        a: Tensor::from_f32([lead, &[rank, inp]].concat(), a)?,
+        b: Tensor::from_f32([lead, &[outs, rank]].concat(), b)?,
+        ..p.clone()
+    })
 }

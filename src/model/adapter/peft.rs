@@ -41,8 +41,9 @@ struct Settings {
     r: f64,
     alpha: f64,
     root: bool,
-    ranks: BTreeMap<String, f64>,
-    alphas: BTreeMap<String, f64>,
+    /// By the ends of modules' names, in the order of the file.
+    ranks: Vec<(String, f64)>,
+    alphas: Vec<(String, f64)>,
     /// The first two numbers of the version that wrote it; files of before 0.18 do not say.
     version: Option<[u32; 2]>,
 }
@@ -67,27 +68,41 @@ impl Settings {
             None | Some("none") => {}
             Some(other) => return Err(Error::Unsupported(format!("an adapter with bias = {other:?}"))),
         }
+        // Others change the base model too, so that the pairs are of another one: the file's keys, and what PEFT says of them.
+        match json.get("init_lora_weights") {
+            None | Some(Json::Null | Json::Bool(_)) => {}
+            Some(Json::String(s)) if ["gaussian", "eva", "orthogonal"].contains(&s.as_str()) => {}
+            Some(other) => return Err(Error::Unsupported(format!("an adapter with init_lora_weights = {other}"))),
+        }
         let number =
             |key: &str| json.get(key).and_then(Json::as_f64).ok_or_else(|| bad(format!("has no number `{key}`")));
+        // Patterns are regular expressions of the ends of names; plain names are what is written in practice.
+        let plain = |k: &str| k.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'.');
         let pattern = |key: &str| {
             let all = json.get(key).and_then(Json::as_object).into_iter().flatten();
-            all.filter_map(|(k, v)| Some((k.clone(), v.as_f64()?))).collect()
+            all.map(|(k, v)| match v.as_f64().filter(|_| plain(k.strip_prefix('^').unwrap_or(k))) {
+                Some(n) => Ok((k.clone(), n)),
+                None => Err(Error::Unsupported(format!("an adapter with {key} {k:?} = {v}"))),
+            })
+            .collect::<Result<Vec<_>>>()
         };
         Ok(Settings {
             r: number("r")?,
             alpha: number("lora_alpha")?,
             root: json.get("use_rslora") == Some(&Json::Bool(true)),
-            ranks: pattern("rank_pattern"),
-            alphas: pattern("alpha_pattern"),
+            ranks: pattern("rank_pattern")?,
+            alphas: pattern("alpha_pattern")?,
             version: json.get("peft_version").and_then(Json::as_str).and_then(version),
         })
     }
 
     /// The factor of a module: alpha / r, or alpha / √r.
     fn factor(&self, module: &str) -> f32 {
-        // Patterns are regular expressions of the ends of names; plain names are what is written in practice.
-        let of = |map: &BTreeMap<String, f64>, usual: f64| {
-            let found = map.iter().find(|(k, _)| module == k.as_str() || module.ends_with(&format!(".{k}")));
+        let of = |all: &[(String, f64)], usual: f64| {
+            let found = all.iter().find(|(k, _)| match k.strip_prefix('^') {
+                Some(whole) => module == whole,
+                None => module.strip_suffix(k.as_str()).is_some_and(|rest| rest.is_empty() || rest.ends_with('.')),
+            });
             found.map_or(usual, |(_, v)| *v)
         };
         let (r, alpha) = (of(&self.ranks, self.r).max(1.0), of(&self.alphas, self.alpha));
@@ -288,4 +303,51 @@ pub(super) fn as_gguf_rows(pairs: Vec<LowRank>, form: &GgufForm, d: &Decoder) ->
         }
     };
     pairs.into_iter().map(moved).collect()
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::Settings;
+    use serde_json::{Value, json};
+
+    fn settings(more: &Value) -> crate::Result<Settings> {
+        let mut config = json!({"peft_type": "LORA", "r": 4, "lora_alpha": 8});
+        config.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), config.to_string()).unwrap();
+        Settings::read(file.path())
+    }
+
+    /// PEFT's rule: `re.match(rf"(.*\.)?({key})$", module)`, the first key that matches; alpha / r, or alpha / √r with rslora.
+    #[test]
+    fn factors_follow_patterns() {
+        let more = json!({
+            "rank_pattern": {"q_proj": 16, "^model.layers.0.mlp.up_proj": 2},
+            "alpha_pattern": {"layers.1.self_attn.q_proj": 32, "q_proj": 64},
+        });
+        let s = settings(&more).unwrap();
+        let factor = |m: &str| s.factor(&format!("model.layers.{m}"));
+        assert_eq!(factor("0.self_attn.k_proj"), 8.0 / 4.0);
+        assert_eq!(factor("0.self_attn.q_proj"), 64.0 / 16.0);
+        assert_eq!(factor("1.self_attn.q_proj"), 32.0 / 16.0);
+        assert_eq!(factor("0.mlp.up_proj"), 8.0 / 2.0);
+        assert_eq!(factor("1.mlp.up_proj"), 8.0 / 4.0);
+        assert_eq!(factor("0.self_attn.xq_proj"), 8.0 / 4.0);
+        let s = settings(&json!({"use_rslora": true, "rank_pattern": {"q_proj": 16}})).unwrap();
+        assert_eq!([s.factor("q_proj"), s.factor("k_proj")], [8.0 / 4.0, 8.0 / 2.0]);
+    }
+
+    #[test]
+    fn what_is_not_known_is_refused() {
+        for more in [
+            json!({"rank_pattern": {".*q_proj": 16}}),
+            json!({"alpha_pattern": {"q_proj": "16"}}),
+            json!({"init_lora_weights": "pissa_niter_16"}),
+        ] {
+            let e = settings(&more).err().unwrap().to_string();
+            assert!(e.contains(more.as_object().unwrap().keys().next().unwrap()), "{e}");
+        }
+        assert!(settings(&json!({"init_lora_weights": "gaussian", "rank_pattern": {}})).is_ok());
+    }
 }

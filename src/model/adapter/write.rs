@@ -1,7 +1,7 @@
 //! Adapters to files.
 
 use super::{
-    fused,
+    fused, padded,
     peft::{CONFIG, ROOT, TENSORS, modules},
 };
 use crate::{
@@ -185,30 +185,6 @@ impl Peft {
             "peft_version": "0.20.0",
         })
     }
-}
-
-/// The same pair with zeros up to a rank.
-fn padded(p: &LowRank, rank: usize) -> Result<LowRank> {
-    let r = p.rank();
-    let (lead, inp) = (&p.a.shape()[..p.a.shape().len() - 2], p.a.cols());
-    if r == rank {
-        return Ok(p.clone());
-    }
-    let (mut a, mut b) = (vec![], vec![]);
-    for rows in numbers(&p.a)?.chunks((r * inp).max(1)) {
-        a.extend_from_slice(rows);
-        a.resize(a.len() + (rank - r) * inp, 0.0);
-    }
-    for row in numbers(&p.b)?.chunks(r.max(1)) {
-        b.extend_from_slice(row);
-        b.resize(b.len() + rank - r, 0.0);
-    }
-    let outs = p.b.shape()[p.b.shape().len() - 2];
-    Ok(LowRank {
-        a: Tensor::from_f32([lead, &[rank, inp]].concat(), a)?,
-        b: Tensor::from_f32([lead, &[outs, rank]].concat(), b)?,
-        ..p.clone()
-    })
 }
 
 fn save(folder: &Path, config: &serde_json::Value, all: &BTreeMap<String, Tensor>) -> Result<()> {

@@ -130,7 +130,9 @@ impl Writer for EmbeddingsWriter {
     fn write(&mut self, index: usize, event: Event, _: &mut String) {
         match event {
             Event::Embedding(vector) => {
-                self.vectors.iter_mut().skip(index).take(1).for_each(|v| *v = Some(vector.clone()))
+                if let Some(v) = self.vectors.get_mut(index) {
+                    *v = Some(vector);
+                }
             }
             Event::Failed(e) => self.error = Some(e.into()),
             Event::Started { .. } | Event::Prompt(_) | Event::Piece(_) | Event::Finished(_) => {}

@@ -3,7 +3,7 @@
 use super::job::Job;
 use crate::{
     backend::runner::Chosen,
-    sampler::{Chooser, Rules, SamplerOptions},
+    sampler::{self, Chooser, Rules, SamplerOptions},
 };
 use std::collections::HashMap;
 
@@ -57,7 +57,7 @@ impl Counts {
         mask: Option<&[u32]>,
         random: u64,
     ) -> Chosen {
-        if !logits.iter().all(|l| l.is_finite()) {
+        if !sampler::all_finite(logits) {
             return Chosen::NotFinite;
         }
         let rules = Rules { options, forbidden, bias: &self.bias, mask, recent: &self.recent };

@@ -125,8 +125,9 @@ impl Worker {
 
     /// Gives sequences to waiting jobs: to those first whose clients have the fewest, in the order in which they came.
     fn admit(&mut self) {
-        let mut held = vec![false; self.waiting.len()];
-        loop {
+        let mut held = vec![];
+        while self.slots.iter().any(|s| s.active.is_none()) {
+            held.resize(self.waiting.len(), false);
             let running = |client: u64| {
                 self.slots.iter().filter(|s| s.active.as_ref().is_some_and(|a| a.job.client == client)).count()
             };
@@ -138,9 +139,6 @@ impl Worker {
                 .filter(|i| !held[*i] && (may_embed || !embeds(&self.waiting[*i])))
                 .min_by_key(|i| (running(self.waiting[*i].client), embeds(&self.waiting[*i])));
             let Some(next) = next else { return };
-            if self.slots.iter().all(|s| s.active.is_some()) {
-                return;
-            }
             let places: Vec<Place<'_>> = self.slots.iter().map(Slot::place).collect();
             let job = &self.waiting[next];
             // What is read anew in any case takes the place that will be missed least.
@@ -366,12 +364,24 @@ impl Worker {
             }
             Err(e) => {
                 tracing::error!("no new runner: {e}");
-                for job in self.waiting.drain(..) {
-                    metrics.finished(FinishReason::Failed, job.arrived.elapsed().as_secs_f64());
-                    job.send(Event::Failed(Error::Device(e.to_string())));
-                }
+                self.fail_all(&e.to_string());
                 false
             }
+        }
+    }
+
+    /// Ends every job with an error, those that have just come too.
+    fn fail_all(&mut self, why: &str) {
+        while let Ok(jobs) = self.inbox.try_recv() {
+            self.waiting.extend(jobs);
+        }
+        let metrics = &self.shared.metrics;
+        for active in self.slots.iter_mut().filter_map(|s| s.active.take()) {
+            active.fail(Error::Device(why.into()), metrics);
+        }
+        for job in self.waiting.drain(..) {
+            metrics.finished(FinishReason::Failed, job.arrived.elapsed().as_secs_f64());
+            job.send(Event::Failed(Error::Device(why.into())));
         }
     }
 
@@ -383,5 +393,12 @@ impl Worker {
         let tokens = status.slots.iter().map(|s| s.tokens).sum();
         let capacity = self.slots.len() * self.options.runner.ctx;
         self.shared.metrics.state(running, tokens, capacity);
+    }
+}
+
+/// However the thread ends, nobody waits for an answer that does not come, and no job is counted as running for ever.
+impl Drop for Worker {
+    fn drop(&mut self) {
+        self.fail_all("the engine has ended");
     }
 }

@@ -18,6 +18,7 @@ use crate::serve::{
     app::{App, Client},
     engine::Event,
     error::{ApiError, ApiResult},
+    fields::Fields,
     fleet::Fleet,
     metrics,
     openapi::OPENAPI,
@@ -128,7 +129,7 @@ async fn read<T: Send + 'static>(
     work: fn(&App, &Value) -> ApiResult<T>,
 ) -> ApiResult<(Arc<App>, T)> {
     let body = read::json(&fleet.options, request).await?;
-    let app = fleet.app(body["model"].as_str()).await?;
+    let app = fleet.app(Fields::of(&body)?.string("model")?).await?;
     let read = blocking(&app, move |app| work(app, &body)).await?;
     Ok((app, read))
 }

@@ -150,9 +150,14 @@ impl Checkpoints {
         all
     }
 
-    /// Removes the oldest beyond those that are kept, but for the best.
+    /// Removes the oldest beyond those that are kept, but for the best. Checkpoints of later steps are of a run that was given up
+    /// when this one began anew, or from an earlier step: the next run would go on from them in place of this one.
     fn let_go(&self, state: &TrainState) {
-        let all = self.list();
+        let (later, all): (Vec<_>, Vec<_>) = self.list().into_iter().partition(|(step, _)| *step > state.step);
+        for (_, path) in later {
+            tracing::warn!("{} is of another run, which this one replaces: it is removed", path.display());
+            self.discard(&path);
+        }
         if self.keep == 0 || all.len() <= self.keep {
             return;
         }

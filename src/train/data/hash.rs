@@ -1,5 +1,8 @@
 //! Random numbers that need no state: an integer hash of seed, stream and number.
 //!
+//! They are simple enough to be written in a line of any language, so that a run and its twin elsewhere see the same data from the
+//! same first weights. What is drawn on devices has more rounds: `crate::ops::random`.
+//!
 //! All on unsigned 32-bit integers, wrapping; the mixer is Chris Wellons' `lowbias32`.
 
 /// One integer, mixed.

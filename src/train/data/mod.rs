@@ -18,6 +18,13 @@ mod source;
 pub use corpus::{Corpus, Excess, Text};
 pub use feed::{Batch, Cursor, Feed, FeedOptions};
 pub use files::read;
-pub use hash::{below, mix, normal, word};
+#[cfg(feature = "internals")]
+#[doc(hidden)]
+pub use hash::below;
+#[cfg(feature = "internals")]
+#[doc(hidden)]
+pub use hash::normal;
+#[cfg(not(feature = "internals"))]
+pub(crate) use hash::normal;
 pub use packing::{Packing, PackingOptions};
 pub use source::{Kind, Source};

@@ -22,7 +22,10 @@ impl Lines {
     /// comes again.
     fn open(path: &Path, keep: impl Fn(&str) -> bool) -> Result<(Lines, Vec<String>)> {
         let io = |source| Error::Write { path: path.to_owned(), source };
-        let before = fs::read(path).unwrap_or_default();
+        let before = match fs::read(path) {
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => vec![],
+            other => other.map_err(|source| Error::Io { path: path.to_owned(), source })?,
+        };
         let text = String::from_utf8_lossy(&before);
         let whole = text.split_inclusive('\n').filter(|l| l.ends_with('\n')).map(str::trim_end);
         let kept: Vec<String> = whole.filter(|l| keep(l)).map(str::to_owned).collect();

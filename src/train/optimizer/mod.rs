@@ -198,7 +198,7 @@ impl Optimizer {
         let mut tasks = Vec::new();
         let step = Step { options: &self.options, rule, rate: rate * rule.rate, factor: factor as f32 };
         step.tasks(p, state, slot, &mut tasks);
-        let threads = if tasks.len() > 1 { threads } else { 1 };
+        let threads = threads.min(tasks.len()).max(1);
         threads::for_each(
             threads,
             tasks.into_iter(),
@@ -240,7 +240,8 @@ fn check(options: &OptimizerOptions) -> Result<()> {
         Algorithm::Adam { beta1, beta2, eps, .. } => {
             beta("adam_beta1", beta1)?;
             beta("adam_beta2", beta2)?;
-            least("adam_epsilon", eps)
+            // A weight without gradients so far has no second moment either: 0 / 0 without it.
+            if eps > 0.0 && eps.is_finite() { Ok(()) } else { bad("adam_epsilon", eps, "a number above 0") }
         }
         Algorithm::Sgd { momentum, nesterov } => {
             beta("momentum", momentum)?;

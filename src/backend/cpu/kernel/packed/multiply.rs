@@ -131,6 +131,7 @@ pub(super) use packed_kernels;
 /// Safety: see [`super::Kernel`]; the processor has the instructions of `W`.
 #[inline(always)]
 pub unsafe fn multiply<W: Vectors, F: BlockFormat, const T: usize>(job: &Job) {
+    const { assert!(ROWS == W::LANES || ROWS == 2 * W::LANES, "there are sums for one slice or two") }
     // SAFETY: every read is within the panel or an activation row, by the contract; the prefetch may name any address.
     unsafe {
         let acts: [*const ActBlock; T] = std::array::from_fn(|t| (*job.acts.add(t)).blocks);
