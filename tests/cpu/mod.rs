@@ -34,7 +34,13 @@ impl Rng {
 /// Random blocks of a format: all bits random, but the scales are numbers of a sensible size.
 pub fn blocks(dtype: DType, weights: usize, rng: &mut Rng) -> Vec<u8> {
     let l = dtype.layout();
-    let mut bytes: Vec<u8> = (0..weights / l.block * l.bytes).map(|_| rng.next() as u8).collect();
+    let bytes = (0..weights / l.block * l.bytes).map(|_| rng.next() as u8).collect();
+    with_scales(dtype, bytes, rng)
+}
+
+/// Blocks of these bytes, but for the scales, which become numbers of a sensible size.
+fn with_scales(dtype: DType, mut bytes: Vec<u8>, rng: &mut Rng) -> Vec<u8> {
+    let l = dtype.layout();
     let scales: &[usize] = match dtype {
         DType::F32 | DType::F16 | DType::BF16 | DType::MXFP4 => &[],
         DType::Q4_1 | DType::Q5_1 | DType::Q4K | DType::Q5K => &[0, 2],
@@ -190,6 +196,29 @@ fn products() {
     }
     // 10 formats take all seven widths, one the three multiples of 64, 15 only the two multiples of 256.
     assert_eq!(ran, levels.len() * 11 * (10 * 7 + 3 + 15 * 2));
+}
+
+/// The largest quants of either sign meet the largest activations: sums of products that are kept in 16 bits do not saturate.
+#[test]
+fn the_largest_sums_fit() {
+    let pool = Pool::new(1).unwrap();
+    let mut rng = Rng(11);
+    let (rows, cols) = (17, 512);
+    for dtype in DType::ALL.into_iter().filter(|d| !d.is_float()) {
+        let l = dtype.layout();
+        for byte in [0x00, 0x77, 0x7f, 0x80, 0x88, 0xff] {
+            let bytes = with_scales(dtype, vec![byte; rows * cols / l.block * l.bytes], &mut rng);
+            let weight = Tensor::new(dtype, vec![rows, cols], vec![Bytes::from_vec(bytes)]).unwrap();
+            for (level, tokens) in cpu::simd_levels().into_iter().flat_map(|l| [1, 2, 4, 13].map(|t| (l, t))) {
+                for (x, repack) in [(1.0, false), (1.0, true), (-1.0, false), (-1.0, true)] {
+                    let x = vec![x; tokens * cols];
+                    let got = cpu::multiply(&weight, &x, level, Activations::Int8, repack, &pool).unwrap();
+                    compare_product(&weight, &x, &got)
+                        .unwrap_or_else(|e| panic!("{dtype} of {byte:#x}, {}, packed {repack}: {e}", level.name()));
+                }
+            }
+        }
+    }
 }
 
 /// Float rows need not be whole vectors.
