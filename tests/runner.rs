@@ -8,7 +8,7 @@ use moeray::{
     Error,
     backend::{
         Loaded,
-        runner::{Budget, Chosen, Mask, Row, Runner, RunnerOptions, Status, Step, Token},
+        runner::{Budget, Chosen, Mask, PAGE, Row, Runner, RunnerOptions, Status, Step, Token},
     },
     quant::KvType,
     sampler::{Sampler, SamplerOptions, Sampling},
@@ -209,6 +209,55 @@ fn saved_sequences_go_on() {
             let mut small = loaded.runner(RunnerOptions { ctx: 8, sequences: 1, ubatch: 8, kv }).unwrap();
             assert!(matches!(small.restore(0, &bytes), Err(Error::ContextFull { .. })), "{what}");
             assert_eq!(r.len(2), 14);
+        });
+    }
+}
+
+/// Pages go from one sequence to the host and into others, whole or behind what is there, and the text goes on from any token of
+/// the last one.
+#[test]
+fn pages_come_back() {
+    for kv in [KvType::F32, KvType::F16, KvType::Q8_0] {
+        each(|what, loaded, ids| {
+            let many = |n: usize| -> Vec<u32> { ids.iter().cycle().copied().take(n).collect() };
+            let (text, n) = (many(3 * PAGE), 2 * PAGE + 5);
+            let options = RunnerOptions { ctx: 3 * PAGE + 7, sequences: 3, ubatch: 24, kv };
+            let mut r = loaded.runner(options).unwrap();
+            let fill = |r: &mut Runner, text: &[u32], sequence: usize| {
+                text.chunks(24).enumerate().for_each(|(i, some)| _ = feed(r, some, sequence, 24 * i).unwrap());
+            };
+            fill(&mut r, &text[..n], 1);
+            let states = r.copy_of_states(1).unwrap();
+            let pages = r.read_pages(1, 0..3).unwrap();
+            assert!(pages.iter().all(|p| p.len() == r.page_bytes()), "{what}");
+            assert_eq!(r.read_pages(1, 2..3).unwrap()[0][..], pages[2][..]);
+            let want = feed(&mut r, &text[n..n + 3], 1, n).unwrap();
+            // Over another text, into a sequence of its own.
+            fill(&mut r, &many(50).into_iter().rev().collect::<Vec<u32>>(), 2);
+            r.write_pages(2, 0, &pages, n, states.as_deref()).unwrap();
+            assert_eq!((r.len(2), r.resume_at(2, n)), (n, n), "{what}");
+            assert_eq!(feed(&mut r, &text[n..n + 3], 2, n).unwrap(), want, "{what}, {kv:?}");
+            // Behind a page that is there already; the other sequences are as they were.
+            fill(&mut r, &text[..2 * 24], 0);
+            r.write_pages(0, 1, &pages[1..], n, states.as_deref()).unwrap();
+            let own = feed(&mut r, &text[n..n + 3], 0, n).unwrap();
+            compare::check(&own, &want, 1e-6).unwrap_or_else(|e| panic!("{what}, {kv:?}: {e}"));
+            assert_eq!(r.len(1), n + 3);
+            if states.is_none() {
+                r.write_pages(2, 0, &pages[..1], 9, None).unwrap();
+                assert_eq!(r.len(2), 9);
+            }
+            // What cannot be is refused, and changes nothing.
+            let before = r.len(0);
+            let short: Vec<Arc<[u8]>> = vec![pages[0][1..].into()];
+            assert!(r.page_bytes() == 0 || r.write_pages(0, 0, &short, 4, states.as_deref()).is_err());
+            assert!(r.write_pages(0, 0, &pages, 3 * PAGE + 1, states.as_deref()).is_err(), "more tokens than pages");
+            assert!(r.write_pages(0, 2, &pages, n, states.as_deref()).is_err(), "more pages than the context");
+            assert!(r.write_pages(2, 2, &pages[2..], n, states.as_deref()).is_err() || r.len(2) >= 2 * PAGE, "a hole");
+            assert!(r.write_pages(0, 0, &pages, n, if states.is_some() { None } else { Some(&[]) }).is_err());
+            assert!(r.write_pages(3, 0, &pages, n, states.as_deref()).is_err() && r.read_pages(3, 0..1).is_err());
+            assert!(r.read_pages(0, 0..4).is_err() && r.read_pages(0, 2..4).is_err());
+            assert_eq!(r.len(0), before);
         });
     }
 }

@@ -26,6 +26,9 @@ pub fn serve(args: &ServeArgs, quiet: bool) -> Outcome {
     if !args.host.is_loopback() && keys.is_empty() {
         tracing::warn!("everybody who reaches {address} can use this server: --api-key-file FILE asks for keys");
     }
+    if let Some(folder) = args.slot_save_path.as_ref().filter(|f| !f.is_dir()) {
+        return Err(Failure::new(format!("--slot-save-path: there is no folder {}", folder.display())));
+    }
     let options = options(args, keys, chat_template);
     let wanted = serve_models::wanted(args)?;
     let fleet = match &wanted[..] {
@@ -62,7 +65,12 @@ fn options(args: &ServeArgs, keys: Vec<String>, chat_template: Option<String>) -
         kv: load::kv(&args.context),
     };
     ServeOptions {
-        engine: EngineOptions { runner, queue: args.queue as usize, step_micros: 250_000 },
+        engine: EngineOptions {
+            runner,
+            queue: args.queue as usize,
+            step_micros: 250_000,
+            prefix_bytes: prefix_bytes(args),
+        },
         name: String::new(),
         keys,
         chat_template,
@@ -77,12 +85,19 @@ fn options(args: &ServeArgs, keys: Vec<String>, chat_template: Option<String>) -
             PoolingName::Mean => Pooling::Mean,
             PoolingName::Cls => Pooling::First,
         }),
+        slot_folder: args.slot_save_path.clone(),
         metrics: match args.metrics_style {
             MetricsStyle::Moeray => Style::Moeray,
             MetricsStyle::LlamaCpp => Style::LlamaCpp,
         },
         now: || Some(now()),
     }
+}
+
+/// Bytes for texts that left their sequences: what the person says, else a quarter of the free memory, at most 8 GiB.
+fn prefix_bytes(args: &ServeArgs) -> u64 {
+    let quarter = crate::memory::available().map_or(1 << 30, |n| n / 4);
+    args.cache_ram.map_or(quarter.min(8 << 30), |mib| u64::from(mib) << 20)
 }
 
 fn read(path: &Path) -> Outcome<String> {

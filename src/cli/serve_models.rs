@@ -6,11 +6,12 @@ use super::{
     load, names,
 };
 use crate::{
+    backend::wgpu,
     file,
     hub::in_folder,
-    model,
+    memory, model,
     serve::{App, Fleet, FleetOptions, ServeOptions, Source, metrics::Metrics},
-    session::Model,
+    session::{BackendChoice, Model},
 };
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
@@ -66,17 +67,19 @@ pub fn wanted(args: &ServeArgs) -> Outcome<Vec<Wanted>> {
 /// What serves several models.
 pub fn fleet(args: &ServeArgs, options: ServeOptions, wanted: &[Wanted]) -> Outcome<Fleet> {
     let gib = |n: f64| (n * f64::from(1 << 30)) as u64;
+    let place = load::load_options(args.place.backend, &args.place.device, model::Options { trace_router: true })?;
     let limits = FleetOptions {
-        memory: args.models_memory.map(gib).or_else(crate::memory::available),
+        memory: args.models_memory.map(gib).or_else(|| free_memory(&place.backend)),
         idle: args.models_idle.map(Duration::from_secs),
     };
+    // The memory for earlier requests' texts is one for all models.
+    let mut options = options;
+    options.engine.prefix_bytes /= wanted.len().max(1) as u64;
     let mut sources = vec![];
     for w in wanted {
         let Some(path) = &w.path else { continue };
         let path = names::resolved(path)?;
-        let build = model::Options { trace_router: true };
-        let how = load::load_options(args.place.backend, &args.place.device, build)?;
-        let (args, options, name) = (args.clone(), options.clone(), w.name.clone());
+        let (args, options, name, how) = (args.clone(), options.clone(), w.name.clone(), place.clone());
         let load = move |metrics: Arc<Metrics>| {
             let model = Model::from_checkpoint(&file::open(&path)?, &how, &mut |_| {})?;
             App::counting(&model, of_model(&args, &options, &name, &model), metrics)
@@ -84,6 +87,26 @@ pub fn fleet(args: &ServeArgs, options: ServeOptions, wanted: &[Wanted]) -> Outc
         sources.push(Source { name: w.name.clone(), bytes: w.bytes, load: Arc::new(load) });
     }
     Ok(Fleet::new(options, limits, sources)?)
+}
+
+/// Bytes that the device has left that models go to; `None` where its driver says nothing: then they are loaded until it refuses one.
+fn free_memory(backend: &BackendChoice) -> Option<u64> {
+    let named = match backend {
+        BackendChoice::Cpu(_) | BackendChoice::Reference => return memory::available(),
+        BackendChoice::Gpu(gpu) => return gpu.free_memory(),
+        BackendChoice::Wgpu(options) | BackendChoice::Prefer(options, _) => options.device.as_deref(),
+        BackendChoice::Auto => None,
+    };
+    let is_named = |d: &wgpu::DeviceInfo| {
+        named.map_or(d.chosen_by_default, |name| {
+            name.parse() == Ok(d.index) || d.name.to_lowercase().contains(&name.to_lowercase())
+        })
+    };
+    match wgpu::devices().into_iter().find(is_named) {
+        Some(device) => device.free_memory,
+        // Without a GPU models run on the processor.
+        None => memory::available(),
+    }
 }
 
 /// What is the same for all models, made for one of them.

@@ -3,6 +3,7 @@
 use super::{
     engine::{Engine, EngineOptions, Event, Job},
     error::{ApiError, ApiResult},
+    ids::Ids,
     metrics::{Metrics, Style},
 };
 use crate::{
@@ -14,11 +15,8 @@ use crate::{
     tokenizer::{ChatTemplate, DateTime, Tokenizer},
 };
 use std::{
-    hash::{BuildHasher, Hasher, RandomState},
-    sync::{
-        Arc, OnceLock,
-        atomic::{AtomicU64, Ordering},
-    },
+    path::PathBuf,
+    sync::{Arc, OnceLock},
     time::{Duration, SystemTime},
 };
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
@@ -49,6 +47,8 @@ pub struct ServeOptions {
     /// How hidden states become the vectors of `/v1/embeddings`, in place of what the model says; [`Pooling::Last`] where neither
     /// does.
     pub pooling: Option<Pooling>,
+    /// The folder for saved slots; `None`: none are saved.
+    pub slot_folder: Option<PathBuf>,
     /// Names of metrics.
     pub metrics: Style,
     /// The local time for chat templates that write a date.
@@ -71,8 +71,7 @@ pub struct App {
     /// What is counted.
     pub metrics: Arc<Metrics>,
     grammars: OnceLock<std::result::Result<GrammarEngine, String>>,
-    random: RandomState,
-    ids: AtomicU64,
+    ids: Ids,
 }
 
 /// What is said of the model.
@@ -141,8 +140,7 @@ impl App {
             engine,
             metrics,
             grammars: OnceLock::new(),
-            random: RandomState::new(),
-            ids: AtomicU64::new(0),
+            ids: Ids::default(),
         })
     }
 
@@ -173,14 +171,12 @@ impl App {
 
     /// An id that no other answer has, with this beginning.
     pub fn id(&self, beginning: &str) -> String {
-        format!("{beginning}{:016x}{:08x}", self.random_word(), self.ids.load(Ordering::Relaxed) & 0xffff_ffff)
+        self.ids.id(beginning)
     }
 
     /// A word that cannot be foreseen.
     pub fn random_word(&self) -> u64 {
-        let mut hasher = self.random.build_hasher();
-        hasher.write_u64(self.ids.fetch_add(1, Ordering::Relaxed));
-        hasher.finish()
+        self.ids.word()
     }
 
     /// Queues jobs, which `make` makes with where their events go.

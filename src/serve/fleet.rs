@@ -9,12 +9,12 @@
 use super::{
     app::{App, ServeOptions, now},
     error::{ApiError, ApiResult},
+    ids::Ids,
     metrics::Metrics,
 };
 use crate::error::{Error, Result};
 use std::{
     fmt,
-    hash::{BuildHasher, Hasher, RandomState},
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
@@ -64,8 +64,7 @@ pub struct Fleet {
     loading: Arc<tokio::sync::Mutex<()>>,
     /// Requests that wait for a model.
     waiting: AtomicUsize,
-    random: RandomState,
-    ids: AtomicU64,
+    ids: Ids,
 }
 
 #[derive(Debug)]
@@ -169,8 +168,7 @@ impl Fleet {
             models: sources.into_iter().map(entry).collect(),
             loading: Arc::default(),
             waiting: AtomicUsize::new(0),
-            random: RandomState::new(),
-            ids: AtomicU64::new(0),
+            ids: Ids::default(),
         })
     }
 
@@ -187,8 +185,7 @@ impl Fleet {
             models: vec![Arc::new(Entry { source, metrics, created, beside: AtomicU64::new(0), state })],
             loading: Arc::default(),
             waiting: AtomicUsize::new(0),
-            random: RandomState::new(),
-            ids: AtomicU64::new(0),
+            ids: Ids::default(),
         }
     }
 
@@ -353,10 +350,7 @@ impl Fleet {
 
     /// An id that no other request has.
     pub fn request_id(&self) -> String {
-        let n = self.ids.fetch_add(1, Ordering::Relaxed);
-        let mut hasher = self.random.build_hasher();
-        hasher.write_u64(n);
-        format!("req_{:016x}{:08x}", hasher.finish(), n & 0xffff_ffff)
+        self.ids.id("req_")
     }
 }
 

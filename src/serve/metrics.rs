@@ -43,6 +43,9 @@ impl Histogram {
 /// How jobs end, as the label `outcome` says.
 const OUTCOMES: [&str; 6] = ["stop", "length", "client_disconnected", "error", "refused", "embedding"];
 
+/// How beginnings are copied, as the label `way` says.
+const COPIES: [&str; 3] = ["sequence", "store", "fetch"];
+
 /// Which names the metrics have.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Style {
@@ -65,6 +68,8 @@ pub struct Metrics {
     generated_tokens: AtomicU64,
     prefix_queries: AtomicU64,
     prefix_hits: AtomicU64,
+    store_bytes: AtomicU64,
+    store_evicted: AtomicU64,
     steps: AtomicU64,
     rows: [AtomicU64; 2],
     busy_nanos: [AtomicU64; 2],
@@ -79,6 +84,8 @@ pub struct Metrics {
     pub queue: Histogram,
     /// Of a step.
     pub step: Histogram,
+    /// Of copies of beginnings: between sequences, to the prefix cache, from it.
+    copies: [Histogram; COPIES.len()],
 }
 
 impl Metrics {
@@ -128,6 +135,27 @@ impl Metrics {
         self.cached_tokens.fetch_add(cached as u64, Relaxed);
         self.prefix_queries.fetch_add(1, Relaxed);
         self.prefix_hits.fetch_add(u64::from(cached > 0), Relaxed);
+    }
+
+    /// A beginning was copied from one sequence to another.
+    pub fn copied_from_sequence(&self, seconds: f64) {
+        self.copies[0].observe(seconds);
+    }
+
+    /// A text that left its sequence was copied to the prefix cache.
+    pub fn copied_to_store(&self, seconds: f64) {
+        self.copies[1].observe(seconds);
+    }
+
+    /// A beginning was copied from the prefix cache to a sequence.
+    pub fn copied_from_store(&self, seconds: f64) {
+        self.copies[2].observe(seconds);
+    }
+
+    /// What the prefix cache holds, and how many of its nodes went for others.
+    pub fn store(&self, bytes: usize, evicted: u64) {
+        self.store_bytes.store(bytes as u64, Relaxed);
+        self.store_evicted.store(evicted, Relaxed);
     }
 
     /// Tokens were generated.
@@ -193,6 +221,11 @@ pub fn text(all: &[(Option<&str>, &Metrics)], style: Style) -> String {
     out.counter("prefix_cache_queries_total", "", "Prompts looked up in the cache", |m| of(&m.prefix_queries));
     let help = "Prompts of which a beginning was cached";
     out.counter("prefix_cache_hits_total", "", help, |m| of(&m.prefix_hits));
+    let help = "Bytes of texts that left their sequences, in host memory";
+    out.gauge("prefix_cache_bytes", "", help, |m| of(&m.store_bytes));
+    let help = "Texts or ends of texts that were dropped for others";
+    out.counter("prefix_cache_evictions_total", "", help, |m| of(&m.store_evicted));
+    out.copies();
     let help = "Tokens in the KV caches of all sequences";
     out.gauge("kv_cache_tokens", "kv_cache_tokens", help, |m| size(&m.cache_tokens));
     let help = "Part of the KV caches that holds tokens";
@@ -256,6 +289,22 @@ impl Text<'_> {
             for (outcome, n) in OUTCOMES.iter().zip(&m.outcomes) {
                 let labels = labels(*model, &format!("outcome=\"{outcome}\""));
                 let _ = writeln!(self.out, "{name}{labels} {}", n.load(Relaxed));
+            }
+        }
+    }
+
+    fn copies(&mut self) {
+        let help = "Beginnings of texts copied: between sequences, to the prefix cache, from it";
+        let name = self.head("prefix_copies_total", "", help, "counter");
+        for (model, m) in self.all {
+            for (way, h) in COPIES.iter().zip(&m.copies) {
+                let _ = writeln!(self.out, "{name}{} {}", labels(*model, &format!("way=\"{way}\"")), h.count());
+            }
+        }
+        let name = self.head("prefix_copy_seconds_total", "", "Seconds of these copies", "counter");
+        for (model, m) in self.all {
+            for (way, h) in COPIES.iter().zip(&m.copies) {
+                let _ = writeln!(self.out, "{name}{} {}", labels(*model, &format!("way=\"{way}\"")), h.seconds());
             }
         }
     }

@@ -20,9 +20,11 @@ mod fields;
 mod fleet;
 mod form;
 mod http;
+mod ids;
 pub mod metrics;
 mod openapi;
 mod page;
+pub mod prefix;
 mod prompt;
 pub mod schedule;
 

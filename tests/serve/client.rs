@@ -28,7 +28,7 @@ pub fn demo() -> &'static Model {
 pub fn options(sequences: usize, ctx: usize, queue: usize) -> ServeOptions {
     let runner = RunnerOptions { ctx, sequences, ubatch: 64.min(ctx), kv: KvType::F16 };
     ServeOptions {
-        engine: EngineOptions { runner, queue, step_micros: 100_000 },
+        engine: EngineOptions { runner, queue, step_micros: 100_000, prefix_bytes: 64 << 20 },
         name: "demo".into(),
         keys: vec![],
         chat_template: None,
@@ -39,6 +39,7 @@ pub fn options(sequences: usize, ctx: usize, queue: usize) -> ServeOptions {
         ping: Duration::from_secs(15),
         grace: Duration::from_secs(30),
         pooling: None,
+        slot_folder: None,
         metrics: Style::Moeray,
         now: || None,
     }

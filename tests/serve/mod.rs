@@ -14,4 +14,7 @@ mod load;
 mod models;
 #[cfg(feature = "demo-model")]
 mod openapi;
+mod prefix;
+#[cfg(feature = "demo-model")]
+mod reuse;
 mod schedule;

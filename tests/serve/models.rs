@@ -112,14 +112,38 @@ fn what_runs_is_never_cut_off() {
     let alone = s.good("/v1/completions", &long);
     let stream = s.send("POST", "/v1/completions", JSON, long.to_string().as_bytes());
     wait("the answer has not begun", || s.get("/metrics").text.contains("moeray_requests_running{model=\"a\"} 1"));
-    // A client that goes away while a model is loaded does not stop the load.
-    drop(s.send("POST", "/v1/completions", JSON, body("b").to_string().as_bytes()));
     let b = s.good("/v1/completions", &body("b"));
     assert_eq!(b["usage"]["completion_tokens"], 6);
     let a = Answer::read(stream);
     assert_eq!((a.status, &a.json()["choices"][0]["text"]), (200, &alone["choices"][0]["text"]));
     assert_eq!(loaded(&s), ["b"]);
     assert_eq!(counts.iter().map(|c| c.load(Ordering::Relaxed)).collect::<Vec<_>>(), [1, 1]);
+}
+
+/// A client that goes away while its model is loaded does not stop the load: with nobody else asking, the model comes.
+#[test]
+fn a_load_outlives_its_client() {
+    let (count, gate) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+    let load = {
+        let (count, gate) = (count.clone(), gate.clone());
+        move |metrics| {
+            count.fetch_add(1, Ordering::Relaxed);
+            wait("nobody opens the gate", || gate.load(Ordering::Relaxed) > 0);
+            App::counting(demo(), ServeOptions { name: "a".into(), ..options(1, 256, 8) }, metrics)
+        }
+    };
+    let source = Source { name: "a".into(), bytes: 1, load: Arc::new(load) };
+    let s = Server::of(Fleet::new(options(1, 256, 8), FleetOptions::default(), vec![source]).unwrap());
+    let client = s.send("POST", "/v1/completions", JSON, body("a").to_string().as_bytes());
+    wait("the load has not begun", || count.load(Ordering::Relaxed) == 1);
+    drop(client);
+    // Time for the server to see that the client is gone.
+    std::thread::sleep(Duration::from_millis(200));
+    assert!(loaded(&s).is_empty());
+    gate.store(1, Ordering::Relaxed);
+    wait("the model did not come", || loaded(&s) == ["a"]);
+    s.good("/v1/completions", &body("a"));
+    assert_eq!(count.load(Ordering::Relaxed), 1);
 }
 
 #[test]

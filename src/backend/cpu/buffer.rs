@@ -1,6 +1,6 @@
 //! Buffers: memory aligned to cache lines, and slices of which several threads write disjoint parts.
 
-use std::marker::PhantomData;
+use std::{marker::PhantomData, ops::Range};
 
 /// One cache line.
 #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
@@ -86,18 +86,18 @@ impl<T: bytemuck::Pod> std::ops::DerefMut for Pages<T> {
     }
 }
 
-/// Calls `f` with the bytes of the first `positions` positions of each of `rows` rows of whole contexts, `cols` elements a
+/// Calls `f` with the bytes of some positions of each of `rows` rows of whole contexts, `cols` elements a
 /// position.
 pub fn parts<T: bytemuck::Pod>(
     elements: &mut [T],
     rows: usize,
     cols: usize,
-    positions: usize,
+    positions: Range<usize>,
     f: &mut dyn FnMut(&mut [u8]),
 ) {
     let Some(row) = elements.len().checked_div(rows).filter(|n| *n > 0 && cols > 0) else { return };
     for row in elements.chunks_exact_mut(row).take(rows) {
-        f(bytemuck::cast_slice_mut(&mut row[..positions * cols]));
+        f(bytemuck::cast_slice_mut(&mut row[positions.start * cols..positions.end * cols]));
     }
 }
 

@@ -13,6 +13,7 @@ use super::{
     simd_level::SimdKernel,
 };
 use crate::{error::Result, ir::CacheDecl, quant::KvType};
+use std::ops::Range;
 
 /// Keys and values as they are stored.
 pub(super) enum Held {
@@ -63,16 +64,17 @@ impl Cache {
         }
     }
 
-    /// Calls `f` with the bytes of the first `positions` positions, rounded up to whole blocks: parts that do not depend on the
-    /// length of the context, in an order that is always the same.
-    pub fn each_part(&mut self, positions: usize, f: &mut dyn FnMut(&mut [u8])) {
-        let positions = positions.next_multiple_of(N).min(self.ctx);
+    /// Calls `f` with the bytes of some positions, from a multiple of [`N`] on and rounded up to whole blocks: parts that do not
+    /// depend on the length of the context, in an order that is always the same.
+    pub fn each_part(&mut self, positions: Range<usize>, f: &mut dyn FnMut(&mut [u8])) {
+        let end = positions.end.next_multiple_of(N).min(self.ctx);
+        let positions = positions.start.min(end)..end;
         let (heads, d) = (self.decl.kv_heads, if self.decl.v_in_k { 0 } else { self.decl.k_dim });
         let cols = [d, self.v_stride];
         match &mut self.held {
-            Held::F16(m) => m.iter_mut().zip(cols).for_each(|(m, cols)| parts(m, heads, cols, positions, f)),
-            Held::F32(m) => m.iter_mut().zip(cols).for_each(|(m, cols)| parts(m, heads, cols, positions, f)),
-            Held::Q8_0(m) => m.iter_mut().for_each(|m| m.each_part(positions, f)),
+            Held::F16(m) => m.iter_mut().zip(cols).for_each(|(m, cols)| parts(m, heads, cols, positions.clone(), f)),
+            Held::F32(m) => m.iter_mut().zip(cols).for_each(|(m, cols)| parts(m, heads, cols, positions.clone(), f)),
+            Held::Q8_0(m) => m.iter_mut().for_each(|m| m.each_part(positions.clone(), f)),
         }
     }
 

@@ -16,6 +16,7 @@ use crate::{
     error::Result,
     quant::{KvType, kv::block_scale},
 };
+use std::ops::Range;
 
 /// The number of columns that share a scale.
 pub const BLOCK: usize = KvType::BLOCK;
@@ -61,9 +62,9 @@ impl KvQuants {
         self.quants.bytes() + self.scales.bytes()
     }
 
-    /// As [`super::cache::Cache::each_part`]; `positions` is a multiple of [`N`].
-    pub fn each_part(&mut self, positions: usize, f: &mut dyn FnMut(&mut [u8])) {
-        parts(&mut self.quants, self.heads, self.row_bytes, positions, f);
+    /// As [`super::cache::Cache::each_part`]; `positions` are from one multiple of [`N`] to another.
+    pub fn each_part(&mut self, positions: Range<usize>, f: &mut dyn FnMut(&mut [u8])) {
+        parts(&mut self.quants, self.heads, self.row_bytes, positions.clone(), f);
         parts(&mut self.scales, self.heads * self.cols.div_ceil(BLOCK), 1, positions, f);
     }
 

@@ -9,13 +9,14 @@ use crate::{
     backend::{
         KernelTime, check_cache_memory,
         runner::{
-            Budget, Executor, ExecutorStep, Results, RunnerOptions, StateCopy, StateMove, Status, Token, find_input,
+            Budget, Executor, ExecutorStep, PAGE, Results, RunnerOptions, StateCopy, StateMove, Status, Token,
+            find_input,
         },
     },
     error::{Error, Result},
     ir::Op,
 };
-use std::{sync::Arc, time::Instant};
+use std::{ops::Range, sync::Arc, time::Instant};
 
 /// Some sequences of one size, and the memory of a step.
 pub struct CpuExecutor {
@@ -149,9 +150,9 @@ impl Executor for CpuExecutor {
         for cache in 0..self.model.graph.caches.len() {
             bytes.clear();
             let sequences = &mut self.state.sequences;
-            sequences[from].caches[cache].each_part(positions, &mut |part| bytes.extend_from_slice(part));
+            sequences[from].caches[cache].each_part(0..positions, &mut |part| bytes.extend_from_slice(part));
             let mut rest = &bytes[..];
-            sequences[to].caches[cache].each_part(positions, &mut |part| copy_front(&mut rest, part));
+            sequences[to].caches[cache].each_part(0..positions, &mut |part| copy_front(&mut rest, part));
         }
         Ok(())
     }
@@ -180,16 +181,24 @@ impl Executor for CpuExecutor {
         caches + states
     }
 
+    fn page_parts(&mut self) -> Vec<usize> {
+        let mut parts = vec![];
+        for cache in &mut self.state.sequences[0].caches {
+            cache.each_part(0..PAGE, &mut |part| parts.push(part.len()));
+        }
+        parts
+    }
+
     fn read_sequence(
         &mut self,
         sequence: usize,
-        positions: usize,
+        positions: Range<usize>,
         states: Option<StateCopy>,
         out: &mut Vec<u8>,
     ) -> Result<()> {
         let s = &mut self.state.sequences[sequence];
         for cache in &mut s.caches {
-            cache.each_part(positions, &mut |part| out.extend_from_slice(part));
+            cache.each_part(positions.clone(), &mut |part| out.extend_from_slice(part));
         }
         if let Some(copy) = states {
             let states = self.state.sequences[copy.sequence].copy_of_states(copy.snapshot);
@@ -198,10 +207,16 @@ impl Executor for CpuExecutor {
         Ok(())
     }
 
-    fn write_sequence(&mut self, sequence: usize, positions: usize, states: bool, mut bytes: &[u8]) -> Result<()> {
+    fn write_sequence(
+        &mut self,
+        sequence: usize,
+        positions: Range<usize>,
+        states: bool,
+        mut bytes: &[u8],
+    ) -> Result<()> {
         let s = &mut self.state.sequences[sequence];
         for cache in &mut s.caches {
-            cache.each_part(positions, &mut |part| copy_front(&mut bytes, part));
+            cache.each_part(positions.clone(), &mut |part| copy_front(&mut bytes, part));
         }
         if states {
             s.states.iter_mut().for_each(|state| copy_front(&mut bytes, bytemuck::cast_slice_mut(state)));

@@ -5,7 +5,8 @@ use crate::{
     backend::{
         Output, Program, check_cache_memory,
         runner::{
-            Budget, Executor, ExecutorStep, Results, RunnerOptions, StateCopy, StateMove, Status, Token, find_input,
+            Budget, Executor, ExecutorStep, PAGE, Results, RunnerOptions, StateCopy, StateMove, Status, Token,
+            find_input,
         },
     },
     error::{Error, Result},
@@ -13,6 +14,7 @@ use crate::{
     ops::{Array, attend, linear::Activations},
     quant::KvType,
 };
+use std::ops::Range;
 
 /// See [`Executor`].
 pub(super) struct ReferenceExecutor {
@@ -230,8 +232,8 @@ impl Executor for ReferenceExecutor {
 
     fn copy_prefix(&mut self, from: usize, to: usize, positions: usize) -> Result<()> {
         let mut bytes = vec![];
-        self.read_sequence(from, positions, None, &mut bytes)?;
-        self.write_sequence(to, positions, false, &bytes)
+        self.read_sequence(from, 0..positions, None, &mut bytes)?;
+        self.write_sequence(to, 0..positions, false, &bytes)
     }
 
     fn copy_states(&mut self, from: StateCopy, to: StateCopy) -> Result<()> {
@@ -253,16 +255,21 @@ impl Executor for ReferenceExecutor {
         4 * (caches + states)
     }
 
+    fn page_parts(&mut self) -> Vec<usize> {
+        let caches = self.sequences[0].caches.iter();
+        caches.flat_map(|c| [c.k.cols, c.v.cols]).map(|cols| size_of::<f32>() * PAGE * cols).collect()
+    }
+
     fn read_sequence(
         &mut self,
         sequence: usize,
-        positions: usize,
+        positions: Range<usize>,
         states: Option<StateCopy>,
         out: &mut Vec<u8>,
     ) -> Result<()> {
         for cache in &self.sequences[sequence].caches {
             for a in [&cache.k, &cache.v] {
-                out.extend_from_slice(bytemuck::cast_slice(&a.data[..positions * a.cols]));
+                out.extend_from_slice(bytemuck::cast_slice(&a.data[positions.start * a.cols..positions.end * a.cols]));
             }
         }
         if let Some(copy) = states {
@@ -273,7 +280,13 @@ impl Executor for ReferenceExecutor {
         Ok(())
     }
 
-    fn write_sequence(&mut self, sequence: usize, positions: usize, states: bool, mut bytes: &[u8]) -> Result<()> {
+    fn write_sequence(
+        &mut self,
+        sequence: usize,
+        positions: Range<usize>,
+        states: bool,
+        mut bytes: &[u8],
+    ) -> Result<()> {
         let mut next = |to: &mut [f32]| {
             let (front, rest) = bytes.split_at(4 * to.len());
             bytemuck::cast_slice_mut(to).copy_from_slice(front);
@@ -282,7 +295,7 @@ impl Executor for ReferenceExecutor {
         let s = &mut self.sequences[sequence];
         for cache in &mut s.caches {
             for a in [&mut cache.k, &mut cache.v] {
-                next(&mut a.data[..positions * a.cols]);
+                next(&mut a.data[positions.start * a.cols..positions.end * a.cols]);
             }
         }
         if states {

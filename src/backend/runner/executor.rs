@@ -5,7 +5,7 @@ use crate::{
     error::{Error, Result},
     sampler::Sampling,
 };
-use std::task::Waker;
+use std::{ops::Range, task::Waker};
 
 /// What happens to a sequence's recurrent states before the first row of a step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -121,15 +121,19 @@ pub trait Executor: Send {
     /// Bytes that [`Executor::read_sequence`] appends.
     fn sequence_bytes(&self, positions: usize, states: bool) -> usize;
 
-    /// Appends keys and values of the first `positions` positions, and the recurrent states asked for. The bytes do not
-    /// depend on the length of the context.
+    /// Bytes of the parts of [`Executor::read_sequence`]'s keys and values for one [`super::PAGE`] of positions, in order: a
+    /// part of several pages is so many times as long, position by position or in blocks that divide a page.
+    fn page_parts(&mut self) -> Vec<usize>;
+
+    /// Appends keys and values of some positions, the first of which is a multiple of [`super::PAGE`], and the recurrent states
+    /// asked for. The bytes do not depend on the length of the context.
     ///
     /// # Errors
     /// [`Error::Device`].
     fn read_sequence(
         &mut self,
         sequence: usize,
-        positions: usize,
+        positions: Range<usize>,
         states: Option<StateCopy>,
         out: &mut Vec<u8>,
     ) -> Result<()>;
@@ -139,7 +143,7 @@ pub trait Executor: Send {
     ///
     /// # Errors
     /// [`Error::Device`].
-    fn write_sequence(&mut self, sequence: usize, positions: usize, states: bool, bytes: &[u8]) -> Result<()>;
+    fn write_sequence(&mut self, sequence: usize, positions: Range<usize>, states: bool, bytes: &[u8]) -> Result<()>;
 
     /// Bytes of KV caches, recurrent states with their snapshots, and scratch.
     fn memory_bytes(&self) -> u64;

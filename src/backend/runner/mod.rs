@@ -14,6 +14,7 @@ mod executor;
 mod finish;
 mod future;
 mod host;
+mod pages;
 mod prefix;
 mod queue;
 mod saved;
@@ -23,6 +24,7 @@ mod steps;
 
 pub use executor::{Executor, ExecutorStep, KernelTime, StateCopy, StateMove, find_input};
 pub use future::StepFuture;
+pub use pages::PAGE;
 pub(crate) use step::not_finite;
 pub use step::{Budget, Chosen, Inputs, Mask, Output, Results, Row, Status, Step, Token};
 
@@ -57,6 +59,8 @@ const QUEUE: usize = 4;
 /// See the [module](self).
 pub struct Runner {
     executor: Box<dyn Executor>,
+    /// Bytes of each part of a page.
+    page_parts: Vec<usize>,
     options: RunnerOptions,
     graph: GraphFacts,
     sequences: Vec<Sequence>,
@@ -144,10 +148,11 @@ impl std::fmt::Debug for Runner {
 
 impl Runner {
     /// Puts a runner on top of an executor of `program` that was made with these options.
-    pub fn new(executor: Box<dyn Executor>, program: &Program, options: RunnerOptions) -> Self {
+    pub fn new(mut executor: Box<dyn Executor>, program: &Program, options: RunnerOptions) -> Self {
         let (recurrent, cached) = (!program.graph.states.is_empty(), !program.graph.caches.is_empty());
         let samplers = std::iter::repeat_with(SequenceSampler::default).take(options.sequences).collect();
         Runner {
+            page_parts: executor.page_parts(),
             executor,
             options,
             graph: GraphFacts::new(program),

@@ -17,7 +17,7 @@ impl Runner {
         let states = self.sequences[sequence].states_at(sequence, n)?;
         let mut bytes = Vec::with_capacity(HEADER + self.executor.sequence_bytes(n, states.is_some()));
         bytes.resize(HEADER, 0);
-        self.executor.read_sequence(sequence, n, states, &mut bytes)?;
+        self.executor.read_sequence(sequence, 0..n, states, &mut bytes)?;
         Header { states: states.is_some(), positions: n as u64, ..self.header() }.write(&mut bytes);
         Ok(bytes)
     }
@@ -44,7 +44,7 @@ impl Runner {
             )));
         }
         self.sequences[sequence].replace(0);
-        self.executor.write_sequence(sequence, n, states, &bytes[HEADER..])?;
+        self.executor.write_sequence(sequence, 0..n, states, &bytes[HEADER..])?;
         self.sequences[sequence].replace(n);
         Ok(n)
     }
@@ -86,7 +86,7 @@ impl Runner {
         self.check_states(states)?;
         self.sequences[to].replace(0);
         self.executor.copy_prefix(from, to, n)?;
-        self.executor.write_sequence(to, 0, true, states)?;
+        self.executor.write_sequence(to, 0..0, true, states)?;
         self.sequences[to].replace(n);
         Ok(())
     }
@@ -101,7 +101,7 @@ impl Runner {
         let s = &self.sequences[sequence];
         let Ok(Some(states)) = s.states_at(sequence, s.len()) else { return Ok(None) };
         let mut bytes = Vec::with_capacity(self.executor.sequence_bytes(0, true));
-        self.executor.read_sequence(sequence, 0, Some(states), &mut bytes)?;
+        self.executor.read_sequence(sequence, 0..0, Some(states), &mut bytes)?;
         Ok(Some(bytes))
     }
 
@@ -118,12 +118,12 @@ impl Runner {
         }
         self.check_states(states)?;
         self.sequences[sequence].replace(0);
-        self.executor.write_sequence(sequence, 0, true, states)?;
+        self.executor.write_sequence(sequence, 0..0, true, states)?;
         self.sequences[sequence].replace(n);
         Ok(())
     }
 
-    fn check_states(&self, states: &[u8]) -> Result<()> {
+    pub(super) fn check_states(&self, states: &[u8]) -> Result<()> {
         let wanted = self.executor.sequence_bytes(0, true);
         if states.len() == wanted && wanted > 0 {
             return Ok(());

@@ -9,11 +9,12 @@ use super::{
 use crate::{
     backend::{
         KernelTime,
-        runner::{Budget, Executor, ExecutorStep, Results, Row, StateCopy, Status, Token},
+        runner::{Budget, Executor, ExecutorStep, PAGE, Results, Row, StateCopy, Status, Token},
     },
     error::{Error, Result},
     sampler::Sampling,
 };
+use std::ops::Range;
 
 impl GpuRunner {
     /// Buffers for choosing tokens are made when they are first asked for; whether there are any.
@@ -175,10 +176,14 @@ impl Executor for GpuRunner {
         self.saved_bytes(positions, states) as usize
     }
 
+    fn page_parts(&mut self) -> Vec<usize> {
+        self.key_parts(PAGE)
+    }
+
     fn read_sequence(
         &mut self,
         sequence: usize,
-        positions: usize,
+        positions: Range<usize>,
         states: Option<StateCopy>,
         out: &mut Vec<u8>,
     ) -> Result<()> {
@@ -186,7 +191,7 @@ impl Executor for GpuRunner {
         device.catching(|| self.save(sequence, positions, states, out))
     }
 
-    fn write_sequence(&mut self, sequence: usize, positions: usize, states: bool, bytes: &[u8]) -> Result<()> {
+    fn write_sequence(&mut self, sequence: usize, positions: Range<usize>, states: bool, bytes: &[u8]) -> Result<()> {
         let device = self.device();
         device.catching(|| self.restore(sequence, positions, states, bytes))
     }

@@ -6,6 +6,7 @@ use crate::{
     error::{Error, Result},
     plan::STATE_SLOTS,
 };
+use std::ops::Range;
 
 /// Bytes that are read back at once.
 const AT_ONCE: u64 = 8 << 20;
@@ -39,8 +40,8 @@ impl GpuRunner {
         }
     }
 
-    /// Where keys and values of the first positions of a sequence lie: each head's together.
-    fn key_ranges(&self, sequence: usize, positions: usize) -> Vec<ByteRange> {
+    /// Where keys and values of some positions of a sequence lie: each head's together.
+    fn key_ranges(&self, sequence: usize, positions: Range<usize>) -> Vec<ByteRange> {
         let (kv, ctx) = (self.options.kv, self.options.ctx);
         let mut all = vec![];
         for (i, d) in self.weights.graph.caches.iter().enumerate() {
@@ -53,8 +54,8 @@ impl GpuRunner {
                     let within = unit - parts.get(part).map_or(0, |p| p.first);
                     ByteRange {
                         buffer: Place::Cache { cache: i, part, side },
-                        first: u64::from(within) * ctx as u64 * row,
-                        bytes: positions as u64 * row,
+                        first: (u64::from(within) * ctx as u64 + positions.start as u64) * row,
+                        bytes: positions.len() as u64 * row,
                     }
                 };
                 all.extend((0..d.kv_heads).map(head).filter(|r| r.bytes > 0));
@@ -101,7 +102,7 @@ impl GpuRunner {
 
     /// Copies keys and values of the first positions to another sequence.
     pub fn copy_keys(&self, from: usize, to: usize, positions: usize) -> Result<()> {
-        self.copy_ranges(&self.key_ranges(from, positions), &self.key_ranges(to, positions))
+        self.copy_ranges(&self.key_ranges(from, 0..positions), &self.key_ranges(to, 0..positions))
     }
 
     /// Copies recurrent states. A snapshot of the states as they stand is no copy: their slot is kept.
@@ -122,11 +123,22 @@ impl GpuRunner {
     /// Bytes of a saved sequence.
     pub fn saved_bytes(&self, positions: usize, states: bool) -> u64 {
         let states = if states { self.state_ranges(0) } else { vec![] };
-        self.key_ranges(0, positions).iter().chain(&states).map(|r| r.bytes).sum()
+        self.key_ranges(0, 0..positions).iter().chain(&states).map(|r| r.bytes).sum()
     }
 
-    /// Appends keys and values of the first positions, then the states asked for.
-    pub fn save(&self, sequence: usize, positions: usize, states: Option<StateCopy>, out: &mut Vec<u8>) -> Result<()> {
+    /// Bytes of keys and values of so many positions, of each head.
+    pub fn key_parts(&self, positions: usize) -> Vec<usize> {
+        self.key_ranges(0, 0..positions).iter().map(|r| r.bytes as usize).collect()
+    }
+
+    /// Appends keys and values of some positions, then the states asked for.
+    pub fn save(
+        &self,
+        sequence: usize,
+        positions: Range<usize>,
+        states: Option<StateCopy>,
+        out: &mut Vec<u8>,
+    ) -> Result<()> {
         use wgpu::BufferUsages as U;
         let device = &self.weights.gpu.device;
         let mut ranges = self.key_ranges(sequence, positions);
@@ -157,7 +169,7 @@ impl GpuRunner {
     }
 
     /// Puts back what [`GpuRunner::save`] gave.
-    pub fn restore(&mut self, sequence: usize, positions: usize, states: bool, bytes: &[u8]) -> Result<()> {
+    pub fn restore(&mut self, sequence: usize, positions: Range<usize>, states: bool, bytes: &[u8]) -> Result<()> {
         let mut ranges = self.key_ranges(sequence, positions);
         if states {
             let slot = self.states.free(sequence);

@@ -57,8 +57,8 @@ pub struct ServeArgs {
     /// Serve the models of this folder too, by the names of their files; they are loaded when they are asked for first
     #[arg(long, value_name = "FOLDER")]
     pub models_dir: Option<PathBuf>,
-    /// Memory that loaded models may take together in GiB: for another one the one goes that was idle longest [default: what is
-    /// free at the start]
+    /// Memory that loaded models may take together in GiB: for another one the one goes that was idle longest [default: what
+    /// their device has free at the start]
     #[arg(long, value_name = "GIB", value_parser = positive)]
     pub models_memory: Option<f64>,
     /// Seconds without requests after which a model goes, where there are several [default: never]
@@ -82,6 +82,13 @@ pub struct ServeArgs {
     /// Requests that may wait; one more is refused with status 429
     #[arg(long, value_name = "N", default_value_t = 256, value_parser = clap::value_parser!(u32).range(0..=1_000_000))]
     pub queue: u32,
+    /// Host memory for the texts of earlier requests in MiB, so that none is read twice; 0 keeps only those that still are in a
+    /// sequence [default: a quarter of what is free at the start, at most 8192]
+    #[arg(long, value_name = "MIB")]
+    pub cache_ram: Option<u32>,
+    /// A folder in which POST /slots/ID?action=save and restore keep the texts of sequences; without it they do not
+    #[arg(long, value_name = "FOLDER")]
+    pub slot_save_path: Option<PathBuf>,
     /// A key of which clients must send one (may be given several times; other users of this computer can see it:
     /// --api-key-file hides it)
     #[arg(long, value_name = "KEY")]

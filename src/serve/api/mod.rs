@@ -9,3 +9,4 @@ pub mod messages_in;
 pub mod options;
 pub mod responses;
 pub mod responses_out;
+pub mod slots;

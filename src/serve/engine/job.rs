@@ -7,7 +7,7 @@ use crate::{
     session::Pooled,
 };
 use std::{fmt, sync::Arc, time::Instant};
-use tokio::sync::mpsc::UnboundedSender;
+use tokio::sync::{mpsc::UnboundedSender, oneshot};
 
 /// Restricts which tokens may come: a grammar.
 pub trait Constraint: Send {
@@ -131,4 +131,37 @@ pub struct Timings {
     pub prompt: f64,
     /// From the first token to the last.
     pub generation: f64,
+}
+
+/// What comes into an engine.
+pub enum Message {
+    Jobs(Vec<Job>),
+    Order(Order),
+}
+
+/// What is to be done with a sequence.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum OrderKind {
+    /// Gives its text as bytes.
+    Save,
+    /// Puts a saved text in place of its own, which goes to the prefix cache.
+    Restore(Vec<u8>),
+    /// Forgets its text.
+    Erase,
+}
+
+/// An order, and who waits for it.
+pub struct Order {
+    pub sequence: usize,
+    pub kind: OrderKind,
+    pub reply: oneshot::Sender<Result<Done>>,
+}
+
+/// What became of an order.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Done {
+    /// Tokens that were saved, restored or forgotten.
+    pub tokens: usize,
+    /// What was saved.
+    pub bytes: Vec<u8>,
 }

@@ -7,17 +7,19 @@
 //! Deliberately absent: HTTP, JSON, chat templates.
 
 mod active;
+mod admit;
 mod choose;
 mod experts;
 mod job;
 mod layout;
+mod orders;
 mod placing;
 mod slot;
 mod status;
 mod worker;
 
 pub use experts::{ExpertLoad, LayerLoad};
-pub use job::{Constraint, Event, Finished, Job, Timings};
+pub use job::{Constraint, Done, Event, Finished, Job, OrderKind, Timings};
 pub use status::{SlotStatus, Status};
 
 use super::metrics::Metrics;
@@ -27,6 +29,7 @@ use crate::{
     session::Model,
 };
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use tokio::sync::oneshot;
 
 /// Size of an engine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,6 +40,8 @@ pub struct EngineOptions {
     pub queue: usize,
     /// Microseconds that a step may take in which nobody generates.
     pub step_micros: u64,
+    /// Bytes of host memory for texts that left their sequences ([`super::prefix`]); 0 keeps none.
+    pub prefix_bytes: u64,
 }
 
 /// Why jobs were not taken.
@@ -52,7 +57,7 @@ pub enum Refused {
 #[derive(Debug)]
 pub struct Engine {
     options: EngineOptions,
-    inbox: Mutex<Option<mpsc::Sender<Vec<Job>>>>,
+    inbox: Mutex<Option<mpsc::Sender<job::Message>>>,
     shared: Arc<Shared>,
     thread: Mutex<Option<std::thread::JoinHandle<()>>>,
 }
@@ -109,10 +114,24 @@ impl Engine {
             return Err(Refused::Full(metrics.wait_estimate(self.options.runner.sequences)));
         }
         metrics.submitted(n);
-        inbox.send(jobs).map_err(|_| {
+        inbox.send(job::Message::Jobs(jobs)).map_err(|_| {
             metrics.ended(n);
             Refused::Closing
         })
+    }
+
+    /// Saves, restores or empties a sequence between two steps; what becomes of it comes through the receiver, which fails where the
+    /// engine ends.
+    ///
+    /// # Errors
+    /// Where the engine ends.
+    pub fn order(&self, sequence: usize, kind: OrderKind) -> Result<oneshot::Receiver<crate::Result<Done>>, Refused> {
+        let (reply, done) = oneshot::channel();
+        let inbox = self.inbox.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(inbox) = inbox.as_ref() else { return Err(Refused::Closing) };
+        let order = job::Order { sequence, kind, reply };
+        inbox.send(job::Message::Order(order)).map_err(|_| Refused::Closing)?;
+        Ok(done)
     }
 
     /// What the sequences do.

@@ -4,7 +4,10 @@
 //! [`APART`] tokens, and where messages begin, since conversations are edited, regenerated and continued there.
 
 use super::{active::Active, placing::Place, status::SlotStatus};
-use crate::serve::schedule::{Need, Waiting};
+use crate::serve::{
+    prefix::{Pin, State},
+    schedule::{Need, Waiting},
+};
 use std::sync::Arc;
 
 /// Tokens between two copies of states.
@@ -12,7 +15,7 @@ pub const APART: usize = 256;
 /// Copies of states closer to each other are not worth it.
 const CLOSE: usize = 8;
 /// Copies that a sequence has at most.
-const MOST: usize = 32;
+pub const MOST: usize = 32;
 
 /// See the [module](self).
 #[derive(Debug, Default)]
@@ -21,10 +24,12 @@ pub struct Slot {
     pub text: Vec<u32>,
     /// The job that has it.
     pub active: Option<Active>,
-    /// When a job had it last, counted in jobs.
+    /// When a job had it last, counted in jobs; 0 where nobody will come back for its text.
     pub used: u64,
+    /// Where its job began in the prefix cache.
+    pub pin: Option<Pin>,
     /// Recurrent states after so many tokens, ascending; none where the model has none.
-    checkpoints: Vec<(usize, Arc<[u8]>)>,
+    checkpoints: Vec<State>,
     /// Where messages begin in the prompt that is being read.
     borders: Vec<usize>,
 }
@@ -84,11 +89,11 @@ impl Slot {
         at > 0 && !known && (at % APART == 0 || self.borders.binary_search(&at).is_ok())
     }
 
-    /// Keeps states after the text so far.
-    pub fn keep(&mut self, states: Vec<u8>) {
+    /// Keeps states after the text so far, in all no more than `most`.
+    pub fn keep(&mut self, states: Arc<[u8]>, most: usize) {
         let at = self.text.len();
         self.checkpoints.retain(|c| c.0 < at);
-        if self.checkpoints.len() >= MOST {
+        if self.checkpoints.len() >= most {
             // The last ones matter most to conversations: of the older half every second goes.
             let mut i = 0;
             let half = self.checkpoints.len() / 2;
@@ -97,7 +102,7 @@ impl Slot {
                 i > half || i % 2 == 0
             });
         }
-        self.checkpoints.push((at, states.into()));
+        self.checkpoints.push((at, states));
     }
 
     /// The last position up to `n` with a copy of states.
@@ -111,12 +116,12 @@ impl Slot {
     }
 
     /// Copies of states up to `n`.
-    pub fn checkpoints(&self, n: usize) -> Vec<(usize, Arc<[u8]>)> {
+    pub fn checkpoints(&self, n: usize) -> Vec<State> {
         self.checkpoints.iter().filter(|c| c.0 <= n).cloned().collect()
     }
 
     /// Another text takes its place.
-    pub fn replace(&mut self, text: Vec<u32>, checkpoints: Vec<(usize, Arc<[u8]>)>) {
+    pub fn replace(&mut self, text: Vec<u32>, checkpoints: Vec<State>) {
         (self.text, self.checkpoints) = (text, checkpoints);
     }
 }
@@ -136,7 +141,7 @@ mod tests {
             let next = slot.next_checkpoint(at).min(prompt.len());
             slot.text.extend_from_slice(&prompt[at..next]);
             if slot.wants_checkpoint() {
-                slot.keep(vec![0]);
+                slot.keep([0].into(), MOST);
                 kept.push(slot.text.len());
             }
         }
@@ -150,7 +155,7 @@ mod tests {
         let mut slot = Slot::default();
         for i in 1..100 {
             slot.text = vec![0; i * APART];
-            slot.keep(vec![]);
+            slot.keep([].into(), MOST);
             assert!(slot.checkpoints.len() <= MOST);
         }
         let all: Vec<usize> = slot.checkpoints.iter().map(|c| c.0 / APART).collect();

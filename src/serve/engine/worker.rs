@@ -2,18 +2,19 @@
 
 use super::{
     EngineOptions, Shared,
-    active::Active,
-    job::{Event, Job},
+    job::{Event, Job, Message},
     layout::lay_out,
-    placing::{Place, Placing, place},
-    slot::Slot,
+    slot::{MOST, Slot},
 };
 use crate::{
-    backend::runner::{Budget, Runner, Status, Step},
+    backend::runner::{Budget, PAGE, Runner, Status, Step},
     error::{Error, Result},
     generate::FinishReason,
     sampler::Chooser,
-    serve::schedule::{Fairness, Limits, Need, Pace, Share, Waiting},
+    serve::{
+        prefix::{Shape, Tree},
+        schedule::{Fairness, Limits, Need, Pace, Share, Waiting},
+    },
     session::Model,
     tokenizer::Tokenizer,
 };
@@ -32,20 +33,22 @@ const LEAST_STEP: f64 = 8_000.0;
 
 /// See the [module](self).
 pub struct Worker {
-    model: Model,
-    tokenizer: Option<Tokenizer>,
-    runner: Runner,
-    options: EngineOptions,
-    shared: Arc<Shared>,
-    inbox: mpsc::Receiver<Vec<Job>>,
-    waiting: VecDeque<Job>,
-    slots: Vec<Slot>,
+    pub(super) model: Model,
+    pub(super) tokenizer: Option<Tokenizer>,
+    pub(super) runner: Runner,
+    pub(super) options: EngineOptions,
+    pub(super) shared: Arc<Shared>,
+    inbox: mpsc::Receiver<Message>,
+    pub(super) waiting: VecDeque<Job>,
+    pub(super) slots: Vec<Slot>,
     /// Whether the model has recurrent states.
-    recurrent: bool,
+    pub(super) recurrent: bool,
+    /// Texts that left their sequences.
+    pub(super) store: Tree,
     fairness: Fairness,
     pace: Pace,
     chooser: Chooser,
-    clock: u64,
+    pub(super) clock: u64,
 }
 
 impl Worker {
@@ -54,12 +57,16 @@ impl Worker {
         runner: Runner,
         options: EngineOptions,
         shared: Arc<Shared>,
-        inbox: mpsc::Receiver<Vec<Job>>,
+        inbox: mpsc::Receiver<Message>,
     ) -> Self {
+        let recurrent = !model.definition().program.graph.states.is_empty();
+        let budget = usize::try_from(options.prefix_bytes).unwrap_or(usize::MAX);
+        let shape = Shape { page: PAGE, page_bytes: runner.page_bytes(), stateful: recurrent, budget };
         let slots = std::iter::repeat_with(Slot::default).take(options.runner.sequences).collect();
         Worker {
             tokenizer: model.tokenizer().cloned(),
-            recurrent: !model.definition().program.graph.states.is_empty(),
+            recurrent,
+            store: Tree::new(shape),
             model,
             runner,
             options,
@@ -96,14 +103,21 @@ impl Worker {
     fn take_in(&mut self) -> bool {
         if !self.is_busy() && self.waiting.is_empty() {
             match self.inbox.recv() {
-                Ok(jobs) => self.waiting.extend(jobs),
+                Ok(message) => self.take_message(message),
                 Err(mpsc::RecvError) => return false,
             }
         }
-        while let Ok(jobs) = self.inbox.try_recv() {
-            self.waiting.extend(jobs);
+        while let Ok(message) = self.inbox.try_recv() {
+            self.take_message(message);
         }
         true
+    }
+
+    fn take_message(&mut self, message: Message) {
+        match message {
+            Message::Jobs(jobs) => self.waiting.extend(jobs),
+            Message::Order(order) => self.follow(order),
+        }
     }
 
     /// Lets go of jobs whose clients are gone.
@@ -123,99 +137,17 @@ impl Worker {
         }
     }
 
-    /// Gives sequences to waiting jobs: to those first whose clients have the fewest, in the order in which they came.
-    fn admit(&mut self) {
-        let mut held = vec![];
-        while self.slots.iter().any(|s| s.active.is_none()) {
-            held.resize(self.waiting.len(), false);
-            let running = |client: u64| {
-                self.slots.iter().filter(|s| s.active.as_ref().is_some_and(|a| a.job.client == client)).count()
-            };
-            let embeds = |job: &Job| job.pooled.is_some();
-            let embedding = self.slots.iter().filter(|s| s.active.as_ref().is_some_and(|a| embeds(&a.job))).count();
-            // Vectors, of which people ask for thousands at a time, leave a sequence to those who generate.
-            let may_embed = embedding == 0 || embedding + 1 < self.slots.len();
-            let next = (0..self.waiting.len())
-                .filter(|i| !held[*i] && (may_embed || !embeds(&self.waiting[*i])))
-                .min_by_key(|i| (running(self.waiting[*i].client), embeds(&self.waiting[*i])));
-            let Some(next) = next else { return };
-            let places: Vec<Place<'_>> = self.slots.iter().map(Slot::place).collect();
-            let job = &self.waiting[next];
-            // What is read anew in any case takes the place that will be missed least.
-            let prompt = if job.reads_all() { [].into() } else { job.prompt.clone() };
-            let resume = |s: usize, n: usize| self.runner.resume_at(s, n).max(self.slots[s].checkpoint_before(n));
-            match place(&places, &prompt, resume) {
-                Placing::Wait => held[next] = true,
-                Placing::Take { sequence, from, keep } => {
-                    let Some(job) = self.waiting.remove(next) else { return };
-                    held.remove(next);
-                    self.start(job, sequence, from, keep);
-                }
-            }
-        }
-    }
-
-    /// Gives a job its sequence.
-    fn start(&mut self, job: Job, sequence: usize, from: usize, keep: usize) {
-        self.clock += 1;
-        let keep = if job.reads_all() { 0 } else { keep };
-        // A copy that fails costs time, nothing else.
-        let keep = self.put(sequence, from, keep).map_or_else(
-            |e| {
-                tracing::warn!("a prefix could not be used again: {e}");
-                0
-            },
-            |()| keep,
-        );
-        let text = self.slots[from].text[..keep].to_vec();
-        let checkpoints = self.slots[from].checkpoints(keep);
-        self.slots[from].used = self.clock;
-        self.slots[sequence].replace(text, checkpoints);
-        self.runner.truncate(sequence, keep);
-        self.slots[sequence].used = self.clock;
-        let metrics = &self.shared.metrics;
-        metrics.queue.observe(job.arrived.elapsed().as_secs_f64());
-        let Some(tokenizer) = &self.tokenizer else {
-            metrics.finished(FinishReason::Failed, 0.0);
-            return job.send(Event::Failed(Error::Tokenizer("this model has no tokenizer".into())));
-        };
-        if self.recurrent {
-            self.slots[sequence].set_borders(&job.prompt, |id| tokenizer.is_special(id));
-        }
-        let active = Active::new(job, tokenizer, keep);
-        metrics.prompt(active.job.prompt.len(), keep);
-        active.job.send(Event::Started { cached: keep });
-        let set = self.runner.set_sampler(sequence, &active.sampling());
-        match set {
-            Ok(_) => self.slots[sequence].active = Some(active),
-            Err(e) => active.fail(e, metrics),
-        }
-    }
-
-    /// Brings a sequence to hold the first `keep` tokens of another one, or of its own.
-    fn put(&mut self, sequence: usize, from: usize, keep: usize) -> Result<()> {
-        let known = self.runner.resume_at(from, keep) == keep;
-        let states = if known { None } else { self.slots[from].checkpoint(keep) };
-        if from != sequence {
-            return match states {
-                None => self.runner.fork(from, sequence, keep),
-                Some(states) => self.runner.fork_with_states(from, sequence, keep, &states),
-            };
-        }
-        match states {
-            None => Ok(()),
-            Some(states) => self.runner.put_states(sequence, keep, &states),
-        }
-    }
-
     /// Keeps copies of recurrent states where they may be wanted again.
     fn checkpoint(&mut self, shares: &[Share]) {
+        // In sequences they take no more than half of what the prefix cache may.
+        let each = self.store.shape().budget / (2 * self.slots.len().max(1));
+        let most = (each / self.runner.state_bytes().max(1)).clamp(2, MOST);
         for share in shares {
             if !self.slots[share.sequence].wants_checkpoint() {
                 continue;
             }
             match self.runner.copy_of_states(share.sequence) {
-                Ok(Some(states)) => self.slots[share.sequence].keep(states),
+                Ok(Some(states)) => self.slots[share.sequence].keep(states.into(), most),
                 Ok(None) => {}
                 Err(e) => tracing::warn!("recurrent states could not be kept: {e}"),
             }
@@ -372,8 +304,11 @@ impl Worker {
 
     /// Ends every job with an error, those that have just come too.
     fn fail_all(&mut self, why: &str) {
-        while let Ok(jobs) = self.inbox.try_recv() {
-            self.waiting.extend(jobs);
+        while let Ok(message) = self.inbox.try_recv() {
+            // An order whose sender is dropped says so by itself.
+            if let Message::Jobs(jobs) = message {
+                self.waiting.extend(jobs);
+            }
         }
         let metrics = &self.shared.metrics;
         for active in self.slots.iter_mut().filter_map(|s| s.active.take()) {

@@ -11,6 +11,7 @@ pub enum Route {
     Metrics,
     Props,
     Slots,
+    Slot,
     Models,
     Model,
     Experts,
@@ -48,6 +49,7 @@ impl Route {
             "/tokenize" => Route::Tokenize,
             "/detokenize" => Route::Detokenize,
             "/apply-template" => Route::ApplyTemplate,
+            _ if path.strip_prefix("/slots/").is_some_and(|id| !id.is_empty()) => Route::Slot,
             _ if path.strip_prefix("/v1/models/").is_some_and(|id| !id.is_empty()) => Route::Model,
             _ => return None,
         })
@@ -60,7 +62,7 @@ impl Route {
             Route::Health | Route::OpenApi | Route::Metrics | Route::Props => "GET, HEAD",
             Route::Slots | Route::Models | Route::Model | Route::Experts => "GET, HEAD",
             Route::Chat | Route::Completions | Route::Embeddings | Route::Responses | Route::Messages => "POST",
-            Route::ResponsesCount | Route::MessagesCount => "POST",
+            Route::Slot | Route::ResponsesCount | Route::MessagesCount => "POST",
             Route::Tokenize | Route::Detokenize | Route::ApplyTemplate => "POST",
         }
     }

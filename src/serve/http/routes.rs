@@ -14,6 +14,7 @@ use crate::serve::{
         messages::{self, MessagesWriter},
         responses,
         responses_out::ResponsesWriter,
+        slots::{self, Action},
     },
     app::{App, Client},
     engine::Event,
@@ -96,7 +97,7 @@ async fn dispatch(fleet: &Arc<Fleet>, client: Client, request: Request<Incoming>
     if fleet.draining.load(Ordering::Relaxed) && route.generates() {
         return Err(ApiError { retry_after: Some(5), ..ApiError::new(503, "the server is shutting down") });
     }
-    let named = request.uri().query().and_then(|q| q.split('&').find_map(|p| p.strip_prefix("model="))).map(decoded);
+    let named = query(&request, "model=");
     match route {
         Route::Page => Ok(page()),
         Route::Health => facts::health(fleet).map(|v| json(&v)),
@@ -104,6 +105,7 @@ async fn dispatch(fleet: &Arc<Fleet>, client: Client, request: Request<Incoming>
         Route::Metrics => Ok(metrics(fleet)),
         Route::Props => fleet.loaded(named.as_deref()).map(|app| json(&facts::props(&app))),
         Route::Slots => fleet.loaded(named.as_deref()).map(|app| json(&facts::slots(&app))),
+        Route::Slot => slot(fleet, &path, named.as_deref(), request).await,
         Route::Experts => facts::experts(&*fleet.loaded(named.as_deref())?).map(|v| json(&v)),
         Route::Models => Ok(json(&facts::models(fleet))),
         Route::Model => {
@@ -120,6 +122,28 @@ async fn dispatch(fleet: &Arc<Fleet>, client: Client, request: Request<Incoming>
         Route::Detokenize => by_json(fleet, request, facts::detokenize).await,
         Route::ApplyTemplate => by_json(fleet, request, facts::apply_template).await,
     }
+}
+
+/// The decoded value behind a name with `=` in a request's query.
+fn query(request: &Request<Incoming>, name: &str) -> Option<String> {
+    request.uri().query().and_then(|q| q.split('&').find_map(|p| p.strip_prefix(name))).map(decoded)
+}
+
+/// Saves, restores or empties a slot.
+async fn slot(fleet: &Arc<Fleet>, path: &str, named: Option<&str>, request: Request<Incoming>) -> Answered {
+    let app = fleet.loaded(named)?;
+    let id = path.strip_prefix("/slots/").unwrap_or_default();
+    let known = app.engine.options().runner.sequences;
+    let Some(id) = id.parse().ok().filter(|id| *id < known) else {
+        let message = format!("there is no slot {id:?}: this server has {known}, from 0 on");
+        return Err(ApiError { code: Some("no_slot"), ..ApiError::new(404, message) });
+    };
+    let action = Action::of(query(&request, "action=").as_deref())?;
+    let body = match action {
+        Action::Erase => Value::Null,
+        Action::Save | Action::Restore => read::json(&fleet.options, request).await?,
+    };
+    slots::act(&app, id, action, &body).await.map(|v| json(&v))
 }
 
 /// A request as it was read for the model that it names.
