@@ -51,6 +51,9 @@ pub fn square_sum(gradients: &[f32], threads: usize) -> Result<f64> {
 /// # Errors
 /// As [`square_sum`], and what the model says.
 pub fn gradient_norm(learner: &mut dyn Learner, threads: usize) -> Result<Norm> {
+    if let Some(device) = learner.device() {
+        return Ok(Norm { value: device.square_sum()?.sqrt() });
+    }
     let mut sum = 0.0;
     learner.each(&mut |_, slot| {
         sum += square_sum(slot.gradients, threads)?;

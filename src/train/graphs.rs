@@ -84,8 +84,14 @@ impl Graphs {
         }
         let evaluation = if r.noise_in_eval { noisy } else { plain };
         let other = drops || capacity.is_some() || (noise.is_some() && !r.noise_in_eval);
-        let evaluation = other.then(|| language_model(evaluation, &evaluated(objective, r))).transpose()?;
-        let graph = language_model(graph, &objective)?;
+        let whole = |graph, objective: &Objective| -> Result<Graph> {
+            let mut graph = language_model(graph, objective)?;
+            // What no one looks at needs no memory until the end, and no way back from a device.
+            graph.outputs.retain(|(name, _)| name != "logits");
+            Ok(graph)
+        };
+        let evaluation = other.then(|| whole(evaluation, &evaluated(objective, r))).transpose()?;
+        let graph = whole(graph, &objective)?;
         let mut weights = self.weights.clone();
         for added in &graph.weights[weights.len()..] {
             let numbers = vec![0.0; added.shape.iter().product()];

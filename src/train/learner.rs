@@ -1,6 +1,9 @@
 //! What a model is to the trainer: named parameters, and micro-batches that give losses and gradients.
 
-use crate::error::Result;
+use crate::{
+    backend::training::{Moments, ParameterStep},
+    error::Result,
+};
 
 /// A parameter that can be trained.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -155,6 +158,41 @@ pub struct Slot<'a> {
 /// What [`Learner::each`] calls: the index of a parameter among [`Learner::parameters`], and its numbers.
 pub type Visit<'a> = &'a mut dyn FnMut(usize, Slot<'_>) -> Result<()>;
 
+/// A learner whose backend takes an optimizer's steps by itself, so that weights, gradients and moments stay on a device.
+/// Its parameters are those that are trained, in an order that does not change.
+pub trait DeviceLearner {
+    /// For each parameter that is trained: its index, and for each of its slices whether anything in the step used it; empty where
+    /// everything was used.
+    fn used(&mut self) -> Vec<(usize, Vec<bool>)>;
+
+    /// The sum of squares of all gradients.
+    ///
+    /// # Errors
+    /// What the backend says.
+    fn square_sum(&mut self) -> Result<f64>;
+
+    /// Whether the device has the moments; otherwise they are to be given before the next step.
+    fn has_moments(&self) -> bool;
+
+    /// Gives the moments that there are so far; `steps` say how steps will look.
+    ///
+    /// # Errors
+    /// What the backend says.
+    fn give_moments(&mut self, steps: &[ParameterStep], moments: &[[&[f32]; 2]]) -> Result<()>;
+
+    /// Takes a step.
+    ///
+    /// # Errors
+    /// What the backend says.
+    fn update(&mut self, steps: &[ParameterStep]) -> Result<()>;
+
+    /// The moments as they stand, of the nth parameter of [`DeviceLearner::used`].
+    ///
+    /// # Errors
+    /// What the backend says.
+    fn moments(&mut self, n: usize) -> Result<Moments>;
+}
+
 /// A model that learns.
 pub trait Learner {
     /// What can be trained, in an order that does not change.
@@ -189,6 +227,12 @@ pub trait Learner {
     /// # Errors
     /// What `visit` returns, and what the backend says.
     fn each(&mut self, visit: Visit<'_>) -> Result<()>;
+
+    /// The learner as one whose backend takes steps by itself, where it is such a one; otherwise [`Learner::each`] gives an
+    /// optimizer what it needs.
+    fn device(&mut self) -> Option<&mut dyn DeviceLearner> {
+        None
+    }
 
     /// Called behind the update of a step that was not skipped, before gradients are set to zero: for what changes without a
     /// gradient.

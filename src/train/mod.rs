@@ -41,11 +41,12 @@ mod select;
 mod trainer;
 mod upcycle;
 
+pub use crate::backend::training::{ParameterStep, SliceStep, Update};
 pub use adapters::new_adapters;
 pub use checkpoint::{Checkpoints, Resumed, TrainState};
 pub use clip::{Norm, clip_factor, gradient_norm, square_sum};
 pub use forecast::Forecast;
-pub use learner::{ExpertLoad, Learner, LossTerm, MicroBatch, Outcome, Parameter, Slot, Visit};
+pub use learner::{DeviceLearner, ExpertLoad, Learner, LossTerm, MicroBatch, Outcome, Parameter, Slot, Visit};
 pub use model_learner::ModelLearner;
 pub use optimizer::{Algorithm, Moments, Optimizer, OptimizerOptions, Rule, Saved, Unused};
 pub use schedule::{Decay, Schedule, Tail};

@@ -1,16 +1,18 @@
 //! A model of the engine as a [`Learner`]: its graph with a loss, differentiated, on a backend.
 
+mod device;
+
 use super::{
     adapters::new_adapters,
     config::{BackendConfig, RecomputeName, TrainConfig},
     forecast::Forecast,
     graphs::{Biased, Graphs, Prepared, objective, without_extras},
-    learner::{ExpertLoad, Learner, LossTerm, MicroBatch, Outcome, Parameter, Slot, Visit},
+    learner::{DeviceLearner, ExpertLoad, Learner, LossTerm, MicroBatch, Outcome, Parameter, Slot, Visit},
 };
 use crate::{
     backend::{
         self,
-        training::{Feed, Named, Training},
+        training::{Feed, Named, ParameterStep, Training},
     },
     error::{Error, Result},
     file::Tensor,
@@ -42,6 +44,8 @@ pub struct ModelLearner {
     loads: BTreeMap<u32, Vec<u64>>,
     /// For each parameter which of its slices a token used since the last step; empty where all were.
     in_use: Vec<Vec<bool>>,
+    /// How the steps look that the backend's device takes, once it has moments.
+    begun: Vec<ParameterStep>,
     /// Routers whose selection biases are updated, and by how much.
     biased: Vec<Biased>,
     bias_update: f64,
@@ -49,6 +53,11 @@ pub struct ModelLearner {
     vocab: usize,
     context: usize,
     backend: BackendConfig,
+    #[cfg_attr(not(feature = "gpu"), expect(dead_code, reason = "this build has no GPU backend"))]
+    device: Option<String>,
+    /// The device, once it is opened.
+    #[cfg(feature = "gpu")]
+    gpu: Option<backend::wgpu::Gpu>,
     threads: usize,
 }
 
@@ -105,12 +114,16 @@ impl ModelLearner {
             places: vec![],
             loads: BTreeMap::new(),
             in_use: vec![],
+            begun: vec![],
             biased,
             bias_update,
             weights,
             vocab,
             context: definition.decoder.context,
             backend: config.backend,
+            device: config.device.clone(),
+            #[cfg(feature = "gpu")]
+            gpu: None,
             threads: config.threads,
         })
     }
@@ -146,7 +159,7 @@ impl ModelLearner {
     }
 
     /// Begins to train the prepared graphs.
-    fn start(&self) -> Result<Box<dyn Training>> {
+    fn start(&mut self) -> Result<Box<dyn Training>> {
         let program = self.differentiated(&self.chosen)?;
         match self.backend {
             BackendConfig::Reference => backend::reference::train(program, Default::default()),
@@ -154,6 +167,7 @@ impl ModelLearner {
                 let threads = (self.threads > 0).then_some(self.threads);
                 backend::cpu::train(program, &backend::cpu::Options { threads, ..Default::default() })
             }
+            BackendConfig::Wgpu => self.start_on_gpu(program),
         }
     }
 
@@ -168,6 +182,7 @@ impl ModelLearner {
         for i in 0..next.parameters().len() {
             next.write(i, &before.read(i)?)?;
         }
+        self.carry_moments(&mut *next)?;
         self.training = Some(next);
         self.used = used;
         Ok(())
@@ -290,9 +305,9 @@ impl Learner for ModelLearner {
         if let Some(b) = self.biased.iter().find(|b| !self.chosen.contains(&b.weight)) {
             return Err(Error::Invalid(format!("router: bias_update changes {}, which is frozen", b.weight)));
         }
+        let training = self.start()?;
         let names: HashMap<&str, usize> =
             self.parameters.iter().enumerate().map(|(i, p)| (p.name.as_str(), i)).collect();
-        let training = self.start()?;
         let place = |name: &str| {
             names
                 .get(name)
@@ -324,11 +339,7 @@ impl Learner for ModelLearner {
     }
 
     fn each(&mut self, visit: Visit<'_>) -> Result<()> {
-        let used = |p: &Parameter| {
-            let tokens = layer(&p.name).and_then(|l| self.loads.get(&l)).filter(|n| p.stacked && n.len() == p.slices);
-            tokens.map_or(vec![], |n| n.iter().map(|n| *n > 0).collect())
-        };
-        self.in_use = self.parameters.iter().map(used).collect();
+        self.note_used();
         let (places, in_use) = (&self.places, &self.in_use);
         let Some(training) = self.training.as_mut() else {
             return Err(Error::Invalid("nothing was chosen to be trained yet".into()));
@@ -337,6 +348,11 @@ impl Learner for ModelLearner {
             let i = places[slot.index];
             visit(i, Slot { weights: slot.weight, gradients: slot.gradient, used: &in_use[i] })
         })
+    }
+
+    fn device(&mut self) -> Option<&mut dyn DeviceLearner> {
+        self.on_device().ok()?;
+        Some(self)
     }
 
     fn stepped(&mut self) -> Result<()> {

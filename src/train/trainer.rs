@@ -195,8 +195,7 @@ impl<L: Learner> Trainer<L> {
         let skipped = !norm.is_finite() || !outcome.total().is_finite();
         if !skipped {
             let factor = clip_factor(norm, self.config.max_grad_norm);
-            let (optimizer, threads) = (&mut self.optimizer, self.threads);
-            self.learner.each(&mut |i, slot| optimizer.step(i, slot, rate, factor, threads))?;
+            self.optimizer.update(&mut self.learner, rate, factor, self.threads)?;
             self.learner.stepped()?;
         }
         self.learner.clear()?;
@@ -301,6 +300,7 @@ impl<L: Learner> Trainer<L> {
     /// [`Error::Write`]: earlier checkpoints stay.
     pub fn save(&mut self) -> Result<PathBuf> {
         self.logs.iter_mut().try_for_each(|l| l.flush())?;
+        self.optimizer.fetch(&mut self.learner)?;
         let path = self.checkpoints.save(&self.state, &mut self.learner, &self.optimizer)?;
         self.saved = Some(path.clone());
         Ok(path)
@@ -375,6 +375,7 @@ const FREE: &[&str] = &[
     "logging_steps",
     "threads",
     "backend",
+    "device",
     "max_steps",
     "num_epochs",
 ];

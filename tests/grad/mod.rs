@@ -1,7 +1,7 @@
 //! Gradients: every rule against differences of the loss, what must be refused, and comparators that must notice known mistakes.
 
 pub mod alarms;
-mod cpu;
+mod backends;
 pub mod net;
 mod model;
 mod ops;

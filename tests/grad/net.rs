@@ -6,15 +6,39 @@
 use crate::support::rng::Rng;
 use moeray::{
     backend::{
-        Program,
+        Program, cpu,
         reference::{self, Precision},
         training::Training,
+        wgpu,
     },
     file::Tensor,
     graph::{Builder, LOSS, TrainProgram},
     ir::{Function, Math, Op, ValueId, WeightId},
     ops::train::Feed,
 };
+
+/// What [`Net::check`] compares.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Against {
+    /// The reference in f64 with differences.
+    Differences,
+    /// The CPU with the reference.
+    Cpu,
+    /// The GPU with the reference.
+    Gpu,
+}
+
+thread_local! {
+    /// What this thread's checks compare.
+    static AGAINST: std::cell::Cell<Against> = const { std::cell::Cell::new(Against::Differences) };
+}
+
+/// Runs checks that compare something else than differences.
+pub fn against(what: Against, checks: impl FnOnce()) {
+    AGAINST.set(what);
+    checks();
+    AGAINST.set(Against::Differences);
+}
 
 /// A graph under construction, with its weights and its micro-batch.
 pub struct Net {
@@ -112,10 +136,50 @@ impl Net {
     /// Compares the gradients of all weights but the frozen ones, and of all inputs, with differences.
     pub fn check(self, what: &str, frozen: &[&str]) {
         let (program, feed) = self.trained(frozen);
+        let held = |mut training: Box<dyn Training>| {
+            let mut oracle = reference::train(program.clone(), Precision::F64).unwrap();
+            let (error, name) = worst(&results(&mut *training, &feed), &results(&mut *oracle, &feed));
+            assert!(error <= 1e-10, "{what}: {name} is off by an NMSE of {error:.1e}");
+        };
+        match AGAINST.get() {
+            Against::Differences => {}
+            Against::Cpu => return held(cpu::train(program.clone(), &cpu::Options::default()).unwrap()),
+            Against::Gpu => {
+                let gpu = crate::support::gpu().unwrap();
+                return held(wgpu::train(&gpu, program.clone()).unwrap());
+            }
+        }
         let mut training = reference::train(program, Precision::F64).unwrap();
         let error = differences(&mut *training, &feed);
         assert!(error <= 1e-6, "{what}: gradients are off by {error:.1e} of the largest");
     }
+}
+
+/// What a micro-batch gives: outputs, and gradients by name.
+pub fn results(training: &mut dyn Training, feed: &Feed) -> Vec<(String, Vec<f64>)> {
+    let mut all: Vec<(String, Vec<f64>)> =
+        training.micro(feed).unwrap().into_iter().map(|n| (n.name, n.values)).collect();
+    for i in 0..training.parameters().len() {
+        let name = training.parameters()[i].name.clone();
+        all.push((name, training.gradient(i).unwrap()));
+    }
+    all
+}
+
+/// A result by name.
+type Found = (String, Vec<f64>);
+
+/// The largest normalised mean square error of any result.
+pub fn worst(found: &[(String, Vec<f64>)], want: &[(String, Vec<f64>)]) -> (f64, String) {
+    let error = |(f, w): (&Found, &Found)| {
+        assert_eq!((&f.0, f.1.len()), (&w.0, w.1.len()));
+        assert!(f.1.iter().all(|v| v.is_finite()), "{} has numbers that are not finite", f.0);
+        // A loss is a sum of terms of both signs: it is held to 1 where they cancel.
+        let least = if w.1.len() == 1 { 1.0 } else { 1e-12 };
+        let size: f64 = w.1.iter().map(|v| v * v).sum::<f64>().max(least);
+        (f.1.iter().zip(&w.1).map(|(a, b)| (a - b) * (a - b)).sum::<f64>() / size, w.0.clone())
+    };
+    found.iter().zip(want).map(error).fold((0.0, String::new()), |m, e| if e.0 > m.0 { e } else { m })
 }
 
 fn loss(training: &mut dyn Training, feed: &Feed) -> f64 {

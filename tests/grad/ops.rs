@@ -24,7 +24,7 @@ fn starts(net: &mut Net) -> moeray::ir::ValueId {
 }
 
 #[test]
-fn gradient_of_embed() {
+pub fn gradient_of_embed() {
     each("embed", |n| {
         let table = n.weight("table", &[5, 3]);
         n.feed.tokens = (0..n.feed.rows).map(|r| (r * r % 4) as u32).collect();
@@ -35,7 +35,7 @@ fn gradient_of_embed() {
 }
 
 #[test]
-fn gradient_of_norms() {
+pub fn gradient_of_norms() {
     for (kind, groups, with_bias) in
         [(NormKind::Rms, 1, false), (NormKind::Rms, 3, true), (NormKind::Layer, 1, true), (NormKind::Layer, 2, false)]
     {
@@ -50,7 +50,7 @@ fn gradient_of_norms() {
 }
 
 #[test]
-fn gradient_of_linear() {
+pub fn gradient_of_linear() {
     each("linear", |n| {
         let l = Linear { weight: n.weight("w", &[4, 3]), bias: Some(n.weight("b", &[4])) };
         let x = n.input(3);
@@ -63,7 +63,7 @@ fn gradient_of_linear() {
 }
 
 #[test]
-fn gradient_of_rotate() {
+pub fn gradient_of_rotate() {
     for (pairs, inverse) in [(RopePairs::Interleaved, false), (RopePairs::Halves, true)] {
         each("rotate", |n| {
             let (x, starts) = (n.input(12), starts(n));
@@ -77,7 +77,7 @@ fn gradient_of_rotate() {
 }
 
 #[test]
-fn gradient_of_self_attend() {
+pub fn gradient_of_self_attend() {
     let plain = SelfAttention {
         heads: 4,
         kv_heads: 2,
@@ -102,7 +102,7 @@ fn gradient_of_self_attend() {
 }
 
 #[test]
-fn gradient_of_cross_entropy() {
+pub fn gradient_of_cross_entropy() {
     each("cross_entropy", |n| {
         let x = n.input(6);
         let targets = (0..n.feed.rows).map(|r| (r * 5 % 6) as u32).collect();
@@ -113,7 +113,7 @@ fn gradient_of_cross_entropy() {
 }
 
 #[test]
-fn gradient_of_elementwise_ops() {
+pub fn gradient_of_elementwise_ops() {
     each("add, scale, join_heads, sigmoid_gate", |n| {
         let (x, y, g) = (n.input(4), n.input(4), n.input(1));
         let sum = n.b.one(Op::Add, &[x, y]).unwrap();
@@ -126,7 +126,7 @@ fn gradient_of_elementwise_ops() {
 }
 
 #[test]
-fn gradient_of_activations() {
+pub fn gradient_of_activations() {
     let acts = [
         Activation::Silu,
         Activation::Gelu,
@@ -163,7 +163,7 @@ fn gradient_of_activations() {
 }
 
 #[test]
-fn gradient_of_functions() {
+pub fn gradient_of_functions() {
     use Function::{Exp, Log, NormalCdf, Reciprocal, Sigmoid, Softplus, Sqrt, Square, Step};
     for f in [Exp, Log, Square, Sqrt, Reciprocal, Softplus, Sigmoid, NormalCdf, Step] {
         each(&format!("{f:?}"), |n| {
@@ -180,7 +180,7 @@ fn gradient_of_functions() {
 }
 
 #[test]
-fn gradient_of_arithmetic_with_repeated_operands() {
+pub fn gradient_of_arithmetic_with_repeated_operands() {
     for op in [Arithmetic::Add, Arithmetic::Sub, Arithmetic::Mul, Arithmetic::Div, Arithmetic::Max] {
         each(&format!("{op:?}"), |n| {
             let (x, y, col) = (n.input(3), n.input(3), n.input(1));
@@ -203,7 +203,7 @@ fn gradient_of_arithmetic_with_repeated_operands() {
 }
 
 #[test]
-fn gradient_of_reductions() {
+pub fn gradient_of_reductions() {
     each("reduce, expand, softmax, log_sum_exp", |n| {
         let x = n.input(6);
         for (axis, mean) in [(Axis::Rows, false), (Axis::Rows, true), (Axis::Cols, false), (Axis::Cols, true)] {
@@ -226,7 +226,7 @@ fn gradient_of_reductions() {
 }
 
 #[test]
-fn gradient_of_dropout_and_noise() {
+pub fn gradient_of_dropout_and_noise() {
     each("dropout", |n| {
         let x = n.input(5);
         let y = n.b.math(Math::Dropout { p: 0.3, stream: 4 }, &[x]).unwrap();

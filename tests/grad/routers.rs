@@ -24,7 +24,7 @@ pub fn apart(n: &mut Net, experts: usize) -> ValueId {
 }
 
 #[test]
-fn gradient_of_routers() {
+pub fn gradient_of_routers() {
     let scores = [Score::Softmax, Score::SoftmaxOfSelected, Score::Sigmoid, Score::SqrtSoftplus];
     let renormalised = [
         Renormalise::No,
@@ -48,7 +48,7 @@ fn gradient_of_routers() {
 }
 
 #[test]
-fn gradient_of_routers_with_bias_groups_and_factors() {
+pub fn gradient_of_routers_with_bias_groups_and_factors() {
     for (i, rows) in ROWS.into_iter().enumerate() {
         let mut n = Net::new(rows, 60 + i as u64);
         let logits = apart(&mut n, 8);
@@ -73,7 +73,7 @@ fn skewed(rows: usize, used: usize, experts: usize) -> Vec<u32> {
 }
 
 #[test]
-fn gradient_of_experts() {
+pub fn gradient_of_experts() {
     for (i, (rows, used)) in [(1, 1), (2, 3), (3, 2), (5, 1), (7, 2), (13, 3)].into_iter().enumerate() {
         let experts = 5;
         let mut n = Net::new(rows, 80 + i as u64);
@@ -99,7 +99,7 @@ fn gradient_of_experts() {
 }
 
 #[test]
-fn gradient_of_slots() {
+pub fn gradient_of_slots() {
     for (i, rows) in ROWS.into_iter().enumerate() {
         let mut n = Net::new(rows, 120 + i as u64);
         let (x, y, w) = (n.input(6), n.input(2), n.input(3));
@@ -125,7 +125,7 @@ fn gradient_of_slots() {
 }
 
 #[test]
-fn gradient_of_capacity_and_balances() {
+pub fn gradient_of_capacity_and_balances() {
     for (i, rows) in ROWS.into_iter().enumerate() {
         let mut n = Net::new(rows, 140 + i as u64);
         let logits = apart(&mut n, 4);

@@ -7,6 +7,8 @@ mod config;
 mod data;
 #[cfg(feature = "cli")]
 mod folder;
+#[cfg(all(feature = "cli", feature = "demo-model"))]
+mod gpu;
 mod kill;
 mod logs;
 #[cfg(all(feature = "cli", feature = "demo-model"))]

@@ -10,10 +10,10 @@ use moeray::{
 use serde_json::Value as Json;
 use std::{fs, path::Path};
 
-const DEMO: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/demo/bard-q4_k_m.gguf");
+pub const DEMO: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/demo/bard-q4_k_m.gguf");
 
 /// A tiny model of two layers with four experts, on a text of a few words.
-fn config(dir: &Path, more: &str) -> String {
+pub fn config(dir: &Path, more: &str) -> String {
     let words = ["the", "king", "is", "dead", "long", "live", "queen", "and", "all", "her", "men"];
     let text: String =
         (0..600u32).map(|i| format!("{} ", words[(i * 7 + i / 11 * 3) as usize % words.len()])).collect();
@@ -31,12 +31,12 @@ fn config(dir: &Path, more: &str) -> String {
     put(dir, "run.toml", toml.as_bytes())
 }
 
-fn log(dir: &Path) -> Vec<Json> {
+pub fn log(dir: &Path) -> Vec<Json> {
     let text = fs::read_to_string(dir.join("out/log.jsonl")).unwrap();
     text.lines().map(|l| serde_json::from_str(l).unwrap()).collect()
 }
 
-fn weights(path: &Path) -> Vec<u8> {
+pub fn weights(path: &Path) -> Vec<u8> {
     fs::read(path.join("model.safetensors")).unwrap()
 }
 

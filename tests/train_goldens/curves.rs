@@ -194,6 +194,18 @@ fn train_goldens_curve_of_shared_experts() {
 }
 
 #[test]
+fn train_goldens_curve_of_shared_experts_wgpu() {
+    let Some(gpu) = crate::support::gpu() else { return };
+    held("f06_loop", 1e-4, &|p| moeray::backend::wgpu::train(&gpu, p).unwrap());
+}
+
+#[test]
+fn train_goldens_curve_of_the_transformer_wgpu() {
+    let Some(gpu) = crate::support::gpu() else { return };
+    held("f17_adamw", 1e-4, &|p| moeray::backend::wgpu::train(&gpu, p).unwrap());
+}
+
+#[test]
 fn train_goldens_curve_of_the_transformer() {
     held("f17_adamw", 1e-4, &|p| cpu::train(p, &Options::default()).unwrap());
 }

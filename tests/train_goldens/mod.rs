@@ -119,6 +119,12 @@ fn train_goldens_reference_in_f32() {
 }
 
 #[test]
+fn train_goldens_wgpu() {
+    let Some(gpu) = crate::support::gpu() else { return };
+    run(compare::Limits::F32, &|p| moeray::backend::wgpu::train(&gpu, p).unwrap());
+}
+
+#[test]
 fn train_goldens_cpu() {
     let options = moeray::backend::cpu::Options::default();
     run(compare::Limits::F32, &|p| moeray::backend::cpu::train(p, &options).unwrap());

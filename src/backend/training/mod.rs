@@ -8,7 +8,10 @@
 //!
 //! Deliberately absent: optimizers, schedules, data.
 
+mod update;
 pub mod walk;
+
+pub use update::{Moments, OnDevice, ParameterStep, SliceStep, Update};
 
 pub use crate::{graph::Parameter, ops::train::Feed};
 
@@ -82,6 +85,11 @@ pub trait Training: Send {
     /// # Errors
     /// [`crate::Error::Invalid`] for another length.
     fn write(&mut self, parameter: usize, values: &[f64]) -> Result<()>;
+
+    /// The backend as one that takes an optimizer's steps by itself, where it is such a one.
+    fn device(&mut self) -> Option<&mut dyn OnDevice> {
+        None
+    }
 
     /// A parameter's gradient so far.
     ///

@@ -77,6 +77,16 @@ impl Errors {
     }
 }
 
+/// What was asked of a device so far, for tests that hold it to limits.
+#[derive(Debug, Default)]
+pub(super) struct Traffic {
+    pub submissions: AtomicU64,
+    /// Of training.
+    pub dispatches: AtomicU64,
+    /// Bytes read back while the host waits.
+    pub read: AtomicU64,
+}
+
 /// A device and its queue. Everything that is loaded through it shares it.
 pub(super) struct Device {
     pub raw: wgpu::Device,
@@ -95,6 +105,7 @@ pub(super) struct Device {
     polling: Arc<Mutex<()>>,
     /// Waits and mappings that were answered: a device that answers others is alive.
     answered: AtomicU64,
+    pub traffic: Traffic,
 }
 
 impl Device {
@@ -106,10 +117,10 @@ impl Device {
         name: String,
         adopted: Option<DeviceCallbacks>,
     ) -> Self {
-        let (errors, polling, answered) = Default::default();
+        let (errors, polling, answered, traffic) = Default::default();
         let hears_errors = adopted.is_none_or(|c| c == DeviceCallbacks::HandedOver);
         let shared = adopted.is_some();
-        let device = Device { raw, queue, caps, errors, name, hears_errors, shared, polling, answered };
+        let device = Device { raw, queue, caps, errors, name, hears_errors, shared, polling, answered, traffic };
         if hears_errors {
             device.errors.install(&device.raw);
         }
@@ -128,6 +139,7 @@ impl Device {
             shared: self.shared,
             polling: self.polling.clone(),
             answered: AtomicU64::default(),
+            traffic: Traffic::default(),
         }
     }
 
@@ -227,6 +239,7 @@ impl Device {
     /// Submits. wgpu tidies up behind a submission as it does in a poll, so the two take turns.
     pub fn submit(&self, commands: impl IntoIterator<Item = wgpu::CommandBuffer>) -> Submission {
         let _turn = lock(&self.polling);
+        self.traffic.submissions.fetch_add(1, Ordering::Relaxed);
         let index = self.queue.submit(commands);
         let done = self.shared.then(|| {
             let done = Arc::<AtomicBool>::default();

@@ -2,7 +2,7 @@
 
 use super::{RunOptions, device::Device, memory::Memory, pipeline::Pipelines};
 use crate::plan::Caps;
-use std::sync::Arc;
+use std::sync::{Arc, atomic::Ordering};
 
 /// An opened or adopted device. Cheap to clone; pipelines are shared by everything that is loaded through it.
 #[derive(Clone)]
@@ -53,6 +53,13 @@ impl Gpu {
     pub fn held_memory(&self) -> Option<[u64; 2]> {
         let report = self.device.raw.generate_allocator_report()?;
         Some([report.total_reserved_bytes, report.total_allocated_bytes])
+    }
+
+    /// Submissions so far, dispatches of training, and bytes that were read back while the host waited.
+    #[doc(hidden)]
+    pub fn traffic(&self) -> [u64; 3] {
+        let t = &self.device.traffic;
+        [&t.submissions, &t.dispatches, &t.read].map(|n| n.load(Ordering::Relaxed))
     }
 
     /// Distinct pipelines made so far.

@@ -4,7 +4,7 @@ use super::device::{Device, Submission, lock};
 use crate::error::{Error, Result};
 use std::{
     ops::Range,
-    sync::{Arc, Condvar, Mutex, PoisonError},
+    sync::{Arc, Condvar, Mutex, PoisonError, atomic::Ordering},
     time::Duration,
 };
 
@@ -108,6 +108,7 @@ pub(super) fn map_read(
     what: &str,
 ) -> Result<wgpu::BufferView> {
     let signal = Signal::default();
+    device.traffic.read.fetch_add(bytes.end - bytes.start, Ordering::Relaxed);
     map_later(buffer, bytes.clone(), &signal);
     let view = wait(device, &signal, submission, what).and_then(|()| if_mapped(device, buffer, bytes, &signal));
     let view = view.inspect_err(|_| call_off(buffer, &signal))?;

@@ -14,6 +14,7 @@
 //! - `runner`: the plan and the buffers of some sequences; `submit`: one encoder, one compute pass, one submit a step (or a slice);
 //!   `fetch`: results; `moves`: sequences copied, saved, restored; `executor`: all that, as the host sees it;
 //! - `profile`: time of each kernel, and the device's roofline;
+//! - `training`: graphs with gradients;
 //! - `model`: a loaded model; `tuning`: which variants of kernels a device runs fastest; `open`: a device opened or adopted.
 //!
 //! A step writes token ids, a 32-byte uniform and what its rows want, submits, and reads results and chosen tokens back through
@@ -47,6 +48,7 @@ mod shaders;
 mod slices;
 mod states;
 mod submit;
+mod training;
 mod tuning;
 mod upload;
 
@@ -55,6 +57,7 @@ pub use gpu::Gpu;
 #[doc(hidden)]
 pub use probe::Probed;
 pub use shaders::ShaderCache;
+pub use training::train;
 pub use tuning::{Measured, Tuning};
 
 use super::{Loaded, OnProgress, Program};

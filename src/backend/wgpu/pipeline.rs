@@ -40,13 +40,15 @@ pub(super) struct Pipelines {
     made: Mutex<HashMap<String, Arc<Pipeline>>>,
     checked: bool,
     cache: Option<wgpu::PipelineCache>,
+    /// The kernels of training, by their texts.
+    training: Mutex<HashMap<String, wgpu::ComputePipeline>>,
     /// For tests: a change of the texts of kernels.
     pub edit: OnceLock<Edit>,
 }
 
 impl Pipelines {
     pub fn new(checked: bool, cache: Option<wgpu::PipelineCache>) -> Self {
-        Pipelines { made: Mutex::default(), checked, cache, edit: OnceLock::new() }
+        Pipelines { made: Mutex::default(), checked, cache, training: Mutex::default(), edit: OnceLock::new() }
     }
 
     pub fn len(&self) -> usize {
@@ -88,6 +90,50 @@ impl Pipelines {
         if let Err(e) = threads::for_each(threads, missing.into_values(), || (), compile) {
             tracing::debug!("{e}");
         }
+    }
+
+    /// The pipeline of a kernel of training: of two uniform buffers, then of buffers that are read, then of those that are
+    /// written, whether the text names them or not. It runs with all checks.
+    pub fn training(
+        &self,
+        device: &Device,
+        name: &str,
+        text: &str,
+        reads: usize,
+        writes: usize,
+    ) -> Result<wgpu::ComputePipeline> {
+        let mut text = text.to_string();
+        if let Some(edit) = self.edit.get() {
+            edit(name, &mut text);
+        }
+        if let Some(p) = lock(&self.training).get(&text) {
+            return Ok(p.clone());
+        }
+        let uniform = std::iter::repeat_n(Access::Uniform, 2);
+        let storage = std::iter::repeat_n(Access::Read, reads).chain(std::iter::repeat_n(Access::ReadWrite, writes));
+        let all = uniform.chain(storage).enumerate();
+        let entries: Vec<_> = all.map(|(i, access)| binding_entry(i as u32, access)).collect();
+        let made = device.scoped(|raw| {
+            let source = wgpu::ShaderSource::Wgsl(text.as_str().into());
+            let module = raw.create_shader_module(wgpu::ShaderModuleDescriptor { label: Some(name), source });
+            let group = wgpu::BindGroupLayoutDescriptor { label: Some(name), entries: &entries };
+            let group = raw.create_bind_group_layout(&group);
+            let layout = raw.create_pipeline_layout(&wgpu::PipelineLayoutDescriptor {
+                label: Some(name),
+                bind_group_layouts: &[Some(&group)],
+                immediate_size: 0,
+            });
+            raw.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
+                label: Some(name),
+                layout: Some(&layout),
+                module: &module,
+                entry_point: Some("main"),
+                compilation_options: wgpu::PipelineCompilationOptions::default(),
+                cache: self.cache.as_ref(),
+            })
+        });
+        let made = made.map_err(|e| Error::Device(format!("the training kernel of {name}: {e}")))?;
+        Ok(lock(&self.training).entry(text).or_insert(made).clone())
     }
 
     fn make(&self, device: &Device, variant: &Variant, label: &str) -> Result<Pipeline> {
@@ -145,13 +191,17 @@ impl Pipelines {
 }
 
 fn entry(b: &kernels::Binding) -> wgpu::BindGroupLayoutEntry {
-    let ty = match b.access {
+    binding_entry(b.index, b.access)
+}
+
+fn binding_entry(binding: u32, access: Access) -> wgpu::BindGroupLayoutEntry {
+    let ty = match access {
         Access::Uniform => wgpu::BufferBindingType::Uniform,
         Access::Read => wgpu::BufferBindingType::Storage { read_only: true },
         Access::ReadWrite => wgpu::BufferBindingType::Storage { read_only: false },
     };
     wgpu::BindGroupLayoutEntry {
-        binding: b.index,
+        binding,
         visibility: wgpu::ShaderStages::COMPUTE,
         ty: wgpu::BindingType::Buffer { ty, has_dynamic_offset: false, min_binding_size: None },
         count: None,

@@ -17,7 +17,9 @@ pub use place::{
 #[cfg(feature = "serve")]
 pub use serve::{MetricsStyle, PoolingName, ServeArgs};
 
-pub use train::{FinetuneArgs, GateName, LoraArgs, MergeArgs, OptimizerArg, TrainArgs, UpcycleArgs};
+pub use train::{
+    FinetuneArgs, GateName, LoraArgs, MergeArgs, OptimizerArg, TrainArgs, TrainBackendName, TrainPlaceArgs, UpcycleArgs,
+};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;

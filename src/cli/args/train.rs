@@ -92,10 +92,34 @@ pub struct UpcycleArgs {
     pub force: bool,
 }
 
+/// Where a model is trained.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum TrainBackendName {
+    /// This processor, fast
+    Cpu,
+    /// A GPU
+    Wgpu,
+    /// This processor, slow and obvious: what the others are tested against
+    Reference,
+}
+
+/// Where a model is trained.
+#[derive(Args, Clone, Debug, Default)]
+#[command(next_help_heading = "Where to train")]
+pub struct TrainPlaceArgs {
+    /// Backend [default: cpu]
+    #[arg(long, value_name = "NAME")]
+    pub backend: Option<TrainBackendName>,
+    /// Number or part of the name of a GPU, as `moeray devices` lists them; chooses the backend wgpu
+    #[arg(long, value_name = "N|NAME")]
+    pub device: Option<String>,
+}
+
 const TRAIN_EXAMPLES: &str = "\
 Examples:
   moeray train run.toml
   moeray train run.toml learning_rate=3e-4 output_dir=runs/b
+  moeray train run.toml --backend wgpu        on the best GPU
   moeray train run.toml --dry-run             what it takes: memory, arithmetic, time
 
 A run that was interrupted goes on from its last checkpoint with the same command.";
@@ -110,6 +134,9 @@ pub struct TrainArgs {
     /// Keys that override the file: learning_rate=1e-4, datasets.0.path=b.jsonl
     #[arg(value_name = "KEY=VALUE")]
     pub overrides: Vec<String>,
+    /// Where.
+    #[command(flatten)]
+    pub place: TrainPlaceArgs,
     /// Say what would be trained and what it takes, and train nothing
     #[arg(long)]
     pub dry_run: bool,
@@ -195,6 +222,9 @@ pub struct FinetuneArgs {
     /// Threads [default: one for each core]
     #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=4096))]
     pub threads: Option<u32>,
+    /// Where.
+    #[command(flatten)]
+    pub place: TrainPlaceArgs,
     /// Say what would be trained and what it takes, and train nothing
     #[arg(long)]
     pub dry_run: bool,

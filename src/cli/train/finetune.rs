@@ -1,6 +1,6 @@
 //! `moeray finetune`: a low-rank adapter of a model, quantised or not.
 
-use super::train::run;
+use super::train::{place, run};
 use crate::{
     cli::{
         args::{FinetuneArgs, OptimizerArg},
@@ -20,7 +20,8 @@ pub fn finetune(args: &FinetuneArgs, quiet: bool) -> Outcome {
     if args.output.exists() && !args.force {
         return Err(Failure::new(format!("{} exists already", args.output.display())).hint("--force writes over it"));
     }
-    let config = config(args)?;
+    let mut config = config(args)?;
+    place(&mut config, &args.place);
     config.check()?;
     let Some(mut made) = run(config, args.dry_run, quiet)? else { return Ok(()) };
     let pairs = made.learner.trained_adapters()?;

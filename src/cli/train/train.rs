@@ -5,10 +5,11 @@ use super::{
     result::{self, Made},
 };
 use crate::{
+    backend,
     cli::{
-        args::TrainArgs,
-        failure::{Failure, Outcome, say},
-        interrupt, known, units,
+        args::{TrainArgs, TrainBackendName, TrainPlaceArgs},
+        failure::{self, Failure, Outcome, say},
+        interrupt, known, shaders, units,
     },
     file::{self, Checkpoint},
     generate::CancelToken,
@@ -16,7 +17,7 @@ use crate::{
     tokenizer::Tokenizer,
     train::{
         Event, Forecast, ModelLearner, Role, Trainer,
-        config::{LogName, TrainConfig},
+        config::{BackendConfig, LogName, TrainConfig},
         data::{self, Corpus},
         from_scratch,
         metrics::{CsvLog, EvalRecord, EventLog, JsonLog, StepRecord, load_svg, loss_svg},
@@ -26,15 +27,51 @@ use std::{path::Path, time::Instant};
 
 /// Runs the verb.
 pub fn train(args: &TrainArgs, quiet: bool) -> Outcome {
-    let config = TrainConfig::read(&args.config, &args.overrides)?;
+    let mut config = TrainConfig::read(&args.config, &args.overrides)?;
+    place(&mut config, &args.place);
     run(config, args.dry_run, quiet).map(|_| ())
+}
+
+/// Sets where a run computes, as the options say. A device chooses the GPU.
+pub fn place(config: &mut TrainConfig, args: &TrainPlaceArgs) {
+    let named = args.backend.map(|b| match b {
+        TrainBackendName::Cpu => BackendConfig::Cpu,
+        TrainBackendName::Wgpu => BackendConfig::Wgpu,
+        TrainBackendName::Reference => BackendConfig::Reference,
+    });
+    if let Some(backend) = named.or(args.device.as_ref().map(|_| BackendConfig::Wgpu)) {
+        config.backend = backend;
+        // The file's device is not that of another backend.
+        config.device = config.device.take().filter(|_| backend == BackendConfig::Wgpu);
+    }
+    if args.device.is_some() {
+        config.device.clone_from(&args.device);
+    }
+}
+
+/// Opens the GPU that a run is to use, with the shaders of earlier runs.
+fn open_gpu(config: &TrainConfig) -> Outcome<Option<backend::wgpu::Gpu>> {
+    if config.backend != BackendConfig::Wgpu {
+        return Ok(None);
+    }
+    failure::on_gpu(true);
+    let options = backend::wgpu::Options {
+        device: config.device.clone(),
+        shaders: shaders::cache(),
+        ..backend::wgpu::Options::default()
+    };
+    Ok(Some(backend::wgpu::Gpu::open(&options)?))
 }
 
 /// Trains as the configuration says; `None` after a dry run.
 pub fn run(config: TrainConfig, dry: bool, quiet: bool) -> Outcome<Option<Made>> {
     let base = base(&config)?;
     let definition = model::build(&base, &model::Options::default())?;
-    let learner = ModelLearner::new(&definition, &config)?;
+    config.check()?;
+    let mut learner = ModelLearner::new(&definition, &config)?;
+    if let Some(gpu) = open_gpu(&config)? {
+        learner.use_gpu(gpu);
+    }
     let (train, eval) = corpora(&config, &base, learner.vocabulary())?;
     if train.dropped() > 0 && !quiet {
         say(format_args!("{} samples are longer than sequence_len, and left out", train.dropped()));

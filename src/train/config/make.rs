@@ -1,6 +1,9 @@
 //! What a configuration says, in the words of the rooms that do it; values out of range.
 
-use super::{DatasetConfig, ExcessName, MomentsName, OptimizerName, SchedulerName, TailName, TrainConfig, UnusedName};
+use super::{
+    BackendConfig, DatasetConfig, ExcessName, MomentsName, OptimizerName, SchedulerName, TailName, TrainConfig,
+    UnusedName,
+};
 use crate::{
     error::{Error, Result},
     train::{
@@ -64,6 +67,9 @@ impl TrainConfig {
         }
         if self.early_stopping_patience > 0 && self.val_set_size == 0.0 && self.test_datasets.is_empty() {
             return bad("early_stopping_patience needs an evaluation: val_set_size or test_datasets".into());
+        }
+        if let Some(device) = self.device.as_ref().filter(|_| self.backend != BackendConfig::Wgpu) {
+            return bad(format!("device = {device:?} names a GPU; backend = \"wgpu\" trains on it"));
         }
         self.router.check()?;
         if let Some(lora) = &self.lora {

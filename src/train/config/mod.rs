@@ -151,6 +151,7 @@ pub enum LogName {
 pub enum BackendConfig {
     #[default]
     Cpu,
+    Wgpu,
     Reference,
 }
 
@@ -301,8 +302,10 @@ pub struct TrainConfig {
     pub log: Vec<LogName>,
     /// Steps between lines of the log.
     pub logging_steps: u64,
-    /// Where gradients are computed: `cpu`, or `reference` (slow, for comparisons).
+    /// Where gradients are computed: `cpu`, `wgpu` (a GPU), or `reference` (slow, for comparisons).
     pub backend: BackendConfig,
+    /// Which GPU: a number or a part of the name of one that `moeray devices` lists; the best real one where it is not said.
+    pub device: Option<String>,
     /// Threads; all cores where it is 0.
     pub threads: usize,
 }
@@ -366,6 +369,7 @@ impl Default for TrainConfig {
             log: vec![LogName::Csv, LogName::Jsonl, LogName::Tensorboard, LogName::Svg],
             logging_steps: 1,
             backend: BackendConfig::Cpu,
+            device: None,
             threads: 0,
         }
     }

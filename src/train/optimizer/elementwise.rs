@@ -1,5 +1,7 @@
 //! Steps in which a weight needs its own numbers only: Adam, AdamW, SGD.
 
+use crate::backend::training::Update;
+
 /// Numbers of one step of Adam. Rounded to f32 where PyTorch rounds them: as the scalars of its operations.
 #[derive(Clone, Copy)]
 pub(super) struct AdamStep {
@@ -38,6 +40,25 @@ impl AdamStep {
             eps: eps as f32,
             step: (-rate / (1.0 - beta1.powf(t))) as f32,
         }
+    }
+
+    /// What a device is told of the whole step.
+    pub fn of_all(&self) -> Update {
+        Update::Adam {
+            factor: self.factor,
+            coupled: self.coupled,
+            keep: self.keep,
+            beta1: self.keep1,
+            take1: self.take1,
+            beta2: self.beta2,
+            take2: self.take2,
+            eps: self.eps,
+        }
+    }
+
+    /// What it is told of a slice: what the update is multiplied with, and the correction of the root.
+    pub fn of_slice(&self) -> (f32, f32) {
+        (self.step, self.root)
     }
 
     /// The gradient that counts: scaled, with the decay that belongs to it.

@@ -10,6 +10,7 @@
 //! A weight is computed from its own numbers and from sums in a fixed order: any number of threads gives the same bits.
 
 mod adafactor;
+mod device;
 mod elementwise;
 mod factored;
 mod state;

@@ -1,7 +1,11 @@
-//! Training on the CPU against the reference: sizes beyond a tile, skewed experts, every format of frozen weights, every instruction
-//! set, any number of threads.
+//! Training on the CPU and on a GPU against the reference: every op, sizes beyond a tile, skewed experts, every format of frozen
+//! weights; every instruction set and any number of threads; two runs on the GPU.
 
-use super::{model, net::Net};
+use super::{
+    model,
+    net::{Against, Net, against, results, worst},
+    ops, routers,
+};
 use crate::goldens;
 use moeray::{
     backend::{
@@ -18,33 +22,6 @@ use moeray::{
     ops::train::Feed,
     quant::DType,
 };
-
-/// What a micro-batch gives: outputs, and gradients by name.
-fn results(training: &mut dyn Training, feed: &Feed) -> Vec<(String, Vec<f64>)> {
-    let mut all: Vec<(String, Vec<f64>)> =
-        training.micro(feed).unwrap().into_iter().map(|n| (n.name, n.values)).collect();
-    for i in 0..training.parameters().len() {
-        let name = training.parameters()[i].name.clone();
-        all.push((name, training.gradient(i).unwrap()));
-    }
-    all
-}
-
-/// A result by name.
-type Found = (String, Vec<f64>);
-
-/// The largest normalised mean square error of any result.
-fn worst(found: &[(String, Vec<f64>)], want: &[(String, Vec<f64>)]) -> (f64, String) {
-    let error = |(f, w): (&Found, &Found)| {
-        assert_eq!((&f.0, f.1.len()), (&w.0, w.1.len()));
-        assert!(f.1.iter().all(|v| v.is_finite()), "{} has numbers that are not finite", f.0);
-        // A loss is a sum of terms of both signs: it is held to 1 where they cancel.
-        let least = if w.1.len() == 1 { 1.0 } else { 1e-12 };
-        let size: f64 = w.1.iter().map(|v| v * v).sum::<f64>().max(least);
-        (f.1.iter().zip(&w.1).map(|(a, b)| (a - b) * (a - b)).sum::<f64>() / size, w.0.clone())
-    };
-    found.iter().zip(want).map(error).fold((0.0, String::new()), |m, e| if e.0 > m.0 { e } else { m })
-}
 
 fn options(threads: usize, simd_level: Option<SimdLevel>) -> Options {
     Options { threads: Some(threads), simd_level, ..Options::default() }
@@ -66,12 +43,69 @@ fn held(what: &str, limit: f64, build: &dyn Fn() -> (TrainProgram, Feed)) {
     }
 }
 
+/// Holds the GPU to the reference, and two runs to each other's bits.
+fn held_gpu(what: &str, limit: f64, build: &dyn Fn() -> (TrainProgram, Feed)) {
+    let Some(gpu) = crate::support::gpu() else { return };
+    let (program, feed) = build();
+    let want = results(&mut *reference::train(program.clone(), Precision::F64).unwrap(), &feed);
+    let run = || results(&mut *moeray::backend::wgpu::train(&gpu, program.clone()).unwrap(), &feed);
+    let (one, two) = (run(), run());
+    let (error, name) = worst(&one, &want);
+    assert!(error <= limit, "{what} on the GPU: {name} is off by an NMSE of {error:.1e}");
+    assert_eq!(one, two, "{what}: two runs on the GPU differ");
+}
+
+/// The checks of all rules.
+fn every_op() {
+    ops::gradient_of_embed();
+    ops::gradient_of_norms();
+    ops::gradient_of_linear();
+    ops::gradient_of_rotate();
+    ops::gradient_of_self_attend();
+    ops::gradient_of_cross_entropy();
+    ops::gradient_of_elementwise_ops();
+    ops::gradient_of_activations();
+    ops::gradient_of_functions();
+    ops::gradient_of_arithmetic_with_repeated_operands();
+    ops::gradient_of_reductions();
+    ops::gradient_of_dropout_and_noise();
+    routers::gradient_of_routers();
+    routers::gradient_of_routers_with_bias_groups_and_factors();
+    routers::gradient_of_experts();
+    routers::gradient_of_slots();
+    routers::gradient_of_capacity_and_balances();
+}
+
+#[test]
+fn every_op_on_the_cpu_is_that_of_the_reference() {
+    against(Against::Cpu, every_op);
+}
+
+#[test]
+fn every_op_on_the_gpu_is_that_of_the_reference() {
+    if crate::support::gpu().is_some() {
+        against(Against::Gpu, every_op);
+    }
+}
+
 fn linear(n: &mut Net, name: &str, shape: &[usize]) -> Linear {
     Linear { weight: n.weight(name, shape), bias: None }
 }
 
+/// A way to hold a backend to the reference: what is held, the limit, and how it is built.
+type Held = dyn Fn(&str, f64, &dyn Fn() -> (TrainProgram, Feed));
+
 #[test]
 fn matrices_beyond_a_tile_are_those_of_the_reference() {
+    matrices(&held);
+}
+
+#[test]
+fn matrices_on_the_gpu_are_those_of_the_reference() {
+    matrices(&held_gpu);
+}
+
+fn matrices(held: &Held) {
     for (rows, out, inp) in [(1, 1, 1), (1, 129, 7), (7, 5, 130), (49, 131, 33), (97, 48, 257), (300, 17, 3)] {
         held(&format!("[{out}, {inp}] on {rows} rows"), 1e-10, &|| {
             let mut n = Net::new(rows, 5);
@@ -104,6 +138,15 @@ fn moe(n: &mut Net, x: ValueId, experts: usize, used: usize, skew: f64) -> Value
 
 #[test]
 fn layers_of_experts_are_those_of_the_reference() {
+    layers_of_experts(&held);
+}
+
+#[test]
+fn layers_of_experts_on_the_gpu_are_those_of_the_reference() {
+    layers_of_experts(&held_gpu);
+}
+
+fn layers_of_experts(held: &Held) {
     for (rows, experts, used, skew) in
         [(1, 4, 1, 0.0), (61, 5, 2, 0.0), (53, 7, 2, 50.0), (40, 4, 4, 0.0), (97, 16, 3, 0.0)]
     {
@@ -123,6 +166,15 @@ fn layers_of_experts_are_those_of_the_reference() {
 
 #[test]
 fn attention_is_that_of_the_reference() {
+    attention(&held);
+}
+
+#[test]
+fn attention_on_the_gpu_is_that_of_the_reference() {
+    attention(&held_gpu);
+}
+
+fn attention(held: &Held) {
     for (rows, dim, window, sinks) in [(1, 4, None, false), (70, 16, None, false), (67, 24, Some(9), true)] {
         held(&format!("attention of {rows} rows, heads of {dim}"), 1e-10, &|| {
             let mut n = Net::new(rows, 13);
@@ -149,6 +201,15 @@ fn attention_is_that_of_the_reference() {
 
 #[test]
 fn models_are_those_of_the_reference() {
+    models(&held);
+}
+
+#[test]
+fn models_on_the_gpu_are_those_of_the_reference() {
+    models(&held_gpu);
+}
+
+fn models(held: &Held) {
     for name in ["llama", "mixtral", "qwen3_moe", "gpt_oss", "deepseek_v3"] {
         let frozen = |n: &str| n.contains("exp_probs_b");
         let ids = goldens::golden(name).ids;
@@ -201,6 +262,13 @@ fn gradients_through_frozen_weights_of_every_format_are_those_of_their_numbers()
         let found = results(&mut *cpu::train(program, &options(2, None)).unwrap(), &feed);
         let (error, name) = worst(&found, &want);
         assert!(error <= 1e-10, "{dtype}: {name} is off by an NMSE of {error:.1e}");
+    }
+}
+
+#[test]
+fn gradients_through_frozen_weights_on_the_gpu_are_those_of_their_numbers() {
+    for dtype in DType::ALL {
+        held_gpu(&format!("{dtype}"), 1e-10, &|| through_frozen(dtype, false));
     }
 }
 

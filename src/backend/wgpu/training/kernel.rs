@@ -1,0 +1,157 @@
+//! A training kernel as text: what it reads and writes, how many invocations it has, and what one of them does.
+//!
+//! Two forms: one invocation for each result (or row), which loops in a fixed order, and tiles of matrix products. Neither adds
+//! floats atomically or in an order that depends on the schedule, so results are the same bits in every run. Neither uses
+//! subgroups, so that there is one text for all devices.
+//!
+//! Sizes and factors are no part of the text: it reads them as `p[i]` from a uniform buffer, so that a model's layers, and
+//! micro-batches of any number of rows, share a few compiled kernels.
+
+use super::tile::Tile;
+use crate::ir::{ValueId, WeightId};
+use std::fmt::Write as _;
+
+/// Functions that all kernels may use.
+const FUNCTIONS: &str = include_str!("../../../../shaders/train/functions.wgsl");
+
+/// A buffer of a step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Buffer {
+    /// A value of the graph.
+    Value(ValueId),
+    /// A weight, in f32.
+    Weight(WeightId),
+    /// A weight's gradient.
+    Gradient(WeightId),
+    /// Scratch of the lowering, by number.
+    Scratch(usize),
+    /// Numbers made when the rows were known, by number.
+    Table(usize),
+}
+
+/// How the invocations lie.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Shape {
+    /// One for each of so many results; `i` is its number.
+    Each(usize),
+    /// Tiles of matrix products.
+    Tiles {
+        /// Most rows of a product's result.
+        rows: usize,
+        /// Its columns.
+        cols: usize,
+        /// Products: `e` is a product's number.
+        batch: usize,
+    },
+}
+
+/// An operand: a buffer of numbers or of u32s.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Operand {
+    /// Which buffer.
+    pub buffer: Buffer,
+    /// Whether it holds u32s.
+    pub ids: bool,
+}
+
+/// What invocations do.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Body {
+    /// Statements of invocation `i`.
+    Each(String),
+    /// The parts of a matrix product.
+    Tile(Tile),
+}
+
+/// A kernel: the operands `a`, `b`, `c`, … are read, `y`, `z` and `u` are written.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Kernel {
+    /// The op's name, for messages.
+    pub name: &'static str,
+    /// Read.
+    pub reads: Vec<Operand>,
+    /// Written.
+    pub writes: Vec<Operand>,
+    /// The invocations.
+    pub shape: Shape,
+    /// The numbers that the text reads as `p`.
+    pub numbers: Vec<u32>,
+    /// What is done.
+    pub body: Body,
+}
+
+/// Names of what is read: with what is written at most 8, as many storage buffers as every device gives a stage.
+const READ: [&str; 7] = ["a", "b", "c", "d", "f", "h", "q"];
+const WRITTEN: [&str; 3] = ["y", "z", "u"];
+/// Invocations of a workgroup where each makes a result.
+const GROUP: usize = 64;
+/// Workgroups of a dimension of a dispatch.
+const MOST_GROUPS: usize = 65_535;
+/// Numbers that a kernel reads at most.
+pub const MOST_NUMBERS: usize = 32;
+
+/// Number `i` of a kernel.
+pub fn number(i: usize) -> String {
+    format!("p[{}].{}", i / 4, ["x", "y", "z", "w"][i % 4])
+}
+
+impl Kernel {
+    /// The text of the kernel.
+    pub fn text(&self) -> String {
+        let mut t = format!(
+            "{FUNCTIONS}@group(0) @binding(0) var<uniform> p: array<vec4<u32>, {}>;
+@group(0) @binding(1) var<uniform> draw: vec4<u32>;\n",
+            MOST_NUMBERS / 4
+        );
+        let named = self.reads.iter().zip(READ).map(|(o, n)| (o, n, "read"));
+        let named = named.chain(self.writes.iter().zip(WRITTEN).map(|(o, n)| (o, n, "read_write")));
+        for (i, (o, name, access)) in named.enumerate() {
+            let kind = if o.ids { "u32" } else { "f32" };
+            // Writing to text cannot fail.
+            _ = writeln!(t, "@group(0) @binding({}) var<storage, {access}> {name}: array<{kind}>;", i + 2);
+        }
+        match &self.body {
+            Body::Each(body) => {
+                // The count is the kernel's first number.
+                let (count, row) = (number(0), MOST_GROUPS * GROUP);
+                _ = write!(
+                    t,
+                    "@compute @workgroup_size({GROUP})\nfn main(@builtin(global_invocation_id) invocation: vec3<u32>) {{
+    let i = invocation.y * {row}u + invocation.x;
+    if (i >= {count}) {{ return; }}
+    {body}\n}}\n"
+                );
+            }
+            Body::Tile(tile) => t.push_str(&tile.text()),
+        }
+        t
+    }
+
+    /// Lets it write its one result plus another value of the same shape to `to`.
+    pub fn add(&mut self, other: Operand, to: Operand) {
+        self.reads.push(other);
+        self.writes = vec![to];
+        let name = READ[self.reads.len() - 1];
+        match &mut self.body {
+            Body::Each(body) => {
+                // Writing to text cannot fail.
+                _ = write!(body, "\n    y[i] += {name}[i];");
+            }
+            Body::Tile(tile) => tile.value = format!("{} + {name}[at]", tile.value),
+        }
+    }
+
+    /// Workgroups of the dispatch; `None` where there are too many.
+    pub fn grid(&self) -> Option<[u32; 3]> {
+        let within = |n: usize| u32::try_from(n).ok().filter(|_| n <= MOST_GROUPS);
+        match self.shape {
+            Shape::Each(count) => {
+                let groups = count.div_ceil(GROUP);
+                Some([within(groups.min(MOST_GROUPS))?, within(groups.div_ceil(MOST_GROUPS))?, 1])
+            }
+            Shape::Tiles { rows, cols, batch } => {
+                Some([within(cols.div_ceil(Tile::SIDE))?, within(rows.div_ceil(Tile::SIDE))?, within(batch)?])
+            }
+        }
+    }
+}

@@ -1,0 +1,318 @@
+//! Training on a GPU: a kernel or a few for each node, recorded once for a number of rows and submitted once a micro-batch.
+//!
+//! `lower` makes kernels of nodes, with `math`, `grad`, `attend` and `experts`; `kernel`, `tile`, `text` and `router` are their
+//! texts; `record` binds and dispatches them; `feed` checks what the host gives; `optimizer` takes steps.
+//!
+//! Weights and gradients stay on the device; frozen weights of any format are uploaded as f32. Only the graph's outputs are read
+//! back. No kernel adds floats atomically, so that two runs give equal bits.
+//!
+//! Deliberately absent: variants of kernels by device, products with quantised weights.
+
+mod attend;
+mod experts;
+mod feed;
+mod fold;
+mod grad;
+mod kernel;
+mod lower;
+mod math;
+mod optimizer;
+mod record;
+mod router;
+mod text;
+mod tile;
+
+use super::{device::Device, gpu::Gpu, mapping::map_read};
+use crate::{
+    backend::training::{Feed, Moments, Named, OnDevice, Parameter, ParameterStep, Slot, Training},
+    error::{Error, Result},
+    graph::TrainProgram,
+    ir::{Graph, ValueId},
+};
+use optimizer::{SquareSum, Updater};
+use record::{Recorded, Weights, bound};
+use std::{collections::BTreeSet, sync::Arc};
+
+/// Trains a program on a GPU.
+///
+/// # Errors
+/// [`Error::Unsupported`] for an op without a kernel, by name; [`Error::Device`] where memory is short or a weight is larger than
+/// what the device's kernels can bind.
+pub fn train(gpu: &Gpu, program: TrainProgram) -> Result<Box<dyn Training>> {
+    let evaluation = program.evaluation.clone().unwrap_or_else(|| Arc::new(forward(&program)));
+    // Lowered once to refuse here what has no kernel.
+    for graph in [&*program.graph, &*evaluation] {
+        lower::lower(graph, 1)?;
+    }
+    let device = gpu.device.clone();
+    let weights = device.catching(|| weights(gpu, &program))?;
+    let recorded = [None, None];
+    let (square_sum, updater) = (None, None);
+    let mut training = GpuTraining { gpu: gpu.clone(), program, evaluation, weights, recorded, square_sum, updater };
+    training.clear()?;
+    Ok(Box::new(training))
+}
+
+/// The forward nodes as a graph of their own.
+fn forward(program: &TrainProgram) -> Graph {
+    let mut graph = (*program.graph).clone();
+    graph.nodes.truncate(program.forward);
+    let made: BTreeSet<ValueId> = graph.nodes.iter().flat_map(|n| &n.outputs).copied().collect();
+    graph.outputs.retain(|(_, v)| made.contains(v));
+    graph
+}
+
+/// Uploads weights, and makes buffers of gradients.
+fn weights(gpu: &Gpu, program: &TrainProgram) -> Result<Weights> {
+    let device = &*gpu.device;
+    let graphs = std::iter::once(&program.graph).chain(&program.evaluation);
+    let mut read: BTreeSet<u32> = graphs.flat_map(|g| &g.nodes).flat_map(|n| n.op.weights()).map(|w| w.0).collect();
+    read.extend(program.parameters.iter().map(|p| p.weight.0));
+    let numbers = |i: u32| program.weights[i as usize].shape().iter().product::<usize>() as u64;
+    let needed = read.iter().map(|i| numbers(*i)).sum::<u64>();
+    let needed = 4 * (needed + program.parameters.iter().map(|p| p.len() as u64).sum::<u64>());
+    let help = "a smaller model helps, fewer weights that are trained, or the cpu backend";
+    gpu.memory.check(gpu.name(), needed, "weights in f32 and their gradients", help)?;
+    let mut weights = vec![None; program.weights.len()];
+    for i in read {
+        let (decl, t) = (&program.graph.weights[i as usize], &program.weights[i as usize]);
+        let mut numbers = vec![0f32; t.rows() * t.cols()];
+        for (r, row) in numbers.chunks_mut(t.cols().max(1)).enumerate() {
+            crate::quant::dequantize(t.dtype(), t.row(r), row)?;
+        }
+        let buffer = bound(device, &decl.name, numbers.len())?;
+        device.queue.write_buffer(&buffer, 0, bytemuck::cast_slice(&numbers));
+        // Staging memory is given back when what was written is submitted.
+        device.submit([]);
+        weights[i as usize] = Some(buffer);
+    }
+    let mut gradients = vec![None; program.weights.len()];
+    for p in &program.parameters {
+        let label = format!("gradient of {}", p.name);
+        gradients[p.weight.0 as usize] = Some(bound(device, &label, p.len())?);
+    }
+    let usage = wgpu::BufferUsages::UNIFORM | wgpu::BufferUsages::COPY_DST;
+    Ok(Weights { weights, gradients, draw: device.buffer("random key", 16, usage)? })
+}
+
+struct GpuTraining {
+    gpu: Gpu,
+    program: TrainProgram,
+    evaluation: Arc<Graph>,
+    weights: Weights,
+    /// What was recorded for the last number of rows: of a micro-batch, and of an evaluation.
+    recorded: [Option<Recorded>; 2],
+    /// What sums the squares of all gradients, once it is wanted.
+    square_sum: Option<SquareSum>,
+    /// What takes steps, once it is wanted.
+    updater: Option<Updater>,
+}
+
+impl GpuTraining {
+    fn gpu_device(&self) -> Arc<Device> {
+        self.gpu.device.clone()
+    }
+
+    fn run(&mut self, feed: &Feed, backward: bool) -> Result<Vec<Named>> {
+        let device = self.gpu_device();
+        device.errors.take()?;
+        let graph = if backward { self.program.graph.clone() } else { self.evaluation.clone() };
+        let inputs = feed::inputs(&graph, feed)?;
+        device.catching(|| {
+            let slot = &mut self.recorded[usize::from(!backward)];
+            if slot.as_ref().is_none_or(|r| r.rows != feed.rows) {
+                // The buffers of the old one go first.
+                *slot = None;
+                *slot = Some(Recorded::new(&self.gpu, graph, feed.rows, &self.weights)?);
+            }
+            let Some(recorded) = slot else { return Err(Error::Device("nothing is recorded".into())) };
+            let mix = feed.step.wrapping_mul(0x9e37_79b1).wrapping_add(feed.micro.wrapping_mul(0x85eb_ca6b));
+            let draw = [feed.seed as u32, (feed.seed >> 32) as u32, mix, 0];
+            device.queue.write_buffer(&self.weights.draw, 0, bytemuck::cast_slice(&draw));
+            recorded.write(&device, &inputs);
+            recorded.run(&device)
+        })
+    }
+
+    /// The numbers of a buffer.
+    fn read_buffer(&self, from: &wgpu::Buffer, len: usize, what: &str) -> Result<Vec<f32>> {
+        let device = self.gpu_device();
+        device.errors.take()?;
+        device.catching(|| {
+            let size = 4 * len as u64;
+            let to = device.buffer(what, size, wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST)?;
+            let mut encoder = device.raw.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
+            encoder.copy_buffer_to_buffer(from, 0, &to, 0, size);
+            let submission = device.submit([encoder.finish()]);
+            let view = map_read(&device, &to, 0..size, &submission, what)?;
+            let numbers = view.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();
+            drop(view);
+            to.unmap();
+            Ok(numbers)
+        })
+    }
+
+    fn parameter(&self, i: usize) -> Result<&Parameter> {
+        self.program.parameters.get(i).ok_or_else(|| Error::Invalid(format!("there is no parameter {i}")))
+    }
+
+    fn weight(&self, p: &Parameter) -> Result<&wgpu::Buffer> {
+        let found = self.weights.weights[p.weight.0 as usize].as_ref();
+        found.ok_or_else(|| Error::Device(format!("{} has no buffer", p.name)))
+    }
+
+    fn gradient_of(&self, p: &Parameter) -> Result<&wgpu::Buffer> {
+        let found = self.weights.gradients[p.weight.0 as usize].as_ref();
+        found.ok_or_else(|| Error::Device(format!("{} has no gradient", p.name)))
+    }
+}
+
+impl OnDevice for GpuTraining {
+    fn square_sum(&mut self) -> Result<f64> {
+        let device = self.gpu_device();
+        device.errors.take()?;
+        if self.square_sum.is_none() {
+            let all = self.program.parameters.iter().map(|p| Ok((self.gradient_of(p)?, p.len())));
+            let all = all.collect::<Result<Vec<_>>>()?;
+            let make = || SquareSum::new(&device, &self.gpu.pipelines, &self.weights.draw, &all);
+            self.square_sum = Some(device.catching(make)?);
+        }
+        match &self.square_sum {
+            Some(sum) => device.catching(|| sum.run(&device)),
+            None => Err(Error::Device("nothing sums squares".into())),
+        }
+    }
+
+    fn begin(&mut self, steps: &[ParameterStep], moments: &[[&[f32]; 2]]) -> Result<()> {
+        let (device, parameters) = (self.gpu_device(), &self.program.parameters);
+        if steps.len() != parameters.len() || moments.len() != parameters.len() {
+            return Err(Error::Invalid(format!("{} steps for {} parameters", steps.len(), parameters.len())));
+        }
+        device.errors.take()?;
+        let bytes: usize = steps
+            .iter()
+            .zip(parameters)
+            .map(|(s, p)| 4 * p.len() * s.update.moments().into_iter().filter(|m| *m).count())
+            .sum();
+        let help = "optimizer = \"sgd\" or expert_moments = \"factored_only\" takes less";
+        self.gpu.memory.check(self.gpu.name(), bytes as u64, "the optimizer's moments", help)?;
+        let trained = parameters.iter().map(|p| Ok((p, self.weight(p)?, self.gradient_of(p)?)));
+        let trained = trained.collect::<Result<Vec<_>>>()?;
+        let updater = device.catching(|| {
+            let made = Updater::new(&device, &self.gpu.pipelines, &self.weights.draw, &trained, steps)?;
+            for ((buffers, numbers), p) in made.moments.iter().zip(moments).zip(parameters) {
+                for (buffer, numbers) in buffers.iter().zip(numbers).filter(|(_, n)| !n.is_empty()) {
+                    let buffer = buffer.as_ref().filter(|_| numbers.len() == p.len());
+                    let buffer =
+                        buffer.ok_or_else(|| Error::Invalid(format!("moments of another size than {}", p.name)))?;
+                    device.queue.write_buffer(buffer, 0, bytemuck::cast_slice(numbers));
+                    device.submit([]);
+                }
+            }
+            Ok(made)
+        })?;
+        self.updater = Some(updater);
+        device.errors.take()
+    }
+
+    fn update(&mut self, steps: &[ParameterStep]) -> Result<()> {
+        let device = self.gpu_device();
+        let parameters = &self.program.parameters;
+        let fits = steps.len() == parameters.len()
+            && steps.iter().zip(parameters).all(|(s, p)| !s.slices.is_empty() && p.len() % s.slices.len() == 0);
+        let updater = self.updater.as_ref().filter(|u| fits && u.fits(steps));
+        let updater = updater.ok_or_else(|| Error::Invalid("a step that was not begun so".into()))?;
+        device.catching(|| {
+            updater.run(&device, steps, parameters.iter().map(Parameter::len));
+            Ok(())
+        })?;
+        device.errors.take()
+    }
+
+    fn moments(&mut self, parameter: usize) -> Result<Moments> {
+        let len = self.parameter(parameter)?.len();
+        let Some(updater) = &self.updater else { return Ok(Moments::default()) };
+        let [first, second] = &updater.moments[parameter];
+        let read = |b: &Option<wgpu::Buffer>| b.as_ref().map_or(Ok(vec![]), |b| self.read_buffer(b, len, "moments"));
+        Ok([read(first)?, read(second)?])
+    }
+}
+
+impl Training for GpuTraining {
+    fn describe(&self) -> String {
+        self.gpu.describe()
+    }
+
+    fn parameters(&self) -> &[Parameter] {
+        &self.program.parameters
+    }
+
+    fn micro(&mut self, feed: &Feed) -> Result<Vec<Named>> {
+        self.run(feed, true)
+    }
+
+    fn evaluate(&mut self, feed: &Feed) -> Result<Vec<Named>> {
+        self.run(feed, false)
+    }
+
+    fn each(&mut self, each: &mut dyn FnMut(Slot<'_>) -> Result<()>) -> Result<()> {
+        for (index, parameter) in self.program.parameters.iter().enumerate() {
+            let (weight, gradient) = (self.weight(parameter)?, self.gradient_of(parameter)?);
+            let mut w = self.read_buffer(weight, parameter.len(), &parameter.name)?;
+            let mut g = self.read_buffer(gradient, parameter.len(), &parameter.name)?;
+            let before = [w.clone(), g.clone()];
+            each(Slot { index, parameter, weight: &mut w, gradient: &mut g })?;
+            self.gpu.device.catching(|| {
+                for (buffer, old, new) in [(weight, &before[0], &w), (gradient, &before[1], &g)] {
+                    // Not-a-number differs from itself, and is written once more.
+                    if old != new {
+                        self.gpu.device.queue.write_buffer(buffer, 0, bytemuck::cast_slice(new));
+                    }
+                }
+                Ok(())
+            })?;
+        }
+        self.gpu.device.errors.take()
+    }
+
+    fn clear(&mut self) -> Result<()> {
+        let device = self.gpu_device();
+        device.catching(|| {
+            let mut encoder = device.raw.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
+            self.weights.gradients.iter().flatten().for_each(|g| encoder.clear_buffer(g, 0, None));
+            device.submit([encoder.finish()]);
+            Ok(())
+        })?;
+        device.errors.take()
+    }
+
+    fn read(&mut self, parameter: usize) -> Result<Vec<f64>> {
+        let p = self.parameter(parameter)?;
+        let numbers = self.read_buffer(self.weight(p)?, p.len(), &p.name)?;
+        Ok(numbers.into_iter().map(f64::from).collect())
+    }
+
+    fn write(&mut self, parameter: usize, values: &[f64]) -> Result<()> {
+        let p = self.parameter(parameter)?;
+        if p.len() != values.len() {
+            return Err(Error::Invalid(format!("{} numbers for {} of {:?}", values.len(), p.name, p.shape)));
+        }
+        let numbers: Vec<f32> = values.iter().map(|v| *v as f32).collect();
+        let (device, weight) = (&self.gpu.device, self.weight(p)?);
+        device.catching(|| {
+            device.queue.write_buffer(weight, 0, bytemuck::cast_slice(&numbers));
+            Ok(())
+        })?;
+        device.errors.take()
+    }
+
+    fn device(&mut self) -> Option<&mut dyn OnDevice> {
+        Some(self)
+    }
+
+    fn gradient(&mut self, parameter: usize) -> Result<Vec<f64>> {
+        let p = self.parameter(parameter)?;
+        let numbers = self.read_buffer(self.gradient_of(p)?, p.len(), &p.name)?;
+        Ok(numbers.into_iter().map(f64::from).collect())
+    }
+}
