@@ -12,6 +12,7 @@ use moeray::{
         cpu::{self, Options, SimdLevel},
         reference::{self, Precision},
         training::Training,
+        wgpu,
     },
     file::{Bytes, Tensor},
     graph::{
@@ -19,6 +20,7 @@ use moeray::{
         formula::{self, ExpertNet},
     },
     ir::{Activation, Linear, Math, Op, Router, Score, SelfAttention, ValueId},
+    kernels::Reduction,
     ops::train::Feed,
     quant::DType,
 };
@@ -48,11 +50,13 @@ fn held_gpu(what: &str, limit: f64, build: &dyn Fn() -> (TrainProgram, Feed)) {
     let Some(gpu) = crate::support::gpu() else { return };
     let (program, feed) = build();
     let want = results(&mut *reference::train(program.clone(), Precision::F64).unwrap(), &feed);
-    let run = || results(&mut *moeray::backend::wgpu::train(&gpu, program.clone()).unwrap(), &feed);
-    let (one, two) = (run(), run());
-    let (error, name) = worst(&one, &want);
-    assert!(error <= limit, "{what} on the GPU: {name} is off by an NMSE of {error:.1e}");
-    assert_eq!(one, two, "{what}: two runs on the GPU differ");
+    for reduction in [Reduction::Workgroup, Reduction::Invocation] {
+        let run = || results(&mut *wgpu::train_with(&gpu, program.clone(), Some(reduction)).unwrap(), &feed);
+        let (one, two) = (run(), run());
+        let (error, name) = worst(&one, &want);
+        assert!(error <= limit, "{what} on the GPU, {reduction:?}: {name} is off by an NMSE of {error:.1e}");
+        assert_eq!(one, two, "{what}: two runs on the GPU differ");
+    }
 }
 
 /// The checks of all rules.

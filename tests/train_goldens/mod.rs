@@ -12,7 +12,10 @@ mod routers;
 mod transformer;
 
 use case::{Case, Made};
-use moeray::backend::reference::{self, Precision};
+use moeray::{
+    backend::reference::{self, Precision},
+    kernels::Reduction,
+};
 use std::{
     fs,
     path::{Path, PathBuf},
@@ -121,7 +124,9 @@ fn train_goldens_reference_in_f32() {
 #[test]
 fn train_goldens_wgpu() {
     let Some(gpu) = crate::support::gpu() else { return };
-    run(compare::Limits::F32, &|p| moeray::backend::wgpu::train(&gpu, p).unwrap());
+    for reduction in [Reduction::Workgroup, Reduction::Invocation] {
+        run(compare::Limits::F32, &|p| moeray::backend::wgpu::train_with(&gpu, p, Some(reduction)).unwrap());
+    }
 }
 
 #[test]

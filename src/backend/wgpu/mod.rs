@@ -57,7 +57,7 @@ pub use gpu::Gpu;
 #[doc(hidden)]
 pub use probe::Probed;
 pub use shaders::ShaderCache;
-pub use training::train;
+pub use training::{train, train_with};
 pub use tuning::{Measured, Tuning};
 
 use super::{Loaded, OnProgress, Program};

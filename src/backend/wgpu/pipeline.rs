@@ -93,7 +93,7 @@ impl Pipelines {
     }
 
     /// The pipeline of a kernel of training: of two uniform buffers, then of buffers that are read, then of those that are
-    /// written, whether the text names them or not. It runs with all checks.
+    /// written, whether the text names them or not. It runs with bounds checks; loops are not bounded unless all checks are on.
     pub fn training(
         &self,
         device: &Device,
@@ -115,7 +115,16 @@ impl Pipelines {
         let entries: Vec<_> = all.map(|(i, access)| binding_entry(i as u32, access)).collect();
         let made = device.scoped(|raw| {
             let source = wgpu::ShaderSource::Wgsl(text.as_str().into());
-            let module = raw.create_shader_module(wgpu::ShaderModuleDescriptor { label: Some(name), source });
+            let descriptor = wgpu::ShaderModuleDescriptor { label: Some(name), source };
+            let module = if self.checked || self.edit.get().is_some() {
+                raw.create_shader_module(descriptor)
+            } else {
+                let checks =
+                    wgpu::ShaderRuntimeChecks { force_loop_bounding: false, ..wgpu::ShaderRuntimeChecks::checked() };
+                // SAFETY: every loop of these kernels counts up to a size, or down to 0, or along a list that only goes forward: none
+                // is without end. All else stays checked.
+                unsafe { raw.create_shader_module_trusted(descriptor, checks) }
+            };
             let group = wgpu::BindGroupLayoutDescriptor { label: Some(name), entries: &entries };
             let group = raw.create_bind_group_layout(&group);
             let layout = raw.create_pipeline_layout(&wgpu::PipelineLayoutDescriptor {

@@ -45,20 +45,23 @@ impl Lower<'_> {
         let [ranges, order] = self.sorted(self.node.inputs[1], experts);
         let [n, m, slots] = self.sizes([out, inp, k]);
         // Where x has one row a token, all slots read that.
-        let from = if self.cols(0) == inp { format!("(d[first + row] / {slots})") } else { "d[first + row]".into() };
+        let from = if self.cols(0) == inp { format!("d[first + row] / {slots}") } else { "d[first + row]".into() };
         let mut reads = vec![self.input(0), self.weight(l.weight), ranges, order];
         reads.extend(l.bias.map(|b| self.weight(b)));
         let bias = if l.bias.is_some() { format!(" + f[e * {n} + col]") } else { String::new() };
         let tile = Tile {
             before: own("c"),
             sizes: ["count".into(), n.clone(), m.clone()],
-            a: format!("a[{from} * {m} + k]"),
+            a_row: from,
+            summand: "k".into(),
+            a: format!("a[ra * {m} + k]"),
             a_along_k: true,
             b: format!("b[(e * {n} + col) * {m} + k]"),
             b_along_k: true,
             at: format!("d[first + row] * {n} + col"),
             value: format!("sum{bias}"),
             adds: false,
+            direct: self.direct,
         };
         self.tiles(reads, self.output(0), [k * self.in_rows(0), out, experts], tile);
     }
@@ -70,13 +73,16 @@ impl Lower<'_> {
         let tile = Tile {
             before: own("c"),
             sizes: ["count".into(), n.clone(), m.clone()],
-            a: format!("a[d[first + row] * {m} + k]"),
+            a_row: "d[first + row]".into(),
+            summand: "k".into(),
+            a: format!("a[ra * {m} + k]"),
             a_along_k: true,
             b: format!("b[(e * {m} + k) * {n} + col]"),
             b_along_k: false,
             at: format!("d[first + row] * {n} + col"),
             value: "sum".into(),
             adds: false,
+            direct: self.direct,
         };
         let reads = vec![self.input(0), self.weight(weight), ranges, order];
         self.tiles(reads, self.output(0), [k * self.in_rows(0), inp, experts], tile);
@@ -86,17 +92,20 @@ impl Lower<'_> {
         let [experts, out, inp, k] = self.expert_sizes(into, 2);
         let [ranges, order] = self.sorted(self.node.inputs[2], experts);
         let [n, m, slots] = self.sizes([out, inp, k]);
-        let from = if self.cols(0) == inp { format!("(d[first + k] / {slots})") } else { "d[first + k]".into() };
+        let from = if self.cols(0) == inp { format!("(rk / {slots})") } else { "rk".into() };
         let tile = Tile {
             before: own("c"),
             sizes: [n.clone(), m.clone(), "count".into()],
-            a: format!("b[d[first + k] * {n} + row]"),
+            a_row: "row".into(),
+            summand: "d[first + k]".into(),
+            a: format!("b[rk * {n} + row]"),
             a_along_k: false,
             b: format!("a[{from} * {m} + col]"),
             b_along_k: false,
             at: format!("(e * {n} + row) * {m} + col"),
             value: "sum".into(),
             adds: true,
+            direct: self.direct,
         };
         let reads = vec![self.input(0), self.input(1), ranges, order];
         self.tiles(reads, self.gradient(into), [out, inp, experts], tile);

@@ -139,13 +139,16 @@ impl Lower<'_> {
         let tile = Tile {
             before: String::new(),
             sizes: sizes.clone(),
-            a: format!("a[row * {m} + k]"),
+            a_row: "row".into(),
+            summand: "k".into(),
+            a: format!("a[ra * {m} + k]"),
             a_along_k: true,
             b: format!("b[k * {n} + col]"),
             b_along_k: false,
             at: format!("row * {n} + col"),
             value: "sum".into(),
             adds: false,
+            direct: self.direct,
         };
         let reads = vec![self.input(0), self.weight(weight)];
         self.tiles(reads, self.output(0), [rows, inp, 1], tile);
@@ -157,6 +160,8 @@ impl Lower<'_> {
         let tile = Tile {
             before: String::new(),
             sizes: sizes.clone(),
+            a_row: "row".into(),
+            summand: "k".into(),
             a: format!("b[k * {m} + row]"),
             a_along_k: false,
             b: format!("a[k * {n} + col]"),
@@ -164,6 +169,7 @@ impl Lower<'_> {
             at: format!("row * {n} + col"),
             value: "sum".into(),
             adds: true,
+            direct: self.direct,
         };
         self.tiles(self.inputs(), self.gradient(into), [out, inp, 1], tile);
     }

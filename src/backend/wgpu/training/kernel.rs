@@ -34,7 +34,7 @@ pub enum Buffer {
 pub enum Shape {
     /// One for each of so many results; `i` is its number.
     Each(usize),
-    /// Tiles of matrix products.
+    /// Matrix products.
     Tiles {
         /// Most rows of a product's result.
         rows: usize,
@@ -150,7 +150,11 @@ impl Kernel {
                 Some([within(groups.min(MOST_GROUPS))?, within(groups.div_ceil(MOST_GROUPS))?, 1])
             }
             Shape::Tiles { rows, cols, batch } => {
-                Some([within(cols.div_ceil(Tile::SIDE))?, within(rows.div_ceil(Tile::SIDE))?, within(batch)?])
+                let [tall, wide] = match &self.body {
+                    Body::Tile(tile) => tile.sides(),
+                    Body::Each(_) => return None,
+                };
+                Some([within(cols.div_ceil(wide))?, within(rows.div_ceil(tall))?, within(batch)?])
             }
         }
     }

@@ -28,6 +28,8 @@ pub(super) struct Lower<'a> {
     pub g: &'a Graph,
     pub rows: usize,
     pub node: &'a Node,
+    /// Whether products are of the form for processors that emulate a device.
+    pub direct: bool,
     pub out: Lowered,
     /// By ids and number of experts: ranges of experts and their slots in ascending order.
     pub sorted: HashMap<(ValueId, usize), [Buffer; 2]>,
@@ -35,14 +37,14 @@ pub(super) struct Lower<'a> {
     numbers: Vec<u32>,
 }
 
-/// Lowers all nodes.
+/// Lowers all nodes; `direct` chooses the form of products (see `tile`).
 ///
 /// # Errors
 /// [`Error::Unsupported`] for an op without a kernel, by name.
-pub fn lower(g: &Graph, rows: usize) -> Result<Lowered> {
+pub fn lower(g: &Graph, rows: usize, direct: bool) -> Result<Lowered> {
     let Some(first) = g.nodes.first() else { return Err(Error::Graph("a graph without nodes".into())) };
     let (out, sorted) = Default::default();
-    let mut lower = Lower { g, rows, node: first, out, sorted, numbers: vec![0] };
+    let mut lower = Lower { g, rows, node: first, direct, out, sorted, numbers: vec![0] };
     for (node, folded) in g.nodes.iter().zip(folded(g)) {
         lower.node = node;
         match lower.out.kernels.last_mut().filter(|_| folded) {
@@ -292,13 +294,16 @@ impl<'a> Lower<'a> {
         let tile = Tile {
             before: String::new(),
             sizes: sizes.clone(),
-            a: format!("a[row * {k} + k]"),
+            a_row: "row".into(),
+            summand: "k".into(),
+            a: format!("a[ra * {k} + k]"),
             a_along_k: true,
             b: format!("b[col * {k} + k]"),
             b_along_k: true,
             at: format!("row * {n} + col"),
             value: format!("sum{bias}"),
             adds: false,
+            direct: self.direct,
         };
         self.tiles(reads, self.output(0), [rows, out, 1], tile);
     }

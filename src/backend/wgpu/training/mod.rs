@@ -6,7 +6,7 @@
 //! Weights and gradients stay on the device; frozen weights of any format are uploaded as f32. Only the graph's outputs are read
 //! back. No kernel adds floats atomically, so that two runs give equal bits.
 //!
-//! Deliberately absent: variants of kernels by device, products with quantised weights.
+//! Deliberately absent: products with quantised weights.
 
 mod attend;
 mod experts;
@@ -28,6 +28,7 @@ use crate::{
     error::{Error, Result},
     graph::TrainProgram,
     ir::{Graph, ValueId},
+    kernels::Reduction,
 };
 use optimizer::{SquareSum, Updater};
 use record::{Recorded, Weights, bound};
@@ -39,13 +40,22 @@ use std::{collections::BTreeSet, sync::Arc};
 /// [`Error::Unsupported`] for an op without a kernel, by name; [`Error::Device`] where memory is short or a weight is larger than
 /// what the device's kernels can bind.
 pub fn train(gpu: &Gpu, program: TrainProgram) -> Result<Box<dyn Training>> {
+    train_with(gpu, program, gpu.run.reduction)
+}
+
+/// The same with the kernels of GPUs, or of processors that emulate one; `None`: what suits the device.
+///
+/// # Errors
+/// As [`train`].
+pub fn train_with(gpu: &Gpu, program: TrainProgram, reduction: Option<Reduction>) -> Result<Box<dyn Training>> {
+    let direct = reduction.unwrap_or_else(|| gpu.device.caps.reduction()) == Reduction::Invocation;
     let evaluation = program.evaluation.clone().unwrap_or_else(|| Arc::new(forward(&program)));
     // Lowered once to refuse here what has no kernel.
     for graph in [&*program.graph, &*evaluation] {
-        lower::lower(graph, 1)?;
+        lower::lower(graph, 1, direct)?;
     }
     let device = gpu.device.clone();
-    let weights = device.catching(|| weights(gpu, &program))?;
+    let weights = device.catching(|| weights(gpu, &program, direct))?;
     let recorded = [None, None];
     let (square_sum, updater) = (None, None);
     let mut training = GpuTraining { gpu: gpu.clone(), program, evaluation, weights, recorded, square_sum, updater };
@@ -63,7 +73,7 @@ fn forward(program: &TrainProgram) -> Graph {
 }
 
 /// Uploads weights, and makes buffers of gradients.
-fn weights(gpu: &Gpu, program: &TrainProgram) -> Result<Weights> {
+fn weights(gpu: &Gpu, program: &TrainProgram, direct: bool) -> Result<Weights> {
     let device = &*gpu.device;
     let graphs = std::iter::once(&program.graph).chain(&program.evaluation);
     let mut read: BTreeSet<u32> = graphs.flat_map(|g| &g.nodes).flat_map(|n| n.op.weights()).map(|w| w.0).collect();
@@ -92,7 +102,7 @@ fn weights(gpu: &Gpu, program: &TrainProgram) -> Result<Weights> {
         gradients[p.weight.0 as usize] = Some(bound(device, &label, p.len())?);
     }
     let usage = wgpu::BufferUsages::UNIFORM | wgpu::BufferUsages::COPY_DST;
-    Ok(Weights { weights, gradients, draw: device.buffer("random key", 16, usage)? })
+    Ok(Weights { weights, gradients, draw: device.buffer("random key", 16, usage)?, direct })
 }
 
 struct GpuTraining {

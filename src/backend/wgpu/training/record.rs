@@ -30,6 +30,8 @@ pub struct Weights {
     pub gradients: Vec<Option<wgpu::Buffer>>,
     /// The random key.
     pub draw: wgpu::Buffer,
+    /// The form of products.
+    pub direct: bool,
 }
 
 /// See the module's description.
@@ -91,7 +93,7 @@ impl Recorded {
     /// [`Error::Unsupported`] for an op without a kernel, [`Error::Device`] where memory is short.
     pub fn new(gpu: &Gpu, graph: Arc<Graph>, rows: usize, weights: &Weights) -> Result<Recorded> {
         let device = &*gpu.device;
-        let lowered = lower::lower(&graph, rows)?;
+        let lowered = lower::lower(&graph, rows, weights.direct)?;
         let layout = Layout::new(&graph, rows);
         let others = lowered.scratch.iter().sum::<usize>() + lowered.tables.iter().map(Vec::len).sum::<usize>();
         let needed = 4 * (layout.sizes.iter().sum::<usize>() + others) as u64;
