@@ -1,18 +1,18 @@
 //! From nodes to kernels: attention and its gradients (`ops/self_attend.rs`).
 //!
-//! An invocation for each row and head (of keys: of each key and head of keys), which walks the rows that it sees, or is seen
-//! by, in order. P is made again in the backward pass from the logarithm of its sum.
+//! A workgroup has some neighbouring rows of one head (of keys: some neighbouring keys), an invocation each, and walks the rows that
+//! any of them sees, or is seen by, in order: all invocations read the same key at a time. What belongs to the invocation's own row
+//! is in its private memory. P is made again in the backward pass from the logarithm of its sum.
 
-use super::{lower::Lower, text};
+use super::{kernel::Operand, lower::Lower, text};
 use crate::ir::{SelfAttention, WeightId};
 
 /// Sizes of an attention as expressions.
 struct Sizes {
+    rows: String,
     heads: String,
     kv: String,
     group: String,
-    kd: String,
-    vd: String,
     scale: String,
     /// Positions of a window or a chunk.
     seen: String,
@@ -20,109 +20,147 @@ struct Sizes {
 
 impl Lower<'_> {
     fn attention_sizes(&mut self, a: &SelfAttention) -> Sizes {
-        let numbers = [a.heads, a.kv_heads, a.heads / a.kv_heads, a.k_dim, a.v_dim];
-        let [heads, kv, group, kd, vd] = self.sizes(numbers);
+        let [rows, heads, kv, group] = self.sizes([self.rows, a.heads, a.kv_heads, a.heads / a.kv_heads]);
         let seen = self.size(a.window.or(a.attention_chunk).unwrap_or(0));
-        Sizes { heads, kv, group, kd, vd, scale: self.factor(a.scale), seen }
+        Sizes { rows, heads, kv, group, scale: self.factor(a.scale), seen }
+    }
+
+    /// Statements that begin a kernel of queries: `t` and `own`, its row and head, `first`, the first row that it sees, and the rows
+    /// that the workgroup sees, from `start` to below `end`.
+    fn begin_queries(&self, a: &SelfAttention, s: &Sizes) -> String {
+        let (lanes, rows, group) = (self.lanes(), &s.rows, &s.group);
+        format!(
+            "let block = w.x * {lanes}u; let own = w.y; let kv = own / {group};
+    let end = min(block + {lanes}u, {rows});
+    let t = min(block + l.x, {rows} - 1u);
+    {}
+    var start = block;
+    for (var o = block; o < end; o++) {{ {} start = min(start, first); }}
+    let head = t * {} + own;",
+            text::first_seen(a, &s.seen, "t", "d"),
+            text::first_seen(a, &s.seen, "o", "d"),
+            s.heads,
+        )
     }
 
     pub(super) fn self_attend(&mut self, a: &SelfAttention) {
-        let Sizes { heads, kv, group, kd, vd, scale, seen } = self.attention_sizes(a);
+        let s = self.attention_sizes(a);
         let mut reads = self.inputs();
         reads.extend(a.sinks.map(|s| self.weight(s)));
         let (most, sum) = if a.sinks.is_some() { ("f[own]", "exp(f[own] - most)") } else { ("-1e30", "0.0") };
-        let first = text::first_seen(a, &seen, "t", "d");
+        let (kd, vd, Sizes { kv, scale, rows, .. }) = (a.k_dim, a.v_dim, &s);
         let dot = format!(
-            "var s = 0.0;
-        for (var x = 0u; x < {kd}; x++) {{ s += a[q_at + x] * b[(j * {kv} + kv) * {kd} + x]; }}"
+            "let k_at = (j * {kv} + kv) * {kd}u; var s = 0.0;
+        for (var x = 0u; x < {kd}u; x++) {{ s += own_q[x] * b[k_at + x]; }}"
         );
         let body = format!(
-            "let t = i / {heads}; let own = i % {heads}; let kv = own / {group};
-    {first}
-    let q_at = i * {kd}; let o_at = i * {vd};
+            "{}
+    {}
     var most = {most};
-    for (var j = first; j <= t; j++) {{
+    for (var j = start; j < end; j++) {{
         {dot}
-        most = max(most, s * {scale});
+        if (j >= first && j <= t) {{ most = max(most, s * {scale}); }}
     }}
     var sum = {sum};
-    for (var x = 0u; x < {vd}; x++) {{ y[o_at + x] = 0.0; }}
-    for (var j = first; j <= t; j++) {{
+    var made = array<f32, {vd}>();
+    for (var j = start; j < end; j++) {{
         {dot}
-        let e = exp(s * {scale} - most);
-        sum += e;
-        for (var x = 0u; x < {vd}; x++) {{ y[o_at + x] += e * c[(j * {kv} + kv) * {vd} + x]; }}
+        let v_at = (j * {kv} + kv) * {vd}u;
+        if (j >= first && j <= t) {{
+            let e = exp(s * {scale} - most);
+            sum += e;
+            for (var x = 0u; x < {vd}u; x++) {{ made[x] += e * c[v_at + x]; }}
+        }}
     }}
-    for (var x = 0u; x < {vd}; x++) {{ y[o_at + x] /= sum; }}
-    z[i] = most + ln(sum);"
+    if (block + l.x >= {rows}) {{ return; }}
+    for (var x = 0u; x < {vd}u; x++) {{ y[head * {vd}u + x] = made[x] / sum; }}
+    z[head] = most + ln(sum);",
+            self.begin_queries(a, &s),
+            own("own_q", "a", "head", kd),
         );
-        self.by_row(a.heads, reads, body);
+        let writes = vec![self.output(0), self.output(1)];
+        self.block(reads, writes, [self.rows, a.heads], body);
     }
 
     pub(super) fn attend_grad(&mut self, a: &SelfAttention) {
         let (all, rows) = (self.inputs(), self.rows);
-        // D = Σ do · o, one a row and head.
-        let means = self.scratch(rows * a.heads, false);
+        // Of each row and head: the logarithm of the sum, and D = Σ do · o.
+        let stats = self.scratch(2 * rows * a.heads, false);
         let vd = self.size(a.v_dim);
         let sum = format!(
             "var sum = 0.0;
     for (var x = 0u; x < {vd}; x++) {{ sum += a[i * {vd} + x] * b[i * {vd} + x]; }}
-    y[i] = sum;"
+    y[2u * i] = c[i]; y[2u * i + 1u] = sum;"
         );
-        self.push(vec![all[4], all[6]], vec![means], rows * a.heads, sum);
-        // a q, b k, c v, d starts, f lse, h do, q D.
-        let reads = [all[0], all[1], all[2], all[3], all[5], all[6], means];
+        self.push(vec![all[4], all[6], all[5]], vec![stats], rows * a.heads, sum);
+        // a q, b k, c v, d starts, f do, h the two above.
+        let reads = [all[0], all[1], all[2], all[3], all[6], stats];
         self.queries_grad(a, &reads);
-        // One kernel each for keys and values, as a stage has eight storage buffers.
-        self.keys_grad(a, &reads, 1);
-        self.keys_grad(a, &reads, 2);
+        self.keys_grad(a, &reads);
     }
 
-    fn queries_grad(&mut self, a: &SelfAttention, reads: &[super::kernel::Operand]) {
+    fn queries_grad(&mut self, a: &SelfAttention, reads: &[Operand]) {
         let s = self.attention_sizes(a);
-        let (Sizes { heads, kv, group, kd, vd, seen, .. }, pair) = (&s, pair(&s));
-        let first = text::first_seen(a, seen, "t", "d");
+        let (kd, vd, Sizes { kv, rows, .. }) = (a.k_dim, a.v_dim, &s);
         let body = format!(
-            "let t = i / {heads}; let head = i; let own = i % {heads} / {group};
-    {first}
-    let q_at = i * {kd}; let o_at = i * {vd};
-    for (var x = 0u; x < {kd}; x++) {{ y[q_at + x] = 0.0; }}
-    for (var j = first; j <= t; j++) {{
-        let k_at = (j * {kv} + own) * {kd}; let v_at = (j * {kv} + own) * {vd};
-        {pair}
-        for (var x = 0u; x < {kd}; x++) {{ y[q_at + x] += ds * b[k_at + x]; }}
-    }}"
+            "{}
+    {}
+    {}
+    var made = array<f32, {kd}>();
+    for (var j = start; j < end; j++) {{
+        let k_at = (j * {kv} + kv) * {kd}u; let v_at = (j * {kv} + kv) * {vd}u;
+        if (j >= first && j <= t) {{
+            {}
+            for (var x = 0u; x < {kd}u; x++) {{ made[x] += ds * b[k_at + x]; }}
+        }}
+    }}
+    if (block + l.x >= {rows}) {{ return; }}
+    for (var x = 0u; x < {kd}u; x++) {{ y[head * {kd}u + x] = made[x]; }}",
+            self.begin_queries(a, &s),
+            own("own_q", "a", "head", kd),
+            own("own_d", "f", "head", vd),
+            pair(a, &s, ["own_q[x]", "b[k_at + x]"], ["own_d[x]", "c[v_at + x]"]),
         );
-        self.push(reads.to_vec(), vec![self.output(0)], self.rows * a.heads, body);
+        self.block(reads.to_vec(), vec![self.output(0)], [self.rows, a.heads], body);
     }
 
-    /// Of each key (result 1) or value (2): over the rows of its sequence that see it, heads in order.
-    fn keys_grad(&mut self, a: &SelfAttention, reads: &[super::kernel::Operand], which: usize) {
+    /// Of each key and value: over the rows that see it, heads in order.
+    fn keys_grad(&mut self, a: &SelfAttention, reads: &[Operand]) {
         let s = self.attention_sizes(a);
-        let (Sizes { heads, kv, group, kd, vd, seen, .. }, pair) = (&s, pair(&s));
-        let (n, adds) = match which {
-            1 => (kd, "ds * a[q_at + x]"),
-            _ => (vd, "e * h[o_at + x]"),
-        };
-        let (first, rows) = (text::first_seen(a, seen, "t", "d"), self.size(self.rows));
+        let (kd, vd, lanes) = (a.k_dim, a.v_dim, self.lanes());
+        let Sizes { rows, heads, kv, group, seen, .. } = &s;
         let body = format!(
-            "let j = i / {kv}; let own = i % {kv}; let to = i * {n};
-    let k_at = i * {kd}; let v_at = i * {vd};
-    for (var x = 0u; x < {n}; x++) {{ y[to + x] = 0.0; }}
-    for (var t = j; t < {rows}; t++) {{
-        // Of another sequence.
-        if (d[t] > j) {{ continue; }}
-        {first}
-        if (first > j) {{ continue; }}
+            "let block = w.x * {lanes}u; let own = w.y;
+    let end = min(block + {lanes}u, {rows});
+    let j = min(block + l.x, {rows} - 1u);
+    let key = j * {kv} + own;
+    {}
+    {}
+    var made_k = array<f32, {kd}>(); var made_v = array<f32, {vd}>();
+    for (var t = block; t < {rows}; t++) {{
+        {}
+        // No key of the workgroup is seen.
+        if (first >= end) {{ continue; }}
         for (var o = 0u; o < {group}; o++) {{
             let head = t * {heads} + own * {group} + o;
-            let q_at = head * {kd}; let o_at = head * {vd};
-            {pair}
-            for (var x = 0u; x < {n}; x++) {{ y[to + x] += {adds}; }}
+            let q_at = head * {kd}u; let o_at = head * {vd}u;
+            if (j >= first && j <= t) {{
+                {}
+                for (var x = 0u; x < {kd}u; x++) {{ made_k[x] += ds * a[q_at + x]; }}
+                for (var x = 0u; x < {vd}u; x++) {{ made_v[x] += e * f[o_at + x]; }}
+            }}
         }}
-    }}"
+    }}
+    if (block + l.x >= {rows}) {{ return; }}
+    for (var x = 0u; x < {kd}u; x++) {{ y[key * {kd}u + x] = made_k[x]; }}
+    for (var x = 0u; x < {vd}u; x++) {{ z[key * {vd}u + x] = made_v[x]; }}",
+            own("own_k", "b", "key", kd),
+            own("own_v", "c", "key", vd),
+            text::first_seen(a, seen, "t", "d"),
+            pair(a, &s, ["a[q_at + x]", "own_k[x]"], ["f[o_at + x]", "own_v[x]"]),
         );
-        self.push(reads.to_vec(), vec![self.output(which)], self.rows * a.kv_heads, body);
+        let writes = vec![self.output(1), self.output(2)];
+        self.block(reads.to_vec(), writes, [self.rows, a.kv_heads], body);
     }
 
     pub(super) fn sinks(&mut self, into: WeightId) {
@@ -138,14 +176,22 @@ impl Lower<'_> {
     }
 }
 
-/// Statements that make P and dS of a query and a key: `e` and `ds`.
-fn pair(s: &Sizes) -> String {
-    let Sizes { kd, vd, scale, .. } = s;
+/// Statements that copy the `n` numbers of row `at` of an operand to private memory.
+fn own(name: &str, from: &str, at: &str, n: usize) -> String {
+    format!(
+        "var {name} = array<f32, {n}>();
+    for (var x = 0u; x < {n}u; x++) {{ {name}[x] = {from}[{at} * {n}u + x]; }}"
+    )
+}
+
+/// Statements that make P and dS of a query and a key, `e` and `ds`, of the factors of q · k and of do · v.
+fn pair(a: &SelfAttention, s: &Sizes, [q, k]: [&str; 2], [d, v]: [&str; 2]) -> String {
+    let (kd, vd, scale) = (a.k_dim, a.v_dim, &s.scale);
     format!(
         "var s = 0.0; var along = 0.0;
-        for (var x = 0u; x < {kd}; x++) {{ s += a[q_at + x] * b[k_at + x]; }}
-        for (var x = 0u; x < {vd}; x++) {{ along += h[o_at + x] * c[v_at + x]; }}
-        let e = exp(s * {scale} - f[head]);
-        let ds = e * (along - q[head]) * {scale};"
+            for (var x = 0u; x < {kd}u; x++) {{ s += {q} * {k}; }}
+            for (var x = 0u; x < {vd}u; x++) {{ along += {d} * {v}; }}
+            let e = exp(s * {scale} - h[2u * head]);
+            let ds = e * (along - h[2u * head + 1u]) * {scale};"
     )
 }

@@ -34,6 +34,15 @@ pub enum Buffer {
 pub enum Shape {
     /// One for each of so many results; `i` is its number.
     Each(usize),
+    /// One for each of so many rows, in workgroups of one of so many heads.
+    Blocks {
+        /// Rows.
+        rows: usize,
+        /// Heads.
+        heads: usize,
+        /// Rows of a workgroup.
+        lanes: usize,
+    },
     /// Matrix products.
     Tiles {
         /// Most rows of a product's result.
@@ -59,8 +68,10 @@ pub struct Operand {
 pub enum Body {
     /// Statements of invocation `i`.
     Each(String),
+    /// Statements of invocation `l.x` of workgroup `w.x` of head `w.y`, of workgroups of so many.
+    Block(String, usize),
     /// The parts of a matrix product.
-    Tile(Tile),
+    Tile(Box<Tile>),
 }
 
 /// A kernel: the operands `a`, `b`, `c`, … are read, `y`, `z` and `u` are written.
@@ -122,6 +133,14 @@ impl Kernel {
     {body}\n}}\n"
                 );
             }
+            Body::Block(body, lanes) => {
+                _ = write!(
+                    t,
+                    "@compute @workgroup_size({lanes})
+fn main(@builtin(workgroup_id) w: vec3<u32>, @builtin(local_invocation_id) l: vec3<u32>) {{
+    {body}\n}}\n"
+                );
+            }
             Body::Tile(tile) => t.push_str(&tile.text()),
         }
         t
@@ -137,6 +156,8 @@ impl Kernel {
                 // Writing to text cannot fail.
                 _ = write!(body, "\n    y[i] += {name}[i];");
             }
+            // `fold` names no op with such a kernel.
+            Body::Block(..) => {}
             Body::Tile(tile) => tile.value = format!("{} + {name}[at]", tile.value),
         }
     }
@@ -149,10 +170,11 @@ impl Kernel {
                 let groups = count.div_ceil(GROUP);
                 Some([within(groups.min(MOST_GROUPS))?, within(groups.div_ceil(MOST_GROUPS))?, 1])
             }
+            Shape::Blocks { rows, heads, lanes } => Some([within(rows.div_ceil(lanes))?, within(heads)?, 1]),
             Shape::Tiles { rows, cols, batch } => {
                 let [tall, wide] = match &self.body {
                     Body::Tile(tile) => tile.sides(),
-                    Body::Each(_) => return None,
+                    Body::Each(_) | Body::Block(..) => return None,
                 };
                 Some([within(cols.div_ceil(wide))?, within(rows.div_ceil(tall))?, within(batch)?])
             }

@@ -167,10 +167,22 @@ impl<'a> Lower<'a> {
         self.out.kernels.push(Kernel { name, reads, writes, shape, numbers, body });
     }
 
-    /// A product by tiles of `[rows, cols, batch]`.
+    /// Rows of a workgroup of a block: as many as invocations that run together where a processor emulates the device.
+    pub fn lanes(&self) -> usize {
+        if self.direct { 8 } else { 64 }
+    }
+
+    /// A kernel of workgroups of rows of one head, of `[rows, heads]`.
+    pub fn block(&mut self, reads: Vec<Operand>, writes: Vec<Operand>, [rows, heads]: [usize; 2], body: String) {
+        let (numbers, lanes) = (std::mem::replace(&mut self.numbers, vec![0]), self.lanes());
+        let (name, shape, body) = (self.node.op.name(), Shape::Blocks { rows, heads, lanes }, Body::Block(body, lanes));
+        self.out.kernels.push(Kernel { name, reads, writes, shape, numbers, body });
+    }
+
+    /// A product of `[rows, cols, batch]`.
     pub fn tiles(&mut self, reads: Vec<Operand>, write: Operand, [rows, cols, batch]: [usize; 3], tile: Tile) {
         let numbers = std::mem::replace(&mut self.numbers, vec![0]);
-        let (name, shape, body) = (self.node.op.name(), Shape::Tiles { rows, cols, batch }, Body::Tile(tile));
+        let (name, shape, body) = (self.node.op.name(), Shape::Tiles { rows, cols, batch }, Body::Tile(Box::new(tile)));
         self.out.kernels.push(Kernel { name, reads, writes: vec![write], shape, numbers, body });
     }
 
