@@ -152,24 +152,15 @@ impl Fleet {
         if sources.is_empty() {
             return Err(Error::Invalid("there is no model to serve".into()));
         }
-        for (i, s) in sources.iter().enumerate() {
-            if sources[..i].iter().any(|other| other.name == s.name) {
-                return Err(Error::Invalid(format!("two models have the name {:?}", s.name)));
-            }
+        let twice = |(i, s): &(usize, &Source)| sources[..*i].iter().any(|other| other.name == s.name);
+        if let Some((_, s)) = sources.iter().enumerate().find(twice) {
+            return Err(Error::Invalid(format!("two models have the name {:?}", s.name)));
         }
         let entry = |source| {
-            let (metrics, state) = (Arc::default(), Mutex::default());
-            Arc::new(Entry { source, metrics, created: now(), beside: AtomicU64::new(0), state })
+            let (metrics, state, beside) = (Arc::default(), Mutex::default(), AtomicU64::default());
+            Arc::new(Entry { source, metrics, created: now(), beside, state })
         };
-        Ok(Fleet {
-            options,
-            draining: AtomicBool::new(false),
-            limits,
-            models: sources.into_iter().map(entry).collect(),
-            loading: Arc::default(),
-            waiting: AtomicUsize::new(0),
-            ids: Ids::default(),
-        })
+        Ok(Fleet::with(options, limits, sources.into_iter().map(entry).collect()))
     }
 
     /// One model that is loaded, and stays so.
@@ -178,11 +169,16 @@ impl Fleet {
         let source = Source { name: app.options.name.clone(), bytes: 0, load: Arc::new(gone) };
         let (options, metrics, created) = (app.options.clone(), app.metrics.clone(), app.model.created);
         let state = Mutex::new(State { app: Some(app), used: None, stays: true });
+        let entry = Entry { source, metrics, created, beside: AtomicU64::default(), state };
+        Fleet::with(options, FleetOptions::default(), vec![Arc::new(entry)])
+    }
+
+    fn with(options: ServeOptions, limits: FleetOptions, models: Vec<Arc<Entry>>) -> Fleet {
         Fleet {
             options,
             draining: AtomicBool::new(false),
-            limits: FleetOptions::default(),
-            models: vec![Arc::new(Entry { source, metrics, created, beside: AtomicU64::new(0), state })],
+            limits,
+            models,
             loading: Arc::default(),
             waiting: AtomicUsize::new(0),
             ids: Ids::default(),

@@ -26,8 +26,11 @@ use std::{
 
 /// Steps that are expected to take longer are done in slices of so many microseconds, between which clients are looked after.
 const SLICE: u64 = 25_000;
-/// How many times longer a step may get by rows of prompts than it takes for generating alone.
-const STRETCH: f64 = 1.9;
+/// By how many times its own length a step that generates may get longer by rows of prompts.
+const STRETCH: f64 = 0.9;
+/// How many times that, where more prompts wait than texts are generated: who waits is one of those that are served too, and steps
+/// with many rows read every weight for more of them.
+const MORE_STRETCH: f64 = 4.0;
 /// Microseconds that a step may always take.
 const LEAST_STEP: f64 = 8_000.0;
 
@@ -162,7 +165,7 @@ impl Worker {
             return Ok(());
         }
         let generating = waiting.iter().filter(|w| w.need == Need::Next).count();
-        let limits = self.limits(generating);
+        let limits = self.limits(generating, waiting.len() - generating);
         let shares = self.fairness.schedule(&waiting, limits);
         let prompt_rows = shares.iter().map(|s| s.rows).sum::<usize>() - generating.min(shares.len());
         let laid_out = lay_out(&mut self.slots, &shares, &self.shared.metrics);
@@ -186,11 +189,14 @@ impl Worker {
         Ok(())
     }
 
-    /// What the next step may take beside so many sequences that generate.
-    fn limits(&self, generating: usize) -> Limits {
+    /// What the next step may take beside so many sequences that generate, where so many prompts wait.
+    fn limits(&self, generating: usize, prompts: usize) -> Limits {
         let rows = self.options.runner.ubatch;
         let micros = match self.pace.predict(generating, 0) {
-            Some(alone) if generating > 0 => (STRETCH * alone).max(LEAST_STEP),
+            Some(alone) if generating > 0 => {
+                let stretch = STRETCH * (prompts as f64 / generating as f64).clamp(1.0, MORE_STRETCH);
+                (alone + stretch * alone).max(LEAST_STEP)
+            }
             _ => self.options.step_micros as f64,
         };
         let most = rows.saturating_sub(generating);
