@@ -87,9 +87,43 @@ fn every_op_on_the_cpu_is_that_of_the_reference() {
 
 #[test]
 fn every_op_on_the_gpu_is_that_of_the_reference() {
-    if crate::support::gpu().is_some() {
+    if let Some(gpu) = crate::support::gpu() {
         against(Against::Gpu, every_op);
+        texts_translate(&gpu);
     }
+}
+
+/// Translates all kernels of training so far to the languages of other systems, and holds them to WebGPU's base limits.
+fn texts_translate(gpu: &wgpu::Gpu) {
+    use naga::{
+        back::{hlsl, msl, spv},
+        valid::{Capabilities, ValidationFlags, Validator},
+    };
+    let texts = gpu.training_texts();
+    assert!(texts.len() > 40, "{} kernels", texts.len());
+    for text in texts {
+        assert!(text.matches("var<storage").count() <= 8, "{text}");
+        let module = naga::front::wgsl::parse_str(&text).unwrap();
+        let info = Validator::new(ValidationFlags::all(), Capabilities::empty()).validate(&module).unwrap();
+        spv::write_vec(&module, &info, &spv::Options::default(), None).unwrap();
+        let options = msl::Options { lang_version: (2, 0), fake_missing_bindings: true, ..Default::default() };
+        msl::write_string(&module, &info, &options, &msl::PipelineOptions::default()).unwrap();
+        let (mut out, options) = (String::new(), hlsl::Options { fake_missing_bindings: true, ..Default::default() });
+        let pipeline = hlsl::PipelineOptions::default();
+        hlsl::Writer::new(&mut out, &options, &pipeline).write(&module, &info, None).unwrap();
+    }
+}
+
+#[test]
+fn what_has_no_kernel_on_the_gpu_is_refused_by_name() {
+    let Some(gpu) = crate::support::gpu() else { return };
+    let mut n = Net::new(1, 1);
+    let logits = n.input(1100);
+    let choice = formula::top_k(&mut n.b, logits, Router::new(1100, 2, Score::Softmax)).unwrap();
+    n.enters(choice.weights);
+    let (program, _) = n.trained(&[]);
+    let error = wgpu::train(&gpu, program).err().unwrap().to_string();
+    assert!(error.contains("router") && error.contains("1100 experts"), "{error}");
 }
 
 fn linear(n: &mut Net, name: &str, shape: &[usize]) -> Linear {

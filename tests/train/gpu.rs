@@ -3,7 +3,7 @@
 use super::model::{DEMO, config, log, weights};
 use crate::cli::{fails, moeray, ok};
 use moeray::{
-    backend::wgpu::{Gpu, Options},
+    backend::wgpu::{ForcedLimits, Gpu, Options},
     file, model,
     tokenizer::Tokenizer,
     train::{ModelLearner, Trainer, config::TrainConfig, data, from_scratch},
@@ -70,6 +70,10 @@ fn own_gpu() -> Option<Gpu> {
 
 /// A run of a configuration in this process, on a GPU or on the CPU.
 fn trainer(path: &str, words: &[&str], gpu: Option<&Gpu>) -> Trainer<ModelLearner> {
+    try_trainer(path, words, gpu).unwrap()
+}
+
+fn try_trainer(path: &str, words: &[&str], gpu: Option<&Gpu>) -> moeray::Result<Trainer<ModelLearner>> {
     let mut words: Vec<String> = words.iter().map(|w| (*w).to_string()).collect();
     words.extend(gpu.map(|_| "backend=wgpu".to_string()));
     let config = TrainConfig::read(path.as_ref(), &words).unwrap();
@@ -81,7 +85,7 @@ fn trainer(path: &str, words: &[&str], gpu: Option<&Gpu>) -> Trainer<ModelLearne
     let tokenizer = Tokenizer::from_checkpoint(&tokens).unwrap();
     let sources = config.sources(&config.datasets);
     let corpus = data::read(&sources, Some(&tokenizer), learner.vocabulary(), config.sequence_len).unwrap();
-    Trainer::new(learner, config, corpus, None).unwrap()
+    Trainer::new(learner, config, corpus, None)
 }
 
 #[test]
@@ -148,4 +152,25 @@ fn optimizers_on_a_gpu_take_the_steps_of_the_host() {
             assert!(off <= 1e-4, "{words:?}: {found} on the GPU, {want} on the CPU");
         }
     }
+}
+
+#[test]
+fn a_device_that_is_too_small_is_a_clear_error() {
+    let Some(device) = device() else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let path = config(dir.path(), "");
+    let open = |limits| Gpu::open(&Options { device: Some(device.clone()), limits, ..Options::default() }).unwrap();
+    let memory = |bytes| open(ForcedLimits { memory: Some(bytes), ..ForcedLimits::default() });
+    let words = ["val_set_size=0", "micro_batch_size=16"];
+    let refused = |gpu: &Gpu, words: &[&str]| match try_trainer(&path, words, Some(gpu)) {
+        Ok(mut trainer) => trainer.step().unwrap_err().to_string(),
+        Err(e) => e.to_string(),
+    };
+    let error = refused(&memory(1 << 20), &words);
+    assert!(error.contains("weights in f32 and their gradients") && error.contains("memory left"), "{error}");
+    let error = refused(&memory(4 << 20), &words);
+    assert!(error.contains("micro-batch of 384 rows") && error.contains("recompute"), "{error}");
+    let small = open(ForcedLimits { max_binding: Some(256 << 10), ..ForcedLimits::default() });
+    let error = refused(&small, &words);
+    assert!(error.contains("token_embd.weight") && error.contains("bind at most"), "{error}");
 }

@@ -62,6 +62,12 @@ impl Gpu {
         [&t.submissions, &t.dispatches, &t.read].map(|n| n.load(Ordering::Relaxed))
     }
 
+    /// Texts of the kernels of training that were compiled so far.
+    #[doc(hidden)]
+    pub fn training_texts(&self) -> Vec<String> {
+        self.pipelines.training_texts()
+    }
+
     /// Distinct pipelines made so far.
     pub fn pipeline_count(&self) -> usize {
         self.pipelines.len()

@@ -92,6 +92,11 @@ impl Pipelines {
         }
     }
 
+    /// The texts of the kernels of training so far.
+    pub fn training_texts(&self) -> Vec<String> {
+        lock(&self.training).keys().cloned().collect()
+    }
+
     /// The pipeline of a kernel of training: of two uniform buffers, then of buffers that are read, then of those that are
     /// written, whether the text names them or not. It runs with bounds checks; loops are not bounded unless all checks are on.
     pub fn training(
