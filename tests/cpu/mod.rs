@@ -198,33 +198,6 @@ fn products() {
     assert_eq!(ran, levels.len() * 11 * (10 * 7 + 3 + 15 * 2));
 }
 
-/// The largest quants of either sign meet the largest activations: sums of products that are kept in 16 bits do not saturate.
-#[test]
-fn the_largest_sums_fit() {
-    let pool = Pool::new(1).unwrap();
-    let mut rng = Rng(11);
-    let (rows, cols) = (17, 512);
-    for dtype in DType::ALL.into_iter().filter(|d| !d.is_float()) {
-        let l = dtype.layout();
-        for byte in [0x00, 0x77, 0x7f, 0x80, 0x88, 0xff] {
-            let bytes = with_scales(dtype, vec![byte; rows * cols / l.block * l.bytes], &mut rng);
-            let weight = Tensor::new(dtype, vec![rows, cols], vec![Bytes::from_vec(bytes)]).unwrap();
-            // Where every quant stands for zero, the result is a difference of equal sums: nothing but their rounding.
-            if dequantized(dtype, weight.row(0)).iter().all(|w| *w == 0.0) {
-                continue;
-            }
-            for (level, tokens) in cpu::simd_levels().into_iter().flat_map(|l| [1, 2, 4, 13].map(|t| (l, t))) {
-                for (x, repack) in [(1.0, false), (1.0, true), (-1.0, false), (-1.0, true)] {
-                    let x = vec![x; tokens * cols];
-                    let got = cpu::multiply(&weight, &x, level, Activations::Int8, repack, &pool).unwrap();
-                    compare_product(&weight, &x, &got)
-                        .unwrap_or_else(|e| panic!("{dtype} of {byte:#x}, {}, packed {repack}: {e}", level.name()));
-                }
-            }
-        }
-    }
-}
-
 /// Float rows need not be whole vectors.
 #[test]
 fn float_rows_of_any_length() {
