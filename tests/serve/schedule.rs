@@ -122,29 +122,9 @@ fn clients_share_evenly() {
     }
 }
 
-/// Two clients' prompts of one length that come together end together.
+/// Two prompts of one length that come together end together.
 #[test]
-fn equal_prompts_of_two_clients_end_together() {
-    let done = finish(vec![(0, 2000), (1, 2000)], 48);
+fn equal_prompts_end_together() {
+    let done = finish(vec![(0, 2000), (0, 2000)], 48);
     assert!(done[0].abs_diff(done[1]) <= 1, "{done:?}");
-}
-
-/// One client's prompts end one after the other, the last no later than if all had gone on evenly; and a long one goes on behind
-/// any number of short ones.
-#[test]
-fn prompts_of_one_client_end_one_after_the_other() {
-    let done = finish(vec![(0, 74); 12], 18);
-    let all: usize = (12usize * 74).div_ceil(18);
-    assert!(done.iter().all(|step| *step <= all), "{done:?}");
-    assert!(done[0] <= 9 && done.iter().sum::<usize>() < 12 * all * 7 / 10, "{done:?}");
-    let mut fairness = Fairness::default();
-    let mut read = 0;
-    for step in 0..200 {
-        // A new short prompt in every step.
-        let prompt = |sequence, left| Waiting { sequence, client: 0, need: Need::Prompt(left) };
-        let state = [prompt(0, 9999), prompt(1 + step % 2, 40)];
-        let shares = fairness.schedule(&state, Limits { rows: 64, prompt_rows: 32 });
-        read += shares.iter().filter(|s| s.sequence == 0).map(|s| s.rows).sum::<usize>();
-    }
-    assert!(read >= 200 * 32 / 9, "{read} rows of the long prompt");
 }

@@ -30,7 +30,7 @@ const SLICE: u64 = 25_000;
 const STRETCH: f64 = 0.9;
 /// How many times that, where more prompts wait than texts are generated: who waits is one of those that are served too, and steps
 /// with many rows read every weight for more of them.
-const MORE_STRETCH: f64 = 4.0;
+const MORE_STRETCH: f64 = 2.0;
 /// Microseconds that a step may always take.
 const LEAST_STEP: f64 = 8_000.0;
 

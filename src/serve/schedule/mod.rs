@@ -2,8 +2,7 @@
 //!
 //! Sequences that generate come first, one row each, so that nobody's stream stops for somebody else's prompt (Agrawal et al.
 //! 2024, Sarathi-Serve). What the budget leaves goes to pieces of prompts, shared by deficits (after Shreedhar
-//! and Varghese 1995): between clients evenly. Of a client's part most goes to its prompt that has the least left, so that
-//! texts begin one after the other instead of all at the end, and the rest to all of its prompts evenly, so that none starves. The budget is a time, not a number of
+//! and Varghese 1995): between clients evenly, and within a client between its requests. The budget is a time, not a number of
 //! rows: what a row costs depends on model and device, and is learnt ([`Pace`]).
 //!
 //! Deliberately absent: clocks, tokens, HTTP.
@@ -95,8 +94,11 @@ impl Fairness {
     fn prompts(&mut self, waiting: &[Waiting], rows: usize, shares: &mut Vec<Share>) {
         let mut prompts: Vec<Prompt> = waiting.iter().filter_map(Prompt::of).collect();
         prompts.sort_unstable_by_key(|p| p.sequence);
-        let weights: Vec<f64> = prompts.iter().map(|p| weight(p, &prompts)).collect();
-        prompts.iter_mut().zip(weights).for_each(|(p, weight)| p.weight = weight);
+        let of_client: Vec<usize> =
+            prompts.iter().map(|p| prompts.iter().filter(|q| q.client == p.client).count()).collect();
+        for (p, n) in prompts.iter_mut().zip(of_client) {
+            p.weight = 1.0 / n as f64;
+        }
         let rows = rows.min(prompts.iter().map(|p| p.left).sum());
         fill(&mut prompts, rows as f64);
         for p in &mut prompts {
@@ -118,16 +120,6 @@ impl Fairness {
         self.owed = prompts.iter().map(|p| (p.sequence, p.balance().clamp(-MOST_OWED, MOST_OWED))).collect();
         shares.extend(prompts.iter().filter(|p| p.given > 0).map(|p| Share { sequence: p.sequence, rows: p.given }));
     }
-}
-
-/// Of what a client gets, the part of its prompt that has the least left.
-const SHORTEST: f64 = 0.75;
-
-/// A prompt's part of what its client gets.
-fn weight(p: &Prompt, all: &[Prompt]) -> f64 {
-    let own = || all.iter().filter(|q| q.client == p.client);
-    let shortest = own().min_by_key(|q| (q.left, q.sequence)).is_some_and(|q| q.sequence == p.sequence);
-    (1.0 - SHORTEST) / own().count() as f64 + if shortest { SHORTEST } else { 0.0 }
 }
 
 /// Parts of `rows` by weight, but none larger than what is left of its prompt.
