@@ -83,7 +83,19 @@ const ARROWS: &[(&str, &[&str])] = &[
     ),
     (
         "serve",
-        &["error", "backend", "sampler", "ir", "routing", "tokenizer", "tools", "grammar", "session", "generate"],
+        &[
+            "error",
+            "backend",
+            "sampler",
+            "ir",
+            "routing",
+            "tokenizer",
+            "tools",
+            "grammar",
+            "session",
+            "generate",
+            "file::write_whole",
+        ],
     ),
 ];
 

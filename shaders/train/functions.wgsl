@@ -1,11 +1,6 @@
 // Functions of training kernels, in f32. Logarithms and error functions are written out, so that they have the same digits on
 // every device: within a few units in the last place.
 
-fn sigmoid(x: f32) -> f32 {
-    // exp of at most 80: no infinity on the way.
-    return 1.0 / (1.0 + exp(min(-x, 80.0)));
-}
-
 // The natural logarithm (Cephes, logf): WGSL's own may be off by 2^-21 beside 1.
 fn ln(x: f32) -> f32 {
     // 0, negative and subnormal numbers, infinity and not-a-number are left to the device.
@@ -45,20 +40,6 @@ fn ln_1p(x: f32) -> f32 {
 
 fn softplus(x: f32) -> f32 {
     return max(x, 0.0) + ln_1p(exp(-abs(x)));
-}
-
-// erf(x), absolute error at most 1.5e-7; small arguments by their series, so that the relative error stays small too.
-fn erf(x: f32) -> f32 {
-    let a = abs(x);
-    if (a < 0.5) {
-        let s = x * x;
-        let poly = 1.0 + s * (-0.33333333 + s * (0.1 + s * (-0.023809524 + s * (0.0046296296 + s * -0.00075757576))));
-        return 1.1283791671 * x * poly;
-    }
-    // Abramowitz and Stegun 7.1.26.
-    let t = 1.0 / (1.0 + 0.3275911 * a);
-    let poly = t * (0.254829592 + t * (-0.284496736 + t * (1.421413741 + t * (-1.453152027 + t * 1.061405429))));
-    return sign(x) * (1.0 - poly * exp(-min(a * a, 80.0)));
 }
 
 fn normal_cdf(x: f32) -> f32 {

@@ -97,15 +97,10 @@ fn free_memory(backend: &BackendChoice) -> Option<u64> {
         BackendChoice::Wgpu(options) | BackendChoice::Prefer(options, _) => options.device.as_deref(),
         BackendChoice::Auto => None,
     };
-    let is_named = |d: &wgpu::DeviceInfo| {
-        named.map_or(d.chosen_by_default, |name| {
-            name.parse() == Ok(d.index) || d.name.to_lowercase().contains(&name.to_lowercase())
-        })
-    };
-    match wgpu::devices().into_iter().find(is_named) {
-        Some(device) => device.free_memory,
-        // Without a GPU models run on the processor.
-        None => memory::available(),
+    match wgpu::DeviceInfo::find(named) {
+        Ok(device) => device.free_memory,
+        // Without a GPU models run on the processor; where one is missing that was named, loading says so.
+        Err(_) => memory::available(),
     }
 }
 

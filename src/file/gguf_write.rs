@@ -6,6 +6,7 @@
 use super::{
     gguf::{ALIGNMENT, MAGIC},
     metadata::Metadata,
+    unfinished::Unfinished,
     value::{Array, Repr, Value},
 };
 use crate::{
@@ -13,10 +14,8 @@ use crate::{
     quant::DType,
 };
 use std::{
-    fs::File,
     io::{BufWriter, Write},
-    path::{Path, PathBuf},
-    sync::atomic::{AtomicU32, Ordering},
+    path::Path,
 };
 
 /// A tensor to be written.
@@ -189,38 +188,5 @@ fn put_array(b: &mut Vec<u8>, array: &Array) {
     match &array.0 {
         Repr::Fixed { data, .. } | Repr::Strings { data, .. } => b.extend_from_slice(data),
         Repr::Nested(items) => items.iter().for_each(|a| put_array(b, a)),
-    }
-}
-
-/// A file under a passing name, removed when dropped.
-struct Unfinished(Option<PathBuf>);
-
-impl Unfinished {
-    fn create(target: &Path) -> Result<(File, Self)> {
-        static NEXT: AtomicU32 = AtomicU32::new(0);
-        let invalid = || Error::Invalid(format!("{} is no name for a file", target.display()));
-        let name = target.file_name().ok_or_else(invalid)?.to_string_lossy();
-        let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        let path = target.with_file_name(format!(".{name}.{}-{number}.part", std::process::id()));
-        let file = File::create_new(&path).map_err(|source| Error::Write { path: target.to_owned(), source })?;
-        Ok((file, Unfinished(Some(path))))
-    }
-
-    fn finish(mut self, target: &Path) -> std::io::Result<()> {
-        if let Some(path) = &self.0 {
-            std::fs::rename(path, target)?;
-            self.0 = None;
-        }
-        Ok(())
-    }
-}
-
-impl Drop for Unfinished {
-    fn drop(&mut self) {
-        if let Some(path) = &self.0
-            && let Err(e) = std::fs::remove_file(path)
-        {
-            tracing::warn!("cannot remove the unfinished {}: {e}", path.display());
-        }
     }
 }

@@ -21,6 +21,7 @@ mod shards;
 mod sniff;
 pub mod synth;
 mod tensor;
+mod unfinished;
 mod value;
 
 pub use bytes::Bytes;
@@ -28,6 +29,7 @@ pub use checkpoint::{Checkpoint, FileInfo, Format, TensorInfo};
 pub use gguf_write::{Sink, TensorSpec, write_gguf, write_gguf_to};
 pub use metadata::Metadata;
 pub use tensor::Tensor;
+pub use unfinished::write_whole;
 pub use value::{Array, Strings, Value, ValueType};
 
 use crate::error::{Error, Result};

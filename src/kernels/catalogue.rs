@@ -127,7 +127,11 @@ impl Reduction {
 }
 
 const SUM: Fragment = wgsl!("common/sum.wgsl");
+const ERF: Fragment = wgsl!("common/erf.wgsl");
 const ACTIVATION: Fragment = wgsl!("common/activation.wgsl");
+
+/// Functions of training kernels, whose own texts are made node by node.
+pub const TRAINING: [Fragment; 2] = [ERF, wgsl!("train/functions.wgsl")];
 const SEQUENCE: Fragment = wgsl!("common/sequence.wgsl");
 
 /// The numbers of the clamped SwiGLU, for kernels that do not offer it.

@@ -41,7 +41,7 @@ mod proven;
 mod reflect;
 pub mod tiles;
 
-pub use catalogue::{Kernel, Number, Reduction};
+pub use catalogue::{Kernel, Number, Reduction, TRAINING};
 pub use fragment::Fragment;
 pub use link::{Linked, link};
 pub use proven::{is_proven, proven};

@@ -108,7 +108,7 @@ fn sum_of(bytes: &[u8]) -> u64 {
 }
 
 /// FNV-1a over words of 8 bytes, with the length.
-fn checksum(bytes: &[u8]) -> u64 {
+pub fn checksum(bytes: &[u8]) -> u64 {
     let words = bytes.chunks(8).map(|c| {
         let mut word = [0; 8];
         word[..c.len()].copy_from_slice(c);

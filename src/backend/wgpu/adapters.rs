@@ -184,6 +184,18 @@ pub fn devices() -> Vec<DeviceInfo> {
     adapters.iter().enumerate().map(info).collect()
 }
 
+impl DeviceInfo {
+    /// The device that [`super::Gpu::open`] would take: the one that is named, by number or by part of its name, or the best one.
+    ///
+    /// # Errors
+    /// [`Error::Device`] with a list of what there is.
+    pub fn find(wanted: Option<&str>) -> Result<DeviceInfo> {
+        let adapters = adapters(&instance(false));
+        let index = choose(&adapters, wanted)?;
+        Ok(describe(index, &adapters[index], default_index(&adapters)))
+    }
+}
+
 fn describe(index: usize, a: &wgpu::Adapter, default: Option<usize>) -> DeviceInfo {
     let i = a.get_info();
     let limits = a.limits();

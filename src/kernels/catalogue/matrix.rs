@@ -1,7 +1,7 @@
 //! Products of weights. Fourteen kernels are combinations of what is multiplied ([`Operand`]), which rows of x meet which
 //! rows of weights ([`Pairing`]) and how ([`Method`]); the two last products of experts stand beside them.
 
-use super::{ACTIVATION, Kernel, NO_CLAMP, Number, PLAIN, SUM, TileOf, parts};
+use super::{ACTIVATION, ERF, Kernel, NO_CLAMP, Number, PLAIN, SUM, TileOf, parts};
 use crate::{
     error::Result,
     kernels::{
@@ -202,9 +202,9 @@ fn unit_tile_size(v: &Variant) -> Result<[u32; 2]> {
 /// `[K]` (read where `NORM` = 1), for matrices `residual` `[R, N]` and `gate` `[R, 1]`, and `y` (read_write).
 const fn product(name: &'static str, operand: Operand, pairing: Pairing, method: Method) -> Kernel {
     let (start, consts, tile): (&[Fragment], _, TileOf) = match method {
-        Method::Dots => (&[DOT, TEAMS, ACTIVATION], [DOTS, operand.consts(), pairing.consts(operand)], dots_tile),
-        Method::Tiles if operand.is_unit() => (&[ACTIVATION], [TILES, operand.consts(), &[]], unit_tile_size),
-        Method::Tiles => (&[ACTIVATION], [TILES, operand.consts(), &[]], tile_size),
+        Method::Dots => (&[DOT, TEAMS, ERF, ACTIVATION], [DOTS, operand.consts(), pairing.consts(operand)], dots_tile),
+        Method::Tiles if operand.is_unit() => (&[ERF, ACTIVATION], [TILES, operand.consts(), &[]], unit_tile_size),
+        Method::Tiles => (&[ERF, ACTIVATION], [TILES, operand.consts(), &[]], tile_size),
     };
     Kernel {
         name,

@@ -1,6 +1,6 @@
 //! Everything else: embedding, norms, the choice of experts, recurrent layers, element by element, the next token.
 
-use super::{ACTIVATION, Kernel, NO_CLAMP, PLAIN, SUM, consts, one_each, parts, wg_items};
+use super::{ACTIVATION, ERF, Kernel, NO_CLAMP, PLAIN, SUM, consts, one_each, parts, wg_items};
 use crate::kernels::{
     Fragment,
     fragment::wgsl,
@@ -45,7 +45,7 @@ pub static RMS_NORM: Kernel = Kernel {
 /// rows: sequences (an invocation goes through the rows of one in order).
 pub static SHORT_CONV: Kernel = Kernel {
     name: "short_conv",
-    parts: parts(&[SPANS, ACTIVATION, wgsl!("short_conv.wgsl")]),
+    parts: parts(&[SPANS, ERF, ACTIVATION, wgsl!("short_conv.wgsl")]),
     consts: consts(&[("WG", 64), ("TAPS", 4), ("ACT", ACT_SILU), ("BATCH", 0)]),
     fixed: [NO_CLAMP, &[]],
     params: params::ShortConvParams::FIELDS,
@@ -118,7 +118,7 @@ pub static EXPERT_COMBINE: Kernel = Kernel {
 /// (any buffer for those that have one operand), `y` (read_write). Items: columns; rows: T or O.
 pub static ELEMENTWISE: Kernel = Kernel {
     name: "elementwise",
-    parts: parts(&[ACTIVATION, wgsl!("elementwise.wgsl")]),
+    parts: parts(&[ERF, ACTIVATION, wgsl!("elementwise.wgsl")]),
     consts: consts(&[("WG", 64), ("OP", OP_ADD), ("ACT", ACT_SILU), ("ALPHA", 0), ("LIMIT", 0)]),
     params: params::ElementwiseParams::FIELDS,
     tile: wg_items,

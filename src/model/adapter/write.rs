@@ -6,7 +6,7 @@ use super::{
 };
 use crate::{
     error::{Error, Result},
-    file::{Checkpoint, Format, Metadata, Tensor, TensorSpec, Value, write_gguf},
+    file::{Checkpoint, Format, Metadata, Tensor, TensorSpec, Value, write_gguf, write_whole},
     graph::LowRank,
     model::{
         architecture::Architecture,
@@ -202,9 +202,7 @@ fn save(folder: &Path, config: &serde_json::Value, all: &BTreeMap<String, Tensor
     let data = safetensors::serialize(views, format).map_err(|e| io(std::io::Error::other(e)))?;
     let text = serde_json::to_vec_pretty(config).map_err(|e| io(e.into()))?;
     for (name, data) in [(TENSORS, data), (CONFIG, text)] {
-        let beside = folder.join(format!(".{name}.{}.part", std::process::id()));
-        let done = std::fs::write(&beside, data).and_then(|()| std::fs::rename(&beside, folder.join(name)));
-        done.inspect_err(|_| drop(std::fs::remove_file(&beside))).map_err(io)?;
+        write_whole(&folder.join(name), &data)?;
     }
     Ok(())
 }

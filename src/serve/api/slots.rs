@@ -4,6 +4,7 @@
 
 use crate::{
     error::Error,
+    file::write_whole,
     serve::{
         app::App,
         engine::{Done, OrderKind},
@@ -13,8 +14,7 @@ use crate::{
 };
 use serde_json::{Value, json};
 use std::{
-    fs,
-    io::{self, Write},
+    fs, io,
     path::{Path, PathBuf},
     time::Instant,
 };
@@ -80,7 +80,12 @@ pub async fn act(app: &App, id: usize, action: Action, body: &Value) -> ApiResul
             let (folder, name) = file(app, body)?;
             let Done { tokens, bytes } = order(app, id, OrderKind::Save).await?;
             let (written, to) = (bytes.len(), name.clone());
-            elsewhere(move || write(&folder, &to, &bytes).map_err(|e| failed("written", &to, &e))).await?;
+            // The answer names the file, not the folder that it lies in.
+            let refused = |to: &str, e| match e {
+                Error::Write { source, .. } => failed("written", to, &source),
+                e => e.into(),
+            };
+            elsewhere(move || write_whole(&folder.join(&to), &bytes).map_err(|e| refused(&to, e))).await?;
             let timings = json!({"save_ms": ms(begin)});
             Ok(json!({"id_slot": id, "filename": name, "n_saved": tokens, "n_written": written, "timings": timings}))
         }
@@ -125,31 +130,6 @@ fn failed(what: &str, name: &str, e: &io::Error) -> ApiError {
         }
         io::ErrorKind::InvalidInput => ApiError::field("filename", format!("{name:?} is no plain file")),
         _ => ApiError::new(500, format!("{name:?} could not be {what}: {}", e.kind())),
-    }
-}
-
-/// Writes a file as a whole or not at all.
-fn write(folder: &Path, name: &str, bytes: &[u8]) -> io::Result<()> {
-    let mut partial = tempfile_in(folder, name)?;
-    let written = partial.1.write_all(bytes).and_then(|()| partial.1.sync_all());
-    let moved = written.and_then(|()| fs::rename(&partial.0, folder.join(name)));
-    if moved.is_err() {
-        // What is half-written does not stay; that it could not be removed either changes nothing.
-        let _ = fs::remove_file(&partial.0);
-    }
-    moved
-}
-
-/// A new file that nobody asks for: requests' names do not begin with a dot.
-fn tempfile_in(folder: &Path, name: &str) -> io::Result<(PathBuf, fs::File)> {
-    let mut n = 0;
-    loop {
-        let path = folder.join(format!(".{name}.{n}.partial"));
-        match fs::OpenOptions::new().write(true).create_new(true).open(&path) {
-            Ok(file) => return Ok((path, file)),
-            Err(e) if e.kind() == io::ErrorKind::AlreadyExists && n < 1000 => n += 1,
-            Err(e) => return Err(e),
-        }
     }
 }
 

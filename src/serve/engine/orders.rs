@@ -10,6 +10,7 @@ use super::{
     worker::Worker,
 };
 use crate::{
+    backend::runner::checksum,
     error::{Error, Result},
     serve::prefix::State,
 };
@@ -141,9 +142,4 @@ impl<'a> Saved<'a> {
         let states = at.into_iter().zip(rest.chunks_exact(state_bytes.max(1))).map(|(n, s)| (n, s.into())).collect();
         Ok(Saved { text: words(text), states, runner })
     }
-}
-
-/// FNV-1a.
-fn checksum(bytes: &[u8]) -> u64 {
-    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |sum, b| (sum ^ u64::from(*b)).wrapping_mul(0x0000_0100_0000_01b3))
 }

@@ -21,7 +21,7 @@ pub enum Host<'a> {
 /// The inputs of a graph.
 ///
 /// # Errors
-/// [`Error::Invalid`] for what is missing, of another size or out of range.
+/// [`Error::Invalid`] for what is missing, of another size or out of range; [`Error::Unsupported`] for an op whose ids are not known here.
 pub fn inputs<'a>(graph: &Graph, feed: &'a Feed) -> Result<Vec<(ValueId, Host<'a>)>> {
     if feed.rows == 0 {
         return Err(Error::Invalid("a micro-batch without rows".into()));
@@ -67,8 +67,20 @@ fn below(graph: &Graph, v: ValueId, ids: &[u32]) -> Result<()> {
             Op::Math(Math::GatherSlots) => ("column", graph.cols(node.inputs[0])),
             Op::Math(Math::ScatterSlots { experts } | Math::MultiHot { experts }) => ("expert", *experts),
             Op::Grad(Grad::ExpertOuter { into }) => ("expert", graph.weight(*into).shape[0]),
-            // No other op looks something up by ids of the host.
-            _ => continue,
+            // Where texts start is checked above; ids that were checked for the op forwards serve its gradient; these look nothing up.
+            Op::Math(Math::SelfAttend(_) | Math::Rotate(_) | Math::IdColumns { .. } | Math::Capacity(_))
+            | Op::Grad(
+                Grad::SelfAttend(_)
+                | Grad::CrossEntropy
+                | Grad::Embed { .. }
+                | Grad::ExpertInput { .. }
+                | Grad::ExpertSumRows { .. },
+            ) => continue,
+            op => {
+                let what =
+                    format!("{} by ids of the host has no check on the GPU; the cpu backend trains it", op.name());
+                return Err(Error::Unsupported(what));
+            }
         };
         if let Some(id) = ids.iter().find(|id| **id as usize >= bound) {
             return Err(Error::Invalid(format!("{what} {id} is not below {bound}")));

@@ -8,11 +8,12 @@
 //! micro-batches of any number of rows, share a few compiled kernels.
 
 use super::tile::Tile;
-use crate::ir::{ValueId, WeightId};
+use crate::{
+    error::{Error, Result},
+    ir::{ValueId, WeightId},
+    kernels,
+};
 use std::fmt::Write as _;
-
-/// Functions that all kernels may use.
-const FUNCTIONS: &str = include_str!("../../../../shaders/train/functions.wgsl");
 
 /// A buffer of a step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -109,8 +110,9 @@ pub fn number(i: usize) -> String {
 impl Kernel {
     /// The text of the kernel.
     pub fn text(&self) -> String {
+        let functions: String = kernels::TRAINING.iter().map(|f| f.text).collect();
         let mut t = format!(
-            "{FUNCTIONS}@group(0) @binding(0) var<uniform> p: array<vec4<u32>, {}>;
+            "{functions}@group(0) @binding(0) var<uniform> p: array<vec4<u32>, {}>;
 @group(0) @binding(1) var<uniform> draw: vec4<u32>;\n",
             MOST_NUMBERS / 4
         );
@@ -147,7 +149,10 @@ fn main(@builtin(workgroup_id) w: vec3<u32>, @builtin(local_invocation_id) l: ve
     }
 
     /// Lets it write its one result plus another value of the same shape to `to`.
-    pub fn add(&mut self, other: Operand, to: Operand) {
+    ///
+    /// # Errors
+    /// [`Error::Graph`] for a kernel that does not make each result in one place.
+    pub fn add(&mut self, other: Operand, to: Operand) -> Result<()> {
         self.reads.push(other);
         self.writes = vec![to];
         let name = READ[self.reads.len() - 1];
@@ -156,10 +161,12 @@ fn main(@builtin(workgroup_id) w: vec3<u32>, @builtin(local_invocation_id) l: ve
                 // Writing to text cannot fail.
                 _ = write!(body, "\n    y[i] += {name}[i];");
             }
-            // `fold` names no op with such a kernel.
-            Body::Block(..) => {}
+            Body::Block(..) => {
+                return Err(Error::Graph(format!("the kernel of {} cannot add to its result", self.name)));
+            }
             Body::Tile(tile) => tile.value = format!("{} + {name}[at]", tile.value),
         }
+        Ok(())
     }
 
     /// Workgroups of the dispatch; `None` where there are too many.

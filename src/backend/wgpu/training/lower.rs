@@ -52,7 +52,7 @@ pub fn lower(g: &Graph, rows: usize, direct: bool) -> Result<Lowered> {
                 let Buffer::Value(made) = before.writes[0].buffer else { continue };
                 let other = node.inputs.iter().copied().find(|v| *v != made).unwrap_or(made);
                 let [other, to] = [other, node.outputs[0]].map(|v| Operand { buffer: Buffer::Value(v), ids: false });
-                before.add(other, to);
+                before.add(other, to)?;
             }
             None => lower.one()?,
         }
@@ -200,7 +200,7 @@ impl<'a> Lower<'a> {
         self.push(reads, writes, each * self.out_rows(0), body);
     }
 
-    fn refused(&self) -> Error {
+    pub(super) fn refused(&self) -> Error {
         Error::Unsupported(format!(
             "{} has no training kernel on the GPU; the cpu backend trains it",
             self.node.op.name()
@@ -240,7 +240,7 @@ impl<'a> Lower<'a> {
             }
             Op::ExpertLinear(l) => self.expert_linear(l),
             Op::ExpertCombine => self.combine(),
-            Op::Math(op) => self.math(op),
+            Op::Math(op) => return self.math(op),
             Op::Grad(op) => return self.grad(op),
             Op::Rope(_)
             | Op::KvStore { .. }

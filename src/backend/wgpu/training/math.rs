@@ -2,6 +2,7 @@
 
 use super::{lower::Lower, text};
 use crate::{
+    error::Result,
     ir::{Axis, Capacity, Keep, Math, RopePairs, Rotation, Rows},
     ops::capacity,
 };
@@ -17,7 +18,7 @@ fn exponentials(n: &str) -> String {
 }
 
 impl Lower<'_> {
-    pub(super) fn math(&mut self, m: &Math) {
+    pub(super) fn math(&mut self, m: &Math) -> Result<()> {
         let inputs = self.inputs();
         match m {
             // Written by the host.
@@ -98,12 +99,13 @@ impl Lower<'_> {
             | Math::RepeatSlots { .. }
             | Math::SumSlots { .. }
             | Math::ScaleSlots { .. }
-            | Math::SlotDots { .. } => self.slots(m),
+            | Math::SlotDots { .. } => return self.slots(m),
         }
+        Ok(())
     }
 
     /// The ops of a token's slots (`ops/slots.rs`).
-    fn slots(&mut self, m: &Math) {
+    fn slots(&mut self, m: &Math) -> Result<()> {
         let inputs = self.inputs();
         match m {
             Math::GatherSlots => {
@@ -140,8 +142,9 @@ impl Lower<'_> {
                 self.by_row(*slots, inputs, format!("{sum}\n    y[i] = sum;"));
             }
             // `math` calls this for slots alone.
-            _ => {}
+            _ => return Err(self.refused()),
         }
+        Ok(())
     }
 
     /// Each number of a slot, given its place, in the column of its id: y[r, e] is the sum over the slots j of e.
