@@ -12,7 +12,7 @@
 //! | logits, hidden states, vectors of texts | [`session::Session::prefill`], [`session::Session::hidden_states`], [`session::Session::embedding`] |
 //! | which experts a text takes | [`session::Session::record_routing`], [`routing`] |
 //! | a GPU of one's own choice, or the host's own device | [`session::BackendChoice`], `gpu::Gpu::adopt` |
-//! | what a model will need before it is loaded | [`session::memory_needs`] |
+//! | what a model will need before it is loaded | [`session::MemoryNeeds::of`] |
 //! | a model to try without a file | `session::Model::demo` (feature `demo-model`) |
 //!
 //! The repository's `examples/` has a program for each of the usual wishes.
@@ -24,6 +24,10 @@
 //! | `gpu` | yes | GPUs through wgpu; without it models run on the CPU, and neither wgpu nor naga is built |
 //! | `cli` | yes | the program `moeray`; a library's user leaves it out |
 //! | `demo-model` | yes | the built-in model of 6.5 MB, `session::Model::demo` |
+//! | `grammar` | yes | output that follows a JSON schema, a regular expression, a grammar, or calls of tools: [`grammar`] |
+//! | `train` | yes | training and adapters: [`train`] |
+//! | `serve` | yes | the server behind `moeray serve`; a library's user leaves it out |
+//! | `pull` | no | downloads of models: `hub::pull` |
 //! | `stream` | no | `generate::Generation::into_stream`, a stream for asynchronous programs |
 //!
 //! # Defaults
@@ -186,10 +190,12 @@ pub mod gpu {
     /// The wgpu whose devices can be adopted: a host must use this version.
     pub use ::wgpu;
 
+    /// Devices that are smaller than the one that is there, for tests.
+    #[doc(hidden)]
+    pub use crate::backend::wgpu::ForcedLimits;
     pub use crate::{
         backend::wgpu::{
-            DeviceCallbacks, DeviceInfo, ForcedLimits, Gpu, Measured, Options, Requirements, RunOptions, ShaderCache,
-            Tuning, devices, requirements,
+            DeviceCallbacks, DeviceInfo, Gpu, Measured, Options, Requirements, RunOptions, ShaderCache, Tuning, devices,
         },
         kernels::{Reduction, Tiles},
     };
@@ -197,8 +203,11 @@ pub mod gpu {
 
 /// The CPU: threads, instruction sets, and the precision of activations.
 pub mod cpu {
+    /// For benchmarks of the program.
+    #[doc(hidden)]
+    pub use crate::backend::cpu::measure_bandwidth;
     pub use crate::{
-        backend::cpu::{Options, SimdLevel, measure_bandwidth, simd_levels},
+        backend::cpu::{Options, SimdLevel},
         ops::linear::Activations,
     };
 }

@@ -12,7 +12,7 @@ use moeray::{
     Error,
     backend::{
         Loaded, Program,
-        wgpu::{DeviceCallbacks, Gpu, Options, requirements},
+        wgpu::{DeviceCallbacks, Gpu, Options, Requirements},
     },
     quant::KvType,
     session::{BackendChoice, LoadOptions, Model, Session, SessionOptions},
@@ -45,9 +45,9 @@ impl Host {
         let adapter = adapters.into_iter().find(|a| a.get_info().name.contains(&name)).unwrap();
         let descriptor = wgpu::DeviceDescriptor {
             label: Some("host"),
-            required_features: requirements().features,
+            required_features: Requirements::minimum().features,
             required_limits: limits.clone(),
-            memory_hints: requirements().memory_hints,
+            memory_hints: Requirements::minimum().memory_hints,
             ..Default::default()
         };
         let (device, queue) = pollster::block_on(adapter.request_device(&descriptor)).unwrap();
@@ -115,7 +115,7 @@ fn refused<T>(what: &str, mut result: impl FnMut() -> moeray::Result<T>) -> Stri
 
 /// Runs, provokes an error, destroys the device; `told`: whether the host forwards the loss.
 fn survives(told: bool) {
-    let Some(host) = Host::open(&requirements().limits) else { return };
+    let Some(host) = Host::open(&Requirements::minimum().limits) else { return };
     let guest = host.lend(DeviceCallbacks::KeptByHost).unwrap();
     if told {
         assert!(host.guest.set(guest.clone()).is_ok());
@@ -140,7 +140,7 @@ fn survives(told: bool) {
     assert_eq!(host.errors.lock().unwrap().len(), 1, "the guest's errors are the guest's");
 
     // A new device carries on.
-    let again = Host::open(&requirements().limits).unwrap();
+    let again = Host::open(&Requirements::minimum().limits).unwrap();
     let guest = again.lend(DeviceCallbacks::KeptByHost).unwrap();
     let loaded = guest.load(program(), &mut |_| Ok(())).unwrap();
     compare::check(&logits(&*loaded).unwrap(), &want, 1e-9).unwrap();
@@ -159,7 +159,7 @@ fn a_host_that_keeps_the_loss_to_itself() {
 /// A model is loaded through the public interface onto a host's device, and two models share it.
 #[test]
 fn models_on_a_hosts_device() {
-    let Some(host) = Host::open(&requirements().limits) else { return };
+    let Some(host) = Host::open(&Requirements::minimum().limits) else { return };
     let guest = host.lend(DeviceCallbacks::KeptByHost).unwrap();
     let logits = |backend: BackendChoice| {
         let options = LoadOptions { backend, ..LoadOptions::default() };
@@ -178,7 +178,7 @@ fn models_on_a_hosts_device() {
 /// Callbacks that the host hands over are Moeray's.
 #[test]
 fn callbacks_that_are_handed_over() {
-    let Some(host) = Host::open(&requirements().limits) else { return };
+    let Some(host) = Host::open(&Requirements::minimum().limits) else { return };
     let guest = host.lend(DeviceCallbacks::HandedOver).unwrap();
     let loaded = guest.load(program(), &mut |_| Ok(())).unwrap();
     logits(&*loaded).unwrap();
@@ -191,7 +191,7 @@ fn callbacks_that_are_handed_over() {
 /// A host that polls its device and submits to it all the time, from a thread of its own, as renderers do: steps go on and end.
 #[test]
 fn a_host_that_polls_and_submits_meanwhile() {
-    let Some(host) = Host::open(&requirements().limits) else { return };
+    let Some(host) = Host::open(&Requirements::minimum().limits) else { return };
     let guest = host.lend(DeviceCallbacks::KeptByHost).unwrap();
     let loaded = guest.load(program(), &mut |_| Ok(())).unwrap();
     let end = Arc::new(AtomicBool::new(false));
@@ -224,7 +224,7 @@ fn a_host_that_polls_and_submits_meanwhile() {
 /// A device that was opened with less than is required is refused by name, before anything is made on it.
 #[test]
 fn a_device_that_is_too_small() {
-    let limits = wgpu::Limits { max_storage_buffers_per_shader_stage: 4, ..requirements().limits };
+    let limits = wgpu::Limits { max_storage_buffers_per_shader_stage: 4, ..Requirements::minimum().limits };
     let Some(host) = Host::open(&limits) else { return };
     let e = host.lend(DeviceCallbacks::KeptByHost).unwrap_err().to_string();
     assert!(e.contains("4 storage buffers") && e.contains("requirements"), "{e}");
@@ -233,8 +233,8 @@ fn a_device_that_is_too_small() {
 /// Whatever the adapter has beyond the requirements may be asked for, and is granted.
 #[test]
 fn the_best_that_an_adapter_has() {
-    let Some(host) = Host::open(&requirements().limits) else { return };
-    let wanted = requirements();
+    let Some(host) = Host::open(&Requirements::minimum().limits) else { return };
+    let wanted = Requirements::minimum();
     let descriptor = wgpu::DeviceDescriptor {
         required_features: wanted.best_features(&host.adapter),
         required_limits: wanted.best_limits(&host.adapter),

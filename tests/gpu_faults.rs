@@ -10,7 +10,7 @@ use moeray::{
     backend::{
         Loaded, reference,
         runner::{Row, Runner, RunnerOptions, Step},
-        wgpu::{ForcedLimits, Gpu, Options, RunOptions, requirements},
+        wgpu::{ForcedLimits, Gpu, Options, Requirements, RunOptions},
     },
     file::{Tensor, synth},
     graph,
@@ -70,8 +70,8 @@ fn memory_is_not_wasted() {
     let adapter = adapters.into_iter().find(|a| a.get_info().name.contains(&name)).unwrap();
     for shape in &synth::PRESETS {
         let descriptor = wgpu::DeviceDescriptor {
-            required_limits: requirements().best_limits(&adapter),
-            memory_hints: requirements().memory_hints,
+            required_limits: Requirements::minimum().best_limits(&adapter),
+            memory_hints: Requirements::minimum().memory_hints,
             ..Default::default()
         };
         let (device, _queue) = pollster::block_on(adapter.request_device(&descriptor)).unwrap();

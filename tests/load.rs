@@ -3,7 +3,7 @@
 use crate::support::gpu;
 use moeray::{
     CancelToken, Error, KvType,
-    session::{BackendChoice, DEMO_MODEL, LoadOptions, Model, Session, SessionOptions, memory_needs},
+    session::{BackendChoice, DEMO_MODEL, LoadOptions, MemoryNeeds, Model, Session, SessionOptions},
 };
 
 fn on_cpu() -> LoadOptions {
@@ -49,7 +49,7 @@ fn the_demo_model_from_everywhere() {
 #[test]
 fn needs_are_counted_before_loading() {
     let file = concat!(env!("CARGO_MANIFEST_DIR"), "/demo/bard-q4_k_m.gguf");
-    let needs = |ctx, kv| memory_needs(file.as_ref(), &SessionOptions { ctx, kv, ..Default::default() }).unwrap();
+    let needs = |ctx, kv| MemoryNeeds::of(file.as_ref(), &SessionOptions { ctx, kv, ..Default::default() }).unwrap();
     let n = needs(1000, KvType::F16);
     let size = std::fs::metadata(file).unwrap().len();
     assert!(n.weights < size && n.weights > size * 9 / 10, "{n:?} of {size}");
@@ -57,7 +57,7 @@ fn needs_are_counted_before_loading() {
     assert_eq!((n.kv, n.states), (4 * 2 * 2 * 64 * 2 * 1000, 0));
     assert_eq!(needs(1000, KvType::F32).kv, 2 * n.kv);
     assert!(n.read_per_token < n.weights && n.total() == n.weights + n.kv);
-    assert!(memory_needs("missing.gguf".as_ref(), &SessionOptions::default()).is_err());
+    assert!(MemoryNeeds::of("missing.gguf".as_ref(), &SessionOptions::default()).is_err());
 }
 
 /// A fork goes on as the original would, and neither sees the other's tokens.

@@ -6,7 +6,7 @@ use crate::{
 };
 use moeray::{
     backend, file, model,
-    routing::{LayerTrace, Load, Statistics, heat_map, html},
+    routing::{LayerTrace, Load, Statistics},
     sampler::{SamplerOptions, Sampling},
     session::{BackendChoice, Budget, LoadOptions, Model, Session, SessionOptions, Status},
 };
@@ -144,7 +144,7 @@ fn load_is_counted() {
 #[test]
 fn the_picture_shows_every_cell() {
     let loads = [of(6, &[0, 0, 0, 1, 2, 5]), of(6, &[3, 3, 3, 3, 3, 3])];
-    let svg = heat_map(&loads, "a < b & \"c\"");
+    let svg = Load::heat_map(&loads, "a < b & \"c\"");
     assert!(svg.starts_with("<svg ") && svg.trim_end().ends_with("</svg>"));
     assert!(svg.contains("a &lt; b &amp; &quot;c&quot;"));
     let cells: Vec<(&str, &str)> = svg
@@ -162,8 +162,8 @@ fn the_picture_shows_every_cell() {
     assert!(svg.contains(">1.79<") && svg.contains(">0.00<"), "entropies of the layers");
     // A large model's picture stays small.
     let big: Vec<Load> = (0..48).map(|_| of(512, &(0..5120).map(|i| i * i % 512).collect::<Vec<_>>())).collect();
-    assert!(heat_map(&big, "").len() < 1 << 20);
-    assert!(heat_map(&[], "").contains("</svg>"));
+    assert!(Load::heat_map(&big, "").len() < 1 << 20);
+    assert!(Load::heat_map(&[], "").contains("</svg>"));
 }
 
 /// Pictures and page from a real trace: a field for every layer, one title, and no picture is cut off at its right.
@@ -193,7 +193,7 @@ fn the_page_shows_every_layer() {
         let first = positions.relative(0, a as usize);
         assert!((first - of.experts as f64 / of.used as f64).abs() < 1e-12, "one of {} choices", of.used);
     }
-    let page = html(&statistics, "a title");
+    let page = statistics.html("a title");
     assert_eq!(page.matches("<svg ").count(), 3);
     assert_eq!(page.matches(">layer 2<").count(), 2, "a field in each of two pictures");
     assert!(page.starts_with("<!doctype html>") && page.trim_end().ends_with("</html>"));

@@ -12,7 +12,7 @@ use std::io::{self, Write};
 pub fn devices(args: &DevicesArgs) -> Outcome {
     let found = wgpu::devices();
     let chosen = found.iter().find(|d| d.chosen_by_default);
-    let simd_levels: Vec<&str> = cpu::simd_levels().into_iter().map(cpu::SimdLevel::name).collect();
+    let simd_levels: Vec<&str> = cpu::SimdLevel::available().into_iter().map(cpu::SimdLevel::name).collect();
     let (processor, threads) = (facts::processor(), cpu::pool::default_threads());
     let mut out = io::stdout().lock();
     if args.json {

@@ -13,7 +13,7 @@ pub fn pull(args: &PullArgs, quiet: bool) -> Outcome {
     use super::interrupt;
     use crate::{
         cancel::CancelToken,
-        hub::pull::{PullOptions, pull},
+        hub::{PullOptions, pull},
     };
     let cache = names::places().hugging_face;
     let cache =
@@ -82,8 +82,8 @@ impl Bar {
         Bar { bar: if quiet { ProgressBar::hidden() } else { ProgressBar::new(0) }, begun: false }
     }
 
-    fn show(&mut self, p: crate::hub::pull::PullProgress<'_>) {
-        use crate::hub::pull::PullProgress;
+    fn show(&mut self, p: crate::hub::PullProgress<'_>) {
+        use crate::hub::PullProgress;
         use indicatif::ProgressStyle;
         match p {
             PullProgress::Chosen { bytes, .. } => {

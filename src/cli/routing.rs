@@ -6,7 +6,7 @@ use super::{
     output::NewFile,
 };
 use crate::{
-    routing::{Load, Statistics, Trace, heat_map, html},
+    routing::{Load, Statistics, Trace},
     session::Session,
     tokenizer::Tokenizer,
 };
@@ -68,10 +68,10 @@ impl<'a> Collected<'a> {
         }
         if let Some(path) = &self.args.routing_svg {
             let title = format!("{model}: experts\u{2019} load over {} tokens", self.statistics.tokens());
-            save(path, &heat_map(&self.statistics.loads(), &title))?;
+            save(path, &Load::heat_map(&self.statistics.loads(), &title))?;
         }
         if let Some(path) = &self.args.routing_html {
-            save(path, &html(&self.statistics, &format!("{model}: routing")))?;
+            save(path, &self.statistics.html(&format!("{model}: routing")))?;
         }
         Ok(())
     }

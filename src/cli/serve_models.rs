@@ -8,7 +8,7 @@ use super::{
 use crate::{
     backend::wgpu,
     file,
-    hub::in_folder,
+    hub::Places,
     memory, model,
     serve::{App, Fleet, FleetOptions, ServeOptions, Source, metrics::Metrics},
     session::{BackendChoice, Model},
@@ -45,7 +45,7 @@ pub fn wanted(args: &ServeArgs) -> Outcome<Vec<Wanted>> {
         if !folder.is_dir() {
             return Err(Failure::new(format!("--models-dir: there is no folder {}", folder.display())));
         }
-        for found in in_folder(folder) {
+        for found in Places::in_folder(folder) {
             if !all.iter().any(|w| w.name == found.name) {
                 all.push(Wanted { name: found.name, path: Some(found.path), bytes: found.bytes });
             }

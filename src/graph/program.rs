@@ -7,7 +7,7 @@ use crate::{
 };
 use std::sync::Arc;
 
-/// What to run: a graph as the model room made it (unfused; a backend applies [`super::fuse`] itself where it
+/// What to run: a graph as the model room made it (unfused; a backend applies `fuse` itself where it
 /// wants the fused ops) and its weights, in the order of `graph.weights`.
 #[derive(Clone, Debug)]
 pub struct Program {

@@ -17,9 +17,11 @@ mod hugging_face;
 mod lm_studio;
 mod ollama;
 #[cfg(feature = "pull")]
-pub mod pull;
+mod pull;
 mod remove;
 
+#[cfg(feature = "pull")]
+pub use pull::{PullOptions, PullProgress, Pulled, pull};
 pub use remove::Removed;
 
 use crate::error::{Error, Result};
@@ -148,32 +150,34 @@ impl Places {
     }
 }
 
-/// The models of a folder and of the folders in it, by the names of their files without `.gguf` (of split ones, without the part's
-/// number), and of safetensors by the name of their folder. Where two have the same name, the second has its folder's before it.
-pub fn in_folder(folder: &Path) -> Vec<Found> {
-    let of = |v: &gguf_files::Variant| {
-        let file = v.path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
-        let stem = file.strip_suffix(".gguf").or(file.strip_suffix(".GGUF")).unwrap_or(&file);
-        if v.path.is_dir() { file } else { gguf_files::split(stem).0.to_owned() }
-    };
-    let mut variants = gguf_files::variants(folder);
-    for (_, path) in entries(folder).into_iter().filter(|(_, p)| p.is_dir()) {
-        // GGUFs in folders were found already.
-        variants.extend(gguf_files::variants(&path).into_iter().filter(|v| v.path == path));
-    }
-    let mut all: Vec<Found> = vec![];
-    for v in variants {
-        let mut name = of(&v);
-        if all.iter().any(|f| f.name == name)
-            && let Some(parent) = v.path.parent().and_then(Path::file_name)
-        {
-            name = format!("{}/{name}", parent.to_string_lossy());
+impl Places {
+    /// The models of a folder and of the folders in it, by the names of their files without `.gguf` (of split ones, without the part's
+    /// number), and of safetensors by the name of their folder. Where two have the same name, the second has its folder's before it.
+    pub fn in_folder(folder: &Path) -> Vec<Found> {
+        let of = |v: &gguf_files::Variant| {
+            let file = v.path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
+            let stem = file.strip_suffix(".gguf").or(file.strip_suffix(".GGUF")).unwrap_or(&file);
+            if v.path.is_dir() { file } else { gguf_files::split(stem).0.to_owned() }
+        };
+        let mut variants = gguf_files::variants(folder);
+        for (_, path) in entries(folder).into_iter().filter(|(_, p)| p.is_dir()) {
+            // GGUFs in folders were found already.
+            variants.extend(gguf_files::variants(&path).into_iter().filter(|v| v.path == path));
         }
-        all.push(Found { name, path: v.path, bytes: v.bytes, place: Place::Folder });
+        let mut all: Vec<Found> = vec![];
+        for v in variants {
+            let mut name = of(&v);
+            if all.iter().any(|f| f.name == name)
+                && let Some(parent) = v.path.parent().and_then(Path::file_name)
+            {
+                name = format!("{}/{name}", parent.to_string_lossy());
+            }
+            all.push(Found { name, path: v.path, bytes: v.bytes, place: Place::Folder });
+        }
+        all.sort();
+        all.dedup_by(|a, b| a.name == b.name);
+        all
     }
-    all.sort();
-    all.dedup_by(|a, b| a.name == b.name);
-    all
 }
 
 /// The entries of a folder by name, sorted; none where it cannot be read.

@@ -12,7 +12,7 @@
 //!
 //! Everything that differs from dispatch to dispatch is a uniform: `p`, a struct of [`params`], and `frame`
 //! ([`params::Frame`]), written once a step. Their WGSL is made from the Rust, and so are the named constants that both
-//! sides use ([`numbers`]). [`reflect`] reads bindings, access and workgroup size back from the text, so
+//! sides use ([`numbers`]). `reflect` reads bindings, access and workgroup size back from the text, so
 //! that the runtime binds by name and cannot disagree with the shader.
 //!
 //! # Conventions of every kernel

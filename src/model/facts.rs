@@ -23,7 +23,7 @@ pub enum Absent {
 /// Facts of one family's `config.json`.
 #[derive(Clone, Copy, Debug)]
 pub struct Config {
-    /// The keys of the class that change what is computed, beside those of [`COMMON`]. Where both have a key, this one counts.
+    /// The keys of the class that change what is computed, beside those of `COMMON`. Where both have a key, this one counts.
     pub keys: &'static [(&'static str, Absent)],
     /// Further names of keys (`attribute_map`): the other name, and the key that it stands for.
     pub also: &'static [(&'static str, &'static str)],

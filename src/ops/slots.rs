@@ -5,7 +5,7 @@
 //! | `top_k` | the columns of the k largest numbers of each group, largest first, ties to the lower | none |
 //! | `gather_slots` | y[r, j] = x[r, ids[r, j]] | `scatter_slots` of dy |
 //! | `scatter_slots` | y[r, ids[r, j]] = w[r, j], 0 elsewhere | `gather_slots` of dy |
-//! | `multi_hot` | y[r, e] = how often e is among ids[r] | none |
+//! | `multi_hot` | y[r, e] = how often e is among `ids[r]` | none |
 //! | `repeat_slots` | y[r, j, :] = x[r, :] | `sum_slots` of dy |
 //! | `sum_slots` | y[r, :] = Σ_j x[r, j, :] | `repeat_slots` of dy |
 //! | `scale_slots` | y[r, j, :] = w[r, j] · x[r, j, :] (or x[r, :]) | `scale_slots` of dy (summed over slots where x was shared); `slot_dots` |

@@ -3,8 +3,8 @@
 //!
 //! A [`Trace`] is filled by [`crate::session::Session::record_routing`] from a model that was loaded with
 //! [`crate::model::Options::trace_router`]. It costs `8 · k` bytes a token and layer, read back with the logits of each
-//! step; routing itself stays where it is computed. [`Load`] and [`Statistics`] count, [`Trace::to_json`] saves, [`heat_map`],
-//! [`co_activation`] and [`over_positions`] draw, and [`html()`] puts all of it on a page.
+//! step; routing itself stays where it is computed. [`Load`] and [`Statistics`] count, [`Trace::to_json`] saves, [`Load::heat_map`],
+//! [`Statistics::co_activation`] and [`Statistics::over_positions`] draw, and [`Statistics::html`] puts all of it on a page.
 //!
 //! Deliberately absent: files, terminals, models.
 
@@ -13,8 +13,6 @@ mod html;
 mod picture;
 mod statistics;
 
-pub use html::html;
-pub use picture::{co_activation, heat_map, over_positions};
 pub use statistics::{LayerStatistics, OverPositions, Statistics, Together};
 
 use crate::{

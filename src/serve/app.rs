@@ -55,7 +55,7 @@ pub struct ServeOptions {
     pub now: fn() -> Option<DateTime>,
 }
 
-/// See the [module](self).
+/// See the description of the module.
 #[derive(Debug)]
 pub struct App {
     /// What the operator chose.

@@ -51,7 +51,7 @@ pub struct FleetOptions {
     pub idle: Option<Duration>,
 }
 
-/// See the [module](self).
+/// See the description of the module.
 #[derive(Debug)]
 pub struct Fleet {
     /// What the operator chose for all of them.

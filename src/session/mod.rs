@@ -11,17 +11,19 @@ mod hidden;
 mod model;
 pub(crate) mod needs;
 
-pub use crate::backend::{
-    KernelTime, Roofline,
-    runner::{Budget, Chosen, Status},
-};
+pub use crate::backend::runner::{Budget, Chosen, Status};
+/// Measurements, for the program's benchmark.
+#[doc(hidden)]
+pub use crate::backend::{KernelTime, Roofline};
 pub use crate::model::Pooling;
 pub use crate::sampler::Sampling;
 pub use hidden::Pooled;
+/// The bytes of [`Model::demo`], for the program and the tests.
 #[cfg(feature = "demo-model")]
+#[doc(hidden)]
 pub use model::DEMO_MODEL;
 pub use model::{BackendChoice, LoadOptions, Model};
-pub use needs::{MemoryNeeds, memory_needs};
+pub use needs::MemoryNeeds;
 
 use crate::{
     backend::{
@@ -220,6 +222,7 @@ impl Session {
     ///
     /// # Errors
     /// As [`Session::prefill`]; [`Error::Unsupported`] where the device cannot.
+    #[doc(hidden)]
     pub fn profile(&mut self, tokens: &[u32]) -> Result<Option<Vec<KernelTime>>> {
         self.check(tokens)?;
         let first = self.position();

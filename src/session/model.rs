@@ -183,6 +183,7 @@ impl Model {
     ///
     /// # Errors
     /// [`Error::Device`].
+    #[doc(hidden)]
     pub fn roofline(&self) -> Result<Option<Roofline>> {
         self.inner.loaded.roofline()
     }

@@ -32,18 +32,20 @@ impl MemoryNeeds {
     }
 }
 
-/// Counts what a file or folder needs with a session of these options. Reads headers alone, no weights.
-///
-/// # Errors
-/// [`crate::Error`] for what cannot be read or run.
-pub fn memory_needs(path: &Path, options: &SessionOptions) -> Result<MemoryNeeds> {
-    let program = model::build(&file::open(path)?, &model::Options::default())?.program;
-    Ok(MemoryNeeds {
-        weights: weight_bytes(&program),
-        kv: kv_bytes(&program, options.kv) * options.ctx as u64,
-        states: state_bytes(&program),
-        read_per_token: bytes_per_token(&program),
-    })
+impl MemoryNeeds {
+    /// Counts what a file or folder needs with a session of these options. Reads headers alone, no weights.
+    ///
+    /// # Errors
+    /// [`crate::Error`] for what cannot be read or run.
+    pub fn of(path: &Path, options: &SessionOptions) -> Result<MemoryNeeds> {
+        let program = model::build(&file::open(path)?, &model::Options::default())?.program;
+        Ok(MemoryNeeds {
+            weights: weight_bytes(&program),
+            kv: kv_bytes(&program, options.kv) * options.ctx as u64,
+            states: state_bytes(&program),
+            read_per_token: bytes_per_token(&program),
+        })
+    }
 }
 
 /// Bytes of weights that one generated token reads, in the form in which the file stores them: all matrices once, of the

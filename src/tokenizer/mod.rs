@@ -35,6 +35,7 @@ pub use answer::{AnswerReader, Part as AnswerPart, Segment};
 pub(crate) use answer::{Before, Kept};
 pub use decode::DecodeStream;
 pub use template::{ChatTemplate, DateTime, Message, Prompt, RenderOptions};
+#[doc(hidden)]
 pub use vocab::GgufVocab;
 
 use crate::error::{Error, Result};
@@ -107,6 +108,7 @@ impl Tokenizer {
     /// [`Error::Unsupported`] for another model than `gpt2`, `llama` and `gemma4`, or a pre-tokenizer that is not known
     /// (which lists the known); [`Error::Tokenizer`] for a vocabulary that contradicts itself: merges of unknown tokens, ids
     /// out of range, fewer kinds or scores than tokens.
+    #[doc(hidden)]
     pub fn from_vocab(mut v: GgufVocab) -> Result<Self> {
         let template = v.chat_template.take();
         let name = v.name.take().unwrap_or_default();

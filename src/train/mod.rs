@@ -1,9 +1,30 @@
 //! Training: data and a configuration into new weights.
 //!
+//! ```no_run
+//! use moeray::{CancelToken, train::{Event, TrainConfig, Trainer}};
+//!
+//! # fn main() -> moeray::Result<()> {
+//! let text = r#"
+//!     base_model = "model.gguf"
+//!     datasets = [{ path = "texts/" }]
+//!     lora = { r = 16 }
+//! "#;
+//! let mut trainer = Trainer::open(TrainConfig::parse("run.toml", text, &[])?)?;
+//! trainer.open_logs()?;
+//! trainer.run(&CancelToken::new(), &mut |event| {
+//!     if let Event::Step(step) = event {
+//!         println!("{}: {:.4}", step.step, step.loss);
+//!     }
+//! })?;
+//! trainer.export()?;
+//! # Ok(())
+//! # }
+//! ```
+//!
 //! In the order of the data: `learner` says what a model is to the trainer (named parameters, and a micro-batch that gives
-//! losses and gradients); `select` chooses parameters by name; [`data`] makes batches of files; `schedule`, `clip` and
-//! `optimizer` make a step of gradients; [`metrics`] tell people and programs how it goes; `checkpoint` keeps what is needed to
-//! go on; [`Trainer`] is the loop, and [`config`] what a person says about it. `upcycle` makes experts of dense networks, to be
+//! losses and gradients); `select` chooses parameters by name; `data` makes batches of files; `schedule`, `clip` and
+//! `optimizer` make a step of gradients; `metrics` tell people and programs how it goes; `checkpoint` keeps what is needed to
+//! go on; [`Trainer`] is the loop, `run` what is around it, and [`TrainConfig`] what a person says about it. `upcycle` makes experts of dense networks, to be
 //! trained on.
 //!
 //! Everything here is deterministic: equal configuration, data and seed give equal weights, whatever the number of threads.
@@ -27,30 +48,43 @@
 mod adapters;
 mod checkpoint;
 mod clip;
+#[doc(hidden)]
 pub mod config;
+#[doc(hidden)]
 pub mod data;
 mod forecast;
 mod graphs;
 mod learner;
+#[doc(hidden)]
 pub mod metrics;
 mod model_learner;
 mod optimizer;
+mod run;
 mod schedule;
 mod scratch;
 mod select;
 mod trainer;
 mod upcycle;
 
-pub use crate::backend::training::{ParameterStep, SliceStep, Update};
-pub use adapters::new_adapters;
-pub use checkpoint::{Checkpoints, Resumed, TrainState};
-pub use clip::{Norm, clip_factor, gradient_norm, square_sum};
+pub use config::TrainConfig;
 pub use forecast::Forecast;
-pub use learner::{DeviceLearner, ExpertLoad, Learner, LossTerm, MicroBatch, Outcome, Parameter, Slot, Visit};
-pub use model_learner::ModelLearner;
-pub use optimizer::{Algorithm, Moments, Optimizer, OptimizerOptions, Rule, Saved, Unused};
-pub use schedule::{Decay, Schedule, Tail};
-pub use scratch::from_scratch;
-pub use select::{Role, Selection};
+pub use learner::{ExpertLoad, LossTerm};
+pub use metrics::{EvalRecord, StepRecord};
 pub use trainer::{Event, Finished, Trainer};
-pub use upcycle::{Gate, UpcycleOptions, upcycle, upcycle_to};
+pub use upcycle::{Gate, UpcycleOptions, upcycle_to};
+
+// What the trainer is made of: for the program and the tests, and no part of the interface that versions promise.
+#[doc(hidden)]
+pub use {
+    crate::backend::training::{ParameterStep, SliceStep, Update},
+    adapters::new_adapters,
+    checkpoint::{Checkpoints, Resumed, TrainState},
+    clip::{Norm, clip_factor, gradient_norm, square_sum},
+    learner::{DeviceLearner, Learner, MicroBatch, Outcome, Parameter, Slot, Visit},
+    model_learner::ModelLearner,
+    optimizer::{Algorithm, Moments, Optimizer, OptimizerOptions, Rule, Saved, Unused},
+    schedule::{Decay, Schedule, Tail},
+    scratch::from_scratch,
+    select::{Role, Selection},
+    upcycle::upcycle,
+};

@@ -15,13 +15,13 @@ use crate::{
         training::{Feed, Named, ParameterStep, Training},
     },
     error::{Error, Result},
-    file::Tensor,
+    file::{Checkpoint, Tensor},
     graph::{
         LowRank, Recompute, TrainProgram,
         formula::{DROPPED, TOKENS_PER_EXPERT, bias_update},
     },
     ir::WeightId,
-    model::Definition,
+    model::{self, Definition},
 };
 use std::collections::{BTreeMap, HashMap, HashSet};
 
@@ -59,9 +59,28 @@ pub struct ModelLearner {
     #[cfg(feature = "gpu")]
     gpu: Option<backend::wgpu::Gpu>,
     threads: usize,
+    /// The file that the model is of, under GGUF names, where it is of one.
+    base: Option<Checkpoint>,
 }
 
 impl ModelLearner {
+    /// A learner of the model in a file, under GGUF names; from it what is learnt can be written.
+    ///
+    /// # Errors
+    /// As [`ModelLearner::new`]; errors of building the model.
+    pub fn of(base: Checkpoint, config: &TrainConfig) -> Result<ModelLearner> {
+        let learner = ModelLearner::new(&model::build(&base, &model::Options::default())?, config)?;
+        Ok(ModelLearner { base: Some(base), ..learner })
+    }
+
+    /// The file that the model is of, as it was before.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] where it is of none.
+    pub fn base(&self) -> Result<&Checkpoint> {
+        self.base.as_ref().ok_or_else(|| Error::Invalid("the model is of no file that could be written anew".into()))
+    }
+
     /// A learner of a model as the configuration says: of all its weights, or of adapters.
     ///
     /// # Errors
@@ -95,7 +114,7 @@ impl ModelLearner {
             false => Parameter::new(name, shape),
         };
         let parameters = trained.map(|w| parameter(&w.name, &w.shape)).collect();
-        let vocab = graph.weights.first().and_then(|w| w.shape.first().copied()).unwrap_or(0);
+        let vocab = definition.decoder.vocab;
         let objective = objective(&config.router);
         let weights = HashMap::from([("balance", objective.balance_weight), ("z", objective.z_weight)]);
         Ok(ModelLearner {
@@ -125,17 +144,13 @@ impl ModelLearner {
             #[cfg(feature = "gpu")]
             gpu: None,
             threads: config.threads,
+            base: None,
         })
     }
 
     /// Where gradients are computed.
     pub fn describe(&self) -> String {
         self.training.as_ref().map_or_else(String::new, |t| t.describe())
-    }
-
-    /// Tokens of the vocabulary.
-    pub fn vocabulary(&self) -> usize {
-        self.vocab
     }
 
     /// What a micro-batch of so many rows takes, beside an optimizer's state of so many bytes.

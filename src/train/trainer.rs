@@ -7,6 +7,7 @@ use super::{
     data::{Batch, Corpus, Cursor, Feed},
     learner::{Learner, Outcome},
     metrics::{EvalRecord, Log, StepRecord},
+    model_learner::ModelLearner,
     optimizer::Optimizer,
     schedule::Schedule,
 };
@@ -46,7 +47,7 @@ pub struct Finished {
 }
 
 /// A run: a model that learns, its data, and where it stands.
-pub struct Trainer<L: Learner> {
+pub struct Trainer<L: Learner = ModelLearner> {
     learner: L,
     config: TrainConfig,
     feed: Feed,
@@ -83,7 +84,7 @@ impl<L: Learner> Trainer<L> {
         let schedule = config.schedule(steps);
         schedule.check()?;
         let checkpoints =
-            Checkpoints::new(&config.output_dir, config.save_total_limit, lasting(&config, steps, &feed)?)?;
+            Checkpoints::new(&config.output_dir, config.save_total_limit, lasting(&config, steps, &feed)?);
         let resumed = match config.resume.as_str() {
             "auto" | "true" => checkpoints.newest()?,
             "never" | "false" | "" => None,
@@ -124,6 +125,11 @@ impl<L: Learner> Trainer<L> {
     /// Adds a log; those of files begin behind [`Trainer::state`]'s step.
     pub fn log(&mut self, log: Box<dyn Log>) {
         self.logs.push(log);
+    }
+
+    /// What the run was asked for.
+    pub fn config(&self) -> &TrainConfig {
+        &self.config
     }
 
     /// Where the run stands.
@@ -294,6 +300,11 @@ impl<L: Learner> Trainer<L> {
         Ok(record)
     }
 
+    /// Makes the folder of checkpoints and logs, and takes away what an interrupted run left half-written there.
+    pub(super) fn prepare_folder(&self) -> Result<()> {
+        self.checkpoints.prepare()
+    }
+
     /// Writes a checkpoint.
     ///
     /// # Errors
@@ -312,6 +323,7 @@ impl<L: Learner> Trainer<L> {
     /// # Errors
     /// As [`Trainer::step`], [`Trainer::evaluate`] and [`Trainer::save`]; [`Error::Cancelled`].
     pub fn run(&mut self, cancel: &CancelToken, progress: &mut dyn FnMut(Event<'_>)) -> Result<Finished> {
+        self.prepare_folder()?;
         let gave_up =
             |t: &Self| t.config.early_stopping_patience > 0 && t.state.since_best >= t.config.early_stopping_patience;
         let mut stopped_early = gave_up(self);

@@ -176,7 +176,7 @@ fn compare_product(weight: &Tensor, x: &[f32], got: &[f32]) -> Result<(), String
 #[test]
 fn products() {
     let pool = Pool::new(2).unwrap();
-    let levels = cpu::simd_levels();
+    let levels = cpu::SimdLevel::available();
     println!("SIMD levels under test: {levels:?}");
     let mut ran = 0;
     for dtype in DType::ALL {
@@ -203,7 +203,7 @@ fn products() {
 fn float_rows_of_any_length() {
     let pool = Pool::new(1).unwrap();
     for dtype in [DType::F32, DType::F16, DType::BF16] {
-        for level in cpu::simd_levels() {
+        for level in cpu::SimdLevel::available() {
             for cols in [1, 3, 15, 17, 63, 65, 100, 300] {
                 for tokens in [1, 2, 5, 64, 77] {
                     check_product(level, dtype, 6, cols, tokens, &pool).unwrap();
@@ -242,7 +242,7 @@ fn alarm_one_quant_off_is_seen() {
             errors(&flipped(at)).iter().map(|e| if *e == 0.0 { 1.0 } else { 64f32.copysign(*e) }).collect();
         let tensor = |bytes: Vec<u8>| Tensor::new(dtype, vec![1, 512], vec![Bytes::from_vec(bytes)]).unwrap();
         let (right, wrong) = (tensor(good.clone()), tensor(flipped(at)));
-        for level in cpu::simd_levels() {
+        for level in cpu::SimdLevel::available() {
             for repack in [false, true] {
                 let product = |w: &Tensor| cpu::multiply(w, &x, level, Activations::Int8, repack, &pool).unwrap();
                 let what = format!("{dtype} {}, packed: {repack}", level.name());
@@ -263,7 +263,7 @@ fn bad_numbers_are_not_hidden() {
         for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
             let mut x = activations(256, &mut rng);
             x[77] = bad;
-            for level in cpu::simd_levels() {
+            for level in cpu::SimdLevel::available() {
                 let y = cpu::multiply(&w, &x, level, Activations::Int8, false, &pool).unwrap()[0];
                 assert!(!y.is_finite(), "{dtype} {}: {bad} became {y}", level.name());
             }
@@ -295,7 +295,7 @@ proptest! {
         let dtype = DType::ALL[format];
         let cols = groups * if dtype.layout().block == 256 { 256 } else { 32 };
         let pool = Pool::new(2).unwrap();
-        for level in cpu::simd_levels() {
+        for level in cpu::SimdLevel::available() {
             check_product(level, dtype, rows, cols.min(2048), tokens, &pool).map_err(TestCaseError::fail)?;
         }
     }

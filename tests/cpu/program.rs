@@ -135,7 +135,7 @@ fn simd_levels_agree() {
     for kv in [KvType::F16, KvType::Q8_0] {
         let want = logits_with(&*load(&program, 2, Some(SimdLevel::Scalar)), kv);
         let energy: f64 = want.iter().map(|x| f64::from(*x).powi(2)).sum();
-        for level in cpu::simd_levels() {
+        for level in cpu::SimdLevel::available() {
             let loaded = load(&program, 2, Some(level));
             assert_eq!(loaded.describe(), format!("cpu (2 threads, {})", level.name()));
             let got = logits_with(&*loaded, kv);
@@ -243,7 +243,7 @@ fn split_attention(kv_type: KvType, tolerance: f32) {
 fn packed_and_mapped_agree() {
     for (experts, rest) in [(DType::Q4K, DType::Q6K), (DType::Q8_0, DType::Q5_0)] {
         let program = model(experts, rest);
-        for level in cpu::simd_levels() {
+        for level in cpu::SimdLevel::available() {
             let with = |repack: bool| {
                 let options = Options { threads: Some(2), simd_level: Some(level), repack, ..Options::default() };
                 cpu::load(program.clone(), &options, &mut |_| Ok(())).unwrap()

@@ -29,7 +29,7 @@ macro_rules! parity {
 
 /// The SIMD levels of this processor but the fastest, which `parity::cpu` runs.
 fn slower_levels() -> impl Iterator<Item = SimdLevel> {
-    let mut levels = moeray::backend::cpu::simd_levels();
+    let mut levels = moeray::backend::cpu::SimdLevel::available();
     levels.pop();
     levels.into_iter()
 }

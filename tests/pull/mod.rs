@@ -5,10 +5,7 @@ mod hub;
 use self::hub::{COMMIT, Faults, Hub, noise, sha256};
 use moeray::{
     CancelToken, Error,
-    hub::{
-        Places,
-        pull::{PullOptions, PullProgress, Pulled, pull},
-    },
+    hub::{Places, PullOptions, PullProgress, Pulled, pull},
 };
 use std::{
     fs,

@@ -84,7 +84,7 @@ fn try_trainer(path: &str, words: &[&str], gpu: Option<&Gpu>) -> moeray::Result<
     gpu.into_iter().for_each(|gpu| learner.use_gpu(gpu.clone()));
     let tokenizer = Tokenizer::from_checkpoint(&tokens).unwrap();
     let sources = config.sources(&config.datasets);
-    let corpus = data::read(&sources, Some(&tokenizer), learner.vocabulary(), config.sequence_len).unwrap();
+    let corpus = data::read(&sources, Some(&tokenizer), learner.vocab(), config.sequence_len).unwrap();
     Trainer::new(learner, config, corpus, None)
 }
 

@@ -46,7 +46,7 @@ impl Run {
         let config = TrainConfig { output_dir: dir.path().into(), ..config(keys) };
         let definition = goldens::definition(model);
         let learner = ModelLearner::new(&definition, &config)?;
-        let vocab = learner.vocabulary();
+        let vocab = learner.vocab();
         let trainer = Trainer::new(learner, config, corpus(vocab), Some(corpus(vocab)))?;
         Ok(Run { trainer, steps: vec![], _dir: dir })
     }
@@ -216,7 +216,7 @@ fn numbers_of_experts_follow_the_epochs() {
     let parsed = TrainConfig::parse("run.toml", &text, &[]).unwrap();
     let config = TrainConfig { output_dir: dir.path().into(), ..parsed };
     let learner = ModelLearner::new(&goldens::definition("mixtral"), &config).unwrap();
-    let vocab = learner.vocabulary();
+    let vocab = learner.vocab();
     let mut trainer = Trainer::new(learner, config, corpus(vocab), None).unwrap();
     let mut seen = vec![];
     let done: Finished = trainer

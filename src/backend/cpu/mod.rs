@@ -42,7 +42,7 @@ mod training;
 mod weight;
 mod weight_roles;
 
-pub use simd_level::{SimdLevel, simd_levels};
+pub use simd_level::SimdLevel;
 pub use training::train;
 
 use super::{
@@ -184,7 +184,7 @@ fn check_available(simd_level: SimdLevel) -> Result<()> {
     if simd_level.is_available() {
         return Ok(());
     }
-    let have: Vec<&str> = simd_levels().into_iter().map(SimdLevel::name).collect();
+    let have: Vec<&str> = SimdLevel::available().into_iter().map(SimdLevel::name).collect();
     Err(Error::Unsupported(format!("this processor has no {}; it has {}", simd_level.name(), have.join(", "))))
 }
 

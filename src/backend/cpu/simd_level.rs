@@ -73,14 +73,16 @@ impl SimdLevel {
     }
 }
 
-/// The SIMD levels that this processor has, slowest first.
-pub fn simd_levels() -> Vec<SimdLevel> {
-    SimdLevel::ALL.into_iter().filter(|t| t.is_available()).collect()
+impl SimdLevel {
+    /// The SIMD levels that this processor has, slowest first.
+    pub fn available() -> Vec<SimdLevel> {
+        SimdLevel::ALL.into_iter().filter(|t| t.is_available()).collect()
+    }
 }
 
 /// The fastest SIMD level that this processor has.
 pub fn best() -> SimdLevel {
-    simd_levels().pop().unwrap_or(SimdLevel::Scalar)
+    SimdLevel::available().pop().unwrap_or(SimdLevel::Scalar)
 }
 
 /// A kernel over vectors of f32 ([`F32x16`]), compiled once for every SIMD level and run by [`dispatch`].

@@ -73,13 +73,17 @@ impl Requirements {
     }
 }
 
-/// What a device must, and what it should, be opened with.
-pub fn requirements() -> Requirements {
-    Requirements {
-        features: wgpu::Features::empty(),
-        optional_features: OPTIONAL,
-        limits: wgpu::Limits::defaults(),
-        memory_hints: wgpu::MemoryHints::Manual { suballocated_device_memory_block_size: MEMORY_BLOCK..MEMORY_BLOCK },
+impl Requirements {
+    /// What a device must, and what it should, be opened with.
+    pub fn minimum() -> Requirements {
+        Requirements {
+            features: wgpu::Features::empty(),
+            optional_features: OPTIONAL,
+            limits: wgpu::Limits::defaults(),
+            memory_hints: wgpu::MemoryHints::Manual {
+                suballocated_device_memory_block_size: MEMORY_BLOCK..MEMORY_BLOCK,
+            },
+        }
     }
 }
 
@@ -150,7 +154,7 @@ pub(super) fn unfit(l: &wgpu::Limits, a: &wgpu::Adapter) -> Option<String> {
     if !a.get_downlevel_capabilities().flags.contains(wgpu::DownlevelFlags::COMPUTE_SHADERS) {
         return Some("no compute shaders".into());
     }
-    let need = requirements().limits;
+    let need = Requirements::minimum().limits;
     let list = [
         ("storage buffers a shader", l.max_storage_buffers_per_shader_stage, need.max_storage_buffers_per_shader_stage),
         (

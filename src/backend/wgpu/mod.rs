@@ -52,7 +52,7 @@ mod training;
 mod tuning;
 mod upload;
 
-pub use adapters::{DeviceInfo, Requirements, devices, requirements};
+pub use adapters::{DeviceInfo, Requirements, devices};
 pub use gpu::Gpu;
 #[doc(hidden)]
 pub use probe::Probed;

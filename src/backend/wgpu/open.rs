@@ -2,7 +2,7 @@
 
 use super::{
     DeviceCallbacks, Options,
-    adapters::{adapters, caps, choose, forced, instance, requirements, unfit, wanted_features},
+    adapters::{Requirements, adapters, caps, choose, forced, instance, unfit, wanted_features},
     device::Device,
     gpu::Gpu,
     memory::Memory,
@@ -53,7 +53,7 @@ impl Gpu {
             required_features: wanted_features(adapter) | cooperation,
             experimental_features,
             required_limits: limits,
-            memory_hints: requirements().memory_hints,
+            memory_hints: Requirements::minimum().memory_hints,
             ..Default::default()
         };
         let (device, queue) = pollster::block_on(adapter.request_device(&descriptor))
@@ -61,7 +61,7 @@ impl Gpu {
         Gpu::with(device, queue, caps, adapter, None, options)
     }
 
-    /// Uses a device that the host has opened, and renders with: one device for both. [`requirements`](super::requirements) says
+    /// Uses a device that the host has opened, and renders with: one device for both. [`Requirements::minimum`] says
     /// what it must have been opened with. The queue is the host's too: work of both runs in the order of submission.
     ///
     /// Of the options, `device` has no meaning here; forced limits, shaders, tuning and checks have.
@@ -78,7 +78,7 @@ impl Gpu {
         let info = adapter.get_info();
         let limits = forced(device.limits(), options.limits);
         if let Some(lacks) = unfit(&limits, adapter) {
-            let help = "open it with what `gpu::requirements` says";
+            let help = "open it with what `gpu::Requirements::minimum` says";
             return Err(Error::Device(format!("{} cannot be adopted: {lacks}; {help}", info.name)));
         }
         let caps = caps(&limits, device.features(), adapter, options.experimental);

@@ -8,7 +8,6 @@ use crate::{
         output::check_place,
     },
     file, model,
-    model::AdapterForm,
     train::config::{DatasetConfig, LogName, LoraConfig, OptimizerName, SchedulerName, TrainConfig},
 };
 use std::path::PathBuf;
@@ -16,29 +15,14 @@ use std::path::PathBuf;
 /// Runs the verb.
 pub fn finetune(args: &FinetuneArgs, quiet: bool) -> Outcome {
     check_place("-o", &args.output)?;
-    let gguf = args.output.extension().is_some_and(|e| e.eq_ignore_ascii_case("gguf"));
     if args.output.exists() && !args.force {
         return Err(Failure::new(format!("{} exists already", args.output.display())).hint("--force writes over it"));
     }
     let mut config = config(args)?;
     place(&mut config, &args.place);
     config.check()?;
-    let Some(mut made) = run(config, args.dry_run, quiet)? else { return Ok(()) };
-    let pairs = made.learner.trained_adapters()?;
-    if gguf {
-        let arch = made.base.meta().str("general.architecture").unwrap_or_default().to_owned();
-        model::write_adapter_gguf(&args.output, &arch, args.lora_alpha, &pairs)?;
-    } else {
-        let definition = model::build(&made.base, &model::Options::default())?;
-        model::write_adapter_peft(
-            &args.output,
-            &definition,
-            &made.base,
-            args.lora_alpha,
-            &pairs,
-            AdapterForm::default(),
-        )?;
-    }
+    let Some(mut trainer) = run(config, args.dry_run, quiet)? else { return Ok(()) };
+    trainer.write_adapter(&args.output)?;
     if !quiet {
         let base = args.model.display();
         say(format_args!("run it: moeray run {base} --lora {}", args.output.display()));

@@ -3,7 +3,6 @@
 pub mod finetune;
 mod live;
 pub mod merge;
-mod result;
 #[allow(clippy::module_inception)]
 pub mod train;
 pub mod upcycle;

@@ -77,15 +77,23 @@ pub struct Resumed {
 }
 
 impl Checkpoints {
-    /// The checkpoints in `folder`, which is made where it is not there. `config` holds what must be equal to go on.
+    /// The checkpoints in `folder`. `config` holds what must be equal to go on. Nothing is written yet.
+    pub fn new(folder: &Path, keep: usize, config: serde_json::Map<String, serde_json::Value>) -> Self {
+        Checkpoints { folder: folder.to_owned(), keep, config }
+    }
+
+    /// Makes the folder where it is not there, and takes away what was left half-written.
     ///
     /// # Errors
     /// [`Error::Write`] where the folder cannot be made.
-    pub fn new(folder: &Path, keep: usize, config: serde_json::Map<String, serde_json::Value>) -> Result<Self> {
-        fs::create_dir_all(folder).map_err(|source| Error::Write { path: folder.to_owned(), source })?;
-        let checkpoints = Checkpoints { folder: folder.to_owned(), keep, config };
-        checkpoints.sweep();
-        Ok(checkpoints)
+    pub fn prepare(&self) -> Result<()> {
+        self.make_folder()?;
+        self.sweep();
+        Ok(())
+    }
+
+    fn make_folder(&self) -> Result<()> {
+        fs::create_dir_all(&self.folder).map_err(|source| Error::Write { path: self.folder.clone(), source })
     }
 
     /// Writes a checkpoint; then lets go of the oldest beyond those that are kept. `best` says that it is the best by evaluation so
@@ -94,6 +102,7 @@ impl Checkpoints {
     /// # Errors
     /// [`Error::Write`] that names the file: a full disk leaves earlier checkpoints as they are, and nothing half-written.
     pub fn save(&self, state: &TrainState, learner: &mut dyn Learner, optimizer: &Optimizer) -> Result<PathBuf> {
+        self.make_folder()?;
         let target = self.folder.join(name(state.step));
         let unfinished = self.folder.join(format!(".{}.{}.part", name(state.step), std::process::id()));
         let made = self.write(&unfinished, state, learner, optimizer).and_then(|()| {

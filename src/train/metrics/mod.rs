@@ -1,10 +1,12 @@
 //! How a run goes: a record a step, to files that people and programs read.
 
 mod picture;
+mod pictures;
 mod table;
 mod tensorboard;
 
 pub use picture::{load_svg, loss_svg};
+pub use pictures::Pictures;
 pub use table::{CsvLog, JsonLog, read_log};
 pub use tensorboard::EventLog;
 

@@ -1,0 +1,210 @@
+//! A run as its configuration says: what is opened before it, its logs, and what it leaves behind.
+
+use super::{
+    config::{ExportName, LogName, TrainConfig},
+    data::{self, Corpus},
+    forecast::Forecast,
+    learner::{Learner, Parameter},
+    metrics::{CsvLog, EventLog, JsonLog, Pictures},
+    model_learner::ModelLearner,
+    scratch::from_scratch,
+    trainer::Trainer,
+};
+use crate::{
+    error::{Error, Result},
+    file::{self, Checkpoint, Format, Tensor, TensorSpec, Value, write_gguf},
+    model::{self, AdapterForm},
+    tokenizer::Tokenizer,
+};
+use std::path::{Path, PathBuf};
+
+impl Trainer<ModelLearner> {
+    /// A run as the configuration says, from its beginning or from its last checkpoint: the model that it goes on from, or that it
+    /// makes from nothing, and its data.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] that names the key for what does not fit together; [`Error::Unsupported`] where the model has an operation
+    /// without a gradient; errors of reading models and data.
+    pub fn open(config: TrainConfig) -> Result<Self> {
+        let learner = ModelLearner::of(base(&config)?, &config)?;
+        Self::of(learner, config)
+    }
+
+    /// [`Trainer::open`] on a device that is open already; `backend` of the configuration is [`BackendConfig::Wgpu`].
+    ///
+    /// # Errors
+    /// As [`Trainer::open`].
+    #[cfg(feature = "gpu")]
+    pub fn open_on(config: TrainConfig, gpu: crate::backend::wgpu::Gpu) -> Result<Self> {
+        let mut learner = ModelLearner::of(base(&config)?, &config)?;
+        learner.use_gpu(gpu);
+        Self::of(learner, config)
+    }
+
+    fn of(learner: ModelLearner, config: TrainConfig) -> Result<Self> {
+        let (train, eval) = corpora(&config, &learner)?;
+        let mut trainer = Trainer::new(learner, config, train, eval)?;
+        own_tensors(&mut trainer)?;
+        Ok(trainer)
+    }
+
+    /// What a micro-batch takes: memory and arithmetic.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] for an operation without a gradient.
+    pub fn forecast(&mut self) -> Result<Forecast> {
+        let (rows, state) = (self.rows(), self.optimizer().state_bytes());
+        self.learner().forecast(rows, state)
+    }
+
+    /// Opens the logs that `log` of the configuration names, in `output_dir`; before the run.
+    ///
+    /// # Errors
+    /// [`Error::Write`].
+    pub fn open_logs(&mut self) -> Result<()> {
+        self.prepare_folder()?;
+        let (dir, step) = (self.config().output_dir.clone(), self.state().step);
+        for log in self.config().log.clone() {
+            match log {
+                LogName::Csv => self.log(Box::new(CsvLog::open(&dir.join("log.csv"), step)?)),
+                LogName::Jsonl => self.log(Box::new(JsonLog::open(&dir.join("log.jsonl"), step)?)),
+                LogName::Tensorboard => self.log(Box::new(EventLog::create(&dir.join("tensorboard"), step)?)),
+                LogName::Svg => self.log(Box::new(Pictures::open(&dir, step))),
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes the model with its new weights into `output_dir`: as `export` of the configuration says, or `adapter.gguf` where
+    /// adapters are trained. Gives the files and folders.
+    ///
+    /// # Errors
+    /// [`Error::Write`]: nothing is left half-written.
+    pub fn export(&mut self) -> Result<Vec<PathBuf>> {
+        let dir = self.config().output_dir.clone();
+        if self.config().lora.is_some() {
+            let path = dir.join("adapter.gguf");
+            self.write_adapter(&path)?;
+            return Ok(vec![path]);
+        }
+        let new = self.trained()?;
+        let config = self.config();
+        let write = |export: &ExportName| match export {
+            ExportName::Gguf => gguf(&new, dir.join("model.gguf")),
+            ExportName::Safetensors => hugging_face(config, &new, dir.join("model")),
+        };
+        config.export.iter().map(write).collect()
+    }
+
+    /// Writes the adapters that were trained: llama.cpp's form where `path` ends in `.gguf`, else a folder as PEFT has it.
+    ///
+    /// # Errors
+    /// [`Error::Write`]; [`Error::Invalid`] where whole weights are trained.
+    pub fn write_adapter(&mut self, path: &Path) -> Result<()> {
+        let Some(alpha) = self.config().lora.as_ref().map(|l| l.alpha) else {
+            return Err(Error::Invalid("no adapters were trained, but whole weights".into()));
+        };
+        let pairs = self.learner().trained_adapters()?;
+        let base = self.learner().base()?;
+        if path.extension().is_some_and(|e| e.eq_ignore_ascii_case("gguf")) {
+            let arch = base.meta().str("general.architecture").unwrap_or_default();
+            return model::write_adapter_gguf(path, arch, alpha, &pairs);
+        }
+        let definition = model::build(base, &model::Options::default())?;
+        model::write_adapter_peft(path, &definition, base, alpha, &pairs, AdapterForm::default())
+    }
+
+    /// The model with its new weights, under GGUF names.
+    fn trained(&mut self) -> Result<Checkpoint> {
+        let used = self.top_k();
+        let trained = self.learner().trained()?;
+        let base = self.learner().base()?;
+        // In the shape that the file has: sizes of 1 may be left out there.
+        let new = |(name, old): (&str, &Tensor)| {
+            let t = trained.get(name).map_or_else(|| Ok(old.clone()), |t| t.reshaped(old.shape().to_vec()))?;
+            Ok((name.to_owned(), t))
+        };
+        let tensors = base.tensors().map(new).collect::<Result<Vec<_>>>()?;
+        let mut meta = base.meta().clone();
+        if let Some(used) = used {
+            let arch = meta.str("general.architecture").unwrap_or_default().to_owned();
+            meta.set(format!("{arch}.expert_used_count"), Value::U32(used));
+        }
+        let new = Checkpoint::from_parts(meta, tensors)?;
+        model::readable(&new)?;
+        Ok(new)
+    }
+}
+
+/// The model to begin with, under GGUF names.
+fn base(config: &TrainConfig) -> Result<Checkpoint> {
+    let bad = |what: &str| Err(Error::Invalid(what.into()));
+    match (&config.base_model, &config.architecture, &config.tokenizer) {
+        (Some(path), None, _) => model::to_gguf(&file::open(path)?),
+        (None, Some(architecture), Some(tokenizer)) => from_scratch(architecture, &file::open(tokenizer)?, config.seed),
+        (None, Some(_), None) => {
+            bad("a model from nothing needs a tokenizer: tokenizer = \"MODEL\" takes that of another model")
+        }
+        (None, None, _) => bad(
+            "there is nothing to train: base_model = \"MODEL\" goes on from a model, [architecture] makes one from nothing",
+        ),
+        (Some(_), Some(_), _) => bad("base_model and architecture: one of them"),
+    }
+}
+
+/// Refuses to train weights that the file has only as parts of other tensors: what is learnt could not be written back.
+fn own_tensors(trainer: &mut Trainer<ModelLearner>) -> Result<()> {
+    let trained = trainer.optimizer().trained();
+    let learner = trainer.learner();
+    let base = learner.base()?;
+    let part = |(p, t): (&Parameter, &bool)| {
+        // Noise before routers has matrices of its own, which only checkpoints keep.
+        let own = p.name.contains(".lora_") || p.name.ends_with("ffn_noise_inp.weight");
+        *t && !own && base.info(&p.name).is_none()
+    };
+    match learner.parameters().iter().zip(&trained).find(|p| part(*p)) {
+        None => Ok(()),
+        Some((p, _)) => Err(Error::Invalid(format!(
+            "{} is a part of another tensor of the file, and cannot be trained by itself: freeze = [...] leaves it, and [lora] \
+             trains an adapter of it",
+            p.name
+        ))),
+    }
+}
+
+/// What is trained on, and what is evaluated on.
+fn corpora(config: &TrainConfig, learner: &ModelLearner) -> Result<(Corpus, Option<Corpus>)> {
+    let tokenizer = match &config.tokenizer {
+        Some(path) => Tokenizer::from_checkpoint(&file::open(path)?).map(Some)?,
+        None => Tokenizer::from_checkpoint(learner.base()?).ok(),
+    };
+    let read = |sets| data::read(&config.sources(sets), tokenizer.as_ref(), learner.vocab(), config.sequence_len);
+    let train = read(&config.datasets)?;
+    if !config.test_datasets.is_empty() {
+        return Ok((train, Some(read(&config.test_datasets)?)));
+    }
+    if config.val_set_size > 0.0 {
+        let (train, held) = train.split(config.val_set_size, config.seed as u32)?;
+        return Ok((train, Some(held)));
+    }
+    Ok((train, None))
+}
+
+fn gguf(new: &Checkpoint, path: PathBuf) -> Result<PathBuf> {
+    let spec =
+        |(name, t): (&str, &Tensor)| TensorSpec { name: name.into(), dtype: t.dtype(), shape: t.shape().to_vec() };
+    let specs: Vec<TensorSpec> = new.tensors().map(spec).collect();
+    let tensors: Vec<&Tensor> = new.tensors().map(|(_, t)| t).collect();
+    write_gguf(&path, new.meta(), &specs, &mut |i, sink| tensors[i].parts().iter().try_for_each(|p| sink.write(p)))?;
+    Ok(path)
+}
+
+/// The model as a folder; with the configuration and tokenizer of the one that it came from, or the tokenizer's own folder.
+fn hugging_face(config: &TrainConfig, new: &Checkpoint, path: PathBuf) -> Result<PathBuf> {
+    let source = match &config.base_model {
+        Some(base) => Some(file::open(base)?).filter(|c| c.format() == Format::SafeTensors),
+        None => None,
+    };
+    model::write_hugging_face(&path, new, source.as_ref(), config.tokenizer.as_deref())?;
+    Ok(path)
+}
