@@ -4,9 +4,7 @@ use super::model::{DEMO, config, log, weights};
 use crate::cli::{fails, moeray, ok};
 use moeray::{
     backend::wgpu::{ForcedLimits, Gpu, Options},
-    file, model,
-    tokenizer::Tokenizer,
-    train::{ModelLearner, Trainer, config::TrainConfig, data, from_scratch},
+    train::{Trainer, config::TrainConfig},
 };
 use std::{fs, path::Path};
 
@@ -69,23 +67,18 @@ fn own_gpu() -> Option<Gpu> {
 }
 
 /// A run of a configuration in this process, on a GPU or on the CPU.
-fn trainer(path: &str, words: &[&str], gpu: Option<&Gpu>) -> Trainer<ModelLearner> {
+fn trainer(path: &str, words: &[&str], gpu: Option<&Gpu>) -> Trainer {
     try_trainer(path, words, gpu).unwrap()
 }
 
-fn try_trainer(path: &str, words: &[&str], gpu: Option<&Gpu>) -> moeray::Result<Trainer<ModelLearner>> {
+fn try_trainer(path: &str, words: &[&str], gpu: Option<&Gpu>) -> moeray::Result<Trainer> {
     let mut words: Vec<String> = words.iter().map(|w| (*w).to_string()).collect();
     words.extend(gpu.map(|_| "backend=wgpu".to_string()));
     let config = TrainConfig::read(path.as_ref(), &words).unwrap();
-    let tokens = file::open(DEMO.as_ref()).unwrap();
-    let base = from_scratch(config.architecture.as_ref().unwrap(), &tokens, config.seed).unwrap();
-    let definition = model::build(&base, &model::Options::default()).unwrap();
-    let mut learner = ModelLearner::new(&definition, &config).unwrap();
-    gpu.into_iter().for_each(|gpu| learner.use_gpu(gpu.clone()));
-    let tokenizer = Tokenizer::from_checkpoint(&tokens).unwrap();
-    let sources = config.sources(&config.datasets);
-    let corpus = data::read(&sources, Some(&tokenizer), learner.vocab(), config.sequence_len).unwrap();
-    Trainer::new(learner, config, corpus, None)
+    match gpu {
+        Some(gpu) => Trainer::open_on(config, gpu.clone()),
+        None => Trainer::open(config),
+    }
 }
 
 #[test]
