@@ -30,7 +30,7 @@ impl Trainer<ModelLearner> {
         Self::of(learner, config)
     }
 
-    /// [`Trainer::open`] on a device that is open already; `backend` of the configuration is [`BackendConfig::Wgpu`].
+    /// [`Trainer::open`] on a device that is open already; `backend` of the configuration says `wgpu`.
     ///
     /// # Errors
     /// As [`Trainer::open`].
@@ -55,24 +55,6 @@ impl Trainer<ModelLearner> {
     pub fn forecast(&mut self) -> Result<Forecast> {
         let (rows, state) = (self.rows(), self.optimizer().state_bytes());
         self.learner().forecast(rows, state)
-    }
-
-    /// Opens the logs that `log` of the configuration names, in `output_dir`; before the run.
-    ///
-    /// # Errors
-    /// [`Error::Write`].
-    pub fn open_logs(&mut self) -> Result<()> {
-        self.prepare_folder()?;
-        let (dir, step) = (self.config().output_dir.clone(), self.state().step);
-        for log in self.config().log.clone() {
-            match log {
-                LogName::Csv => self.log(Box::new(CsvLog::open(&dir.join("log.csv"), step)?)),
-                LogName::Jsonl => self.log(Box::new(JsonLog::open(&dir.join("log.jsonl"), step)?)),
-                LogName::Tensorboard => self.log(Box::new(EventLog::create(&dir.join("tensorboard"), step)?)),
-                LogName::Svg => self.log(Box::new(Pictures::open(&dir, step))),
-            }
-        }
-        Ok(())
     }
 
     /// Writes the model with its new weights into `output_dir`: as `export` of the configuration says, or `adapter.gguf` where
@@ -133,6 +115,27 @@ impl Trainer<ModelLearner> {
         let new = Checkpoint::from_parts(meta, tensors)?;
         model::readable(&new)?;
         Ok(new)
+    }
+}
+
+impl<L: Learner> Trainer<L> {
+    /// Makes `output_dir`, takes away what an interrupted run left half-written there, and opens the logs that `log` of the
+    /// configuration names; before the run.
+    ///
+    /// # Errors
+    /// [`Error::Write`].
+    pub fn open_logs(&mut self) -> Result<()> {
+        self.prepare_folder()?;
+        let (dir, step) = (self.config().output_dir.clone(), self.state().step);
+        for log in self.config().log.clone() {
+            match log {
+                LogName::Csv => self.log(Box::new(CsvLog::open(&dir.join("log.csv"), step)?)),
+                LogName::Jsonl => self.log(Box::new(JsonLog::open(&dir.join("log.jsonl"), step)?)),
+                LogName::Tensorboard => self.log(Box::new(EventLog::create(&dir.join("tensorboard"), step)?)),
+                LogName::Svg => self.log(Box::new(Pictures::open(&dir, step))),
+            }
+        }
+        Ok(())
     }
 }
 

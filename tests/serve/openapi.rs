@@ -71,7 +71,11 @@ fn violations(doc: &Value, schema: &Value, value: &Value, at: &str, out: &mut Ve
 }
 
 fn check(doc: &Value, path: &str, method: &str, value: &Value) {
-    let schema = &doc["paths"][path][method]["responses"]["200"]["content"]["application/json"]["schema"];
+    check_as(doc, path, method, "application/json", value);
+}
+
+fn check_as(doc: &Value, path: &str, method: &str, media: &str, value: &Value) {
+    let schema = &doc["paths"][path][method]["responses"]["200"]["content"][media]["schema"];
     let mut wrong = vec![];
     violations(doc, schema, value, path, &mut wrong);
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
@@ -118,6 +122,31 @@ fn answers_are_as_described() {
     for (path, body) in requests() {
         check(&doc, path, "post", &s.good(path, &body));
     }
+}
+
+/// Streams are there where it says so, and their events have the fields that it says.
+#[test]
+fn events_are_as_described() {
+    let (doc, s) = (document(), Server::start(options(1, 128, 4)));
+    let streams =
+        |path: &str| !doc["paths"][path]["post"]["responses"]["200"]["content"]["text/event-stream"].is_null();
+    let mut paths = 0;
+    for (path, body) in requests().into_iter().filter(|(path, _)| streams(path)) {
+        let answer = s.post(path, &merged(&body, &json!({"stream": true})));
+        let named = path == "/v1/responses" || path == "/v1/messages";
+        let events: Vec<&str> = answer.text.split_terminator("\n\n").filter(|e| !e.starts_with(':')).collect();
+        for event in &events {
+            // Each line of an event is a field.
+            let fields = event.lines().map(|l| l.split_once(": ").unwrap_or_else(|| panic!("{path}: {l:?}")));
+            let fields: serde_json::Map<String, Value> = fields.map(|(k, v)| (k.into(), v.into())).collect();
+            assert_eq!(fields.contains_key("event"), named, "{path}: {event}");
+            check_as(&doc, path, "post", "text/event-stream", &Value::Object(fields));
+        }
+        assert!(events.len() > 2, "{path}: {events:?}");
+        assert_eq!(events.last() == Some(&"data: [DONE]"), !named, "{path}");
+        paths += 1;
+    }
+    assert_eq!(paths, 4);
 }
 
 /// Values just outside of what is described are refused by name, and those at the borders are not.

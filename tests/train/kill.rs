@@ -3,7 +3,7 @@
 use super::{bigram::Bigram, trainer};
 use moeray::{
     CancelToken,
-    train::{Trainer, data::below, metrics::JsonLog},
+    train::{Trainer, config::LogName, data::below},
 };
 use serde_json::Value as Json;
 use std::{
@@ -22,9 +22,10 @@ fn child() {
     let dir = Path::new(&folder);
     let mut model = Bigram::new(trainer::VOCAB, 64);
     model.pause = Duration::from_millis(2);
-    let config = trainer::config(dir, "save_steps = 3\nsave_total_limit = 2\n");
+    let mut config = trainer::config(dir, "save_steps = 3\nsave_total_limit = 2\n");
+    config.log = vec![LogName::Jsonl];
     let mut t = Trainer::new(model, config, trainer::corpus(40), None).unwrap();
-    t.log(Box::new(JsonLog::open(&dir.join("log.jsonl"), t.state().step).unwrap()));
+    t.open_logs().unwrap();
     if let Err(e) = t.run(&CancelToken::new(), &mut |_| {}) {
         println!("the run ended: {e}");
         std::process::exit(3);

@@ -110,7 +110,9 @@ fn what_interrupted_runs_left_goes() {
         fs::write(dir.path().join(left).join("model.safetensors"), "half").unwrap();
     }
     fs::create_dir(dir.path().join("checkpoint-x")).unwrap();
-    assert_eq!(trainer(config(dir.path(), "")).state().step, 0);
+    let mut t = trainer(config(dir.path(), ""));
+    assert_eq!(t.state().step, 0);
+    t.open_logs().unwrap();
     assert_eq!(folders(dir.path()), ["checkpoint-x"]);
 }
 
@@ -120,6 +122,7 @@ fn a_folder_that_cannot_be_written_is_named() {
     let file = dir.path().join("file");
     fs::write(&file, "x").unwrap();
     let c = config(&file.join("out"), "");
-    let e = Trainer::new(Bigram::new(VOCAB, 64), c, corpus(40), None).map(|_| ()).unwrap_err();
+    let mut t = trainer(c);
+    let e = t.open_logs().unwrap_err();
     assert!(matches!(e, Error::Write { .. }) && e.to_string().contains("file/out"), "{e}");
 }
