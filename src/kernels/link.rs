@@ -186,6 +186,14 @@ fn body(variant: &Variant) -> Result<Lines> {
     Ok(lines)
 }
 
+/// The functions that read a segment of a format, as [`gpu::fragment`] has them, for kernels that are not in the catalogue.
+pub fn dequantizer(dtype: DType, flushes_halves: bool) -> String {
+    match flushes_halves {
+        true => HALVES.text.to_string() + &gpu::fragment(dtype).replace("unpack2x16float(", "half_pair("),
+        false => gpu::fragment(dtype).to_string(),
+    }
+}
+
 /// The file of a format's fragment.
 fn format_file(folder: &str, dtype: DType) -> String {
     format!("shaders/quant/{folder}{}.wgsl", dtype.layout().name.to_lowercase())

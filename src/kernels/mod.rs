@@ -43,7 +43,7 @@ pub mod tiles;
 
 pub use catalogue::{Kernel, Number, Reduction, TRAINING};
 pub use fragment::Fragment;
-pub use link::{Linked, link};
+pub use link::{Linked, dequantizer, link};
 pub use proven::{is_proven, proven};
 pub use reflect::{Access, Binding, Reflection, diagnose, reflect};
 pub use tiles::Tiles;

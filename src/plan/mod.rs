@@ -51,7 +51,7 @@ pub use schedule::{
 };
 pub use sizes::SPAN_WORDS;
 pub use totals::Totals;
-pub use weights::{Matrix, Segment, Vector, Weights};
+pub use weights::{Matrix, Segment, Vector, Weights, matrix_in_segments};
 
 /// How a kernel uses a binding.
 pub use crate::kernels::Access;

@@ -185,6 +185,31 @@ impl Layout<'_> {
     }
 }
 
+/// A matrix by itself, cut into segments of at most `limit` bytes.
+///
+/// # Errors
+/// [`Error::Device`] where a row takes more.
+pub fn matrix_in_segments(
+    name: &str,
+    weight: WeightId,
+    dtype: DType,
+    [rows, cols]: [usize; 2],
+    limit: u64,
+) -> Result<Matrix> {
+    let mut m = Matrix { name: name.into(), parts: vec![weight], dtype, rows, cols, segments: vec![] };
+    let most = segment_rows(&m, limit.min(MAX_SEGMENT))?;
+    m.segments = segments(&m, most);
+    Ok(m)
+}
+
+fn segments(m: &Matrix, most: usize) -> Vec<Segment> {
+    let segment = |row0: usize| {
+        let rows = most.min(m.rows - row0);
+        Segment { row0, rows, bytes: 4 * gpu::words(m.dtype, rows, m.cols) as u64 }
+    };
+    (0..m.rows).step_by(most.max(1)).map(segment).collect()
+}
+
 /// Most rows of a segment.
 fn segment_rows(m: &Matrix, limit: u64) -> Result<usize> {
     let bytes = |rows: usize| 4 * gpu::words(m.dtype, rows, m.cols) as u64;
@@ -218,12 +243,7 @@ fn cut(out: &mut Weights, pairs: &[(u32, u32)], caps: &Caps) -> Result<()> {
         }
     }
     for (m, most) in out.matrices.iter_mut().zip(most) {
-        let (dtype, cols) = (m.dtype, m.cols);
-        let segment = |row0: usize| {
-            let rows = most.min(m.rows - row0);
-            Segment { row0, rows, bytes: 4 * gpu::words(dtype, rows, cols) as u64 }
-        };
-        m.segments = (0..m.rows).step_by(most.max(1)).map(segment).collect();
+        m.segments = segments(m, most);
     }
     Ok(())
 }

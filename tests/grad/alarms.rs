@@ -109,7 +109,7 @@ fn unstable<T: moeray::ops::Real>(node: &Node, values: &[Value<T>], s: &mut Scop
 }
 
 /// A small model with all that can go wrong: attention of grouped heads, experts, a square matrix.
-fn net() -> (TrainProgram, Feed) {
+pub fn net() -> (TrainProgram, Feed) {
     let mut n = Net::new(6, 11);
     let (q, k, v) = (n.input(8), n.input(4), n.input(4));
     let starts = n.ids("starts", 1, vec![0, 0, 0, 0, 4, 4]);

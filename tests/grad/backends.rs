@@ -93,7 +93,8 @@ fn every_op_on_the_gpu_is_that_of_the_reference() {
     }
 }
 
-/// Translates all kernels of training so far to the languages of other systems, and holds them to WebGPU's base limits.
+/// Translates all kernels of training so far to the languages of other systems, and holds them to WebGPU's base limits; its functions
+/// that unpack halves are an own capability of naga's.
 fn texts_translate(gpu: &wgpu::Gpu) {
     use naga::{
         back::{hlsl, msl, spv},
@@ -104,7 +105,8 @@ fn texts_translate(gpu: &wgpu::Gpu) {
     for text in texts {
         assert!(text.matches("var<storage").count() <= 8, "{text}");
         let module = naga::front::wgsl::parse_str(&text).unwrap();
-        let info = Validator::new(ValidationFlags::all(), Capabilities::empty()).validate(&module).unwrap();
+        let info =
+            Validator::new(ValidationFlags::all(), Capabilities::SHADER_FLOAT16_IN_FLOAT32).validate(&module).unwrap();
         spv::write_vec(&module, &info, &spv::Options::default(), None).unwrap();
         let options = msl::Options { lang_version: (2, 0), fake_missing_bindings: true, ..Default::default() };
         msl::write_string(&module, &info, &options, &msl::PipelineOptions::default()).unwrap();
@@ -126,7 +128,7 @@ fn what_has_no_kernel_on_the_gpu_is_refused_by_name() {
     assert!(error.contains("router") && error.contains("1100 experts"), "{error}");
 }
 
-fn linear(n: &mut Net, name: &str, shape: &[usize]) -> Linear {
+pub fn linear(n: &mut Net, name: &str, shape: &[usize]) -> Linear {
     Linear { weight: n.weight(name, shape), bias: None }
 }
 
@@ -159,7 +161,7 @@ fn matrices(held: &Held) {
 }
 
 /// A layer of gated experts on an input that a matrix makes.
-fn moe(n: &mut Net, x: ValueId, experts: usize, used: usize, skew: f64) -> ValueId {
+pub fn moe(n: &mut Net, x: ValueId, experts: usize, used: usize, skew: f64) -> ValueId {
     let gate = linear(n, "router", &[experts, 24]);
     let logits = n.b.one(Op::Linear(gate), &[x]).unwrap();
     // One expert that all tokens choose, where it is skewed.
@@ -257,6 +259,11 @@ fn models(held: &Held) {
 
 /// A trained matrix before a frozen one and frozen experts of a format, or of the numbers that the format stands for.
 fn through_frozen(dtype: DType, dequantised: bool) -> (TrainProgram, Feed) {
+    through_frozen_of(dtype, dequantised, [12, 10])
+}
+
+/// The same with so many rows of the frozen matrix, and of each of four experts.
+pub fn through_frozen_of(dtype: DType, dequantised: bool, [rows, of_expert]: [usize; 2]) -> (TrainProgram, Feed) {
     let mut n = Net::new(9, 21);
     let tensor = |shape: &[usize], seed: u64| {
         let numbers: usize = shape.iter().product();
@@ -271,7 +278,7 @@ fn through_frozen(dtype: DType, dequantised: bool) -> (TrainProgram, Feed) {
         }
         Tensor::from_f32(shape.to_vec(), values).unwrap()
     };
-    let (dense, experts) = (tensor(&[12, 256], 3), tensor(&[4, 10, 256], 4));
+    let (dense, experts) = (tensor(&[rows, 256], 3), tensor(&[4, of_expert, 256], 4));
     let before = linear(&mut n, "before", &[256, 8]);
     let x = n.input(8);
     let x = n.b.one(Op::Linear(before), &[x]).unwrap();

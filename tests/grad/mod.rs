@@ -2,6 +2,8 @@
 
 pub mod alarms;
 mod backends;
+mod gpu;
+mod gpu_alarms;
 pub mod net;
 mod model;
 mod ops;

@@ -141,6 +141,14 @@ pub fn gpu() -> Option<backend::wgpu::Gpu> {
     }
 }
 
+/// The number of the GPU of the tests in the list of devices, for tests that open one of their own; `None` where there is none.
+pub fn gpu_number() -> Option<String> {
+    let gpu = gpu()?;
+    let all = backend::wgpu::devices();
+    let at = all.iter().position(|d| gpu.name().contains(&d.name));
+    at.map(|at| at.to_string())
+}
+
 /// Says that the running test leaves out something, and why: on its output, and in the report of `tests/run`, which counts.
 pub fn skip(why: &str) {
     println!("skipped: {why}");

@@ -1,7 +1,10 @@
 //! Models of the engine in training on a GPU: the program learns there as on the CPU, a run gives the same bits twice, and goes on.
 
-use super::model::{DEMO, config, log, weights};
-use crate::cli::{fails, moeray, ok};
+use super::model::{DEMO, config, log, loss, weights};
+use crate::{
+    cli::{fails, moeray, ok, put},
+    support::gpu_number,
+};
 use moeray::{
     backend::wgpu::{ForcedLimits, Gpu, Options},
     train::{Trainer, config::TrainConfig},
@@ -16,17 +19,9 @@ fn run(dir: &Path, words: &[&str]) -> (Vec<f64>, Vec<u8>) {
     (losses, weights(&dir.join("out/checkpoint-000012")))
 }
 
-/// The number of the GPU of the tests in the program's list; `None` where there is none.
-fn device() -> Option<String> {
-    let gpu = crate::support::gpu()?;
-    let all = moeray::backend::wgpu::devices();
-    let at = all.iter().position(|d| gpu.name().contains(&d.name));
-    at.map(|at| at.to_string())
-}
-
 #[test]
 fn a_model_learns_on_a_gpu_as_on_the_cpu() {
-    let Some(device) = device() else { return };
+    let Some(device) = gpu_number() else { return };
     let dirs: Vec<_> = (0..3).map(|_| tempfile::tempdir().unwrap()).collect();
     let (cpu, _) = run(dirs[0].path(), &[]);
     let on_gpu = ["--device", &device];
@@ -62,7 +57,7 @@ fn wrong_places_to_train_are_refused() {
 
 /// A device of its own: what is counted on it is of this test alone.
 fn own_gpu() -> Option<Gpu> {
-    let options = Options { device: Some(device()?), ..Options::default() };
+    let options = Options { device: Some(gpu_number()?), ..Options::default() };
     Some(Gpu::open(&options).unwrap())
 }
 
@@ -148,8 +143,53 @@ fn optimizers_on_a_gpu_take_the_steps_of_the_host() {
 }
 
 #[test]
+fn a_bias_correction_of_another_step_on_the_gpu_is_seen() {
+    let Some(gpu) = own_gpu() else { return };
+    gpu.edit_shaders(|name, text| {
+        if name == "adam" {
+            // By the step after this one: 1 − 0.999 ^ 2 in the place of 1 − 0.999.
+            assert!(text.contains("/ b[at + 1u]"));
+            *text = text.replace("/ b[at + 1u]", "/ (b[at + 1u] * 1.414)");
+        }
+    });
+    let dir = tempfile::tempdir().unwrap();
+    let path = config(dir.path(), "");
+    let words = ["optimizer=adamw", "val_set_size=0", "max_steps=3"];
+    let run = |gpu: Option<&Gpu>| {
+        let mut trainer = trainer(&path, &words, gpu);
+        (0..3).map(|_| trainer.step().unwrap().loss).collect::<Vec<_>>()
+    };
+    let (found, want) = (run(Some(&gpu)), run(None));
+    let off = found.iter().zip(&want).fold(0f64, |m, (a, b)| m.max((a - b).abs()));
+    assert!(off > 1e-4, "losses differ by {off:.1e} only: {found:?} and {want:?}");
+}
+
+#[test]
+fn an_adapter_of_a_quantised_model_learns_on_a_gpu_as_on_the_cpu() {
+    let Some(device) = gpu_number() else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let sentence = "A kernel reads its weights in blocks, and every block has a scale of its own. ";
+    let text = put(dir.path(), "prose.txt", sentence.repeat(12).as_bytes());
+    let before = fs::read(DEMO).unwrap();
+    let ckpt = moeray::file::open(DEMO.as_ref()).unwrap();
+    let learnt = |words: &[&str]| {
+        let gguf = dir.path().join(format!("{}.gguf", words.join("")));
+        let common = ["finetune", "-m", DEMO, "-f", &text, "--ctx", "24", "--accumulate", "2", "--steps", "5"];
+        let more = ["-lr", "0.01", "--lora-r", "4", "--lora-targets", "attention,experts,shared,router,output"];
+        let said = moeray(&[&common[..], &more, words, &["-o", gguf.to_str().unwrap()]].concat());
+        assert_eq!(said.code, Some(0), "{}", said.stderr);
+        loss(&ckpt, &[moeray::model::AdapterFile { path: gguf, scale: 1.0 }], sentence)
+    };
+    let base = loss(&ckpt, &[], sentence);
+    let (cpu, gpu) = (learnt(&["--backend", "cpu"]), learnt(&["--device", &device]));
+    assert!(gpu < base - 0.4, "{gpu} after {base}");
+    assert!((gpu - cpu).abs() < 2e-3, "{gpu} on the GPU, {cpu} on the CPU");
+    assert!(before == fs::read(DEMO).unwrap(), "the model was only read");
+}
+
+#[test]
 fn a_device_that_is_too_small_is_a_clear_error() {
-    let Some(device) = device() else { return };
+    let Some(device) = gpu_number() else { return };
     let dir = tempfile::tempdir().unwrap();
     let path = config(dir.path(), "");
     let open = |limits| Gpu::open(&Options { device: Some(device.clone()), limits, ..Options::default() }).unwrap();
@@ -160,10 +200,11 @@ fn a_device_that_is_too_small_is_a_clear_error() {
         Err(e) => e.to_string(),
     };
     let error = refused(&memory(1 << 20), &words);
-    assert!(error.contains("weights in f32 and their gradients") && error.contains("memory left"), "{error}");
+    assert!(error.contains("weights and their gradients") && error.contains("memory left"), "{error}");
     let error = refused(&memory(4 << 20), &words);
     assert!(error.contains("micro-batch of 384 rows") && error.contains("recompute"), "{error}");
     let small = open(ForcedLimits { max_binding: Some(256 << 10), ..ForcedLimits::default() });
     let error = refused(&small, &words);
-    assert!(error.contains("token_embd.weight") && error.contains("bind at most"), "{error}");
+    // Weights are cut; the logits of 384 rows are not.
+    assert!(error.contains("linear takes 6291456 bytes") && error.contains("bind at most"), "{error}");
 }

@@ -138,7 +138,7 @@ fn wrong_runs_are_refused() {
 }
 
 /// The mean loss of the tokens of `text`, by the reference.
-fn loss(ckpt: &Checkpoint, adapters: &[model::AdapterFile], text: &str) -> f64 {
+pub fn loss(ckpt: &Checkpoint, adapters: &[model::AdapterFile], text: &str) -> f64 {
     let d = model::adapted(model::build(ckpt, &Default::default()).unwrap(), ckpt, adapters).unwrap();
     let ids = moeray::tokenizer::Tokenizer::from_checkpoint(ckpt).unwrap().encode(text, Default::default()).unwrap();
     let loaded = moeray::backend::reference::load(d.program).unwrap();

@@ -4,6 +4,7 @@ use super::{RunOptions, device::Submission, gpu::Gpu};
 use crate::{
     backend::{OnProgress, Program, Progress},
     error::{Error, Result},
+    file::Tensor,
     graph,
     ir::Graph,
     kernels::Variant,
@@ -50,9 +51,8 @@ impl DeviceWeights {
         plan::plan(&graph, &weights, &gpu.device.caps, &plan::Options { reduction: run.reduction, ..smallest() })?;
         let help = "a model of fewer bits a weight or the cpu backend helps";
         gpu.memory.check(gpu.name(), weights.bytes(), "the weights", help)?;
-        let threads = std::thread::available_parallelism().map_or(1, usize::from).min(MOST_THREADS);
         let total = weights.bytes();
-        let mut up = Uploader { gpu: &gpu, total, done: 0, threads, batch: 0, last: None, progress };
+        let mut up = Uploader::new(&gpu, total, progress);
         let kernels = first_kernels(&graph, &weights, &gpu, &run);
         // Drivers compile while the weights are on their way.
         let (matrices, vectors) = std::thread::scope(|s| {
@@ -95,7 +95,8 @@ fn smallest() -> plan::Options {
     plan::Options::new(1, 1, KvType::F16)
 }
 
-struct Uploader<'a> {
+/// Sends weights, a few pieces at a time.
+pub(super) struct Uploader<'a> {
     gpu: &'a Gpu,
     total: u64,
     done: u64,
@@ -109,7 +110,7 @@ struct Uploader<'a> {
 /// A segment on its way, with its planes.
 struct Target<'a> {
     gpu: &'a Gpu,
-    program: &'a Program,
+    tensors: &'a [Tensor],
     matrix: &'a Matrix,
     segment: &'a Segment,
     buffer: &'a wgpu::Buffer,
@@ -122,7 +123,13 @@ fn too_large(m: &Matrix) -> Error {
     Error::Model(format!("{} is too large", m.name))
 }
 
-impl Uploader<'_> {
+impl<'a> Uploader<'a> {
+    /// For `total` bytes, counted as files have them.
+    pub fn new(gpu: &'a Gpu, total: u64, progress: OnProgress<'a>) -> Self {
+        let threads = std::thread::available_parallelism().map_or(1, usize::from).min(MOST_THREADS);
+        Uploader { gpu, total, done: 0, threads, batch: 0, last: None, progress }
+    }
+
     fn report(&mut self) -> Result<()> {
         (self.progress)(Progress { phase: "weights to the GPU", done: self.done, total: self.total })
     }
@@ -137,7 +144,7 @@ impl Uploader<'_> {
         self.report()?;
         let mut matrices = Vec::with_capacity(weights.matrices.len());
         for m in &weights.matrices {
-            let segments = m.segments.iter().map(|s| self.segment(program, m, s)).collect::<Result<_>>()?;
+            let segments = m.segments.iter().map(|s| self.segment(&program.weights, m, s)).collect::<Result<_>>()?;
             matrices.push(segments);
         }
         let vectors = self.vectors(program, weights)?;
@@ -145,7 +152,8 @@ impl Uploader<'_> {
         Ok((matrices, vectors))
     }
 
-    fn segment(&mut self, program: &Program, m: &Matrix, s: &Segment) -> Result<wgpu::Buffer> {
+    /// Packs and sends a segment of a matrix, whose parts are of `tensors` by weight.
+    pub fn segment(&mut self, tensors: &[Tensor], m: &Matrix, s: &Segment) -> Result<wgpu::Buffer> {
         let usage = wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_DST;
         let buffer = self.gpu.device.buffer(&m.name, s.bytes, usage)?;
         let table: &[u8] = bytemuck::cast_slice(gpu::table(m.dtype));
@@ -156,7 +164,7 @@ impl Uploader<'_> {
         let planes = planes.ok_or_else(|| too_large(m))?;
         let row = gpu::row_planes(m.dtype, m.cols);
         let row_bytes = row.iter().sum::<usize>().max(1);
-        let target = Target { gpu: self.gpu, program, matrix: m, segment: s, buffer: &buffer, planes, row };
+        let target = Target { gpu: self.gpu, tensors, matrix: m, segment: s, buffer: &buffer, planes, row };
         let piece = (PIECE / row_bytes).max(1).next_multiple_of(ALIGN_ROWS);
         let pieces: Vec<Range<usize>> = (0..s.rows).step_by(piece).map(|r| r..(r + piece).min(s.rows)).collect();
         for batch in pieces.chunks((BATCH / (piece * row_bytes).max(1)).max(self.threads)) {
@@ -193,7 +201,7 @@ impl Uploader<'_> {
     }
 
     /// Counts what was handed to the queue; lets at most two batches be on their way.
-    fn sent(&mut self, bytes: usize) -> Result<()> {
+    pub fn sent(&mut self, bytes: usize) -> Result<()> {
         self.done += bytes as u64;
         self.batch += bytes;
         if self.batch >= BATCH {
@@ -205,7 +213,8 @@ impl Uploader<'_> {
         Ok(())
     }
 
-    fn finish(&mut self) -> Result<()> {
+    /// Waits for all that was sent.
+    pub fn finish(&mut self) -> Result<()> {
         self.gpu.device.wait_idle("the last of the weights")?;
         self.done = self.total;
         self.report()
@@ -241,7 +250,7 @@ impl Target<'_> {
         while done < rows.len() {
             let most = stride.min(rows.len() - done);
             let at = self.segment.row0 + rows.start + done;
-            let (bytes, n) = run_of_rows(self.program, self.matrix, at, most)?;
+            let (bytes, n) = run_of_rows(self.tensors, self.matrix, at, most)?;
             let ranges = gpu::plane_ranges(dtype, n, cols).ok_or_else(|| too_large(self.matrix))?;
             packed.clear();
             packed.resize(gpu::words(dtype, n, cols), 0);
@@ -265,10 +274,10 @@ impl Target<'_> {
 }
 
 /// The bytes of rows from `row` of the stacked matrix on, as many as lie together, at most `most`; and how many they are.
-fn run_of_rows<'a>(program: &'a Program, m: &Matrix, row: usize, most: usize) -> Result<(&'a [u8], usize)> {
+fn run_of_rows<'a>(tensors: &'a [Tensor], m: &Matrix, row: usize, most: usize) -> Result<(&'a [u8], usize)> {
     let mut first = 0;
     for w in &m.parts {
-        let t = &program.weights[w.0 as usize];
+        let t = &tensors[w.0 as usize];
         if row < first + t.rows() {
             let (part, at) = ((row - first) / t.rows_per_part(), (row - first) % t.rows_per_part());
             let rows = most.min(t.rows_per_part() - at);

@@ -4,7 +4,11 @@
 //! any of them sees, or is seen by, in order: all invocations read the same key at a time. What belongs to the invocation's own row
 //! is in its private memory. P is made again in the backward pass from the logarithm of its sum.
 
-use super::{kernel::Operand, lower::Lower, text};
+use super::{
+    kernel::{Operand, Work},
+    lower::Lower,
+    text,
+};
 use crate::ir::{SelfAttention, WeightId};
 
 /// Sizes of an attention as expressions.
@@ -25,12 +29,21 @@ impl Lower<'_> {
         Sizes { rows, heads, kv, group, scale: self.factor(a.scale), seen }
     }
 
+    /// The work of so many products for each pair of a row and one that it sees: half of a text's pairs, or a window of each row.
+    fn attention_work(&self, a: &SelfAttention, products: usize) -> Work {
+        let rows = (self.rows * a.heads) as f64 * products as f64;
+        match a.window.or(a.attention_chunk) {
+            Some(n) => Work::of(rows * n.min(self.rows) as f64),
+            None => Work { always: 0.0, text_row: Work::of(rows / 2.0).always },
+        }
+    }
+
     /// Statements that begin a kernel of queries: `t` and `own`, its row and head, `first`, the first row that it sees, and the rows
     /// that the workgroup sees, from `start` to below `end`.
     fn begin_queries(&self, a: &SelfAttention, s: &Sizes) -> String {
-        let (lanes, rows, group) = (self.lanes(), &s.rows, &s.group);
+        let (lanes, rows, group, part) = (self.lanes(), &s.rows, &s.group, text::parameter(1));
         format!(
-            "let block = w.x * {lanes}u; let own = w.y; let kv = own / {group};
+            "let block = (w.x + {part}) * {lanes}u; let own = w.y; let kv = own / {group};
     let end = min(block + {lanes}u, {rows});
     let t = min(block + l.x, {rows} - 1u);
     {}
@@ -79,7 +92,7 @@ impl Lower<'_> {
             own("own_q", "a", "head", kd),
         );
         let writes = vec![self.output(0), self.output(1)];
-        self.block(reads, writes, [self.rows, a.heads], body);
+        self.block(reads, writes, [self.rows, a.heads], self.attention_work(a, 2 * a.k_dim + a.v_dim), body);
     }
 
     pub(super) fn attend_grad(&mut self, a: &SelfAttention) {
@@ -121,16 +134,17 @@ impl Lower<'_> {
             own("own_d", "f", "head", vd),
             pair(a, &s, ["own_q[x]", "b[k_at + x]"], ["own_d[x]", "c[v_at + x]"]),
         );
-        self.block(reads.to_vec(), vec![self.output(0)], [self.rows, a.heads], body);
+        let work = self.attention_work(a, 2 * a.k_dim + a.v_dim);
+        self.block(reads.to_vec(), vec![self.output(0)], [self.rows, a.heads], work, body);
     }
 
     /// Of each key and value: over the rows that see it, heads in order.
     fn keys_grad(&mut self, a: &SelfAttention, reads: &[Operand]) {
         let s = self.attention_sizes(a);
-        let (kd, vd, lanes) = (a.k_dim, a.v_dim, self.lanes());
+        let (kd, vd, lanes, part) = (a.k_dim, a.v_dim, self.lanes(), text::parameter(1));
         let Sizes { rows, heads, kv, group, seen, .. } = &s;
         let body = format!(
-            "let block = w.x * {lanes}u; let own = w.y;
+            "let block = (w.x + {part}) * {lanes}u; let own = w.y;
     let end = min(block + {lanes}u, {rows});
     let j = min(block + l.x, {rows} - 1u);
     let key = j * {kv} + own;
@@ -160,7 +174,8 @@ impl Lower<'_> {
             pair(a, &s, ["a[q_at + x]", "own_k[x]"], ["f[o_at + x]", "own_v[x]"]),
         );
         let writes = vec![self.output(1), self.output(2)];
-        self.block(reads.to_vec(), writes, [self.rows, a.kv_heads], body);
+        let work = self.attention_work(a, 2 * (a.k_dim + a.v_dim));
+        self.block(reads.to_vec(), writes, [self.rows, a.kv_heads], work, body);
     }
 
     pub(super) fn sinks(&mut self, into: WeightId) {

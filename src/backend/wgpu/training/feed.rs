@@ -57,6 +57,16 @@ pub fn inputs<'a>(graph: &Graph, feed: &'a Feed) -> Result<Vec<(ValueId, Host<'a
     Ok(all)
 }
 
+/// Rows of the longest text, as far as its starts are among the inputs.
+pub fn longest(graph: &Graph, feed: &Feed) -> usize {
+    let starts = graph.nodes.iter().find_map(|n| match &n.op {
+        Op::Math(Math::Ids { name, cols: 1 }) if name == STARTS => feed.get_ids(name, feed.rows).ok(),
+        _ => None,
+    });
+    let rows = |(t, start): (usize, &u32)| (t + 1).saturating_sub(*start as usize);
+    starts.map_or(feed.rows, |s| s.iter().enumerate().map(rows).max().unwrap_or(feed.rows))
+}
+
 /// Checks ids against what they choose from.
 fn below(graph: &Graph, v: ValueId, ids: &[u32]) -> Result<()> {
     for node in graph.nodes.iter().filter(|n| n.inputs.contains(&v)) {

@@ -1,6 +1,6 @@
 //! From nodes to kernels: gradients.
 
-use super::{kernel::Operand, lower::Lower, router, text, tile::Tile};
+use super::{kernel::Operand, lower::Lower, router, text};
 use crate::{
     error::Result,
     ir::{Grad, Norm, NormKind, WeightId},
@@ -13,11 +13,11 @@ impl Lower<'_> {
             Grad::Embed { into, scale } => self.embed_grad(*into, *scale),
             Grad::Norm(n) => self.norm_grad(n),
             Grad::NormWeight(n) => self.norm_weight_grad(n),
-            Grad::LinearInput { weight } => self.linear_input(*weight),
-            Grad::Outer { into } => self.outer(*into),
+            Grad::LinearInput { weight } => self.linear_input(*weight)?,
+            Grad::Outer { into } => self.outer(*into)?,
             Grad::SumRows { into } => self.sum_rows(*into),
-            Grad::ExpertInput { weight } => self.expert_input(*weight),
-            Grad::ExpertOuter { into } => self.expert_outer(*into),
+            Grad::ExpertInput { weight } => self.expert_input(*weight)?,
+            Grad::ExpertOuter { into } => self.expert_outer(*into)?,
             Grad::ExpertSumRows { into } => self.expert_sum_rows(*into),
             Grad::SelfAttend(a) => self.attend_grad(a),
             Grad::Sinks { into } => self.sinks(*into),
@@ -69,30 +69,6 @@ impl Lower<'_> {
         self.push(inputs.to_vec(), vec![self.output(1)], self.out_rows(1), body);
     }
 
-    /// Tokens of one id are a list: the first one walks it. So a large vocabulary costs nothing.
-    fn embed_grad(&mut self, into: WeightId, scale: f32) {
-        let (rows, cols) = (self.in_rows(0), self.shape(into)[1]);
-        let list = self.scratch(2 * rows, true);
-        let count = self.size(rows);
-        let body = format!(
-            "var head = 1u; var next = {count};
-    for (var s = i; s > 0u; s--) {{ if (a[s - 1u] == a[i]) {{ head = 0u; break; }} }}
-    for (var s = i + 1u; s < {count}; s++) {{ if (a[s] == a[i]) {{ next = s; break; }} }}
-    y[2u * i] = head; y[2u * i + 1u] = next;"
-        );
-        self.push(vec![self.input(0)], vec![list], rows, body);
-        let ([n, count], scale) = (self.sizes([cols, rows]), self.factor(f64::from(scale)));
-        let body = format!(
-            "let t = i / {n}; let col = i % {n};
-    if (c[2u * t] == 0u) {{ return; }}
-    var sum = 0.0;
-    for (var s = t; s < {count}; s = c[2u * s + 1u]) {{ sum += b[s * {n} + col]; }}
-    y[a[t] * {n} + col] += {scale} * sum;"
-        );
-        let reads = vec![self.input(0), self.input(1), list];
-        self.push(reads, vec![self.gradient(into)], rows * cols, body);
-    }
-
     fn norm_grad(&mut self, n: &Norm) {
         let len = self.shape(n.weight)[0];
         let (groups, len) = (self.cols(0) / len, self.size(len));
@@ -131,47 +107,6 @@ impl Lower<'_> {
         let sum = text::long_sum(&all, &before, "(a[at] - c[2u * o]) * c[2u * o + 1u] * b[at]");
         let reads = [self.inputs(), vec![stats]].concat();
         self.push(reads, vec![self.gradient(n.weight)], len, format!("{sum}\n    y[i] += sum;"));
-    }
-
-    fn linear_input(&mut self, weight: WeightId) {
-        let (rows, out, inp) = (self.out_rows(0), self.cols(0), self.out_cols(0));
-        let sizes @ [_, n, m] = &self.sizes([rows, inp, out]);
-        let tile = Tile {
-            before: String::new(),
-            sizes: sizes.clone(),
-            a_row: "row".into(),
-            summand: "k".into(),
-            a: format!("a[ra * {m} + k]"),
-            a_along_k: true,
-            b: format!("b[k * {n} + col]"),
-            b_along_k: false,
-            at: format!("row * {n} + col"),
-            value: "sum".into(),
-            adds: false,
-            direct: self.direct,
-        };
-        let reads = vec![self.input(0), self.weight(weight)];
-        self.tiles(reads, self.output(0), [rows, inp, 1], tile);
-    }
-
-    fn outer(&mut self, into: WeightId) {
-        let (rows, inp, out) = (self.in_rows(0), self.cols(0), self.cols(1));
-        let sizes @ [m, n, _] = &self.sizes([out, inp, rows]);
-        let tile = Tile {
-            before: String::new(),
-            sizes: sizes.clone(),
-            a_row: "row".into(),
-            summand: "k".into(),
-            a: format!("b[k * {m} + row]"),
-            a_along_k: false,
-            b: format!("a[k * {n} + col]"),
-            b_along_k: false,
-            at: format!("row * {n} + col"),
-            value: "sum".into(),
-            adds: true,
-            direct: self.direct,
-        };
-        self.tiles(self.inputs(), self.gradient(into), [out, inp, 1], tile);
     }
 
     fn sum_rows(&mut self, into: WeightId) {

@@ -7,11 +7,12 @@
 //! Sizes and factors are no part of the text: it reads them as `p[i]` from a uniform buffer, so that a model's layers, and
 //! micro-batches of any number of rows, share a few compiled kernels.
 
-use super::tile::Tile;
+use super::{text::parameter, tile::Tile};
 use crate::{
     error::{Error, Result},
     ir::{ValueId, WeightId},
     kernels,
+    quant::DType,
 };
 use std::fmt::Write as _;
 
@@ -20,10 +21,10 @@ use std::fmt::Write as _;
 pub enum Buffer {
     /// A value of the graph.
     Value(ValueId),
-    /// A weight, in f32.
-    Weight(WeightId),
-    /// A weight's gradient.
-    Gradient(WeightId),
+    /// A segment of a weight, in f32 or packed in the weight's format.
+    Weight(WeightId, usize),
+    /// The same of a weight's gradient.
+    Gradient(WeightId, usize),
     /// Scratch of the lowering, by number.
     Scratch(usize),
     /// Numbers made when the rows were known, by number.
@@ -55,13 +56,50 @@ pub enum Shape {
     },
 }
 
-/// An operand: a buffer of numbers or of u32s.
+/// What an operand's buffer holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// f32.
+    Numbers,
+    /// u32.
+    Ids,
+    /// A segment of a format, which the text calls `W_data`: a kernel has at most one.
+    Packed(DType),
+}
+
+/// An operand.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Operand {
     /// Which buffer.
     pub buffer: Buffer,
-    /// Whether it holds u32s.
-    pub ids: bool,
+    /// What it holds.
+    pub kind: Kind,
+}
+
+/// What a kernel does, in the units of [`crate::backend::wgpu::RunOptions::max_work`]: a product counts as half a byte, as a weight of
+/// four bits that meets a token.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Work {
+    /// Whatever the texts of a micro-batch are.
+    pub always: f64,
+    /// For each row of the longest text.
+    pub text_row: f64,
+}
+
+impl Work {
+    /// Of so many products.
+    pub fn of(products: f64) -> Work {
+        Work { always: products / 2.0, text_row: 0.0 }
+    }
+
+    /// Where the longest text has so many rows.
+    pub fn at(&self, longest: usize) -> f64 {
+        self.always + self.text_row * longest as f64
+    }
+
+    fn part(&self, part: f64) -> Work {
+        Work { always: self.always * part, text_row: self.text_row * part }
+    }
 }
 
 /// What invocations do.
@@ -88,6 +126,8 @@ pub struct Kernel {
     pub shape: Shape,
     /// The numbers that the text reads as `p`.
     pub numbers: Vec<u32>,
+    /// How much is done.
+    pub work: Work,
     /// What is done.
     pub body: Body,
 }
@@ -101,15 +141,13 @@ const GROUP: usize = 64;
 const MOST_GROUPS: usize = 65_535;
 /// Numbers that a kernel reads at most.
 pub const MOST_NUMBERS: usize = 32;
-
-/// Number `i` of a kernel.
-pub fn number(i: usize) -> String {
-    format!("p[{}].{}", i / 4, ["x", "y", "z", "w"][i % 4])
-}
+/// The first numbers of every kernel: the number of its last invocation plus 1, and the first invocation or workgroup of a dispatch
+/// that is a part of it.
+pub const RESERVED: usize = 2;
 
 impl Kernel {
     /// The text of the kernel.
-    pub fn text(&self) -> String {
+    pub fn text(&self, flushes_halves: bool) -> String {
         let functions: String = kernels::TRAINING.iter().map(|f| f.text).collect();
         let mut t = format!(
             "{functions}@group(0) @binding(0) var<uniform> p: array<vec4<u32>, {}>;
@@ -119,18 +157,24 @@ impl Kernel {
         let named = self.reads.iter().zip(READ).map(|(o, n)| (o, n, "read"));
         let named = named.chain(self.writes.iter().zip(WRITTEN).map(|(o, n)| (o, n, "read_write")));
         for (i, (o, name, access)) in named.enumerate() {
-            let kind = if o.ids { "u32" } else { "f32" };
+            let (name, kind) = match o.kind {
+                Kind::Numbers => (name, "f32"),
+                Kind::Ids => (name, "u32"),
+                Kind::Packed(dtype) => {
+                    t.push_str(&kernels::dequantizer(dtype, flushes_halves));
+                    ("W_data", "vec4<u32>")
+                }
+            };
             // Writing to text cannot fail.
             _ = writeln!(t, "@group(0) @binding({}) var<storage, {access}> {name}: array<{kind}>;", i + 2);
         }
         match &self.body {
             Body::Each(body) => {
-                // The count is the kernel's first number.
-                let (count, row) = (number(0), MOST_GROUPS * GROUP);
+                let (count, first, row) = (parameter(0), parameter(1), MOST_GROUPS * GROUP);
                 _ = write!(
                     t,
                     "@compute @workgroup_size({GROUP})\nfn main(@builtin(global_invocation_id) invocation: vec3<u32>) {{
-    let i = invocation.y * {row}u + invocation.x;
+    let i = {first} + invocation.y * {row}u + invocation.x;
     if (i >= {count}) {{ return; }}
     {body}\n}}\n"
                 );
@@ -164,9 +208,52 @@ fn main(@builtin(workgroup_id) w: vec3<u32>, @builtin(local_invocation_id) l: ve
             Body::Block(..) => {
                 return Err(Error::Graph(format!("the kernel of {} cannot add to its result", self.name)));
             }
+            // The first part of the product adds the value, this one adds to that.
+            Body::Tile(tile) if tile.adds => self.reads.truncate(self.reads.len() - 1),
             Body::Tile(tile) => tile.value = format!("{} + {name}[at]", tile.value),
         }
         Ok(())
+    }
+
+    /// Parts of at most so much work each, wherever a text of `rows` rows is the longest; as far as it can be divided.
+    pub fn parts(self, most: f64, rows: usize) -> Vec<Kernel> {
+        let parts = (self.work.at(rows) / most).ceil();
+        let (all, unit) = match self.shape {
+            Shape::Each(count) => (count, GROUP),
+            Shape::Blocks { rows, lanes, .. } => (rows, lanes),
+            Shape::Tiles { cols, .. } => (cols, self.sides()[1]),
+        };
+        let units = all.div_ceil(unit);
+        if parts <= 1.0 || units <= 1 {
+            return vec![self];
+        }
+        let step = (units as f64 / parts).floor().max(1.0) as usize * unit;
+        let firsts = (0..all).step_by(step);
+        firsts.map(|first| self.part(first, step.min(all - first), unit)).collect()
+    }
+
+    /// The part of `count` invocations, rows or columns from `first` on, in workgroups of `unit`.
+    fn part(&self, first: usize, count: usize, unit: usize) -> Kernel {
+        let mut part = self.clone();
+        let all = match &mut part.shape {
+            Shape::Each(n) => {
+                part.numbers[0] = u32::try_from(first + count).unwrap_or(u32::MAX);
+                std::mem::replace(n, count)
+            }
+            Shape::Blocks { rows: n, .. } | Shape::Tiles { cols: n, .. } => std::mem::replace(n, count),
+        };
+        let first = if matches!(part.shape, Shape::Each(_)) { first } else { first / unit };
+        part.numbers[1] = u32::try_from(first).unwrap_or(u32::MAX);
+        part.work = self.work.part(count as f64 / all as f64);
+        part
+    }
+
+    /// Rows and columns of a workgroup's tile.
+    fn sides(&self) -> [usize; 2] {
+        match &self.body {
+            Body::Tile(tile) => tile.sides(),
+            Body::Each(_) | Body::Block(..) => [1, 1],
+        }
     }
 
     /// Workgroups of the dispatch; `None` where there are too many.
@@ -179,10 +266,7 @@ fn main(@builtin(workgroup_id) w: vec3<u32>, @builtin(local_invocation_id) l: ve
             }
             Shape::Blocks { rows, heads, lanes } => Some([within(rows.div_ceil(lanes))?, within(heads)?, 1]),
             Shape::Tiles { rows, cols, batch } => {
-                let [tall, wide] = match &self.body {
-                    Body::Tile(tile) => tile.sides(),
-                    Body::Each(_) | Body::Block(..) => return None,
-                };
+                let [tall, wide] = self.sides();
                 Some([within(cols.div_ceil(wide))?, within(rows.div_ceil(tall))?, within(batch)?])
             }
         }

@@ -2,13 +2,14 @@
 
 use super::{
     fold::folded,
-    kernel::{self, Body, Buffer, Kernel, Operand, Shape},
+    kernel::{Body, Buffer, Kernel, Kind, Operand, RESERVED, Shape, Work},
+    places::Place,
     router, text,
     tile::Tile,
 };
 use crate::{
     error::{Error, Result},
-    ir::{Graph, Linear, Node, Norm, Op, Rows, Type, ValueId, WeightId},
+    ir::{Graph, Node, Norm, Op, Rows, Type, ValueId, WeightId},
 };
 use std::collections::HashMap;
 
@@ -30,31 +31,47 @@ pub(super) struct Lower<'a> {
     pub node: &'a Node,
     /// Whether products are of the form for processors that emulate a device.
     pub direct: bool,
+    /// By weight: where it lies.
+    pub places: &'a [Option<Place>],
+    /// Most bytes of a buffer.
+    pub binding: u64,
+    /// The scratch in which parts of packed matrices become f32, all in turn.
+    pub dequantized: Option<usize>,
     pub out: Lowered,
     /// By ids and number of experts: ranges of experts and their slots in ascending order.
     pub sorted: HashMap<(ValueId, usize), [Buffer; 2]>,
-    /// The numbers of the kernel under way; the first is its count.
+    /// The numbers of the kernel under way, behind the reserved ones.
     numbers: Vec<u32>,
+    /// Work of the kernel under way beyond one look at each operand.
+    more_work: f64,
 }
 
-/// Lowers all nodes; `direct` chooses the form of products (see `tile`).
+/// Lowers all nodes for weights that lie so, with buffers of at most `binding` bytes; `direct` chooses the form of products (see `tile`).
 ///
 /// # Errors
 /// [`Error::Unsupported`] for an op without a kernel, by name.
-pub fn lower(g: &Graph, rows: usize, direct: bool) -> Result<Lowered> {
+pub fn lower(g: &Graph, rows: usize, direct: bool, places: &[Option<Place>], binding: u64) -> Result<Lowered> {
     let Some(first) = g.nodes.first() else { return Err(Error::Graph("a graph without nodes".into())) };
     let (out, sorted) = Default::default();
-    let mut lower = Lower { g, rows, node: first, direct, out, sorted, numbers: vec![0] };
-    for (node, folded) in g.nodes.iter().zip(folded(g)) {
-        lower.node = node;
-        match lower.out.kernels.last_mut().filter(|_| folded) {
-            Some(before) => {
-                let Buffer::Value(made) = before.writes[0].buffer else { continue };
-                let other = node.inputs.iter().copied().find(|v| *v != made).unwrap_or(made);
-                let [other, to] = [other, node.outputs[0]].map(|v| Operand { buffer: Buffer::Value(v), ids: false });
-                before.add(other, to)?;
+    let numbers = vec![0; RESERVED];
+    let (dequantized, more_work) = (None, 0.0);
+    let mut lower =
+        Lower { g, rows, node: first, direct, places, binding, dequantized, out, sorted, numbers, more_work };
+    let mut begin = 0;
+    for (i, (node, folded)) in g.nodes.iter().zip(folded(g)).enumerate() {
+        if folded {
+            // Every kernel of the node before that makes a part of its result makes one of the sum.
+            let made = g.nodes[i - 1].outputs[0];
+            let other = node.inputs.iter().copied().find(|v| *v != made).unwrap_or(made);
+            let [other, to] = [other, node.outputs[0]].map(|v| lower.value(v));
+            let parts = lower.out.kernels[begin..].iter_mut();
+            for part in parts.filter(|k| k.writes[0].buffer == Buffer::Value(made)) {
+                part.add(other, to)?;
             }
-            None => lower.one()?,
+        } else {
+            begin = lower.out.kernels.len();
+            lower.node = node;
+            lower.one()?;
         }
     }
     Ok(lower.out)
@@ -74,7 +91,7 @@ impl<'a> Lower<'a> {
     pub fn size(&mut self, n: usize) -> String {
         // Sizes beyond are those of buffers that no device gives.
         self.numbers.push(u32::try_from(n).unwrap_or(u32::MAX));
-        kernel::number(self.numbers.len() - 1)
+        text::parameter(self.numbers.len() - 1)
     }
 
     /// Sizes as expressions of the kernel under way.
@@ -85,7 +102,7 @@ impl<'a> Lower<'a> {
     /// A factor as an expression of the kernel under way.
     pub fn factor(&mut self, x: f64) -> String {
         self.numbers.push((x as f32).to_bits());
-        format!("bitcast<f32>({})", kernel::number(self.numbers.len() - 1))
+        format!("bitcast<f32>({})", text::parameter(self.numbers.len() - 1))
     }
 
     /// Rows of a value.
@@ -114,7 +131,8 @@ impl<'a> Lower<'a> {
     }
 
     pub fn value(&self, v: ValueId) -> Operand {
-        Operand { buffer: Buffer::Value(v), ids: matches!(self.g.ty(v), Type::U32(..)) }
+        let kind = if matches!(self.g.ty(v), Type::U32(..)) { Kind::Ids } else { Kind::Numbers };
+        Operand { buffer: Buffer::Value(v), kind }
     }
 
     pub fn input(&self, i: usize) -> Operand {
@@ -129,12 +147,14 @@ impl<'a> Lower<'a> {
         self.value(self.node.outputs[i])
     }
 
+    /// A vector.
     pub fn weight(&self, w: WeightId) -> Operand {
-        Operand { buffer: Buffer::Weight(w), ids: false }
+        Operand { buffer: Buffer::Weight(w, 0), kind: Kind::Numbers }
     }
 
+    /// The gradient of a vector.
     pub fn gradient(&self, w: WeightId) -> Operand {
-        Operand { buffer: Buffer::Gradient(w), ids: false }
+        Operand { buffer: Buffer::Gradient(w, 0), kind: Kind::Numbers }
     }
 
     pub fn shape(&self, w: WeightId) -> &'a [usize] {
@@ -143,7 +163,8 @@ impl<'a> Lower<'a> {
 
     pub fn scratch(&mut self, numbers: usize, ids: bool) -> Operand {
         self.out.scratch.push(numbers);
-        Operand { buffer: Buffer::Scratch(self.out.scratch.len() - 1), ids }
+        let kind = if ids { Kind::Ids } else { Kind::Numbers };
+        Operand { buffer: Buffer::Scratch(self.out.scratch.len() - 1), kind }
     }
 
     pub fn table(&mut self, numbers: Vec<f32>) -> Operand {
@@ -153,18 +174,42 @@ impl<'a> Lower<'a> {
         if known.is_none() {
             self.out.tables.push(numbers);
         }
-        Operand { buffer: Buffer::Table(at), ids: false }
+        Operand { buffer: Buffer::Table(at), kind: Kind::Numbers }
     }
 
     /// A kernel of `count` invocations.
     pub fn push(&mut self, reads: Vec<Operand>, writes: Vec<Operand>, count: usize, body: String) {
-        let mut numbers = std::mem::replace(&mut self.numbers, vec![0]);
+        self.push_named(self.node.op.name(), reads, writes, count, body);
+    }
+
+    /// The same under a name of its own.
+    pub fn push_named(
+        &mut self,
+        name: &'static str,
+        reads: Vec<Operand>,
+        writes: Vec<Operand>,
+        count: usize,
+        body: String,
+    ) {
+        let mut numbers = self.take_numbers();
+        let more = std::mem::take(&mut self.more_work);
         if count == 0 {
             return;
         }
         numbers[0] = u32::try_from(count).unwrap_or(u32::MAX);
-        let (name, shape, body) = (self.node.op.name(), Shape::Each(count), Body::Each(body));
-        self.out.kernels.push(Kernel { name, reads, writes, shape, numbers, body });
+        let values = self.node.inputs.iter().chain(&self.node.outputs);
+        let looks: f64 = values.map(|v| (self.rows_of(*v) * self.g.ty(*v).dims().map_or(0, |d| d.1)) as f64).sum();
+        let (shape, body, work) = (Shape::Each(count), Body::Each(body), Work::of(looks.max(count as f64) + more));
+        self.out.kernels.push(Kernel { name, reads, writes, shape, numbers, work, body });
+    }
+
+    /// Says that the kernel under way does more than look at each operand once: so many operations.
+    pub fn does(&mut self, operations: usize) {
+        self.more_work = operations as f64;
+    }
+
+    fn take_numbers(&mut self) -> Vec<u32> {
+        std::mem::replace(&mut self.numbers, vec![0; RESERVED])
     }
 
     /// Rows of a workgroup of a block: as many as invocations that run together where a processor emulates the device.
@@ -173,17 +218,31 @@ impl<'a> Lower<'a> {
     }
 
     /// A kernel of workgroups of rows of one head, of `[rows, heads]`.
-    pub fn block(&mut self, reads: Vec<Operand>, writes: Vec<Operand>, [rows, heads]: [usize; 2], body: String) {
-        let (numbers, lanes) = (std::mem::replace(&mut self.numbers, vec![0]), self.lanes());
+    pub fn block(
+        &mut self,
+        reads: Vec<Operand>,
+        writes: Vec<Operand>,
+        [rows, heads]: [usize; 2],
+        work: Work,
+        body: String,
+    ) {
+        let (numbers, lanes) = (self.take_numbers(), self.lanes());
         let (name, shape, body) = (self.node.op.name(), Shape::Blocks { rows, heads, lanes }, Body::Block(body, lanes));
-        self.out.kernels.push(Kernel { name, reads, writes, shape, numbers, body });
+        self.out.kernels.push(Kernel { name, reads, writes, shape, numbers, work, body });
     }
 
-    /// A product of `[rows, cols, batch]`.
-    pub fn tiles(&mut self, reads: Vec<Operand>, write: Operand, [rows, cols, batch]: [usize; 3], tile: Tile) {
-        let numbers = std::mem::replace(&mut self.numbers, vec![0]);
+    /// Products, `batch` side by side, of at most `[rows, cols]` results, which sum `products` products in all.
+    pub fn tiles(
+        &mut self,
+        reads: Vec<Operand>,
+        write: Operand,
+        [rows, cols, batch]: [usize; 3],
+        products: f64,
+        tile: Tile,
+    ) {
+        let (numbers, work) = (self.take_numbers(), Work::of(products));
         let (name, shape, body) = (self.node.op.name(), Shape::Tiles { rows, cols, batch }, Body::Tile(Box::new(tile)));
-        self.out.kernels.push(Kernel { name, reads, writes: vec![write], shape, numbers, body });
+        self.out.kernels.push(Kernel { name, reads, writes: vec![write], shape, numbers, work, body });
     }
 
     /// A kernel whose invocation makes element (r, col) of output `which`.
@@ -212,13 +271,9 @@ impl<'a> Lower<'a> {
             // Written by the host.
             Op::Tokens | Op::Input { .. } => {}
             Op::HeadIds { .. } => self.each(0, vec![], "col"),
-            Op::Embed { table, scale } => {
-                let (reads, cols) = (vec![self.input(0), self.weight(*table)], self.size(self.out_cols(0)));
-                let scale = self.factor(f64::from(*scale));
-                self.each(0, reads, &format!("{scale} * b[a[r] * {cols} + col]"));
-            }
+            Op::Embed { table, scale } => self.embed(*table, *scale),
             Op::RmsNorm(n) => self.norm(n),
-            Op::Linear(l) => self.linear(l),
+            Op::Linear(l) => self.linear(l)?,
             Op::JoinHeads { heads } => self.join_heads(*heads),
             Op::Add => self.each(0, self.inputs(), "a[i] + b[i]"),
             Op::Scale(f) => {
@@ -238,7 +293,7 @@ impl<'a> Lower<'a> {
                 self.each(0, self.inputs(), &format!("b[r * {k} + col / {n}] * a[r * {n} + col % {n}]"));
                 self.each(1, vec![], "1.0");
             }
-            Op::ExpertLinear(l) => self.expert_linear(l),
+            Op::ExpertLinear(l) => self.expert_linear(l)?,
             Op::ExpertCombine => self.combine(),
             Op::Math(op) => return self.math(op),
             Op::Grad(op) => return self.grad(op),
@@ -295,28 +350,5 @@ impl<'a> Lower<'a> {
             text::statistics(n, &len)
         );
         self.by_row(groups, reads, body);
-    }
-
-    fn linear(&mut self, l: &Linear) {
-        let (rows, out, inp) = (self.out_rows(0), self.out_cols(0), self.cols(0));
-        let mut reads = vec![self.input(0), self.weight(l.weight)];
-        reads.extend(l.bias.map(|b| self.weight(b)));
-        let bias = if l.bias.is_some() { " + c[col]" } else { "" };
-        let sizes @ [_, n, k] = &self.sizes([rows, out, inp]);
-        let tile = Tile {
-            before: String::new(),
-            sizes: sizes.clone(),
-            a_row: "row".into(),
-            summand: "k".into(),
-            a: format!("a[ra * {k} + k]"),
-            a_along_k: true,
-            b: format!("b[col * {k} + k]"),
-            b_along_k: true,
-            at: format!("row * {n} + col"),
-            value: format!("sum{bias}"),
-            adds: false,
-            direct: self.direct,
-        };
-        self.tiles(reads, self.output(0), [rows, out, 1], tile);
     }
 }

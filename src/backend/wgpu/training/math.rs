@@ -198,6 +198,7 @@ impl Lower<'_> {
     }}
     if (place < {room}) {{ y[s] = 1.0; z[s] = f32(place); }}"
         );
+        self.does((self.rows * k).pow(2));
         self.by_row(k, self.inputs(), body);
     }
 

@@ -1,12 +1,11 @@
 //! Training on a GPU: a kernel or a few for each node, recorded once for a number of rows and submitted once a micro-batch.
 //!
-//! `lower` makes kernels of nodes, with `math`, `grad`, `attend` and `experts`; `kernel`, `tile`, `text` and `router` are their
-//! texts; `record` binds and dispatches them; `feed` checks what the host gives; `optimizer` takes steps.
+//! `lower` makes kernels of nodes, with `math`, `grad`, `attend`, `matrices` and `experts`; `kernel`, `tile`, `text` and `router` are
+//! their texts; `places` says where weights lie, and `weights` sends them there; `record` binds and dispatches; `feed` checks what
+//! the host gives; `optimizer` takes steps.
 //!
-//! Weights and gradients stay on the device; frozen weights of any format are uploaded as f32. Only the graph's outputs are read
-//! back. No kernel adds floats atomically, so that two runs give equal bits.
-//!
-//! Deliberately absent: products with quantised weights.
+//! Weights and gradients stay on the device, frozen weights in their own format. Only the graph's outputs are read back. No kernel
+//! adds floats atomically, so that two runs give equal bits. A submission holds at most the work that the device's options allow.
 
 mod attend;
 mod experts;
@@ -16,11 +15,14 @@ mod grad;
 mod kernel;
 mod lower;
 mod math;
+mod matrices;
 mod optimizer;
+mod places;
 mod record;
 mod router;
 mod text;
 mod tile;
+mod weights;
 
 use super::{device::Device, gpu::Gpu, mapping::map_read};
 use crate::{
@@ -30,9 +32,11 @@ use crate::{
     ir::{Graph, ValueId},
     kernels::Reduction,
 };
-use optimizer::{SquareSum, Updater};
-use record::{Recorded, Weights, bound};
+use optimizer::{SquareSum, Trained, Updater};
+use places::Place;
+use record::Recorded;
 use std::{collections::BTreeSet, sync::Arc};
+use weights::Weights;
 
 /// Trains a program on a GPU.
 ///
@@ -50,12 +54,13 @@ pub fn train(gpu: &Gpu, program: TrainProgram) -> Result<Box<dyn Training>> {
 pub fn train_with(gpu: &Gpu, program: TrainProgram, reduction: Option<Reduction>) -> Result<Box<dyn Training>> {
     let direct = reduction.unwrap_or_else(|| gpu.device.caps.reduction()) == Reduction::Invocation;
     let evaluation = program.evaluation.clone().unwrap_or_else(|| Arc::new(forward(&program)));
+    let places = places::places(&program, &[&program.graph, &evaluation], gpu.caps())?;
     // Lowered once to refuse here what has no kernel.
     for graph in [&*program.graph, &*evaluation] {
-        lower::lower(graph, 1, direct)?;
+        lower::lower(graph, 1, direct, &places, gpu.caps().max_binding)?;
     }
     let device = gpu.device.clone();
-    let weights = device.catching(|| weights(gpu, &program, direct))?;
+    let weights = device.catching(|| Weights::new(gpu, &program, places, direct))?;
     let recorded = [None, None];
     let (square_sum, updater) = (None, None);
     let mut training = GpuTraining { gpu: gpu.clone(), program, evaluation, weights, recorded, square_sum, updater };
@@ -70,39 +75,6 @@ fn forward(program: &TrainProgram) -> Graph {
     let made: BTreeSet<ValueId> = graph.nodes.iter().flat_map(|n| &n.outputs).copied().collect();
     graph.outputs.retain(|(_, v)| made.contains(v));
     graph
-}
-
-/// Uploads weights, and makes buffers of gradients.
-fn weights(gpu: &Gpu, program: &TrainProgram, direct: bool) -> Result<Weights> {
-    let device = &*gpu.device;
-    let graphs = std::iter::once(&program.graph).chain(&program.evaluation);
-    let mut read: BTreeSet<u32> = graphs.flat_map(|g| &g.nodes).flat_map(|n| n.op.weights()).map(|w| w.0).collect();
-    read.extend(program.parameters.iter().map(|p| p.weight.0));
-    let numbers = |i: u32| program.weights[i as usize].shape().iter().product::<usize>() as u64;
-    let needed = read.iter().map(|i| numbers(*i)).sum::<u64>();
-    let needed = 4 * (needed + program.parameters.iter().map(|p| p.len() as u64).sum::<u64>());
-    let help = "a smaller model helps, fewer weights that are trained, or the cpu backend";
-    gpu.memory.check(gpu.name(), needed, "weights in f32 and their gradients", help)?;
-    let mut weights = vec![None; program.weights.len()];
-    for i in read {
-        let (decl, t) = (&program.graph.weights[i as usize], &program.weights[i as usize]);
-        let mut numbers = vec![0f32; t.rows() * t.cols()];
-        for (r, row) in numbers.chunks_mut(t.cols().max(1)).enumerate() {
-            crate::quant::dequantize(t.dtype(), t.row(r), row)?;
-        }
-        let buffer = bound(device, &decl.name, numbers.len())?;
-        device.queue.write_buffer(&buffer, 0, bytemuck::cast_slice(&numbers));
-        // Staging memory is given back when what was written is submitted.
-        device.submit([]);
-        weights[i as usize] = Some(buffer);
-    }
-    let mut gradients = vec![None; program.weights.len()];
-    for p in &program.parameters {
-        let label = format!("gradient of {}", p.name);
-        gradients[p.weight.0 as usize] = Some(bound(device, &label, p.len())?);
-    }
-    let usage = wgpu::BufferUsages::UNIFORM | wgpu::BufferUsages::COPY_DST;
-    Ok(Weights { weights, gradients, draw: device.buffer("random key", 16, usage)?, direct })
 }
 
 struct GpuTraining {
@@ -133,47 +105,71 @@ impl GpuTraining {
             if slot.as_ref().is_none_or(|r| r.rows != feed.rows) {
                 // The buffers of the old one go first.
                 *slot = None;
-                *slot = Some(Recorded::new(&self.gpu, graph, feed.rows, &self.weights)?);
+                *slot = Some(Recorded::new(&self.gpu, graph.clone(), feed.rows, &self.weights)?);
             }
             let Some(recorded) = slot else { return Err(Error::Device("nothing is recorded".into())) };
             let mix = feed.step.wrapping_mul(0x9e37_79b1).wrapping_add(feed.micro.wrapping_mul(0x85eb_ca6b));
             let draw = [feed.seed as u32, (feed.seed >> 32) as u32, mix, 0];
             device.queue.write_buffer(&self.weights.draw, 0, bytemuck::cast_slice(&draw));
             recorded.write(&device, &inputs);
-            recorded.run(&device)
+            recorded.run(&device, feed::longest(&graph, feed))
         })
     }
 
-    /// The numbers of a buffer.
-    fn read_buffer(&self, from: &wgpu::Buffer, len: usize, what: &str) -> Result<Vec<f32>> {
-        let device = self.gpu_device();
+    /// The numbers of a parameter's buffers, one after the other.
+    fn read_buffers(&self, from: &[wgpu::Buffer], p: &Parameter, what: &str) -> Result<Vec<f32>> {
+        let (device, place) = (self.gpu_device(), self.place(p)?);
         device.errors.take()?;
-        device.catching(|| {
-            let size = 4 * len as u64;
-            let to = device.buffer(what, size, wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST)?;
-            let mut encoder = device.raw.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
-            encoder.copy_buffer_to_buffer(from, 0, &to, 0, size);
-            let submission = device.submit([encoder.finish()]);
-            let view = map_read(&device, &to, 0..size, &submission, what)?;
-            let numbers = view.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();
-            drop(view);
-            to.unmap();
-            Ok(numbers)
-        })
+        let mut all = Vec::with_capacity(p.len());
+        for (i, from) in from.iter().enumerate() {
+            device.catching(|| {
+                let size = 4 * place.numbers(i) as u64;
+                let to = device.buffer(what, size, wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST)?;
+                let mut encoder = device.raw.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
+                encoder.copy_buffer_to_buffer(from, 0, &to, 0, size);
+                let submission = device.submit([encoder.finish()]);
+                let view = map_read(&device, &to, 0..size, &submission, what)?;
+                all.extend(view.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])));
+                drop(view);
+                to.unmap();
+                Ok(())
+            })?;
+        }
+        Ok(all)
+    }
+
+    /// Overwrites a parameter's buffers.
+    fn write_buffers(&self, to: &[wgpu::Buffer], p: &Parameter, numbers: &[f32]) -> Result<()> {
+        let (place, device) = (self.place(p)?, self.gpu_device());
+        let mut rest = numbers;
+        for (i, buffer) in to.iter().enumerate() {
+            let own;
+            (own, rest) = rest.split_at(place.numbers(i).min(rest.len()));
+            device.catching(|| {
+                device.queue.write_buffer(buffer, 0, bytemuck::cast_slice(own));
+                // Staging memory is given back when what was written is submitted.
+                device.submit([]);
+                Ok(())
+            })?;
+        }
+        Ok(())
+    }
+
+    fn place(&self, p: &Parameter) -> Result<&Place> {
+        let found = self.weights.places[p.weight.0 as usize].as_ref();
+        found.ok_or_else(|| Error::Device(format!("{} has no place", p.name)))
     }
 
     fn parameter(&self, i: usize) -> Result<&Parameter> {
         self.program.parameters.get(i).ok_or_else(|| Error::Invalid(format!("there is no parameter {i}")))
     }
 
-    fn weight(&self, p: &Parameter) -> Result<&wgpu::Buffer> {
-        let found = self.weights.weights[p.weight.0 as usize].as_ref();
-        found.ok_or_else(|| Error::Device(format!("{} has no buffer", p.name)))
+    fn weight(&self, p: &Parameter) -> &[wgpu::Buffer] {
+        &self.weights.weights[p.weight.0 as usize]
     }
 
-    fn gradient_of(&self, p: &Parameter) -> Result<&wgpu::Buffer> {
-        let found = self.weights.gradients[p.weight.0 as usize].as_ref();
-        found.ok_or_else(|| Error::Device(format!("{} has no gradient", p.name)))
+    fn gradient_of(&self, p: &Parameter) -> &[wgpu::Buffer] {
+        &self.weights.gradients[p.weight.0 as usize]
     }
 }
 
@@ -182,9 +178,12 @@ impl OnDevice for GpuTraining {
         let device = self.gpu_device();
         device.errors.take()?;
         if self.square_sum.is_none() {
-            let all = self.program.parameters.iter().map(|p| Ok((self.gradient_of(p)?, p.len())));
-            let all = all.collect::<Result<Vec<_>>>()?;
-            let make = || SquareSum::new(&device, &self.gpu.pipelines, &self.weights.draw, &all);
+            let mut all = vec![];
+            for p in &self.program.parameters {
+                let place = self.place(p)?;
+                all.extend(self.gradient_of(p).iter().enumerate().map(|(i, b)| (b, place.numbers(i))));
+            }
+            let make = || SquareSum::new(&self.gpu, &self.weights.draw, &all);
             self.square_sum = Some(device.catching(make)?);
         }
         match &self.square_sum {
@@ -206,22 +205,21 @@ impl OnDevice for GpuTraining {
             .sum();
         let help = "optimizer = \"sgd\" or expert_moments = \"factored_only\" takes less";
         self.gpu.memory.check(self.gpu.name(), bytes as u64, "the optimizer's moments", help)?;
-        let trained = parameters.iter().map(|p| Ok((p, self.weight(p)?, self.gradient_of(p)?)));
+        let trained = parameters.iter().map(|p| {
+            let (weight, gradient) = (self.weight(p), self.gradient_of(p));
+            Ok(Trained { parameter: p, place: self.place(p)?, weight, gradient })
+        });
         let trained = trained.collect::<Result<Vec<_>>>()?;
-        let updater = device.catching(|| {
-            let made = Updater::new(&device, &self.gpu.pipelines, &self.weights.draw, &trained, steps)?;
-            for ((buffers, numbers), p) in made.moments.iter().zip(moments).zip(parameters) {
-                for (buffer, numbers) in buffers.iter().zip(numbers).filter(|(_, n)| !n.is_empty()) {
-                    let buffer = buffer.as_ref().filter(|_| numbers.len() == p.len());
-                    let buffer =
-                        buffer.ok_or_else(|| Error::Invalid(format!("moments of another size than {}", p.name)))?;
-                    device.queue.write_buffer(buffer, 0, bytemuck::cast_slice(numbers));
-                    device.submit([]);
+        let made = device.catching(|| Updater::new(&self.gpu, &self.weights.draw, &trained, steps))?;
+        for ((buffers, numbers), p) in made.moments.iter().zip(moments).zip(parameters) {
+            for (buffers, numbers) in buffers.iter().zip(numbers).filter(|(_, n)| !n.is_empty()) {
+                if buffers.is_empty() || numbers.len() != p.len() {
+                    return Err(Error::Invalid(format!("moments of another size than {}", p.name)));
                 }
+                self.write_buffers(buffers, p, numbers)?;
             }
-            Ok(made)
-        })?;
-        self.updater = Some(updater);
+        }
+        self.updater = Some(made);
         device.errors.take()
     }
 
@@ -232,19 +230,19 @@ impl OnDevice for GpuTraining {
             && steps.iter().zip(parameters).all(|(s, p)| !s.slices.is_empty() && p.len() % s.slices.len() == 0);
         let updater = self.updater.as_ref().filter(|u| fits && u.fits(steps));
         let updater = updater.ok_or_else(|| Error::Invalid("a step that was not begun so".into()))?;
+        let places = parameters.iter().map(|p| self.place(p)).collect::<Result<Vec<_>>>()?;
         device.catching(|| {
-            updater.run(&device, steps, parameters.iter().map(Parameter::len));
+            updater.run(&device, steps, places.into_iter());
             Ok(())
         })?;
         device.errors.take()
     }
 
     fn moments(&mut self, parameter: usize) -> Result<Moments> {
-        let len = self.parameter(parameter)?.len();
+        let p = self.parameter(parameter)?;
         let Some(updater) = &self.updater else { return Ok(Moments::default()) };
         let [first, second] = &updater.moments[parameter];
-        let read = |b: &Option<wgpu::Buffer>| b.as_ref().map_or(Ok(vec![]), |b| self.read_buffer(b, len, "moments"));
-        Ok([read(first)?, read(second)?])
+        Ok([self.read_buffers(first, p, "moments")?, self.read_buffers(second, p, "moments")?])
     }
 }
 
@@ -267,20 +265,17 @@ impl Training for GpuTraining {
 
     fn each(&mut self, each: &mut dyn FnMut(Slot<'_>) -> Result<()>) -> Result<()> {
         for (index, parameter) in self.program.parameters.iter().enumerate() {
-            let (weight, gradient) = (self.weight(parameter)?, self.gradient_of(parameter)?);
-            let mut w = self.read_buffer(weight, parameter.len(), &parameter.name)?;
-            let mut g = self.read_buffer(gradient, parameter.len(), &parameter.name)?;
+            let (weight, gradient) = (self.weight(parameter), self.gradient_of(parameter));
+            let mut w = self.read_buffers(weight, parameter, &parameter.name)?;
+            let mut g = self.read_buffers(gradient, parameter, &parameter.name)?;
             let before = [w.clone(), g.clone()];
             each(Slot { index, parameter, weight: &mut w, gradient: &mut g })?;
-            self.gpu.device.catching(|| {
-                for (buffer, old, new) in [(weight, &before[0], &w), (gradient, &before[1], &g)] {
-                    // Not-a-number differs from itself, and is written once more.
-                    if old != new {
-                        self.gpu.device.queue.write_buffer(buffer, 0, bytemuck::cast_slice(new));
-                    }
+            for (buffers, old, new) in [(weight, &before[0], &w), (gradient, &before[1], &g)] {
+                // Not-a-number differs from itself, and is written once more.
+                if old != new {
+                    self.write_buffers(buffers, parameter, new)?;
                 }
-                Ok(())
-            })?;
+            }
         }
         self.gpu.device.errors.take()
     }
@@ -298,7 +293,7 @@ impl Training for GpuTraining {
 
     fn read(&mut self, parameter: usize) -> Result<Vec<f64>> {
         let p = self.parameter(parameter)?;
-        let numbers = self.read_buffer(self.weight(p)?, p.len(), &p.name)?;
+        let numbers = self.read_buffers(self.weight(p), p, &p.name)?;
         Ok(numbers.into_iter().map(f64::from).collect())
     }
 
@@ -308,12 +303,8 @@ impl Training for GpuTraining {
             return Err(Error::Invalid(format!("{} numbers for {} of {:?}", values.len(), p.name, p.shape)));
         }
         let numbers: Vec<f32> = values.iter().map(|v| *v as f32).collect();
-        let (device, weight) = (&self.gpu.device, self.weight(p)?);
-        device.catching(|| {
-            device.queue.write_buffer(weight, 0, bytemuck::cast_slice(&numbers));
-            Ok(())
-        })?;
-        device.errors.take()
+        self.write_buffers(self.weight(p), p, &numbers)?;
+        self.gpu.device.errors.take()
     }
 
     fn device(&mut self) -> Option<&mut dyn OnDevice> {
@@ -322,7 +313,7 @@ impl Training for GpuTraining {
 
     fn gradient(&mut self, parameter: usize) -> Result<Vec<f64>> {
         let p = self.parameter(parameter)?;
-        let numbers = self.read_buffer(self.gradient_of(p)?, p.len(), &p.name)?;
+        let numbers = self.read_buffers(self.gradient_of(p), p, &p.name)?;
         Ok(numbers.into_iter().map(f64::from).collect())
     }
 }

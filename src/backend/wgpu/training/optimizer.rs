@@ -4,15 +4,19 @@
 //! fixed. Of a step the host sends some numbers for each parameter and slice, and reads at most 1 KiB.
 
 use super::{
-    kernel::{Body, Buffer, Kernel, Operand, Shape, number},
-    record::{STRIDE, Step, bound, bound_uniforms, encode, step},
+    kernel::{Body, Buffer, Kernel, Kind, Operand, RESERVED, Shape, Work},
+    places::Place,
+    record::{STRIDE, Slice, Step, bound, bound_uniforms, encode_slices, step},
+    text::parameter,
+    weights::segments,
 };
 use crate::{
     backend::{
         training::{Parameter, ParameterStep, SliceStep, Update},
-        wgpu::{device::Device, mapping::map_read, pipeline::Pipelines},
+        wgpu::{device::Device, gpu::Gpu, mapping::map_read, pipeline::Pipelines},
     },
     error::{Error, Result},
+    plan::Segment,
 };
 
 /// Numbers that an invocation sums.
@@ -21,12 +25,14 @@ const PIECE: usize = 256;
 const LEFT: usize = 256;
 
 /// Any operand: what it is bound to is said when a kernel is recorded.
-const OPERAND: Operand = Operand { buffer: Buffer::Scratch(0), ids: false };
+const OPERAND: Operand = Operand { buffer: Buffer::Scratch(0), kind: Kind::Numbers };
 
 fn kernel(name: &'static str, [reads, writes]: [usize; 2], count: usize, numbers: &[u32], body: String) -> Kernel {
-    let numbers = [&[u32::try_from(count).unwrap_or(u32::MAX)], numbers].concat();
+    let numbers = [&[u32::try_from(count).unwrap_or(u32::MAX), 0], numbers].concat();
     let (reads, writes) = (vec![OPERAND; reads], vec![OPERAND; writes]);
-    Kernel { name, reads, writes, shape: Shape::Each(count), numbers, body: Body::Each(body) }
+    // A look at some numbers is little beside products of matrices: one dispatch is never too long.
+    let work = Work::of(count as f64);
+    Kernel { name, reads, writes, shape: Shape::Each(count), numbers, work, body: Body::Each(body) }
 }
 
 /// Dispatches with the numbers that they read.
@@ -69,17 +75,14 @@ pub struct SquareSum {
     batch: Batch,
     last: wgpu::Buffer,
     left: usize,
+    most: Slice,
     results: wgpu::Buffer,
 }
 
 impl SquareSum {
     /// Of gradients.
-    pub fn new(
-        device: &Device,
-        pipelines: &Pipelines,
-        draw: &wgpu::Buffer,
-        gradients: &[(&wgpu::Buffer, usize)],
-    ) -> Result<SquareSum> {
+    pub fn new(gpu: &Gpu, draw: &wgpu::Buffer, gradients: &[(&wgpu::Buffer, usize)]) -> Result<SquareSum> {
+        let (device, pipelines) = (&*gpu.device, &*gpu.pipelines);
         // Whole groups of 64: sums behind the end are 0.
         let pieces = |n: usize| n.div_ceil(64 * PIECE) * 64;
         let mut counts = vec![gradients.iter().map(|(_, n)| pieces(*n)).sum::<usize>()];
@@ -97,8 +100,8 @@ impl SquareSum {
     }}
     y[{} + i] = sum;",
                 64 * PIECE,
-                number(1),
-                number(2),
+                parameter(RESERVED),
+                parameter(RESERVED + 1),
             )
         };
         let mut kernels = vec![];
@@ -120,13 +123,13 @@ impl SquareSum {
         let usage = wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST;
         let results = device.buffer("norm", 4 * left as u64, usage)?;
         let last = sums.last().cloned().ok_or_else(|| Error::Graph("a norm of nothing".into()))?;
-        Ok(SquareSum { batch, last, left, results })
+        Ok(SquareSum { batch, last, left, most: Slice::of(&gpu.run), results })
     }
 
     /// Sums, by one submission.
     pub fn run(&self, device: &Device) -> Result<f64> {
         let mut encoder = device.raw.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
-        encode(device, &self.batch.steps, &mut encoder);
+        encode_slices(device, &self.batch.steps, self.most, 0, &mut encoder);
         let bytes = 4 * self.left as u64;
         encoder.copy_buffer_to_buffer(&self.last, 0, &self.results, 0, bytes);
         let submission = device.submit([encoder.finish()]);
@@ -143,73 +146,80 @@ pub struct Updater {
     batch: Batch,
     /// `[step, root, used]` of each slice.
     slices: wgpu::Buffer,
-    /// By parameter: the first moments, and the second.
-    pub moments: Vec<[Option<wgpu::Buffer>; 2]>,
+    /// By parameter: the first moments, and the second, in segments; none where there are none.
+    pub moments: Vec<[Vec<wgpu::Buffer>; 2]>,
+    most: Slice,
 }
 
-/// What an updater is made of: a parameter, its weights and its gradients.
-pub type Trained<'a> = (&'a Parameter, &'a wgpu::Buffer, &'a wgpu::Buffer);
+/// What an updater is made of: a parameter, where it lies, its weights and its gradients.
+pub struct Trained<'a> {
+    pub parameter: &'a Parameter,
+    pub place: &'a Place,
+    pub weight: &'a [wgpu::Buffer],
+    pub gradient: &'a [wgpu::Buffer],
+}
 
 impl Updater {
     /// For steps like these; `moments` are those that there are already, else they begin as zeros.
-    pub fn new(
-        device: &Device,
-        pipelines: &Pipelines,
-        draw: &wgpu::Buffer,
-        trained: &[Trained<'_>],
-        steps: &[ParameterStep],
-    ) -> Result<Updater> {
+    pub fn new(gpu: &Gpu, draw: &wgpu::Buffer, trained: &[Trained<'_>], steps: &[ParameterStep]) -> Result<Updater> {
+        let (device, pipelines) = (&*gpu.device, &*gpu.pipelines);
         let all = steps.iter().map(|s| s.slices.len()).sum::<usize>();
         let slices = bound(device, "slices of a step", 3 * all)?;
         let mut moments = vec![];
-        for (s, (p, ..)) in steps.iter().zip(trained) {
+        for (s, t) in steps.iter().zip(trained) {
             let one = |there: bool, which: &str| {
-                there.then(|| bound(device, &format!("{which} moments of {}", p.name), p.len())).transpose()
+                let label = format!("{which} moments of {}", t.parameter.name);
+                if there { segments(gpu, &label, t.place) } else { Ok(vec![]) }
             };
             let [first, second] = s.update.moments();
             moments.push([one(first, "first")?, one(second, "second")?]);
         }
         let mut kernels = vec![];
-        let lengths = trained.iter().map(|(p, ..)| p.len());
-        for (((numbers, s), (_, weight, gradient)), own) in
-            all_numbers(steps, lengths).zip(steps).zip(trained).zip(&moments)
-        {
-            let written: Vec<&wgpu::Buffer> = std::iter::once(*weight).chain(own.iter().flatten()).collect();
-            let (count, counts) = (numbers[0] as usize, [2, written.len()]);
-            let k = kernel(s.update.name(), counts, count, &numbers[1..], text(&s.update));
-            kernels.push((k, [vec![*gradient, &slices], written].concat()));
+        let mut numbers = all_numbers(steps, trained.iter().map(|t| t.place));
+        for ((s, t), own) in steps.iter().zip(trained).zip(&moments) {
+            for (i, (weight, gradient)) in t.weight.iter().zip(t.gradient).enumerate() {
+                let Some(n) = numbers.next() else { continue };
+                let own = own.iter().filter_map(|m| m.get(i));
+                let written: Vec<&wgpu::Buffer> = std::iter::once(weight).chain(own).collect();
+                let (count, counts) = (n[0] as usize, [2, written.len()]);
+                let k = kernel(s.update.name(), counts, count, &n[RESERVED..], statements(&s.update));
+                kernels.push((k, [vec![gradient, &slices], written].concat()));
+            }
         }
         let batch = Batch::new(device, pipelines, draw, &kernels)?;
         let mut encoder = device.raw.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
         moments.iter().flatten().flatten().for_each(|m| encoder.clear_buffer(m, 0, None));
         device.submit([encoder.finish()]);
-        Ok(Updater { batch, slices, moments })
+        Ok(Updater { batch, slices, moments, most: Slice::of(&gpu.run) })
     }
 
     /// Whether the steps have the moments that this one has.
     pub fn fits(&self, steps: &[ParameterStep]) -> bool {
-        let own = self.moments.iter().map(|m| [m[0].is_some(), m[1].is_some()]);
+        let own = self.moments.iter().map(|m| [!m[0].is_empty(), !m[1].is_empty()]);
         own.eq(steps.iter().map(|s| s.update.moments()))
     }
 
-    /// Takes a step, by one submission.
-    pub fn run(&self, device: &Device, steps: &[ParameterStep], lengths: impl Iterator<Item = usize>) {
-        let numbers: Vec<Vec<u32>> = all_numbers(steps, lengths).collect();
+    /// Takes a step of parameters that lie so.
+    pub fn run<'a>(&self, device: &Device, steps: &[ParameterStep], places: impl Iterator<Item = &'a Place>) {
+        let numbers: Vec<Vec<u32>> = all_numbers(steps, places).collect();
         self.batch.write(device, numbers.iter().map(|n| &n[..]));
         let one = |s: &SliceStep| [s.step, s.root, f32::from(u8::from(s.used))];
         let slices: Vec<f32> = steps.iter().flat_map(|s| &s.slices).flat_map(one).collect();
         device.queue.write_buffer(&self.slices, 0, bytemuck::cast_slice(&slices));
         let mut encoder = device.raw.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
-        encode(device, &self.batch.steps, &mut encoder);
+        encode_slices(device, &self.batch.steps, self.most, 0, &mut encoder);
         device.submit([encoder.finish()]);
     }
 }
 
-/// What each kernel reads: the weights, those of a slice, where its slices are, and the numbers of the update.
-fn all_numbers(steps: &[ParameterStep], lengths: impl Iterator<Item = usize>) -> impl Iterator<Item = Vec<u32>> {
+/// What the kernel of each segment reads: its weights, the reserved number, the weights of a slice, where the parameter's slices are,
+/// which of the parameter's weights is the segment's first, and the numbers of the update.
+fn all_numbers<'a>(steps: &[ParameterStep], places: impl Iterator<Item = &'a Place>) -> impl Iterator<Item = Vec<u32>> {
     let mut at = 0;
-    steps.iter().zip(lengths).map(move |(s, len)| {
-        let sizes = [len, len / s.slices.len().max(1), at].map(|n| u32::try_from(n).unwrap_or(u32::MAX));
+    steps.iter().zip(places).flat_map(move |(s, place)| {
+        let m = &place.matrix;
+        let slice = m.rows * m.cols / s.slices.len().max(1);
+        let slices = at;
         at += 3 * s.slices.len();
         let own: Vec<f32> = match s.update {
             Update::Adam { factor, coupled, keep, beta1, take1, beta2, take2, eps } => {
@@ -219,20 +229,27 @@ fn all_numbers(steps: &[ParameterStep], lengths: impl Iterator<Item = usize>) ->
                 vec![factor, coupled, momentum, f32::from(u8::from(nesterov))]
             }
         };
-        sizes.into_iter().chain(own.into_iter().map(f32::to_bits)).collect()
+        let own: Vec<u32> = own.into_iter().map(f32::to_bits).collect();
+        let one = move |segment: &Segment| {
+            let sizes = [segment.rows * m.cols, 0, slice, slices, segment.row0 * m.cols];
+            let sizes = sizes.map(|n| u32::try_from(n).unwrap_or(u32::MAX));
+            sizes.into_iter().chain(own.iter().copied()).collect()
+        };
+        m.segments.iter().map(one)
     })
 }
 
 /// Statements that change weight i: a the gradient, b the slices, y the weights, then the moments that there are.
-fn text(update: &Update) -> String {
-    let n = |i: usize| format!("bitcast<f32>({})", number(3 + i));
+fn statements(update: &Update) -> String {
+    let n = |i: usize| format!("bitcast<f32>({})", parameter(RESERVED + 3 + i));
     let ([first, _], [factor, coupled]) = (update.moments(), [n(0), n(1)]);
     let begin = format!(
-        "let at = {} + 3u * (i / {}); let w = y[i];
+        "let at = {} + 3u * (({} + i) / {}); let w = y[i];
     if (b[at + 2u] == 0.0) {{ return; }}
     let g = a[i] * {factor} + {coupled} * w;",
-        number(2),
-        number(1),
+        parameter(RESERVED + 1),
+        parameter(RESERVED + 2),
+        parameter(RESERVED),
     );
     match update {
         Update::Adam { .. } => {

@@ -3,13 +3,14 @@
 use super::{
     feed::{Host, is_input},
     fold::folded,
-    kernel::{Buffer, Kernel, MOST_NUMBERS},
+    kernel::{Buffer, Kernel, MOST_NUMBERS, Work},
     lower::{self, Lowered, rows_of},
+    weights::{Weights, storage},
 };
 use crate::{
     backend::{
         training::Named,
-        wgpu::{device::Device, gpu::Gpu, mapping::map_read, pipeline::Pipelines},
+        wgpu::{RunOptions, device::Device, gpu::Gpu, mapping::map_read, pipeline::Pipelines},
     },
     error::{Error, Result},
     ir::{Graph, Type, ValueId},
@@ -22,18 +23,6 @@ use std::{
 /// Bytes from one kernel's numbers to the next: every device binds uniforms at multiples of these.
 pub const STRIDE: u64 = 256;
 
-/// What is bound beside the values of a graph.
-pub struct Weights {
-    /// By weight; those that no node reads have none.
-    pub weights: Vec<Option<wgpu::Buffer>>,
-    /// By weight, of those that are trained.
-    pub gradients: Vec<Option<wgpu::Buffer>>,
-    /// The random key.
-    pub draw: wgpu::Buffer,
-    /// The form of products.
-    pub direct: bool,
-}
-
 /// See the module's description.
 pub struct Recorded {
     /// The rows that it is recorded for.
@@ -41,8 +30,26 @@ pub struct Recorded {
     graph: Arc<Graph>,
     values: Vec<Option<wgpu::Buffer>>,
     steps: Vec<Step>,
+    /// What one submission may hold.
+    most: Slice,
     /// Where outputs are read.
     results: wgpu::Buffer,
+}
+
+/// What a submission may hold at most.
+#[derive(Clone, Copy, Debug)]
+pub struct Slice {
+    /// In the units of [`crate::backend::wgpu::RunOptions::max_work`].
+    work: f64,
+    dispatches: usize,
+}
+
+impl Slice {
+    /// As the options of a run say.
+    pub fn of(run: &RunOptions) -> Slice {
+        let work = run.max_work.map_or(f64::INFINITY, |most| most.max(1) as f64);
+        Slice { work, dispatches: run.max_dispatches.unwrap_or(usize::MAX).max(1) }
+    }
 }
 
 /// A dispatch.
@@ -50,10 +57,38 @@ pub struct Step {
     pipeline: wgpu::ComputePipeline,
     bindings: wgpu::BindGroup,
     grid: [u32; 3],
+    work: Work,
+}
+
+/// Encodes and submits dispatches but for the last slice of them, which is encoded only. `longest` is the number of rows of the
+/// longest text.
+pub fn encode_slices(
+    device: &Device,
+    mut steps: &[Step],
+    most: Slice,
+    longest: usize,
+    last: &mut wgpu::CommandEncoder,
+) {
+    loop {
+        let mut work = 0.0;
+        let fits = |s: &&Step| {
+            work += s.work.at(longest);
+            work <= most.work
+        };
+        let count = steps.iter().take(most.dispatches).take_while(fits).count().max(1).min(steps.len());
+        let (now, rest) = steps.split_at(count);
+        if rest.is_empty() {
+            return encode(device, now, last);
+        }
+        let mut encoder = device.raw.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
+        encode(device, now, &mut encoder);
+        device.submit([encoder.finish()]);
+        steps = rest;
+    }
 }
 
 /// Encodes dispatches as one pass.
-pub fn encode(device: &Device, steps: &[Step], encoder: &mut wgpu::CommandEncoder) {
+fn encode(device: &Device, steps: &[Step], encoder: &mut wgpu::CommandEncoder) {
     let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
     for s in steps {
         pass.set_pipeline(&s.pipeline);
@@ -61,11 +96,6 @@ pub fn encode(device: &Device, steps: &[Step], encoder: &mut wgpu::CommandEncode
         pass.dispatch_workgroups(s.grid[0], s.grid[1], s.grid[2]);
     }
     device.traffic.dispatches.fetch_add(steps.len() as u64, Ordering::Relaxed);
-}
-
-/// Storage that kernels read and write, and that can be copied.
-pub fn storage() -> wgpu::BufferUsages {
-    wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_DST | wgpu::BufferUsages::COPY_SRC
 }
 
 /// A buffer that a kernel can bind whole.
@@ -93,7 +123,10 @@ impl Recorded {
     /// [`Error::Unsupported`] for an op without a kernel, [`Error::Device`] where memory is short.
     pub fn new(gpu: &Gpu, graph: Arc<Graph>, rows: usize, weights: &Weights) -> Result<Recorded> {
         let device = &*gpu.device;
-        let lowered = lower::lower(&graph, rows, weights.direct)?;
+        let mut lowered = lower::lower(&graph, rows, weights.direct, &weights.places, device.caps.max_binding)?;
+        let most = Slice::of(&gpu.run);
+        let parts = lowered.kernels.into_iter().flat_map(|k| k.parts(most.work, rows));
+        lowered.kernels = parts.collect();
         let layout = Layout::new(&graph, rows);
         let others = lowered.scratch.iter().sum::<usize>() + lowered.tables.iter().map(Vec::len).sum::<usize>();
         let needed = 4 * (layout.sizes.iter().sum::<usize>() + others) as u64;
@@ -106,7 +139,7 @@ impl Recorded {
         let all: usize = graph.outputs.iter().map(|(_, v)| numbers(&graph, *v, rows)).sum();
         let usage = wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST;
         let results = device.buffer("results", 4 * all as u64, usage)?;
-        Ok(Recorded { rows, graph, values, steps, results })
+        Ok(Recorded { rows, graph, values, steps, most, results })
     }
 
     /// Writes a micro-batch.
@@ -123,10 +156,10 @@ impl Recorded {
         }
     }
 
-    /// Runs what was written, by one submission, and reads the outputs.
-    pub fn run(&self, device: &Device) -> Result<Vec<Named>> {
+    /// Runs what was written, by as many submissions as it takes, and reads the outputs. `longest` is the number of rows of the longest text.
+    pub fn run(&self, device: &Device, longest: usize) -> Result<Vec<Named>> {
         let mut encoder = device.raw.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
-        encode(device, &self.steps, &mut encoder);
+        encode_slices(device, &self.steps, self.most, longest, &mut encoder);
         let mut at = 0;
         for (_, v) in &self.graph.outputs {
             let Some(buffer) = &self.values[v.0 as usize] else { continue };
@@ -233,8 +266,8 @@ fn steps(
     let uniforms = device.buffer("sizes", STRIDE * lowered.kernels.len().max(1) as u64, usage)?;
     let find = |b: &Buffer| match b {
         Buffer::Value(v) => values[v.0 as usize].as_ref(),
-        Buffer::Weight(w) => weights.weights[w.0 as usize].as_ref(),
-        Buffer::Gradient(w) => weights.gradients[w.0 as usize].as_ref(),
+        Buffer::Weight(w, s) => weights.weights[w.0 as usize].get(*s),
+        Buffer::Gradient(w, s) => weights.gradients[w.0 as usize].get(*s),
         Buffer::Scratch(i) => scratch.get(*i),
         Buffer::Table(i) => tables.get(*i),
     };
@@ -274,7 +307,8 @@ pub fn step<'a>(
     k: &Kernel,
     bound: impl Iterator<Item = wgpu::BindingResource<'a>>,
 ) -> Result<Step> {
-    let pipeline = pipelines.training(device, k.name, &k.text(), k.reads.len(), k.writes.len())?;
+    let text = k.text(device.caps.features.flushes_halves);
+    let pipeline = pipelines.training(device, k.name, &text, k.reads.len(), k.writes.len())?;
     let grid = k.grid().ok_or_else(|| {
         let what = "more workgroups than a dispatch takes; a smaller micro-batch helps";
         Error::Unsupported(format!("{} on the GPU: {what}", k.name))
@@ -286,5 +320,5 @@ pub fn step<'a>(
         d.create_bind_group(&wgpu::BindGroupDescriptor { label: Some(k.name), layout, entries: &entries })
     });
     let bindings = bindings.map_err(|e| Error::Device(format!("{}: {e}", k.name)))?;
-    Ok(Step { pipeline, bindings, grid })
+    Ok(Step { pipeline, bindings, grid, work: k.work })
 }

@@ -2,6 +2,11 @@
 
 use crate::ir::{Activation, Arithmetic, Distribution, Function, Norm, NormKind, SelfAttention};
 
+/// Number `i` of those that a kernel reads.
+pub fn parameter(i: usize) -> String {
+    format!("p[{}].{}", i / 4, ["x", "y", "z", "w"][i % 4])
+}
+
 /// A number as a literal.
 pub fn number(x: f64) -> String {
     let x = x as f32;

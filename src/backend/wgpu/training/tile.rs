@@ -5,12 +5,13 @@
 //! emulates the device, a workgroup of 8 invocations makes 4 by 32 results without workgroup memory: the rows are the workgroup's,
 //! so that what they read is one address for all of its invocations. f32 throughout; the order of the sum is that of k.
 
+use super::text::parameter;
 use std::fmt::Write as _;
 
 /// The parts of a product that differ.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Tile {
-    /// Statements before it, such as the slots of an expert.
+    /// Statements before it, of the product's number `e`: such as the slots of an expert.
     pub before: String,
     /// Rows, columns and summands.
     pub sizes: [String; 3],
@@ -50,6 +51,7 @@ impl Tile {
     fn direct_text(&self) -> String {
         let Tile { before, sizes: [rows, cols, summed], a_row, summand, a, b, .. } = self;
         let each = |one: &dyn Fn(usize) -> String| (0..4).map(one).collect::<Vec<_>>().join("\n        ");
+        let first_block = parameter(1);
         // Rows and columns behind the end read the last one, and are not stored.
         let starts = each(&|r| {
             format!(
@@ -69,7 +71,7 @@ fn main(@builtin(workgroup_id) w: vec3<u32>, @builtin(local_invocation_id) l: ve
     let count_cols = {cols};
     let count_k = {summed};
     let first_row = w.y * 4u;
-    let first_col = w.x * 32u + l.x;
+    let first_col = (w.x + {first_block}) * 32u + l.x;
     if (first_row >= count_rows) {{ return; }}
         {starts}
         {columns}
@@ -108,6 +110,7 @@ fn main(@builtin(workgroup_id) w: vec3<u32>, @builtin(local_invocation_id) l: ve
 
     fn tiled_text(&self) -> String {
         let Tile { before, sizes: [rows, cols, summed], a_row, summand, .. } = self;
+        let first_block = parameter(1);
         let store = self.store("made[o / 4u][o % 4u]");
         let sums: Vec<String> = (0..8).flat_map(|r| [format!("s{r}l"), format!("s{r}h")]).collect();
         let declared: String = sums.iter().map(|s| format!("var {s} = vec4<f32>();\n    ")).collect();
@@ -133,7 +136,7 @@ fn main(@builtin(workgroup_id) w: vec3<u32>, @builtin(local_invocation_id) l: ve
     let count_cols = {cols};
     let count_k = {summed};
     let first_row = w.y * 64u;
-    let first_col = w.x * 64u;
+    let first_col = (w.x + {first_block}) * 64u;
     if (first_row >= count_rows) {{ return; }}
     {declared}for (var k0 = 0u; k0 < count_k; k0 += 16u) {{
         for (var o = own; o < 1024u; o += 64u) {{
