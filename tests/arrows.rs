@@ -25,7 +25,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("ir", &[]),
     ("ops", &["ir", "file", "quant"]),
     ("graph", &["error", "ir", "ops", "file"]),
-    ("model", &["error", "ir", "ops", "graph", "file", "quant", "tokenizer"]),
+    ("model", &["error", "threads", "ir", "ops", "graph", "file", "quant", "tokenizer"]),
     ("kernels", &["error", "ir", "quant"]),
     ("backend", &["error", "sampler", "graph", "ir", "ops", "file", "quant"]),
     ("plan", &["error", "ir", "ops", "graph", "kernels", "file", "quant"]),

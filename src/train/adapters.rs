@@ -2,7 +2,7 @@
 
 use super::{
     config::LoraConfig,
-    data::normal,
+    data::{normal, short},
     learner::Parameter,
     select::{Role, Selection},
 };
@@ -50,7 +50,7 @@ pub fn new_adapters(program: &Program, config: &LoraConfig, seed: u64) -> Result
         let bound = 1.0 / (inp as f32).sqrt();
         let n = a.iter().product::<usize>();
         // Normal numbers of the same variance as uniform ones in ±bound.
-        let numbers = (0..n).map(|i| normal(seed as u32, (1 << 20) + stream as u32, i as u32) * bound / 3f32.sqrt());
+        let numbers = (0..n).map(|i| normal(short(seed), (1 << 20) + stream as u32, i as u32) * bound / 3f32.sqrt());
         Ok(LowRank {
             weight: p.name.clone(),
             a: Tensor::from_f32(a, numbers.collect())?,

@@ -14,10 +14,12 @@ pub struct Forecast {
     pub gradients: u64,
     /// Bytes of the optimizer's state.
     pub optimizer: u64,
-    /// Bytes of values that are alive at once at most, in a micro-batch.
+    /// Bytes of values that are alive at once at most in a micro-batch, with what the op under way takes beside them.
     pub values: u64,
     /// Bytes of weights that stay as they are.
     pub frozen: u64,
+    /// Bytes of the first values of trained weights where these were made in memory: they are kept, for what is written at the end.
+    pub first: u64,
     /// Multiplications and additions of matrix products in a micro-batch, forwards and backwards.
     pub flops: f64,
 }
@@ -28,19 +30,22 @@ impl Forecast {
         let trained: u64 = program.parameters.iter().map(|p| 4 * p.len() as u64).sum();
         let is_trained = |i: usize| program.parameters.iter().any(|p| p.weight.0 as usize == i);
         let frozen = program.weights.iter().enumerate().filter(|(i, _)| !is_trained(*i));
+        // Those of a mapped file are the system's to give back.
+        let first = program.parameters.iter().flat_map(|p| program.weights[p.weight.0 as usize].parts());
         Forecast {
             weights: trained,
             gradients: trained,
             optimizer,
             values: peak(&program.graph, rows),
             frozen: frozen.map(|(_, t)| t.byte_len() as u64).sum(),
+            first: first.filter(|bytes| !bytes.is_mapped()).map(|bytes| bytes.len() as u64).sum(),
             flops: program.graph.nodes.iter().map(|n| flops(&program.graph, &n.op, &n.inputs, rows)).sum(),
         }
     }
 
     /// Bytes in all.
     pub fn bytes(&self) -> u64 {
-        self.weights + self.gradients + self.optimizer + self.values + self.frozen
+        self.weights + self.gradients + self.optimizer + self.values + self.frozen + self.first
     }
 }
 
@@ -67,13 +72,31 @@ fn peak(graph: &Graph, rows: usize) -> u64 {
     let (mut now, mut most) = (0u64, 0u64);
     for (i, node) in graph.nodes.iter().enumerate() {
         now += node.outputs.iter().map(|v| size(v.0 as usize)).sum::<u64>();
-        most = most.max(now);
+        most = most.max(now + packed(graph, &node.op, &node.inputs, rows));
         let mut ended: Vec<u32> = node.inputs.iter().chain(&node.outputs).map(|v| v.0).collect();
         ended.sort_unstable();
         ended.dedup();
         now -= ended.into_iter().filter(|v| last[*v as usize] == i).map(|v| size(v as usize)).sum::<u64>();
     }
     most
+}
+
+/// Bytes of the copies that a product on the CPU makes of its operands: of the matrix, or of both where it sums over rows. Of experts
+/// these are one expert's, with its share of the rows.
+fn packed(graph: &Graph, op: &Op, inputs: &[ValueId], rows: usize) -> u64 {
+    let matrix = |w: WeightId| graph.weight(w).shape.iter().rev().take(2).product::<usize>();
+    let sides = |w: WeightId| graph.weight(w).shape.iter().rev().take(2).sum::<usize>();
+    let numbers = match op {
+        Op::Linear(l) | Op::ExpertLinear(l) => matrix(l.weight),
+        Op::Grad(Grad::LinearInput { weight } | Grad::ExpertInput { weight }) => matrix(*weight),
+        Op::Grad(Grad::Outer { into }) => rows * sides(*into),
+        Op::Grad(Grad::ExpertOuter { into }) => {
+            let slots = inputs.get(2).map_or(1, |ids| graph.cols(*ids)) * rows;
+            slots / graph.weight(*into).shape[0].max(1) * sides(*into)
+        }
+        _ => 0,
+    };
+    4 * numbers as u64
 }
 
 /// Multiplications and additions of a node that is a matrix product.

@@ -65,6 +65,7 @@ mod scratch;
 mod select;
 mod trainer;
 mod upcycle;
+mod whole;
 
 pub use config::TrainConfig;
 pub use forecast::Forecast;

@@ -9,10 +9,11 @@ use super::{
     model_learner::ModelLearner,
     scratch::from_scratch,
     trainer::Trainer,
+    whole::write_model,
 };
 use crate::{
     error::{Error, Result},
-    file::{self, Checkpoint, Format, Tensor, TensorSpec, Value, write_gguf},
+    file::{self, Checkpoint, Format, Tensor, Value},
     model::{self, AdapterForm},
     tokenizer::Tokenizer,
 };
@@ -187,18 +188,14 @@ fn corpora(config: &TrainConfig, learner: &ModelLearner) -> Result<(Corpus, Opti
         return Ok((train, Some(read(&config.test_datasets)?)));
     }
     if config.val_set_size > 0.0 {
-        let (train, held) = train.split(config.val_set_size, config.seed as u32)?;
+        let (train, held) = train.split(config.val_set_size, data::short(config.seed))?;
         return Ok((train, Some(held)));
     }
     Ok((train, None))
 }
 
 fn gguf(new: &Checkpoint, path: PathBuf) -> Result<PathBuf> {
-    let spec =
-        |(name, t): (&str, &Tensor)| TensorSpec { name: name.into(), dtype: t.dtype(), shape: t.shape().to_vec() };
-    let specs: Vec<TensorSpec> = new.tensors().map(spec).collect();
-    let tensors: Vec<&Tensor> = new.tensors().map(|(_, t)| t).collect();
-    write_gguf(&path, new.meta(), &specs, &mut |i, sink| tensors[i].parts().iter().try_for_each(|p| sink.write(p)))?;
+    write_model(&path, new)?;
     Ok(path)
 }
 

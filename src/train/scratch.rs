@@ -1,6 +1,9 @@
 //! Models from nothing: a shape, a tokenizer, and first weights.
 
-use super::{config::ArchitectureConfig, data::normal};
+use super::{
+    config::ArchitectureConfig,
+    data::{normal, short},
+};
 use crate::{
     error::{Error, Result},
     file::{Checkpoint, Metadata, Tensor, synth::Shape},
@@ -39,7 +42,7 @@ pub fn from_scratch(config: &ArchitectureConfig, from: &Checkpoint, seed: u64) -
         let value = |i: usize| match () {
             () if name.contains("norm") => 1.0,
             () if name.ends_with(".bias") => 0.0,
-            () => normal(seed as u32, 16 + stream as u32, i as u32) * config.initializer_range,
+            () => normal(short(seed), 16 + stream as u32, i as u32) * config.initializer_range,
         };
         let numbers = (0..n).map(value).collect();
         Ok((name.clone(), Tensor::from_f32(dims, numbers)?))

@@ -4,8 +4,8 @@ use super::{
     checkpoint::{Checkpoints, Resumed, TrainState},
     clip::{clip_factor, gradient_norm},
     config::TrainConfig,
-    data::{Batch, Corpus, Cursor, Feed},
-    learner::{Learner, Outcome},
+    data::{Corpus, Cursor, Feed},
+    learner::{Learner, MicroBatch, Outcome},
     metrics::{EvalRecord, Log, StepRecord},
     model_learner::ModelLearner,
     optimizer::Optimizer,
@@ -195,8 +195,8 @@ impl<L: Learner> Trainer<L> {
     pub fn step(&mut self) -> Result<StepRecord> {
         let begun = Instant::now();
         let epoch = self.state.cursor;
-        let batch = self.feed.next_batch();
-        let (outcome, norm) = self.gradients(&batch, epoch.epoch)?;
+        let mut batch = self.feed.next_batch();
+        let (outcome, norm) = self.gradients(std::mem::take(&mut batch.micro), epoch.epoch)?;
         let rate = self.schedule.rate(self.state.step);
         let skipped = !norm.is_finite() || !outcome.total().is_finite();
         if !skipped {
@@ -236,11 +236,10 @@ impl<L: Learner> Trainer<L> {
         Ok(record)
     }
 
-    /// The gradients of a batch.
-    fn gradients(&mut self, batch: &Batch, epoch: u64) -> Result<(Outcome, super::Norm)> {
+    /// The gradients of a batch's micro-batches.
+    fn gradients(&mut self, batch: Vec<MicroBatch>, epoch: u64) -> Result<(Outcome, super::Norm)> {
         let mut outcome = Outcome::default();
-        for micro in &batch.micro {
-            let mut micro = micro.clone();
+        for mut micro in batch {
             micro.step = self.state.step;
             micro.seed = self.config.seed;
             micro.top_k = self.config.top_k(epoch);

@@ -3,14 +3,17 @@
 //! Every expert is the dense feed-forward network, and routers are new. Where the chosen experts' weights sum to 1 the new model
 //! computes what the dense one does, until training tells the experts apart.
 
-use super::data::normal;
+use super::{
+    data::{normal, short},
+    whole::write_model,
+};
 use crate::{
     backend::{
         self,
         runner::{Row, RunnerOptions, Step, Token},
     },
     error::{Error, Result},
-    file::{Bytes, Checkpoint, Metadata, Tensor, TensorSpec, Value, write_gguf},
+    file::{Bytes, Checkpoint, Metadata, Tensor, TensorSpec, Value},
     graph::Program,
     ir::{Op, ValueId},
     model::{self, Definition},
@@ -111,12 +114,7 @@ pub fn upcycle(dense: &Checkpoint, options: &UpcycleOptions) -> Result<Checkpoin
 /// As [`upcycle`]; [`Error::Write`].
 pub fn upcycle_to(dense: &Checkpoint, path: &Path, options: &UpcycleOptions) -> Result<Vec<TensorSpec>> {
     let made = upcycle(dense, options)?;
-    let spec =
-        |(name, t): (&str, &Tensor)| TensorSpec { name: name.into(), dtype: t.dtype(), shape: t.shape().to_vec() };
-    let specs: Vec<TensorSpec> = made.tensors().map(spec).collect();
-    let tensors: Vec<&Tensor> = made.tensors().map(|(_, t)| t).collect();
-    write_gguf(path, made.meta(), &specs, &mut |i, sink| tensors[i].parts().iter().try_for_each(|p| sink.write(p)))?;
-    Ok(specs)
+    write_model(path, &made)
 }
 
 fn check(o: &UpcycleOptions) -> Result<()> {
@@ -170,7 +168,7 @@ fn copies(name: &str, t: &Tensor, o: &UpcycleOptions, stream: u32) -> Result<Ten
     let whole: Vec<u8> = t.parts().iter().flat_map(|p| p.iter().copied()).collect();
     parts = vec![Bytes::from_vec(whole)];
     for e in 1..o.experts {
-        let noisy = |(i, x): (usize, &f32)| x + scale * normal(o.seed as u32, stream.wrapping_add(e as u32), i as u32);
+        let noisy = |(i, x): (usize, &f32)| x + scale * normal(short(o.seed), stream.wrapping_add(e as u32), i as u32);
         let noisy: Vec<f32> = numbers.iter().enumerate().map(noisy).collect();
         parts.push(Bytes::from_vec(quant::quantize_rows(t.dtype(), out, inp, &noisy, 1)?));
     }
@@ -184,7 +182,7 @@ fn routers(d: &Definition, o: &UpcycleOptions, hidden: usize) -> Result<Vec<Vec<
         Gate::Random => {
             let scale = 1.0 / (hidden as f32).sqrt();
             let one = |layer: usize| {
-                let number = |i: usize| normal(o.seed as u32, u32::MAX - layer as u32, i as u32) * scale;
+                let number = |i: usize| normal(short(o.seed), u32::MAX - layer as u32, i as u32) * scale;
                 (0..o.experts * hidden).map(number).collect()
             };
             Ok((0..layers).map(one).collect())

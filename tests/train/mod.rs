@@ -14,6 +14,8 @@ mod logs;
 #[cfg(all(feature = "cli", feature = "demo-model"))]
 mod lora;
 #[cfg(all(feature = "cli", feature = "demo-model"))]
+mod memory;
+#[cfg(all(feature = "cli", feature = "demo-model"))]
 mod model;
 mod optimizer;
 mod resume;

@@ -128,13 +128,14 @@ fn summary(trainer: &mut Trainer, dry: bool) -> Outcome {
     say(format_args!("trained: {} weights ({})", sum(None), parts.join(", ")));
     let forecast = trainer.forecast()?;
     say(format_args!(
-        "memory: {} (weights {}, gradients {}, optimizer {}, values {}, frozen weights {})",
+        "memory: {} (weights {}, gradients {}, optimizer {}, values {}, frozen weights {}, first weights {})",
         units::bytes(forecast.bytes()),
         units::bytes(forecast.weights),
         units::bytes(forecast.gradients),
         units::bytes(forecast.optimizer),
         units::bytes(forecast.values),
-        units::bytes(forecast.frozen)
+        units::bytes(forecast.frozen),
+        units::bytes(forecast.first)
     ));
     if dry {
         let begun = Instant::now();

@@ -156,7 +156,7 @@ impl Feed {
         if self.options.windows {
             let number = self.cursor.epoch * self.sequences() + self.cursor.sequence;
             let bound = (self.corpus.text_tokens() - rows - 2) as u32;
-            let at = hash::below(self.options.packing.seed as u32, 1, number as u32, bound);
+            let at = hash::below(hash::short(self.options.packing.seed), 1, number as u32, bound);
             let (start, mut position) = (micro.rows() as u32, 0);
             self.corpus.window(&self.starts, at as usize, rows, |id, target, learnt| {
                 push(micro, [id, target, position, start], f32::from(u8::from(learnt)));

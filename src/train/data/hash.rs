@@ -12,6 +12,11 @@ pub fn mix(x: u32) -> u32 {
     x ^ (x >> 16)
 }
 
+/// The seed of these numbers that stands for one of 64 bits: its halves, combined, so that both count. Below 2³² it is the seed itself.
+pub fn short(seed: u64) -> u32 {
+    (seed ^ (seed >> 32)) as u32
+}
+
 /// Word `n` of a stream.
 pub fn word(seed: u32, stream: u32, n: u32) -> u32 {
     mix(n.wrapping_mul(0x9e37_79b1) ^ mix(stream ^ mix(seed.wrapping_add(0x9e37_79b9))))
@@ -35,6 +40,7 @@ mod tests {
 
     #[test]
     fn known_answers() {
+        assert_eq!([short(7), short(7 | 1 << 32), short(u64::MAX)], [7, 6, 0]);
         assert_eq!([mix(0), mix(1), mix(0xdead_beef)], [0, 1_753_845_952, 3_861_431_939]);
         assert_eq!([word(0, 1, 0), word(0, 1, 1), word(0, 2, 0)], [3_330_041_933, 462_832_341, 2_479_321_025]);
         assert_eq!([word(101, 1, 0), word(101, 16, 1_000_000)], [3_476_431_988, 2_623_053_125]);

@@ -17,37 +17,17 @@ const BLOCK: usize = 32;
 /// Whether a row of the results depends on that row of the operands alone, and on nothing else of the micro-batch.
 pub fn by_row(op: &Op) -> bool {
     match op {
-        Op::RmsNorm(_)
-        | Op::Add
-        | Op::Scale(_)
-        | Op::Glu(_)
-        | Op::Act(_)
-        | Op::SigmoidGate
-        | Op::Router(_)
-        | Op::ScaleExpertInputs
-        | Op::ExpertCombine
-        | Op::JoinHeads { .. } => true,
-        Op::Math(m) => matches!(
-            m,
-            Math::CrossEntropy
-                | Math::Affine { .. }
-                | Math::Unary(_)
-                | Math::Softmax { .. }
-                | Math::LogSumExp
-                | Math::RepeatSlots { .. }
-                | Math::SumSlots { .. }
-                | Math::ScaleSlots { .. }
-                | Math::SlotDots { .. }
-        ),
+        Op::Glu(_) | Op::Act(_) | Op::Router(_) | Op::ScaleExpertInputs | Op::JoinHeads { .. } => true,
+        Op::Math(m) => {
+            matches!(m, Math::Unary(_) | Math::Softmax { .. } | Math::LogSumExp | Math::RepeatSlots { .. })
+        }
         Op::Grad(g) => matches!(
             g,
-            Grad::Norm(_)
-                | Grad::SplitHeads { .. }
+            Grad::SplitHeads { .. }
                 | Grad::Glu(_)
                 | Grad::Act(_)
                 | Grad::SigmoidGate
                 | Grad::Router(_)
-                | Grad::CrossEntropy
                 | Grad::Unary(_)
                 | Grad::Softmax { .. }
         ),

@@ -1,8 +1,9 @@
 //! Products of f32 matrices in any layout: forward (`x Wᵀ`), by inputs (`dy W`) and by weights (`dyᵀ x`).
 //!
-//! Both operands are packed into panels, A of 6 and B of 32 neighbours, with the summed dimension outside; a tile of results sums
-//! blocks of 256 in ascending order. Which thread computes a tile does not change it, so results do not depend on the number of
-//! threads. Precision: f32 products and sums.
+//! The right operand is packed into panels of 32 results, with the summed dimension outside; the left one is read where it lies if
+//! its rows have all summands of a result, and is packed into panels of 6 otherwise. A tile of results sums blocks of 256 in ascending
+//! order. Which thread computes a tile does not change it, so results do not depend on the number of threads. Precision: f32
+//! products and sums.
 
 use super::super::{
     buffer::Out,
@@ -12,22 +13,42 @@ use super::super::{
 };
 use crate::error::Result;
 
-/// Rows of a panel of A.
-const MR: usize = 6;
-/// Columns of a panel of B.
-const NR: usize = 2 * N;
-/// Panels of A and of B in a tile.
+/// Rows that are computed together.
+pub const MR: usize = 6;
+/// Columns of a panel of the right operand.
+pub const NR: usize = 2 * N;
+/// Groups of rows and panels in a tile.
 const TILE: [usize; 2] = [8, 4];
 /// Numbers that are summed before the next panels are taken: both fit the first caches.
 const KC: usize = 256;
+/// Rows that are transposed together.
+const TURNED: usize = 8;
 
-/// A matrix whose rows are copied by number.
+/// The left operand: rows by number, where they lie.
 #[derive(Clone, Copy)]
-pub struct Rows<'a> {
-    /// Writes row i.
-    pub copy: &'a (dyn Fn(usize, &mut [f32]) + Sync),
+pub struct Left<'a> {
+    /// Row i.
+    pub row: &'a (dyn Fn(usize) -> &'a [f32] + Sync),
     /// Whether a row is of the summed dimension: row i has the i-th summand of all results.
     pub summed: bool,
+}
+
+/// The right operand.
+#[derive(Clone, Copy)]
+pub struct Right<'a> {
+    /// Its rows.
+    pub rows: Source<'a>,
+    /// As [`Left::summed`].
+    pub summed: bool,
+}
+
+/// Where rows come from.
+#[derive(Clone, Copy)]
+pub enum Source<'a> {
+    /// They lie in memory.
+    Slices(&'a (dyn Fn(usize) -> &'a [f32] + Sync)),
+    /// They are written, such as rows of quantised weights.
+    Copied(&'a (dyn Fn(usize, &mut [f32]) + Sync)),
 }
 
 /// Threads and instructions.
@@ -46,63 +67,118 @@ pub struct Machine<'a> {
 pub fn gemm(
     machine: Machine<'_>,
     [m, n, k]: [usize; 3],
-    a: Rows<'_>,
-    b: Rows<'_>,
+    a: Left<'_>,
+    b: Right<'_>,
     store: &(dyn Fn(usize, usize, &[f32]) + Sync),
 ) -> Result<()> {
     if m == 0 || n == 0 {
         return Ok(());
     }
-    let (a, b) = (pack(machine, a, [m, k], MR)?, pack(machine, b, [n, k], NR)?);
+    let b = pack_right(machine, b, [n, k])?;
+    let packed = if a.summed { pack_left(machine, a, [m, k])? } else { vec![] };
     let (tile_rows, tile_cols) = (TILE[0] * MR, TILE[1] * NR);
     let (down, across) = (m.div_ceil(tile_rows), n.div_ceil(tile_cols));
     machine.pool.run(down * across, &|_, item| {
         let (row, col) = (item / across * tile_rows, item % across * tile_cols);
-        let panels = [(m - row).min(tile_rows).div_ceil(MR), (n - col).min(tile_cols).div_ceil(NR)];
-        let mut c = vec![0f32; tile_rows * tile_cols];
-        let tile = Tile { a: &a[row * k..], b: &b[col * k..], c: &mut c, panels, k };
-        // SAFETY: the processor has the level by the contract of `Machine`; panels are padded to whole ones.
+        let rows = tile_rows.min(m - row);
+        // Rows behind the end read the last one, and are not stored.
+        let at = |r: usize| (row + r).min(m - 1);
+        let (rows_at, step): ([*const f32; TILE[0] * MR], usize) = match a.summed {
+            true => (std::array::from_fn(|r| packed[(row + r / MR * MR) * k..].as_ptr().wrapping_add(r % MR)), MR),
+            false => (std::array::from_fn(|r| (a.row)(at(r))[..k].as_ptr()), 1),
+        };
+        let panels = [rows.div_ceil(MR), (n - col).min(tile_cols).div_ceil(NR)];
+        let mut c = [0f32; TILE[0] * MR * TILE[1] * NR];
+        let tile = Tile { a: &rows_at, step, b: &b[col * k..], c: &mut c, panels, k };
+        // SAFETY: the processor has the level by the contract of `Machine`; every row of A has k summands in steps of `step`, and
+        // panels are padded to whole ones.
         unsafe { dispatch(machine.simd_level, tile) };
-        for (r, numbers) in c.chunks(tile_cols).enumerate().take(m - row) {
+        for (r, numbers) in c.chunks(tile_cols).enumerate().take(rows) {
             store(row + r, col, &numbers[..(n - col).min(tile_cols)]);
         }
     })
 }
 
-/// Packs a matrix of `count` results and `k` summands into panels of `width` results: `[panel][k][width]`, padded with zeros.
-fn pack(machine: Machine<'_>, x: Rows<'_>, [count, k]: [usize; 2], width: usize) -> Result<Vec<f32>> {
-    let panels = count.div_ceil(width);
-    let mut packed = vec![0f32; panels * k * width];
+/// Packs the left operand where its rows are summands: `[group of 6][k][6]`, padded with zeros to whole tiles.
+fn pack_left(machine: Machine<'_>, x: Left<'_>, [m, k]: [usize; 2]) -> Result<Vec<f32>> {
+    let mut packed = vec![0f32; m.next_multiple_of(TILE[0] * MR) * k];
+    let out = Out::new(&mut packed);
+    machine.pool.run(k.div_ceil(32), &|_, block| {
+        for i in block * 32..k.min(block * 32 + 32) {
+            for (p, part) in (x.row)(i)[..m].chunks(MR).enumerate() {
+                // SAFETY: each row has a place of its own in every group.
+                unsafe { out.slice((p * k + i) * MR, part.len()) }.copy_from_slice(part);
+            }
+        }
+    })?;
+    Ok(packed)
+}
+
+/// Packs the right operand: `[panel of 32][k][32]`, padded with zeros.
+fn pack_right(machine: Machine<'_>, x: Right<'_>, [n, k]: [usize; 2]) -> Result<Vec<f32>> {
+    let panels = n.div_ceil(NR);
+    let mut packed = vec![0f32; panels * k * NR];
     let out = Out::new(&mut packed);
     if x.summed {
         machine.pool.run(k.div_ceil(32), &|_, block| {
-            let mut row = vec![0f32; count];
+            let mut own = vec![0f32; if matches!(x.rows, Source::Copied(_)) { n } else { 0 }];
             for i in block * 32..k.min(block * 32 + 32) {
-                (x.copy)(i, &mut row);
-                for (p, part) in row.chunks(width).enumerate() {
+                let row = match x.rows {
+                    Source::Slices(row) => &row(i)[..n],
+                    Source::Copied(copy) => {
+                        copy(i, &mut own);
+                        &own[..]
+                    }
+                };
+                for (p, part) in row.chunks(NR).enumerate() {
                     // SAFETY: each row has a place of its own in every panel.
-                    let to = unsafe { out.slice((p * k + i) * width, part.len()) };
-                    to.copy_from_slice(part);
+                    unsafe { out.slice((p * k + i) * NR, part.len()) }.copy_from_slice(part);
                 }
             }
         })?;
     } else {
         machine.pool.run(panels, &|_, p| {
-            let mut row = vec![0f32; k];
             // SAFETY: each panel is of one item.
-            let to = unsafe { out.slice(p * k * width, k * width) };
-            for w in 0..width.min(count - p * width) {
-                (x.copy)(p * width + w, &mut row);
-                row.iter().enumerate().for_each(|(i, v)| to[i * width + w] = *v);
+            let to = unsafe { out.slice(p * k * NR, k * NR) };
+            let count = NR.min(n - p * NR);
+            match x.rows {
+                Source::Slices(row) => turn(count, k, &|w| row(p * NR + w), to),
+                Source::Copied(copy) => {
+                    let mut own = vec![0f32; count * k];
+                    own.chunks_mut(k.max(1)).enumerate().for_each(|(w, row)| copy(p * NR + w, row));
+                    turn(count, k, &|w| &own[w * k..(w + 1) * k], to);
+                }
             }
         })?;
     }
     Ok(packed)
 }
 
-/// A tile of results.
+/// Writes at most 32 rows of k numbers as the columns of a panel `[k][32]`.
+pub fn turn<'a>(count: usize, k: usize, row: &dyn Fn(usize) -> &'a [f32], to: &mut [f32]) {
+    debug_assert!(count <= NR && to.len() >= k * NR);
+    let to = &mut to[..k * NR];
+    for first in (0..count).step_by(TURNED) {
+        if first + TURNED <= count {
+            let rows: [&[f32]; TURNED] = std::array::from_fn(|w| &row(first + w)[..k]);
+            for (i, to) in to.chunks_exact_mut(NR).enumerate() {
+                let to = &mut to[first..first + TURNED];
+                to.iter_mut().zip(rows).for_each(|(to, row)| *to = row[i]);
+            }
+        } else {
+            for w in first..count {
+                let row = &row(w)[..k];
+                to.chunks_exact_mut(NR).zip(row).for_each(|(to, x)| to[w] = *x);
+            }
+        }
+    }
+}
+
+/// Some groups of rows times some panels.
 struct Tile<'a> {
-    a: &'a [f32],
+    a: &'a [*const f32],
+    /// From one summand of a row to the next.
+    step: usize,
     b: &'a [f32],
     c: &'a mut [f32],
     panels: [usize; 2],
@@ -120,42 +196,80 @@ impl SimdKernel for Tile<'_> {
             for q in 0..self.panels[1] {
                 let b = &self.b[(q * self.k + from) * NR..][..count * NR];
                 for p in 0..self.panels[0] {
-                    let a = &self.a[(p * self.k + from) * MR..][..count * MR];
+                    let a = std::array::from_fn(|r| self.a[p * MR + r].wrapping_add(from * self.step));
                     let c = &mut self.c[p * MR * stride + q * NR..];
-                    // SAFETY: the slices have `count` summands and the tile has whole panels; the processor has the features.
-                    unsafe { micro::<L>(a, b, c, stride, count) };
+                    // SAFETY: rows have k summands by the contract; the tile has whole groups; the processor has the features.
+                    unsafe { micro::<L>(a, self.step, b, c, stride, count) };
                 }
             }
         }
     }
 }
 
-/// Adds `count` summands to 6 rows of 32 results.
+/// Adds `count` summands to 6 rows of 32 results: row r's summand i lies at `a[r] + i · step`.
 ///
 /// # Safety
-/// a has `6 · count` numbers, b `32 · count`, c `5 · stride + 32`; the processor has the features of `L`.
+/// Every row of a is readable so, b has `32 · count` numbers, c `5 · stride + 32`; the processor has the features of `L`.
 #[inline(always)]
-unsafe fn micro<L: F32x16>(a: &[f32], b: &[f32], c: &mut [f32], stride: usize, count: usize) {
-    debug_assert!(a.len() >= MR * count && b.len() >= NR * count && c.len() >= (MR - 1) * stride + NR);
+pub unsafe fn micro<L: F32x16>(
+    a: [*const f32; MR],
+    step: usize,
+    b: &[f32],
+    c: &mut [f32],
+    stride: usize,
+    count: usize,
+) {
+    debug_assert!(b.len() >= NR * count && c.len() >= (MR - 1) * stride + NR);
+    let (b, c) = (b.as_ptr(), c.as_mut_ptr());
     // SAFETY: within the lengths that the contract gives.
     unsafe {
-        let mut sums = [[L::splat(0.0); 2]; MR];
+        if L::MANY_REGISTERS {
+            sums::<L, 2>(a, step, b, c, stride, count);
+        } else {
+            // Twelve sums of eight numbers and what they are made of are all registers that there are.
+            sums::<L, 1>(a, step, b, c, stride, count);
+            sums::<L, 1>(a, step, b.add(N), c.add(N), stride, count);
+        }
+    }
+}
+
+/// The same for `V` vectors of results.
+///
+/// # Safety
+/// As [`micro`].
+#[inline(always)]
+unsafe fn sums<L: F32x16, const V: usize>(
+    a: [*const f32; MR],
+    step: usize,
+    b: *const f32,
+    c: *mut f32,
+    stride: usize,
+    count: usize,
+) {
+    // SAFETY: as the caller's contract says.
+    unsafe {
+        let mut sums = [[L::splat(0.0); V]; MR];
         for (r, s) in sums.iter_mut().enumerate() {
-            let at = c.as_ptr().add(r * stride);
-            *s = [L::load(at), L::load(at.add(N))];
+            for (v, s) in s.iter_mut().enumerate() {
+                *s = L::load(c.add(r * stride + v * N));
+            }
         }
         for i in 0..count {
-            let at = b.as_ptr().add(i * NR);
-            let (b0, b1) = (L::load(at), L::load(at.add(N)));
-            for (r, s) in sums.iter_mut().enumerate() {
-                let x = L::splat(*a.get_unchecked(i * MR + r));
-                *s = [x.fma(b0, s[0]), x.fma(b1, s[1])];
+            let mut x = [L::splat(0.0); V];
+            for (v, x) in x.iter_mut().enumerate() {
+                *x = L::load(b.add(i * NR + v * N));
+            }
+            for (row, s) in a.iter().zip(&mut sums) {
+                let own = L::splat(*row.add(i * step));
+                for (x, s) in x.iter().zip(s) {
+                    *s = own.fma(*x, *s);
+                }
             }
         }
         for (r, s) in sums.into_iter().enumerate() {
-            let at = c.as_mut_ptr().add(r * stride);
-            s[0].store(at);
-            s[1].store(at.add(N));
+            for (v, s) in s.into_iter().enumerate() {
+                s.store(c.add(r * stride + v * N));
+            }
         }
     }
 }

@@ -1,12 +1,20 @@
-//! Training on the CPU: products, experts and attention on all threads, the rest by the pages' reference code in f32.
+//! Training on the CPU, on all threads: products and experts (`gemm`), attention (`attend`), ops number by number (`vectors`), row by row
+//! (`rows`), by tables (`lookup`) and sums over rows (`sums`) in vectors; blocks of rows of others (`blocks`), and what is left, by the
+//! pages' reference code in f32.
 //!
 //! Weights that are trained are f32; frozen ones are read in their own format, a row at a time, so that adapters are trained on
 //! quantised files. Experts take their tokens' slots in ascending order. Every number is computed by one thread in one order:
 //! results do not depend on the number of threads.
 
 mod attend;
+mod attend_tiles;
 mod blocks;
 mod gemm;
+mod lookup;
+mod rows;
+mod source;
+mod sums;
+mod vectors;
 
 use super::{Options, check_available, pool, pool::Pool, simd_level};
 use crate::{
@@ -22,7 +30,8 @@ use crate::{
         train::{Operands, Scope, Value},
     },
 };
-use gemm::{Machine, Rows, gemm};
+use gemm::{Left, Machine, Right, Source, gemm};
+use source::with_rows;
 
 /// Trains a program on the CPU.
 ///
@@ -38,18 +47,6 @@ pub fn train(program: TrainProgram, options: &Options) -> Result<Box<dyn Trainin
 struct CpuNodes {
     pool: Pool,
     simd_level: simd_level::SimdLevel,
-}
-
-/// Writes row r of a weight as f32.
-fn copy_row(w: Weights<'_, f32>, weight: WeightId, r: usize, to: &mut [f32]) {
-    if let Some(Some(own)) = w.owned.get(weight.0 as usize) {
-        to.copy_from_slice(&own[r * to.len()..(r + 1) * to.len()]);
-    } else {
-        let t = w.tensor(weight);
-        if crate::quant::dequantize(t.dtype(), t.row(r), to).is_err() {
-            to.fill(f32::NAN);
-        }
-    }
 }
 
 impl Nodes<f32> for CpuNodes {
@@ -85,8 +82,21 @@ impl Nodes<f32> for CpuNodes {
                 self.expert_outer(x.nums(0), x.nums(1), x.ids(2), experts, to)?;
                 return Ok(Some(vec![Value::Nothing]));
             }
-            op if blocks::by_row(op) => return blocks::eval(&self.pool, node, values, s),
-            _ => return Ok(None),
+            op => {
+                if let Some(made) = vectors::eval(self.machine(), &x)? {
+                    return Ok(Some(made));
+                }
+                if let Some(made) = rows::eval(self.machine(), &x, s)? {
+                    return Ok(Some(made));
+                }
+                if let Some(made) = lookup::eval(self.machine(), &x, s)? {
+                    return Ok(Some(made));
+                }
+                if let Some(made) = sums::eval(self.machine(), &x, s)? {
+                    return Ok(Some(made));
+                }
+                return if blocks::by_row(op) { blocks::eval(&self.pool, node, values, s) } else { Ok(None) };
+            }
         };
         Ok(Some(vec![Value::Numbers(made)]))
     }
@@ -107,15 +117,17 @@ impl CpuNodes {
         let mut y = Array::zeros(x.rows, out);
         let bias = l.bias.map(|b| w.vector(b));
         let to = super::buffer::Out::new(&mut y.data);
-        let a = Rows { copy: &|r, to| to.copy_from_slice(x.row(r)), summed: false };
-        let b = Rows { copy: &|o, to| copy_row(w, l.weight, o, to), summed: false };
-        gemm(self.machine(), [x.rows, out, x.cols], a, b, &|r, c, part| {
-            // SAFETY: each part of a row of results comes once.
-            let to = unsafe { to.slice(r * out + c, part.len()) };
-            to.copy_from_slice(part);
-            if let Some(bias) = &bias {
-                to.iter_mut().zip(&bias[c..]).for_each(|(y, b)| *y += b);
-            }
+        let a = Left { row: &|r| x.row(r), summed: false };
+        with_rows(w, l.weight, 0, |rows| {
+            let b = Right { rows, summed: false };
+            gemm(self.machine(), [x.rows, out, x.cols], a, b, &|r, c, part| {
+                // SAFETY: each part of a row of results comes once.
+                let to = unsafe { to.slice(r * out + c, part.len()) };
+                to.copy_from_slice(part);
+                if let Some(bias) = &bias {
+                    to.iter_mut().zip(&bias[c..]).for_each(|(y, b)| *y += b);
+                }
+            })
         })?;
         Ok(y)
     }
@@ -125,11 +137,13 @@ impl CpuNodes {
         let inp = w.tensor(weight).cols();
         let mut dx = Array::zeros(dy.rows, inp);
         let to = super::buffer::Out::new(&mut dx.data);
-        let a = Rows { copy: &|r, to| to.copy_from_slice(dy.row(r)), summed: false };
-        let b = Rows { copy: &|o, to| copy_row(w, weight, o, to), summed: true };
-        gemm(self.machine(), [dy.rows, inp, dy.cols], a, b, &|r, c, part| {
-            // SAFETY: each part of a row of results comes once.
-            unsafe { to.slice(r * inp + c, part.len()) }.copy_from_slice(part);
+        let a = Left { row: &|r| dy.row(r), summed: false };
+        with_rows(w, weight, 0, |rows| {
+            let b = Right { rows, summed: true };
+            gemm(self.machine(), [dy.rows, inp, dy.cols], a, b, &|r, c, part| {
+                // SAFETY: each part of a row of results comes once.
+                unsafe { to.slice(r * inp + c, part.len()) }.copy_from_slice(part);
+            })
         })?;
         Ok(dx)
     }
@@ -137,8 +151,8 @@ impl CpuNodes {
     /// `into += dyᵀ x`.
     fn outer(&self, x: &Array<f32>, dy: &Array<f32>, into: &mut [f32]) -> Result<()> {
         let to = super::buffer::Out::new(into);
-        let a = Rows { copy: &|r, to| to.copy_from_slice(dy.row(r)), summed: true };
-        let b = Rows { copy: &|r, to| to.copy_from_slice(x.row(r)), summed: true };
+        let a = Left { row: &|r| dy.row(r), summed: true };
+        let b = Right { rows: Source::Slices(&|r| x.row(r)), summed: true };
         gemm(self.machine(), [dy.cols, x.cols, x.rows], a, b, &|o, c, part| {
             // SAFETY: each part of a row of results comes once.
             let to = unsafe { to.slice(o * x.cols + c, part.len()) };
@@ -177,15 +191,17 @@ impl CpuNodes {
         let row = |slot: usize| if x.cols == inp { x.row(slot / k) } else { &x.data[slot * inp..(slot + 1) * inp] };
         self.each_expert(ids, count, &|e, slots| {
             let bias = l.bias.map(|b| w.row(b, e));
-            let a = Rows { copy: &|r, to| to.copy_from_slice(row(slots[r])), summed: false };
-            let b = Rows { copy: &|o, to| copy_row(w, l.weight, e * out + o, to), summed: false };
-            gemm(self.machine(), [slots.len(), out, inp], a, b, &|r, c, part| {
-                // SAFETY: each slot is of one expert, and each part of its results comes once.
-                let to = unsafe { to.slice(slots[r] * out + c, part.len()) };
-                to.copy_from_slice(part);
-                if let Some(bias) = &bias {
-                    to.iter_mut().zip(&bias[c..]).for_each(|(y, b)| *y += b);
-                }
+            let a = Left { row: &|r| row(slots[r]), summed: false };
+            with_rows(w, l.weight, e * out, |rows| {
+                let b = Right { rows, summed: false };
+                gemm(self.machine(), [slots.len(), out, inp], a, b, &|r, c, part| {
+                    // SAFETY: each slot is of one expert, and each part of its results comes once.
+                    let to = unsafe { to.slice(slots[r] * out + c, part.len()) };
+                    to.copy_from_slice(part);
+                    if let Some(bias) = &bias {
+                        to.iter_mut().zip(&bias[c..]).for_each(|(y, b)| *y += b);
+                    }
+                })
             })
         })?;
         Ok(y)
@@ -199,11 +215,13 @@ impl CpuNodes {
         let to = super::buffer::Out::new(&mut dx.data);
         self.each_expert(ids, count, &|e, slots| {
             let row = |r: usize| &dy.data[slots[r] * out..(slots[r] + 1) * out];
-            let a = Rows { copy: &|r, to| to.copy_from_slice(row(r)), summed: false };
-            let b = Rows { copy: &|o, to| copy_row(w, weight, e * out + o, to), summed: true };
-            gemm(self.machine(), [slots.len(), inp, out], a, b, &|r, c, part| {
-                // SAFETY: each slot is of one expert, and each part of its results comes once.
-                unsafe { to.slice(slots[r] * inp + c, part.len()) }.copy_from_slice(part);
+            let a = Left { row: &|r| row(r), summed: false };
+            with_rows(w, weight, e * out, |rows| {
+                let b = Right { rows, summed: true };
+                gemm(self.machine(), [slots.len(), inp, out], a, b, &|r, c, part| {
+                    // SAFETY: each slot is of one expert, and each part of its results comes once.
+                    unsafe { to.slice(slots[r] * inp + c, part.len()) }.copy_from_slice(part);
+                })
             })
         })?;
         Ok(dx)
@@ -220,9 +238,8 @@ impl CpuNodes {
             if slots.is_empty() {
                 return Ok(());
             }
-            let d = |r: usize| &dy.data[slots[r] * out..(slots[r] + 1) * out];
-            let a = Rows { copy: &|r, to| to.copy_from_slice(d(r)), summed: true };
-            let b = Rows { copy: &|r, to| to.copy_from_slice(row(slots[r])), summed: true };
+            let a = Left { row: &|r| &dy.data[slots[r] * out..(slots[r] + 1) * out], summed: true };
+            let b = Right { rows: Source::Slices(&|r| row(slots[r])), summed: true };
             gemm(self.machine(), [out, inp, slots.len()], a, b, &|o, c, part| {
                 // SAFETY: each expert's matrix is of one item, and each part of its rows comes once.
                 let to = unsafe { to.slice((e * out + o) * inp + c, part.len()) };
