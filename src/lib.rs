@@ -12,7 +12,8 @@
 //! | logits, hidden states, vectors of texts | [`session::Session::prefill`], [`session::Session::hidden_states`], [`session::Session::embedding`] |
 //! | which experts a text takes | [`session::Session::record_routing`], [`routing`] |
 //! | a GPU of one's own choice, or the host's own device | [`session::BackendChoice`], `gpu::Gpu::adopt` |
-//! | what a model will need before it is loaded | [`session::MemoryNeeds::of`] |
+//! | what a model will need before it is loaded | [`session::MemoryNeeds::of`]; where, weights by kind: [`session::MemoryPlan::of`] |
+//! | a model larger than the GPU's memory: its experts on the processor | [`session::Experts`] |
 //! | a model to try without a file | `session::Model::demo` (feature `demo-model`) |
 //!
 //! The repository's `examples/` has a program for each of the usual wishes.
@@ -64,7 +65,8 @@
 //!
 //! # Promises that hold everywhere
 //!
-//! 1. Routing never visits the host: router, top-k, counting, sorting and dispatch sizes stay on the GPU.
+//! 1. Routing never visits the host: router, top-k, counting, sorting and dispatch sizes stay on the GPU. Experts that the host
+//!    computes because they were left to it by name ([`session::Experts`]) are the one exception.
 //! 2. One encoder, one compute pass, one submit per decoded token; pipelines, bind groups and buffers exist before the
 //!    first token.
 //! 3. The base path needs nothing beyond WebGPU's default limits.

@@ -43,7 +43,9 @@ const ARROWS: &[(&str, &[&str])] = &[
         &[
             "error",
             "cancel",
+            "memory",
             "ir",
+            "graph",
             "sampler",
             "quant::KvType",
             "backend",

@@ -19,6 +19,7 @@ mod cli;
 mod cli_chat;
 mod config_facts;
 mod cpu;
+mod experts;
 mod export;
 mod export_families;
 mod export_hugging_face;

@@ -14,7 +14,8 @@
 # 2. a cold start, and one with compiled shaders at hand; memory that the card has in use
 # 3. speed of prompts, of few tokens, of generation at several depths, of several sequences; each way to multiply tiles
 # 4. what each kernel reaches of the device's bandwidth, at depth 0 and 8192
-# 5. llama.cpp on the same file, where one of its programs is named
+# 5. experts of all layers, and of as many as half the file's memory leaves, on the processor; all of the model there
+# 6. llama.cpp on the same file, where one of its programs is named
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
@@ -157,6 +158,17 @@ section() { printf '\n## %s\n\n```\n' "$1"; }
     within 60 "$moeray" bench -m "$file" "${gpu[@]}" -p "$prompt" -n 16 -d $depth -r 1 --profile -q
     echo '```'
   done
+  section "Experts on the processor"
+  half=$(($(stat -c %s "$file") / 2))
+  within 30 "$moeray" inspect --memory -m "$file" "${gpu[@]}" --cpu-moe
+  within 30 "$moeray" inspect --memory -m "$file" "${gpu[@]}" --vram $half
+  for where in "--cpu-moe" "--vram $half"; do
+    echo "$where"
+    # shellcheck disable=SC2086 # an option and its value
+    within 60 "$moeray" bench -m "$file" "${gpu[@]}" $where -p "$prompt" -n 32 -r 2 -q
+  done
+  within 60 "$moeray" bench -m "$file" --backend cpu -p "$prompt" -n 32 -r 2 -q
+  echo '```'
   if [ ${#llama[@]} -gt 0 ]; then
     printf '\n## Against llama.cpp\n\n'
     within 240 python3 demo/bench/compare.py "${files[@]}" --backend wgpu "${device[@]}" "${llama[@]}" \

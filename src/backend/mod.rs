@@ -7,6 +7,7 @@
 //! Deliberately absent: model architectures, tokens' text, sampling.
 
 pub mod cpu;
+pub mod host;
 pub mod reference;
 pub mod runner;
 pub mod training;

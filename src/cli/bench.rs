@@ -48,7 +48,9 @@ pub fn bench(args: &BenchArgs, quiet: bool) -> Outcome {
             Some(name) if args.backend.len() > 1 => args.device.only_of(name),
             _ => args.device.clone(),
         };
-        let model = load::load_checkpoint(&checkpoint, &args.lora, place, &device, model::Options::default(), quiet)?;
+        let room = load::Room::new(None, &args.context);
+        let build = model::Options::default();
+        let model = load::load_checkpoint(&checkpoint, &args.lora, (place, &device), room, build, quiet)?;
         let mut row = describe(&model, &checkpoint, &name, args);
         if row.backends != "wgpu" {
             // Memory is the same for every backend that this processor runs.

@@ -1,6 +1,8 @@
 //! What there is to say about a loaded or opened model: names, sizes, bytes a token.
 
-pub use crate::session::needs::{attended_bytes, bytes_per_token, kv_bytes, parameters, state_bytes, weight_bytes};
+pub use crate::session::needs::{
+    attended_bytes, bytes_per_token, expert_bytes, kv_bytes, parameters, state_bytes, weight_bytes,
+};
 use crate::{
     backend::Program,
     file::Checkpoint,

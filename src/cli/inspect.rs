@@ -4,7 +4,7 @@ use super::{
     args::InspectArgs,
     facts,
     failure::{Failure, Outcome},
-    load, units,
+    inspect_memory, load, units,
 };
 use crate::{
     backend::wgpu,
@@ -30,6 +30,10 @@ pub fn inspect(args: &InspectArgs) -> Outcome {
     let mut out = io::stdout().lock();
     if args.shaders || args.shader.is_some() {
         return shaders(&mut out, args, &planned(args, &definition?)?.1);
+    }
+    if args.memory {
+        let d = definition?;
+        return inspect_memory::inspect(&mut out, args, &checkpoint, (&d, ctx(args, &d)));
     }
     let named = |d: &Definition| -> Outcome<Option<(String, Plan)>> {
         if args.plan { planned(args, d).map(Some) } else { Ok(None) }
@@ -91,7 +95,7 @@ fn ctx(args: &InspectArgs, d: &Definition) -> usize {
 
 /// The plan for the named device, for the one that would be chosen, or for any that WebGPU allows.
 fn planned(args: &InspectArgs, d: &Definition) -> Outcome<(String, Plan)> {
-    let (name, caps) = match &args.device {
+    let (name, caps) = match &args.place.device.device {
         Some(device) => {
             let gpu = wgpu::Gpu::open(&wgpu::Options { device: Some(device.clone()), ..wgpu::Options::default() })?;
             (gpu.describe(), gpu.caps().clone())

@@ -9,6 +9,8 @@ use std::ffi::OsString;
 enum Means {
     /// Another word for the same; its value stays.
     Same(&'static str),
+    /// A switch of another name.
+    Alone(&'static str),
     /// Nothing here, and its value neither: why.
     Nothing(&'static str),
     /// A switch that is nothing here: why.
@@ -20,7 +22,7 @@ enum Means {
     /// On, off or auto, which may be missing.
     Flash,
 }
-use Means::{Flash, Layers, No, Nothing, NothingAlone, Same};
+use Means::{Alone, Flash, Layers, No, Nothing, NothingAlone, Same};
 
 const DOWNLOAD: &str = if cfg!(feature = "pull") {
     "nothing is downloaded unasked; get the model first, with moeray pull OWNER/NAME:QUANT, or with: \
@@ -67,10 +69,9 @@ const WORDS: &[(&[&str], Means)] = &[
     (&["--lora-scaled"], No("say --lora FILE=SCALE")),
     (&["--mmproj", "-mm", "--image", "--audio"], No("Moeray runs the text part of models: it sees and hears nothing")),
     (&["-md", "--model-draft", "--draft", "--draft-max"], No("Moeray has no speculative decoding yet")),
-    (
-        &["-ot", "--override-tensor", "-cmoe", "--cpu-moe", "-ncmoe", "--n-cpu-moe"],
-        No("all weights are in one place: --backend says where"),
-    ),
+    (&["-ot"], Same("--override-tensor")),
+    (&["-cmoe"], Alone("--cpu-moe")),
+    (&["-ncmoe"], Same("--n-cpu-moe")),
     (&["--chat-template", "--chat-template-file"], No("`moeray chat` uses the template that the model brings")),
     (&["--grammar-file", "-j"], No("`moeray run` has --json-schema and --grammar, which take a text or a file")),
     (
@@ -141,6 +142,7 @@ pub fn translated(arguments: Vec<OsString>) -> Outcome<Vec<OsString>> {
                 out.push(own.into());
                 out.extend(value());
             }
+            Alone(own) => out.push(own.into()),
             Nothing(why) => {
                 value();
                 note(why);
@@ -149,7 +151,11 @@ pub fn translated(arguments: Vec<OsString>) -> Outcome<Vec<OsString>> {
             No(why) => return Err(Failure::new(format!("{word}: {why}"))),
             Layers => match value() {
                 Some(n) if n == "0" => out.extend(["--backend".into(), "cpu".into()]),
-                _ => note("a model is on the GPU as a whole or not at all, as --backend says"),
+                Some(n) if n == "all" || n == "auto" || n == "-1" => {}
+                n => {
+                    out.push("--gpu-layers".into());
+                    out.extend(n);
+                }
             },
             Flash => {
                 let word = |a: &OsString| ["on", "off", "auto", "0", "1"].iter().any(|w| a == w);
@@ -192,7 +198,9 @@ mod tests {
 
     #[test]
     fn words_of_llama_cpp() {
-        assert_eq!(words("moeray chat m.gguf -c 4096 -ngl 99 -q"), "moeray chat m.gguf --ctx 4096 -q");
+        assert_eq!(words("moeray chat m.gguf -c 4096 -ngl 99 -q"), "moeray chat m.gguf --ctx 4096 --gpu-layers 99 -q");
+        assert_eq!(words("moeray run m -cmoe -q -ot exps=CPU"), "moeray run m --cpu-moe -q --override-tensor exps=CPU");
+        assert_eq!(words("moeray run m -ncmoe 3 -ngl all"), "moeray run m --n-cpu-moe 3");
         assert_eq!(words("moeray run -q m.gguf -ngl 0 -fa on -n 5"), "moeray run -q m.gguf --backend cpu -n 5");
         assert_eq!(words("moeray run -q -fa -p x -b 512 -ub 64"), "moeray run -q -p x --ubatch-size 64");
         assert_eq!(words("moeray run -q -p -c --ctx-size=8"), "moeray run -q -p -c --ctx 8");

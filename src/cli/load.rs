@@ -2,8 +2,8 @@
 
 use super::{
     args::{
-        ActivationsName, BackendName, ContextArgs, DeviceArgs, KvName, LoraArgs, PlaceArgs, ReductionName, SampleArgs,
-        SimdName, StopArgs, TilesName,
+        ActivationsName, BackendName, ContextArgs, DeviceArgs, ExpertArgs, KvName, LoraArgs, PlaceArgs, ReductionName,
+        SampleArgs, SimdName, StopArgs, TilesName, Vram,
     },
     failure::{self, Failure, Outcome},
     known, names, shaders,
@@ -16,7 +16,7 @@ use crate::{
     ops::linear::Activations,
     quant::KvType,
     sampler::{Sampler, SamplerOptions},
-    session::{BackendChoice, LoadOptions, Model, Session, SessionOptions},
+    session::{BackendChoice, ExpertPlacement, Experts, LoadOptions, MemoryBudget, Model, Session, SessionOptions},
     tokenizer::{EncodeOptions, Tokenizer},
 };
 use indicatif::{ProgressBar, ProgressStyle};
@@ -63,10 +63,35 @@ pub fn load(
     path: Option<&PathBuf>,
     lora: &LoraArgs,
     place: &PlaceArgs,
+    room: Room,
     build: model::Options,
     quiet: bool,
 ) -> Outcome<Model> {
-    load_checkpoint(&open(path)?, lora, place.backend, &place.device, build, quiet)
+    load_checkpoint(&open(path)?, lora, (place.backend, &place.device), room, build, quiet)
+}
+
+/// What sessions will take beside the weights, for `--vram`.
+#[derive(Clone, Copy, Debug)]
+pub struct Room {
+    session: SessionOptions,
+    sessions: usize,
+}
+
+/// Positions that are kept free for where no `--ctx` says how many.
+const USUAL_CTX: u32 = 4096;
+
+impl Room {
+    /// Room for a session of these sizes.
+    pub fn new(ctx: Option<u32>, args: &ContextArgs) -> Room {
+        let ctx = ctx.unwrap_or(USUAL_CTX) as usize;
+        let session = SessionOptions { ctx, ubatch: (args.ubatch_size as usize).min(ctx), kv: kv(args) };
+        Room { session, sessions: 1 }
+    }
+
+    /// Room for several such sessions.
+    pub fn times(self, sessions: usize) -> Room {
+        Room { sessions, ..self }
+    }
 }
 
 /// The adapters that `--lora FILE[=SCALE]` names.
@@ -93,27 +118,52 @@ pub fn adapters(lora: &LoraArgs) -> Outcome<Vec<AdapterFile>> {
 pub fn load_checkpoint(
     checkpoint: &Checkpoint,
     lora: &LoraArgs,
-    backend: Option<BackendName>,
-    device: &DeviceArgs,
+    (backend, device): (Option<BackendName>, &DeviceArgs),
+    room: Room,
     build: model::Options,
     quiet: bool,
 ) -> Outcome<Model> {
     let mut bar = Bar::new(quiet);
-    let options = LoadOptions { adapters: adapters(lora)?, ..load_options(backend, device, build)? };
+    let options = LoadOptions { adapters: adapters(lora)?, ..load_options(backend, device, room, build)? };
     let model = Model::from_checkpoint(checkpoint, &options, &mut |p| bar.show(p))?;
     tracing::info!("loaded on {}", model.describe());
     Ok(model)
 }
 
 /// How a model is to be loaded to where the arguments say.
-pub fn load_options(backend: Option<BackendName>, device: &DeviceArgs, model: model::Options) -> Outcome<LoadOptions> {
-    Ok(LoadOptions { backend: choice(backend, device)?, model, ..LoadOptions::default() })
+pub fn load_options(
+    backend: Option<BackendName>,
+    device: &DeviceArgs,
+    room: Room,
+    model: model::Options,
+) -> Outcome<LoadOptions> {
+    let experts = Experts { placement: placement(&device.experts, room), cpu: cpu_options(device) };
+    Ok(LoadOptions { backend: choice(backend, device)?, model, experts, ..LoadOptions::default() })
+}
+
+/// The experts that a person leaves to the processor.
+fn placement(args: &ExpertArgs, room: Room) -> ExpertPlacement {
+    let Room { session, sessions } = room;
+    let fit = |vram| ExpertPlacement::Fit(MemoryBudget { vram, session, sessions });
+    match (args.vram, args.n_cpu_moe, args.gpu_layers) {
+        (Some(Vram::Auto), ..) => fit(None),
+        (Some(Vram::Bytes(n)), ..) => fit(Some(n)),
+        (None, Some(n), _) => ExpertPlacement::FirstLayers(n as usize),
+        (None, None, Some(n)) => ExpertPlacement::LastOnGpu(n as usize),
+        (None, None, None) if args.cpu_moe => ExpertPlacement::Cpu,
+        (None, None, None) if args.override_tensor.is_empty() => ExpertPlacement::Gpu,
+        (None, None, None) => ExpertPlacement::Rules(args.override_tensor.clone()),
+    }
 }
 
 /// The library's word for a backend. An option that is about a GPU chooses one, an option that is about the CPU chooses that.
 fn choice(name: Option<BackendName>, device: &DeviceArgs) -> Outcome<BackendChoice> {
+    let both = device.experts.word();
     let named = match (name, device.of_gpu(), device.of_cpu()) {
         (Some(name), ..) => name,
+        // Both have something to do.
+        (None, Some(_), Some(_)) if both.is_some() => BackendName::Wgpu,
+        (None, None, Some(_)) if both.is_some() => BackendName::Auto,
         (None, Some(gpu), Some(cpu)) => {
             return Err(Failure::new(format!("{gpu} is about a GPU, and {cpu} about the CPU"))
                 .hint("--backend says where to run; with --backend auto both count, each where it runs there"));
@@ -124,32 +174,25 @@ fn choice(name: Option<BackendName>, device: &DeviceArgs) -> Outcome<BackendChoi
     };
     let idle = match named {
         BackendName::Auto => None,
+        BackendName::Wgpu if both.is_some() => None,
         BackendName::Wgpu => {
             device.of_cpu().map(|o| format!("{o} is about the CPU, which --backend wgpu does not use"))
         }
-        BackendName::Cpu => device.of_gpu().map(|o| format!("{o} is about a GPU, which --backend cpu does not use")),
+        BackendName::Cpu => {
+            let gpu = device.of_gpu().or(both.map(str::to_owned));
+            gpu.map(|o| format!("{o} is about a GPU, which --backend cpu does not use"))
+        }
         BackendName::Reference => {
             let cpu = device.of_cpu().filter(|o| *o != "--threads").map(str::to_owned);
-            device.of_gpu().or(cpu).map(|o| format!("{o} is nothing that --backend reference knows"))
+            let gpu = device.of_gpu().or(both.map(str::to_owned));
+            gpu.or(cpu).map(|o| format!("{o} is nothing that --backend reference knows"))
         }
     };
     if let Some(what) = idle {
         return Err(Failure::new(what).hint("leave one of the two out"));
     }
     failure::on_gpu(matches!(named, BackendName::Auto | BackendName::Wgpu));
-    let activations = match device.activations {
-        Some(ActivationsName::Int8) | None => Activations::Int8,
-        Some(ActivationsName::Int16) => Activations::Int16,
-    };
-    let simd_level = device.simd.map(|level| match level {
-        SimdName::Scalar => SimdLevel::Scalar,
-        SimdName::Neon => SimdLevel::NeonDotprod,
-        SimdName::Avx2 => SimdLevel::Avx2,
-        SimdName::AvxVnni => SimdLevel::AvxVnni,
-        SimdName::Avx512 => SimdLevel::Avx512Vnni,
-    });
-    let (threads, repack) = (device.threads.map(|t| t as usize), !device.no_repack);
-    let cpu = backend::cpu::Options { threads, simd_level, activations, repack, ..Default::default() };
+    let cpu = cpu_options(device);
     let gpu = || backend::wgpu::Options {
         device: device.device.clone(),
         checked: device.checked,
@@ -165,6 +208,23 @@ fn choice(name: Option<BackendName>, device: &DeviceArgs) -> Outcome<BackendChoi
         BackendName::Cpu => BackendChoice::Cpu(cpu),
         BackendName::Reference => BackendChoice::Reference,
     })
+}
+
+/// How the person wants the processor's kernels.
+fn cpu_options(device: &DeviceArgs) -> backend::cpu::Options {
+    let activations = match device.activations {
+        Some(ActivationsName::Int8) | None => Activations::Int8,
+        Some(ActivationsName::Int16) => Activations::Int16,
+    };
+    let simd_level = device.simd.map(|level| match level {
+        SimdName::Scalar => SimdLevel::Scalar,
+        SimdName::Neon => SimdLevel::NeonDotprod,
+        SimdName::Avx2 => SimdLevel::Avx2,
+        SimdName::AvxVnni => SimdLevel::AvxVnni,
+        SimdName::Avx512 => SimdLevel::Avx512Vnni,
+    });
+    let (threads, repack) = (device.threads.map(|t| t as usize), !device.no_repack);
+    backend::cpu::Options { threads, simd_level, activations, repack, memory: device.ram }
 }
 
 /// How the person wants a GPU's kernels.

@@ -49,7 +49,8 @@ pub fn logits(args: &LogitsArgs, quiet: bool) -> Outcome {
     check_place("-o", &args.output)?;
     let before = args.output.is_file();
     let build = model::Options { trace_router: args.router };
-    let model = load::load(args.model.path(), &args.lora, &args.place, build, quiet)?;
+    let room = load::Room::new(None, &args.context);
+    let model = load::load(args.model.path(), &args.lora, &args.place, room, build, quiet)?;
     let ids = ids(args, &model)?;
     let most = load::trained_context(&model);
     if ids.len() > most {

@@ -13,6 +13,7 @@ mod facts;
 mod failure;
 mod form;
 mod inspect;
+mod inspect_memory;
 mod interrupt;
 mod known;
 mod llama_cpp;
@@ -32,6 +33,7 @@ mod serve;
 #[cfg(feature = "serve")]
 mod serve_models;
 mod shaders;
+mod simulate;
 mod stream;
 mod tensors;
 mod train;
@@ -73,6 +75,7 @@ pub fn main() -> ExitCode {
         Verb::Perplexity(a) => perplexity::perplexity(&a, quiet),
         Verb::Logits(a) => logits::logits(&a, quiet),
         Verb::Inspect(a) => inspect::inspect(&a),
+        Verb::Routing(a) => simulate::simulate(&a),
         Verb::List(a) => names::list(&a),
         Verb::Pull(a) => pull::pull(&a, quiet),
         Verb::Rm(a) => pull::remove(&a, quiet),

@@ -50,7 +50,8 @@ enum Base {
 pub fn perplexity(args: &PerplexityArgs, quiet: bool) -> Outcome {
     let before = args.save_logits.as_ref().is_some_and(|f| f.is_file());
     args.save_logits.as_ref().map_or(Ok(()), |f| check_place("--save-logits", f))?;
-    let model = load::load(args.model.path(), &args.lora, &args.place, model::Options::default(), quiet)?;
+    let room = load::Room::new(Some(args.ctx), &args.context);
+    let model = load::load(args.model.path(), &args.lora, &args.place, room, model::Options::default(), quiet)?;
     let (vocab, kv) = (model.vocab(), load::kv(&args.context));
     let (windows, mut base) = match &args.kl_base {
         Some(path) => {
@@ -60,7 +61,7 @@ pub fn perplexity(args: &PerplexityArgs, quiet: bool) -> Outcome {
         None => (windows(args, &model)?, Base::None),
     };
     if let Some(path) = &args.base_model {
-        let other = load::load(Some(path), &LoraArgs::default(), &args.place, model::Options::default(), quiet)?;
+        let other = load::load(Some(path), &LoraArgs::default(), &args.place, room, model::Options::default(), quiet)?;
         if other.vocab() != vocab {
             let (a, b) = (vocab, other.vocab());
             return Err(Failure::new(format!("the models have vocabularies of {a} and {b}: they cannot be compared")));

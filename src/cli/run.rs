@@ -22,7 +22,8 @@ pub fn run(args: &RunArgs, verbose: bool, quiet: bool) -> Outcome {
     let prompts = prompts(args)?;
     check_files(args)?;
     let options = model::Options { trace_router: args.routing.wanted() };
-    let model = load::load(args.model.path(), &args.lora, &args.place, options, quiet)?;
+    let room = load::Room::new(args.ctx, &args.context);
+    let model = load::load(args.model.path(), &args.lora, &args.place, room, options, quiet)?;
     let tokenizer = load::tokenizer(&model)?;
     if !quiet && !args.raw && io::stderr().is_terminal() && tokenizer.chat_template_source().is_some() {
         say_dim("this model chats: `moeray chat` asks it a question, `run` continues a text");

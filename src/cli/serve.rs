@@ -35,7 +35,8 @@ pub fn serve(args: &ServeArgs, quiet: bool) -> Outcome {
         // One that was named is there from the beginning; those of a folder come when they are asked for.
         [one] if args.models_dir.is_none() => {
             let build = model::Options { trace_router: true };
-            let model = load::load(one.path.as_ref(), &args.lora, &args.place, build, quiet)?;
+            let room = serve_models::room(args);
+            let model = load::load(one.path.as_ref(), &args.lora, &args.place, room, build, quiet)?;
             let app = Arc::new(App::new(&model, serve_models::of_model(args, &options, &one.name, &model))?);
             if !quiet {
                 say(format_args!("{} on {}", one.name, model.describe()));

@@ -64,10 +64,16 @@ pub fn wanted(args: &ServeArgs) -> Outcome<Vec<Wanted>> {
     Ok(all)
 }
 
+/// What the texts of a server take beside the weights.
+pub fn room(args: &ServeArgs) -> load::Room {
+    load::Room::new(args.ctx, &args.context).times(args.sequences as usize)
+}
+
 /// What serves several models.
 pub fn fleet(args: &ServeArgs, options: ServeOptions, wanted: &[Wanted]) -> Outcome<Fleet> {
     let gib = |n: f64| (n * f64::from(1 << 30)) as u64;
-    let place = load::load_options(args.place.backend, &args.place.device, model::Options { trace_router: true })?;
+    let build = model::Options { trace_router: true };
+    let place = load::load_options(args.place.backend, &args.place.device, room(args), build)?;
     let limits = FleetOptions {
         memory: args.models_memory.map(gib).or_else(|| free_memory(&place.backend)),
         idle: args.models_idle.map(Duration::from_secs),

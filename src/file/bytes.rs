@@ -128,6 +128,28 @@ impl Bytes {
         }
     }
 
+    /// Advises the system that these bytes will be read soon: it begins to read what of a memory map is not in memory. Does nothing for
+    /// other bytes, and on systems without such advice.
+    pub fn will_need(&self) {
+        #[cfg(unix)]
+        self.advise(memmap2::Advice::WillNeed);
+    }
+
+    /// Advises the system to read of these bytes what is asked for and nothing around it.
+    pub fn read_at_random(&self) {
+        #[cfg(unix)]
+        self.advise(memmap2::Advice::Random);
+    }
+
+    #[cfg(unix)]
+    fn advise(&self, advice: memmap2::Advice) {
+        if let Owner::Map(map) = &*self.owner
+            && let Err(e) = map.advise_range(advice, self.range.start, self.range.len())
+        {
+            tracing::debug!("advice on a map is not taken: {e}");
+        }
+    }
+
     /// Whether these bytes are there already, and not still to be made (see [`Bytes::from_fn`]).
     pub fn is_made(&self) -> bool {
         !matches!(&*self.owner, Owner::Made(m) if m.cell.get().is_none())

@@ -111,11 +111,30 @@ impl Tensor {
 
     /// Advises the system that the bytes of some rows are not needed in memory for now, see [`Bytes::release`].
     pub fn release(&self, rows: std::ops::Range<usize>) {
+        self.each_part(rows, Bytes::release);
+    }
+
+    /// Advises the system that the bytes of some rows will be read soon, see [`Bytes::will_need`].
+    pub fn will_need(&self, rows: std::ops::Range<usize>) {
+        self.each_part(rows, Bytes::will_need);
+    }
+
+    /// Advises the system to read what is asked for and nothing around it, see [`Bytes::read_at_random`].
+    pub fn read_at_random(&self) {
+        self.parts.iter().for_each(Bytes::read_at_random);
+    }
+
+    /// Whether any of the bytes lie in a memory map.
+    pub fn is_mapped(&self) -> bool {
+        self.parts.iter().any(Bytes::is_mapped)
+    }
+
+    fn each_part(&self, rows: std::ops::Range<usize>, advise: impl Fn(&Bytes)) {
         for (i, part) in self.parts.iter().enumerate() {
             let first = i * self.rows_per_part;
             let at = |r: usize| (r.clamp(first, first + self.rows_per_part) - first) * self.row_bytes;
-            if let Some(bytes) = part.slice(at(rows.start)..at(rows.end)) {
-                bytes.release();
+            if let Some(bytes) = part.slice(at(rows.start)..at(rows.end)).filter(|b| !b.is_empty()) {
+                advise(&bytes);
             }
         }
     }

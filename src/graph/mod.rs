@@ -16,6 +16,7 @@ mod rewrite;
 mod router_capacity;
 mod router_noise;
 mod rules;
+mod split;
 mod train_program;
 mod unroll;
 
@@ -29,5 +30,6 @@ pub use program::Program;
 pub use recompute::Recompute;
 pub use router_capacity::{ExpertDropout, RouterCapacity, with_capacity, with_expert_dropout};
 pub use router_noise::{RouterNoise, with_experts_used, with_router_noise};
+pub use split::{Region, Split, expert_weights, split_experts};
 pub use train_program::{LOSS, TrainProgram, inference_only};
 pub use unroll::{RouterNode, for_training, routers};

@@ -101,7 +101,8 @@ pub(super) fn rule(b: &mut Back<'_>, node: &Node, d: &[Option<ValueId>]) -> Resu
         | Op::LinearAct { .. }
         | Op::ExpertGlu { .. }
         | Op::ExpertAct { .. }
-        | Op::ExpertDownAdd { .. } => Err(refused(op, "a graph is differentiated before it is fused")),
+        | Op::ExpertDownAdd { .. }
+        | Op::HostExperts { .. } => Err(refused(op, "a graph is differentiated before it is fused")),
     }
 }
 

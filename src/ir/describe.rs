@@ -73,6 +73,7 @@ impl Op {
             | Op::ScaleExpertInputs
             | Op::ExpertCombine
             | Op::TakeOutputs => {}
+            Op::HostExperts { region, .. } => d.note(format_args!("region {region}")),
             Op::Math(m) => m.weight().iter().for_each(|w| d.weights(&[*w])),
             Op::Grad(g) => d.weights(&g.weights()),
             Op::Embed { table, .. } => d.weights(&[*table]),
@@ -144,6 +145,7 @@ impl Op {
             Op::ExpertLinear(_) => "expert_linear",
             Op::ExpertCombine => "expert_combine",
             Op::TakeOutputs => "take_outputs",
+            Op::HostExperts { .. } => "host_experts",
             Op::Math(m) => m.name(),
             Op::Grad(g) => g.name(),
             Op::NormLinears { .. } => "norm_linears",

@@ -69,6 +69,14 @@ pub enum Op {
     ExpertCombine,
     /// `(x [T, n]) → [O, n]`: the last O rows.
     TakeOutputs,
+    /// `(x, ids, weights, ...) → [T, cols]`: routed experts that the host computes between two parts of a device's step. Stands for a
+    /// region of the graph that was taken out: see `graph::split_experts`.
+    HostExperts {
+        /// The number of the region.
+        region: u32,
+        /// Columns of the result.
+        cols: usize,
+    },
 
     /// Losses, routers and attention in training.
     Math(super::Math),

@@ -20,7 +20,7 @@ use super::{
     linear::{dot, seen},
     u32_of, weight_shape,
 };
-use crate::ir::{Graph, Linear, Type, WeightId};
+use crate::ir::{Graph, Linear, Rows, Type, WeightId};
 
 /// Shape rule of `expert_linear`.
 ///
@@ -51,6 +51,18 @@ pub fn infer_combine(inputs: &[Type]) -> Result<Vec<Type>, String> {
         return Err(format!("{cols} columns in {k} slots"));
     }
     Ok(vec![Type::F32(rows, cols / k)])
+}
+
+/// Shape rule of `host_experts`: one vector of so many columns for each token, from values with a row a token.
+///
+/// # Errors
+/// A sentence that says which operand does not fit, and why.
+pub fn infer_host(cols: usize, inputs: &[Type]) -> Result<Vec<Type>, String> {
+    let of_tokens = |t: &Type| matches!(t, Type::F32(Rows::Tokens, _) | Type::U32(Rows::Tokens, _));
+    match inputs.iter().find(|t| !of_tokens(t)) {
+        None => Ok(vec![Type::F32(Rows::Tokens, cols)]),
+        Some(t) => Err(format!("{t} where rows of tokens are expected")),
+    }
 }
 
 /// Shape rule of `scale_expert_inputs`.

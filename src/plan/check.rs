@@ -1,7 +1,10 @@
 //! The plan's checker: replays the steps against the shaders' own words and the device's limits. It shares no code with
 //! the memory planner, so that a fault there cannot hide here.
 
-use super::{Access, Binding, Buffer, Caps, Grid, PARAMS_STRIDE, Plan, Schedule, Sizes, Step, Weights, ZERO_BYTES};
+use super::{
+    Access, Binding, Buffer, BufferView, Caps, Grid, HostCall, PARAMS_STRIDE, Plan, Schedule, Sizes, Step, Weights,
+    ZERO_BYTES,
+};
 use crate::{
     error::{Error, Result},
     kernels::{self, Reflection},
@@ -87,8 +90,18 @@ impl Checker<'_> {
     /// The steps of the schedule, then those that pick a token.
     fn run(&self, picks: &[Step]) -> Result<()> {
         let mut holds: BTreeMap<u32, u32> = BTreeMap::new();
+        let mut calls = self.s.host_calls.iter().peekable();
+        let mut of_host = None;
         for (i, step) in self.s.steps.iter().chain(picks).enumerate() {
             let wrong = |what: String| refuse(format!("step {i} ({}): {what}", step.variant.label()));
+            while let Some(call) = calls.next_if(|c| c.before == i) {
+                self.host_call(call, &holds).or_else(wrong)?;
+                of_host = Some(call);
+            }
+            let computed = of_host.filter(|c| c.needed <= i).map(|c| c.region);
+            if let Some(b) = step.bindings.iter().find(|b| matches!(b.buffer, Buffer::Host(r) if Some(r) != computed)) {
+                return wrong(format!("{} expects {:?}, the host has computed region {computed:?}", b.name, b.buffer));
+            }
             if step.params.len() as u64 > PARAMS_STRIDE {
                 return wrong(format!("{} bytes of uniforms", step.params.len()));
             }
@@ -101,6 +114,12 @@ impl Checker<'_> {
             self.one_use(step).or_else(wrong)?;
             self.grid(step).or_else(wrong)?;
             self.replay(step, &mut holds).or_else(wrong)?;
+        }
+        if let Some(call) = calls.next() {
+            return refuse(format!(
+                "the host computes region {} before step {}, which is not there",
+                call.region, call.before
+            ));
         }
         for o in &self.s.outputs {
             if let (Buffer::Scratch(b), Some(c)) = (o.view.buffer, o.transient)
@@ -127,6 +146,7 @@ impl Checker<'_> {
             }
             Buffer::Rope(i) => self.plan.ropes.get(i as usize)?.bytes,
             Buffer::Input(i) => 4 * most * self.plan.inputs.get(i as usize)?.stride as u64,
+            Buffer::Host(_) => self.plan.host_bytes(),
             Buffer::Keys { cache, part } => self.plan.caches.get(cache as usize)?.parts.get(part as usize)?.keys,
             Buffer::Values { cache, part } => self.plan.caches.get(cache as usize)?.parts.get(part as usize)?.values,
             Buffer::State(s) => *self.plan.states.get(s as usize)?,
@@ -158,10 +178,32 @@ impl Checker<'_> {
             | Buffer::Vectors
             | Buffer::Matrix { .. }
             | Buffer::Rope(_)
-            | Buffer::Input(_) => true,
+            | Buffer::Input(_)
+            | Buffer::Host(_) => true,
         };
         if read_only && b.access == Access::ReadWrite {
             return Err(format!("{:?} is written", b.buffer));
+        }
+        Ok(())
+    }
+
+    /// What the host reads is there.
+    fn host_call(&self, call: &HostCall, holds: &BTreeMap<u32, u32>) -> Result<(), String> {
+        for (i, input) in call.inputs.iter().enumerate() {
+            let BufferView { buffer, offset, stride } = input.view;
+            if let (Buffer::Scratch(b), Some(c)) = (buffer, input.transient)
+                && holds.get(&b) != Some(&c)
+            {
+                let held = holds.get(&b);
+                return Err(format!(
+                    "the host expects transient {c} as input {i} of region {}, and finds {held:?}",
+                    call.region
+                ));
+            }
+            let bytes = self.bytes(buffer).unwrap_or(0);
+            if input.bytes(self.s.max_tokens) > bytes || offset as usize + input.cols > stride as usize {
+                return Err(format!("the host reads beyond {bytes} bytes of {buffer:?}"));
+            }
         }
         Ok(())
     }

@@ -1,10 +1,12 @@
 //! Lowering: from nodes to steps, one to one. This file has the context; the ops are in `simple.rs`,
 //! `product.rs`, `attention.rs`, `routing.rs`, `experts.rs` and `recurrent.rs`.
 
+mod bind;
+
 use super::{
-    Access, Binding, Buffer, BufferView, CANARY_BYTES, CachePart, Cost, Count, Depth, Grid, OutputView, READBACK,
-    Schedule, Step, TransientBuffer, ZERO_BYTES, memory,
-    nodes::{KernelGraph, KernelNode, KernelOp, Pack, VectorPart},
+    Binding, Buffer, BufferView, CANARY_BYTES, Cost, Count, Depth, Grid, HostCall, OutputView, READBACK, Schedule,
+    Step, TransientBuffer, memory,
+    nodes::{KernelGraph, KernelNode, KernelOp, Pack},
     phase,
     sizes::{Resident, fits, padded},
     target::Target,
@@ -12,8 +14,8 @@ use super::{
 };
 use crate::{
     error::{Error, Result},
-    ir::{CacheId, Graph, RESIDUAL, Rope, Rows, Type, ValueId, WeightId},
-    kernels::{Variant, params},
+    ir::{Graph, RESIDUAL, Rows, Type, ValueId},
+    kernels::Variant,
     quant::KvType,
 };
 use std::collections::BTreeMap;
@@ -79,6 +81,7 @@ pub(super) struct Lower<'a> {
     packs: Vec<Option<BufferView>>,
     transients: Vec<TransientBuffer>,
     steps: Vec<Step>,
+    host_calls: Vec<HostCall>,
     /// The tables of the sorts, by their number.
     pub sorts: BTreeMap<u32, SortTables>,
     op: &'static str,
@@ -109,6 +112,7 @@ impl<'a> Lower<'a> {
             packs: vec![None; nodes.packs.len()],
             transients: vec![],
             steps: vec![],
+            host_calls: vec![],
             sorts: BTreeMap::new(),
             op: "",
             layer: None,
@@ -137,8 +141,14 @@ impl<'a> Lower<'a> {
             outputs.push(OutputView { name, rows, cols, ids, residual, view, transient: None });
         }
         let (max_tokens, max_outputs, canaries) = (self.tokens, self.outputs, self.target.options.canaries);
-        let (nodes, steps, transients) = (self.nodes.clone(), self.steps, self.transients);
-        let mut s = Schedule { max_tokens, max_outputs, nodes, steps, scratch: vec![], transients, outputs };
+        let (nodes, steps, mut host_calls, transients) =
+            (self.nodes.clone(), self.steps, self.host_calls, self.transients);
+        for call in &mut host_calls {
+            let reads = |s: &Step| s.bindings.iter().any(|b| b.buffer == Buffer::Host(call.region));
+            call.needed = steps.iter().position(reads).unwrap_or(steps.len());
+        }
+        let scratch = vec![];
+        let mut s = Schedule { max_tokens, max_outputs, nodes, steps, host_calls, scratch, transients, outputs };
         memory::assign(&mut s, !canaries);
         Ok(s)
     }
@@ -187,6 +197,7 @@ impl<'a> Lower<'a> {
             }
             KernelOp::ExpertDown { linear, factor, shared } => self.expert_down(linear, *factor, *shared, ins, outs[0]),
             KernelOp::ExpertCombine { residual } => self.combine(*residual, ins, outs[0]),
+            KernelOp::HostExperts { region } => self.host_experts(*region, ins, outs[0]),
         }
     }
 
@@ -268,97 +279,11 @@ impl<'a> Lower<'a> {
         self.target.options.kv
     }
 
-    fn buffer_bytes(&self, buffer: Buffer) -> Result<u64> {
-        let found = match buffer {
-            Buffer::Frame => Some(size_of::<params::Frame>() as u64),
-            Buffer::Params => Some(super::PARAMS_STRIDE),
-            Buffer::Tokens => Some(4 * self.tokens as u64),
-            Buffer::Rows => Some(8 * self.tokens as u64),
-            Buffer::Spans => Some(super::sizes::span_bytes(self.target.options.sequences.unwrap_or(1), self.tokens)),
-            Buffer::Zero => Some(ZERO_BYTES),
-            Buffer::Vectors => Some(self.w.vector_bytes),
-            Buffer::Matrix { matrix, segment } => {
-                let m = self.w.matrices.get(matrix as usize);
-                m.and_then(|m| m.segments.get(segment as usize)).map(|s| s.bytes)
-            }
-            Buffer::Rope(i) => self.resident.ropes.get(i as usize).map(|t| t.bytes),
-            Buffer::Input(i) => self.resident.inputs.get(i as usize).map(|p| (4 * self.tokens * p.stride) as u64),
-            Buffer::Keys { cache, part } => self.cache_part(cache, part).map(|p| p.keys),
-            Buffer::Values { cache, part } => self.cache_part(cache, part).map(|p| p.values),
-            Buffer::State(s) => self.resident.states.get(s as usize).copied(),
-            Buffer::Scratch(c) => self.transients.get(c as usize).map(|c| c.bytes),
-            Buffer::Sampling(part) => return Err(Error::Graph(format!("{part:?} is bound by the model"))),
-        };
-        found.ok_or_else(|| Error::Graph(format!("{buffer:?} does not exist")))
-    }
-
-    pub fn bind(&self, name: &'static str, buffer: Buffer, access: Access) -> Result<Binding> {
-        let transient = match buffer {
-            Buffer::Scratch(c) => Some(c),
-            _ => None,
-        };
-        Ok(Binding { name, buffer, offset: 0, size: self.buffer_bytes(buffer)?, access, transient })
-    }
-
-    pub fn read(&self, name: &'static str, buffer: Buffer) -> Result<Binding> {
-        self.bind(name, buffer, Access::Read)
-    }
-
-    pub fn write(&self, name: &'static str, buffer: Buffer) -> Result<Binding> {
-        self.bind(name, buffer, Access::ReadWrite)
-    }
-
-    /// An operand that may be missing.
-    pub fn maybe(&self, name: &'static str, place: Option<BufferView>) -> Result<Binding> {
-        self.read(name, place.map_or(Buffer::Zero, |p| p.buffer))
-    }
-
-    /// A vector, which may be missing.
-    pub fn vector(&self, name: &'static str, parts: Option<&[VectorPart]>) -> Result<Binding> {
-        let Some(parts) = parts else { return self.read(name, Buffer::Zero) };
-        let v = self.w.vector(parts)?;
-        let size = 4 * v.len as u64;
-        Ok(Binding { offset: v.offset, size, ..self.read(name, Buffer::Vectors)? })
-    }
-
-    pub fn weight_vector(&self, name: &'static str, w: Option<WeightId>) -> Result<Binding> {
-        match w {
-            Some(w) => self.vector(name, Some(&[VectorPart::Weight(w)])),
-            None => self.vector(name, None),
-        }
-    }
-
-    /// Where the rows of the step belong: for kernels with `BATCH`.
-    pub fn row_places(&self) -> Result<Binding> {
-        self.read("rows", if self.target.options.sequences.is_some() { Buffer::Rows } else { Buffer::Zero })
-    }
-
-    /// `BATCH` of those kernels.
-    pub fn batch(&self) -> u32 {
-        u32::from(self.target.options.sequences.is_some())
-    }
-
-    pub fn rope(&self, r: &Rope) -> Result<Binding> {
-        self.read("rope_table", Buffer::Rope(self.resident.rope(r)?))
-    }
-
-    fn cache_part(&self, cache: u32, part: u32) -> Option<&CachePart> {
-        self.resident.caches.get(cache as usize)?.parts.get(part as usize)
-    }
-
-    /// The parts of a cache, with their numbers.
-    pub fn cache_parts(&self, c: CacheId) -> Vec<(u32, CachePart)> {
-        let parts = self.resident.caches.get(c.0 as usize).map_or(&[][..], |c| &c.parts);
-        (0..).zip(parts.iter().copied()).collect()
-    }
-
-    pub fn cache(&self, c: CacheId, part: u32, write: bool) -> Result<[Binding; 2]> {
-        let access = if write { Access::ReadWrite } else { Access::Read };
-        // A store writes no values where they are part of keys, and has a buffer of their own to write none to.
-        let in_keys = !write && self.g.caches[c.0 as usize].v_in_k;
-        let keys = Buffer::Keys { cache: c.0, part };
-        let values = if in_keys { keys } else { Buffer::Values { cache: c.0, part } };
-        Ok([self.bind("k_cache", keys, access)?, self.bind("v_cache", values, access)?])
+    /// Adds a call of the host behind the steps so far.
+    pub fn call_host(&mut self, call: HostCall) {
+        self.token_bytes = self.token_bytes.max(4 * self.resident.host_stride as u64);
+        let (layer, before) = (self.layer, self.steps.len());
+        self.host_calls.push(HostCall { layer, before, needed: before, ..call });
     }
 
     /// Adds a step.

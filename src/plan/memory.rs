@@ -7,13 +7,18 @@ fn lives(s: &Schedule) -> Vec<Option<(usize, usize)>> {
     let mut lives: Vec<Option<(usize, usize)>> = vec![None; s.transients.len()];
     let mut touch = |transient: u32, step: usize| {
         let life = lives[transient as usize].get_or_insert((step, step));
-        life.1 = step;
+        life.1 = life.1.max(step);
     };
     for (i, step) in s.steps.iter().enumerate() {
         step.bindings.iter().filter_map(|b| b.transient).for_each(|c| touch(c, i));
         if let Grid::Indirect { transient, .. } = step.grid {
             touch(transient, i);
         }
+    }
+    for call in &s.host_calls {
+        // The host reads it before the next dispatch.
+        let read = call.inputs.iter().filter_map(|i| i.transient);
+        read.for_each(|c| touch(c, call.before.saturating_sub(1)));
     }
     for o in &s.outputs {
         if let Buffer::Scratch(c) = o.view.buffer {
@@ -63,6 +68,11 @@ fn rename(s: &mut Schedule) {
         }
         if let Grid::Indirect { buffer: Buffer::Scratch(i), transient, .. } = &mut step.grid {
             *i = transients[*transient as usize].scratch;
+        }
+    }
+    for input in s.host_calls.iter_mut().flat_map(|c| &mut c.inputs) {
+        if let (Buffer::Scratch(i), Some(c)) = (&mut input.view.buffer, input.transient) {
+            *i = transients[c as usize].scratch;
         }
     }
     for o in &mut s.outputs {

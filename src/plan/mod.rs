@@ -46,8 +46,8 @@ pub use nodes::{Elementwise, Epilogue, KernelGraph, KernelNode, KernelOp, Pack, 
 pub use pieces::{Depth, Pieces};
 pub use recurrent::{STATE_FRESH, STATE_SLOTS};
 pub use schedule::{
-    Binding, Buffer, BufferView, CacheBytes, CachePart, Count, Grid, InputBuffer, OutputView, RopeTable, Schedule,
-    Scratch, Step, TransientBuffer,
+    Binding, Buffer, BufferView, CacheBytes, CachePart, Count, Grid, HostCall, HostInput, InputBuffer, OutputView,
+    RopeTable, Schedule, Scratch, Step, TransientBuffer,
 };
 pub use sizes::SPAN_WORDS;
 pub use totals::Totals;
@@ -176,6 +176,19 @@ impl Plan {
         sizes::span_bytes(self.sequences, self.prefill.max_tokens.max(self.decode.max_tokens))
     }
 
+    /// Bytes of the buffer to which the host writes what it has computed.
+    pub fn host_bytes(&self) -> u64 {
+        4 * (self.prefill.max_tokens.max(self.decode.max_tokens) * self.host_stride) as u64
+    }
+
+    /// Bytes of the buffer in which the host reads what it computes with; 0 where it computes nothing.
+    pub fn host_read_bytes(&self) -> u64 {
+        let call = |c: &HostCall, rows: usize| c.inputs.iter().map(|i| i.bytes(rows)).sum::<u64>();
+        let schedules = self.schedules().into_iter().filter_map(|s| s.1);
+        let most = schedules.flat_map(|s| s.host_calls.iter().map(|c| call(c, s.max_tokens))).max();
+        most.map_or(0, |bytes| bytes.next_multiple_of(8))
+    }
+
     /// Bytes of all buffers that a runner needs beside the weights, but for those of sampling and of reading back.
     pub fn buffer_bytes(&self) -> u64 {
         let schedules = self.schedules().into_iter().filter_map(|s| s.1);
@@ -184,7 +197,7 @@ impl Plan {
         let rows = self.prefill.max_tokens.max(self.decode.max_tokens) as u64;
         let inputs: u64 = self.inputs.iter().map(|i| 4 * rows * i.stride as u64).sum();
         let ropes: u64 = self.ropes.iter().map(|r| r.bytes).sum();
-        scratch + caches + inputs + ropes + self.states.iter().sum::<u64>() + self.span_bytes()
+        scratch + caches + inputs + self.host_bytes() + ropes + self.states.iter().sum::<u64>() + self.span_bytes()
     }
 
     /// The schedule of a step of so many tokens and outputs: its number, as in [`Plan::schedules`].
@@ -226,6 +239,8 @@ pub struct Plan {
     pub states: Vec<u64>,
     /// Numbers that the caller gives.
     pub inputs: Vec<InputBuffer>,
+    /// Elements of the longest row that the host computes; 0 where it computes none.
+    pub host_stride: usize,
     /// How tokens are chosen on the device; `None` for graphs without logits.
     pub sampling: Option<sample::Sampling>,
     /// Transformer layers, for averages.
@@ -257,7 +272,7 @@ pub fn plan(graph: &Graph, weights: &Weights, caps: &Caps, options: &Options) ->
         Reduction::Workgroup | Reduction::Invocation => None,
     };
     let prefill = schedule(options, Phase::Prefill)?;
-    let Resident { ropes, caches, states, inputs, .. } = resident;
+    let Resident { ropes, caches, states, inputs, host_stride, .. } = resident;
     let plan = Plan {
         sampling: sample::sampling(
             graph,
@@ -273,6 +288,7 @@ pub fn plan(graph: &Graph, weights: &Weights, caps: &Caps, options: &Options) ->
         sequences: options.sequences.unwrap_or(1),
         states,
         inputs,
+        host_stride,
         layers: graph.nodes.iter().filter_map(|n| n.layer).max().map_or(0, |l| l as usize + 1),
     };
     check(&plan, weights, caps)?;

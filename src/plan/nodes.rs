@@ -231,6 +231,11 @@ pub enum KernelOp {
         /// The last matrix of a shared expert.
         shared: Option<SharedDown>,
     },
+    /// `(x, ids, weights, ...) → y [T, cols]`: what the host computes between two dispatches. No dispatch.
+    HostExperts {
+        /// The number of the region of the graph.
+        region: u32,
+    },
     /// `(x [T, k·n], weights [, residual]) → [residual +] factor · weighted sum`.
     ExpertCombine {
         /// A factor on the weighted sum, where there is a residual.

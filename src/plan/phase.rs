@@ -3,6 +3,7 @@
 
 mod apart;
 mod fold;
+mod overlap;
 mod sort;
 
 use super::{
@@ -29,6 +30,7 @@ pub(super) fn for_phase(graph: &Graph, w: &Weights, target: &Target<'_>) -> Resu
     } else {
         sort::by_expert(&mut k, graph, w, target)?;
     }
+    overlap::beside_the_host(&mut k);
     k.check(graph)?;
     Ok(k)
 }

@@ -65,6 +65,13 @@ fn schedule(f: &mut fmt::Formatter<'_>, name: &str, s: &Schedule) -> fmt::Result
     writeln!(f, "{name}: dispatches, figures for T = {}, O = 1, P = 0", at.tokens)?;
     writeln!(f, "     | lay {:<16} {:<20} {:>10} {:>10}  kernel", "op", "grid", "read", "written")?;
     for (i, (step, barrier)) in s.steps.iter().zip(barriers(&s.steps)).enumerate() {
+        for call in s.host_calls.iter().filter(|c| c.before == i) {
+            let layer = call.layer.map_or_else(String::new, |l| l.to_string());
+            let read: u64 = call.inputs.iter().map(|i| i.bytes(at.tokens as usize)).sum();
+            let written = 4 * u64::from(at.tokens) * call.stride as u64;
+            let what = format!("{:<16} {:<20} {:>10} {:>10}", "host_experts", "the host", bytes(read), bytes(written));
+            writeln!(f, "     | {layer:>3} {what}")?;
+        }
         line(f, i, step, barrier, at)?;
     }
     let t = s.totals(at);
@@ -126,6 +133,7 @@ fn schedule_json(s: &Schedule) -> Value {
         "nodes": s.nodes.lines(),
         "dispatches": s.steps.len(),
         "barriers": barriers.iter().filter(|b| **b).count(),
+        "host_calls": s.host_calls.len(),
         "scratch_bytes": s.scratch.iter().map(|s| s.bytes).sum::<u64>(),
         "steps": s.steps.iter().zip(&barriers).map(step).collect::<Vec<_>>(),
     })
@@ -138,9 +146,9 @@ impl Plan {
     }
 
     /// Waits of the device for the host, a decoded token: none where tokens are chosen on the device, because the next
-    /// step is queued before the host learns of them; else one, for the logits.
+    /// step is queued before the host learns of them; else one, for the logits. Experts that the host computes are one a layer.
     pub fn host_waits_per_token(&self) -> usize {
-        usize::from(self.sampling.is_none())
+        self.decode.host_calls.len() + usize::from(self.sampling.is_none())
     }
 
     /// The plan as JSON: `decode`, `small_batch` (null where there is none) and `prefill` with their steps; the figures of a decoded

@@ -1,9 +1,10 @@
-//! Lowering of the choice of experts: the router, and the sort of tokens by expert.
+//! Lowering of the choice of experts: the router, the sort of tokens by expert, and experts that the host computes.
 
 use super::{
-    Count,
+    Buffer, BufferView, Count, HostCall, HostInput,
     lower::{Lower, SortTables},
     nodes,
+    sizes::padded,
 };
 use crate::{
     error::{Error, Result},
@@ -91,6 +92,24 @@ impl Lower<'_> {
         let writes = self.row_cost(Count::Tokens, 2 * k);
         self.push(variant, &p, bindings, grid, self.row_cost(Count::Tokens, k), writes);
         self.sorts.insert(sort, SortTables { pairs, tiles, args });
+        Ok(())
+    }
+}
+
+impl Lower<'_> {
+    /// Experts that the host computes, from what the dispatches so far have left.
+    pub fn host_experts(&mut self, region: u32, ins: &[ValueId], out: ValueId) -> Result<()> {
+        self.tokens_only(out)?;
+        let input = |v: &ValueId| -> Result<HostInput> {
+            self.tokens_only(*v)?;
+            let view = self.view(*v)?;
+            let transient = if let Buffer::Scratch(c) = view.buffer { Some(c) } else { None };
+            Ok(HostInput { view, cols: self.cols(*v), transient })
+        };
+        let inputs = ins.iter().map(input).collect::<Result<Vec<_>>>()?;
+        let (cols, stride) = (self.cols(out), padded(self.cols(out)));
+        self.set(out, BufferView { buffer: Buffer::Host(region), offset: 0, stride: stride as u32 });
+        self.call_host(HostCall { region, layer: None, before: 0, needed: 0, inputs, cols, stride });
         Ok(())
     }
 }

@@ -37,6 +37,8 @@ pub enum Buffer {
     Rope(u32),
     /// Numbers that the caller gives: [`super::Plan::inputs`].
     Input(u32),
+    /// What the host has computed for a region of the graph: [`HostCall`]. One buffer for all regions, one after the other.
+    Host(u32),
     /// Keys of a part of a cache, `[units, ctx, k_dim]`: [`CachePart`].
     Keys {
         /// Which cache.
@@ -268,6 +270,43 @@ pub struct OutputView {
     pub transient: Option<u32>,
 }
 
+/// Something that the host reads of a step that is under way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HostInput {
+    /// Where it lies.
+    pub view: BufferView,
+    /// Columns.
+    pub cols: usize,
+    /// The transient expected there, where it is scratch.
+    pub transient: Option<u32>,
+}
+
+impl HostInput {
+    /// Bytes of so many rows, from the first row's start to the last one's end, padding included.
+    pub fn bytes(&self, rows: usize) -> u64 {
+        4 * rows as u64 * u64::from(self.view.stride)
+    }
+}
+
+/// What the host computes between two dispatches: it reads rows of T tokens, and leaves one row for each in [`Buffer::Host`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HostCall {
+    /// The number of the region of the graph.
+    pub region: u32,
+    /// The transformer layer.
+    pub layer: Option<u32>,
+    /// The first dispatch behind those that make what it reads.
+    pub before: usize,
+    /// The first dispatch that reads its result: those between the two run while the host computes.
+    pub needed: usize,
+    /// What it reads, in the order of the region's inputs.
+    pub inputs: Vec<HostInput>,
+    /// Columns of a row of the result.
+    pub cols: usize,
+    /// Elements from row to row of the result.
+    pub stride: usize,
+}
+
 /// The dispatches of one step of the model.
 #[derive(Clone, Debug)]
 pub struct Schedule {
@@ -279,6 +318,8 @@ pub struct Schedule {
     pub nodes: KernelGraph,
     /// In order.
     pub steps: Vec<Step>,
+    /// What the host computes between them, in order; none as a rule.
+    pub host_calls: Vec<HostCall>,
     /// Working memory.
     pub scratch: Vec<Scratch>,
     /// What lies in it over time.

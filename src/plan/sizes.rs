@@ -41,6 +41,8 @@ pub(super) struct Resident {
     pub states: Vec<u64>,
     /// The caller's inputs.
     pub inputs: Vec<InputBuffer>,
+    /// Elements of the longest row that the host computes.
+    pub host_stride: usize,
 }
 
 impl Resident {
@@ -48,7 +50,7 @@ impl Resident {
     pub fn new(g: &Graph, states: Vec<u64>, caps: &Caps, o: &Options) -> Result<Self> {
         let (caches, rotations) = (caches(g, caps, o)?, rotations(g));
         let ropes = rotations.iter().map(|r| rope_table(r, caps, o)).collect::<Result<_>>()?;
-        Ok(Resident { ropes, rotations, caches, states, inputs: inputs(g) })
+        Ok(Resident { ropes, rotations, caches, states, inputs: inputs(g), host_stride: host_stride(g) })
     }
 
     /// The number of a rotation's table.
@@ -96,6 +98,14 @@ fn caches(g: &Graph, caps: &Caps, o: &Options) -> Result<Vec<CacheBytes>> {
         Ok(CacheBytes { keys: units * k, values: units * v, parts })
     };
     g.caches.iter().enumerate().map(cache).collect()
+}
+
+fn host_stride(g: &Graph) -> usize {
+    let row = |op: &Op| match op {
+        Op::HostExperts { cols, .. } => Some(padded(*cols)),
+        _ => None,
+    };
+    g.nodes.iter().filter_map(|n| row(&n.op)).max().unwrap_or(0)
 }
 
 fn inputs(g: &Graph) -> Vec<InputBuffer> {

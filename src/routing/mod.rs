@@ -5,14 +5,17 @@
 //! [`crate::model::Options::trace_router`]. It costs `8 · k` bytes a token and layer, read back with the logits of each
 //! step; routing itself stays where it is computed. [`Load`] and [`Statistics`] count, [`Trace::to_json`] saves, [`Load::heat_map`],
 //! [`Statistics::co_activation`] and [`Statistics::over_positions`] draw, and [`Statistics::html`] puts all of it on a page.
+//! [`simulate`] says how often a cache of experts would have hit on a recorded text.
 //!
 //! Deliberately absent: files, terminals, models.
 
 pub(crate) mod canvas;
 mod html;
 mod picture;
+mod slots;
 mod statistics;
 
+pub use slots::{AGING, Policy, SlotCounts, Slots, simulate};
 pub use statistics::{LayerStatistics, OverPositions, Statistics, Together};
 
 use crate::{
@@ -117,6 +120,43 @@ impl Trace {
     /// How each layer's experts were used.
     pub fn loads(&self) -> Vec<Load> {
         self.layers.iter().map(Load::of).collect()
+    }
+
+    /// A trace that [`Trace::to_json`] gave.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] that says what is missing or does not fit.
+    pub fn from_json(json: &Json) -> Result<Trace> {
+        let bad = |what: &str| Error::Invalid(format!("no record of routing: {what}"));
+        let number = |of: &Json, name: &str| -> Result<usize> {
+            let n = of.get(name).and_then(Json::as_u64).and_then(|n| usize::try_from(n).ok());
+            n.ok_or_else(|| bad(&format!("no number {name}")))
+        };
+        let tokens = number(json, "tokens")?;
+        let list = json.get("layers").and_then(Json::as_array).ok_or_else(|| bad("no list of layers"))?;
+        let layer = |of: &Json| -> Result<LayerTrace> {
+            let (layer, experts, used) = (number(of, "layer")?, number(of, "experts")?, number(of, "used")?);
+            let rows = |name: &str| -> Result<Vec<f64>> {
+                let rows = of.get(name).and_then(Json::as_array).ok_or_else(|| bad(&format!("no list {name}")))?;
+                let row = |r: &Json| r.as_array().filter(|r| r.len() == used).cloned();
+                let rows: Option<Vec<Vec<Json>>> = rows.iter().map(row).collect();
+                let all = rows.filter(|r| r.len() == tokens).map(|r| r.concat());
+                let all = all.and_then(|r| r.iter().map(Json::as_f64).collect());
+                all.ok_or_else(|| bad(&format!("{name} of layer {layer} are not {tokens} lists of {used} numbers")))
+            };
+            let (ids, weights) = (rows("ids")?, rows("weights")?);
+            if let Some(id) = ids.iter().find(|id| **id < 0.0 || **id >= experts as f64 || id.fract() != 0.0) {
+                return Err(bad(&format!("layer {layer} has no expert {id}: it has {experts}")));
+            }
+            let ids = ids.into_iter().map(|id| id as u32).collect();
+            let weights = weights.into_iter().map(|w| w as f32).collect();
+            Ok(LayerTrace { layer, experts, used, ids, weights, at: (0, 0) })
+        };
+        let layers = list.iter().map(layer).collect::<Result<Vec<_>>>()?;
+        if layers.is_empty() || layers.iter().any(|l| l.used == 0) {
+            return Err(bad("no layers with experts"));
+        }
+        Ok(Trace { tokens, layers })
     }
 
     /// The trace as JSON: `tokens`, and `layers` with `layer`, `experts`, `used`, `ids` and `weights` (a list a token), and

@@ -7,9 +7,15 @@
 //! Deliberately absent: kernels, stop rules.
 
 mod feed;
+#[cfg(feature = "gpu")]
+mod fit;
 mod hidden;
+mod memory_plan;
 mod model;
 pub(crate) mod needs;
+mod options;
+mod place;
+mod placement;
 
 pub use crate::backend::runner::{Budget, Chosen, Status};
 /// Measurements, for the program's benchmark.
@@ -18,12 +24,15 @@ pub use crate::backend::{KernelTime, Roofline};
 pub use crate::model::Pooling;
 pub use crate::sampler::Sampling;
 pub use hidden::Pooled;
+pub use memory_plan::{MemoryPlan, PlaceBytes, WeightBytes};
 /// The bytes of [`Model::demo`], for the program and the tests.
 #[cfg(feature = "demo-model")]
 #[doc(hidden)]
 pub use model::DEMO_MODEL;
-pub use model::{BackendChoice, LoadOptions, Model};
+pub use model::Model;
 pub use needs::MemoryNeeds;
+pub use options::{BackendChoice, Experts, LoadOptions};
+pub use placement::{ExpertPlacement, MemoryBudget, TensorRule};
 
 use crate::{
     backend::{
@@ -51,6 +60,14 @@ pub struct SessionOptions {
 impl Default for SessionOptions {
     fn default() -> Self {
         SessionOptions { ctx: 2048, ubatch: 512, kv: KvType::default() }
+    }
+}
+
+impl SessionOptions {
+    /// The runner under so many such sessions.
+    fn runner(&self, sequences: usize) -> RunnerOptions {
+        let SessionOptions { ctx, ubatch, kv } = *self;
+        RunnerOptions { ctx, sequences, ubatch: ubatch.min(ctx), kv }
     }
 }
 

@@ -1,11 +1,11 @@
 //! Loaded models: weights in place on a backend, shared by sessions and batches.
 
+use super::{LoadOptions, place};
 use crate::{
-    backend::{self, Loaded, OnProgress, Progress, Roofline},
-    cancel::CancelToken,
+    backend::{Loaded, Progress, Roofline},
     error::{Error, Result},
     file::{self, Checkpoint},
-    model::{self, AdapterFile, Decoder, Definition, Pooling},
+    model::{self, Decoder, Definition, Pooling},
     tokenizer::Tokenizer,
 };
 use std::{path::Path, sync::Arc};
@@ -26,42 +26,6 @@ fn define(ckpt: &Checkpoint, options: &LoadOptions) -> Result<Definition> {
     }
     let ckpt = if gguf { model::to_gguf(ckpt)? } else { ckpt.clone() };
     model::adapted(model::build(&ckpt, &options.model)?, &ckpt, &options.adapters)
-}
-
-/// Where a model runs.
-#[derive(Clone, Debug, Default)]
-pub enum BackendChoice {
-    /// The best real GPU; the CPU where there is none or where the model does not fit it, or where the crate was built without
-    /// the feature `gpu`. A software Vulkan device is never chosen.
-    #[default]
-    Auto,
-    /// The same with these options for the GPU, and these for the CPU where it remains.
-    #[cfg(feature = "gpu")]
-    Prefer(backend::wgpu::Options, backend::cpu::Options),
-    /// A GPU that is open already: a host's own device ([`crate::gpu::Gpu::adopt`]), or one that several models share.
-    #[cfg(feature = "gpu")]
-    Gpu(backend::wgpu::Gpu),
-    /// A GPU through wgpu.
-    #[cfg(feature = "gpu")]
-    Wgpu(backend::wgpu::Options),
-    /// The CPU.
-    Cpu(backend::cpu::Options),
-    /// The oracle: slow.
-    Reference,
-}
-
-/// How to load a model.
-#[derive(Clone, Debug, Default)]
-pub struct LoadOptions {
-    /// Where it runs.
-    pub backend: BackendChoice,
-    /// What the graph gives beyond logits.
-    pub model: model::Options,
-    /// Low-rank adapters (LoRA) that the model runs with: llama.cpp's GGUF files and PEFT's folders. The weights of the model
-    /// itself stay as they are.
-    pub adapters: Vec<AdapterFile>,
-    /// Stops the load, from another thread or from within the progress callback: it then gives [`Error::Cancelled`].
-    pub cancel: CancelToken,
 }
 
 /// A model in place. Cheap to clone; clones share the weights.
@@ -126,7 +90,7 @@ impl Model {
         progress: &mut dyn FnMut(Progress),
     ) -> Result<Model> {
         let definition = define(ckpt, options)?;
-        let loaded = place(&definition, &options.backend, &mut |p| {
+        let loaded = place::load(&definition.program, options, &mut |p| {
             progress(p);
             options.cancel.check()
         })?;
@@ -218,34 +182,4 @@ fn logits(d: &Definition) -> Result<(usize, usize)> {
     let at = graph.outputs.iter().position(|(n, _)| n == "logits");
     let at = at.ok_or_else(|| Error::Graph("the graph gives no logits".into()))?;
     Ok((at, graph.cols(graph.outputs[at].1)))
-}
-
-/// Loads on the chosen backend; without a choice on the best GPU, and on the CPU where that is refused.
-fn place(d: &Definition, choice: &BackendChoice, progress: OnProgress<'_>) -> Result<Box<dyn Loaded>> {
-    let program = d.program.clone();
-    match choice {
-        BackendChoice::Reference => backend::reference::load(program),
-        BackendChoice::Cpu(o) => backend::cpu::load(program, o, progress),
-        #[cfg(feature = "gpu")]
-        BackendChoice::Gpu(gpu) => gpu.load(program, progress),
-        #[cfg(feature = "gpu")]
-        BackendChoice::Wgpu(o) => backend::wgpu::load(program, o, progress),
-        #[cfg(not(feature = "gpu"))]
-        BackendChoice::Auto => backend::cpu::load(program, &backend::cpu::Options::default(), progress),
-        #[cfg(feature = "gpu")]
-        BackendChoice::Auto => place(
-            d,
-            &BackendChoice::Prefer(backend::wgpu::Options::default(), backend::cpu::Options::default()),
-            progress,
-        ),
-        #[cfg(feature = "gpu")]
-        BackendChoice::Prefer(gpu, cpu) => {
-            match backend::wgpu::load(program.clone(), gpu, progress) {
-                Ok(loaded) => return Ok(loaded),
-                Err(e @ (Error::Device(_) | Error::Unsupported(_))) => tracing::info!("using the CPU: {e}"),
-                Err(e) => return Err(e),
-            }
-            backend::cpu::load(program, cpu, progress)
-        }
-    }
 }

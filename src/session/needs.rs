@@ -4,12 +4,12 @@ use super::SessionOptions;
 use crate::{
     backend::Program,
     error::Result,
-    file,
-    ir::{Attention, CacheDecl, Op, Type},
+    file, graph,
+    ir::{Attention, CacheDecl, Op, Type, WeightId},
     model,
     quant::KvType,
 };
-use std::path::Path;
+use std::{collections::BTreeMap, path::Path};
 
 /// What a model and a session on it take, in bytes. Scratch, some tens of megabytes for most models, is not counted: it depends on
 /// the backend.
@@ -70,6 +70,16 @@ pub fn bytes_per_token(program: &Program) -> u64 {
         }
     }
     bytes as u64
+}
+
+/// Of each layer with routed experts how many it has, and the bytes of all of them, in the form in which the file stores them.
+pub fn expert_bytes(program: &Program) -> BTreeMap<usize, (usize, u64)> {
+    let of = |(layer, weights): (u32, Vec<WeightId>)| {
+        let tensors = || weights.iter().filter_map(|w| program.weights.get(w.0 as usize));
+        let experts = tensors().filter_map(|t| t.shape().first().copied()).max().unwrap_or(0);
+        (layer as usize, (experts, tensors().map(|t| t.byte_len() as u64).sum()))
+    };
+    graph::expert_weights(&program.graph).into_iter().map(of).collect()
 }
 
 /// Bytes of all weights that the graph reads; a table that serves twice counts once.

@@ -260,15 +260,37 @@ fn packed_and_mapped_agree() {
     }
 }
 
-/// Copies that memory has no room for are not made: the weights are read from where they are.
+/// Copies that memory has no room for are not made: the weights are read from where they are. Those that every token reads come first,
+/// then experts of whole layers.
 #[test]
 fn copies_that_do_not_fit_are_not_made() {
     let program = model(DType::Q4K, DType::Q6K);
+    let experts: u64 = moeray::graph::expert_weights(&program.graph).len() as u64;
     let with = |memory| {
         let options = Options { threads: Some(1), memory: Some(memory), ..Options::default() };
         cpu::load(program.clone(), &options, &mut |_| Ok(())).unwrap()
     };
     let needed = with(u64::MAX).weight_bytes();
     assert_eq!(with(needed).weight_bytes(), needed);
-    assert_eq!(with(needed.saturating_sub(1)).weight_bytes(), 0);
+    assert_eq!(with(1).weight_bytes(), 0);
+    if needed == 0 {
+        return;
+    }
+    // Each smaller memory has copies that fit it, of so many layers' experts and of all that is no expert's, or of nothing.
+    let held: std::collections::BTreeSet<u64> = (0..=40)
+        .map(|i| needed * i / 40)
+        .map(|most| {
+            let held = with(most).weight_bytes();
+            assert!(held <= most);
+            held
+        })
+        .collect();
+    assert_eq!(held.len() as u64, experts + 2, "{held:?}");
+    let want = logits(&*with(needed));
+    for most in held {
+        let got = logits(&*with(most));
+        let energy: f64 = want.iter().map(|x| f64::from(*x).powi(2)).sum();
+        let error: f64 = want.iter().zip(&got).map(|(a, b)| f64::from(a - b).powi(2)).sum();
+        assert!(error / energy < 1e-4, "{most} bytes: {:e}", error / energy);
+    }
 }

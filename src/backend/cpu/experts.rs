@@ -62,6 +62,11 @@ impl SlotsByExpert {
         Ok(())
     }
 
+    /// The experts that were chosen by any token, ascending.
+    pub fn experts(&self) -> impl Iterator<Item = u32> + '_ {
+        self.active.iter().map(|a| a.0)
+    }
+
     /// The number of experts that were chosen by any token.
     pub fn chosen(&self) -> usize {
         self.active.len()

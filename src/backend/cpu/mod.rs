@@ -5,7 +5,8 @@
 //! `kernel` (dot products by weight format), `weight` (a weight and its kernels), `weight_roles` (what each weight is for).
 //! Ops: `parallel` (how ops share threads), `row_ops`, `matmul`, `router`, `experts`, `recurrent`, `cache` and `kv_quants` (the
 //! KV cache), `attend`. Steps: `layout` (which value lives in which buffer), `sequence` (the memory of one sequence), `run` (the
-//! nodes of a step), `profile` (their times), `runner` (steps and their rows).
+//! nodes of a step), `profile` (their times), `runner` (steps and their rows); `host_experts` (experts that a GPU leaves to the
+//! processor).
 //!
 //! A step reads the weights of routed experts only. Weights stay in the memory map as the file has them, or, where that is
 //! faster, in a packed copy made at load, whose pages of the map are released. Quantised weights are multiplied in integers:
@@ -23,11 +24,14 @@ mod buffer;
 mod cache;
 mod kv_quants;
 mod experts;
+mod host_experts;
 mod kernel;
 mod simd;
 mod layout;
 pub mod pool;
 mod matmul;
+mod needs;
+mod packing;
 mod parallel;
 mod profile;
 mod recurrent;
@@ -42,6 +46,8 @@ mod training;
 mod weight;
 mod weight_roles;
 
+pub use host_experts::load_experts;
+pub use needs::{HostBytes, memory_of};
 pub use simd_level::SimdLevel;
 pub use training::train;
 
@@ -81,9 +87,12 @@ pub struct Options {
     pub activations: Activations,
     /// Whether quantised weights are copied at load to a layout that kernels read faster, where the SIMD level has one. The copy
     /// takes a second a gigabyte or less and as much memory as the file, whose own pages are released. Otherwise weights are
-    /// read from the memory map. Copies that do not fit into `memory` are not made, with a warning.
+    /// read from the memory map. Copies that do not fit into `memory` are not made, with a warning: weights that every token reads are
+    /// copied first, then the experts of as many layers as there is room for.
     pub repack: bool,
-    /// Bytes that the copies of `repack` may take; by default nine tenths of what the system has free when the model is loaded.
+    /// Bytes of memory for weights; by default nine tenths of what the system has free when the model is loaded. Copies of `repack`
+    /// take no more; where the weights that stay in the memory map are larger than what is left, the chosen experts are asked for
+    /// ahead of their use, for the system will have dropped some.
     pub memory: Option<u64>,
 }
 
@@ -105,6 +114,8 @@ struct Model {
     /// The output that hidden states are made of, by its place among the graph's.
     residual: Option<usize>,
     weights: Vec<Weight>,
+    /// Where weights do not stay in memory: what is asked for ahead.
+    ahead: Option<packing::Ahead>,
     /// By weight id, the dequantised f32 values of weights that ops read as vectors; empty for matrices.
     vectors: Vec<Vec<f32>>,
 }
@@ -116,16 +127,21 @@ struct Model {
 /// without elements.
 pub fn load(program: Program, options: &Options, progress: OnProgress<'_>) -> Result<Box<dyn Loaded>> {
     graph::inference_only(&program.graph)?;
+    Ok(Box::new(Handle(Arc::new(prepare(program, options, progress)?))))
+}
+
+/// Weights in place, packed where that is wanted.
+fn prepare(program: Program, options: &Options, progress: OnProgress<'_>) -> Result<Model> {
     let simd_level = options.simd_level.unwrap_or_else(simd_level::best);
     check_available(simd_level)?;
     let pool = Pool::new(options.threads.unwrap_or_else(pool::default_threads))?;
     let graph = graph::fuse(&program.graph);
     let roles = weight_roles::roles(&graph);
     let total: u64 = program.weights.iter().map(|t| t.byte_len() as u64).sum();
-    let repack = options.repack && copies_fit(&program, &roles, simd_level, options.memory);
+    let packing = packing::Packing::new(&program, &graph, &roles, simd_level, options);
     let mut done = 0;
     let (mut weights, mut vectors) = (vec![], vec![]);
-    for ((decl, tensor), role) in graph.weights.iter().zip(program.weights.iter()).zip(&roles) {
+    for (i, ((decl, tensor), role)) in graph.weights.iter().zip(program.weights.iter()).zip(&roles).enumerate() {
         if tensor.rows() == 0 || tensor.cols() == 0 {
             return Err(Error::Model(format!("{} has no elements", decl.name)));
         }
@@ -133,7 +149,7 @@ pub fn load(program: Program, options: &Options, progress: OnProgress<'_>) -> Re
         // Router logits choose experts, so they are computed from f32 activations, whatever the format of the router matrix.
         let exact = if role.router && !tensor.dtype().is_float() { Some(as_f32_tensor(tensor)?) } else { None };
         let mut weight = Weight::new(exact.unwrap_or_else(|| tensor.clone()), simd_level);
-        if repack && role.matrix {
+        if packing.copied[i] {
             weight.pack(simd_level, &pool, &mut |n| {
                 progress(Progress { phase: "packing weights", done: done + n, total })
             })?;
@@ -142,6 +158,7 @@ pub fn load(program: Program, options: &Options, progress: OnProgress<'_>) -> Re
         done += tensor.byte_len() as u64;
         progress(Progress { phase: "packing weights", done, total })?;
     }
+    let ahead = packing.larger_than_memory.then(|| packing::Ahead::new(&program, &graph, &packing));
     let layout = Layout::new(&graph);
     let residual = graph.outputs.iter().position(|(name, _)| name == RESIDUAL);
     tracing::debug!(
@@ -150,34 +167,8 @@ pub fn load(program: Program, options: &Options, progress: OnProgress<'_>) -> Re
         nodes = graph.nodes.len(),
         "cpu backend loaded"
     );
-    Ok(Box::new(Handle(Arc::new(Model {
-        pool,
-        simd_level,
-        activations: options.activations,
-        program,
-        graph,
-        layout,
-        residual,
-        weights,
-        vectors,
-    }))))
-}
-
-/// Whether the packed copies of all matrices fit into memory. Where they do not, the processor would be made to swap, or the process
-/// be ended by the system, so the weights are read from the map.
-fn copies_fit(program: &Program, roles: &[weight_roles::Role], simd_level: SimdLevel, memory: Option<u64>) -> bool {
-    let matrices = program.weights.iter().zip(roles).filter(|(_, role)| role.matrix);
-    let needed: u64 = matrices.map(|(tensor, _)| kernel::packed::packed_bytes(tensor, simd_level)).sum();
-    let Some(free) = memory.or_else(|| Some(crate::memory::available()? / 10 * 9)) else { return true };
-    if needed > free {
-        let gib = |n: u64| n as f64 / (1u64 << 30) as f64;
-        tracing::warn!(
-            "packed weights take {:.1} GiB and {:.1} GiB are free: they are read from the file as they are needed, which is slower",
-            gib(needed),
-            gib(free)
-        );
-    }
-    needed <= free
+    let activations = options.activations;
+    Ok(Model { pool, simd_level, activations, program, graph, layout, residual, weights, ahead, vectors })
 }
 
 fn check_available(simd_level: SimdLevel) -> Result<()> {
@@ -204,10 +195,20 @@ fn as_f32_tensor(tensor: &Tensor) -> Result<Tensor> {
 
 struct Handle(Arc<Model>);
 
+impl Model {
+    fn describe(&self) -> String {
+        let n = self.pool.threads();
+        format!("cpu ({n} thread{}, {})", if n == 1 { "" } else { "s" }, self.simd_level.name())
+    }
+
+    fn weight_bytes(&self) -> u64 {
+        self.weights.iter().map(Weight::packed_bytes).sum()
+    }
+}
+
 impl Loaded for Handle {
     fn describe(&self) -> String {
-        let n = self.0.pool.threads();
-        format!("cpu ({n} thread{}, {})", if n == 1 { "" } else { "s" }, self.0.simd_level.name())
+        self.0.describe()
     }
 
     fn program(&self) -> &Program {
@@ -219,7 +220,7 @@ impl Loaded for Handle {
     }
 
     fn weight_bytes(&self) -> u64 {
-        self.0.weights.iter().map(Weight::packed_bytes).sum()
+        self.0.weight_bytes()
     }
 }
 

@@ -217,6 +217,36 @@ impl State {
         &self.ids[p.buffer][..f.rows(p.rows) * p.cols]
     }
 
+    /// Fills a value with rows that lie `stride` words apart; `None` where they do not suffice.
+    pub(super) fn put(&mut self, f: StepContext<'_>, v: ValueId, words: &[u32], stride: usize) -> Option<()> {
+        let place = f.place(v);
+        let rows = f.rows(place.rows);
+        for r in 0..rows {
+            let (from, to) = (words.get(r * stride..r * stride + place.cols)?, r * place.cols..(r + 1) * place.cols);
+            match f.model.layout.buffers[place.buffer].ids {
+                true => self.ids[place.buffer].get_mut(to)?.copy_from_slice(from),
+                false => self.floats[place.buffer].get_mut(to)?.copy_from_slice(bytemuck::cast_slice(from)),
+            }
+        }
+        Some(())
+    }
+
+    /// Fills a value with zeros.
+    pub(super) fn clear(&mut self, f: StepContext<'_>, v: ValueId) {
+        let place = f.place(v);
+        let len = f.rows(place.rows) * place.cols;
+        self.floats[place.buffer][..len].fill(0.0);
+    }
+
+    /// Copies a value's rows to rows that lie `stride` numbers apart; `None` where there is no room.
+    pub(super) fn copy_rows(&self, f: StepContext<'_>, v: ValueId, to: &mut [f32], stride: usize) -> Option<()> {
+        let cols = f.place(v).cols;
+        for (r, row) in self.floats_of(f, v).chunks_exact(cols.max(1)).enumerate() {
+            to.get_mut(r * stride..r * stride + cols)?.copy_from_slice(row);
+        }
+        Some(())
+    }
+
     fn env<'a>(&'a self, f: StepContext<'a>) -> Env<'a> {
         env(f, &self.scratch, &self.all_tokens)
     }
@@ -320,6 +350,9 @@ impl State {
             | Op::Math(_)
             | Op::Grad(_)
             | Op::TakeOutputs => self.simple(f, node, &mut outs[0])?,
+            Op::HostExperts { .. } => {
+                return Err(Error::Graph("experts of the host in a graph that is not split".into()));
+            }
         }
         Ok(())
     }

@@ -72,6 +72,7 @@ fn matrices(op: &Op) -> Vec<WeightId> {
         | Op::ScaleExpertInputs
         | Op::ExpertCombine
         | Op::TakeOutputs
+        | Op::HostExperts { .. }
         | Op::Math(_)
         | Op::Grad(_)
         | Op::RopeStore { .. } => vec![],

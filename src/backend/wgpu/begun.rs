@@ -36,6 +36,10 @@ pub(super) struct StepProgress {
     pub row: usize,
     /// Dispatches of this ubatch that were submitted.
     pub dispatches: usize,
+    /// Regions of this ubatch that the host has computed.
+    pub host_calls: usize,
+    /// Whether the device waits for the host's next region.
+    pub on_host: bool,
     /// Workgroups in y of the next dispatch that were submitted, where it is cut.
     pub blocks: u32,
     /// Whether any part of the step was submitted.

@@ -128,6 +128,9 @@ impl Executor for GpuRunner {
 
     fn cancel(&mut self) -> usize {
         for flight in self.flights.drain(..) {
+            if let (Some(_), Some(host)) = (flight.host, &mut self.host) {
+                host.call_off();
+            }
             let Some(read) = flight.read else { continue };
             if read.bytes > 0 && self.staging.busy {
                 call_off(&self.staging.buffer, &self.staging.signal);

@@ -18,7 +18,7 @@ impl GpuRunner {
     pub fn land_plain(&mut self) -> Result<bool> {
         let device = self.device();
         let mut any = false;
-        while let Some(flight) = self.flights.front_mut().filter(|f| f.read.is_none()) {
+        while let Some(flight) = self.flights.front_mut().filter(|f| f.read.is_none() && f.host.is_none()) {
             if !device.is_done(&flight.submission)? {
                 flight.measured.iter_mut().for_each(|m| m.not_done());
                 break;
@@ -33,6 +33,9 @@ impl GpuRunner {
     /// Fetches what has come back; whether anything has.
     pub fn land(&mut self) -> Result<bool> {
         let any = self.land_plain()?;
+        if let Some(read) = self.flights.front().and_then(|f| f.host) {
+            return Ok(self.exchange(read)? || any);
+        }
         let Some(read) = self.flights.front().and_then(|f| f.read) else { return Ok(any) };
         if !self.fetch(read)? {
             self.flights.front_mut().into_iter().flat_map(|f| &mut f.measured).for_each(|m| m.not_done());
@@ -62,6 +65,9 @@ impl GpuRunner {
     pub fn wait_for_flight(&self) -> Result<()> {
         let Some(flight) = self.flights.front() else { return Ok(()) };
         let (device, submission) = (&self.weights.gpu.device, &flight.submission);
+        if let (Some(_), Some(host)) = (flight.host, &self.host) {
+            return mapping::wait(device, &host.signal, submission, "what the processor's experts read");
+        }
         let Some(read) = &flight.read else { return device.wait(submission, "a part of a step") };
         if read.bytes > 0 && self.staging.busy {
             mapping::wait(device, &self.staging.signal, submission, "the results of a step")?;

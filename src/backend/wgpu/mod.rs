@@ -7,12 +7,13 @@
 //! - `probe`: what a device does where WGSL leaves it open;
 //! - `canary`: poison and canaries, for tests;
 //! - `memory`: what a device has left of it;
+//! - `needs`: what a model will take of it;
 //! - `upload`: weights, packed and streamed to buffers made once;
 //! - `schedules`: caches, scratch, bind groups, and what encodes steps into a pass;
 //! - `sampler`: tokens chosen on the device, and their way back to the host;
 //! - `begun`, `slices`, `states`: a step on its way, how much of it one submission takes, where recurrent states are;
 //! - `runner`: the plan and the buffers of some sequences; `submit`: one encoder, one compute pass, one submit a step (or a slice);
-//!   `fetch`: results; `moves`: sequences copied, saved, restored; `executor`: all that, as the host sees it;
+//!   `fetch`: results; `host`, `exchange`: experts that the processor computes; `moves`: sequences copied, saved, restored; `executor`: all that, as the host sees it;
 //! - `profile`: time of each kernel, and the device's roofline;
 //! - `training`: graphs with gradients;
 //! - `model`: a loaded model; `tuning`: which variants of kernels a device runs fastest; `open`: a device opened or adopted.
@@ -30,13 +31,16 @@ mod adapters;
 mod begun;
 mod canary;
 mod device;
+mod exchange;
 mod executor;
 mod fetch;
 mod gpu;
+mod host;
 mod mapping;
 mod memory;
 mod model;
 mod moves;
+mod needs;
 mod open;
 mod pipeline;
 mod probe;
@@ -54,6 +58,7 @@ mod upload;
 
 pub use adapters::{DeviceInfo, Requirements, devices};
 pub use gpu::Gpu;
+pub use needs::DeviceBytes;
 #[doc(hidden)]
 pub use probe::Probed;
 pub use shaders::ShaderCache;

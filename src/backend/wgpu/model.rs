@@ -4,9 +4,12 @@ use super::{RunOptions, gpu::Gpu, profile, runner::GpuRunner, upload::DeviceWeig
 use crate::{
     backend::{
         Loaded, OnProgress, Program, Roofline,
+        host::HostExperts,
         runner::{Executor, RunnerOptions},
     },
     error::{Error, Result},
+    graph::Split,
+    ir::Graph,
     kernels::Tiles,
 };
 use std::sync::Arc;
@@ -32,20 +35,50 @@ impl Gpu {
     /// # Errors
     /// As [`Gpu::load`].
     pub fn load_with(&self, program: Program, run: RunOptions, progress: OnProgress<'_>) -> Result<Box<dyn Loaded>> {
+        let graph = program.graph.clone();
+        self.load_graph(program, (&graph, None), run, progress)
+    }
+
+    /// As [`Gpu::load_with`], with the experts that `split` takes out of the program's graph left to `host`.
+    ///
+    /// # Errors
+    /// As [`Gpu::load`].
+    pub fn load_split(
+        &self,
+        program: Program,
+        split: &Split,
+        host: Arc<dyn HostExperts>,
+        run: RunOptions,
+        progress: OnProgress<'_>,
+    ) -> Result<Box<dyn Loaded>> {
+        self.load_graph(program, (&split.device, Some(host)), run, progress)
+    }
+
+    fn load_graph(
+        &self,
+        program: Program,
+        parts: (&Graph, Option<Arc<dyn HostExperts>>),
+        run: RunOptions,
+        progress: OnProgress<'_>,
+    ) -> Result<Box<dyn Loaded>> {
         if let Some(row) = run.tiles.map(Tiles::row).filter(|r| !(r.runs)(&self.caps().features)) {
             let (name, device) = (row.name, self.name());
             let lacks =
                 format!("{name} tiles on {device}, which lacks what they need (or experimental features are not on)");
             return Err(Error::Unsupported(format!("{lacks}; f32 ones run everywhere")));
         }
-        let weights = self.device.catching(|| DeviceWeights::new(self.clone(), &program, run, progress))?;
+        let weights = self.device.catching(|| DeviceWeights::new(self.clone(), &program, parts, run, progress))?;
         Ok(Box::new(Model { weights: Arc::new(weights), program }))
     }
 }
 
 impl Loaded for Model {
     fn describe(&self) -> String {
-        format!("wgpu ({})", self.weights.gpu.name())
+        let name = self.weights.gpu.name();
+        match &self.weights.host {
+            None => format!("wgpu ({name})"),
+            Some(host) => format!("wgpu ({name}), experts on {}", host.describe()),
+        }
     }
 
     fn program(&self) -> &Program {
@@ -58,10 +91,14 @@ impl Loaded for Model {
     }
 
     fn weight_bytes(&self) -> u64 {
-        self.weights.weights.bytes()
+        self.weights.weights.bytes() + self.weights.host.as_ref().map_or(0, |h| h.weight_bytes())
     }
 
     fn roofline(&self) -> Result<Option<Roofline>> {
-        profile::roofline(&self.weights.gpu).map(Some)
+        // Two memories have no one roofline.
+        match self.weights.host {
+            Some(_) => Ok(None),
+            None => profile::roofline(&self.weights.gpu).map(Some),
+        }
     }
 }

@@ -21,6 +21,10 @@ const AT_ONCE: usize = 2048;
 impl GpuRunner {
     /// See [`crate::backend::runner::Executor::profile`].
     pub fn profile_step(&mut self, step: &mut Begun) -> Result<Vec<KernelTime>> {
+        if self.host.is_some() {
+            let what = "where the processor computes experts, the device's kernels are not timed one by one";
+            return Err(Error::Unsupported(format!("{what}: profile a model that is on one of the two")));
+        }
         let (t, u) = (step.rows.len(), self.ubatch(step, 0));
         if u.rows != t {
             return Err(Error::Invalid(format!("{t} rows are run in ubatches: profile {} at most", u.rows)));

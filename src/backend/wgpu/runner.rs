@@ -2,9 +2,11 @@
 //! their results back, `executor` is what the host sees.
 
 use super::{
+    RunOptions,
     begun::{Begun, Ubatch},
     device::{Device, Submission},
     gpu::Gpu,
+    host::{HostRead, HostSide},
     mapping::Signal,
     sampler::GpuSampler,
     schedules::{PreparedSchedule, SequenceBuffers},
@@ -46,6 +48,8 @@ pub(super) struct GpuRunner {
     /// Sequences whose chosen tokens went with a cancelled step: they need new rules.
     pub stale: Vec<bool>,
     pub staging: Staging,
+    /// Experts that the host computes.
+    pub host: Option<HostSide>,
     pub begun: VecDeque<Begun>,
     pub spare: Vec<Begun>,
     pub flights: VecDeque<Flight>,
@@ -69,6 +73,8 @@ pub(super) struct Staging {
 pub(super) struct Flight {
     pub submission: Submission,
     pub read: Option<Readback>,
+    /// What the host computes with once it has come back.
+    pub host: Option<HostRead>,
     pub measured: Option<SliceTime>,
 }
 
@@ -93,15 +99,7 @@ impl GpuRunner {
         check_size(&options)?;
         let (gpu, run) = (&weights.gpu, &weights.run);
         gpu.device.errors.take()?;
-        let wanted = plan::Options {
-            reduction: run.reduction,
-            tiles: run.tiles,
-            subgroups: run.subgroups,
-            canaries: run.canaries,
-            sequences: (options.sequences > 1).then_some(options.sequences),
-            ..plan::Options::new(options.ctx, options.ubatch, options.kv)
-        };
-        let plan = plan::plan(&weights.graph, &weights.weights, &gpu.device.caps, &wanted)?;
+        let plan = plan::plan(&weights.graph, &weights.weights, &gpu.device.caps, &planned(run, &options))?;
         let help = "a shorter context, fewer sequences, keys and values in q8_0 or a smaller micro-batch helps";
         gpu.memory.check(gpu.name(), plan.buffer_bytes(), "keys, values and working memory", help)?;
         let buffers = SequenceBuffers::new(gpu, &plan, run.poison)?;
@@ -113,6 +111,7 @@ impl GpuRunner {
             decode.steps(&weights, &plan.decode, &buffers)?;
         }
         let staging = Staging::new(gpu, &plan)?;
+        let host = weights.host.as_ref().map(|h| HostSide::new(gpu, &plan, &**h)).transpose()?;
         let held = vec![None; plan.prefill.max_tokens.max(plan.decode.max_tokens)];
         gpu.device.wait_idle("the buffers of a runner")?;
         let mut runner = GpuRunner {
@@ -127,6 +126,7 @@ impl GpuRunner {
             no_sampler: false,
             held,
             staging,
+            host,
             begun: VecDeque::with_capacity(DEPTH),
             spare: vec![],
             flights: VecDeque::with_capacity(MOST_FLIGHTS),
@@ -186,19 +186,36 @@ impl GpuRunner {
     pub fn bytes(&self) -> u64 {
         let prepared: u64 = self.prepared.iter().flatten().map(|p| p.bytes).sum();
         let sampler = self.sampler.as_ref().map_or(0, |s| s.bytes);
-        self.buffers.bytes + prepared + self.staging.buffer.size() + sampler
+        let host = self.host.as_ref().map_or(0, HostSide::bytes);
+        self.buffers.bytes + prepared + self.staging.buffer.size() + sampler + host
+    }
+}
+
+/// What a runner's plan is for.
+pub(super) fn planned(run: &RunOptions, options: &RunnerOptions) -> plan::Options {
+    plan::Options {
+        reduction: run.reduction,
+        tiles: run.tiles,
+        subgroups: run.subgroups,
+        canaries: run.canaries,
+        sequences: (options.sequences > 1).then_some(options.sequences),
+        ..plan::Options::new(options.ctx, options.ubatch, options.kv)
     }
 }
 
 impl Staging {
-    /// Large enough for the results of the largest ubatch of any schedule.
-    fn new(gpu: &Gpu, plan: &Plan) -> Result<Self> {
+    /// Bytes of the results of the largest ubatch of any schedule.
+    pub fn bytes(plan: &Plan) -> u64 {
         let results = |s: &Schedule| -> u64 {
             let rows = |o: &OutputView| if o.rows == Rows::Tokens { s.max_tokens } else { s.max_outputs };
             s.outputs.iter().map(|o| row_bytes(o) * rows(o) as u64).sum()
         };
         let all = plan.schedules().into_iter().filter_map(|s| s.1);
-        let bytes = all.map(results).fold(16, u64::max).next_multiple_of(8);
+        all.map(results).fold(16, u64::max).next_multiple_of(8)
+    }
+
+    fn new(gpu: &Gpu, plan: &Plan) -> Result<Self> {
+        let bytes = Self::bytes(plan);
         let usage = wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST;
         Ok(Staging { buffer: gpu.device.buffer("results", bytes, usage)?, signal: Signal::default(), busy: false })
     }

@@ -28,6 +28,8 @@ pub(super) struct SequenceBuffers {
     /// Rows and slots of states of each sequence, where the graph has recurrent states.
     pub spans: wgpu::Buffer,
     pub inputs: Vec<wgpu::Buffer>,
+    /// What the host has computed, where it computes experts.
+    pub host: Option<wgpu::Buffer>,
     pub ropes: Vec<wgpu::Buffer>,
     /// Keys and values of each part of each cache.
     pub caches: Vec<Vec<[wgpu::Buffer; 2]>>,
@@ -70,6 +72,10 @@ impl SequenceBuffers {
         let spans = make("spans", plan.span_bytes(), data)?;
         let input = |p: &plan::InputBuffer| make(&p.name, (4 * most * p.stride) as u64, data);
         let inputs = plan.inputs.iter().map(input).collect::<Result<_>>()?;
+        let host = match plan.host_bytes() {
+            0 => None,
+            bytes => Some(make("experts of the host", bytes, data)?),
+        };
         let rope = |t: &RopeTable| make("rotations", t.bytes, U::STORAGE | U::COPY_DST);
         let ropes: Vec<wgpu::Buffer> = plan.ropes.iter().map(rope).collect::<Result<_>>()?;
         for (t, b) in plan.ropes.iter().zip(&ropes) {
@@ -89,7 +95,7 @@ impl SequenceBuffers {
         if poison {
             states.iter().for_each(|b| canary::fill(&gpu.device, b, 0, b.size(), POISON));
         }
-        Ok(SequenceBuffers { frame, tokens, rows, spans, inputs, ropes, caches, states, bytes })
+        Ok(SequenceBuffers { frame, tokens, rows, spans, inputs, host, ropes, caches, states, bytes })
     }
 }
 
@@ -234,6 +240,7 @@ pub(super) fn buffer_of<'a>(
         }
         Buffer::Rope(i) => buffers.ropes.get(i as usize),
         Buffer::Input(i) => buffers.inputs.get(i as usize),
+        Buffer::Host(_) => buffers.host.as_ref(),
         Buffer::Keys { cache: c, part } => cache(c, part, 0),
         Buffer::Values { cache: c, part } => cache(c, part, 1),
         Buffer::State(i) => buffers.states.get(i as usize),

@@ -42,6 +42,13 @@ impl GpuRunner {
     /// Whether the next slice of step `k` may go to the device: there is room there, and for what comes back.
     fn may_submit(&mut self, k: usize) -> Result<bool> {
         let step = &self.begun[k];
+        if step.progress.on_host {
+            // What does not wait for the host goes on meanwhile.
+            let u = self.ubatch(step, step.progress.row);
+            let (schedule, _) = self.schedule(self.plan.choose(u.rows, u.outputs))?;
+            let call = schedule.host_calls.get(step.progress.host_calls);
+            return Ok(call.is_some_and(|c| step.progress.dispatches < c.needed));
+        }
         if step.progress.dispatches > 0 || step.progress.blocks > 0 {
             // Slices of one ubatch follow each other without a look at the device.
             return Ok(true);
@@ -67,7 +74,7 @@ impl GpuRunner {
             let watched = (step.progress.dispatches == 0 && step.progress.blocks == 0) || !budget.is_unlimited();
             self.begun[k] = step;
             let flight = flight?;
-            if watched {
+            if watched || flight.host.is_some() {
                 self.flights.push_back(flight);
             }
             Ok(())
@@ -95,11 +102,16 @@ impl GpuRunner {
         let (schedule, prepared) = self.schedule(which)?;
         let steps = prepared.steps(&self.weights, schedule, &self.buffers)?;
         let ends = part.as_ref().is_none_or(|p| Some(p.end) == schedule.steps[from].grid.eval(sizes).map(|g| g[1]));
+        // A slice ends where the host has to compute.
+        let call = schedule.host_calls.get(step.progress.host_calls);
+        let on_host = step.progress.on_host;
+        let until = call.map_or(schedule.steps.len(), |c| if on_host { c.needed } else { c.before });
         let to = match &part {
-            None => from + self.pace.slice(&schedule.steps[from..], sizes, &self.weights.run, budget),
+            None => from + self.pace.slice(&schedule.steps[from..until], sizes, &self.weights.run, budget),
             Some(_) => from + usize::from(ends),
         };
-        let done = to == schedule.steps.len();
+        let done = to == schedule.steps.len() && call.is_none();
+        let call = call.filter(|c| !on_host && c.before == to).map(|_| step.progress.host_calls);
         // A part of a dispatch says little of the device's pace.
         let measures = !budget.is_unlimited() && part.is_none();
         let measured = measures.then(|| SliceTime::new(&schedule.steps[from..to], sizes));
@@ -118,14 +130,19 @@ impl GpuRunner {
         let mut read = None;
         if done {
             read = self.copy_back(&mut encoder, step, u, which, chooses)?;
-            step.progress = StepProgress { row: u.end(), dispatches: 0, blocks: 0, ..step.progress };
+            step.progress = StepProgress { row: u.end(), dispatches: 0, blocks: 0, host_calls: 0, ..step.progress };
         }
+        let host = call.map(|call| self.copy_to_host(&mut encoder, u, which, call)).transpose()?;
+        step.progress.on_host |= host.is_some();
         let submission = device.submit([encoder.finish()]);
+        if let (Some(read), Some(host)) = (host, &mut self.host) {
+            host.map(read);
+        }
         if let Some(read) = &read {
             step.progress.reading += 1;
             self.map(read);
         }
-        Ok(Flight { submission, read, measured })
+        Ok(Flight { submission, read, host, measured })
     }
 
     /// Encodes the choices of an ubatch whose schedule was encoded.

@@ -2,7 +2,7 @@
 
 use super::{RunOptions, device::Submission, gpu::Gpu};
 use crate::{
-    backend::{OnProgress, Program, Progress},
+    backend::{OnProgress, Program, Progress, host::HostExperts},
     error::{Error, Result},
     file::Tensor,
     graph,
@@ -12,7 +12,7 @@ use crate::{
     quant::{self, KvType, gpu},
     threads,
 };
-use std::{collections::BTreeMap, ops::Range};
+use std::{collections::BTreeMap, ops::Range, sync::Arc};
 
 /// Bytes that a thread packs into one piece of staging memory.
 const PIECE: usize = 4 << 20;
@@ -35,6 +35,8 @@ pub(super) struct DeviceWeights {
     pub graph: Graph,
     pub weights: Weights,
     pub run: RunOptions,
+    /// Experts that the host computes, where the graph leaves it any.
+    pub host: Option<Arc<dyn HostExperts>>,
     /// Segments of each matrix of the plan.
     pub matrices: Vec<Vec<wgpu::Buffer>>,
     pub vectors: wgpu::Buffer,
@@ -42,15 +44,25 @@ pub(super) struct DeviceWeights {
 }
 
 impl DeviceWeights {
-    /// Plans the layout of a program's weights, packs them and sends them to buffers made once.
-    pub fn new(gpu: Gpu, program: &Program, run: RunOptions, progress: OnProgress<'_>) -> Result<Self> {
-        let graph = if run.fuse { graph::fuse(&program.graph) } else { (*program.graph).clone() };
+    /// The graph as it is planned.
+    pub fn graph(graph: &Graph, run: &RunOptions) -> Graph {
+        if run.fuse { graph::fuse(graph) } else { graph.clone() }
+    }
+
+    /// Plans the layout of the weights that a graph of a program reads, packs them and sends them to buffers made once.
+    pub fn new(
+        gpu: Gpu,
+        program: &Program,
+        (graph, host): (&Graph, Option<Arc<dyn HostExperts>>),
+        run: RunOptions,
+        progress: OnProgress<'_>,
+    ) -> Result<Self> {
+        let graph = Self::graph(graph, &run);
         let dtypes: Vec<_> = program.weights.iter().map(|t| t.dtype()).collect();
         let weights = plan::weights(&graph, &dtypes, &gpu.device.caps)?;
         // What no runner could run is refused before anything is sent: the smallest plan must work.
         plan::plan(&graph, &weights, &gpu.device.caps, &plan::Options { reduction: run.reduction, ..smallest() })?;
-        let help = "a model of fewer bits a weight or the cpu backend helps";
-        gpu.memory.check(gpu.name(), weights.bytes(), "the weights", help)?;
+        gpu.check_weights(weights.bytes())?;
         let total = weights.bytes();
         let mut up = Uploader::new(&gpu, total, progress);
         let kernels = first_kernels(&graph, &weights, &gpu, &run);
@@ -65,7 +77,7 @@ impl DeviceWeights {
             sent
         })?;
         let zero = gpu.device.buffer("zeros", plan::ZERO_BYTES, wgpu::BufferUsages::STORAGE)?;
-        Ok(DeviceWeights { graph, weights, run, matrices, vectors, zero, gpu })
+        Ok(DeviceWeights { graph, weights, run, host, matrices, vectors, zero, gpu })
     }
 }
 

@@ -3,6 +3,7 @@
 mod generation;
 mod models;
 mod place;
+mod routing;
 #[cfg(feature = "serve")]
 mod serve;
 mod train;
@@ -12,8 +13,10 @@ pub use generation::FormArgs;
 pub use generation::{RoutingArgs, SampleArgs, ShowRouting, StopArgs};
 pub use models::{ListArgs, PullArgs, RmArgs};
 pub use place::{
-    ActivationsName, BackendName, ContextArgs, DeviceArgs, KvName, PlaceArgs, ReductionName, SimdName, TilesName,
+    ActivationsName, BackendName, ContextArgs, DeviceArgs, ExpertArgs, KvName, PlaceArgs, ReductionName, SimdName,
+    TilesName, Vram,
 };
+pub use routing::SimulateArgs;
 #[cfg(feature = "serve")]
 pub use serve::{MetricsStyle, PoolingName, ServeArgs};
 
@@ -67,6 +70,8 @@ pub enum Verb {
     Logits(LogitsArgs),
     /// Show what is in a model: metadata, tensors, hyperparameters, graph, plan, memory
     Inspect(InspectArgs),
+    /// Say how often a cache of experts would have hit on a recorded text
+    Routing(SimulateArgs),
     /// List the models that other tools have downloaded, with the names to run them by
     List(ListArgs),
     /// Download a model of huggingface.co into its cache, where other tools find it too
@@ -441,15 +446,16 @@ pub struct InspectArgs {
     /// The GPU plan of a generated token and of a prompt: dispatches, barriers, bytes
     #[arg(long)]
     pub plan: bool,
+    /// What it takes where, before anything is loaded: weights by kind, keys and values, scratch, and how fast memory lets it be. Runs
+    /// where `run` would with the same options, --vram and --cpu-moe among them
+    #[arg(long)]
+    pub memory: bool,
     /// The labels of the shaders that the GPU plan runs
     #[arg(long)]
     pub shaders: bool,
     /// The text of the shader with this label, each line with its place in its file
     #[arg(long, value_name = "LABEL")]
     pub shader: Option<String>,
-    /// The device that --plan, --shaders and --shader are for, by number or name [default: the one that run would take, or any WebGPU device]
-    #[arg(long, value_name = "N|NAME")]
-    pub device: Option<String>,
     /// Everything as one JSON object
     #[arg(long)]
     pub json: bool,
@@ -459,6 +465,9 @@ pub struct InspectArgs {
     /// Sizes.
     #[command(flatten)]
     pub context: ContextArgs,
+    /// Where --memory, --plan, --shaders and --shader are for.
+    #[command(flatten)]
+    pub place: PlaceArgs,
 }
 
 /// `moeray devices`.

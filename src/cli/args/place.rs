@@ -1,5 +1,6 @@
 //! Where a model runs, and how large a session is.
 
+use crate::{cli::units, session::TensorRule};
 use clap::{Args, ValueEnum};
 
 /// The names of the backends.
@@ -94,6 +95,10 @@ pub struct DeviceArgs {
     /// lets several programs share the memory
     #[arg(long, help_heading = CPU, hide_short_help = true)]
     pub no_repack: bool,
+    /// Memory for the weights of the cpu backend, which this chooses (8GB, 7.5GiB): what does not fit is read from the file as it is
+    /// needed, experts first [default: what is free]
+    #[arg(long, value_name = "BYTES", help_heading = CPU, value_parser = units::parsed)]
+    pub ram: Option<u64>,
     /// How the GPU multiplies many rows at a time [default: what was fastest when the device was first used]
     #[arg(long, value_name = "TYPE", help_heading = GPU, hide_short_help = true)]
     pub tiles: Option<TilesName>,
@@ -106,6 +111,67 @@ pub struct DeviceArgs {
     /// Run shaders with bounds checks, bounded loops and checked indirect dispatches: slower, for finding faults
     #[arg(long, help_heading = GPU, hide_short_help = true)]
     pub checked: bool,
+    /// Experts on the processor.
+    #[command(flatten)]
+    pub experts: ExpertArgs,
+}
+
+/// Which routed experts the processor computes while the GPU does the rest.
+#[derive(Args, Clone, Debug, Default)]
+#[command(next_help_heading = "Experts on the processor")]
+#[group(multiple = false)]
+pub struct ExpertArgs {
+    /// Memory of the GPU to use: what does not fit of the routed experts is left to the processor, layer by layer (6GB, 5.5GiB, or auto
+    /// for what is free)
+    #[arg(long, value_name = "BYTES|auto")]
+    pub vram: Option<Vram>,
+    /// Leave the routed experts of all layers to the processor; also -cmoe
+    #[arg(long)]
+    pub cpu_moe: bool,
+    /// Leave the routed experts of the first N layers to the processor; also -ncmoe
+    #[arg(long, value_name = "N")]
+    pub n_cpu_moe: Option<u32>,
+    /// Routed experts of the last N layers stay on the GPU, the others are left to the processor; also -ngl
+    #[arg(long, value_name = "N", hide_short_help = true)]
+    pub gpu_layers: Option<u32>,
+    /// Leave the weights whose names a regular expression finds to the processor or the GPU (may be given several times, the last one that
+    /// finds a name counts); also -ot
+    #[arg(long, value_name = "PATTERN=cpu|gpu", hide_short_help = true)]
+    pub override_tensor: Vec<TensorRule>,
+}
+
+impl ExpertArgs {
+    /// The option that was given.
+    pub fn word(&self) -> Option<&'static str> {
+        let named = [
+            self.vram.map(|_| "--vram"),
+            self.cpu_moe.then_some("--cpu-moe"),
+            self.n_cpu_moe.map(|_| "--n-cpu-moe"),
+            self.gpu_layers.map(|_| "--gpu-layers"),
+            (!self.override_tensor.is_empty()).then_some("--override-tensor"),
+        ];
+        named.into_iter().flatten().next()
+    }
+}
+
+/// Memory of a GPU.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Vram {
+    /// What its driver says is free.
+    Auto,
+    /// So many bytes.
+    Bytes(u64),
+}
+
+impl std::str::FromStr for Vram {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Vram, String> {
+        if text.eq_ignore_ascii_case("auto") {
+            return Ok(Vram::Auto);
+        }
+        units::parsed(text).map(Vram::Bytes)
+    }
 }
 
 /// Headings of what few people need: they stand last.
@@ -132,6 +198,7 @@ impl DeviceArgs {
             self.activations.map(|_| "--activations"),
             self.simd.map(|_| "--simd"),
             self.no_repack.then_some("--no-repack"),
+            self.ram.map(|_| "--ram"),
         ];
         named.into_iter().flatten().next()
     }
@@ -140,9 +207,10 @@ impl DeviceArgs {
     pub fn only_of(&self, name: BackendName) -> DeviceArgs {
         let mut own = self.clone();
         if !matches!(name, BackendName::Cpu | BackendName::Auto) {
-            (own.threads, own.activations, own.simd, own.no_repack) = (None, None, None, false);
+            (own.threads, own.activations, own.simd, own.no_repack, own.ram) = (None, None, None, false, None);
         }
         if !matches!(name, BackendName::Wgpu | BackendName::Auto) {
+            own.experts = ExpertArgs::default();
             own = DeviceArgs { device: None, checked: false, tiles: None, experimental: false, reduction: None, ..own };
         }
         own

@@ -51,7 +51,8 @@ pub fn chat(args: &ChatArgs, verbose: bool, quiet: bool) -> Outcome {
     if question.is_none() && !io::stdin().is_terminal() {
         claim_standard_input("the messages (-p gives one)")?;
     }
-    let model = load::load(args.model.path(), &args.lora, &args.place, model::Options::default(), quiet)?;
+    let room = load::Room::new(args.ctx, &args.context);
+    let model = load::load(args.model.path(), &args.lora, &args.place, room, model::Options::default(), quiet)?;
     let tokenizer = load::tokenizer(&model)?;
     if tokenizer.chat_template()?.is_none() {
         return Err(Failure::new("this model has no chat template")

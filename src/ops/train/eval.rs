@@ -125,6 +125,7 @@ fn eval_op<T: Real>(x: &Operands<'_, T>, s: &mut Scope<'_, T>) -> Result<Vec<Val
         | Op::ShortConv(_)
         | Op::DeltaNet(_)
         | Op::TakeOutputs
+        | Op::HostExperts { .. }
         | Op::NormLinears { .. }
         | Op::RopeStore { .. }
         | Op::LinearAdd { .. }

@@ -93,6 +93,7 @@ impl KernelGraph {
             }
             KernelOp::ExpertCombine { residual } => count(2 + usize::from(residual.is_some()), 1),
             KernelOp::Router(_) => count(1, 2),
+            KernelOp::HostExperts { .. } => count(n.inputs.len().max(1), 1),
             KernelOp::Attend(_) | KernelOp::JoinHeads { .. } => count(2, 1),
             KernelOp::DeltaNet(_) => count(3, 1),
             KernelOp::Tokens | KernelOp::Input(_) | KernelOp::HeadIds { .. } => count(0, 1),

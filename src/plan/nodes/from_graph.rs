@@ -152,6 +152,7 @@ impl Translation<'_> {
                 KernelOp::ExpertDown { linear: *linear, factor: *factor, shared: None }
             }
             Op::ExpertCombine => KernelOp::ExpertCombine { residual: None },
+            Op::HostExperts { region, .. } => KernelOp::HostExperts { region: *region },
         };
         self.push(n, op, &n.inputs, &n.outputs);
         Ok(())

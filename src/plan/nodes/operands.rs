@@ -127,6 +127,7 @@ impl KernelOp {
             | KernelOp::Rope(_)
             | KernelOp::KvStore { .. }
             | KernelOp::ExpertSort { .. }
+            | KernelOp::HostExperts { .. }
             | KernelOp::ExpertCombine { .. } => {}
         }
         out.list

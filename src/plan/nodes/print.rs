@@ -46,6 +46,7 @@ impl KernelOp {
             KernelOp::ExpertGlu { .. } => "expert_glu",
             KernelOp::ExpertDown { .. } => "expert_down",
             KernelOp::ExpertCombine { .. } => "expert_combine",
+            KernelOp::HostExperts { .. } => "host_experts",
         }
     }
 }
@@ -143,6 +144,7 @@ impl NodeText<'_> {
             KernelOp::ExpertCombine { residual } => {
                 residual.map(|f| format!("residual added, times {f}")).into_iter().collect()
             }
+            KernelOp::HostExperts { region } => vec![format!("region {region}, computed by the host")],
             KernelOp::Tokens
             | KernelOp::Input(_)
             | KernelOp::Elementwise(_)

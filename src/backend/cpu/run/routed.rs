@@ -71,6 +71,9 @@ impl State {
         let made = by_expert.make(self.ids_of(f, ids), f.place(ids).cols, n);
         self.slots_by_expert = by_expert;
         made?;
+        if let Some(ahead) = &f.model.ahead {
+            ahead.ask(f.model, node.outputs[0], &self.slots_by_expert);
+        }
         self.quantise(f, x, &[first.weight, second.weight])?;
         let input = Input { floats: self.floats_of(f, x), acts: &self.acts };
         let matrices = |l: Linear| ExpertMatrix { weight: f.weight(l.weight), bias: l.bias.map(|b| f.vector(b)) };

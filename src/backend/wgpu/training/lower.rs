@@ -303,6 +303,7 @@ impl<'a> Lower<'a> {
             | Op::ShortConv(_)
             | Op::DeltaNet(_)
             | Op::TakeOutputs
+            | Op::HostExperts { .. }
             | Op::NormLinears { .. }
             | Op::RopeStore { .. }
             | Op::LinearAdd { .. }

@@ -1,0 +1,113 @@
+//! What a model takes on a device, counted before anything is made there.
+
+use super::{
+    RunOptions,
+    gpu::Gpu,
+    runner::{Staging, planned},
+    upload::DeviceWeights,
+};
+use crate::{
+    backend::{Roofline, runner::RunnerOptions},
+    error::Result,
+    ir::{Graph, WeightId},
+    kernels::params::Frame,
+    plan::{self, PARAMS_STRIDE, Plan},
+    quant::DType,
+};
+
+/// Bytes on a device.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct DeviceBytes {
+    /// Of each matrix, with the weights that are stacked in it.
+    pub matrices: Vec<(Vec<WeightId>, u64)>,
+    /// Norms, biases and other vectors.
+    pub vectors: u64,
+    /// Keys and values.
+    pub kv: u64,
+    /// Recurrent states.
+    pub states: u64,
+    /// Activations, tables, parameters, and buffers for what goes in and comes out.
+    pub scratch: u64,
+}
+
+impl DeviceBytes {
+    /// All of it.
+    pub fn total(&self) -> u64 {
+        self.weights() + self.kv + self.states + self.scratch
+    }
+
+    /// Matrices and vectors.
+    pub fn weights(&self) -> u64 {
+        self.vectors + self.matrices.iter().map(|m| m.1).sum::<u64>()
+    }
+}
+
+impl Gpu {
+    /// What the weights that a graph reads and a runner of these options will take.
+    ///
+    /// # Errors
+    /// As [`Gpu::load`] and [`crate::backend::Loaded::executor`], but for memory that is short.
+    pub fn memory_of(
+        &self,
+        graph: &Graph,
+        dtypes: &[DType],
+        run: &RunOptions,
+        options: &RunnerOptions,
+    ) -> Result<DeviceBytes> {
+        let graph = DeviceWeights::graph(graph, run);
+        let weights = plan::weights(&graph, dtypes, self.caps())?;
+        let plan = plan::plan(&graph, &weights, self.caps(), &planned(run, options))?;
+        let (kv, states) =
+            (plan.caches.iter().map(|c| c.keys + c.values).sum::<u64>(), plan.states.iter().sum::<u64>());
+        Ok(DeviceBytes {
+            matrices: weights.matrices.iter().map(|m| (m.parts.clone(), m.bytes())).collect(),
+            vectors: weights.vector_bytes,
+            kv,
+            states,
+            scratch: plan.buffer_bytes() - kv - states + beside(&plan),
+        })
+    }
+
+    /// Refuses weights for which the device has no memory left.
+    ///
+    /// # Errors
+    /// [`crate::Error::Device`] with both sizes.
+    pub fn check_weights(&self, bytes: u64) -> Result<()> {
+        let help = "experts left to the processor, a model of fewer bits a weight or the cpu backend helps";
+        self.memory.check(self.name(), bytes, "the weights", help)
+    }
+
+    /// How programs are run on this device unless the caller says otherwise.
+    pub fn run_options(&self) -> RunOptions {
+        self.run
+    }
+
+    /// Whether the device computes in the processor's own memory: a part of a processor, or one that is emulated.
+    pub fn shares_memory(&self) -> bool {
+        self.memory.adapter.get_info().device_type != wgpu::DeviceType::DiscreteGpu
+    }
+
+    /// What the device could do at best. Takes some tenths of a second.
+    ///
+    /// # Errors
+    /// [`crate::Error::Device`].
+    #[doc(hidden)]
+    pub fn roofline(&self) -> Result<Roofline> {
+        super::profile::roofline(self)
+    }
+}
+
+/// Bytes of a runner's buffers that a plan does not count: parameters, what goes in, what comes back, the sampler's.
+fn beside(plan: &Plan) -> u64 {
+    let schedules = || plan.schedules().into_iter().filter_map(|s| s.1);
+    let params: u64 = schedules().map(|s| s.steps.len().max(1) as u64 * PARAMS_STRIDE).sum();
+    let sampler = plan.sampling.iter().flat_map(|s| plan::sample::Part::ALL.map(|p| s.bytes(p))).sum::<u64>();
+    let ids = 12 * plan.prefill.max_tokens as u64;
+    params
+        + sampler
+        + ids
+        + size_of::<Frame>() as u64
+        + plan::ZERO_BYTES
+        + Staging::bytes(plan)
+        + plan.host_read_bytes()
+}

@@ -1,0 +1,149 @@
+//! `moeray inspect --memory`: what a model takes where, and how fast memory lets it be.
+
+use super::{args::InspectArgs, failure::Outcome, load, units};
+use crate::{
+    backend::{cpu, wgpu},
+    file::Checkpoint,
+    model::Definition,
+    session::{BackendChoice, LoadOptions, MemoryPlan, PlaceBytes, SessionOptions, WeightBytes},
+};
+use serde_json::{Value as Json, json};
+use std::io::{self, Write};
+
+/// Says what a model takes where.
+pub fn inspect(
+    out: &mut dyn Write,
+    args: &InspectArgs,
+    checkpoint: &Checkpoint,
+    (d, positions): (&Definition, usize),
+) -> Outcome {
+    let room = load::Room::new(Some(positions as u32), &args.context);
+    let options = load::load_options(args.place.backend, &args.place.device, room, Default::default())?;
+    let ubatch = (args.context.ubatch_size as usize).min(positions);
+    let session = SessionOptions { ctx: positions, ubatch, kv: load::kv(&args.context) };
+    let plan = MemoryPlan::of_definition(d, &options, &session)?;
+    let speed = speed(&plan, &options)?;
+    match args.json {
+        true => writeln!(out, "{:#}", as_json(&plan, &session, &speed))?,
+        false => {
+            let name = checkpoint.path().map_or_else(|| load::DEMO_NAME.into(), |p| p.display().to_string());
+            writeln!(out, "{name}: memory for a context of {positions} tokens")?;
+            words(out, &plan, &speed)?;
+        }
+    }
+    Ok(())
+}
+
+/// Bytes a second of each memory that weights are read from, and the tokens a second that they allow.
+struct Speed {
+    gpu: Option<f64>,
+    cpu: Option<f64>,
+    tokens: f64,
+}
+
+/// Measures the memories that are used. The weights of a token have to be read once, so no token takes less time.
+fn speed(plan: &MemoryPlan, options: &LoadOptions) -> Outcome<Speed> {
+    let on_gpu = plan.gpu.as_ref().map_or(0, |g| g.read_per_token);
+    let mut speed = Speed { gpu: None, cpu: None, tokens: 0.0 };
+    if on_gpu > 0 {
+        let gpu = match &options.backend {
+            BackendChoice::Wgpu(o) | BackendChoice::Prefer(o, _) => wgpu::Gpu::open(o)?,
+            BackendChoice::Gpu(gpu) => gpu.clone(),
+            BackendChoice::Auto | BackendChoice::Cpu(_) | BackendChoice::Reference => {
+                wgpu::Gpu::open(&wgpu::Options::default())?
+            }
+        };
+        speed.gpu = Some(gpu.roofline()?.bandwidth);
+    }
+    if plan.cpu.read_per_token > 0 {
+        let threads = options.experts.cpu.threads.unwrap_or_else(cpu::pool::default_threads);
+        speed.cpu = Some(cpu::measure_bandwidth(threads)?);
+    }
+    let seconds = |bytes: u64, speed: Option<f64>| speed.map_or(0.0, |s| bytes as f64 / s.max(1.0));
+    let token = seconds(on_gpu, speed.gpu) + seconds(plan.cpu.read_per_token, speed.cpu);
+    speed.tokens = if token > 0.0 { 1.0 / token } else { 0.0 };
+    Ok(speed)
+}
+
+fn kinds(w: &WeightBytes) -> [(&'static str, u64); 5] {
+    [
+        ("embeddings, output", w.embedding),
+        ("attention", w.attention),
+        ("dense, routers, norms", w.dense),
+        ("shared experts", w.shared),
+        ("routed experts", w.experts),
+    ]
+}
+
+fn place(out: &mut dyn Write, p: &PlaceBytes) -> io::Result<()> {
+    let free = p.free.map_or_else(|| "what is free is not known".into(), |n| format!("{} free", units::bytes(n)));
+    writeln!(out, "\n{} ({free})", p.name)?;
+    let mut line = |name: &str, n: u64, note: &str| match n {
+        0 => Ok(()),
+        n => writeln!(out, "  {name:<22} {:>10}{note}", units::bytes(n)),
+    };
+    for ((name, held), (_, mapped)) in kinds(&p.weights).into_iter().zip(kinds(&p.mapped)) {
+        line(name, held, "")?;
+        line(name, mapped, "  read from the file")?;
+    }
+    line("keys and values", p.kv, "")?;
+    line("recurrent states", p.states, "")?;
+    line("scratch", p.scratch, "")?;
+    line("together", p.total(), "")?;
+    line("read a token", p.read_per_token, "")
+}
+
+/// Numbers of layers for a person: `0-11, 13`.
+fn ranges(layers: &[usize]) -> String {
+    let range = |r: &[usize]| match r {
+        [one] => one.to_string(),
+        [first, .., last] => format!("{first}-{last}"),
+        [] => String::new(),
+    };
+    layers.chunk_by(|a, b| a + 1 == *b).map(range).collect::<Vec<_>>().join(", ")
+}
+
+fn words(out: &mut dyn Write, plan: &MemoryPlan, speed: &Speed) -> io::Result<()> {
+    if let Some(gpu) = &plan.gpu {
+        place(out, gpu)?;
+    }
+    if plan.cpu != (PlaceBytes { name: plan.cpu.name.clone(), free: plan.cpu.free, ..PlaceBytes::default() }) {
+        place(out, &plan.cpu)?;
+    }
+    writeln!(out)?;
+    if plan.gpu.is_some() && !plan.expert_layers.is_empty() {
+        let on_gpu: Vec<usize> = plan.expert_layers.iter().copied().filter(|l| !plan.cpu_layers.contains(l)).collect();
+        for (who, layers) in [("on the GPU", &on_gpu), ("on the processor", &plan.cpu_layers)] {
+            if !layers.is_empty() {
+                writeln!(out, "routed experts {who}: layers {}", ranges(layers))?;
+            }
+        }
+    }
+    let of = |name: &str, speed: Option<f64>| speed.map(|s| format!("{name} {:.1} GB/s", s / 1e9));
+    let speeds: Vec<String> =
+        [of("the GPU's", speed.gpu), of("the processor's", speed.cpu)].into_iter().flatten().collect();
+    if speed.tokens > 0.0 {
+        writeln!(out, "at best {:.1} tokens a second: memory was measured, {}", speed.tokens, speeds.join(", "))?;
+    }
+    Ok(())
+}
+
+fn as_json(plan: &MemoryPlan, session: &SessionOptions, speed: &Speed) -> Json {
+    let weights = |w: &WeightBytes| {
+        json!({"embedding": w.embedding, "attention": w.attention, "dense": w.dense, "shared": w.shared,
+            "experts": w.experts, "total": w.total()})
+    };
+    let place = |p: &PlaceBytes| {
+        json!({"name": p.name, "free": p.free, "weights": weights(&p.weights), "mapped": weights(&p.mapped), "kv": p.kv,
+            "states": p.states, "scratch": p.scratch, "total": p.total(), "read_per_token": p.read_per_token})
+    };
+    json!({
+        "ctx": session.ctx,
+        "gpu": plan.gpu.as_ref().map(place),
+        "cpu": place(&plan.cpu),
+        "expert_layers": plan.expert_layers,
+        "cpu_expert_layers": plan.cpu_layers,
+        "bandwidth": {"gpu": speed.gpu, "cpu": speed.cpu},
+        "tokens_per_second_at_best": speed.tokens,
+    })
+}

@@ -1,0 +1,55 @@
+//! How a model is loaded: where to, with what.
+
+use super::ExpertPlacement;
+use crate::{
+    backend,
+    cancel::CancelToken,
+    model::{self, AdapterFile},
+};
+
+/// Where a model runs.
+#[derive(Clone, Debug, Default)]
+pub enum BackendChoice {
+    /// The best real GPU; the CPU where there is none or where the model does not fit it, or where the crate was built without
+    /// the feature `gpu`. A software Vulkan device is never chosen.
+    #[default]
+    Auto,
+    /// The same with these options for the GPU, and these for the CPU where it remains.
+    #[cfg(feature = "gpu")]
+    Prefer(backend::wgpu::Options, backend::cpu::Options),
+    /// A GPU that is open already: a host's own device ([`crate::gpu::Gpu::adopt`]), or one that several models share.
+    #[cfg(feature = "gpu")]
+    Gpu(backend::wgpu::Gpu),
+    /// A GPU through wgpu.
+    #[cfg(feature = "gpu")]
+    Wgpu(backend::wgpu::Options),
+    /// The CPU.
+    Cpu(backend::cpu::Options),
+    /// The oracle: slow.
+    Reference,
+}
+
+/// How to load a model.
+#[derive(Clone, Debug, Default)]
+pub struct LoadOptions {
+    /// Where it runs.
+    pub backend: BackendChoice,
+    /// What the graph gives beyond logits.
+    pub model: model::Options,
+    /// Low-rank adapters (LoRA) that the model runs with: llama.cpp's GGUF files and PEFT's folders. The weights of the model
+    /// itself stay as they are.
+    pub adapters: Vec<AdapterFile>,
+    /// Which routed experts the processor computes where the model is on a GPU.
+    pub experts: Experts,
+    /// Stops the load, from another thread or from within the progress callback: it then gives [`Error::Cancelled`].
+    pub cancel: CancelToken,
+}
+
+/// The processor's part of a model that is on a GPU.
+#[derive(Clone, Debug, Default)]
+pub struct Experts {
+    /// Which experts it computes.
+    pub placement: ExpertPlacement,
+    /// How it does, unless [`BackendChoice::Prefer`] says so.
+    pub cpu: backend::cpu::Options,
+}

@@ -1,0 +1,99 @@
+//! From a wish where a model runs to weights in place.
+
+use super::{BackendChoice, LoadOptions};
+use crate::{
+    backend::{self, Loaded, OnProgress, Program},
+    error::Result,
+};
+#[cfg(feature = "gpu")]
+use crate::{error::Error, graph};
+
+/// Where a model runs, the GPU opened.
+pub(super) enum Target {
+    Reference,
+    Cpu(backend::cpu::Options),
+    /// With the options for the experts that are left to the processor.
+    #[cfg(feature = "gpu")]
+    Gpu(backend::wgpu::Gpu, backend::cpu::Options),
+}
+
+/// The place that the options name; without a choice the best GPU, and the CPU where there is none.
+///
+/// # Errors
+/// As [`super::Model::load`].
+pub(super) fn target(program: &Program, options: &LoadOptions) -> Result<Target> {
+    // What a person has said wrongly is wrong on every device.
+    options.experts.placement.layers(program)?;
+    Ok(match &options.backend {
+        BackendChoice::Reference => Target::Reference,
+        BackendChoice::Cpu(o) => Target::Cpu(*o),
+        #[cfg(feature = "gpu")]
+        BackendChoice::Gpu(gpu) => Target::Gpu(gpu.clone(), options.experts.cpu),
+        #[cfg(feature = "gpu")]
+        BackendChoice::Wgpu(o) => Target::Gpu(backend::wgpu::Gpu::open(o)?, options.experts.cpu),
+        #[cfg(not(feature = "gpu"))]
+        BackendChoice::Auto => Target::Cpu(backend::cpu::Options::default()),
+        #[cfg(feature = "gpu")]
+        BackendChoice::Auto => best(&backend::wgpu::Options::default(), &backend::cpu::Options::default())?,
+        #[cfg(feature = "gpu")]
+        BackendChoice::Prefer(gpu, cpu) => best(gpu, cpu)?,
+    })
+}
+
+/// Whether the choice is a GPU, and nothing else will do.
+#[cfg(feature = "gpu")]
+pub(super) fn insists(choice: &BackendChoice) -> bool {
+    match choice {
+        BackendChoice::Gpu(_) | BackendChoice::Wgpu(_) => true,
+        BackendChoice::Auto | BackendChoice::Prefer(..) | BackendChoice::Cpu(_) | BackendChoice::Reference => false,
+    }
+}
+
+#[cfg(feature = "gpu")]
+fn best(gpu: &backend::wgpu::Options, cpu: &backend::cpu::Options) -> Result<Target> {
+    match backend::wgpu::Gpu::open(gpu) {
+        Ok(gpu) => Ok(Target::Gpu(gpu, *cpu)),
+        Err(e @ (Error::Device(_) | Error::Unsupported(_))) => {
+            tracing::info!("using the CPU: {e}");
+            Ok(Target::Cpu(*cpu))
+        }
+        Err(e) => Err(e),
+    }
+}
+
+/// Loads a program to where the options say; where nobody insists on a GPU, to the CPU if a GPU refuses it.
+pub(super) fn load(program: &Program, options: &LoadOptions, progress: OnProgress<'_>) -> Result<Box<dyn Loaded>> {
+    match target(program, options)? {
+        Target::Reference => backend::reference::load(program.clone()),
+        Target::Cpu(o) => backend::cpu::load(program.clone(), &o, progress),
+        #[cfg(feature = "gpu")]
+        Target::Gpu(gpu, cpu) => {
+            let loaded = on_gpu(&gpu, program, options, &cpu, progress);
+            match loaded {
+                Err(e @ (Error::Device(_) | Error::Unsupported(_))) if !insists(&options.backend) => {
+                    tracing::info!("using the CPU: {e}");
+                    backend::cpu::load(program.clone(), &cpu, progress)
+                }
+                loaded => loaded,
+            }
+        }
+    }
+}
+
+#[cfg(feature = "gpu")]
+fn on_gpu(
+    gpu: &backend::wgpu::Gpu,
+    program: &Program,
+    options: &LoadOptions,
+    cpu: &backend::cpu::Options,
+    progress: OnProgress<'_>,
+) -> Result<Box<dyn Loaded>> {
+    let layers = super::fit::cpu_layers(gpu, program, &options.experts.placement)?;
+    if layers.is_empty() {
+        return gpu.load(program.clone(), progress);
+    }
+    let split = graph::split_experts(&program.graph, &layers)?;
+    tracing::info!("experts of {} layers are computed by the processor", layers.len());
+    let host = backend::cpu::load_experts(&split, &program.weights, cpu, progress)?;
+    gpu.load_split(program.clone(), &split, host, gpu.run_options(), progress)
+}

@@ -1,0 +1,137 @@
+//! Which routed experts the processor computes while a GPU does the rest of a model.
+
+use crate::{
+    backend::Program,
+    error::{Error, Result},
+    graph,
+};
+use regex::Regex;
+use std::{collections::BTreeSet, str::FromStr};
+
+/// Where the routed experts of a model on a GPU are computed. Attention, routers, shared experts, dense layers, keys and values, and
+/// the output stay on the GPU. A model on the processor is there as a whole, whatever this says.
+#[derive(Clone, Debug, Default)]
+pub enum ExpertPlacement {
+    /// On the GPU, with the rest.
+    #[default]
+    Gpu,
+    /// By the processor, those of all layers.
+    Cpu,
+    /// By the processor, those of the first so many layers; dense layers count.
+    FirstLayers(usize),
+    /// On the GPU those of the last so many layers, by the processor those before.
+    LastOnGpu(usize),
+    /// As these rules say; a later one goes before an earlier one.
+    Rules(Vec<TensorRule>),
+    /// By the processor, those of as few layers, the first ones, as it takes for the model and its sessions to fit the GPU's memory.
+    Fit(MemoryBudget),
+}
+
+/// Memory of a GPU, and what is to fit in it beside the weights.
+#[derive(Clone, Copy, Debug)]
+pub struct MemoryBudget {
+    /// Bytes; `None`: what the driver says is free. A device that shares the processor's memory then gets all experts: there is nothing
+    /// to gain from a second place in the same memory.
+    pub vram: Option<u64>,
+    /// The sessions that will run.
+    pub session: super::SessionOptions,
+    /// How many of them.
+    pub sessions: usize,
+}
+
+/// A regular expression of names of weights, as GGUF has them (`blk.3.ffn_gate_exps.weight`), and where those go that it finds.
+#[derive(Clone, Debug)]
+pub struct TensorRule {
+    pattern: Regex,
+    cpu: bool,
+}
+
+impl FromStr for TensorRule {
+    type Err = Error;
+
+    /// `PATTERN=cpu` or `PATTERN=gpu`.
+    fn from_str(text: &str) -> Result<TensorRule> {
+        let bad = |what: String| Error::Invalid(format!("{text:?}: {what}"));
+        let (pattern, place) =
+            text.rsplit_once('=').ok_or_else(|| bad("a rule is PATTERN=cpu or PATTERN=gpu".into()))?;
+        let cpu = match place.to_ascii_lowercase().as_str() {
+            "cpu" => true,
+            "gpu" => false,
+            other => return Err(bad(format!("{other:?} is no place: a rule is PATTERN=cpu or PATTERN=gpu"))),
+        };
+        let pattern = Regex::new(pattern).map_err(|e| bad(format!("no regular expression: {e}")))?;
+        Ok(TensorRule { pattern, cpu })
+    }
+}
+
+impl ExpertPlacement {
+    /// The layers whose experts the processor computes; `None` for [`ExpertPlacement::Fit`], which depends on the device.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for a model without routed experts, more layers than there are, a rule that finds nothing, finds what is no
+    /// routed expert's, or a part of a layer's experts.
+    pub(crate) fn layers(&self, program: &Program) -> Result<Option<BTreeSet<u32>>> {
+        let graph = &program.graph;
+        let with_experts: BTreeSet<u32> = graph::expert_weights(graph).into_keys().collect();
+        let total = graph.nodes.iter().filter_map(|n| n.layer).max().map_or(0, |l| l as usize + 1);
+        let moved = |layers: BTreeSet<u32>| match with_experts.is_empty() {
+            true => Err(Error::Invalid("the model has no routed experts that the processor could compute".into())),
+            false => Ok(Some(layers)),
+        };
+        let first = |n: usize| with_experts.iter().copied().filter(|l| (*l as usize) < n).collect();
+        match self {
+            ExpertPlacement::Gpu => Ok(Some(BTreeSet::new())),
+            ExpertPlacement::Cpu => moved(with_experts.clone()),
+            ExpertPlacement::FirstLayers(n) if *n > total => {
+                Err(Error::Invalid(format!("the experts of the first {n} layers: the model has {total} layers")))
+            }
+            ExpertPlacement::FirstLayers(n) => moved(first(*n)),
+            // More than there are means all of them, in llama.cpp's words too.
+            ExpertPlacement::LastOnGpu(n) if *n >= total => Ok(Some(BTreeSet::new())),
+            ExpertPlacement::LastOnGpu(n) => moved(first(total - n)),
+            ExpertPlacement::Rules(rules) => by_rules(program, rules).map(Some),
+            ExpertPlacement::Fit(_) => Ok(None),
+        }
+    }
+}
+
+fn by_rules(program: &Program, rules: &[TensorRule]) -> Result<BTreeSet<u32>> {
+    let graph = &program.graph;
+    let experts = graph::expert_weights(graph);
+    let is_expert = |w: usize| experts.values().flatten().any(|e| e.0 as usize == w);
+    for rule in rules {
+        let found = || graph.weights.iter().enumerate().filter(|(_, d)| rule.pattern.is_match(&d.name));
+        let pattern = rule.pattern.as_str();
+        if found().next().is_none() {
+            let example = experts.values().flatten().next().map_or("", |w| &graph.weight(*w).name);
+            return Err(Error::Invalid(format!(
+                "{pattern:?} finds no weight; names are as in {example:?}, and `.` stands for any character"
+            )));
+        }
+        if let Some((_, d)) = found().find(|(i, _)| rule.cpu && !is_expert(*i)) {
+            return Err(Error::Invalid(format!(
+                "{pattern:?} finds {}, and only the weights of routed experts can be left to the processor",
+                d.name
+            )));
+        }
+    }
+    let place = |name: &str| rules.iter().rev().find(|r| r.pattern.is_match(name)).is_some_and(|r| r.cpu);
+    let mut layers = BTreeSet::new();
+    for (layer, weights) in &experts {
+        let on_cpu = weights.iter().filter(|w| place(&graph.weight(**w).name)).count();
+        if on_cpu == weights.len() {
+            layers.insert(*layer);
+        } else if on_cpu > 0 {
+            let names = |cpu: bool| {
+                let mut own = weights.iter().map(|w| graph.weight(*w).name.as_str());
+                own.find(|n| place(n) == cpu).unwrap_or_default()
+            };
+            return Err(Error::Invalid(format!(
+                "the experts of a layer are computed in one place: {} would be on the processor, {} on the GPU",
+                names(true),
+                names(false)
+            )));
+        }
+    }
+    Ok(layers)
+}

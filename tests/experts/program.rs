@@ -1,0 +1,98 @@
+//! Experts as a person of the program meets them.
+
+#![cfg(all(feature = "cli", feature = "demo-model"))]
+
+use crate::{
+    cli::{fails, ok},
+    support::gpu,
+};
+use serde_json::Value as Json;
+
+fn json(args: &[&str]) -> Json {
+    serde_json::from_str(&ok(args)).unwrap()
+}
+
+/// A name of the device under test that the program understands.
+fn device() -> Option<String> {
+    Some(gpu()?.name().split(" (").next().unwrap().to_string())
+}
+
+#[test]
+fn a_recorded_text_is_looked_at_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let trace = dir.path().join("trace.json");
+    let trace = trace.to_str().unwrap();
+    ok(&["run", "--backend", "cpu", "-q", "-n", "30", "--temp", "0", "-p", "ROMEO:", "--routing-json", trace]);
+    let demo = concat!(env!("CARGO_MANIFEST_DIR"), "/demo/bard-q4_k_m.gguf");
+    let of = json(&[
+        "routing",
+        "--simulate",
+        trace,
+        "--slots",
+        "25%,4,100%",
+        "--policy",
+        "lru,belady",
+        "-m",
+        demo,
+        "--json",
+    ]);
+    let rows = of["simulated"].as_array().unwrap();
+    assert_eq!(rows.len(), 6);
+    let number = |row: &Json, name: &str| row[name].as_f64().unwrap();
+    for pair in rows.chunks(2) {
+        assert_eq!((pair[0]["policy"].as_str(), pair[1]["policy"].as_str()), (Some("lru"), Some("belady")));
+        assert!(number(&pair[1], "hits") >= number(&pair[0], "hits"));
+        assert_eq!(number(&pair[0], "lookups"), 4.0 * 2.0 * of["tokens"].as_f64().unwrap(), "four layers, two experts");
+        assert!(number(&pair[0], "bytes_per_token") > 0.0);
+    }
+    assert_eq!(number(&rows[4], "uploads"), number(&rows[4], "first"), "with a slot for each, an expert comes once");
+    let table = ok(&["routing", "--simulate", trace, "--layers"]);
+    assert!(table.contains("lfu-aged") && table.contains("layer   3") && table.contains("25%"), "{table}");
+    fails(&["routing", "--simulate", trace, "--slots", "9"], &["9 slots", "8 experts"]);
+    fails(&["routing", "--simulate", demo], &["error"]);
+    fails(&["routing", "--simulate", "missing.json"], &["missing.json"]);
+    fails(&["routing", "--simulate", trace, "--slots", "many"], &["many"]);
+}
+
+#[test]
+fn memory_is_said_before_loading() {
+    let cpu = json(&["inspect", "--memory", "--backend", "cpu", "--json", "--ctx", "1000"]);
+    assert!(cpu["gpu"].is_null() && cpu["cpu"]["kv"].as_u64() == Some(4 * 2 * 2 * 64 * 2 * 1000), "{cpu}");
+    assert!(cpu["tokens_per_second_at_best"].as_f64().unwrap() > 1.0);
+    let text = ok(&["inspect", "--memory", "--backend", "cpu"]);
+    assert!(["routed experts", "keys and values", "at best", "together"].iter().all(|w| text.contains(w)), "{text}");
+    let Some(device) = device() else { return };
+    let at = |more: &[&str]| json(&[&["inspect", "--memory", "--json", "--device", &device], more].concat());
+    let whole = at(&[]);
+    let split = at(&["--n-cpu-moe", "3"]);
+    assert_eq!(split["cpu_expert_layers"], serde_json::json!([0, 1, 2]));
+    let experts = |j: &Json, place: &str| j[place]["weights"]["experts"].as_u64().unwrap();
+    let (one, all) = (experts(&split, "gpu"), experts(&whole, "gpu"));
+    assert!(one > all / 5 && one < all / 3, "a layer of four: {one} of {all}");
+    let total = split["gpu"]["total"].as_u64().unwrap();
+    let fit = at(&["--vram", &total.to_string()]);
+    assert!(fit["gpu"]["total"].as_u64().unwrap() <= total && !fit["cpu_expert_layers"].as_array().unwrap().is_empty());
+    let text = ok(&["inspect", "--memory", "--device", &device, "--cpu-moe"]);
+    assert!(text.contains("routed experts on the processor: layers 0-3"), "{text}");
+    fails(&["inspect", "--memory", "--device", &device, "--vram", "1MB"], &["GB may be used", "shorter context"]);
+}
+
+#[test]
+fn experts_are_left_to_the_processor() {
+    fails(&["run", "--backend", "cpu", "--cpu-moe", "-p", "x"], &["--cpu-moe", "--backend cpu"]);
+    fails(&["run", "--vram", "lots", "-p", "x"], &["lots"]);
+    fails(&["run", "--cpu-moe", "--n-cpu-moe", "2", "-p", "x"], &["--cpu-moe"]);
+    fails(&["run", "--backend", "auto", "-ot", "nothing=cpu", "-p", "x"], &["finds no weight", "ffn_"]);
+    let Some(device) = device() else { return };
+    let text = |more: &[&str]| {
+        let args = ["run", "--device", &device, "-n", "12", "--temp", "0", "--json", "-q", "-p", "ROMEO:"];
+        json(&[&args[..], more].concat())
+    };
+    let whole = text(&[]);
+    for more in [&["-cmoe"][..], &["-ngl", "2"], &["-ot", "_exps=CPU", "--threads", "2"], &["-ncmoe", "1"]] {
+        let split = text(more);
+        assert_eq!(split["text"], whole["text"], "{more:?}");
+        assert!(split["backend"].as_str().unwrap().contains("experts on cpu"), "{split}");
+    }
+    assert_eq!(text(&["-ngl", "99"])["text"], whole["text"]);
+}
