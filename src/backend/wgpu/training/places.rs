@@ -76,7 +76,7 @@ pub fn places(program: &TrainProgram, graphs: &[&Arc<Graph>], caps: &Caps) -> Re
                     "{what}{name} takes {bytes} bytes, and the device binds at most {limit}; the cpu backend has no such limit"
                 )));
             }
-            let most = if row == 0 { rows } else { (limit / row) as usize }.clamp(1, rows.max(1));
+            let most = limit.checked_div(row).map_or(rows, |n| n as usize).clamp(1, rows.max(1));
             let segment = |row0: usize| {
                 let rows = most.min(rows - row0);
                 Segment { row0, rows, bytes: row * rows as u64 }
