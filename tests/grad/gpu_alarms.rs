@@ -82,8 +82,11 @@ impl Mistake {
     }
 }
 
-/// A device whose kernels have the mistake that is named at the time, and how many texts it changed.
-fn device() -> Option<(Gpu, Arc<Mutex<(Mistake, usize)>>)> {
+/// The mistake that kernels have at the time, and how many texts it changed.
+type Made = Arc<Mutex<(Mistake, usize)>>;
+
+/// A device whose kernels have a mistake.
+fn device() -> Option<(Gpu, Made)> {
     let options = Options { device: Some(support::gpu_number()?), checked: true, ..Options::default() };
     let gpu = Gpu::open(&options).unwrap();
     let made = Arc::new(Mutex::new((Mistake::None, 0)));
