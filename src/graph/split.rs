@@ -11,7 +11,7 @@ use crate::{
 };
 use std::collections::{BTreeMap, BTreeSet};
 
-/// See the [module](self).
+/// See the module's description.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Split {
     /// What the device computes.

@@ -41,7 +41,7 @@ pub struct LoadOptions {
     pub adapters: Vec<AdapterFile>,
     /// Which routed experts the processor computes where the model is on a GPU.
     pub experts: Experts,
-    /// Stops the load, from another thread or from within the progress callback: it then gives [`Error::Cancelled`].
+    /// Stops the load, from another thread or from within the progress callback: it then gives [`crate::Error::Cancelled`].
     pub cancel: CancelToken,
 }
 
