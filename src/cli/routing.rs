@@ -105,7 +105,6 @@ fn summary(out: &mut impl Write, loads: &[Load]) -> io::Result<()> {
     writeln!(out, "\nload of the experts (entropy of their shares in bits, and as a part of the greatest possible)")?;
     writeln!(out, "  layer  experts  entropy  evenness  max/mean  unused  busiest")?;
     for l in loads {
-        let busiest = (0..l.counts.len()).max_by_key(|i| (l.counts[*i], std::cmp::Reverse(*i))).unwrap_or(0);
         writeln!(
             out,
             "  {:>5}  {:>7}  {:>7.2}  {:>7.0}%  {:>8.2}  {:>6}  {:>7}",
@@ -115,7 +114,7 @@ fn summary(out: &mut impl Write, loads: &[Load]) -> io::Result<()> {
             100.0 * l.evenness(),
             l.max_over_mean(),
             l.unused(),
-            busiest,
+            l.busiest(1).first().copied().unwrap_or(0),
         )?;
     }
     Ok(())

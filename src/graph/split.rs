@@ -67,23 +67,22 @@ pub fn split_experts(graph: &Graph, layers: &BTreeSet<u32>) -> Result<Split> {
     if let Some(layer) = layers.iter().find(|l| !with_experts.contains_key(l)) {
         return Err(Error::Invalid(format!("layer {layer} has no routed experts that the processor could compute")));
     }
-    let regions: Vec<Vec<bool>> = layers.iter().map(|l| region(graph, *l)).collect();
+    let regions: Vec<(u32, Vec<bool>)> = layers.iter().map(|l| (*l, region(graph, *l))).collect();
     let mut split = Split {
         device: Graph { nodes: vec![], ..graph.clone() },
         host: Graph { nodes: vec![], caches: vec![], states: vec![], outputs: vec![], ..graph.clone() },
         regions: vec![],
     };
     for (i, node) in graph.nodes.iter().enumerate() {
-        let Some(at) = regions.iter().position(|r| r[i]) else {
+        let Some((layer, inside)) = regions.iter().find(|r| r.1[i]) else {
             split.device.nodes.push(node.clone());
             continue;
         };
         // The last node of a region stands where all that goes in was made, and before all that uses what comes out.
-        if regions[at][i + 1..].contains(&true) {
+        if inside[i + 1..].contains(&true) {
             continue;
         }
-        let layer = layers.iter().nth(at).copied().unwrap_or_default();
-        split.add(graph, layer, &regions[at])?;
+        split.add(graph, *layer, inside)?;
     }
     Ok(split)
 }

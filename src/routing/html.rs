@@ -35,7 +35,7 @@ impl Statistics {
                 100.0 * l.evenness(),
                 l.max_over_mean(),
                 l.unused(),
-                layer.busiest(1).first().copied().unwrap_or(0),
+                l.busiest(1).first().copied().unwrap_or(0),
             );
         }
         out.push_str("</table>\n<h2>Experts that go together</h2>\n");

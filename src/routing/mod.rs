@@ -240,6 +240,14 @@ impl Load {
         self.counts.iter().filter(|c| **c == 0).count()
     }
 
+    /// The experts from the most to the least used, at most `most`; of equally used ones the first is first.
+    pub fn busiest(&self, most: usize) -> Vec<usize> {
+        let mut order: Vec<usize> = (0..self.counts.len()).collect();
+        order.sort_by_key(|e| std::cmp::Reverse(self.counts[*e]));
+        order.truncate(most);
+        order
+    }
+
     /// The choices of each expert divided by the mean of all experts, `[E]`: what the heat map shows.
     pub fn relative(&self) -> Vec<f64> {
         let mean = self.total() as f64 / self.counts.len().max(1) as f64;

@@ -104,7 +104,7 @@ impl Statistics {
         );
         let mut c = Canvas::new(WIDE, title, &subtitle);
         let lifts = |l: &LayerStatistics| {
-            let busiest = l.busiest(SHOWN);
+            let busiest = l.load.busiest(SHOWN);
             let pairs = (1..busiest.len()).flat_map(|i| (0..i).map(move |j| (i, j)));
             pairs
                 .map(|(i, j)| (i, j, busiest[i], busiest[j], l.together.lift(busiest[i], busiest[j]).unwrap_or(0.0)))
@@ -148,7 +148,7 @@ impl Statistics {
             if positions == 1 { "position" } else { "positions" }
         );
         let mut c = Canvas::new(WIDE, title, &subtitle);
-        let busiest: Vec<_> = self.layers().iter().map(|l| l.busiest(SHOWN)).collect();
+        let busiest: Vec<_> = self.layers().iter().map(|l| l.load.busiest(SHOWN)).collect();
         let values = |l: &LayerStatistics, experts: &[usize]| -> Vec<f64> {
             let of_bin = |bin| experts.iter().map(move |e| l.over_positions.relative(bin, *e));
             (0..l.over_positions.bins()).flat_map(of_bin).collect()

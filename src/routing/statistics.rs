@@ -80,14 +80,6 @@ impl LayerStatistics {
             over_positions: OverPositions { experts: l.experts, width: 1, counts: vec![] },
         }
     }
-
-    /// The experts from the most to the least used, at most `most`.
-    pub fn busiest(&self, most: usize) -> Vec<usize> {
-        let mut order: Vec<usize> = (0..self.load.counts.len()).collect();
-        order.sort_by_key(|e| std::cmp::Reverse(self.load.counts[*e]));
-        order.truncate(most);
-        order
-    }
 }
 
 /// The experts of a token, those below `experts`.

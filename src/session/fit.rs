@@ -1,6 +1,6 @@
 //! How much of a model a GPU's memory has room for.
 
-use super::ExpertPlacement;
+use super::{ExpertPlacement, placement::Wanted};
 use crate::{
     backend::{self, Program, runner::RunnerOptions},
     error::{Error, Result},
@@ -22,17 +22,16 @@ pub(super) fn device_bytes(
 /// The layers whose experts the processor computes for this GPU.
 ///
 /// # Errors
-/// As [`ExpertPlacement::layers`]; [`crate::Error::Device`] for a budget that cannot hold the rest of the model, with what would help, or where
+/// As [`ExpertPlacement::wanted`]; [`crate::Error::Device`] for a budget that cannot hold the rest of the model, with what would help, or where
 /// the driver does not say what is free.
 pub(super) fn cpu_layers(
     gpu: &backend::wgpu::Gpu,
     program: &Program,
     placement: &ExpertPlacement,
 ) -> Result<BTreeSet<u32>> {
-    let budget = match (placement.layers(program)?, placement) {
-        (Some(layers), _) => return Ok(layers),
-        (None, ExpertPlacement::Fit(budget)) => budget,
-        (None, _) => return Ok(BTreeSet::new()),
+    let budget = match placement.wanted(program)? {
+        Wanted::Layers(layers) => return Ok(layers),
+        Wanted::Fit(budget) => budget,
     };
     let room = match budget.vram {
         Some(bytes) => bytes,

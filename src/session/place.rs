@@ -23,7 +23,7 @@ pub(super) enum Target {
 /// As [`super::Model::load`].
 pub(super) fn target(program: &Program, options: &LoadOptions) -> Result<Target> {
     // What a person has said wrongly is wrong on every device.
-    options.experts.placement.layers(program)?;
+    options.experts.placement.wanted(program)?;
     Ok(match &options.backend {
         BackendChoice::Reference => Target::Reference,
         BackendChoice::Cpu(o) => Target::Cpu(*o),

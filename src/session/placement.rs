@@ -64,33 +64,45 @@ impl FromStr for TensorRule {
     }
 }
 
+/// What a placement says of a model, whatever the device is.
+#[cfg_attr(
+    not(feature = "gpu"),
+    expect(dead_code, reason = "what it says wrongly is told without a GPU, too; the rest is for one")
+)]
+pub(crate) enum Wanted<'a> {
+    /// The processor computes the experts of these layers.
+    Layers(BTreeSet<u32>),
+    /// Those of as many as do not fit: it depends on the device.
+    Fit(&'a MemoryBudget),
+}
+
 impl ExpertPlacement {
-    /// The layers whose experts the processor computes; `None` for [`ExpertPlacement::Fit`], which depends on the device.
+    /// The layers whose experts the processor computes.
     ///
     /// # Errors
     /// [`Error::Invalid`] for a model without routed experts, more layers than there are, a rule that finds nothing, finds what is no
     /// routed expert's, or a part of a layer's experts.
-    pub(crate) fn layers(&self, program: &Program) -> Result<Option<BTreeSet<u32>>> {
+    pub(crate) fn wanted(&self, program: &Program) -> Result<Wanted<'_>> {
         let graph = &program.graph;
         let with_experts: BTreeSet<u32> = graph::expert_weights(graph).into_keys().collect();
         let total = graph.nodes.iter().filter_map(|n| n.layer).max().map_or(0, |l| l as usize + 1);
         let moved = |layers: BTreeSet<u32>| match with_experts.is_empty() {
             true => Err(Error::Invalid("the model has no routed experts that the processor could compute".into())),
-            false => Ok(Some(layers)),
+            false => Ok(Wanted::Layers(layers)),
         };
         let first = |n: usize| with_experts.iter().copied().filter(|l| (*l as usize) < n).collect();
         match self {
-            ExpertPlacement::Gpu => Ok(Some(BTreeSet::new())),
+            ExpertPlacement::Gpu => Ok(Wanted::Layers(BTreeSet::new())),
             ExpertPlacement::Cpu => moved(with_experts.clone()),
             ExpertPlacement::FirstLayers(n) if *n > total => {
                 Err(Error::Invalid(format!("the experts of the first {n} layers: the model has {total} layers")))
             }
             ExpertPlacement::FirstLayers(n) => moved(first(*n)),
             // More than there are means all of them, in llama.cpp's words too.
-            ExpertPlacement::LastOnGpu(n) if *n >= total => Ok(Some(BTreeSet::new())),
+            ExpertPlacement::LastOnGpu(n) if *n >= total => Ok(Wanted::Layers(BTreeSet::new())),
             ExpertPlacement::LastOnGpu(n) => moved(first(total - n)),
-            ExpertPlacement::Rules(rules) => by_rules(program, rules).map(Some),
-            ExpertPlacement::Fit(_) => Ok(None),
+            ExpertPlacement::Rules(rules) => by_rules(program, rules).map(Wanted::Layers),
+            ExpertPlacement::Fit(budget) => Ok(Wanted::Fit(budget)),
         }
     }
 }

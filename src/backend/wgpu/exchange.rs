@@ -43,9 +43,9 @@ impl GpuRunner {
         drop(view);
         host.call_off();
         done?;
-        if let Some(to) = &self.buffers.host {
-            device.queue.write_buffer(to, 0, bytemuck::cast_slice(&host.words));
-        }
+        let to = self.buffers.host.as_ref();
+        let to = to.ok_or_else(|| Error::Graph("no buffer for what the processor computes".into()))?;
+        device.queue.write_buffer(to, 0, bytemuck::cast_slice(&host.words));
         self.flights.pop_front();
         if let Some(step) = self.begun.iter_mut().find(|s| s.progress.on_host) {
             step.progress.on_host = false;
