@@ -191,7 +191,7 @@ impl Sampler {
 /// Whether no logit is infinite or no number. A sum of comparisons, not an early exit: this loop runs over the whole vocabulary
 /// and vectorises.
 pub(crate) fn all_finite(logits: &[f32]) -> bool {
-    logits.iter().map(|l| usize::from(!l.is_finite())).sum::<usize>() == 0
+    logits.iter().map(|l| u32::from(!l.is_finite())).fold(0, |bad, b| bad | b) == 0
 }
 
 fn check_logits(logits: &[f32]) -> Result<()> {

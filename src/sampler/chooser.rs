@@ -29,6 +29,8 @@ fn best_first(a: &Candidate, b: &Candidate) -> Ordering {
 /// The chain of filters and its scratch, without a random state.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Chooser {
+    /// The logits with what the rules change; not used where they change none.
+    changed: Vec<f32>,
     candidates: Vec<Candidate>,
     weights: Vec<f64>,
     window: Vec<u32>,
@@ -38,60 +40,95 @@ impl Chooser {
     /// A token by these rules; `None` where none is left to choose from. The logits hold neither NaN nor plus infinity.
     pub fn choose(&mut self, logits: &[f32], rules: &Rules<'_>, random: u64) -> Option<u32> {
         let o = rules.options;
-        self.candidates.clear();
-        self.candidates.extend(logits.iter().zip(0u32..).map(|(&logit, id)| Candidate { logit, id }));
+        let mut changed = std::mem::take(&mut self.changed);
+        let given = match self.change(logits, rules, &mut changed) {
+            true => &changed[..],
+            false => logits,
+        };
+        let chosen = if o.temperature == 0.0 {
+            best(given)
+        } else {
+            self.candidates.clear();
+            match o.top_k {
+                // A k of the whole vocabulary sorts nothing. What was forbidden does not count: whether tokens are drawn by rank
+                // or by id must not depend on a mask, as it does not on the GPU.
+                k if k > 0 && k < given.len() => self.take_top_k(given, k),
+                _ => self.candidates.extend(candidates(given).filter(|c| c.logit > f32::NEG_INFINITY)),
+            }
+            self.keep_top_p(o.top_p);
+            self.keep_min_p(o.min_p);
+            self.draw(o.temperature, random)
+        };
+        self.changed = changed;
+        chosen
+    }
+
+    /// Puts the logits with biases, penalties, and minus infinity for what must not come into `to`; `false` where nothing changes.
+    fn change(&mut self, logits: &[f32], rules: &Rules<'_>, to: &mut Vec<f32>) -> bool {
+        let penalty = rules.options.repeat_penalty;
+        if rules.bias.is_empty() && rules.forbidden.is_empty() && rules.mask.is_none() && penalty == 1.0 {
+            return false;
+        }
+        to.clear();
+        to.extend_from_slice(logits);
         for (id, bias) in rules.bias {
-            if let Some(c) = self.candidates.get_mut(*id as usize) {
+            if let Some(logit) = to.get_mut(*id as usize) {
                 // An overflow would turn the best token into one that cannot be compared.
-                c.logit = (c.logit + bias).min(f32::MAX);
+                *logit = (*logit + bias).min(f32::MAX);
             }
         }
-        self.penalise(o, rules.recent);
-        self.forbid(rules);
-        if o.temperature == 0.0 {
-            let best = self.candidates.iter().copied().min_by(best_first);
-            return best.filter(|c| c.logit > f32::NEG_INFINITY).map(|c| c.id);
+        if penalty != 1.0 {
+            self.penalise(rules, to);
         }
-        self.candidates.retain(|c| c.logit > f32::NEG_INFINITY);
-        self.keep_top_k(o.top_k, logits.len());
-        self.keep_top_p(o.top_p);
-        self.keep_min_p(o.min_p);
-        self.draw(o.temperature, random)
-    }
-
-    fn penalise(&mut self, o: &SamplerOptions, recent: &[u32]) {
-        let penalty = o.repeat_penalty;
-        if penalty == 1.0 {
-            return;
-        }
-        self.window.clear();
-        self.window.extend_from_slice(&recent[recent.len().saturating_sub(o.repeat_last_n)..]);
-        self.window.sort_unstable();
-        self.window.dedup();
-        for id in &self.window {
-            // Candidates still stand in the order of their ids here.
-            if let Some(c) = self.candidates.get_mut(*id as usize) {
-                let penalised = if c.logit > 0.0 { c.logit / penalty } else { c.logit * penalty };
-                c.logit = penalised.min(f32::MAX);
-            }
-        }
-    }
-
-    /// Forbidden tokens, and those outside the mask, get logits of minus infinity.
-    fn forbid(&mut self, rules: &Rules<'_>) {
         for id in rules.forbidden {
-            if let Some(c) = self.candidates.get_mut(*id as usize) {
-                c.logit = f32::NEG_INFINITY;
+            if let Some(logit) = to.get_mut(*id as usize) {
+                *logit = f32::NEG_INFINITY;
             }
         }
-        if let Some(mask) = rules.mask {
-            for c in &mut self.candidates {
-                let allowed = mask.get(c.id as usize / 32).is_some_and(|word| word >> (c.id % 32) & 1 == 1);
-                if !allowed {
-                    c.logit = f32::NEG_INFINITY;
+        for (i, logits) in to.chunks_mut(32).enumerate().filter(|_| rules.mask.is_some()) {
+            let word = rules.mask.and_then(|m| m.get(i)).copied().unwrap_or(0);
+            for (bit, logit) in logits.iter_mut().enumerate() {
+                if word >> bit & 1 == 0 {
+                    *logit = f32::NEG_INFINITY;
                 }
             }
         }
+        true
+    }
+
+    fn penalise(&mut self, rules: &Rules<'_>, logits: &mut [f32]) {
+        let (recent, penalty) = (rules.recent, rules.options.repeat_penalty);
+        self.window.clear();
+        self.window.extend_from_slice(&recent[recent.len().saturating_sub(rules.options.repeat_last_n)..]);
+        self.window.sort_unstable();
+        self.window.dedup();
+        for id in &self.window {
+            if let Some(logit) = logits.get_mut(*id as usize) {
+                let penalised = if *logit > 0.0 { *logit / penalty } else { *logit * penalty };
+                *logit = penalised.min(f32::MAX);
+            }
+        }
+    }
+
+    /// The k best, in order, as candidates. Blocks without a logit above the k-th best so far are passed over by their largest: of equal
+    /// logits the earlier one is the better.
+    fn take_top_k(&mut self, logits: &[f32], k: usize) {
+        let mut least = f32::NEG_INFINITY;
+        for (block, first) in logits.chunks(BLOCK).zip((0u32..).step_by(BLOCK)) {
+            if largest(block) <= least {
+                continue;
+            }
+            self.candidates.extend(
+                block.iter().zip(first..).filter(|(l, _)| **l > least).map(|(&logit, id)| Candidate { logit, id }),
+            );
+            if self.candidates.len() >= 4 * k + BLOCK {
+                self.candidates.select_nth_unstable_by(k - 1, best_first);
+                self.candidates.truncate(k);
+                least = self.candidates[k - 1].logit;
+            }
+        }
+        self.sort_prefix(k);
+        self.candidates.truncate(k);
     }
 
     /// Brings the `n` best to the front, in order.
@@ -104,15 +141,6 @@ impl Chooser {
             self.candidates.select_nth_unstable_by(n - 1, best_first);
         }
         self.candidates[..n].sort_unstable_by(best_first);
-    }
-
-    /// Of `vocab` tokens the k best stay, in order; a k of the whole vocabulary sorts nothing. What was forbidden does not count:
-    /// whether tokens are drawn by rank or by id must not depend on a mask, as it does not on the GPU.
-    fn keep_top_k(&mut self, k: usize, vocab: usize) {
-        if k > 0 && k < vocab {
-            self.sort_prefix(k);
-            self.candidates.truncate(k);
-        }
     }
 
     fn keep_top_p(&mut self, p: f32) {
@@ -172,6 +200,33 @@ impl Chooser {
     }
 }
 
+/// Logits that are looked at together.
+const BLOCK: usize = 64;
+
+fn candidates(logits: &[f32]) -> impl Iterator<Item = Candidate> {
+    logits.iter().zip(0u32..).map(|(&logit, id)| Candidate { logit, id })
+}
+
+/// The largest number, in lanes that vectorise; minus infinity of none.
+fn largest(of: &[f32]) -> f32 {
+    let mut lanes = [f32::NEG_INFINITY; 16];
+    let blocks = of.chunks_exact(lanes.len());
+    let rest = blocks.remainder();
+    for block in blocks {
+        for (lane, x) in lanes.iter_mut().zip(block) {
+            *lane = if *x > *lane { *x } else { *lane };
+        }
+    }
+    lanes.iter().chain(rest).fold(f32::NEG_INFINITY, |m, x| m.max(*x))
+}
+
+/// The first of the largest logits; `None` where all are minus infinity.
+fn best(logits: &[f32]) -> Option<u32> {
+    let max = largest(logits);
+    let first = logits.iter().position(|l| *l == max).filter(|_| max > f32::NEG_INFINITY)?;
+    u32::try_from(first).ok()
+}
+
 /// `e^x` for `x <= 0`, from operations that are exact or correctly rounded everywhere, so that platforms agree (the
 /// system's `exp` differs between C libraries). Relative error below 1e-14; 0 below -700.
 fn exp(x: f64) -> f64 {
@@ -186,4 +241,40 @@ fn exp(x: f64) -> f64 {
     // Taylor's series by Horner; the 13th power's term is below 3e-17.
     let p = (1..=13).rev().fold(1.0, |p, i| 1.0 + p * r / f64::from(i));
     p * f64::from_bits(((n as i64 + 1023) as u64) << 52)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sampler::Rng;
+
+    /// Passing blocks over changes nothing: against sorting all of them, with many equal logits and some that must not come.
+    #[test]
+    fn the_k_best_are_those_of_a_full_sort() {
+        let mut rng = Rng::new(5);
+        for n in [1usize, 15, 64, 65, 1000, 5003] {
+            for distinct in [2, 7, 1_000_000] {
+                let logit = |r: u64| if r % 11 == 0 { f32::NEG_INFINITY } else { (r % distinct) as f32 - 3.0 };
+                let logits: Vec<f32> = (0..n).map(|_| logit(rng.next_u64() >> 20)).collect();
+                let mut sorted: Vec<Candidate> = candidates(&logits).filter(|c| c.logit > f32::NEG_INFINITY).collect();
+                sorted.sort_by(best_first);
+                assert_eq!(best(&logits), sorted.first().map(|c| c.id));
+                for k in [1usize, 3, 40, 300].into_iter().filter(|k| *k < n) {
+                    let mut chooser = Chooser::default();
+                    chooser.take_top_k(&logits, k);
+                    let ids = |c: &[Candidate]| c.iter().map(|c| c.id).collect::<Vec<_>>();
+                    assert_eq!(ids(&chooser.candidates), ids(&sorted[..k.min(sorted.len())]), "{n} {distinct} {k}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn nothing_is_chosen_where_nothing_may_come() {
+        assert_eq!(best(&[f32::NEG_INFINITY; 70]), None);
+        assert_eq!(best(&[]), None);
+        let mut all = vec![f32::NEG_INFINITY; 70];
+        all[69] = -1e30;
+        assert_eq!(best(&all), Some(69));
+    }
 }

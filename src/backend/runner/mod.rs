@@ -62,6 +62,8 @@ pub struct Runner {
     executor: Box<dyn Executor>,
     /// Bytes of each part of a page.
     page_parts: Vec<usize>,
+    /// Scratch: pages on their way.
+    page_range: Vec<u8>,
     options: RunnerOptions,
     graph: GraphFacts,
     sequences: Vec<Sequence>,
@@ -154,6 +156,7 @@ impl Runner {
         let samplers = std::iter::repeat_with(SequenceSampler::default).take(options.sequences).collect();
         Runner {
             page_parts: executor.page_parts(),
+            page_range: vec![],
             executor,
             options,
             graph: GraphFacts::new(program),

@@ -11,7 +11,7 @@ use std::{ops::Range, sync::Arc};
 pub const PAGE: usize = 32;
 
 /// Bytes that are copied at once, at least a page.
-const AT_ONCE: usize = 32 << 20;
+const AT_ONCE: usize = 8 << 20;
 
 impl Runner {
     /// Bytes of a page; 0 for graphs without KV caches.
@@ -40,13 +40,15 @@ impl Runner {
             )));
         }
         let mut all = Vec::with_capacity(pages.len());
-        let mut bytes = vec![];
+        // Kept: memory that the system gives anew costs more than the copy into it.
+        let mut bytes = std::mem::take(&mut self.page_range);
         for first in pages.clone().step_by(self.pages_at_once()) {
             let end = (first + self.pages_at_once()).min(pages.end);
             bytes.clear();
             self.executor.read_sequence(sequence, first * PAGE..end * PAGE, None, &mut bytes)?;
             all.extend((0..end - first).map(|i| self.one_page(&bytes, end - first, i)));
         }
+        self.page_range = bytes;
         Ok(all)
     }
 
@@ -84,12 +86,13 @@ impl Runner {
             self.check_states(states)?;
         }
         self.sequences[sequence].replace(0);
-        let mut bytes = vec![];
+        let mut bytes = std::mem::take(&mut self.page_range);
         for (i, some) in pages.chunks(self.pages_at_once()).enumerate() {
             self.join_pages(some, &mut bytes);
             let at = first + i * self.pages_at_once();
             self.executor.write_sequence(sequence, at * PAGE..(at + some.len()) * PAGE, false, &bytes)?;
         }
+        self.page_range = bytes;
         if let Some(states) = states {
             self.executor.write_sequence(sequence, 0..0, true, states)?;
         }
@@ -103,13 +106,16 @@ impl Runner {
 
     /// Page `i` of `n` that were read together: executors give the parts of a range one after the other, each with all its positions.
     fn one_page(&self, bytes: &[u8], n: usize, i: usize) -> Arc<[u8]> {
-        let mut page = Vec::with_capacity(self.page_bytes());
+        let mut page: Arc<[u8]> = std::iter::repeat_n(0, self.page_bytes()).collect();
+        // Nobody else has it yet.
+        let mut to = Arc::get_mut(&mut page).unwrap_or_default();
         let mut at = 0;
         for part in &self.page_parts {
-            page.extend_from_slice(&bytes[at + i * part..at + (i + 1) * part]);
-            at += n * part;
+            let (front, rest) = to.split_at_mut(*part);
+            front.copy_from_slice(&bytes[at + i * part..at + (i + 1) * part]);
+            (to, at) = (rest, at + n * part);
         }
-        page.into()
+        page
     }
 
     /// The reverse: pages as one range.

@@ -13,7 +13,7 @@ use crate::{
     sampler::Chooser,
     serve::{
         prefix::{Shape, Tree},
-        schedule::{Fairness, Limits, Need, Pace, Share, Waiting},
+        schedule::{Allowance, Fairness, Limits, Need, Pace, Share, Waiting},
     },
     session::Model,
     tokenizer::Tokenizer,
@@ -26,14 +26,6 @@ use std::{
 
 /// Steps that are expected to take longer are done in slices of so many microseconds, between which clients are looked after.
 const SLICE: u64 = 25_000;
-/// By how many times its own length a step that generates may get longer by rows of prompts.
-const STRETCH: f64 = 0.9;
-/// How many times that, where more prompts wait than texts are generated: who waits is one of those that are served too, and steps
-/// with many rows read every weight for more of them.
-const MORE_STRETCH: f64 = 2.0;
-/// Microseconds that a step may always take.
-const LEAST_STEP: f64 = 8_000.0;
-
 /// See the [module](self).
 pub struct Worker {
     pub(super) model: Model,
@@ -50,6 +42,7 @@ pub struct Worker {
     pub(super) store: Tree,
     fairness: Fairness,
     pace: Pace,
+    allowance: Allowance,
     chooser: Chooser,
     pub(super) clock: u64,
 }
@@ -79,6 +72,7 @@ impl Worker {
             slots,
             fairness: Fairness::default(),
             pace: Pace::default(),
+            allowance: Allowance::default(),
             chooser: Chooser::default(),
             clock: 0,
         }
@@ -165,7 +159,8 @@ impl Worker {
             return Ok(());
         }
         let generating = waiting.iter().filter(|w| w.need == Need::Next).count();
-        let limits = self.limits(generating, waiting.len() - generating);
+        let prompts: Vec<usize> = waiting.iter().filter_map(|w| w.need.prompt()).collect();
+        let limits = self.limits(generating, &prompts);
         let shares = self.fairness.schedule(&waiting, limits);
         let prompt_rows = shares.iter().map(|s| s.rows).sum::<usize>() - generating.min(shares.len());
         let laid_out = lay_out(&mut self.slots, &shares, &self.shared.metrics);
@@ -177,7 +172,11 @@ impl Worker {
             return Ok(());
         }
         let seconds = begin.elapsed().as_secs_f64();
+        let alone = self.pace.predict(generating, 0);
         self.pace.learn(generating, prompt_rows, 1e6 * seconds);
+        if let Some(alone) = alone.filter(|_| generating > 0) {
+            self.allowance.spend(alone, generating, &prompts, 1e6 * seconds);
+        }
         self.shared.metrics.step(seconds, generating, prompt_rows);
         if trace {
             self.shared.experts.count(&self.runner.results().outputs);
@@ -189,14 +188,11 @@ impl Worker {
         Ok(())
     }
 
-    /// What the next step may take beside so many sequences that generate, where so many prompts wait.
-    fn limits(&self, generating: usize, prompts: usize) -> Limits {
+    /// What the next step may take beside so many sequences that generate, where prompts wait with so many rows left each.
+    fn limits(&self, generating: usize, prompts: &[usize]) -> Limits {
         let rows = self.options.runner.ubatch;
         let micros = match self.pace.predict(generating, 0) {
-            Some(alone) if generating > 0 => {
-                let stretch = STRETCH * (prompts as f64 / generating as f64).clamp(1.0, MORE_STRETCH);
-                (alone + stretch * alone).max(LEAST_STEP)
-            }
+            Some(alone) if generating > 0 => self.allowance.of_step(alone, generating, prompts),
             _ => self.options.step_micros as f64,
         };
         let most = rows.saturating_sub(generating);

@@ -7,8 +7,10 @@
 //!
 //! Deliberately absent: clocks, tokens, HTTP.
 
+mod allowance;
 mod pace;
 
+pub use allowance::Allowance;
 pub use pace::Pace;
 
 use std::collections::BTreeMap;
@@ -20,6 +22,16 @@ pub enum Need {
     Next,
     /// Rows of its prompt: so many are left, at least one.
     Prompt(usize),
+}
+
+impl Need {
+    /// The rows that are left of its prompt.
+    pub fn prompt(self) -> Option<usize> {
+        match self {
+            Need::Prompt(left) => Some(left),
+            Need::Next => None,
+        }
+    }
 }
 
 /// A sequence that could take part in the next step.
@@ -156,13 +168,8 @@ struct Prompt {
 
 impl Prompt {
     fn of(w: &Waiting) -> Option<Prompt> {
-        match w.need {
-            Need::Next => None,
-            Need::Prompt(left) => {
-                let (sequence, client) = (w.sequence, w.client);
-                Some(Prompt { sequence, client, left, weight: 1.0, part: 0.0, owed: 0.0, given: 0 })
-            }
-        }
+        let (sequence, client, left) = (w.sequence, w.client, w.need.prompt()?);
+        Some(Prompt { sequence, client, left, weight: 1.0, part: 0.0, owed: 0.0, given: 0 })
     }
 
     /// What it is owed after this step.
