@@ -178,7 +178,14 @@ fn bench_runs_sequences_side_by_side_and_profiles() {
     let kernels = rows[1]["kernels"].as_array().unwrap();
     assert!(kernels.iter().any(|k| k["op"] == "expert_glu" && k["kernel"] == "Q4_K" && k["bytes"].as_u64() > Some(0)));
     assert!(ok(&args).contains("tg2 x 3 @ d5"));
-    fails(&["bench", "--sequences", "0"], &["--sequences"]);
+    // A text's tokens, which a router sends elsewhere than random ones.
+    let dir = tempfile::tempdir().unwrap();
+    let text = put(dir.path(), "text", TEXT.as_bytes());
+    let given = [&args[..], &["--text", &text]].concat();
+    assert!(ok(&given).contains("the tokens are those of"));
+    assert_eq!(json(&[&given[..], &["-o", "json"]].concat())[2]["text"].as_str(), Some(&text[..]));
+    let empty = put(dir.path(), "empty", b"\n");
+    fails(&[&args[..], &["--text", &empty]].concat(), &["--text", "no text"]);
 }
 
 #[test]

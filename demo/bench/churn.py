@@ -18,6 +18,7 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.request
 from collections import Counter
 
 WORDS = "the of and to in is you that it he was for on are as with his they at be this have from or one had by word but not".split()
@@ -109,12 +110,14 @@ def main():
     server = subprocess.Popen([args.binary, *words], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     samples, counts = [], Counter()
     try:
+        # The port is there before the model and the runtime are, and with the runtime come its descriptors.
         for _ in range(600):
             try:
-                socket.create_connection(("127.0.0.1", port)).close()
+                urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5).close()
                 break
             except OSError:
                 time.sleep(0.1)
+        time.sleep(2)
         begin = time.time()
         end = begin + 60 * args.minutes
         idle = looked_at(server.pid)[1]

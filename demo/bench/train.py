@@ -11,6 +11,7 @@ and prints a line for each of its modes that names its data type and its rate: `
 meant: forwards, backwards, clipping and AdamW over 4096 tokens of a model of `demo/bard.toml`'s architecture.
 """
 import argparse
+import os
 import pathlib
 import re
 import statistics
@@ -24,7 +25,8 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 def build():
     """The example, compiled; gives its path."""
     subprocess.run(['cargo', 'build', '--release', '--example', 'train_speed'], cwd=ROOT, check=True)
-    return ROOT / 'target' / 'release' / 'examples' / 'train_speed'
+    target = pathlib.Path(os.environ.get('CARGO_TARGET_DIR', ROOT / 'target'))
+    return target / 'release' / 'examples' / 'train_speed'
 
 
 def ours(binary, threads):

@@ -2,10 +2,12 @@
 
 use super::{
     args::{BackendName, BenchArgs, Format},
-    bench_batch::{SideBySide, random_ids},
+    bench_batch::SideBySide,
+    bench_tokens::Source,
     facts,
     failure::{Failure, Outcome, say},
     load::{self, Bar},
+    output,
     report::{self, Kernel, Row},
     units,
 };
@@ -20,7 +22,7 @@ use crate::{
         DType,
         mix::{self, Mix},
     },
-    sampler::{Rng, SamplerOptions, Sampling},
+    sampler::{SamplerOptions, Sampling},
     session::{Budget, Model, Session, Status},
 };
 use std::{
@@ -31,6 +33,7 @@ use std::{
 /// Runs the verb.
 pub fn bench(args: &BenchArgs, quiet: bool) -> Outcome {
     let tests = tests(args)?;
+    let text = args.text.as_ref().map(|path| output::read_text("--text", path)).transpose()?;
     let (checkpoint, name) = match &args.synthetic {
         Some(shape) => match synthetic(args, shape, quiet)? {
             Some(made) => made,
@@ -62,7 +65,7 @@ pub fn bench(args: &BenchArgs, quiet: bool) -> Outcome {
         } else if let Some(f) = model.roofline()? {
             (row.read_bandwidth, row.dispatch_seconds) = (Some(f.bandwidth), Some(f.dispatch));
         }
-        measure(args, &model, &tests, &row, &mut rows, quiet)?;
+        measure((args, text.as_deref()), &model, &tests, &row, &mut rows, quiet)?;
     }
     let mut out = io::stdout().lock();
     report::write(&mut out, args.output, &rows)?;
@@ -164,6 +167,7 @@ fn describe(model: &Model, checkpoint: &Checkpoint, name: &str, args: &BenchArgs
             Some(_) => name.into(),
             None => format!("{} {}", facts::shape(d), facts::weight_type(checkpoint)),
         },
+        text: args.text.as_ref().map(|t| t.display().to_string()),
         preset: args.synthetic.clone(),
         n_layers: d.decoder.layers.len(),
         model_size: facts::weight_bytes(&d.program),
@@ -177,7 +181,14 @@ fn describe(model: &Model, checkpoint: &Checkpoint, name: &str, args: &BenchArgs
     }
 }
 
-fn measure(args: &BenchArgs, model: &Model, tests: &[Test], row: &Row, rows: &mut Vec<Row>, quiet: bool) -> Outcome {
+fn measure(
+    (args, text): (&BenchArgs, Option<&str>),
+    model: &Model,
+    tests: &[Test],
+    row: &Row,
+    rows: &mut Vec<Row>,
+    quiet: bool,
+) -> Outcome {
     let ctx = tests.iter().map(|t| t.depth + t.prompt.max(t.generate)).max().unwrap_or(1);
     let mut session = load::session(model, ctx, &args.context)?;
     let mut bar = Bar::new(quiet);
@@ -190,8 +201,8 @@ fn measure(args: &BenchArgs, model: &Model, tests: &[Test], row: &Row, rows: &mu
             test_time: report::utc(report::seconds_now()),
             ..row.clone()
         };
-        let mut random = Rng::new(1);
-        let times = times(args, model, &mut session, test, &mut random, &mut bar)?;
+        let mut source = Source::new(text, model)?;
+        let times = times(args, model, &mut session, test, &mut source, &mut bar)?;
         row.set_samples(&times);
         if test.sequences == 1 {
             // On average half of what is generated stands before a token.
@@ -202,7 +213,7 @@ fn measure(args: &BenchArgs, model: &Model, tests: &[Test], row: &Row, rows: &mu
             row.roofline_percent = reachable.filter(|_| test.prompt == 0).map(|r| 100.0 * row.avg_ts / r);
         }
         if args.profile && test.sequences == 1 {
-            row.kernels = profile(&mut session, test, args.repetitions, &mut random)?;
+            row.kernels = profile(&mut session, test, args.repetitions, &mut source)?;
         }
         rows.push(row);
     }
@@ -215,34 +226,34 @@ fn times(
     model: &Model,
     session: &mut Session,
     test: &Test,
-    random: &mut Rng,
+    source: &mut Source,
     bar: &mut Bar,
 ) -> Outcome<Vec<Duration>> {
     let mut subject = match test.sequences {
-        1 => Subject::One(Depth::fill(session, test.depth, random)?),
-        n => Subject::Several(Box::new(SideBySide::new(model, n, test.depth, test.generate, &args.context, random)?)),
+        1 => Subject::One(Depth::fill(session, test.depth, source)?),
+        n => Subject::Several(Box::new(SideBySide::new(model, n, test.depth, test.generate, &args.context, source)?)),
     };
-    let mut one = |test: &Test, random: &mut Rng| match &mut subject {
-        Subject::One(depth) => repetition(session, test, depth, random),
-        Subject::Several(s) => s.steps(test.generate, random),
+    let mut one = |test: &Test, source: &mut Source| match &mut subject {
+        Subject::One(depth) => repetition(session, test, depth, source),
+        Subject::Several(s) => s.steps(test.generate, source),
     };
     if !args.no_warmup {
-        one(&Test { generate: test.generate.min(1), ..*test }, random)?;
+        one(&Test { generate: test.generate.min(1), ..*test }, source)?;
     }
     let mut times = Vec::new();
     for i in 0..args.repetitions {
-        times.push(one(test, random)?);
+        times.push(one(test, source)?);
         bar.show(Progress { phase: "measuring", done: u64::from(i) + 1, total: u64::from(args.repetitions) });
     }
     Ok(times)
 }
 
 /// The kernels of one step of a test: their mean times over some steps, after one that compiles and warms them.
-fn profile(session: &mut Session, test: &Test, repetitions: u32, random: &mut Rng) -> Outcome<Vec<Kernel>> {
-    Depth::fill(session, test.depth, random)?;
+fn profile(session: &mut Session, test: &Test, repetitions: u32, source: &mut Source) -> Outcome<Vec<Kernel>> {
+    Depth::fill(session, test.depth, source)?;
     let mut kernels: Vec<Kernel> = vec![];
     for i in 0..=repetitions {
-        let tokens = random_ids(random, test.prompt.clamp(1, session.ubatch()), session.model().vocab());
+        let tokens = source.tokens(test.depth, test.prompt.clamp(1, session.ubatch()), session.model().vocab());
         let Some(times) = session.profile(&tokens)? else {
             say(format_args!("--profile: {} has no clock for its kernels", session.model().describe()));
             return Ok(vec![]);
@@ -280,11 +291,11 @@ struct Depth {
 }
 
 impl Depth {
-    /// Fills an empty session with random tokens.
-    fn fill(session: &mut Session, tokens: usize, random: &mut Rng) -> Outcome<Self> {
+    /// Fills an empty session.
+    fn fill(session: &mut Session, tokens: usize, source: &mut Source) -> Outcome<Self> {
         session.truncate(0);
         if tokens > 0 {
-            let ids = random_ids(random, tokens, session.model().vocab());
+            let ids = source.tokens(0, tokens, session.model().vocab());
             session.prefill(&ids)?;
         }
         let recurrent = !session.model().definition().program.graph.states.is_empty();
@@ -303,13 +314,13 @@ impl Depth {
     }
 }
 
-fn repetition(session: &mut Session, test: &Test, depth: &Depth, random: &mut Rng) -> Outcome<Duration> {
+fn repetition(session: &mut Session, test: &Test, depth: &Depth, source: &mut Source) -> Outcome<Duration> {
     depth.go_back(session)?;
-    let tokens = random_ids(random, test.prompt + test.generate, session.model().vocab());
+    let tokens = source.tokens(depth.tokens, test.prompt + test.generate, session.model().vocab());
     let start = Instant::now();
     if test.prompt > 0 {
         session.prefill(&tokens)?;
-    } else if !generated(session, &tokens, random)? {
+    } else if !generated(session, &tokens, source)? {
         for t in tokens {
             session.decode(t)?;
         }
@@ -318,8 +329,9 @@ fn repetition(session: &mut Session, test: &Test, depth: &Depth, random: &mut Rn
 }
 
 /// Generates where the device chooses the tokens, as `run` does: at such a temperature that they are random too. `false`
-/// where it does not.
-fn generated(session: &mut Session, tokens: &[u32], random: &mut Rng) -> Outcome<bool> {
+/// where it does not, and for a text, whose tokens are given.
+fn generated(session: &mut Session, tokens: &[u32], source: &mut Source) -> Outcome<bool> {
+    let Source::Random(random) = source else { return Ok(false) };
     let options = SamplerOptions { temperature: 1e6, top_k: 0, top_p: 1.0, min_p: 0.0, ..SamplerOptions::default() };
     if !session.set_sampler(&Sampling { options, ..Sampling::default() })? {
         return Ok(false);
@@ -342,6 +354,9 @@ fn generated(session: &mut Session, tokens: &[u32], random: &mut Rng) -> Outcome
 /// The roofline, in words.
 fn explain(out: &mut dyn Write, rows: &[Row]) -> io::Result<()> {
     let Some(row) = rows.first() else { return Ok(()) };
+    if let Some(text) = &row.text {
+        writeln!(out, "\nthe tokens are those of {text}")?;
+    }
     let (weights, deepest) = (row.bytes_per_token, rows.iter().map(|r| r.kv_bytes_per_token).max().unwrap_or(0));
     let (weights_text, kv_text) = (units::bytes(weights), units::bytes(deepest));
     writeln!(out, "\na generated token reads {weights_text} of weights,\nand up to {kv_text} of keys and values here")?;

@@ -1,17 +1,8 @@
 //! `moeray bench --sequences`: generations side by side.
 
-use super::{args::ContextArgs, failure::Outcome, load};
-use crate::{
-    batch::{Batch, RunnerOptions},
-    sampler::Rng,
-    session::Model,
-};
+use super::{args::ContextArgs, bench_tokens::Source, failure::Outcome, load};
+use crate::session::{Batch, Model, RunnerOptions};
 use std::time::{Duration, Instant};
-
-/// Random tokens: they spread over the experts as text does, and need no tokenizer.
-pub fn random_ids(random: &mut Rng, n: usize, vocab: usize) -> Vec<u32> {
-    (0..n).map(|_| (random.next_u64() % vocab.max(1) as u64) as u32).collect()
-}
 
 /// Sequences of one length that get a token each in every step.
 pub struct SideBySide {
@@ -20,20 +11,20 @@ pub struct SideBySide {
 }
 
 impl SideBySide {
-    /// Fills the contexts of `sequences` sequences with `depth` random tokens each.
+    /// Fills the contexts of `sequences` sequences with `depth` tokens each.
     pub fn new(
         model: &Model,
         sequences: usize,
         depth: usize,
         generate: usize,
         args: &ContextArgs,
-        random: &mut Rng,
+        source: &mut Source,
     ) -> Outcome<Self> {
         let rows = sequences.max((args.ubatch_size as usize).min(depth));
         let options = RunnerOptions { ctx: depth + generate, sequences, ubatch: rows, kv: load::kv(args) };
         let mut batch = Batch::new(model, options)?;
         for s in 0..sequences {
-            for piece in random_ids(random, depth, model.vocab()).chunks(rows) {
+            for piece in source.of_sequence((s, sequences), 0, depth, model.vocab()).chunks(rows) {
                 batch.step(&[(s, piece)])?;
             }
             // Recurrent states can only go back to where they were kept.
@@ -43,13 +34,15 @@ impl SideBySide {
     }
 
     /// The time of `n` steps.
-    pub fn steps(&mut self, n: usize, random: &mut Rng) -> Outcome<Duration> {
+    pub fn steps(&mut self, n: usize, source: &mut Source) -> Outcome<Duration> {
         let sequences = self.batch.sequences();
         (0..sequences).for_each(|s| self.batch.truncate(s, self.depth));
-        let tokens = random_ids(random, n * sequences, self.batch.model().vocab());
+        let vocab = self.batch.model().vocab();
+        let of = |s| source.of_sequence((s, sequences), self.depth, n, vocab);
+        let tokens: Vec<Vec<u32>> = (0..sequences).map(of).collect();
         let start = Instant::now();
-        for step in tokens.chunks(sequences) {
-            let feed: Vec<(usize, &[u32])> = step.chunks(1).enumerate().collect();
+        for i in 0..n {
+            let feed: Vec<(usize, &[u32])> = tokens.iter().map(|t| &t[i..=i]).enumerate().collect();
             self.batch.step(&feed)?;
         }
         Ok(start.elapsed())

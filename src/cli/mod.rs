@@ -7,6 +7,7 @@
 mod args;
 mod bench;
 mod bench_batch;
+mod bench_tokens;
 mod chat;
 mod devices;
 mod facts;

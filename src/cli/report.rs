@@ -59,6 +59,8 @@ pub struct Row {
     pub samples_ts: Vec<f64>,
     /// Sequences that generated side by side.
     pub n_seq: usize,
+    /// The text whose tokens were fed; none for random ones.
+    pub text: Option<String>,
     /// The preset whose shape was measured with random weights; none for a real model.
     pub preset: Option<String>,
     /// Transformer layers.

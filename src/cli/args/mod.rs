@@ -313,6 +313,10 @@ pub struct BenchArgs {
     /// Sequences that generate side by side, a token of each in every step; their tokens are counted together
     #[arg(long, value_name = "N,...", value_delimiter = ',', default_value = "1", value_parser = clap::value_parser!(u32).range(1..=4096))]
     pub sequences: Vec<u32>,
+    /// Feed the tokens of this text (- reads standard input), which a router sends where it sends real prompts, instead of random ones;
+    /// each sequence from a place of its own
+    #[arg(long, value_name = "FILE", conflicts_with = "synthetic")]
+    pub text: Option<PathBuf>,
     /// Repetitions of each test
     #[arg(short, long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
     pub repetitions: u32,
