@@ -4,8 +4,12 @@
 //! tells thinking from content and puts the answer into the history when it ends. Only what the session does not hold yet is
 //! fed.
 //!
+//! Tools: the model is told of [`Tool`]s by [`RenderOptions`], and a [`ToolReader`] tells the calls in its answer from the text,
+//! in the [`ToolSyntax`] of its family.
+//!
 //! Deliberately absent: terminals, clocks.
 
+pub use crate::tools::{AnswerDelta, CallDelta, CallHead, Tool, ToolCall, ToolReader, ToolSyntax};
 use crate::{
     error::{Error, Result},
     generate::{CancelToken, FinishReason, GenerateOptions, Generation, Piece, Polled, Stats, generate},

@@ -8,7 +8,7 @@
 //! | text from a prompt, streamed | [`session::Model::open`], [`session::Session`], [`generate::generate`]: the example below |
 //! | a conversation with the model's own template | [`chat::Chat`] |
 //! | a generation that is stopped, polled in slices, sent to a thread, or an asynchronous stream | [`CancelToken`], [`generate::Generation`] |
-//! | several texts at once | [`batch::Batch`] |
+//! | several texts at once | [`session::Batch`] |
 //! | logits, hidden states, vectors of texts | [`session::Session::prefill`], [`session::Session::hidden_states`], [`session::Session::embedding`] |
 //! | which experts a text takes | [`session::Session::record_routing`], [`routing`] |
 //! | a GPU of one's own choice, or the host's own device | [`session::BackendChoice`], `gpu::Gpu::adopt` |
@@ -25,10 +25,10 @@
 //! | `gpu` | yes | GPUs through wgpu; without it models run on the CPU, and neither wgpu nor naga is built |
 //! | `cli` | yes | the program `moeray`; a library's user leaves it out |
 //! | `demo-model` | yes | the built-in model of 6.5 MB, `session::Model::demo` |
-//! | `grammar` | yes | output that follows a JSON schema, a regular expression, a grammar, or calls of tools: [`grammar`] |
+//! | `grammar` | yes | output that follows a JSON schema, a regular expression, a grammar, or calls of tools: `generate::Grammar` |
 //! | `train` | yes | training and adapters: [`train`] |
 //! | `serve` | yes | the server behind `moeray serve`; a library's user leaves it out |
-//! | `pull` | no | downloads of models: `hub::pull` |
+//! | `pull` | no | downloads of models: `hub::PullOptions::pull` |
 //! | `stream` | no | `generate::Generation::into_stream`, a stream for asynchronous programs |
 //!
 //! # Defaults
@@ -52,14 +52,14 @@
 //!   (walk the graph)                   (pipelines, bind groups, buffers, one list of dispatches)
 //!        └────────┬──────────────────────┘
 //!              runner ─→ n sequences: rows in, logits or chosen tokens out; begin and poll, slices, save, restore, fork
-//!              session, batch ─→ views of it: one sequence, several
+//!              session ─→ views of it: one sequence, several
 //!              generate ─→ sampler, stop rules, streaming     chat ─→ conversations
 //!              tokenizer ─→ text     tools ─→ calls in answers     grammar ─→ masks of tokens
 //!              train ─→ new weights     serve ─→ many clients over HTTP         cli on top
 //! ```
 //!
-//! The modules stand in reading order. An application needs few of them: [`session`] (a [`session::Model`] and its sequences), [`batch`],
-//! [`generate`], [`chat`], [`sampler`], [`tokenizer`], [`tools`], `grammar`, [`routing`], and [`gpu`] or [`cpu`] to say where it
+//! The modules stand in reading order. An application needs few of them: [`session`] (a [`session::Model`] and its sequences),
+//! [`generate`], [`chat`], [`sampler`], [`tokenizer`], [`routing`], and [`gpu`] or [`cpu`] to say where it
 //! runs; `train` makes new weights. The others are the engine's rooms: they are not part of the interface and change from version to
 //! version.
 //!
@@ -85,7 +85,7 @@
 //! # Threads
 //!
 //! Several threads may share a [`session::Model`], a [`gpu::Gpu`], a [`tokenizer::Tokenizer`], a [`generate::CancelToken`] and
-//! an [`Error`] (`Send` and `Sync`). One thread at a time uses a [`session::Session`], a [`batch::Batch`] or a
+//! an [`Error`] (`Send` and `Sync`). One thread at a time uses a [`session::Session`], a [`session::Batch`] or a
 //! [`generate::Generation`]; it may hand them to another (`Send`, not `Sync`).
 //!
 //! # Example
@@ -125,8 +125,15 @@ mod file;
 #[doc(hidden)]
 pub mod file;
 pub mod tokenizer;
+#[cfg(not(feature = "internals"))]
+mod tools;
+#[cfg(feature = "internals")]
+#[doc(hidden)]
 pub mod tools;
-#[cfg(feature = "grammar")]
+#[cfg(all(feature = "grammar", not(feature = "internals")))]
+mod grammar;
+#[cfg(all(feature = "grammar", feature = "internals"))]
+#[doc(hidden)]
 pub mod grammar;
 #[cfg(not(feature = "internals"))]
 mod ir;
@@ -166,7 +173,6 @@ pub mod backend;
 pub mod hub;
 pub mod routing;
 pub mod session;
-pub mod batch;
 pub mod sampler;
 pub mod generate;
 pub mod chat;
@@ -192,13 +198,11 @@ pub mod gpu {
     /// The wgpu whose devices can be adopted: a host must use this version.
     pub use ::wgpu;
 
-    /// Devices that are smaller than the one that is there, for tests.
+    /// Devices that are smaller than the one that is there, and what was measured on one, for tests.
     #[doc(hidden)]
-    pub use crate::backend::wgpu::ForcedLimits;
+    pub use crate::backend::wgpu::{ForcedLimits, Measured};
     pub use crate::{
-        backend::wgpu::{
-            DeviceCallbacks, DeviceInfo, Gpu, Measured, Options, Requirements, RunOptions, ShaderCache, Tuning, devices,
-        },
+        backend::wgpu::{DeviceCallbacks, DeviceInfo, Gpu, Options, Requirements, RunOptions, ShaderCache, Tuning},
         kernels::{Reduction, Tiles},
     };
 }

@@ -2,10 +2,9 @@
 
 use moeray::{
     Error,
-    batch::Batch,
     generate::{CancelToken, Generation},
     gpu::Gpu,
-    session::{Model, Session},
+    session::{Batch, Model, Session},
     tokenizer::Tokenizer,
 };
 

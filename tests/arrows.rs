@@ -59,9 +59,8 @@ const ARROWS: &[(&str, &[&str])] = &[
             "quant::KvType",
         ],
     ),
-    ("batch", &["error", "sampler", "backend", "session"]),
-    ("generate", &["error", "cancel", "session", "sampler", "tokenizer"]),
-    ("chat", &["error", "generate", "session", "sampler", "tokenizer"]),
+    ("generate", &["error", "cancel", "session", "sampler", "tokenizer", "grammar"]),
+    ("chat", &["error", "generate", "session", "sampler", "tokenizer", "tools"]),
     (
         "train",
         &[

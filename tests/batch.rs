@@ -13,10 +13,9 @@ use moeray::{
         Loaded,
         runner::{self, Row, RunnerOptions},
     },
-    batch::{Batch, Budget, Chosen, Status, Turn},
     quant::KvType,
     sampler::{SamplerOptions, Sampling},
-    session::{BackendChoice, LoadOptions, Model, Session, SessionOptions},
+    session::{BackendChoice, Batch, BatchTurn, Budget, Chosen, LoadOptions, Model, Session, SessionOptions, Status},
 };
 
 /// Logits of every position of a sequence that runs alone.
@@ -244,7 +243,7 @@ fn a_batch_chooses_without_blocking() {
         (0..2).for_each(|s| _ = batch.set_sampler(s, &sampling).unwrap());
         let mut all: Vec<Chosen> = vec![];
         for step in 0..5 {
-            let turn = |sequence: usize| Turn {
+            let turn = |sequence: usize| BatchTurn {
                 sequence,
                 tokens: if step == 0 { &prompts[sequence] } else { &[] },
                 random: Some((step * 77 + sequence as u64) << 55),
@@ -267,7 +266,7 @@ fn a_batch_chooses_without_blocking() {
         }
         assert!(all.iter().skip(1).step_by(2).all(|c| c.token().unwrap() % 2 == 0), "every other token is allowed");
         let before = [0, 1].map(|s| batch.position(s));
-        batch.begin(&[Turn { sequence: 0, tokens: &[1, 2], random: None, allowed: None, hidden: false }]).unwrap();
+        batch.begin(&[BatchTurn { sequence: 0, tokens: &[1, 2], random: None, allowed: None, hidden: false }]).unwrap();
         batch.cancel();
         assert_eq!([0, 1].map(|s| batch.position(s)), before);
         runs.push(all);

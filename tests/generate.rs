@@ -2,9 +2,7 @@
 
 use moeray::{
     Error, Result,
-    generate::{
-        CancelToken, Decoder, FinishReason, GenerateOptions, Generation, Piece, Polled, TextStream, generate_with,
-    },
+    generate::{CancelToken, Decoder, FinishReason, GenerateOptions, Generation, Piece, Polled, TextStream},
     sampler::{Sampler, SamplerOptions, Sampling},
     session::{Budget, Status},
 };
@@ -153,7 +151,7 @@ fn options(stop: &[&str]) -> GenerateOptions {
 }
 
 fn start<'a>(d: &'a mut Scripted, o: GenerateOptions, cancel: &CancelToken) -> Generation<&'a mut Scripted> {
-    generate_with(d, Some(Box::new(Words(vec![]))), &[0, 98], &[7, 7], o, cancel.clone()).unwrap()
+    Generation::new(d, Some(Box::new(Words(vec![]))), &[0, 98], &[7, 7], o, cancel.clone()).unwrap()
 }
 
 /// Text, ids and reason of a whole generation that ends without an error.
@@ -248,7 +246,7 @@ fn context_end_is_an_end_not_an_error() {
     assert_eq!(g.by_ref().filter(|p| p.is_ok()).count(), 3);
     assert_eq!(g.finish_reason(), Some(FinishReason::ContextFull));
     let mut d = Scripted { capacity: 1, ..Scripted::new(&[1]) };
-    let e = generate_with(&mut d, None, &[], &[7, 7], options(&[]), CancelToken::new()).err().unwrap();
+    let e = Generation::new(&mut d, None, &[], &[7, 7], options(&[]), CancelToken::new()).err().unwrap();
     assert!(matches!(e, Error::ContextFull { needed: 2, capacity: 1 }), "{e}");
 }
 
@@ -330,7 +328,7 @@ fn bad_requests_are_refused_before_anything_runs() {
     let mut d = Scripted::new(&[1]);
     let mut refuse = |prompt: &[u32], o: GenerateOptions, text: bool| {
         let t: Option<Box<dyn TextStream>> = if text { Some(Box::new(Words(vec![]))) } else { None };
-        generate_with(&mut d, t, &[], prompt, o, CancelToken::new()).err().unwrap().to_string()
+        Generation::new(&mut d, t, &[], prompt, o, CancelToken::new()).err().unwrap().to_string()
     };
     assert!(refuse(&[], options(&[]), true).contains("prompt is empty"));
     assert!(refuse(&[1], options(&[""]), true).contains("stop string is empty"));
@@ -350,7 +348,8 @@ fn bias_stop_tokens_and_log_probabilities() {
 
     let mut d = Scripted::new(&s);
     let asked = GenerateOptions { logprobs: Some(2), ..biased };
-    let g = generate_with(&mut d, Some(Box::new(Words(vec![]))), &[0, 98], &[7, 7], asked, CancelToken::new()).unwrap();
+    let g =
+        Generation::new(&mut d, Some(Box::new(Words(vec![]))), &[0, 98], &[7, 7], asked, CancelToken::new()).unwrap();
     let pieces: Vec<Piece> = g.map(Result::unwrap).collect();
     assert_eq!(pieces.iter().map(|p| p.id).collect::<Vec<_>>(), [99, 99]);
     let logprobs = pieces[0].logprobs.as_ref().unwrap();
@@ -363,7 +362,7 @@ fn bias_stop_tokens_and_log_probabilities() {
 /// A hook sees every token so far and rules out what it likes; an owned generation can be sent away and gives its session back.
 #[test]
 fn a_hook_rules_out_tokens() {
-    let g = generate_with(Scripted::new(&[1, 2, 3, 4, 0]), None, &[0, 98], &[7, 7], options(&[]), CancelToken::new());
+    let g = Generation::new(Scripted::new(&[1, 2, 3, 4, 0]), None, &[0, 98], &[7, 7], options(&[]), CancelToken::new());
     let g = g.unwrap().with_logits_hook(|tokens, logits| {
         assert_eq!(tokens[..2], [7, 7], "the prompt comes first");
         logits[2] = f32::NEG_INFINITY;
@@ -385,7 +384,7 @@ fn a_hook_rules_out_tokens() {
 fn a_stream_of_pieces() {
     use futures_util::StreamExt;
     let s = [1, 2, 3, 4, 0];
-    let g = generate_with(
+    let g = Generation::new(
         Scripted { slices: 3, ..Scripted::new(&s) },
         Some(Box::new(Words(vec![]))),
         &[0, 98],

@@ -69,7 +69,7 @@ fn check(gpu: &Gpu, name: &str, run: RunOptions) {
 
 #[test]
 fn devices_are_listed_and_one_is_chosen() {
-    let list = wgpu::devices();
+    let list = wgpu::DeviceInfo::all();
     for (i, d) in list.iter().enumerate() {
         assert!(d.index == i && !d.name.is_empty() && !d.why.is_empty() && d.limits.max_buffer > 0);
         assert!(!(d.chosen_by_default && d.device_type == "software"), "a software device is never the default");
@@ -89,7 +89,7 @@ fn a_device_that_is_not_there() {
         let Error::Device(what) = &e else { panic!("{e}") };
         assert!(what.contains("no device") && what.contains("there are"), "{what}");
         // It lists what there is.
-        assert!(wgpu::devices().iter().all(|d| what.contains(&d.name)), "{what}");
+        assert!(wgpu::DeviceInfo::all().iter().all(|d| what.contains(&d.name)), "{what}");
     }
 }
 
@@ -97,7 +97,7 @@ fn a_device_that_is_not_there() {
 #[test]
 fn a_device_by_number_and_by_name() {
     let Some(gpu) = gpu() else { return };
-    let d = wgpu::devices().into_iter().find(|d| gpu.name().contains(&d.name)).unwrap();
+    let d = wgpu::DeviceInfo::all().into_iter().find(|d| gpu.name().contains(&d.name)).unwrap();
     for device in [d.index.to_string(), d.name[..6].to_uppercase()] {
         let opened = Gpu::open(&Options { device: Some(device), ..Options::default() }).unwrap();
         assert!(opened.name().contains(&d.name));

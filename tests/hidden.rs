@@ -10,7 +10,6 @@ use moeray::{
         Loaded, Output,
         runner::{Results, Row, RunnerOptions, Step},
     },
-    batch::{Batch, Turn},
     file::{
         self, Checkpoint, Value,
         synth::{Shape, Synthetic},
@@ -22,7 +21,7 @@ use moeray::{
         linear::{self, Activations},
     },
     quant::{DType, KvType},
-    session::{BackendChoice, LoadOptions, Model, Pooled, Pooling, Session, SessionOptions},
+    session::{BackendChoice, Batch, BatchTurn, LoadOptions, Model, Pooled, Pooling, Session, SessionOptions},
 };
 
 /// Feeds a golden's ids in steps of these lengths, with the hidden states of the rows that `wants` names.
@@ -118,8 +117,13 @@ fn a_session_gives_them_and_a_batch_the_same() {
         let alone = texts.each_ref().map(|t| Session::new(&model, small).unwrap().hidden_states(t).unwrap());
         let options = RunnerOptions { ctx: 32, sequences: 2, ubatch: 32, kv: KvType::F32 };
         let mut batch = Batch::new(&model, options).unwrap();
-        let turn =
-            |sequence: usize| Turn { sequence, tokens: &texts[sequence], random: None, allowed: None, hidden: true };
+        let turn = |sequence: usize| BatchTurn {
+            sequence,
+            tokens: &texts[sequence],
+            random: None,
+            allowed: None,
+            hidden: true,
+        };
         batch.choose(&[turn(1), turn(0)]).unwrap();
         for (sequence, want) in alone.iter().enumerate() {
             let got: Vec<f32> = batch.hidden(sequence).flatten().copied().collect();

@@ -21,7 +21,8 @@ fn choice(target: Target) -> Option<BackendChoice> {
         }),
         _ => {
             gpu()?;
-            let device = backend::wgpu::devices().into_iter().find(|d| d.name.to_lowercase().contains("llvmpipe"));
+            let device =
+                backend::wgpu::DeviceInfo::all().into_iter().find(|d| d.name.to_lowercase().contains("llvmpipe"));
             BackendChoice::Wgpu(backend::wgpu::Options { device: device.map(|d| d.name), ..Default::default() })
         }
     })

@@ -10,7 +10,7 @@ use std::io::{self, Write};
 
 /// Runs the verb.
 pub fn devices(args: &DevicesArgs) -> Outcome {
-    let found = wgpu::devices();
+    let found = wgpu::DeviceInfo::all();
     let chosen = found.iter().find(|d| d.chosen_by_default);
     let simd_levels: Vec<&str> = cpu::SimdLevel::available().into_iter().map(cpu::SimdLevel::name).collect();
     let (processor, threads) = (facts::processor(), cpu::pool::default_threads());

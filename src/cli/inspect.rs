@@ -100,7 +100,7 @@ fn planned(args: &InspectArgs, d: &Definition) -> Outcome<(String, Plan)> {
             let gpu = wgpu::Gpu::open(&wgpu::Options { device: Some(device.clone()), ..wgpu::Options::default() })?;
             (gpu.describe(), gpu.caps().clone())
         }
-        None => match wgpu::devices().into_iter().find(|d| d.chosen_by_default) {
+        None => match wgpu::DeviceInfo::all().into_iter().find(|d| d.chosen_by_default) {
             Some(d) => (d.name, d.limits),
             None => ("any WebGPU device (the default limits)".into(), Caps::webgpu_defaults()),
         },

@@ -11,10 +11,7 @@ use std::io::{self, Write};
 #[cfg(feature = "pull")]
 pub fn pull(args: &PullArgs, quiet: bool) -> Outcome {
     use super::interrupt;
-    use crate::{
-        cancel::CancelToken,
-        hub::{PullOptions, pull},
-    };
+    use crate::{cancel::CancelToken, hub::PullOptions};
     let cache = names::places().hugging_face;
     let cache =
         cache.ok_or_else(|| Failure::new("there is no home folder").hint("HF_HOME names a folder for models"))?;
@@ -29,7 +26,7 @@ pub fn pull(args: &PullArgs, quiet: bool) -> Outcome {
     };
     let guard = interrupt::Guard::new(&cancel);
     let mut bar = Bar::new(quiet);
-    let pulled = pull(&args.name, &options, &mut |p| bar.show(p))?;
+    let pulled = options.pull(&args.name, &mut |p| bar.show(p))?;
     drop((bar, guard));
     if !quiet {
         match pulled.received {

@@ -32,7 +32,7 @@ pub fn simulate(args: &SimulateArgs) -> Outcome {
     let mut rows = vec![];
     for slots in &args.slots {
         for policy in args.policy.iter().map(|p| Policy::from(*p)) {
-            rows.push(Row { policy, slots: *slots, layers: routing::simulate(&texts, policy, *slots)? });
+            rows.push(Row { policy, slots: *slots, layers: policy.simulate(&texts, *slots)? });
         }
     }
     let mut out = io::stdout().lock();

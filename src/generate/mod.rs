@@ -6,6 +6,8 @@
 //! end of the context, or a cancellation; [`Generation::finish_reason`] says which. As an iterator it blocks;
 //! [`Generation::poll`] does a slice of the work and never does.
 //!
+//! Text of a given form: `Grammar` says which, `GrammarEngine` compiles it, and its `Matcher` masks the tokens that may not come.
+//!
 //! Deliberately absent: kernels, terminals.
 
 mod decoder;
@@ -18,6 +20,8 @@ mod stream;
 
 #[doc(no_inline)]
 pub use crate::cancel::CancelToken;
+#[cfg(feature = "grammar")]
+pub use crate::grammar::{Grammar, GrammarEngine, Matcher};
 pub use decoder::{Decoder, TextStream};
 pub use logprobs::Logprobs;
 pub use options::{FinishReason, GenerateOptions, Piece};
@@ -85,7 +89,7 @@ const BLOCKING_SLICE: Budget = Budget { dispatches: usize::MAX, micros: 20_000 }
 /// tokenizer the pieces carry ids only and nothing but their number ends it.
 ///
 /// # Errors
-/// As [`generate_with`].
+/// As [`Generation::new`].
 pub fn generate<D: Decoder>(
     session: D,
     tokenizer: Option<&Tokenizer>,
@@ -95,67 +99,67 @@ pub fn generate<D: Decoder>(
 ) -> Result<Generation<D>> {
     let text = tokenizer.map(|t| Box::new(t.stream()) as Box<dyn TextStream>);
     let eos = tokenizer.map_or(&[][..], Tokenizer::eos_ids);
-    generate_with(session, text, eos, prompt, options, cancel)
-}
-
-/// Starts a generation that appends `prompt` to what `decoder` holds. Nothing runs before the first piece is asked for.
-/// `eos` are the tokens that end a text; without `text` the pieces carry ids only.
-///
-/// # Errors
-/// [`Error::Invalid`] for an empty prompt, an empty stop string, stop strings without a tokenizer, or a sampling option out
-/// of range; [`Error::ContextFull`] where the prompt does not fit.
-pub fn generate_with<D: Decoder>(
-    decoder: D,
-    text: Option<Box<dyn TextStream>>,
-    eos: &[u32],
-    prompt: &[u32],
-    options: GenerateOptions,
-    cancel: CancelToken,
-) -> Result<Generation<D>> {
-    if prompt.is_empty() {
-        return Err(Error::Invalid("the prompt is empty: a model needs at least one token to start from".into()));
-    }
-    if options.stop.iter().any(String::is_empty) {
-        return Err(Error::Invalid("a stop string is empty".into()));
-    }
-    if !options.stop.is_empty() && text.is_none() {
-        return Err(Error::Invalid("stop strings need a tokenizer, and this model has none".into()));
-    }
-    let (needed, capacity) = (decoder.position().saturating_add(prompt.len()), decoder.capacity());
-    if needed > capacity {
-        return Err(Error::ContextFull { needed, capacity });
-    }
-    let mut sampler = Sampler::new(options.sampler)?;
-    if options.ignore_eos {
-        sampler.forbid(eos);
-    }
-    sampler.set_bias(&options.logit_bias);
-    let mut tokens = options.history.clone();
-    let prompt = tokens.len()..{
-        tokens.extend_from_slice(prompt);
-        tokens.len()
-    };
-    Ok(Generation {
-        decoder: Held::new(decoder),
-        text,
-        eos: eos.to_vec(),
-        held: StopFilter::new(options.stop.clone()),
-        options,
-        sampler,
-        cancel,
-        tokens,
-        prompt,
-        finish: None,
-        stats: Stats::default(),
-        started: false,
-        asked: false,
-        busy: Duration::ZERO,
-        hook: None,
-        logits: vec![],
-    })
+    Generation::new(session, text, eos, prompt, options, cancel)
 }
 
 impl<D: Decoder> Generation<D> {
+    /// Starts a generation that appends `prompt` to what `decoder` holds. Nothing runs before the first piece is asked for.
+    /// `eos` are the tokens that end a text; without `text` the pieces carry ids only.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for an empty prompt, an empty stop string, stop strings without a tokenizer, or a sampling option out
+    /// of range; [`Error::ContextFull`] where the prompt does not fit.
+    pub fn new(
+        decoder: D,
+        text: Option<Box<dyn TextStream>>,
+        eos: &[u32],
+        prompt: &[u32],
+        options: GenerateOptions,
+        cancel: CancelToken,
+    ) -> Result<Self> {
+        if prompt.is_empty() {
+            return Err(Error::Invalid("the prompt is empty: a model needs at least one token to start from".into()));
+        }
+        if options.stop.iter().any(String::is_empty) {
+            return Err(Error::Invalid("a stop string is empty".into()));
+        }
+        if !options.stop.is_empty() && text.is_none() {
+            return Err(Error::Invalid("stop strings need a tokenizer, and this model has none".into()));
+        }
+        let (needed, capacity) = (decoder.position().saturating_add(prompt.len()), decoder.capacity());
+        if needed > capacity {
+            return Err(Error::ContextFull { needed, capacity });
+        }
+        let mut sampler = Sampler::new(options.sampler)?;
+        if options.ignore_eos {
+            sampler.forbid(eos);
+        }
+        sampler.set_bias(&options.logit_bias);
+        let mut tokens = options.history.clone();
+        let prompt = tokens.len()..{
+            tokens.extend_from_slice(prompt);
+            tokens.len()
+        };
+        Ok(Generation {
+            decoder: Held::new(decoder),
+            text,
+            eos: eos.to_vec(),
+            held: StopFilter::new(options.stop.clone()),
+            options,
+            sampler,
+            cancel,
+            tokens,
+            prompt,
+            finish: None,
+            stats: Stats::default(),
+            started: false,
+            asked: false,
+            busy: Duration::ZERO,
+            hook: None,
+            logits: vec![],
+        })
+    }
+
     /// Lets `hook` change the logits `[V]` before each token is chosen, minus infinity for one that must not come; its first
     /// argument are history, prompt and answer so far. The logits then come to the host for every token, which costs some
     /// speed on a GPU. To be called before the first piece is asked for.

@@ -129,7 +129,7 @@ impl std::fmt::Debug for Matcher {
 
 impl Matcher {
     /// Writes which tokens may come next: bit `t % 32` of word `t / 32` for token t, ⌈V / 32⌉ words, as
-    /// [masks of a step](crate::batch) have them. Where the answer is whole, the tokens that end it are among them, and once
+    /// [masks of a step](crate::session::Batch) have them. Where the answer is whole, the tokens that end it are among them, and once
     /// nothing else may come they are all.
     ///
     /// # Errors

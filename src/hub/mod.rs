@@ -21,7 +21,7 @@ mod pull;
 mod remove;
 
 #[cfg(feature = "pull")]
-pub use pull::{PullOptions, PullProgress, Pulled, pull};
+pub use pull::{PullOptions, PullProgress, Pulled};
 pub use remove::Removed;
 
 use crate::error::{Error, Result};

@@ -5,7 +5,7 @@
 //! [`crate::model::Options::trace_router`]. It costs `8 · k` bytes a token and layer, read back with the logits of each
 //! step; routing itself stays where it is computed. [`Load`] and [`Statistics`] count, [`Trace::to_json`] saves, [`Load::heat_map`],
 //! [`Statistics::co_activation`] and [`Statistics::over_positions`] draw, and [`Statistics::html`] puts all of it on a page.
-//! [`simulate`] says how often a cache of experts would have hit on a recorded text.
+//! [`Policy::simulate`] says how often a cache of experts would have hit on a recorded text.
 //!
 //! Deliberately absent: files, terminals, models.
 
@@ -15,7 +15,7 @@ mod picture;
 mod slots;
 mod statistics;
 
-pub use slots::{AGING, Policy, SlotCounts, Slots, simulate};
+pub use slots::{Policy, SlotCounts, Slots};
 pub use statistics::{LayerStatistics, OverPositions, Statistics, Together};
 
 use crate::{

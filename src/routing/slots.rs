@@ -14,15 +14,12 @@
 use super::{LayerTrace, Trace};
 use crate::error::{Error, Result};
 
-/// Tokens after which [`Policy::LfuAged`] halves its counts.
-pub const AGING: usize = 256;
-
 /// Whose slot a missing expert takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Policy {
     /// That of the expert whose last use is longest ago.
     Lru,
-    /// That of the expert that was used least; all counts are halved every [`AGING`] tokens, and of equally used ones it is the one
+    /// That of the expert that was used least; all counts are halved every [`Policy::AGING`] tokens, and of equally used ones it is the one
     /// whose last use is longest ago.
     LfuAged,
     /// That of the expert whose next use is farthest away (Belady 1966): it looks ahead, so that no cache can do better.
@@ -30,6 +27,9 @@ pub enum Policy {
 }
 
 impl Policy {
+    /// Tokens after which [`Policy::LfuAged`] halves its counts.
+    pub const AGING: usize = 256;
+
     /// All of them.
     pub const ALL: [Policy; 3] = [Policy::Lru, Policy::LfuAged, Policy::Belady];
 
@@ -40,6 +40,24 @@ impl Policy {
             Policy::LfuAged => "lfu-aged",
             Policy::Belady => "belady",
         }
+    }
+
+    /// What a cache of so many slots a layer would have done on these texts, one after the other: for each layer its counts.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] where the texts are of different models, a layer has fewer experts than slots, or there is nothing to follow.
+    pub fn simulate(self, texts: &[Trace], slots: Slots) -> Result<Vec<SlotCounts>> {
+        let first = texts.first().ok_or_else(|| Error::Invalid("no recorded text".into()))?;
+        let shape = |t: &Trace| t.layers().iter().map(|l| (l.layer, l.experts, l.used)).collect::<Vec<_>>();
+        if texts.iter().any(|t| shape(t) != shape(first)) {
+            return Err(Error::Invalid("the recorded texts are of different models".into()));
+        }
+        let layer = |i: usize| {
+            let parts: Vec<&LayerTrace> = texts.iter().map(|t| &t.layers()[i]).collect();
+            let ids: Vec<u32> = parts.iter().flat_map(|l| &l.ids).copied().collect();
+            one_layer(&ids, parts[0].used, parts[0].experts, self, slots.of(parts[0].experts)?)
+        };
+        (0..first.layers().len()).map(layer).collect()
     }
 }
 
@@ -157,7 +175,7 @@ impl SlotCache {
 
     /// The experts of the next token; `next_use` says when an expert is used again, for [`Policy::Belady`].
     fn token(&mut self, ids: &[u32], next_use: &dyn Fn(u32) -> usize) {
-        if self.policy == Policy::LfuAged && self.token > 0 && self.token.is_multiple_of(AGING) {
+        if self.policy == Policy::LfuAged && self.token > 0 && self.token.is_multiple_of(Policy::AGING) {
             self.slots.iter_mut().flatten().for_each(|e| e.count /= 2);
         }
         self.counts.tokens += 1;
@@ -208,24 +226,6 @@ impl SlotCache {
         };
         victim.map(|v| v.0)
     }
-}
-
-/// What a cache of so many slots a layer would have done on these texts, one after the other: for each layer its counts.
-///
-/// # Errors
-/// [`Error::Invalid`] where the texts are of different models, a layer has fewer experts than slots, or there is nothing to follow.
-pub fn simulate(texts: &[Trace], policy: Policy, slots: Slots) -> Result<Vec<SlotCounts>> {
-    let first = texts.first().ok_or_else(|| Error::Invalid("no recorded text".into()))?;
-    let shape = |t: &Trace| t.layers().iter().map(|l| (l.layer, l.experts, l.used)).collect::<Vec<_>>();
-    if texts.iter().any(|t| shape(t) != shape(first)) {
-        return Err(Error::Invalid("the recorded texts are of different models".into()));
-    }
-    let layer = |i: usize| {
-        let parts: Vec<&LayerTrace> = texts.iter().map(|t| &t.layers()[i]).collect();
-        let ids: Vec<u32> = parts.iter().flat_map(|l| &l.ids).copied().collect();
-        one_layer(&ids, parts[0].used, parts[0].experts, policy, slots.of(parts[0].experts)?)
-    };
-    (0..first.layers().len()).map(layer).collect()
 }
 
 fn one_layer(ids: &[u32], used: usize, experts: usize, policy: Policy, slots: usize) -> Result<SlotCounts> {

@@ -6,7 +6,7 @@ use super::{
 };
 use crate::{
     tokenizer::{EncodeOptions, Prompt, RenderOptions},
-    tools::{ToolSyntax, template_messages},
+    tools::ToolSyntax,
 };
 use serde_json::{Map, Value};
 use std::{collections::BTreeMap, sync::Arc};
@@ -42,7 +42,7 @@ impl Conversation {
             now: (app.options.now)(),
             variables: self.variables.clone(),
         };
-        let mut messages = template_messages(&self.messages, ToolSyntax::of(&app.tokenizer))
+        let mut messages = ToolSyntax::messages(ToolSyntax::of(&app.tokenizer), &self.messages)
             .map_err(|e| ApiError::field("messages", e.to_string()))?;
         drop_headers(&mut messages);
         let mut prompt = app.template.prompt_of(&messages, &options)?;

@@ -6,6 +6,7 @@
 //!
 //! Deliberately absent: kernels, stop rules.
 
+mod batch;
 mod feed;
 #[cfg(feature = "gpu")]
 mod fit;
@@ -17,12 +18,13 @@ mod options;
 mod place;
 mod placement;
 
-pub use crate::backend::runner::{Budget, Chosen, Status};
+pub use crate::backend::runner::{Budget, Chosen, RunnerOptions, Status};
 /// Measurements, for the program's benchmark.
 #[doc(hidden)]
 pub use crate::backend::{KernelTime, Roofline};
 pub use crate::model::Pooling;
 pub use crate::sampler::Sampling;
+pub use batch::{Batch, BatchTurn};
 pub use hidden::Pooled;
 pub use memory_plan::{MemoryPlan, PlaceBytes, WeightBytes};
 /// The bytes of [`Model::demo`], for the program and the tests.
@@ -37,7 +39,7 @@ pub use placement::{ExpertPlacement, MemoryBudget, TensorRule};
 use crate::{
     backend::{
         Output,
-        runner::{Row, Runner, RunnerOptions, Step, Token},
+        runner::{Row, Runner, Step, Token},
     },
     error::{Error, Result},
     ir::RESIDUAL,

@@ -5,21 +5,24 @@ use crate::error::{Error, Result};
 use serde_json::{Map, Value};
 use std::collections::HashMap;
 
-/// Brings the messages of a chat completion into the form that the models' templates were written for:
-///
-/// - the arguments of calls are an object, not JSON within a text, since templates go through them;
-/// - an absent or empty `content` is an empty text, and parts that are all text are one, a line each;
-/// - `tool_calls` that are empty are absent, since templates ask whether they are there;
-/// - what the model thought has the two names that templates know, `reasoning_content` and `thinking`;
-/// - a tool's message has the name of its function;
-/// - ids of calls are of the kind that the model knows: nine letters and digits for Mistral, `functions.NAME:INDEX` for Kimi.
-///
-/// # Errors
-/// [`Error::Invalid`] with the place of what is wrong: a message that is no object, arguments that are no JSON object, a part
-/// that is no text.
-pub fn template_messages(messages: &[Value], syntax: Option<ToolSyntax>) -> Result<Vec<Value>> {
-    let mut ids = Ids { syntax, names: HashMap::new(), given: HashMap::new(), calls: 0 };
-    messages.iter().enumerate().map(|(i, m)| message(m, &format!("messages[{i}]"), &mut ids)).collect()
+impl ToolSyntax {
+    /// Brings the messages of a chat completion into the form that the models' templates were written for, with the ids of a model
+    /// that writes calls in this syntax (none: any ids):
+    ///
+    /// - the arguments of calls are an object, not JSON within a text, since templates go through them;
+    /// - an absent or empty `content` is an empty text, and parts that are all text are one, a line each;
+    /// - `tool_calls` that are empty are absent, since templates ask whether they are there;
+    /// - what the model thought has the two names that templates know, `reasoning_content` and `thinking`;
+    /// - a tool's message has the name of its function;
+    /// - ids of calls are of the kind that the model knows: nine letters and digits for Mistral, `functions.NAME:INDEX` for Kimi.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] with the place of what is wrong: a message that is no object, arguments that are no JSON object, a part
+    /// that is no text.
+    pub fn messages(syntax: Option<ToolSyntax>, messages: &[Value]) -> Result<Vec<Value>> {
+        let mut ids = Ids { syntax, names: HashMap::new(), given: HashMap::new(), calls: 0 };
+        messages.iter().enumerate().map(|(i, m)| message(m, &format!("messages[{i}]"), &mut ids)).collect()
+    }
 }
 
 fn wrong<T>(place: &str, what: &str) -> Result<T> {

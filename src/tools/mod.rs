@@ -4,7 +4,7 @@
 //! [`ToolReader`] takes an answer's tokens as they come and gives text and calls apart, the arguments of a call as JSON in
 //! pieces. It reads character by character, so it cannot matter where the text was cut. Text that only looks like a call is
 //! given back as text; arguments that break off stay unfinished and are never mended, since somebody would run them.
-//! [`template_messages`] brings a conversation with calls into the form that chat templates expect.
+//! [`ToolSyntax::messages`] brings a conversation with calls into the form that chat templates expect.
 //!
 //! Reading order: `json` and `python` (values character by character), `grammar` (what readers of calls have in common),
 //! `object`, `tagged`, `xml` with `value`, `section`, `pythonic` (the syntaxes), `syntax` (which is whose), `sink` (what comes
@@ -32,7 +32,6 @@ mod tagged;
 mod value;
 mod xml;
 
-pub use messages::template_messages;
 pub use reader::ToolReader;
 pub use syntax::ToolSyntax;
 

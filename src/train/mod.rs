@@ -72,7 +72,7 @@ pub use forecast::Forecast;
 pub use learner::{ExpertLoad, LossTerm};
 pub use metrics::{EvalRecord, StepRecord};
 pub use trainer::{Event, Finished, Trainer};
-pub use upcycle::{Gate, UpcycleOptions, upcycle_to};
+pub use upcycle::{Gate, UpcycleOptions};
 
 // What the trainer is made of: for the program and the tests, and no part of the interface that versions promise.
 #[doc(hidden)]

@@ -108,13 +108,15 @@ pub fn upcycle(dense: &Checkpoint, options: &UpcycleOptions) -> Result<Checkpoin
     Ok(made)
 }
 
-/// Makes the model and writes it as GGUF. What cannot be made leaves nothing behind.
-///
-/// # Errors
-/// As [`upcycle`]; [`Error::Write`].
-pub fn upcycle_to(dense: &Checkpoint, path: &Path, options: &UpcycleOptions) -> Result<Vec<TensorSpec>> {
-    let made = upcycle(dense, options)?;
-    write_model(path, &made)
+impl UpcycleOptions {
+    /// Makes experts of a dense model's feed-forward networks and writes the model as GGUF. What cannot be made leaves nothing behind.
+    ///
+    /// # Errors
+    /// As [`upcycle`]; [`Error::Write`].
+    pub fn write(&self, dense: &Checkpoint, path: &Path) -> Result<Vec<TensorSpec>> {
+        let made = upcycle(dense, self)?;
+        write_model(path, &made)
+    }
 }
 
 fn check(o: &UpcycleOptions) -> Result<()> {

@@ -1,6 +1,6 @@
 //! Caches of experts on recorded texts.
 
-use moeray::routing::{AGING, Policy, SlotCounts, Slots, Trace, simulate};
+use moeray::routing::{Policy, SlotCounts, Slots, Trace};
 use serde_json::json;
 
 /// A trace of one layer with these choices, a list a token.
@@ -12,7 +12,7 @@ fn trace(experts: usize, used: usize, ids: &[Vec<u32>]) -> Trace {
 
 fn counts(experts: usize, ids: &[Vec<u32>], policy: Policy, slots: usize) -> SlotCounts {
     let used = ids[0].len();
-    simulate(&[trace(experts, used, ids)], policy, Slots::Count(slots)).unwrap()[0]
+    policy.simulate(&[trace(experts, used, ids)], Slots::Count(slots)).unwrap()[0]
 }
 
 /// Choices of a text that stays with some experts for a while, from a fixed seed.
@@ -68,7 +68,7 @@ fn frequent_experts_stay_until_their_counts_have_aged() {
     assert_eq!(counts(3, &ids, Policy::Lru, 2).hits, 19, "and does not where use alone counts");
     // After enough tokens of 1, what 0 had counted is forgotten.
     let mut long = vec![vec![0]; 40];
-    long.extend(vec![vec![1]; 8 * AGING]);
+    long.extend(vec![vec![1]; 8 * Policy::AGING]);
     long.extend([vec![2], vec![1]]);
     let c = counts(3, &long, Policy::LfuAged, 2);
     assert_eq!(c.uploads, 3, "2 takes the slot of 0");
@@ -122,10 +122,10 @@ fn texts_follow_each_other_and_records_are_read_back() {
     let (a, b) = (trace(16, 2, &ids[..25]), trace(16, 2, &ids[25..]));
     for policy in Policy::ALL {
         let slots = Slots::Percent(40.0);
-        let one = simulate(std::slice::from_ref(&whole), policy, slots).unwrap();
-        assert_eq!(simulate(&[a.clone(), b.clone()], policy, slots).unwrap(), one);
+        let one = policy.simulate(std::slice::from_ref(&whole), slots).unwrap();
+        assert_eq!(policy.simulate(&[a.clone(), b.clone()], slots).unwrap(), one);
     }
-    let e = simulate(&[a, trace(8, 2, &text(8, 2, 5))], Policy::Lru, Slots::Count(2)).unwrap_err();
+    let e = Policy::Lru.simulate(&[a, trace(8, 2, &text(8, 2, 5))], Slots::Count(2)).unwrap_err();
     assert!(e.to_string().contains("different models"), "{e}");
 }
 
@@ -153,5 +153,5 @@ fn impossible_slots_and_damaged_records_are_refused() {
     assert!(spoiled(&|j| j["layers"][0]["ids"][0] = json!([1])).contains("ids"));
     assert!(spoiled(&|j| j["layers"] = json!([])).contains("no layers"));
     assert!(spoiled(&|j| j["layers"][0]["used"] = json!("two")).contains("used"));
-    assert!(simulate(&[], Policy::Lru, Slots::Count(1)).is_err());
+    assert!(Policy::Lru.simulate(&[], Slots::Count(1)).is_err());
 }

@@ -4,7 +4,7 @@ use crate::{alloc, goldens::folder, support::gpu};
 use moeray::{
     Result,
     backend::wgpu,
-    generate::{CancelToken, Decoder, FinishReason, GenerateOptions, TextStream, generate_with},
+    generate::{CancelToken, Decoder, FinishReason, GenerateOptions, Generation, TextStream},
     quant::KvType,
     sampler::{SamplerOptions, Sampling},
     session::{BackendChoice, Budget, LoadOptions, Model, Session, SessionOptions, Status},
@@ -76,7 +76,7 @@ fn model(path: &Path) -> Option<Model> {
 type Seen = (Vec<u32>, String, FinishReason, Vec<u32>, usize);
 
 fn see<D: Decoder>(d: &mut D, eos: &[u32], prompt: &[u32], o: &GenerateOptions, most: usize) -> Seen {
-    let mut g = generate_with(&mut *d, Some(Box::new(Letters)), eos, prompt, o.clone(), CancelToken::new()).unwrap();
+    let mut g = Generation::new(&mut *d, Some(Box::new(Letters)), eos, prompt, o.clone(), CancelToken::new()).unwrap();
     let pieces: Vec<_> = g.by_ref().take(most).map(|p| p.unwrap()).collect();
     let reason = g.finish_reason().unwrap_or(FinishReason::Cancelled);
     let tokens = g.tokens().to_vec();

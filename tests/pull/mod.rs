@@ -5,7 +5,7 @@ mod hub;
 use self::hub::{COMMIT, Faults, Hub, noise, sha256};
 use moeray::{
     CancelToken, Error,
-    hub::{Places, PullOptions, PullProgress, Pulled, pull},
+    hub::{Places, PullOptions, PullProgress, Pulled},
 };
 use std::{
     fs,
@@ -38,7 +38,7 @@ fn options(hub: &Hub, cache: &Path) -> PullOptions {
 }
 
 fn get(name: &str, o: &PullOptions) -> moeray::Result<Pulled> {
-    pull(name, o, &mut |_| {})
+    o.pull(name, &mut |_| {})
 }
 
 fn blobs(cache: &Path) -> Vec<String> {
@@ -55,7 +55,7 @@ fn what_is_asked_for_comes_and_nothing_else() {
     let cache = dir.path().join("hub");
     let o = PullOptions { token: Some("secret".into()), ..options(&hub, &cache) };
     let mut progress = vec![];
-    let q4 = pull("hf:bard/verse-GGUF:q4_k_m", &o, &mut |p| {
+    let q4 = o.pull("hf:bard/verse-GGUF:q4_k_m", &mut |p| {
         if let PullProgress::Received { bytes, .. } = p {
             progress.push(bytes);
         }
@@ -194,7 +194,7 @@ fn two_at_once_fetch_it_once() {
     let both: Vec<(Pulled, bool)> = std::thread::scope(|s| {
         let one = || {
             let mut waited = false;
-            let got = pull("bard/verse-GGUF:Q4_K_M", &o, &mut |p| waited |= matches!(p, PullProgress::Waiting { .. }));
+            let got = o.pull("bard/verse-GGUF:Q4_K_M", &mut |p| waited |= matches!(p, PullProgress::Waiting { .. }));
             (got.unwrap(), waited)
         };
         let threads = [s.spawn(one), s.spawn(one)];
@@ -205,7 +205,7 @@ fn two_at_once_fetch_it_once() {
     // A cancelled one keeps what has come.
     let dir = tempfile::tempdir().unwrap();
     let o = options(&hub, dir.path());
-    let e = pull("bard/verse-GGUF:Q4_K_M", &o, &mut |p| {
+    let e = o.pull("bard/verse-GGUF:Q4_K_M", &mut |p| {
         if matches!(p, PullProgress::Received { bytes, .. } if bytes > 100_000) {
             o.cancel.cancel();
         }

@@ -115,7 +115,7 @@ pub fn gpu() -> Option<backend::wgpu::Gpu> {
     static GPU: std::sync::OnceLock<Result<backend::wgpu::Gpu, String>> = std::sync::OnceLock::new();
     let gpu = GPU.get_or_init(|| {
         let named = std::env::var("MOERAY_TEST_DEVICE").ok();
-        let devices = backend::wgpu::devices();
+        let devices = backend::wgpu::DeviceInfo::all();
         let software = devices.iter().find(|d| d.name.to_lowercase().contains("llvmpipe"));
         let device = named.or_else(|| software.or(devices.first()).map(|d| d.name.clone()));
         // What the default trusts is what passes here with the checks on.
@@ -144,7 +144,7 @@ pub fn gpu() -> Option<backend::wgpu::Gpu> {
 /// The number of the GPU of the tests in the list of devices, for tests that open one of their own; `None` where there is none.
 pub fn gpu_number() -> Option<String> {
     let gpu = gpu()?;
-    let all = backend::wgpu::devices();
+    let all = backend::wgpu::DeviceInfo::all();
     let at = all.iter().position(|d| gpu.name().contains(&d.name));
     at.map(|at| at.to_string())
 }

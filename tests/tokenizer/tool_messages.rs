@@ -4,7 +4,7 @@ use super::tools::tokenizer;
 use moeray::{
     Error,
     tokenizer::{ChatTemplate, DateTime, Prompt, RenderOptions},
-    tools::{Tool, ToolReader, ToolSyntax, template_messages},
+    tools::{Tool, ToolReader, ToolSyntax},
 };
 use serde_json::{Value, json};
 use std::{collections::BTreeMap, fs, path::Path};
@@ -67,7 +67,7 @@ fn syntax(family: &str) -> Option<ToolSyntax> {
 fn calls_go_through_every_template() {
     for family in FAMILIES {
         let template = ChatTemplate::new(source(family), "<s>", "</s>").unwrap();
-        let messages = template_messages(&conversation("call_00000000"), syntax(family)).unwrap();
+        let messages = ToolSyntax::messages(syntax(family), &conversation("call_00000000")).unwrap();
         let text =
             template.prompt_of(&messages, &options(false, true)).unwrap_or_else(|e| panic!("{family}: {e}")).text;
         for part in ["The weather?", "get_weather", "Zürich", "grey"] {
@@ -86,7 +86,7 @@ fn what_templates_write_is_read_back() {
         let t = tokenizer(&[], &source(family));
         let Some(syntax) = syntax(family).filter(|s| *s != ToolSyntax::Harmony) else { continue };
         let template = ChatTemplate::new(source(family), "<s>", "</s>").unwrap();
-        let mut messages = template_messages(&conversation("abcdefghi")[..2], Some(syntax)).unwrap();
+        let mut messages = ToolSyntax::messages(Some(syntax), &conversation("abcdefghi")[..2]).unwrap();
         let whole = template.prompt_of(&messages, &options(false, true)).unwrap().text;
         messages.pop();
         let prompt = template.prompt_of(&messages, &options(true, true)).unwrap().text;
@@ -114,7 +114,7 @@ fn what_templates_write_is_read_back() {
 #[test]
 fn ids_are_of_the_kind_that_a_model_knows() {
     let ids = |id: &str, syntax| {
-        let m = template_messages(&conversation(id), syntax).unwrap();
+        let m = ToolSyntax::messages(syntax, &conversation(id)).unwrap();
         let of = |v: &Value| v.as_str().unwrap().to_owned();
         (of(&m[1]["tool_calls"][0]["id"]), of(&m[2]["tool_call_id"]), of(&m[2]["name"]))
     };
@@ -132,14 +132,12 @@ fn messages_take_the_form_of_templates() {
     let given = [
         json!({"role": "assistant", "reasoning_content": "Hm.", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]}),
     ];
-    let out = template_messages(&given, None).unwrap();
+    let out = ToolSyntax::messages(None, &given).unwrap();
     assert_eq!(out, [json!({"role": "assistant", "reasoning_content": "Hm.", "content": "a\nb", "thinking": "Hm."})]);
     let call = |arguments: Value| {
         let call = json!({"id": "x", "function": {"name": "f", "arguments": arguments}});
-        template_messages(
-            &[json!({"role": "user", "content": ""}), json!({"role": "assistant", "tool_calls": [call]})],
-            None,
-        )
+        let messages = [json!({"role": "user", "content": ""}), json!({"role": "assistant", "tool_calls": [call]})];
+        ToolSyntax::messages(None, &messages)
     };
     assert_eq!(call(json!("")).unwrap()[1]["tool_calls"][0]["function"]["arguments"], json!({}));
     for (arguments, word) in [(json!("{\"a\": "), "EOF"), (json!("[1]"), "object"), (json!(1), "object")] {
@@ -148,7 +146,7 @@ fn messages_take_the_form_of_templates() {
     }
     let image = json!({"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]});
     for (message, word) in [(image, "messages[0].content[0]"), (json!("x"), "object"), (json!({}), "role")] {
-        let Err(Error::Invalid(e)) = template_messages(&[message], None) else { panic!("accepted") };
+        let Err(Error::Invalid(e)) = ToolSyntax::messages(None, &[message]) else { panic!("accepted") };
         assert!(e.contains(word), "{e}");
     }
     for (tool, word) in

@@ -8,7 +8,7 @@ use moeray::{
     file::{self, Checkpoint, Tensor, Value},
     model,
     quant::{DType, KvType},
-    train::{Gate, UpcycleOptions, data::normal, upcycle, upcycle_to},
+    train::{Gate, UpcycleOptions, data::normal, upcycle},
 };
 
 const H: usize = 64;
@@ -164,7 +164,7 @@ fn impossible_ones_are_named() {
 fn the_verb_writes_a_model_that_runs() {
     let dir = tempfile::tempdir().unwrap();
     let (from, to) = (dir.path().join("dense.gguf"), dir.path().join("moe.gguf"));
-    upcycle_to(&dense(DType::F32), &from, &UpcycleOptions::default()).unwrap();
+    UpcycleOptions::default().write(&dense(DType::F32), &from).unwrap();
     assert!(file::open(&from).unwrap().tensor("blk.0.ffn_gate_inp.weight").is_some());
     let ckpt = dense(DType::F32);
     let specs: Vec<file::TensorSpec> = ckpt

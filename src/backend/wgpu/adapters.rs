@@ -180,15 +180,15 @@ fn default_index(adapters: &[wgpu::Adapter]) -> Option<usize> {
     best.map(|b| b.0)
 }
 
-/// Every device that wgpu reaches, in wgpu's order.
-pub fn devices() -> Vec<DeviceInfo> {
-    let adapters = adapters(&instance(false));
-    let default = default_index(&adapters);
-    let info = |(index, a): (usize, &wgpu::Adapter)| describe(index, a, default);
-    adapters.iter().enumerate().map(info).collect()
-}
-
 impl DeviceInfo {
+    /// Every device that wgpu reaches, in wgpu's order.
+    pub fn all() -> Vec<DeviceInfo> {
+        let adapters = adapters(&instance(false));
+        let default = default_index(&adapters);
+        let info = |(index, a): (usize, &wgpu::Adapter)| describe(index, a, default);
+        adapters.iter().enumerate().map(info).collect()
+    }
+
     /// The device that [`super::Gpu::open`] would take: the one that is named, by number or by part of its name, or the best one.
     ///
     /// # Errors

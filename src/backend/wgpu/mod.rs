@@ -56,7 +56,7 @@ mod training;
 mod tuning;
 mod upload;
 
-pub use adapters::{DeviceInfo, Requirements, devices};
+pub use adapters::{DeviceInfo, Requirements};
 pub use gpu::Gpu;
 pub use needs::DeviceBytes;
 #[doc(hidden)]
@@ -74,7 +74,7 @@ use crate::{
 /// Which device, and how to use it.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// A number of [`devices`], or a part of a device's name, upper or lower case. `None`: the best real GPU; a software
+    /// A number of [`DeviceInfo::all`], or a part of a device's name, upper or lower case. `None`: the best real GPU; a software
     /// device is taken only when it is named.
     pub device: Option<String>,
     /// Limits to stay below, for tests and for plans that must fit other devices.

@@ -69,7 +69,8 @@ impl Tuning {
     }
 
     /// What is known.
-    pub fn known(&self) -> Vec<Measured> {
+    #[cfg(test)]
+    fn known(&self) -> Vec<Measured> {
         lock(&self.0).known.clone()
     }
 
@@ -122,6 +123,7 @@ impl Gpu {
     ///
     /// # Errors
     /// [`Error::Device`] where the device fails, [`Error::Invalid`] for sizes that cannot be.
+    #[doc(hidden)]
     pub fn measure(&self, hidden: usize, tokens: usize, budget: Duration) -> Result<Measured> {
         if hidden == 0 || !hidden.is_multiple_of(256) || tokens < 2 {
             return Err(Error::Invalid(format!("measuring {tokens} rows of {hidden} columns")));

@@ -8,7 +8,7 @@ use crate::{
     },
     file::{self, Checkpoint, TensorSpec},
     tokenizer::{EncodeOptions, Tokenizer},
-    train::{Gate, UpcycleOptions, upcycle_to},
+    train::{Gate, UpcycleOptions},
 };
 use std::path::Path;
 
@@ -39,7 +39,7 @@ pub fn upcycle(args: &UpcycleArgs, quiet: bool) -> Outcome {
         noise: args.noise,
         seed: args.seed,
     };
-    let specs = upcycle_to(&dense, &args.output, &options)?;
+    let specs = options.write(&dense, &args.output)?;
     if !quiet {
         let bytes: usize = specs.iter().filter_map(TensorSpec::byte_len).sum();
         let weights: usize = specs.iter().map(|s| s.shape.iter().product::<usize>()).sum();

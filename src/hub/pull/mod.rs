@@ -88,29 +88,33 @@ pub struct Pulled {
     pub received: u64,
 }
 
-/// Downloads `owner/repo` or `owner/repo:QUANT`, either behind `hf:`, unless it is there. Of a repository with several GGUFs the
-/// name says which; without that it is the Q4_K_M, as for [`super::Places::find`].
-///
-/// # Errors
-/// [`Error::Invalid`] for a name that is none or does not say which file; [`Error::Network`] where the hub cannot be reached,
-/// refuses, or breaks off again and again; [`Error::Format`] for answers that make no sense, and files whose hash is wrong;
-/// [`Error::Write`]; [`Error::Cancelled`].
-pub fn pull(name: &str, options: &PullOptions, progress: &mut dyn FnMut(PullProgress<'_>)) -> Result<Pulled> {
-    let parts = Name::parse(name.trim()).and_then(|n| Some((n.owner?, n)));
-    let Some((owner, parts)) = parts else {
-        return Err(Error::Invalid(format!("{name:?} is no name of a repository: owner/repo, or owner/repo:QUANT")));
-    };
-    let repo = format!("{owner}/{}", parts.repo);
-    let remote = Remote::new(options)?;
-    let listing = remote.list(&repo)?;
-    let variants = gguf_files::variants_of(listing.files);
-    let place = format!("at {}", options.endpoint);
-    let chosen = gguf_files::pick(&variants, &repo, parts.tag, &place)?;
-    let repository = Repository::new(&options.cache, &repo, &listing.commit)?;
-    let received = fetch_all(&remote, &repository, &repo, chosen, progress)?;
-    repository.set_reference(&options.revision)?;
-    let path = repository.snapshot().join(&chosen.path);
-    Ok(Pulled { path, commit: listing.commit, bytes: chosen.bytes, received })
+impl PullOptions {
+    /// Downloads `owner/repo` or `owner/repo:QUANT`, either behind `hf:`, unless it is there. Of a repository with several GGUFs the
+    /// name says which; without that it is the Q4_K_M, as for [`super::Places::find`].
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for a name that is none or does not say which file; [`Error::Network`] where the hub cannot be reached,
+    /// refuses, or breaks off again and again; [`Error::Format`] for answers that make no sense, and files whose hash is wrong;
+    /// [`Error::Write`]; [`Error::Cancelled`].
+    pub fn pull(&self, name: &str, progress: &mut dyn FnMut(PullProgress<'_>)) -> Result<Pulled> {
+        let parts = Name::parse(name.trim()).and_then(|n| Some((n.owner?, n)));
+        let Some((owner, parts)) = parts else {
+            return Err(Error::Invalid(format!(
+                "{name:?} is no name of a repository: owner/repo, or owner/repo:QUANT"
+            )));
+        };
+        let repo = format!("{owner}/{}", parts.repo);
+        let remote = Remote::new(self)?;
+        let listing = remote.list(&repo)?;
+        let variants = gguf_files::variants_of(listing.files);
+        let place = format!("at {}", self.endpoint);
+        let chosen = gguf_files::pick(&variants, &repo, parts.tag, &place)?;
+        let repository = Repository::new(&self.cache, &repo, &listing.commit)?;
+        let received = fetch_all(&remote, &repository, &repo, chosen, progress)?;
+        repository.set_reference(&self.revision)?;
+        let path = repository.snapshot().join(&chosen.path);
+        Ok(Pulled { path, commit: listing.commit, bytes: chosen.bytes, received })
+    }
 }
 
 fn fetch_all(

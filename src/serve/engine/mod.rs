@@ -74,7 +74,7 @@ impl Engine {
     /// Makes the runner and starts the thread.
     ///
     /// # Errors
-    /// As [`crate::batch::Batch::new`]; [`Error::Tokenizer`] for a model without a tokenizer; [`Error::Device`] where the system
+    /// As [`crate::session::Batch::new`]; [`Error::Tokenizer`] for a model without a tokenizer; [`Error::Device`] where the system
     /// gives no thread.
     pub fn start(model: &Model, options: EngineOptions, metrics: Arc<Metrics>) -> Result<Engine> {
         model.require_tokenizer()?;

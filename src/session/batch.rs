@@ -1,22 +1,19 @@
-//! Several sequences on one model, fed in common steps: what a server schedules.
-//!
-//! A [`Batch`] is a view of a `Runner` with a fixed number of sequences. A step feeds some of them any number of tokens, one as
-//! a rule, a whole piece of a prompt for a sequence that is new, and leaves the logits after the last token of each, or tokens
-//! chosen after them. On the GPU and on the CPU every weight is read once for all rows of a step.
+//! Several sequences side by side: see [`Batch`].
 //!
 //! Deliberately absent: which sequence comes when, random states.
 
-pub use crate::backend::runner::RunnerOptions;
-#[doc(no_inline)]
-pub use crate::session::{Budget, Chosen, Status};
+use super::{Budget, Chosen, Model, Status};
 use crate::{
-    backend::runner::{Mask, Row, Runner, Step, Token, not_finite},
+    backend::runner::{Mask, Row, Runner, RunnerOptions, Step, Token, not_finite},
     error::{Error, Result},
     sampler::Sampling,
-    session::Model,
 };
 
-/// See the [module](self).
+/// Several sequences on one model, fed in common steps: what a server schedules.
+///
+/// It is a view of a `Runner` with a fixed number of sequences. A step feeds some of them any number of tokens, one as
+/// a rule, a whole piece of a prompt for a sequence that is new, and leaves the logits after the last token of each, or tokens
+/// chosen after them. On the GPU and on the CPU every weight is read once for all rows of a step.
 pub struct Batch {
     model: Model,
     runner: Runner,
@@ -25,7 +22,7 @@ pub struct Batch {
 
 /// What one sequence does in a step that chooses tokens.
 #[derive(Clone, Copy, Debug)]
-pub struct Turn<'a> {
+pub struct BatchTurn<'a> {
     /// The sequence.
     pub sequence: usize,
     /// The tokens that are fed; none: the one that was chosen last.
@@ -39,8 +36,8 @@ pub struct Turn<'a> {
 }
 
 /// A turn that chooses nothing.
-fn fed<'a>(f: &(usize, &'a [u32])) -> Turn<'a> {
-    Turn { sequence: f.0, tokens: f.1, random: None, allowed: None, hidden: false }
+fn fed<'a>(f: &(usize, &'a [u32])) -> BatchTurn<'a> {
+    BatchTurn { sequence: f.0, tokens: f.1, random: None, allowed: None, hidden: false }
 }
 
 impl Batch {
@@ -139,7 +136,7 @@ impl Batch {
     /// # Errors
     /// As [`Batch::step`], and [`Error::Invalid`] before [`Batch::set_sampler`], for a mask of another size, or while other
     /// steps are queued.
-    pub fn choose(&mut self, turns: &[Turn<'_>]) -> Result<&[Chosen]> {
+    pub fn choose(&mut self, turns: &[BatchTurn<'_>]) -> Result<&[Chosen]> {
         if self.runner.queued() > 0 {
             return Err(Error::Invalid("other steps are queued: take or cancel them first".into()));
         }
@@ -152,7 +149,7 @@ impl Batch {
     ///
     /// # Errors
     /// As [`Batch::choose`]; everything is as before then.
-    pub fn begin(&mut self, turns: &[Turn<'_>]) -> Result<()> {
+    pub fn begin(&mut self, turns: &[BatchTurn<'_>]) -> Result<()> {
         self.lay_out(turns.iter().copied())?;
         let first = self.rows.len() - turns.iter().filter(|t| t.random.is_some()).count();
         let choosing = turns.iter().filter(|t| t.random.is_some()).zip(first..);
@@ -201,7 +198,7 @@ impl Batch {
     }
 
     /// Fills `rows`: the last rows of sequences that choose come last, in order.
-    fn lay_out<'a>(&mut self, turns: impl Iterator<Item = Turn<'a>> + Clone) -> Result<()> {
+    fn lay_out<'a>(&mut self, turns: impl Iterator<Item = BatchTurn<'a>> + Clone) -> Result<()> {
         self.rows.clear();
         let vocab = self.model.vocab();
         for (i, t) in turns.clone().enumerate() {
