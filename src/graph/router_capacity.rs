@@ -2,6 +2,7 @@
 //! without.
 
 use super::{
+    counted_rows,
     formula::{over_sum, random_second},
     rewrite::Rewrite,
 };
@@ -30,7 +31,7 @@ pub struct RouterCapacity {
 }
 
 /// Lets every router's experts take as many slots as they have room for: a slot that is dropped has weight 0, and a token without
-/// any slot passes by its residual alone.
+/// any slot passes by its residual alone. Rows of padding ([`super::COUNTED`]) take no room.
 ///
 /// # Errors
 /// [`Error::Invalid`] for no room, for a model without routers, and where the routers' weights are not as the options want them.
@@ -42,6 +43,7 @@ pub fn with_capacity(graph: &Graph, c: RouterCapacity) -> Result<Graph> {
         return Err(Error::Invalid("second choices that stay at random are dropped by position".into()));
     }
     let mut rewrite = Rewrite::new(graph);
+    let counted = counted_rows(&mut rewrite.builder)?;
     let mut found = false;
     for (i, node) in graph.nodes.iter().enumerate() {
         let made = rewrite.copy(node)?;
@@ -56,6 +58,7 @@ pub fn with_capacity(graph: &Graph, c: RouterCapacity) -> Result<Graph> {
         } else {
             (*weights, *weights)
         };
+        let takes = b.times(takes, counted)?;
         let capacity = Capacity { experts: r.experts, factor: c.factor, least: c.least, keep: c.keep };
         let keep = b.add(Op::Math(Math::Capacity(capacity)), &[*ids, takes])?[0];
         let mut kept = b.times(weights, keep)?;

@@ -60,11 +60,13 @@ pub struct MicroBatch {
     pub starts: Vec<u32>,
     /// The weight of each row in the loss, `[N]`; 0 for what is not to be learnt.
     pub weights: Vec<f32>,
+    /// Which rows are padding, `[N]`, and count for nothing; empty where none is.
+    pub padding: Vec<bool>,
     /// What the weighted sum of the rows' losses is multiplied with: one over the weights of the whole batch, so that
     /// micro-batches add up to the mean over all of its tokens.
     pub scale: f64,
-    /// The part of the whole batch's rows that are in this micro-batch: what losses that are means over rows (of routers) are
-    /// multiplied with.
+    /// The part of the whole batch's rows without padding that are in this micro-batch: what losses that are means over rows (of
+    /// routers) are multiplied with.
     pub share: f64,
     /// The step of the optimizer, from 0: with `seed` and `number` the key of all random numbers.
     pub step: u64,
@@ -80,6 +82,11 @@ impl MicroBatch {
     /// The number of rows.
     pub fn rows(&self) -> usize {
         self.ids.len()
+    }
+
+    /// The number of rows that are no padding.
+    pub fn counted(&self) -> usize {
+        self.rows() - self.padding.iter().filter(|p| **p).count()
     }
 }
 

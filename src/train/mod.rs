@@ -43,7 +43,8 @@
 //
 // Names of a feed: `tokens` of a model's graph are `Feed::tokens`; `targets` and `starts` are ids; `weights` `[T, 1]` says how
 // much each row counts, and the scalar `normaliser` `[1, 1]` multiplies the summed cross entropy (1 / weights of the whole batch);
-// the scalar `share` multiplies terms that are means over the micro-batch (its share of the batch).
+// the scalar `share` multiplies terms that are means over the micro-batch (its share of the batch); `counted` `[T, 1]` is 0 for
+// padding, which routers' terms and loads leave out.
 
 mod adapters;
 mod checkpoint;

@@ -17,7 +17,7 @@ use crate::{
     error::{Error, Result},
     file::{Checkpoint, Tensor},
     graph::{
-        LowRank, Recompute, TrainProgram,
+        COUNTED, LowRank, Recompute, TrainProgram,
         formula::{DROPPED, TOKENS_PER_EXPERT, bias_update},
     },
     ir::WeightId,
@@ -258,6 +258,9 @@ impl ModelLearner {
         feed.set_ids("targets", b.targets.clone());
         feed.set_ids("starts", b.starts.clone());
         feed.set("weights", b.weights.iter().map(|w| f64::from(*w)).collect());
+        let counted = |p: &bool| f64::from(u8::from(!p));
+        let counted = if b.padding.is_empty() { vec![1.0; b.rows()] } else { b.padding.iter().map(counted).collect() };
+        feed.set(COUNTED, counted);
         feed.set("normaliser", vec![b.scale]);
         feed.set("share", vec![b.share]);
         feed

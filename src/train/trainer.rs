@@ -278,14 +278,14 @@ impl<L: Learner> Trainer<L> {
         };
         let batches = eval.all(self.config.eval_max_batches);
         let all: u64 = batches.iter().map(|b| b.learnt).sum();
-        let rows: usize = batches.iter().flat_map(|b| &b.micro).map(|m| m.rows()).sum();
+        let rows: usize = batches.iter().flat_map(|b| &b.micro).map(MicroBatch::counted).sum();
         let mut outcome = Outcome::default();
         for mut micro in batches.into_iter().flat_map(|b| b.micro) {
             micro.step = self.state.step;
             micro.seed = self.config.seed;
             micro.top_k = top_k;
             micro.scale = 1.0 / all.max(1) as f64;
-            micro.share = micro.rows() as f64 / rows.max(1) as f64;
+            micro.share = micro.counted() as f64 / rows.max(1) as f64;
             outcome.add(&self.learner.evaluate(&micro)?);
         }
         let loss = outcome.terms.first().map_or(f64::NAN, |t| t.value);

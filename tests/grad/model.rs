@@ -9,7 +9,7 @@ use moeray::{
         training::Training,
     },
     graph::{
-        TrainProgram, for_training,
+        COUNTED, TrainProgram, for_training,
         formula::{Balance, Objective, SmallLogits, language_model},
     },
     ops::train::Feed,
@@ -47,6 +47,7 @@ pub fn feed(ids: &[u32]) -> Feed {
     feed.set("weights", (0..rows).map(|r| if r % 3 == 2 { 0.0 } else { 1.0 }).collect());
     feed.set("normaliser", vec![1.0 / 7.0]);
     feed.set("share", vec![0.5]);
+    feed.set(COUNTED, vec![1.0; rows]);
     feed.tokens = tokens;
     feed
 }

@@ -135,11 +135,11 @@ pub fn gradient_of_capacity_and_balances() {
         let two = formula::top_two_capacity(&mut n.b, logits, c, formula::Form::Survivors(None)).unwrap();
         n.enters(two.weights);
         let terms = [
-            formula::switch_balance(&mut n.b, logits),
-            formula::mean_square_z(&mut n.b, logits),
-            formula::log_sum_exp_z(&mut n.b, &[logits]),
+            formula::switch_balance(&mut n.b, logits, None),
+            formula::mean_square_z(&mut n.b, logits, None),
+            formula::log_sum_exp_z(&mut n.b, &[logits], None),
             formula::layers_balance(&mut n.b, &[logits, placed.probs], 2, None),
-            formula::gshard_balance(&mut n.b, placed.probs, 4.0),
+            formula::gshard_balance(&mut n.b, placed.probs, 4.0, None),
         ];
         terms.into_iter().for_each(|t| n.enters(t.unwrap()));
         n.check(&format!("capacity and balances, {rows} rows"), &[]);

@@ -18,6 +18,7 @@ mod memory;
 #[cfg(all(feature = "cli", feature = "demo-model"))]
 mod model;
 mod optimizer;
+mod padding;
 mod resume;
 mod routers;
 mod schedule;

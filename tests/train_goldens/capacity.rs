@@ -52,7 +52,7 @@ pub fn capacity(m: &mut Made) {
         m.output("mean_gates", mean);
         let e = experts as f64;
         let factor = if m.case.text("form") == "paper" { 1.0 / e } else { e };
-        ("l_aux", formula::gshard_balance(&mut m.b, placed.probs, factor).unwrap())
+        ("l_aux", formula::gshard_balance(&mut m.b, placed.probs, factor, None).unwrap())
     } else {
         m.output("kept", placed.keep);
         let balance = formula::layers_balance(&mut m.b, &[logits], used, None).unwrap();

@@ -31,8 +31,8 @@ pub fn shared(m: &mut Made) {
     if m.case.has("target") {
         let target = m.input("target");
         let mse = formula::mean_square(&mut m.b, y, target).unwrap();
-        let balance = formula::switch_balance(&mut m.b, logits).unwrap();
-        let z = formula::mean_square_z(&mut m.b, logits).unwrap();
+        let balance = formula::switch_balance(&mut m.b, logits, None).unwrap();
+        let z = formula::mean_square_z(&mut m.b, logits, None).unwrap();
         let aux = m.b.weighted_sum(&[(1.0, balance), (m.case.f64("z_weight"), z)]).unwrap();
         let total = m.b.weighted_sum(&[(1.0, mse), (m.case.f64("aux_weight"), aux)]).unwrap();
         [("mse", mse), ("balance", balance), ("z", z), ("aux", aux), ("total", total)]
@@ -156,7 +156,7 @@ pub fn gelu_experts(m: &mut Made) {
 }
 
 fn with_usage(m: &mut Made, main: moeray::ir::ValueId, gates: moeray::ir::ValueId) {
-    let aux = formula::usage_balance(&mut m.b, gates).unwrap();
+    let aux = formula::usage_balance(&mut m.b, gates, None).unwrap();
     let total = m.b.weighted_sum(&[(1.0, main), (m.case.f64("aux_weight"), aux)]).unwrap();
     m.loss("main", main);
     m.loss("aux", aux);

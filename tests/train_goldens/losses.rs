@@ -15,8 +15,8 @@ pub fn mean_square(m: &mut Made) {
 
 pub fn switch(m: &mut Made) {
     let logits = m.input("logits");
-    let balance = formula::switch_balance(&mut m.b, logits).unwrap();
-    let z = formula::mean_square_z(&mut m.b, logits).unwrap();
+    let balance = formula::switch_balance(&mut m.b, logits, None).unwrap();
+    let z = formula::mean_square_z(&mut m.b, logits, None).unwrap();
     let total = m.b.weighted_sum(&[(1.0, balance), (m.case.f64("z_weight"), z)]).unwrap();
     m.loss("balance", balance);
     m.loss("z", z);
@@ -69,7 +69,7 @@ pub fn usage(m: &mut Made) {
         m.counts(choice.ids, experts);
         formula::gates_of(&mut m.b, choice, experts).unwrap()
     };
-    let total = formula::usage_balance(&mut m.b, gates).unwrap();
+    let total = formula::usage_balance(&mut m.b, gates, None).unwrap();
     m.output("router_probs", gates);
     m.loss("total", total);
 }
@@ -77,7 +77,7 @@ pub fn usage(m: &mut Made) {
 pub fn log_sum_exp(m: &mut Made) {
     let logits = m.input("logits");
     let lse = m.b.math(Math::LogSumExp, &[logits]).unwrap();
-    let z = formula::log_sum_exp_z(&mut m.b, &[logits]).unwrap();
+    let z = formula::log_sum_exp_z(&mut m.b, &[logits], None).unwrap();
     let over_k = m.b.scaled(z, 0.5).unwrap();
     m.output("logsumexp", lse);
     m.loss("z", z);
@@ -89,7 +89,7 @@ pub fn layers(m: &mut Made) {
     let (count, used) = (m.case.usize("layers"), m.case.usize("top_k"));
     let logits: Vec<_> = (0..count).map(|n| m.input(&format!("logits.{n}"))).collect();
     if m.case.name.starts_with("f32") {
-        let per_layer = formula::mean_of_layers_balance(&mut m.b, &logits, used).unwrap();
+        let per_layer = formula::mean_of_layers_balance(&mut m.b, &logits, used, None).unwrap();
         let over_k = m.b.scaled(per_layer, 1.0 / used as f64).unwrap();
         let mut each = None;
         for (n, l) in logits.iter().enumerate() {

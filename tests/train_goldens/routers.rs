@@ -40,7 +40,7 @@ pub fn sparsely_gated(m: &mut Made) {
     let choice = selected(m, noisy.logits);
     let gates = formula::gates_of(&mut m.b, choice, experts).unwrap();
     let importance = m.b.sum_rows(gates).unwrap();
-    let load = formula::smooth_load(&mut m.b, clean, noisy.logits, noisy.std, used).unwrap();
+    let load = formula::smooth_load(&mut m.b, [clean, noisy.logits, noisy.std], used, None).unwrap();
     m.output("gates", gates);
     m.output("ids", choice.ids);
     m.output("importance", importance);

@@ -144,7 +144,7 @@ pub fn whole(m: &mut Made) {
     let mut total = ce;
     if m.case.hyper_opt("balance_weight").is_some() {
         let balance = formula::layers_balance(&mut m.b, &routers, m.case.usize("top_k"), None).unwrap();
-        let z = formula::log_sum_exp_z(&mut m.b, &routers).unwrap();
+        let z = formula::log_sum_exp_z(&mut m.b, &routers, None).unwrap();
         m.loss("balance", balance);
         m.loss("z", z);
         let (of_balance, of_z) = (m.case.f64("balance_weight"), m.case.f64("z_weight"));

@@ -1,10 +1,33 @@
 //! Losses that keep routers balanced and logits small, and the update of selection biases that needs no loss.
+//!
+//! Where a loss takes a mask `[T, 1]`, rows whose mask is 0 count for nothing in it: those of padding.
 
 use super::Builder;
 use crate::{
     error::{Error, Result},
-    ir::{Function, Math, ValueId},
+    ir::{Arithmetic, Function, Math, ValueId},
 };
+
+/// The sum over rows of `[T, c]`, `[1, c]`; with a mask over those where it is 1.
+///
+/// # Errors
+/// [`Error::Graph`].
+pub(super) fn sum_of_rows(b: &mut Builder, x: ValueId, mask: Option<ValueId>) -> Result<ValueId> {
+    let counted = match mask {
+        Some(mask) => b.times(x, mask)?,
+        None => x,
+    };
+    b.sum_rows(counted)
+}
+
+/// The mean over rows of `[T, c]`, `[1, c]`; with a mask over those where it is 1, and 0 where there is none.
+fn mean_of_rows(b: &mut Builder, x: ValueId, mask: Option<ValueId>) -> Result<ValueId> {
+    let Some(m) = mask else { return b.mean_rows(x) };
+    let (sum, all) = (sum_of_rows(b, x, mask)?, b.sum_rows(m)?);
+    let one = b.math(Math::Constant { value: 1.0, cols: 1 }, &[])?;
+    let all = b.math(Math::Binary(Arithmetic::Max), &[all, one])?;
+    b.over(sum, all)
+}
 
 /// `E · Σ_e share_e · mean_p_e` of probabilities `[T, E]` and the shares of experts `[1, E]`.
 fn products(b: &mut Builder, share: ValueId, mean_p: ValueId, experts: usize) -> Result<ValueId> {
@@ -25,33 +48,34 @@ fn chosen(b: &mut Builder, probs: ValueId, used: usize) -> Result<ValueId> {
 ///
 /// # Errors
 /// [`Error::Invalid`] for fewer than two experts.
-pub fn switch_balance(b: &mut Builder, logits: ValueId) -> Result<ValueId> {
+pub fn switch_balance(b: &mut Builder, logits: ValueId, mask: Option<ValueId>) -> Result<ValueId> {
     let experts = b.graph().cols(logits);
     if experts < 2 {
         return Err(Error::Invalid(format!("a balance of the two best of {experts} experts")));
     }
-    layers_balance(b, &[logits], 2, None)
+    layers_balance(b, &[logits], 2, mask)
 }
 
 /// The mean of `logits²` over rows and experts: the z-loss that is copied with [`switch_balance`].
 ///
 /// # Errors
 /// [`Error::Graph`].
-pub fn mean_square_z(b: &mut Builder, logits: ValueId) -> Result<ValueId> {
+pub fn mean_square_z(b: &mut Builder, logits: ValueId, mask: Option<ValueId>) -> Result<ValueId> {
     let square = b.apply(Function::Square, logits)?;
-    b.mean_all(square)
+    let of_rows = b.mean_cols(square)?;
+    mean_of_rows(b, of_rows, mask)
 }
 
 /// The mean of `logsumexp(logits)²` over the rows of all layers (Zoph et al. 2022, *ST-MoE*).
 ///
 /// # Errors
 /// [`Error::Invalid`] without layers.
-pub fn log_sum_exp_z(b: &mut Builder, layers: &[ValueId]) -> Result<ValueId> {
+pub fn log_sum_exp_z(b: &mut Builder, layers: &[ValueId], mask: Option<ValueId>) -> Result<ValueId> {
     let mut terms = vec![];
     for logits in layers {
         let lse = b.math(Math::LogSumExp, &[*logits])?;
         let square = b.apply(Function::Square, lse)?;
-        terms.push((1.0 / layers.len() as f64, b.mean_rows(square)?));
+        terms.push((1.0 / layers.len() as f64, mean_of_rows(b, square, mask)?));
     }
     some_layers(layers)?;
     b.weighted_sum(&terms)
@@ -66,15 +90,15 @@ fn some_layers(layers: &[ValueId]) -> Result<()> {
 ///
 /// # Errors
 /// [`Error::Graph`].
-pub fn usage_balance(b: &mut Builder, gates: ValueId) -> Result<ValueId> {
+pub fn usage_balance(b: &mut Builder, gates: ValueId, mask: Option<ValueId>) -> Result<ValueId> {
     let experts = b.graph().cols(gates);
     let used = b.apply(Function::Step, gates)?;
-    let (usage, mean) = (b.mean_rows(used)?, b.mean_rows(gates)?);
+    let (usage, mean) = (mean_of_rows(b, used, mask)?, mean_of_rows(b, gates, mask)?);
     products(b, usage, mean, experts)
 }
 
 /// Hugging Face's `load_balancing_loss_func` on the logits `[T, E]` of all layers: shares of the k choices and mean probabilities over layers
-/// and rows, `E · Σ share · mean`; the optimum is k. Rows whose mask `[T, 1]` is 0 count in neither.
+/// and rows, `E · Σ share · mean`; the optimum is k.
 ///
 /// # Errors
 /// [`Error::Invalid`] without layers.
@@ -86,18 +110,11 @@ pub fn layers_balance(b: &mut Builder, layers: &[ValueId], used: usize, mask: Op
         let p = b.softmax(*logits)?;
         let hot = chosen(b, p, used)?;
         let weight = 1.0 / layers.len() as f64;
-        shares.push((weight, masked_mean(b, hot, mask)?));
-        means.push((weight, masked_mean(b, p, mask)?));
+        shares.push((weight, mean_of_rows(b, hot, mask)?));
+        means.push((weight, mean_of_rows(b, p, mask)?));
     }
     let (share, mean) = (b.weighted_sum(&shares)?, b.weighted_sum(&means)?);
     products(b, share, mean, experts)
-}
-
-fn masked_mean(b: &mut Builder, x: ValueId, mask: Option<ValueId>) -> Result<ValueId> {
-    let Some(mask) = mask else { return b.mean_rows(x) };
-    let kept = b.times(x, mask)?;
-    let (sum, all) = (b.sum_rows(kept)?, b.sum_rows(mask)?);
-    b.over(sum, all)
 }
 
 /// The balance of each layer by itself, averaged over layers; the optimum is k (Fedus et al. 2021 with k = 1). MegaBlocks divides by
@@ -105,11 +122,16 @@ fn masked_mean(b: &mut Builder, x: ValueId, mask: Option<ValueId>) -> Result<Val
 ///
 /// # Errors
 /// As [`layers_balance`].
-pub fn mean_of_layers_balance(b: &mut Builder, layers: &[ValueId], used: usize) -> Result<ValueId> {
+pub fn mean_of_layers_balance(
+    b: &mut Builder,
+    layers: &[ValueId],
+    used: usize,
+    mask: Option<ValueId>,
+) -> Result<ValueId> {
     some_layers(layers)?;
     let mut terms = vec![];
     for logits in layers {
-        terms.push((1.0 / layers.len() as f64, layers_balance(b, &[*logits], used, None)?));
+        terms.push((1.0 / layers.len() as f64, layers_balance(b, &[*logits], used, mask)?));
     }
     b.weighted_sum(&terms)
 }
@@ -118,9 +140,9 @@ pub fn mean_of_layers_balance(b: &mut Builder, layers: &[ValueId], used: usize) 
 ///
 /// # Errors
 /// [`Error::Graph`].
-pub fn gshard_balance(b: &mut Builder, probs: ValueId, factor: f64) -> Result<ValueId> {
+pub fn gshard_balance(b: &mut Builder, probs: ValueId, factor: f64, mask: Option<ValueId>) -> Result<ValueId> {
     let hot = chosen(b, probs, 1)?;
-    let (share, mean) = (b.mean_rows(hot)?, b.mean_rows(probs)?);
+    let (share, mean) = (mean_of_rows(b, hot, mask)?, mean_of_rows(b, probs, mask)?);
     let product = b.times(share, mean)?;
     let sum = b.sum_cols(product)?;
     b.scaled(sum, factor)
@@ -165,12 +187,17 @@ pub fn coefficient_of_variation(b: &mut Builder, x: ValueId, variance: Variance,
 ///
 /// # Errors
 /// [`Error::Graph`] for operands of different shapes.
-pub fn smooth_load(b: &mut Builder, clean: ValueId, noisy: ValueId, std: ValueId, used: usize) -> Result<ValueId> {
+pub fn smooth_load(
+    b: &mut Builder,
+    [clean, noisy, std]: [ValueId; 3],
+    used: usize,
+    mask: Option<ValueId>,
+) -> Result<ValueId> {
     let experts = b.graph().cols(clean);
     if used >= experts {
         let ids = b.math(Math::TopK { used: experts, groups: 1 }, &[noisy])?;
         let all = b.math(Math::MultiHot { experts }, &[ids])?;
-        return b.sum_rows(all);
+        return sum_of_rows(b, all, mask);
     }
     let ids = b.math(Math::TopK { used: used + 1, groups: 1 }, &[noisy])?;
     let ordered = b.math(Math::GatherSlots, &[noisy, ids])?; // [T, k + 1]
@@ -184,7 +211,7 @@ pub fn smooth_load(b: &mut Builder, clean: ValueId, noisy: ValueId, std: ValueId
     let d = b.minus(clean, threshold)?;
     let d = b.over(d, std)?;
     let p = b.apply(Function::NormalCdf, d)?;
-    b.sum_rows(p)
+    sum_of_rows(b, p, mask)
 }
 
 /// `b_e += rate · sign(mean load − load_e)`: the balance of DeepSeek-V3 without a loss; sign(0) = 0. `loads` are the tokens of each expert

@@ -26,6 +26,7 @@ pub use balance::{
     Variance, bias_update, coefficient_of_variation, gshard_balance, layers_balance, log_sum_exp_z,
     mean_of_layers_balance, mean_square_z, smooth_load, switch_balance, usage_balance,
 };
+use balance::sum_of_rows;
 pub use capacity::{Form, Placed, top_k_capacity, top_two_capacity};
 pub(super) use capacity::{over_sum, random_second};
 pub use experts::{ExpertNet, Hierarchy, dense_experts, hierarchical, routed_experts};

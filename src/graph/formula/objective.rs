@@ -2,11 +2,11 @@
 
 use super::{
     Builder, Variance, coefficient_of_variation, gshard_balance, layers_balance, log_sum_exp_z, mean_of_layers_balance,
-    mean_square_z, smooth_load, switch_balance, usage_balance,
+    mean_square_z, smooth_load, sum_of_rows, switch_balance, usage_balance,
 };
 use crate::{
     error::{Error, Result},
-    graph::{LOSS, RouterNode, routers},
+    graph::{LOSS, RouterNode, counted_rows, routers},
     ir::{Arithmetic, Graph, Math, Node, Op, ValueId},
 };
 
@@ -64,7 +64,8 @@ pub struct Objective {
 ///
 /// It reads ids `targets` `[T, 1]`, numbers `weights` `[T, 1]` (how each row counts), and the scalars `normaliser` (1 / Σ weights of the whole
 /// batch, on the summed cross entropy) and `share` (the micro-batch's part of the batch's rows, on the routers' terms, which are
-/// means over rows). Outputs: `loss`, `loss.cross_entropy`, `loss.balance` and `loss.z` (both without weight and share), and for
+/// means over rows); where there are routers also `counted` `[T, 1]`, 1 for a token and 0 for padding, which counts neither in a router's
+/// term nor in its loads. Outputs: `loss`, `loss.cross_entropy`, `loss.balance` and `loss.z` (both without weight and share), and for
 /// each router `tokens_per_expert_<layer>` `[1, E]`, under a capacity those that stay, and `dropped_<layer>` `[1, 1]`, the others.
 ///
 /// # Errors
@@ -85,11 +86,12 @@ pub fn language_model(graph: Graph, o: &Objective) -> Result<Graph> {
     let ce = super::cross_entropy(&mut b, logits, targets, weights, Some(normaliser))?;
     b.output("loss.cross_entropy", ce);
     let mut terms = vec![];
-    if let Some(balance) = balance(&mut b, o.balance, &all)? {
+    let mask = if all.is_empty() { None } else { Some(counted_rows(&mut b)?) };
+    if let Some(balance) = balance(&mut b, o.balance, &all, mask)? {
         b.output("loss.balance", balance);
         terms.push((o.balance_weight, balance));
     }
-    if let Some(z) = small_logits(&mut b, o.z, &all)? {
+    if let Some(z) = small_logits(&mut b, o.z, &all, mask)? {
         b.output("loss.z", z);
         terms.push((o.z_weight, z));
     }
@@ -101,21 +103,27 @@ pub fn language_model(graph: Graph, o: &Objective) -> Result<Graph> {
     }
     b.output(LOSS, loss);
     for (i, r) in all.iter().enumerate() {
-        let (experts, layer) = (r.router.experts, r.layer.map_or(i, |l| l as usize));
-        let hot = match r.keep {
-            Some(keep) => b.math(Math::ScatterSlots { experts }, &[keep, r.ids])?,
-            None => b.math(Math::MultiHot { experts }, &[r.ids])?,
-        };
-        let counts = b.sum_rows(hot)?;
-        b.output(format!("{TOKENS_PER_EXPERT}{layer}"), counts);
-        if let Some(keep) = r.keep {
-            let gone = b.math(Math::Affine { factor: -1.0, shift: 1.0 }, &[keep])?;
-            let gone = b.sum_cols(gone)?;
-            let gone = b.sum_rows(gone)?;
-            b.output(format!("{DROPPED}{layer}"), gone);
-        }
+        loads(&mut b, r, r.layer.map_or(i, |l| l as usize), mask)?;
     }
     Ok(b.finish())
+}
+
+/// The outputs that say how many tokens each expert of a layer takes, and how many slots found no room.
+fn loads(b: &mut Builder, r: &RouterNode, layer: usize, mask: Option<ValueId>) -> Result<()> {
+    let experts = r.router.experts;
+    let hot = match r.keep {
+        Some(keep) => b.math(Math::ScatterSlots { experts }, &[keep, r.ids])?,
+        None => b.math(Math::MultiHot { experts }, &[r.ids])?,
+    };
+    let counts = sum_of_rows(b, hot, mask)?;
+    b.output(format!("{TOKENS_PER_EXPERT}{layer}"), counts);
+    if let Some(keep) = r.keep {
+        let gone = b.math(Math::Affine { factor: -1.0, shift: 1.0 }, &[keep])?;
+        let gone = b.sum_cols(gone)?;
+        let gone = sum_of_rows(b, gone, mask)?;
+        b.output(format!("{DROPPED}{layer}"), gone);
+    }
+    Ok(())
 }
 
 /// What the counts of tokens are called, before the layer.
@@ -141,27 +149,32 @@ fn averaged(
     b.weighted_sum(&terms)
 }
 
-fn balance(b: &mut Builder, balance: Balance, all: &[RouterNode]) -> Result<Option<ValueId>> {
+fn balance(
+    b: &mut Builder,
+    balance: Balance,
+    all: &[RouterNode],
+    mask: Option<ValueId>,
+) -> Result<Option<ValueId>> {
     let logits: Vec<ValueId> = all.iter().map(|r| r.logits).collect();
     let used = all.first().map_or(1, |r| r.router.used);
     Ok(Some(match balance {
         Balance::None => return Ok(None),
-        Balance::Switch => averaged(b, all, |b, r| switch_balance(b, r.logits))?,
-        Balance::Layers => layers_balance(b, &logits, used, None)?,
-        Balance::MeanOfLayers => mean_of_layers_balance(b, &logits, used)?,
+        Balance::Switch => averaged(b, all, |b, r| switch_balance(b, r.logits, mask))?,
+        Balance::Layers => layers_balance(b, &logits, used, mask)?,
+        Balance::MeanOfLayers => mean_of_layers_balance(b, &logits, used, mask)?,
         Balance::Usage => averaged(b, all, |b, r| {
             let gates = gates(b, r)?;
-            usage_balance(b, gates)
+            usage_balance(b, gates, mask)
         })?,
         Balance::Gshard { paper } => averaged(b, all, |b, r| {
             let (experts, probs) = (r.router.experts as f64, b.softmax(r.logits)?);
-            gshard_balance(b, probs, if paper { 1.0 / experts } else { experts })
+            gshard_balance(b, probs, if paper { 1.0 / experts } else { experts }, mask)
         })?,
-        Balance::Importance(variance) => averaged(b, all, |b, r| importance(b, r, variance))?,
+        Balance::Importance(variance) => averaged(b, all, |b, r| importance(b, r, variance, mask))?,
         Balance::ImportanceLoad(variance) => averaged(b, all, |b, r| {
-            let importance = importance(b, r, variance)?;
+            let importance = importance(b, r, variance, mask)?;
             let (clean, std) = noise_of(b.graph(), r.logits)?;
-            let load = smooth_load(b, clean, r.logits, std, r.router.used)?;
+            let load = smooth_load(b, [clean, r.logits, std], r.router.used, mask)?;
             let load = coefficient_of_variation(b, load, variance, LEAST)?;
             b.plus(importance, load)
         })?,
@@ -176,9 +189,9 @@ fn gates(b: &mut Builder, r: &RouterNode) -> Result<ValueId> {
     b.math(Math::ScatterSlots { experts: r.router.experts }, &[r.weights, r.ids])
 }
 
-fn importance(b: &mut Builder, r: &RouterNode, variance: Variance) -> Result<ValueId> {
+fn importance(b: &mut Builder, r: &RouterNode, variance: Variance, mask: Option<ValueId>) -> Result<ValueId> {
     let gates = gates(b, r)?;
-    let sums = b.sum_rows(gates)?;
+    let sums = sum_of_rows(b, gates, mask)?;
     coefficient_of_variation(b, sums, variance, LEAST)
 }
 
@@ -195,11 +208,16 @@ fn noise_of(graph: &Graph, logits: ValueId) -> Result<(ValueId, ValueId)> {
     parts.ok_or_else(|| Error::Invalid("a loss of load needs noise on the routers' logits".into()))
 }
 
-fn small_logits(b: &mut Builder, z: SmallLogits, all: &[RouterNode]) -> Result<Option<ValueId>> {
+fn small_logits(
+    b: &mut Builder,
+    z: SmallLogits,
+    all: &[RouterNode],
+    mask: Option<ValueId>,
+) -> Result<Option<ValueId>> {
     let logits: Vec<ValueId> = all.iter().map(|r| r.logits).collect();
     Ok(Some(match z {
         SmallLogits::None => return Ok(None),
-        SmallLogits::LogSumExp => log_sum_exp_z(b, &logits)?,
-        SmallLogits::MeanSquare => averaged(b, all, |b, r| mean_square_z(b, r.logits))?,
+        SmallLogits::LogSumExp => log_sum_exp_z(b, &logits, mask)?,
+        SmallLogits::MeanSquare => averaged(b, all, |b, r| mean_square_z(b, r.logits, mask))?,
     }))
 }

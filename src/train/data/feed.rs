@@ -159,7 +159,7 @@ impl Feed {
             let at = hash::below(hash::short(self.options.packing.seed), 1, number as u32, bound);
             let (start, mut position) = (micro.rows() as u32, 0);
             self.corpus.window(&self.starts, at as usize, rows, |id, target, learnt| {
-                push(micro, [id, target, position, start], f32::from(u8::from(learnt)));
+                push(micro, [id, target, position, start], learnt);
                 position += 1;
             });
         } else {
@@ -173,7 +173,8 @@ impl Feed {
         }
         // What is left over is padding: rows that see themselves alone and count for nothing.
         for row in micro.rows()..end {
-            push(micro, [0, 0, 0, row as u32], 0.0);
+            push(micro, [0, 0, 0, row as u32], false);
+            micro.padding[row] = true;
         }
         self.cursor.sequence += 1;
         if self.cursor.sequence >= self.sequences() {
@@ -185,35 +186,30 @@ impl Feed {
         let start = micro.rows() as u32;
         let mut position = 0;
         self.corpus.rows(at, rows, |id, target, learnt| {
-            push(micro, [id, target, position, start], f32::from(u8::from(learnt)));
+            push(micro, [id, target, position, start], learnt);
             position += 1;
         });
     }
 }
 
-fn push(micro: &mut MicroBatch, [id, target, position, start]: [u32; 4], weight: f32) {
+fn push(micro: &mut MicroBatch, [id, target, position, start]: [u32; 4], learnt: bool) {
     micro.ids.push(id);
     micro.targets.push(target);
     micro.positions.push(position);
     micro.starts.push(start);
-    micro.weights.push(weight);
+    micro.weights.push(f32::from(u8::from(learnt)));
+    micro.padding.push(false);
 }
 
 /// Sets scales and shares: those of all micro-batches together make the mean over the whole batch.
 fn finish(batch: &mut Batch) {
     let sum = |m: &MicroBatch| m.weights.iter().map(|w| f64::from(*w)).sum::<f64>();
-    let (all, rows) = batch.micro.iter().fold((0.0, 0), |(w, r), m| (w + sum(m), r + m.rows()));
+    let (all, rows) = batch.micro.iter().fold((0.0, 0), |(w, r), m| (w + sum(m), r + m.counted()));
     batch.learnt = all as u64;
-    // Padding is target 0 of id 0 that begins with itself and weighs nothing.
-    let padding = |m: &MicroBatch| {
-        let alone =
-            |i: &usize| m.weights[*i] == 0.0 && m.starts[*i] as usize == *i && m.ids[*i] == 0 && m.targets[*i] == 0;
-        (0..m.rows()).filter(alone).count()
-    };
-    batch.rows = (rows - batch.micro.iter().map(padding).sum::<usize>()) as u64;
+    batch.rows = rows as u64;
     for (i, m) in batch.micro.iter_mut().enumerate() {
         m.number = i as u32;
         m.scale = if all > 0.0 { 1.0 / all } else { 0.0 };
-        m.share = m.rows() as f64 / rows.max(1) as f64;
+        m.share = m.counted() as f64 / rows.max(1) as f64;
     }
 }
