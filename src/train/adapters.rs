@@ -3,8 +3,8 @@
 use super::{
     config::LoraConfig,
     data::{normal, short},
-    learner::Parameter,
-    select::{Role, Selection},
+    parameter::{Parameter, Role},
+    select::Selection,
 };
 use crate::{
     error::{Error, Result},

@@ -1,51 +1,10 @@
 //! What a model is to the trainer: named parameters, and micro-batches that give losses and gradients.
 
+use super::parameter::Parameter;
 use crate::{
     backend::training::{Moments, ParameterStep},
     error::Result,
 };
-
-/// A parameter that can be trained.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Parameter {
-    /// Its canonical (GGUF) name: `blk.0.ffn_down_exps.weight`.
-    pub name: String,
-    /// Row-major shape, outermost dimension first.
-    pub shape: Vec<usize>,
-    /// Leading slices that stand for tensors of their own, since a micro-batch may use some and not others: the experts of
-    /// `[E, out, in]`, and 1 for all else.
-    pub slices: usize,
-    /// Whether the first dimension counts slices, also where there is but one.
-    pub stacked: bool,
-}
-
-impl Parameter {
-    /// A parameter in one piece.
-    pub fn new(name: impl Into<String>, shape: &[usize]) -> Self {
-        Parameter { name: name.into(), shape: shape.to_vec(), slices: 1, stacked: false }
-    }
-
-    /// A parameter of experts: its first dimension counts them.
-    pub fn of_experts(name: impl Into<String>, shape: &[usize]) -> Self {
-        let slices = shape.first().copied().unwrap_or(1).max(1);
-        Parameter { name: name.into(), shape: shape.to_vec(), slices, stacked: !shape.is_empty() }
-    }
-
-    /// The shape of one slice.
-    pub fn slice_shape(&self) -> &[usize] {
-        &self.shape[usize::from(self.stacked)..]
-    }
-
-    /// The number of weights.
-    pub fn len(&self) -> usize {
-        self.shape.iter().product()
-    }
-
-    /// Whether there is no weight.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-}
 
 /// Rows of some sequences, one below the other. Every row is a token that predicts another.
 #[derive(Clone, Debug, Default, PartialEq)]

@@ -60,6 +60,7 @@ mod learner;
 pub mod metrics;
 mod model_learner;
 mod optimizer;
+mod parameter;
 mod run;
 mod schedule;
 mod scratch;
@@ -82,11 +83,12 @@ pub use {
     adapters::new_adapters,
     checkpoint::{Checkpoints, Resumed, TrainState},
     clip::{Norm, clip_factor, gradient_norm, square_sum},
-    learner::{DeviceLearner, Learner, MicroBatch, Outcome, Parameter, Slot, Visit},
+    learner::{DeviceLearner, Learner, MicroBatch, Outcome, Slot, Visit},
     model_learner::ModelLearner,
     optimizer::{Algorithm, Moments, Optimizer, OptimizerOptions, Rule, Saved, Unused},
+    parameter::{Parameter, Role},
     schedule::{Decay, Schedule, Tail},
     scratch::from_scratch,
-    select::{Role, Selection},
+    select::Selection,
     upcycle::upcycle,
 };

@@ -7,7 +7,8 @@ use super::{
     config::{BackendConfig, RecomputeName, TrainConfig},
     forecast::Forecast,
     graphs::{Biased, Graphs, Prepared, objective, without_extras},
-    learner::{DeviceLearner, ExpertLoad, Learner, LossTerm, MicroBatch, Outcome, Parameter, Slot, Visit},
+    learner::{DeviceLearner, ExpertLoad, Learner, LossTerm, MicroBatch, Outcome, Slot, Visit},
+    parameter::{Loads, Parameter},
 };
 use crate::{
     backend::{
@@ -23,7 +24,7 @@ use crate::{
     ir::WeightId,
     model::{self, Definition},
 };
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{HashMap, HashSet};
 
 /// See the module's description.
 pub struct ModelLearner {
@@ -41,7 +42,7 @@ pub struct ModelLearner {
     /// For each parameter of the training its place among `parameters`.
     places: Vec<usize>,
     /// Tokens of each expert by layer since the last step.
-    loads: BTreeMap<u32, Vec<u64>>,
+    loads: Loads,
     /// For each parameter which of its slices a token used since the last step; empty where all were.
     in_use: Vec<Vec<bool>>,
     /// How the steps look that the backend's device takes, once it has moments.
@@ -109,11 +110,7 @@ impl ModelLearner {
         };
         let declared = graph.weights.iter().zip(read).filter(|(_, read)| *read).map(|(w, _)| w);
         let trained = declared.filter(|w| config.lora.is_none() || w.name.contains(".lora_"));
-        let parameter = |name: &str, shape: &[usize]| match name.contains("_exps.") {
-            true => Parameter::of_experts(name, shape),
-            false => Parameter::new(name, shape),
-        };
-        let parameters = trained.map(|w| parameter(&w.name, &w.shape)).collect();
+        let parameters = trained.map(|w| Parameter::named(&w.name, &w.shape)).collect();
         let vocab = definition.decoder.vocab;
         let objective = objective(&config.router);
         let weights = HashMap::from([("balance", objective.balance_weight), ("z", objective.z_weight)]);
@@ -131,7 +128,7 @@ impl ModelLearner {
             chosen: HashSet::new(),
             training: None,
             places: vec![],
-            loads: BTreeMap::new(),
+            loads: Loads::new(),
             in_use: vec![],
             begun: vec![],
             biased,
@@ -297,11 +294,6 @@ impl ModelLearner {
     fn term(&self, name: &'static str, value: f64) -> LossTerm {
         LossTerm { name, value, weight: self.weights.get(name).copied().unwrap_or(1.0) }
     }
-}
-
-/// The layer of a parameter.
-fn layer(name: &str) -> Option<u32> {
-    name.strip_prefix("blk.")?.split('.').next()?.parse().ok()
 }
 
 impl Learner for ModelLearner {

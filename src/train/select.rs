@@ -1,61 +1,7 @@
 //! Parameters chosen by what they are for, or by patterns of their names.
 
-use super::learner::Parameter;
+use super::parameter::{Parameter, Role};
 use crate::error::{Error, Result};
-
-/// What a parameter is for, told from its canonical name.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Role {
-    /// The table of token embeddings.
-    Embedding,
-    /// The output matrix.
-    Output,
-    /// Projections of attention, and what stands in its place (convolutions, recurrences).
-    Attention,
-    /// The router's matrices and biases.
-    Router,
-    /// Routed experts.
-    Experts,
-    /// Shared experts and their gates.
-    Shared,
-    /// Dense feed-forward networks.
-    Dense,
-    /// Norms' weights and biases.
-    Norms,
-}
-
-impl Role {
-    /// Every role with the word that a configuration has for it.
-    pub const ALL: [(&'static str, Role); 8] = [
-        ("embedding", Role::Embedding),
-        ("output", Role::Output),
-        ("attention", Role::Attention),
-        ("router", Role::Router),
-        ("experts", Role::Experts),
-        ("shared", Role::Shared),
-        ("dense", Role::Dense),
-        ("norms", Role::Norms),
-    ];
-
-    /// The role of the parameter with this canonical name: `blk.3.ffn_gate_inp.weight` is the router's.
-    pub fn of(name: &str) -> Role {
-        let stem = match name.strip_prefix("blk.").and_then(|rest| rest.split_once('.')) {
-            Some((_, rest)) => rest,
-            None => name,
-        };
-        match stem {
-            s if s.contains("norm") => Role::Norms,
-            s if s.starts_with("token_embd") => Role::Embedding,
-            s if s.starts_with("output") => Role::Output,
-            s if s.contains("shexp") => Role::Shared,
-            s if ["ffn_gate_inp", "ffn_noise_inp", "exp_probs_b"].iter().any(|p| s.starts_with(p)) => Role::Router,
-            s if s.contains("_exps") => Role::Experts,
-            s if s.starts_with("ffn_") => Role::Dense,
-            // Attention, recurrences and convolutions have their families' own stems.
-            _ => Role::Attention,
-        }
-    }
-}
 
 /// Words of a configuration that choose parameters: roles (`experts`), and patterns of names in which `*` stands for any
 /// letters (`blk.0.*`).
@@ -164,25 +110,6 @@ mod tests {
             ("**a", "a", true),
         ] {
             assert_eq!(glob(pattern.as_bytes(), text.as_bytes()), fits, "{pattern} {text}");
-        }
-    }
-
-    #[test]
-    fn names_have_roles() {
-        for (name, role) in [
-            ("token_embd.weight", Role::Embedding),
-            ("output.weight", Role::Output),
-            ("output_norm.weight", Role::Norms),
-            ("blk.0.attn_q.weight", Role::Attention),
-            ("blk.0.attn_q_norm.weight", Role::Norms),
-            ("blk.9.ffn_gate_inp.weight", Role::Router),
-            ("blk.9.exp_probs_b.bias", Role::Router),
-            ("blk.9.ffn_gate_inp_shexp.weight", Role::Shared),
-            ("blk.9.ffn_down_exps.weight", Role::Experts),
-            ("blk.9.ffn_down.weight", Role::Dense),
-            ("blk.9.ssm_out.weight", Role::Attention),
-        ] {
-            assert_eq!(Role::of(name), role, "{name}");
         }
     }
 

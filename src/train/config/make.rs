@@ -8,8 +8,8 @@ use crate::{
     error::{Error, Result},
     train::{
         data::{Excess, FeedOptions, PackingOptions, Source},
-        learner::Parameter,
         optimizer::{Algorithm, Moments, OptimizerOptions, Rule, Unused},
+        parameter::Parameter,
         schedule::{Decay, Schedule, Tail},
         select::Selection,
     },

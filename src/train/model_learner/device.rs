@@ -5,7 +5,7 @@ use crate::{
     backend::training::{Moments, OnDevice, ParameterStep, Training},
     error::{Error, Result},
     graph::TrainProgram,
-    train::learner::{DeviceLearner, Parameter},
+    train::learner::DeviceLearner,
 };
 
 #[cfg(feature = "gpu")]
@@ -39,12 +39,7 @@ impl ModelLearner {
 
     /// Notes which slices of the parameters tokens used.
     pub(super) fn note_used(&mut self) {
-        let used = |p: &Parameter| {
-            let tokens =
-                super::layer(&p.name).and_then(|l| self.loads.get(&l)).filter(|n| p.stacked && n.len() == p.slices);
-            tokens.map_or(vec![], |n| n.iter().map(|n| *n > 0).collect())
-        };
-        self.in_use = self.parameters.iter().map(used).collect();
+        self.in_use = self.parameters.iter().map(|p| p.used(&self.loads)).collect();
     }
 
     pub(super) fn on_device(&mut self) -> Result<&mut dyn OnDevice> {

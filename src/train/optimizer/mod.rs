@@ -18,8 +18,9 @@ mod state;
 pub use state::Saved;
 
 use super::{
-    learner::{Parameter, Slot},
-    select::{Role, Selection},
+    learner::Slot,
+    parameter::{Parameter, Role},
+    select::Selection,
 };
 use crate::{
     error::{Error, Result},
@@ -272,7 +273,7 @@ struct Step<'o> {
 impl Step<'_> {
     /// The tasks of a parameter: pieces of its slices.
     fn tasks<'a>(&self, p: &Parameter, state: &'a mut State, slot: Slot<'a>, tasks: &mut Vec<Task<'a>>) {
-        let each = p.len() / p.slices.max(1);
+        let each = p.slice_len();
         let State { steps, first, second } = state;
         let mut first = first.chunks_mut(each.max(1));
         let mut second = second.slices(each, p.slices);
