@@ -13,7 +13,7 @@ pub(crate) fn available() -> Option<u64> {
 }
 
 /// Bytes that the machine has, or its container may use.
-#[cfg(feature = "cli")]
+#[cfg(any(feature = "cli", feature = "train"))]
 pub(crate) fn total() -> Option<u64> {
     let what = RefreshKind::nothing().with_memory(MemoryRefreshKind::nothing().with_ram());
     let system = System::new_with_specifics(what);

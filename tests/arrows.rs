@@ -66,6 +66,7 @@ const ARROWS: &[(&str, &[&str])] = &[
         &[
             "error",
             "cancel",
+            "memory",
             "threads",
             "sampler",
             "quant",

@@ -1,6 +1,6 @@
 //! The README's tables, generated from the code and compared: `MOERAY_BLESS=1` writes them.
 
-use moeray::{graph::formula::FORMULAS, model::REGISTRY, quant::DType};
+use moeray::{graph::formula::formulas, model::REGISTRY, quant::DType};
 use std::{fs, path::Path};
 
 fn models() -> String {
@@ -14,10 +14,14 @@ fn models() -> String {
     rows
 }
 
-fn formulas() -> String {
-    let mut rows = String::from("| what | source | keys of a run | in `graph::formula` |\n|---|---|---|---|\n");
-    for f in FORMULAS {
-        rows += &format!("| {} | {} | {} | {} |\n", f.what, f.source, f.key, f.call);
+fn formula_rows() -> String {
+    let mut rows =
+        String::from("| what | source | keys of a run, or the library's call | built by |\n|---|---|---|---|\n");
+    for f in formulas() {
+        let keys: Vec<String> = f.keys.iter().map(|k| format!("`{k}`")).collect();
+        let asked = if keys.is_empty() { f.library.to_owned() } else { keys.join(", ") };
+        assert!(keys.is_empty() != f.library.is_empty(), "{} is asked for by keys or by a call", f.what);
+        rows += &format!("| {} | {} | {asked} | {} |\n", f.what, f.source, f.call);
     }
     rows
 }
@@ -40,7 +44,7 @@ fn tables_are_those_of_the_code() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md");
     let text = fs::read_to_string(&path).unwrap();
     let want = with_table(&with_table(&text, "models", &models()), "formats", &formats());
-    let want = with_table(&want, "formulas", &formulas());
+    let want = with_table(&want, "formulas", &formula_rows());
     if std::env::var_os("MOERAY_BLESS").is_some() {
         fs::write(&path, &want).unwrap();
     }

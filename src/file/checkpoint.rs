@@ -108,25 +108,35 @@ impl Checkpoint {
     /// # Errors
     /// [`Error::Format`] where a name comes twice.
     pub fn from_parts(meta: Metadata, tensors: Vec<(String, Tensor)>) -> Result<Self> {
-        let mut offset = 0;
-        let infos = tensors.into_iter().map(|(name, t)| {
-            let bytes = t.byte_len() as u64;
-            let info = TensorInfo {
-                name,
-                type_name: Cow::Borrowed(t.dtype().layout().name),
-                shape: t.shape().to_vec(),
-                bytes,
-                file: 0,
-                offset,
-                content: Ok(t),
-                raw: None,
-            };
-            offset += bytes;
-            info
-        });
-        let infos: Vec<_> = infos.collect();
-        let file = FileInfo { path: PathBuf::from("memory"), bytes: infos.iter().map(|t| t.bytes).sum() };
+        let (file, infos) = in_memory(tensors);
         Self::assemble(Format::Gguf, None, vec![file], meta, infos, Beside::default())
+    }
+
+    /// A Hugging Face folder made in memory: its `config.json`, `tokenizer.json` and `tokenizer_config.json`, and tensors under the
+    /// folder's names, in this order.
+    ///
+    /// # Errors
+    /// [`Error::Format`] where a name comes twice.
+    pub fn from_folder(config: Json, tokenizer: [Json; 2], tensors: Vec<(String, Tensor)>) -> Result<Self> {
+        let (file, infos) = in_memory(tensors);
+        let [json, tokenizer_config] = tokenizer;
+        let beside = Beside {
+            config: Some(config),
+            tokenizer_json: Some(Bytes::from_vec(json.to_string().into_bytes())),
+            tokenizer_config: Some(tokenizer_config),
+            ..Beside::default()
+        };
+        Self::assemble(Format::SafeTensors, None, vec![file], Metadata::new(), infos, beside)
+    }
+
+    /// The same Hugging Face folder with another `config.json` and other tensors, in memory.
+    ///
+    /// # Errors
+    /// [`Error::Format`] where a name comes twice.
+    pub fn changed(&self, config: Json, tensors: Vec<(String, Tensor)>) -> Result<Self> {
+        let (file, infos) = in_memory(tensors);
+        let beside = Beside { config: Some(config), ..self.beside.clone() };
+        Self::assemble(self.format, self.path.clone(), vec![file], self.meta.clone(), infos, beside)
     }
 
     /// The usable tensors with their names, in file order. The checkpoint is consumed, so that a caller can drop each tensor when
@@ -233,4 +243,27 @@ impl Checkpoint {
             _ => None,
         }
     }
+}
+
+/// The table of tensors in memory, and the file that they stand for.
+fn in_memory(tensors: Vec<(String, Tensor)>) -> (FileInfo, Vec<TensorInfo>) {
+    let mut offset = 0;
+    let infos = tensors.into_iter().map(|(name, t)| {
+        let bytes = t.byte_len() as u64;
+        let info = TensorInfo {
+            name,
+            type_name: Cow::Borrowed(t.dtype().layout().name),
+            shape: t.shape().to_vec(),
+            bytes,
+            file: 0,
+            offset,
+            content: Ok(t),
+            raw: None,
+        };
+        offset += bytes;
+        info
+    });
+    let infos: Vec<_> = infos.collect();
+    let bytes = infos.iter().map(|t| t.bytes).sum();
+    (FileInfo { path: PathBuf::from("memory"), bytes }, infos)
 }

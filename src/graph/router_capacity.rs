@@ -5,10 +5,12 @@ use super::{
     counted_rows,
     formula::{over_sum, random_second},
     rewrite::Rewrite,
+    routers,
+    routers::ungrouped,
 };
 use crate::{
     error::{Error, Result},
-    ir::{Capacity, Distribution, Graph, Keep, Math, Op, Renormalise, Router, Score},
+    ir::{Capacity, Distribution, Graph, Keep, Math, Op, Router},
 };
 
 /// Random streams of this file begin here, behind those of the routers' noise.
@@ -42,6 +44,7 @@ pub fn with_capacity(graph: &Graph, c: RouterCapacity) -> Result<Graph> {
     if c.random_second && c.keep == Keep::Largest {
         return Err(Error::Invalid("second choices that stay at random are dropped by position".into()));
     }
+    ungrouped(&routers(graph), "a capacity for")?;
     let mut rewrite = Rewrite::new(graph);
     let counted = counted_rows(&mut rewrite.builder)?;
     let mut found = false;
@@ -74,8 +77,7 @@ fn fits(r: &Router, c: RouterCapacity) -> Result<()> {
     if c.random_second && r.used != 2 {
         return Err(Error::Invalid(format!("a second choice at random: the router chooses {}, not 2", r.used)));
     }
-    let to_one = r.score == Score::SoftmaxOfSelected || r.renormalise == Renormalise::Sum;
-    if (c.over_kept || c.random_second) && !(to_one && r.scale == 1.0 && r.expert_scale.is_none()) {
+    if (c.over_kept || c.random_second) && !r.sums_to_one() {
         return Err(Error::Invalid(format!(
             "weights over the sum of those that stay: this model's do not sum to 1 ({})",
             r.variant()

@@ -7,7 +7,7 @@
 use super::Builder;
 use crate::{
     error::{Error, Result},
-    ir::{Attention, Graph, Math, Node, Op, Rope, Rotation, Router, SelfAttention, ValueId},
+    ir::{Attention, Graph, Math, Node, Op, Rope, Rotation, SelfAttention, ValueId},
     ops::train::STARTS,
 };
 use std::collections::HashMap;
@@ -34,39 +34,6 @@ pub fn for_training(graph: &Graph, context: usize) -> Result<Graph> {
         unroll.builder.output(name.clone(), v);
     }
     Ok(unroll.builder.finish())
-}
-
-/// A router of a graph: what balancing losses are made of.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct RouterNode {
-    /// The layer.
-    pub layer: Option<u32>,
-    /// Logits `[T, E]`.
-    pub logits: ValueId,
-    /// The chosen experts, `[T, k]`.
-    pub ids: ValueId,
-    /// Their weights, `[T, k]`, before a capacity drops any.
-    pub weights: ValueId,
-    /// 1 for slots that stay, `[T, k]`, under a capacity.
-    pub keep: Option<ValueId>,
-    /// The selection.
-    pub router: Router,
-}
-
-/// The routers of a graph, in order.
-pub fn routers(graph: &Graph) -> Vec<RouterNode> {
-    let kept = |ids: ValueId| {
-        let node = graph.nodes.iter().find(|n| matches!(n.op, Op::Math(Math::Capacity(_))) && n.inputs[0] == ids)?;
-        Some(node.outputs[0])
-    };
-    let one = |n: &Node| match (&n.op, &n.inputs[..], &n.outputs[..]) {
-        (Op::Router(router), [logits], [ids, weights]) => {
-            let keep = kept(*ids);
-            Some(RouterNode { layer: n.layer, logits: *logits, ids: *ids, weights: *weights, keep, router: *router })
-        }
-        _ => None,
-    };
-    graph.nodes.iter().filter_map(one).collect()
 }
 
 struct Unroll<'a> {

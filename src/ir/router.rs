@@ -86,6 +86,25 @@ impl Router {
         Router { experts, used, score, selection_bias: None, groups: None, renormalise, scale: 1.0, expert_scale: None }
     }
 
+    /// Whether the weights of the chosen experts always sum to 1.
+    pub fn sums_to_one(&self) -> bool {
+        let divided = match self.renormalise {
+            Renormalise::Sum | Renormalise::Softmax => true,
+            Renormalise::No | Renormalise::SumPlus(_) | Renormalise::SumAtLeast(_) => false,
+        };
+        (self.score == Score::SoftmaxOfSelected || divided) && self.scale == 1.0 && self.expert_scale.is_none()
+    }
+
+    /// Whether every weight is the same whatever the logits are: one expert a token, whose weight is divided by itself. What the
+    /// expert gives then has no gradient for the router.
+    pub fn weighs_alike(&self) -> bool {
+        let divided = match self.renormalise {
+            Renormalise::No => false,
+            Renormalise::Sum | Renormalise::Softmax | Renormalise::SumPlus(_) | Renormalise::SumAtLeast(_) => true,
+        };
+        self.used == 1 && (self.score == Score::SoftmaxOfSelected || divided)
+    }
+
     /// Whether the choice can be made on the logits themselves: every score grows with its logit, so the order is the same,
     /// and scores of far-apart logits round to the same number before the logits do.
     pub fn chooses_by_logits(&self) -> bool {

@@ -43,7 +43,9 @@ pub use decoder::{
     AttentionSpec, Bias, ConvSpec, Decoder, DeltaSpec, Ffn, Glu, LatentSpec, LayerNorms, LayerSpec, Mixer, Moe,
     Multipliers, NormOver, NormSpec, Position, QkNorm, Shared, Span,
 };
-pub use export::{readable, to_gguf, write_hugging_face};
+pub use export::{
+    check_hugging_face, has_tensor_of, readable, to_gguf, trainable, with_weights, write_folder, write_hugging_face,
+};
 pub use facts::{Absent, Config};
 pub use families::REGISTRY;
 pub use gguf::GgufForm;

@@ -1,13 +1,17 @@
 //! The graphs of a run: a model's own with losses, noise, dropout and capacity, as the configuration says.
 
-use super::config::{AuxName, DropName, NoiseName, RouterConfig, SecondName, TrainConfig, VarianceName, ZName};
+use super::{
+    config::{DropName, NoiseName, RouterConfig, SecondName, TrainConfig, VarianceName},
+    data::{normal, short},
+};
 use crate::{
     error::{Error, Result},
     file::Tensor,
     graph::{
-        ExpertDropout, LowRank, Program, RouterCapacity, RouterNoise, for_training,
-        formula::{Balance, Objective, SmallLogits, Variance, language_model},
-        routers, with_capacity, with_expert_dropout, with_experts_used, with_low_rank, with_router_noise,
+        ExpertDropout, LowRank, Program, RouterCapacity, RouterGroups, RouterNoise, for_training,
+        formula::{Objective, RouterLoss, Variance, language_model},
+        routers, with_capacity, with_expert_dropout, with_experts_used, with_low_rank, with_router_groups,
+        with_router_noise,
     },
     ir::{Graph, Keep},
     model::Definition,
@@ -43,12 +47,17 @@ impl Graphs {
     pub fn new(definition: &Definition, config: &TrainConfig, adapters: &[LowRank]) -> Result<Graphs> {
         let base = with_low_rank(&without_extras(definition)?, adapters)?;
         let dropout = ExpertDropout { inside: config.expert_dropout, behind: config.expert_output_dropout };
-        let graphs = Graphs {
-            graph: for_training(&base.graph, config.sequence_len)?,
-            weights: base.weights.to_vec(),
-            router: config.router,
-            dropout,
-        };
+        let (mut graph, mut weights) = (for_training(&base.graph, config.sequence_len)?, base.weights.to_vec());
+        if let Some(groups) = groups(&config.router) {
+            graph = with_router_groups(&graph, groups).map_err(|e| Error::Invalid(format!("router: {e}")))?;
+            let added = graph.weights[weights.len()..].iter().zip(GROUPS_STREAM..);
+            let routers = added.map(|(w, stream)| random(w.shape.clone(), config.seed, stream));
+            weights.extend(routers.collect::<Result<Vec<_>>>()?);
+        }
+        if config.lora.is_none() {
+            warn_of_equal_weights(&graph);
+        }
+        let graphs = Graphs { graph, weights, router: config.router, dropout };
         for [_, used] in &config.top_k_schedule {
             let schedule = |e: Error| Error::Invalid(format!("top_k_schedule: {e}"));
             graphs.prepare(Some(*used)).map_err(schedule)?;
@@ -124,6 +133,38 @@ impl Graphs {
     }
 }
 
+/// Random numbers of routers over groups begin at this stream, behind those of adapters.
+const GROUPS_STREAM: u32 = 1 << 21;
+
+/// The standard deviation with which a router over groups begins.
+const GROUPS_STD: f32 = 0.02;
+
+/// A matrix to begin with: were it zero, the first groups would be chosen by all tokens.
+fn random(shape: Vec<usize>, seed: u64, stream: u32) -> Result<Tensor> {
+    let n = shape.iter().product::<usize>();
+    let numbers = (0..n).map(|i| normal(short(seed), stream, i as u32) * GROUPS_STD);
+    Tensor::from_f32(shape, numbers.collect())
+}
+
+/// Says of routers that their weights do not depend on their logits: what the experts give has no gradient for them.
+fn warn_of_equal_weights(graph: &Graph) {
+    let all = routers(graph);
+    if let Some(r) = all.iter().find(|r| r.router.weighs_alike()) {
+        tracing::warn!(
+            "one expert a token has the weight 1, whatever its router says ({}): the router learns from losses of its own ([router] \
+             aux, z) alone; a softmax over all experts that is not divided, as in qwen2_moe or router = \"softmax_top_k\" of \
+             mini_mixtral, gives it a gradient",
+            r.router.variant()
+        );
+    }
+    if let Some(r) = all.iter().find(|r| r.groups_used == Some(1) || r.groups_used == Some(r.router.used)) {
+        let which = if r.groups_used == Some(1) { "group" } else { "expert in a group" };
+        tracing::warn!(
+            "one {which} has the weight 1, whatever its router says: that router learns nothing from what the experts give"
+        );
+    }
+}
+
 /// The model's program with logits as its only result.
 pub(super) fn without_extras(definition: &Definition) -> Result<Program> {
     let mut graph = (*definition.program.graph).clone();
@@ -137,7 +178,16 @@ fn noise(r: &RouterConfig) -> Option<RouterNoise> {
         NoiseName::Normal => (r.noise_std, false),
         NoiseName::Learned => (r.noise_std, true),
     };
-    (std > 0.0 || r.jitter > 0.0).then_some(RouterNoise { std, learned, jitter: r.jitter })
+    (std > 0.0 || r.jitter > 0.0).then_some(RouterNoise {
+        std,
+        learned,
+        jitter: r.jitter,
+        jitter_experts: r.jitter_experts,
+    })
+}
+
+fn groups(r: &RouterConfig) -> Option<RouterGroups> {
+    Some(RouterGroups { groups: r.groups?, used: r.groups_used.unwrap_or(1) })
 }
 
 fn capacity(r: &RouterConfig) -> Option<RouterCapacity> {
@@ -155,45 +205,22 @@ fn capacity(r: &RouterConfig) -> Option<RouterCapacity> {
 
 /// The loss that the configuration asks for.
 pub(super) fn objective(r: &RouterConfig) -> Objective {
-    let variance = match r.cv2 {
-        VarianceName::Population => Variance::Population,
-        VarianceName::Sample => Variance::Sample,
-    };
     Objective {
-        balance: match r.aux {
-            AuxName::None => Balance::None,
-            AuxName::Switch => Balance::Switch,
-            AuxName::Hf => Balance::Layers,
-            AuxName::MeanOfLayers => Balance::MeanOfLayers,
-            AuxName::Usage => Balance::Usage,
-            AuxName::Gshard => Balance::Gshard { paper: false },
-            AuxName::GshardPaper => Balance::Gshard { paper: true },
-            AuxName::Importance => Balance::Importance(variance),
-            AuxName::ImportanceLoad => Balance::ImportanceLoad(variance),
-        },
+        balance: r.aux,
         balance_weight: r.aux_weight,
-        z: match r.z {
-            ZName::None => SmallLogits::None,
-            ZName::Logsumexp => SmallLogits::LogSumExp,
-            ZName::MeanSquare => SmallLogits::MeanSquare,
-        },
+        z: r.z,
         z_weight: r.z_weight,
+        variance: match r.cv2 {
+            VarianceName::Population => Variance::Population,
+            VarianceName::Sample => Variance::Sample,
+        },
     }
 }
 
-/// The same in evaluation: without noise there is no load that it makes probable, and importance is what is left of that loss.
+/// The same in evaluation, where there may be no noise.
 fn evaluated(o: Objective, r: &RouterConfig) -> Objective {
-    match o.balance {
-        Balance::ImportanceLoad(variance) if !r.noise_in_eval => {
-            Objective { balance: Balance::Importance(variance), ..o }
-        }
-        Balance::None
-        | Balance::Switch
-        | Balance::Layers
-        | Balance::MeanOfLayers
-        | Balance::Usage
-        | Balance::Gshard { .. }
-        | Balance::Importance(_)
-        | Balance::ImportanceLoad(_) => o,
+    if r.noise_in_eval {
+        return o;
     }
+    Objective { balance: o.balance.and_then(|l| RouterLoss::named(l.term, l.without_noise)), ..o }
 }

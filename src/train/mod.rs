@@ -25,7 +25,7 @@
 //! losses and gradients); `select` chooses parameters by name; `data` makes batches of files; `schedule`, `clip` and
 //! `optimizer` make a step of gradients; `metrics` tell people and programs how it goes; `checkpoint` keeps what is needed to
 //! go on; [`Trainer`] is the loop, `run` what is around it, and [`TrainConfig`] what a person says about it. `upcycle` makes experts of dense networks, to be
-//! trained on.
+//! trained on. [`Mixture`] is a router and experts on rows of numbers, without a language model.
 //!
 //! Everything here is deterministic: equal configuration, data and seed give equal weights, whatever the number of threads.
 //!
@@ -58,6 +58,7 @@ mod graphs;
 mod learner;
 #[doc(hidden)]
 pub mod metrics;
+mod mixture;
 mod model_learner;
 mod optimizer;
 mod parameter;
@@ -73,6 +74,7 @@ pub use config::TrainConfig;
 pub use forecast::Forecast;
 pub use learner::{ExpertLoad, LossTerm};
 pub use metrics::{EvalRecord, StepRecord};
+pub use mixture::{Mixture, MixtureLoss, MixtureOptions, MixtureTensor};
 pub use trainer::{Event, Finished, Trainer};
 pub use upcycle::{Gate, UpcycleOptions};
 

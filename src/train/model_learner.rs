@@ -1,11 +1,11 @@
 //! A model of the engine as a [`Learner`]: its graph with a loss, differentiated, on a backend.
 
 mod device;
+mod needs;
 
 use super::{
     adapters::new_adapters,
     config::{BackendConfig, RecomputeName, TrainConfig},
-    forecast::Forecast,
     graphs::{Biased, Graphs, Prepared, objective, without_extras},
     learner::{DeviceLearner, ExpertLoad, Learner, LossTerm, MicroBatch, Outcome, Slot, Visit},
     parameter::{Loads, Parameter},
@@ -53,6 +53,8 @@ pub struct ModelLearner {
     weights: HashMap<&'static str, f64>,
     vocab: usize,
     context: usize,
+    /// Rows of a micro-batch.
+    rows: usize,
     backend: BackendConfig,
     #[cfg_attr(not(feature = "gpu"), expect(dead_code, reason = "this build has no GPU backend"))]
     device: Option<String>,
@@ -136,6 +138,7 @@ impl ModelLearner {
             weights,
             vocab,
             context: definition.decoder.context,
+            rows: config.micro_batch_size.saturating_mul(config.sequence_len),
             backend: config.backend,
             device: config.device.clone(),
             #[cfg(feature = "gpu")]
@@ -148,15 +151,6 @@ impl ModelLearner {
     /// Where gradients are computed.
     pub fn describe(&self) -> String {
         self.training.as_ref().map_or_else(String::new, |t| t.describe())
-    }
-
-    /// What a micro-batch of so many rows takes, beside an optimizer's state of so many bytes.
-    ///
-    /// # Errors
-    /// [`Error::Unsupported`] for an operation without a gradient.
-    pub fn forecast(&self, rows: usize, optimizer: u64) -> Result<Forecast> {
-        let program = self.differentiated(&self.chosen)?;
-        Ok(Forecast::new(&program, rows, optimizer))
     }
 
     fn differentiated(&self, chosen: &HashSet<String>) -> Result<TrainProgram> {
@@ -315,6 +309,7 @@ impl Learner for ModelLearner {
         if let Some(b) = self.biased.iter().find(|b| !self.chosen.contains(&b.weight)) {
             return Err(Error::Invalid(format!("router: bias_update changes {}, which is frozen", b.weight)));
         }
+        self.check_memory()?;
         let training = self.start()?;
         let names: HashMap<&str, usize> =
             self.parameters.iter().enumerate().map(|(i, p)| (p.name.as_str(), i)).collect();

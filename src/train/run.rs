@@ -7,7 +7,6 @@ use super::{
     learner::Learner,
     metrics::{CsvLog, EventLog, JsonLog, Pictures},
     model_learner::ModelLearner,
-    parameter::Parameter,
     scratch::from_scratch,
     trainer::Trainer,
     whole::write_model,
@@ -15,6 +14,7 @@ use super::{
 use crate::{
     error::{Error, Result},
     file::{self, Checkpoint, Format, Tensor, Value},
+    graph::{GROUP_ROUTER, NOISE_ROUTER},
     model::{self, AdapterForm},
     tokenizer::Tokenizer,
 };
@@ -44,6 +44,7 @@ impl Trainer<ModelLearner> {
     }
 
     fn of(learner: ModelLearner, config: TrainConfig) -> Result<Self> {
+        writable(&config, learner.base()?)?;
         let (train, eval) = corpora(&config, &learner)?;
         let mut trainer = Trainer::new(learner, config, train, eval)?;
         own_tensors(&mut trainer)?;
@@ -73,9 +74,14 @@ impl Trainer<ModelLearner> {
         }
         let new = self.trained()?;
         let config = self.config();
-        let write = |export: &ExportName| match export {
-            ExportName::Gguf => gguf(&new, dir.join("model.gguf")),
-            ExportName::Safetensors => hugging_face(config, &new, dir.join("model")),
+        let write = |export: &ExportName| match (export, new.format()) {
+            (ExportName::Gguf, _) => gguf(&model::to_gguf(&new)?, dir.join("model.gguf")),
+            (ExportName::Safetensors, Format::Gguf) => hugging_face(config, &new, dir.join("model")),
+            (ExportName::Safetensors, Format::SafeTensors) => {
+                let path = dir.join("model");
+                model::write_folder(&path, &new)?;
+                Ok(path)
+            }
         };
         config.export.iter().map(write).collect()
     }
@@ -98,11 +104,15 @@ impl Trainer<ModelLearner> {
         model::write_adapter_peft(path, &definition, base, alpha, &pairs, AdapterForm::default())
     }
 
-    /// The model with its new weights, under GGUF names.
+    /// The model with its new weights, under the names that it has in training.
     fn trained(&mut self) -> Result<Checkpoint> {
         let used = self.top_k();
-        let trained = self.learner().trained()?;
+        let mut trained = self.learner().trained()?;
         let base = self.learner().base()?;
+        if base.format() == Format::SafeTensors {
+            trained.retain(|name, _| !name.ends_with(GROUP_ROUTER));
+            return model::with_weights(base, &trained, used);
+        }
         // In the shape that the file has: sizes of 1 may be left out there.
         let new = |(name, old): (&str, &Tensor)| {
             let t = trained.get(name).map_or_else(|| Ok(old.clone()), |t| t.reshaped(old.shape().to_vec()))?;
@@ -145,7 +155,15 @@ impl<L: Learner> Trainer<L> {
 fn base(config: &TrainConfig) -> Result<Checkpoint> {
     let bad = |what: &str| Err(Error::Invalid(what.into()));
     match (&config.base_model, &config.architecture, &config.tokenizer) {
-        (Some(path), None, _) => model::to_gguf(&file::open(path)?),
+        // Adapters are of a model under GGUF names.
+        (Some(path), None, _) if config.lora.is_some() => {
+            let helps = "without [lora] all weights are trained, and freeze leaves some";
+            model::to_gguf(&file::open(path)?).map_err(|e| match e {
+                Error::Unsupported(what) => Error::Unsupported(format!("[lora]: {what}; {helps}")),
+                other => other,
+            })
+        }
+        (Some(path), None, _) => model::trainable(&file::open(path)?),
         (None, Some(architecture), Some(tokenizer)) => from_scratch(architecture, &file::open(tokenizer)?, config.seed),
         (None, Some(_), None) => {
             bad("a model from nothing needs a tokenizer: tokenizer = \"MODEL\" takes that of another model")
@@ -157,24 +175,47 @@ fn base(config: &TrainConfig) -> Result<Checkpoint> {
     }
 }
 
+/// Refuses a run whose result could not be written, before its first step.
+fn writable(config: &TrainConfig, base: &Checkpoint) -> Result<()> {
+    if config.lora.is_some() {
+        // Adapters are all that is written.
+        return Ok(());
+    }
+    let named = |key: &str, e: Error, helps: &str| Error::Invalid(format!("export = [{key:?}]: {e}; {helps}"));
+    for export in &config.export {
+        match (export, base.format()) {
+            (ExportName::Gguf, Format::Gguf) | (ExportName::Safetensors, Format::SafeTensors) => {}
+            (ExportName::Gguf, Format::SafeTensors) => {
+                let helps = "export = [\"safetensors\"] writes a folder that this program runs";
+                model::to_gguf(base).map_err(|e| named("gguf", e, helps))?;
+            }
+            (ExportName::Safetensors, Format::Gguf) => {
+                let helps = "export = [\"gguf\"] writes a file that this program runs";
+                let source = source(config)?;
+                model::check_hugging_face(base, source.as_ref()).map_err(|e| named("safetensors", e, helps))?;
+            }
+        }
+    }
+    Ok(())
+}
+
 /// Refuses to train weights that the file has only as parts of other tensors: what is learnt could not be written back.
 fn own_tensors(trainer: &mut Trainer<ModelLearner>) -> Result<()> {
     let trained = trainer.optimizer().trained();
     let learner = trainer.learner();
     let base = learner.base()?;
-    let part = |(p, t): (&Parameter, &bool)| {
-        // Noise before routers has matrices of its own, which only checkpoints keep.
-        let own = p.name.contains(".lora_") || p.name.ends_with("ffn_noise_inp.weight");
-        *t && !own && base.info(&p.name).is_none()
-    };
-    match learner.parameters().iter().zip(&trained).find(|p| part(*p)) {
-        None => Ok(()),
-        Some((p, _)) => Err(Error::Invalid(format!(
-            "{} is a part of another tensor of the file, and cannot be trained by itself: freeze = [...] leaves it, and [lora] \
-             trains an adapter of it",
-            p.name
-        ))),
+    for p in learner.parameters().iter().zip(&trained).filter(|(_, t)| **t).map(|(p, _)| p) {
+        // Noise before routers and routers over groups have matrices of their own, which only checkpoints keep.
+        let own = p.name.contains(".lora_") || [NOISE_ROUTER, GROUP_ROUTER].iter().any(|n| p.name.ends_with(n));
+        if !own && !model::has_tensor_of(base, &p.name)? {
+            return Err(Error::Invalid(format!(
+                "{} is a part of another tensor of the file, and cannot be trained by itself: freeze = [...] leaves it, and [lora] \
+                 trains an adapter of it",
+                p.name
+            )));
+        }
     }
+    Ok(())
 }
 
 /// What is trained on, and what is evaluated on.
@@ -202,10 +243,14 @@ fn gguf(new: &Checkpoint, path: PathBuf) -> Result<PathBuf> {
 
 /// The model as a folder; with the configuration and tokenizer of the one that it came from, or the tokenizer's own folder.
 fn hugging_face(config: &TrainConfig, new: &Checkpoint, path: PathBuf) -> Result<PathBuf> {
-    let source = match &config.base_model {
-        Some(base) => Some(file::open(base)?).filter(|c| c.format() == Format::SafeTensors),
-        None => None,
-    };
-    model::write_hugging_face(&path, new, source.as_ref(), config.tokenizer.as_deref())?;
+    model::write_hugging_face(&path, new, source(config)?.as_ref(), config.tokenizer.as_deref())?;
     Ok(path)
+}
+
+/// The Hugging Face folder that the model came from, where it came from one.
+fn source(config: &TrainConfig) -> Result<Option<Checkpoint>> {
+    match &config.base_model {
+        Some(base) => Ok(Some(file::open(base)?).filter(|c| c.format() == Format::SafeTensors)),
+        None => Ok(None),
+    }
 }

@@ -10,7 +10,7 @@ use moeray::{
     },
     graph::{
         COUNTED, TrainProgram, for_training,
-        formula::{Balance, Objective, SmallLogits, language_model},
+        formula::{Objective, RouterLoss, Term, language_model},
     },
     ops::train::Feed,
 };
@@ -29,7 +29,13 @@ pub fn program(name: &str, trained: &dyn Fn(&str) -> bool) -> moeray::Result<Tra
     let graph = for_training(&definition.program.graph, 64)?;
     let routed = definition.decoder.moe().is_some_and(|m| m.router.experts > 1);
     let objective = match routed {
-        true => Objective { balance: Balance::Layers, balance_weight: 0.05, z: SmallLogits::LogSumExp, z_weight: 0.01 },
+        true => Objective {
+            balance: RouterLoss::named(Term::Balance, "hf"),
+            balance_weight: 0.05,
+            z: RouterLoss::named(Term::Z, "logsumexp"),
+            z_weight: 0.01,
+            ..Objective::default()
+        },
         false => Objective::default(),
     };
     let graph = language_model(graph, &objective)?;
@@ -122,7 +128,8 @@ fn twice_the_weight_of_the_balance_doubles_its_gradient_at_the_router() {
     let gradient = |weight: f64| {
         let definition = goldens::defined("mixtral", false);
         let graph = for_training(&definition.program.graph, 64).unwrap();
-        let objective = Objective { balance: Balance::Layers, balance_weight: weight, ..Objective::default() };
+        let balance = RouterLoss::named(Term::Balance, "hf");
+        let objective = Objective { balance, balance_weight: weight, ..Objective::default() };
         let graph = language_model(graph, &objective).unwrap();
         let program = Program::new(graph, definition.program.weights.to_vec()).unwrap();
         let program = TrainProgram::new(&program, &|n| n.contains("ffn_gate_inp"), &[]).unwrap();

@@ -48,7 +48,8 @@ fn words_override_the_file() {
         ("learning_rat=1", "`learning_rate` is one"),
         ("datasets.7.path=x", "datasets.7.path"),
         ("seed.x=1", "seed.x"),
-        ("learning_rate=fast", "learning_rate"),
+        ("learning_rate=fast", "learning_rate=fast: invalid type"),
+        ("gradient_accumulation_steps=16777216", "gradient_accumulation_steps is 16777216: a step of"),
         ("datasets=[]", "datasets is empty"),
     ] {
         let e = parse(&format!("{DATA}seed = 1\n"), &[word]).unwrap_err();
@@ -145,11 +146,13 @@ fn frozen_parameters() {
 
 #[test]
 fn tables_of_a_configuration() {
-    use moeray::train::config::{AuxName, ZName};
     let shape = "[architecture]\nmodel_type = \"qwen2_moe\"\nhidden_size = 64\nnum_hidden_layers = 2\nnum_attention_heads = 4\n\
         num_key_value_heads = 2\nnum_experts = 4\nnum_experts_per_tok = 2\nmoe_intermediate_size = 32\nmax_position_embeddings = 64\n";
     let c = good(&format!("{shape}[router]\naux = \"hf\"\naux_weight = 0.02\nz = \"logsumexp\"\n"), &[]);
-    assert_eq!((c.router.aux, c.router.aux_weight, c.router.z), (AuxName::Hf, 0.02, ZName::Logsumexp));
+    let names = [c.router.aux, c.router.z].map(|l| l.unwrap().name);
+    assert_eq!((names, c.router.aux_weight), (["hf", "logsumexp"], 0.02));
+    let none = good("[router]\naux = \"none\"\nz = \"none\"\n", &[]).router;
+    assert_eq!((none.aux, none.z), (None, None));
     assert_eq!(c.architecture.unwrap().rope_theta, 10_000.0);
     let lora = good("base_model = \"x\"\n[lora]\nr = 8\ntargets = [\"attention\"]\n", &["lora.alpha=4"]).lora.unwrap();
     assert_eq!((lora.r, lora.alpha, lora.targets), (8, 4.0, Some(vec!["attention".to_owned()])));
@@ -160,7 +163,9 @@ fn tables_of_a_configuration() {
         (shape.replace("hidden_size = 64", "hidden_size = 0"), "hidden_size is 0"),
         (shape.replace("hidden_size = 64\n", ""), "hidden_size"),
         (format!("base_model = \"x\"\n{shape}"), "architecture"),
-        ("[router]\naux = \"magic\"\n".into(), "magic"),
+        ("[router]\naux = \"magic\"\n".into(), "there are none, switch, hf"),
+        ("[router]\naux = \"logsumexp\"\n".into(), "aux = \"logsumexp\""),
+        ("[router]\nz = \"hf\"\n".into(), "there are none, logsumexp, mean_square"),
         ("[router]\naux_weight = -1.0\n".into(), "aux_weight"),
         ("[router]\naux_wieght = 1.0\n".into(), "`aux_weight` is one"),
         ("[router]\ncapacity_factor = 0.0\n".into(), "capacity_factor is 0"),
@@ -168,6 +173,7 @@ fn tables_of_a_configuration() {
         ("[router]\nmin_capacity = 4\n".into(), "min_capacity needs capacity_factor"),
         ("[router]\nsecond = \"random\"\n".into(), "second needs capacity_factor"),
         ("[router]\njitter = 1.0\n".into(), "jitter is 1"),
+        ("[router]\njitter_experts = true\n".into(), "jitter_experts needs jitter"),
         ("[router]\nnoise_std = -1.0\n".into(), "noise_std is -1"),
         ("[router]\nnoise = \"normal\"\nnoise_std = 0.0\n".into(), "noise_std = 0"),
         ("[router]\nnoise_in_eval = true\n".into(), "noise_in_eval"),

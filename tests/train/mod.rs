@@ -15,6 +15,7 @@ mod logs;
 mod lora;
 #[cfg(all(feature = "cli", feature = "demo-model"))]
 mod memory;
+mod mixture;
 #[cfg(all(feature = "cli", feature = "demo-model"))]
 mod model;
 mod optimizer;
@@ -24,5 +25,7 @@ mod routers;
 mod schedule;
 mod share_moe;
 mod trainer;
+#[cfg(all(feature = "cli", feature = "demo-model"))]
+mod tutorial;
 #[cfg(all(feature = "cli", feature = "demo-model"))]
 mod upcycle;

@@ -130,6 +130,14 @@ fn wrong_runs_are_refused() {
         ("datasets.0.path=/no/such/text.txt", "/no/such/text.txt"),
         ("tokenizer=/no/such/model.gguf", "/no/such/model.gguf"),
         ("base_model=x.gguf", "architecture"),
+        ("architecture.hidden_size=1048576", "this machine has"),
+        ("architecture.num_hidden_layers=5000", "num_hidden_layers is 5000"),
+        ("architecture.num_experts=5000", "num_experts is 5000"),
+        ("micro_batch_size=16777216", "rows at once"),
+        ("eval_batch_size=16777216", "rows at once"),
+        ("micro_batch_size=699050", "this machine has"),
+        ("export=[\"safetensors\", \"onnx\"]", "onnx"),
+        ("router.groups=2", "importance"),
     ] {
         fails(&["train", &config, word], &[says]);
     }

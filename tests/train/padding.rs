@@ -43,11 +43,12 @@ fn run(keys: &str, padded: bool) -> (Outcome, Vec<(String, Vec<f32>)>) {
     let outcome = learner.accumulate(&batch(learner.vocab(), padded)).unwrap();
     let names: Vec<String> = learner.parameters().iter().map(|p| p.name.clone()).collect();
     let mut gradients = vec![];
-    let each = &mut |i: usize, slot: moeray::train::Slot<'_>| {
-        gradients.push((names[i].clone(), slot.gradients.to_vec()));
-        Ok(())
-    };
-    learner.each(each).unwrap();
+    learner
+        .each(&mut |i, slot| {
+            gradients.push((names[i].clone(), slot.gradients.to_vec()));
+            Ok(())
+        })
+        .unwrap();
     (outcome, gradients)
 }
 

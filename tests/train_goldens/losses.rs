@@ -104,6 +104,7 @@ pub fn layers(m: &mut Made) {
         return;
     }
     let mask = m.case.has("attention_mask").then(|| m.input_of("attention_mask", 1));
-    let total = formula::layers_balance(&mut m.b, &logits, used, mask).unwrap();
+    let rows = mask.map(|mask| formula::Counted::new(&mut m.b, mask).unwrap());
+    let total = formula::layers_balance(&mut m.b, &logits, used, rows).unwrap();
     m.loss("total", total);
 }

@@ -1,6 +1,6 @@
 //! Losses that keep routers balanced and logits small, and the update of selection biases that needs no loss.
 //!
-//! Where a loss takes a mask `[T, 1]`, rows whose mask is 0 count for nothing in it: those of padding.
+//! Losses are of all rows, or of those that count.
 
 use super::Builder;
 use crate::{
@@ -8,25 +8,42 @@ use crate::{
     ir::{Arithmetic, Function, Math, ValueId},
 };
 
-/// The sum over rows of `[T, c]`, `[1, c]`; with a mask over those where it is 1.
-///
-/// # Errors
-/// [`Error::Graph`].
-pub(super) fn sum_of_rows(b: &mut Builder, x: ValueId, mask: Option<ValueId>) -> Result<ValueId> {
-    let counted = match mask {
-        Some(mask) => b.times(x, mask)?,
+/// Rows that count in a loss, and others that do not: those of padding.
+#[derive(Clone, Copy, Debug)]
+pub struct Counted {
+    /// `[T, 1]`: 1 for a row that counts, 0 for another.
+    mask: ValueId,
+    /// The same over the number of rows that count.
+    part: ValueId,
+}
+
+impl Counted {
+    /// Of a mask `[T, 1]`.
+    ///
+    /// # Errors
+    /// [`Error::Graph`].
+    pub fn new(b: &mut Builder, mask: ValueId) -> Result<Counted> {
+        let (all, one) = (b.sum_rows(mask)?, b.math(Math::Constant { value: 1.0, cols: 1 }, &[])?);
+        // Without a row that counts all means are 0.
+        let all = b.math(Math::Binary(Arithmetic::Max), &[all, one])?;
+        Ok(Counted { mask, part: b.over(mask, all)? })
+    }
+}
+
+/// The sum over rows of `[T, c]`, `[1, c]`.
+pub(super) fn sum_of_rows(b: &mut Builder, x: ValueId, rows: Option<Counted>) -> Result<ValueId> {
+    let counted = match rows {
+        Some(rows) => b.times(x, rows.mask)?,
         None => x,
     };
     b.sum_rows(counted)
 }
 
-/// The mean over rows of `[T, c]`, `[1, c]`; with a mask over those where it is 1, and 0 where there is none.
-fn mean_of_rows(b: &mut Builder, x: ValueId, mask: Option<ValueId>) -> Result<ValueId> {
-    let Some(m) = mask else { return b.mean_rows(x) };
-    let (sum, all) = (sum_of_rows(b, x, mask)?, b.sum_rows(m)?);
-    let one = b.math(Math::Constant { value: 1.0, cols: 1 }, &[])?;
-    let all = b.math(Math::Binary(Arithmetic::Max), &[all, one])?;
-    b.over(sum, all)
+/// The mean over rows of `[T, c]`, `[1, c]`.
+fn mean_of_rows(b: &mut Builder, x: ValueId, rows: Option<Counted>) -> Result<ValueId> {
+    let Some(rows) = rows else { return b.mean_rows(x) };
+    let parts = b.times(x, rows.part)?;
+    b.sum_rows(parts)
 }
 
 /// `E · Σ_e share_e · mean_p_e` of probabilities `[T, E]` and the shares of experts `[1, E]`.
@@ -48,34 +65,34 @@ fn chosen(b: &mut Builder, probs: ValueId, used: usize) -> Result<ValueId> {
 ///
 /// # Errors
 /// [`Error::Invalid`] for fewer than two experts.
-pub fn switch_balance(b: &mut Builder, logits: ValueId, mask: Option<ValueId>) -> Result<ValueId> {
+pub fn switch_balance(b: &mut Builder, logits: ValueId, rows: Option<Counted>) -> Result<ValueId> {
     let experts = b.graph().cols(logits);
     if experts < 2 {
         return Err(Error::Invalid(format!("a balance of the two best of {experts} experts")));
     }
-    layers_balance(b, &[logits], 2, mask)
+    layers_balance(b, &[logits], 2, rows)
 }
 
 /// The mean of `logits²` over rows and experts: the z-loss that is copied with [`switch_balance`].
 ///
 /// # Errors
 /// [`Error::Graph`].
-pub fn mean_square_z(b: &mut Builder, logits: ValueId, mask: Option<ValueId>) -> Result<ValueId> {
+pub fn mean_square_z(b: &mut Builder, logits: ValueId, rows: Option<Counted>) -> Result<ValueId> {
     let square = b.apply(Function::Square, logits)?;
     let of_rows = b.mean_cols(square)?;
-    mean_of_rows(b, of_rows, mask)
+    mean_of_rows(b, of_rows, rows)
 }
 
 /// The mean of `logsumexp(logits)²` over the rows of all layers (Zoph et al. 2022, *ST-MoE*).
 ///
 /// # Errors
 /// [`Error::Invalid`] without layers.
-pub fn log_sum_exp_z(b: &mut Builder, layers: &[ValueId], mask: Option<ValueId>) -> Result<ValueId> {
+pub fn log_sum_exp_z(b: &mut Builder, layers: &[ValueId], rows: Option<Counted>) -> Result<ValueId> {
     let mut terms = vec![];
     for logits in layers {
         let lse = b.math(Math::LogSumExp, &[*logits])?;
         let square = b.apply(Function::Square, lse)?;
-        terms.push((1.0 / layers.len() as f64, mean_of_rows(b, square, mask)?));
+        terms.push((1.0 / layers.len() as f64, mean_of_rows(b, square, rows)?));
     }
     some_layers(layers)?;
     b.weighted_sum(&terms)
@@ -90,10 +107,10 @@ fn some_layers(layers: &[ValueId]) -> Result<()> {
 ///
 /// # Errors
 /// [`Error::Graph`].
-pub fn usage_balance(b: &mut Builder, gates: ValueId, mask: Option<ValueId>) -> Result<ValueId> {
+pub fn usage_balance(b: &mut Builder, gates: ValueId, rows: Option<Counted>) -> Result<ValueId> {
     let experts = b.graph().cols(gates);
     let used = b.apply(Function::Step, gates)?;
-    let (usage, mean) = (mean_of_rows(b, used, mask)?, mean_of_rows(b, gates, mask)?);
+    let (usage, mean) = (mean_of_rows(b, used, rows)?, mean_of_rows(b, gates, rows)?);
     products(b, usage, mean, experts)
 }
 
@@ -102,7 +119,7 @@ pub fn usage_balance(b: &mut Builder, gates: ValueId, mask: Option<ValueId>) -> 
 ///
 /// # Errors
 /// [`Error::Invalid`] without layers.
-pub fn layers_balance(b: &mut Builder, layers: &[ValueId], used: usize, mask: Option<ValueId>) -> Result<ValueId> {
+pub fn layers_balance(b: &mut Builder, layers: &[ValueId], used: usize, rows: Option<Counted>) -> Result<ValueId> {
     some_layers(layers)?;
     let experts = b.graph().cols(layers[0]);
     let (mut shares, mut means) = (vec![], vec![]);
@@ -110,8 +127,8 @@ pub fn layers_balance(b: &mut Builder, layers: &[ValueId], used: usize, mask: Op
         let p = b.softmax(*logits)?;
         let hot = chosen(b, p, used)?;
         let weight = 1.0 / layers.len() as f64;
-        shares.push((weight, mean_of_rows(b, hot, mask)?));
-        means.push((weight, mean_of_rows(b, p, mask)?));
+        shares.push((weight, mean_of_rows(b, hot, rows)?));
+        means.push((weight, mean_of_rows(b, p, rows)?));
     }
     let (share, mean) = (b.weighted_sum(&shares)?, b.weighted_sum(&means)?);
     products(b, share, mean, experts)
@@ -126,12 +143,12 @@ pub fn mean_of_layers_balance(
     b: &mut Builder,
     layers: &[ValueId],
     used: usize,
-    mask: Option<ValueId>,
+    rows: Option<Counted>,
 ) -> Result<ValueId> {
     some_layers(layers)?;
     let mut terms = vec![];
     for logits in layers {
-        terms.push((1.0 / layers.len() as f64, layers_balance(b, &[*logits], used, mask)?));
+        terms.push((1.0 / layers.len() as f64, layers_balance(b, &[*logits], used, rows)?));
     }
     b.weighted_sum(&terms)
 }
@@ -140,18 +157,19 @@ pub fn mean_of_layers_balance(
 ///
 /// # Errors
 /// [`Error::Graph`].
-pub fn gshard_balance(b: &mut Builder, probs: ValueId, factor: f64, mask: Option<ValueId>) -> Result<ValueId> {
+pub fn gshard_balance(b: &mut Builder, probs: ValueId, factor: f64, rows: Option<Counted>) -> Result<ValueId> {
     let hot = chosen(b, probs, 1)?;
-    let (share, mean) = (mean_of_rows(b, hot, mask)?, mean_of_rows(b, probs, mask)?);
+    let (share, mean) = (mean_of_rows(b, hot, rows)?, mean_of_rows(b, probs, rows)?);
     let product = b.times(share, mean)?;
     let sum = b.sum_cols(product)?;
     b.scaled(sum, factor)
 }
 
 /// What a variance is divided by.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Variance {
     /// The number of values.
+    #[default]
     Population,
     /// One less.
     Sample,
@@ -191,13 +209,13 @@ pub fn smooth_load(
     b: &mut Builder,
     [clean, noisy, std]: [ValueId; 3],
     used: usize,
-    mask: Option<ValueId>,
+    rows: Option<Counted>,
 ) -> Result<ValueId> {
     let experts = b.graph().cols(clean);
     if used >= experts {
         let ids = b.math(Math::TopK { used: experts, groups: 1 }, &[noisy])?;
         let all = b.math(Math::MultiHot { experts }, &[ids])?;
-        return sum_of_rows(b, all, mask);
+        return sum_of_rows(b, all, rows);
     }
     let ids = b.math(Math::TopK { used: used + 1, groups: 1 }, &[noisy])?;
     let ordered = b.math(Math::GatherSlots, &[noisy, ids])?; // [T, k + 1]
@@ -211,7 +229,7 @@ pub fn smooth_load(
     let d = b.minus(clean, threshold)?;
     let d = b.over(d, std)?;
     let p = b.apply(Function::NormalCdf, d)?;
-    sum_of_rows(b, p, mask)
+    sum_of_rows(b, p, rows)
 }
 
 /// `b_e += rate · sign(mean load − load_e)`: the balance of DeepSeek-V3 without a loss; sign(0) = 0. `loads` are the tokens of each expert

@@ -57,16 +57,7 @@ pub fn write_hugging_face(
     source: Option<&Checkpoint>,
     tokenizer: Option<&Path>,
 ) -> Result<()> {
-    let d = quietly(gguf, &Options::default())?;
-    let family = match source {
-        Some(s) => find(&Params::new(s)?)?,
-        None => config_json::family(&d)?,
-    };
-    let config = match source.and_then(Checkpoint::config) {
-        Some(c) => changed(c, &d.decoder)?,
-        None => config_json::config(&d, family, gguf)?,
-    };
-    let pieces = pieces(gguf, &d, family, source)?;
+    let Prepared { d, family, config, pieces } = prepared(gguf, source)?;
     let copied = source.and_then(Checkpoint::path).or(tokenizer).filter(|p| p.is_dir());
     let mut name = folder.file_name().unwrap_or_default().to_os_string();
     name.push(format!(".{}.part", std::process::id()));
@@ -78,8 +69,38 @@ pub fn write_hugging_face(
     done.inspect_err(|_| drop(fs::remove_dir_all(&beside)))
 }
 
+/// Refuses what [`write_hugging_face`] refuses by what the model is, before anything is written.
+///
+/// # Errors
+/// [`Error::Unsupported`].
+pub fn check_hugging_face(gguf: &Checkpoint, source: Option<&Checkpoint>) -> Result<()> {
+    prepared(gguf, source).map(|_| ())
+}
+
+/// What is written.
+struct Prepared {
+    d: Definition,
+    family: &'static Architecture,
+    config: Json,
+    pieces: Vec<(String, Piece)>,
+}
+
+fn prepared(gguf: &Checkpoint, source: Option<&Checkpoint>) -> Result<Prepared> {
+    let d = quietly(gguf, &Options::default())?;
+    let family = match source {
+        Some(s) => find(&Params::new(s)?)?,
+        None => config_json::family(&d)?,
+    };
+    let config = match source.and_then(Checkpoint::config) {
+        Some(c) => changed(c, &d.decoder)?,
+        None => config_json::config(&d, family, gguf)?,
+    };
+    let pieces = pieces(gguf, &d, family, source)?;
+    Ok(Prepared { d, family, config, pieces })
+}
+
 /// Renames a finished folder to its place.
-fn put(beside: &Path, folder: &Path) -> Result<()> {
+pub(super) fn put(beside: &Path, folder: &Path) -> Result<()> {
     let io = |source| Error::Write { path: folder.to_owned(), source };
     if folder.exists() {
         fs::remove_dir_all(folder).map_err(io)?;
@@ -87,7 +108,8 @@ fn put(beside: &Path, folder: &Path) -> Result<()> {
     fs::rename(beside, folder).map_err(io)
 }
 
-fn fill(folder: &Path, config: &Json, pieces: Vec<(String, Piece)>, copied: Option<&Path>) -> Result<()> {
+/// Makes a folder of these parts, with the files beside a model that `copied` has.
+pub(super) fn fill(folder: &Path, config: &Json, pieces: Vec<(String, Piece)>, copied: Option<&Path>) -> Result<()> {
     let io = |path: PathBuf| move |source| Error::Write { path, source };
     if folder.exists() {
         fs::remove_dir_all(folder).map_err(io(folder.to_owned()))?;
@@ -129,6 +151,17 @@ fn vocabulary(folder: &Path, gguf: &Checkpoint) -> Result<()> {
     Ok(())
 }
 
+/// Writes the tokenizer of a folder that is in memory.
+pub(super) fn vocabulary_files(folder: &Path, ckpt: &Checkpoint) -> Result<()> {
+    let config = ckpt.tokenizer_config().map(|c| c.to_string().into_bytes());
+    let json = ckpt.tokenizer_json().map(<[u8]>::to_vec);
+    for (name, bytes) in [("tokenizer.json", json), ("tokenizer_config.json", config)] {
+        let (Some(bytes), path) = (bytes, folder.join(name)) else { continue };
+        fs::write(&path, bytes).map_err(|source| Error::Write { path, source })?;
+    }
+    Ok(())
+}
+
 /// The source's configuration with what training changes: the type of the weights, and how many experts a token uses.
 fn changed(config: &Json, d: &Decoder) -> Result<Json> {
     let Some(object) = config.as_object().filter(|c| !c.contains_key("text_config")) else {
@@ -152,12 +185,18 @@ fn changed(config: &Json, d: &Decoder) -> Result<Json> {
 }
 
 /// One tensor of the file. Its bytes are made when they are written.
-struct Piece {
+pub(super) struct Piece {
     tensor: Tensor,
     shape: Vec<usize>,
 }
 
 impl Piece {
+    /// A tensor of the shape that it has.
+    pub fn new(tensor: Tensor) -> Piece {
+        let shape = tensor.shape().to_vec();
+        Piece { tensor, shape }
+    }
+
     fn own_dtype(&self) -> Option<Dtype> {
         match self.tensor.dtype() {
             DType::F32 => Some(Dtype::F32),
@@ -233,7 +272,7 @@ fn pieces(
 }
 
 /// The part of one expert, which is not copied.
-fn slice(t: &Tensor, e: usize, experts: usize) -> Result<Tensor> {
+pub(super) fn slice(t: &Tensor, e: usize, experts: usize) -> Result<Tensor> {
     let shape = t.shape().get(1..).unwrap_or_default().to_vec();
     let wrong = || Error::Model(format!("experts in a tensor of shape {:?}", t.shape()));
     if shape.len() < 2 {
@@ -266,6 +305,21 @@ fn check(folder: &Path, gguf: &Checkpoint, d: &Definition, family: &Architecture
         };
         if !same {
             return Err(refused(format!("`{name}` would not be read back as it is")));
+        }
+    }
+    Ok(())
+}
+
+/// Refuses a folder that is not read as the model that was written.
+pub(super) fn compared(back: &Definition, written: &Definition) -> Result<()> {
+    let refused = |what: &str| Err(Error::Unsupported(format!("{} as a folder: {what}", written.title)));
+    let (a, b) = (&written.program, &back.program);
+    if written.decoder != back.decoder || a.graph.weights != b.graph.weights {
+        return refused("what would be written is read as another model");
+    }
+    for ((decl, a), b) in a.graph.weights.iter().zip(a.weights.iter()).zip(b.weights.iter()) {
+        if numbers(a)? != numbers(b)? {
+            return refused(&format!("`{}` would not be read back as it is", decl.name));
         }
     }
     Ok(())

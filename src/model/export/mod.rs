@@ -13,9 +13,11 @@
 
 mod config_json;
 mod hugging_face;
+mod own;
 mod tensors;
 
-pub use hugging_face::write_hugging_face;
+pub use hugging_face::{check_hugging_face, write_hugging_face};
+pub use own::{has_tensor_of, trainable, with_weights, write_folder};
 
 use crate::{
     error::{Error, Result},

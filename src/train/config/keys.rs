@@ -18,7 +18,22 @@ pub(super) fn read(name: &str, text: &str, overrides: &[String]) -> Result<Train
         true => toml::from_str::<TrainConfig>(text),
         false => TrainConfig::deserialize(table),
     };
-    read.map_err(|e| Error::format(name, explained(e.to_string().trim_end())))
+    read.map_err(|e| match blamed(text, overrides) {
+        Some((word, e)) => Error::Invalid(format!("{word}: {}", explained(e.trim_end()))),
+        None => Error::format(name, explained(e.to_string().trim_end())),
+    })
+}
+
+/// The first of the overrides that makes a configuration no configuration, with what is said then; `None` where the text is none
+/// without them.
+fn blamed<'w>(text: &str, overrides: &'w [String]) -> Option<(&'w str, String)> {
+    let mut table = text.parse::<Table>().ok()?;
+    TrainConfig::deserialize(table.clone()).ok()?;
+    overrides.iter().find_map(|word| {
+        apply(&mut table, word).ok()?;
+        let error = TrainConfig::deserialize(table.clone()).err()?;
+        Some((word.as_str(), error.to_string()))
+    })
 }
 
 /// Sets `a.b=value`, which is TOML, or a text where it is none.

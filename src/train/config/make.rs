@@ -15,6 +15,12 @@ use crate::{
     },
 };
 
+/// Rows of a micro-batch at most.
+const MOST_ROWS: usize = 1 << 24;
+
+/// Rows of a step at most: its batches are made before it begins.
+const MOST_ROWS_OF_STEP: usize = 1 << 26;
+
 /// Steps of warm-up among `steps`.
 pub fn warmup_steps(config: &TrainConfig, steps: u64) -> u64 {
     match config.warmup_steps {
@@ -41,6 +47,23 @@ impl TrainConfig {
             if value == 0 || value > 1 << 24 {
                 return bad(format!("{key} is {value}; a number from 1 to {} is expected", 1 << 24));
             }
+        }
+        let rows = |key: &str, sequences: usize| match sequences.saturating_mul(self.sequence_len) {
+            n if n > MOST_ROWS => Err(Error::Invalid(format!(
+                "{key} is {sequences}, with sequence_len {n} rows at once; at most {MOST_ROWS} are expected, and \
+                 gradient_accumulation_steps makes a larger batch of them"
+            ))),
+            _ => Ok(()),
+        };
+        rows("micro_batch_size", self.micro_batch_size)?;
+        rows("eval_batch_size", self.eval_batch_size)?;
+        let step =
+            self.micro_batch_size.saturating_mul(self.sequence_len).saturating_mul(self.gradient_accumulation_steps);
+        if step > MOST_ROWS_OF_STEP {
+            return bad(format!(
+                "gradient_accumulation_steps is {}: a step of {step} rows; at most {MOST_ROWS_OF_STEP} are expected",
+                self.gradient_accumulation_steps
+            ));
         }
         let share = |key: &str, value: f64, below: f64| match value {
             v if (0.0..below).contains(&v) => Ok(()),
@@ -72,6 +95,9 @@ impl TrainConfig {
             return bad(format!("device = {device:?} names a GPU; backend = \"wgpu\" trains on it"));
         }
         self.router.check()?;
+        if self.router.groups.is_some() {
+            self.check_groups()?;
+        }
         if let Some(lora) = &self.lora {
             lora.check()?;
         }
@@ -86,6 +112,23 @@ impl TrainConfig {
         // Without `max_steps` the number of steps is known with the data: the rest is checked with some number.
         let steps = if self.max_steps > 0 { self.max_steps } else { self.warmup_steps.max(1) };
         self.schedule(steps).check()
+    }
+
+    /// Refuses what does not go together with a router over groups.
+    fn check_groups(&self) -> Result<()> {
+        let bad = |what: &str| Err(Error::Invalid(format!("router: groups {what}")));
+        if self.lora.is_some() {
+            return bad("have a matrix of their own, and [lora] trains adapters alone");
+        }
+        if !self.top_k_schedule.is_empty() {
+            return bad("have one number of experts: top_k_schedule changes it");
+        }
+        if !self.export.is_empty() {
+            return bad(
+                "are in no model file, and nothing runs them but training: export = [] trains with checkpoints alone",
+            );
+        }
+        Ok(())
     }
 
     /// The sources of data sets.

@@ -3,14 +3,16 @@
 //! Unknown keys are errors with the key that was meant. `key=value` words on the command line override the file
 //! (`optimizer.x` reaches into tables, `datasets.0.path` into lists).
 
+mod architecture;
 mod keys;
+mod lora;
 mod make;
-mod parts;
 mod router;
 
+pub use architecture::{ActivationName, ArchitectureConfig, MINI_MIXTRAL, NormName, RouterName};
+pub use lora::LoraConfig;
 pub use make::warmup_steps;
-pub use parts::{ArchitectureConfig, LoraConfig};
-pub use router::{AuxName, DropName, NoiseName, RouterConfig, SecondName, VarianceName, ZName};
+pub use router::{DropName, NoiseName, RouterConfig, SecondName, VarianceName};
 
 use super::data::Kind;
 use crate::error::{Error, Result};

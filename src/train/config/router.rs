@@ -1,44 +1,36 @@
 //! `[router]`: how routers choose in training, and what keeps the experts' loads even.
 
-use crate::error::{Error, Result};
-use serde::{Deserialize, Serialize};
+use crate::{
+    error::{Error, Result},
+    graph::formula::{Needs, ROUTER_LOSSES, RouterLoss, Term},
+};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 
-/// `aux` of `[router]`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum AuxName {
-    /// No balancing loss.
-    #[default]
-    None,
-    /// The loads of first and second choice against the mean probabilities, of every layer, averaged.
-    Switch,
-    /// Hugging Face's `load_balancing_loss_func`, over all layers together.
-    Hf,
-    /// The same of every layer, averaged.
-    MeanOfLayers,
-    /// The share of tokens with a weight above 0 against the mean weight.
-    Usage,
-    /// GShard's with first choices, times the number of experts, as DeepSpeed has it.
-    Gshard,
-    /// GShard's as its paper has it: divided by the number of experts.
-    GshardPaper,
-    /// The squared coefficient of variation of the weights' sums (Shazeer et al. 2017).
-    Importance,
-    /// The same and that of the load that the noise makes probable: needs `noise`.
-    ImportanceLoad,
+/// A loss of routers, where there is one.
+type Loss = Option<&'static RouterLoss>;
+
+/// Reads the name of a loss; `none` is none.
+fn named<'de, D: Deserializer<'de>>(d: D, key: &str, term: Term) -> std::result::Result<Loss, D::Error> {
+    let name = String::deserialize(d)?;
+    if name == "none" {
+        return Ok(None);
+    }
+    RouterLoss::named(term, &name).map(Some).ok_or_else(|| {
+        let known: Vec<&str> = ROUTER_LOSSES.iter().filter(|l| l.term == term).map(|l| l.name).collect();
+        D::Error::custom(format!("{key} = {name:?} is no loss of routers; there are none, {}", known.join(", ")))
+    })
 }
 
-/// `z` of `[router]`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum ZName {
-    /// No z-loss.
-    #[default]
-    None,
-    /// The mean square of the logits' log-sum-exp (ST-MoE).
-    Logsumexp,
-    /// The mean square of the logits.
-    MeanSquare,
+fn aux<'de, D: Deserializer<'de>>(d: D) -> std::result::Result<Loss, D::Error> {
+    named(d, "aux", Term::Balance)
+}
+
+fn z<'de, D: Deserializer<'de>>(d: D) -> std::result::Result<Loss, D::Error> {
+    named(d, "z", Term::Z)
+}
+
+fn name<S: Serializer>(loss: &Loss, s: S) -> std::result::Result<S::Ok, S::Error> {
+    s.serialize_str(loss.map_or("none", |l| l.name))
 }
 
 /// `cv2` of `[router]`: the variance in losses of importance.
@@ -93,14 +85,16 @@ pub enum SecondName {
 #[serde(deny_unknown_fields, default)]
 pub struct RouterConfig {
     /// The balancing loss.
-    pub aux: AuxName,
+    #[serde(deserialize_with = "aux", serialize_with = "name")]
+    pub aux: Option<&'static RouterLoss>,
     /// Its weight.
     #[serde(alias = "router_aux_loss_coef")]
     pub aux_weight: f64,
     /// The variance of losses of importance.
     pub cv2: VarianceName,
     /// The z-loss.
-    pub z: ZName,
+    #[serde(deserialize_with = "z", serialize_with = "name")]
+    pub z: Option<&'static RouterLoss>,
     /// Its weight.
     #[serde(alias = "router_z_loss_coef")]
     pub z_weight: f64,
@@ -113,6 +107,9 @@ pub struct RouterConfig {
     /// e: the router's input times random factors between 1 − e and 1 + e.
     #[serde(alias = "router_jitter_noise")]
     pub jitter: f64,
+    /// Experts read the input with these factors, too.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub jitter_experts: bool,
     /// An expert takes `max(ceil(tokens / experts · used · capacity_factor), min_capacity)` tokens of a micro-batch; all where it is
     /// not said.
     pub capacity_factor: Option<f64>,
@@ -124,6 +121,13 @@ pub struct RouterConfig {
     pub second: SecondName,
     /// Divide weights by the sum of those that stay.
     pub renormalise_kept: bool,
+    /// So many groups of neighbouring experts, and a router over them before the routers in each (Shazeer et al. 2017): in
+    /// training alone, no model file has them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub groups: Option<usize>,
+    /// Groups that a token uses, 1 where it is not said; its experts are so many in each.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub groups_used: Option<usize>,
     /// u: after every step the selection bias of an expert with less than the mean load rises by u, and that of one with more
     /// falls by u (DeepSeek-V3); 0 for never.
     pub bias_update: f64,
@@ -132,20 +136,23 @@ pub struct RouterConfig {
 impl Default for RouterConfig {
     fn default() -> Self {
         RouterConfig {
-            aux: AuxName::None,
+            aux: None,
             aux_weight: 0.01,
             cv2: VarianceName::Population,
-            z: ZName::None,
+            z: None,
             z_weight: 0.001,
             noise: NoiseName::None,
             noise_std: 1.0,
             noise_in_eval: false,
             jitter: 0.0,
+            jitter_experts: false,
             capacity_factor: None,
             min_capacity: 0,
             drop: DropName::Position,
             second: SecondName::Always,
             renormalise_kept: false,
+            groups: None,
+            groups_used: None,
             bias_update: 0.0,
         }
     }
@@ -171,11 +178,15 @@ impl RouterConfig {
         if !(0.0..1.0).contains(&self.jitter) {
             return bad(format!("jitter is {}; a number from 0 to below 1 is expected", self.jitter));
         }
+        if self.jitter_experts && self.jitter == 0.0 {
+            return bad("jitter_experts needs jitter".into());
+        }
         if let Some(factor) = self.capacity_factor.filter(|f| !(*f > 0.0 && f.is_finite())) {
             return bad(format!("capacity_factor is {factor}; a number above 0 is expected, or none for room for all"));
         }
-        if self.aux == AuxName::ImportanceLoad && (self.noise == NoiseName::None || self.noise_std == 0.0) {
-            return bad("aux = \"importance_load\" needs noise: the load is what it makes probable".into());
+        let noiseless = self.noise == NoiseName::None || self.noise_std == 0.0;
+        if let Some(loss) = self.aux.filter(|l| noiseless && l.needs == Needs::Noise) {
+            return bad(format!("aux = {:?} needs noise: the load is what it makes probable", loss.name));
         }
         if self.noise != NoiseName::None && self.noise_std == 0.0 {
             return bad("noise with noise_std = 0 is none".into());
@@ -192,6 +203,36 @@ impl RouterConfig {
         if let Some((key, _)) = limits.iter().find(|(_, set)| *set).filter(|_| self.capacity_factor.is_none()) {
             return bad(format!("{key} needs capacity_factor: without it there is room for all"));
         }
-        Ok(())
+        self.check_groups()
+    }
+
+    /// Refuses groups of experts that are none, and what routers over groups do not have.
+    fn check_groups(&self) -> Result<()> {
+        let bad = |what: String| Err(Error::Invalid(format!("router: {what}")));
+        let Some(groups) = self.groups else {
+            let alone = self.groups_used.is_some();
+            return if alone { bad("groups_used needs groups".into()) } else { Ok(()) };
+        };
+        if groups < 2 {
+            return bad(format!("groups is {groups}; at least 2 are expected"));
+        }
+        if let Some(used) = self.groups_used.filter(|n| *n == 0 || *n > groups) {
+            return bad(format!("groups_used is {used}; 1 to {groups} are expected"));
+        }
+        let of_weights = self.aux.is_none_or(|l| l.needs == Needs::Weights);
+        let others = [
+            ("aux", !of_weights),
+            ("z", self.z.is_some()),
+            ("noise", self.noise != NoiseName::None),
+            ("jitter", self.jitter > 0.0),
+            ("capacity_factor", self.capacity_factor.is_some()),
+            ("bias_update", self.bias_update > 0.0),
+        ];
+        match others.iter().find(|(_, set)| *set) {
+            Some((key, _)) => bad(format!(
+                "{key} is for routers of one softmax over all experts; with groups aux = \"usage\" and \"importance\" keep loads even"
+            )),
+            None => Ok(()),
+        }
     }
 }

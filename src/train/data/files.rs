@@ -89,6 +89,11 @@ fn one(path: &Path, source: &Source, tokenizer: Option<&Tokenizer>, corpus: &mut
             "{name}: what is in it? Its ending does not tell; ds_type says it: text, json, u16 or u32"
         ))
     })?;
+    let io = |source| Error::Io { path: path.to_owned(), source };
+    // A pipe would be waited for, without an end.
+    if !std::fs::metadata(path).map_err(io)?.is_file() {
+        return Err(Error::format(name, "is no file"));
+    }
     let bytes = file::map(path)?;
     if bytes.is_empty() {
         return Err(Error::format(name, "is empty"));
