@@ -7,6 +7,8 @@
 // the logit, or with BY_SCORE = 1 the score plus the selection bias. With GROUPS > 1 the groups are ranked in the same way
 // first, and experts of others come after all that take part. Scores in f32.
 //
+// With CACHED = 1 (one token, KEEP_IDS = 1) the slots of the chosen experts follow: `experts/place.wgsl`.
+//
 // Grid: x = 1, y = T.
 
 @group(0) @binding(2) var<storage, read> x: array<f32>;               // logits: [T, E]
@@ -286,8 +288,13 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) l
     if (SPARSE == 1u) { // static
         if (p.score == SCORE_SPARSE_MIXER) {
             weigh_sparsely(t, lid, start);
-            return;
+        } else {
+            weigh(t, lid, softmax_after_choice(lid, start, before));
         }
+    } else {
+        weigh(t, lid, softmax_after_choice(lid, start, before));
     }
-    weigh(t, lid, softmax_after_choice(lid, start, before));
+    if (CACHED == 1u) { // static
+        place_experts(lid, p.used);
+    }
 }

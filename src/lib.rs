@@ -13,7 +13,7 @@
 //! | which experts a text takes | [`session::Session::record_routing`], [`routing`] |
 //! | a GPU of one's own choice, or the host's own device | [`session::BackendChoice`], `gpu::Gpu::adopt` |
 //! | what a model will need before it is loaded | [`session::MemoryNeeds::of`]; where, weights by kind: [`session::MemoryPlan::of`] |
-//! | a model larger than the GPU's memory: its experts on the processor | [`session::Experts`] |
+//! | a model larger than the GPU's memory: its experts on the processor, or in slots | [`session::Experts`], [`session::ExpertPlacement`] |
 //! | a model to try without a file | `session::Model::demo` (feature `demo-model`) |
 //!
 //! The repository's `examples/` has a program for each of the usual wishes.
@@ -203,6 +203,7 @@ pub mod gpu {
     pub use crate::backend::wgpu::{ForcedLimits, Measured};
     pub use crate::{
         backend::wgpu::{DeviceCallbacks, DeviceInfo, Gpu, Options, Requirements, RunOptions, ShaderCache, Tuning},
+        graph::{Eviction, ExpertSlots},
         kernels::{Reduction, Tiles},
     };
 }

@@ -151,6 +151,19 @@ fn other_variants() -> Vec<Variant> {
                     );
                 }
             }
+            "router_cached" => {
+                for (e, chosen, room, wg) in
+                    [(64, 8, 64, 64), (256, 8, 64, 256), (512, 10, 512, 256), (1024, 22, 1024, 64)]
+                {
+                    let v = bases[0].clone().with("EXPERTS", e).with("KEEP_IDS", 1).with("CHOSEN", chosen);
+                    let v = v.with("CACHE_ROOM", room).with("WG", wg);
+                    list.extend([v.clone(), v.clone().with("SPARSE", 1), v.with("BY_SCORE", 1)]);
+                }
+            }
+            "expert_places" => {
+                let sizes = [(8, 64), (64, 128), (176, 1024)];
+                list.extend(sizes.map(|(n, room)| bases[0].clone().with("CHOSEN", n).with("CACHE_ROOM", room)));
+            }
             "expert_sort" => {
                 list.extend([64, 128, 1024].map(|e| bases[0].clone().with("EXPERTS", e).with("WG", 64.min(e))));
             }

@@ -14,7 +14,9 @@
 # 2. a cold start, and one with compiled shaders at hand; memory that the card has in use
 # 3. speed of prompts, of few tokens, of generation at several depths, of several sequences; each way to multiply tiles
 # 4. what each kernel reaches of the device's bandwidth, at depth 0 and 8192
-# 5. experts of all layers, and of as many as half the file's memory leaves, on the processor; all of the model there
+# 5. experts of all layers, and of as many as half the file's memory leaves, on the processor; all of the model there; experts in memory of
+#    the host that kernels read, past slots (--expert-slots 1) and with slots for 25, 50 and 100 % of each layer. Hits are those of random
+#    weights where no --file is named: real routing hits more often.
 # 6. llama.cpp on the same file, where one of its programs is named
 set -euo pipefail
 cd "$(dirname "$0")/../.."
@@ -158,15 +160,18 @@ section() { printf '\n## %s\n\n```\n' "$1"; }
     within 60 "$moeray" bench -m "$file" "${gpu[@]}" -p "$prompt" -n 16 -d $depth -r 1 --profile -q
     echo '```'
   done
-  section "Experts on the processor"
+  section "Experts on the processor, and in slots"
   half=$(($(stat -c %s "$file") / 2))
   within 30 "$moeray" inspect --memory -m "$file" "${gpu[@]}" --cpu-moe
   within 30 "$moeray" inspect --memory -m "$file" "${gpu[@]}" --vram $half
-  for where in "--cpu-moe" "--vram $half"; do
+  within 30 "$moeray" inspect --memory -m "$file" "${gpu[@]}" --expert-slots auto --vram $half
+  for where in "--cpu-moe" "--vram $half" "--expert-slots 1" "--expert-slots 25%" "--expert-slots 50%" "--expert-slots 100%"; do
     echo "$where"
     # shellcheck disable=SC2086 # an option and its value
     within 60 "$moeray" bench -m "$file" "${gpu[@]}" $where -p "$prompt" -n 32 -r 2 -q
   done
+  echo "kernels with slots for 25 %"
+  within 60 "$moeray" bench -m "$file" "${gpu[@]}" --expert-slots 25% -p 0 -n 16 -r 1 --profile -q
   within 60 "$moeray" bench -m "$file" --backend cpu -p "$prompt" -n 32 -r 2 -q
   echo '```'
   if [ ${#llama[@]} -gt 0 ]; then

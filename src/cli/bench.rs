@@ -23,7 +23,7 @@ use crate::{
         mix::{self, Mix},
     },
     sampler::{SamplerOptions, Sampling},
-    session::{Budget, Model, Session, Status},
+    session::{Budget, ExpertSlotUse, Model, Session, Status},
 };
 use std::{
     io::{self, Write},
@@ -202,8 +202,12 @@ fn measure(
             ..row.clone()
         };
         let mut source = Source::new(text, model)?;
+        let before = session.expert_slots()?;
         let times = times(args, model, &mut session, test, &mut source, &mut bar)?;
         row.set_samples(&times);
+        if test.sequences == 1 && test.prompt == 0 {
+            count_slots(&mut row, &before, &session.expert_slots()?);
+        }
         if test.sequences == 1 {
             // On average half of what is generated stands before a token.
             let seen = test.depth + test.generate.div_ceil(2);
@@ -218,6 +222,18 @@ fn measure(
         rows.push(row);
     }
     Ok(())
+}
+
+/// What slots of experts did between two looks.
+fn count_slots(row: &mut Row, before: &[ExpertSlotUse], after: &[ExpertSlotUse]) {
+    let grown = |of: fn(&ExpertSlotUse) -> u64| -> u64 { after.iter().zip(before).map(|(a, b)| of(a) - of(b)).sum() };
+    let tokens = after.iter().zip(before).map(|(a, b)| a.steps - b.steps).max().unwrap_or(0);
+    if tokens > 0 {
+        let (hits, lookups) = (grown(|s| s.hits), grown(|s| s.lookups));
+        row.expert_slots = after.iter().map(|s| s.slots).max();
+        row.expert_hits_percent = Some(100.0 * hits as f64 / lookups.max(1) as f64);
+        row.expert_bytes_per_token = Some(grown(ExpertSlotUse::uploaded_bytes) as f64 / tokens as f64);
+    }
 }
 
 /// The time of every repetition of a test.
@@ -328,11 +344,15 @@ fn repetition(session: &mut Session, test: &Test, depth: &Depth, source: &mut So
     Ok(start.elapsed())
 }
 
-/// Generates where the device chooses the tokens, as `run` does: at such a temperature that they are random too. `false`
-/// where it does not, and for a text, whose tokens are given.
+/// Generates where the device chooses the tokens, as `run` does: at such a temperature that they are random too. Where experts have
+/// slots, it is the model's own text: random tokens use all experts alike, which no text does. `false` where the device does not choose,
+/// and for a text, whose tokens are given.
 fn generated(session: &mut Session, tokens: &[u32], source: &mut Source) -> Outcome<bool> {
     let Source::Random(random) = source else { return Ok(false) };
-    let options = SamplerOptions { temperature: 1e6, top_k: 0, top_p: 1.0, min_p: 0.0, ..SamplerOptions::default() };
+    let options = match session.expert_slots()?.is_empty() {
+        true => SamplerOptions { temperature: 1e6, top_k: 0, top_p: 1.0, min_p: 0.0, ..SamplerOptions::default() },
+        false => SamplerOptions::default(),
+    };
     if !session.set_sampler(&Sampling { options, ..Sampling::default() })? {
         return Ok(false);
     }
@@ -369,6 +389,18 @@ fn explain(out: &mut dyn Write, rows: &[Row]) -> io::Result<()> {
             1e3 * weights as f64 / bandwidth,
             bandwidth / weights.max(1) as f64
         )?;
+    }
+    for r in rows {
+        if let (Some(slots), Some(hits), Some(bytes)) =
+            (r.expert_slots, r.expert_hits_percent, r.expert_bytes_per_token)
+        {
+            let copied = units::bytes(bytes as u64);
+            writeln!(
+                out,
+                "{}: {hits:.1} % of the experts of a token were in {slots} slots a layer, {copied} a token were copied",
+                r.test()
+            )?;
+        }
     }
     if let Some(seconds) = rows.iter().find_map(|r| r.dispatch_seconds) {
         writeln!(out, "an empty dispatch that waits for the one before it takes {:.1} µs", 1e6 * seconds)?;

@@ -122,6 +122,9 @@ impl From<crate::Error> for Failure {
             crate::Error::Device(_) if ON_GPU.load(Ordering::Relaxed) => {
                 failure.hint("`moeray devices` lists what there is; --backend cpu needs no GPU")
             }
+            crate::Error::Invalid(what) if what.contains("runs on the GPU as a whole") => {
+                failure.hint("without --gpu-layers (-ngl) all of it is on the GPU; --backend cpu (-ngl 0) leaves all of it to the processor")
+            }
             crate::Error::ContextFull { .. } => failure.hint("--ctx N makes room for more"),
             crate::Error::SystemMessage(_) => {
                 failure.hint("leave out --system (or --system-file), and say it in the first message")

@@ -107,9 +107,13 @@ fn planned(args: &InspectArgs, d: &Definition) -> Outcome<(String, Plan)> {
     };
     let graph = graph::fuse(&d.program.graph);
     let dtypes: Vec<_> = d.program.weights.iter().map(|t| t.dtype()).collect();
-    let weights = plan::weights(&graph, &dtypes, &caps)?;
     let ctx = ctx(args, d);
-    let options = plan::Options::new(ctx, (args.context.ubatch_size as usize).min(ctx), load::kv(&args.context));
+    let mut options = plan::Options::new(ctx, (args.context.ubatch_size as usize).min(ctx), load::kv(&args.context));
+    options.expert_slots = load::expert_slots(&args.place.device, d)?;
+    let weights = match options.expert_slots {
+        Some(_) => plan::weights_by_expert(&graph, &dtypes, &caps)?,
+        None => plan::weights(&graph, &dtypes, &caps)?,
+    };
     Ok((name, plan::plan(&graph, &weights, &caps, &options)?))
 }
 

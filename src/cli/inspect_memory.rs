@@ -119,11 +119,26 @@ fn words(out: &mut dyn Write, plan: &MemoryPlan, speed: &Speed) -> io::Result<()
             }
         }
     }
+    if plan.host_experts > 0 {
+        let slots: Vec<usize> = plan.expert_slots.iter().map(|s| s.1).collect();
+        let bytes = units::bytes(plan.host_experts);
+        match slots.iter().max() {
+            Some(n) => writeln!(
+                out,
+                "of {bytes} of experts, which the GPU reads in memory of the host, {n} a layer are in slots"
+            )?,
+            None => writeln!(
+                out,
+                "{bytes} of experts are read by the GPU in memory of the host: there are fewer slots than a token uses"
+            )?,
+        }
+    }
     let of = |name: &str, speed: Option<f64>| speed.map(|s| format!("{name} {:.1} GB/s", s / 1e9));
     let speeds: Vec<String> =
         [of("the GPU's", speed.gpu), of("the processor's", speed.cpu)].into_iter().flatten().collect();
     if speed.tokens > 0.0 {
-        writeln!(out, "at best {:.1} tokens a second: memory was measured, {}", speed.tokens, speeds.join(", "))?;
+        let hits = if plan.host_experts > 0 { ", with all experts found in slots" } else { "" };
+        writeln!(out, "at best {:.1} tokens a second{hits}: memory was measured, {}", speed.tokens, speeds.join(", "))?;
     }
     Ok(())
 }
@@ -143,6 +158,8 @@ fn as_json(plan: &MemoryPlan, session: &SessionOptions, speed: &Speed) -> Json {
         "cpu": place(&plan.cpu),
         "expert_layers": plan.expert_layers,
         "cpu_expert_layers": plan.cpu_layers,
+        "expert_slots": plan.expert_slots.iter().map(|(layer, slots)| json!({"layer": layer, "slots": slots})).collect::<Vec<_>>(),
+        "host_experts": plan.host_experts,
         "bandwidth": {"gpu": speed.gpu, "cpu": speed.cpu},
         "tokens_per_second_at_best": speed.tokens,
     })

@@ -2,8 +2,8 @@
 
 use super::{
     args::{
-        ActivationsName, BackendName, ContextArgs, DeviceArgs, ExpertArgs, KvName, LoraArgs, PlaceArgs, ReductionName,
-        SampleArgs, SimdName, StopArgs, TilesName, Vram,
+        ActivationsName, BackendName, ContextArgs, DeviceArgs, KvName, LoraArgs, PlaceArgs, ReductionName, SampleArgs,
+        SimdName, SlotCount, SlotPolicy, StopArgs, TilesName, Vram,
     },
     failure::{self, Failure, Outcome},
     known, names, shaders,
@@ -11,12 +11,16 @@ use super::{
 use crate::{
     backend::{self, Progress, cpu::SimdLevel},
     file::{self, Bytes, Checkpoint},
+    graph::{Eviction, ExpertSlots},
     kernels::{Reduction, Tiles},
-    model::{self, AdapterFile},
+    model::{self, AdapterFile, Definition},
     ops::linear::Activations,
     quant::KvType,
+    routing::Policy,
     sampler::{Sampler, SamplerOptions},
-    session::{BackendChoice, ExpertPlacement, Experts, LoadOptions, MemoryBudget, Model, Session, SessionOptions},
+    session::{
+        BackendChoice, ExpertPlacement, Experts, LoadOptions, MemoryBudget, Model, Session, SessionOptions, SlotOptions,
+    },
     tokenizer::{EncodeOptions, Tokenizer},
 };
 use indicatif::{ProgressBar, ProgressStyle};
@@ -137,14 +141,32 @@ pub fn load_options(
     room: Room,
     model: model::Options,
 ) -> Outcome<LoadOptions> {
-    let experts = Experts { placement: placement(&device.experts, room), cpu: cpu_options(device) };
+    let experts = Experts { placement: placement(device, room), cpu: cpu_options(device) };
     Ok(LoadOptions { backend: choice(backend, device)?, model, experts, ..LoadOptions::default() })
 }
 
 /// The experts that a person leaves to the processor.
-fn placement(args: &ExpertArgs, room: Room) -> ExpertPlacement {
+fn placement(device: &DeviceArgs, room: Room) -> ExpertPlacement {
     let Room { session, sessions } = room;
-    let fit = |vram| ExpertPlacement::Fit(MemoryBudget { vram, session, sessions });
+    let budget = |vram| MemoryBudget { vram, session, sessions };
+    let fit = |vram| ExpertPlacement::Fit(budget(vram));
+    let args = &device.experts;
+    if let Some(count) = device.slots.expert_slots {
+        let policy = match device.slots.slot_policy {
+            Some(SlotPolicy::Lru) | None => Policy::Lru,
+            Some(SlotPolicy::LfuAged) => Policy::LfuAged,
+        };
+        let budget = match (args.vram, count) {
+            (Some(Vram::Bytes(n)), _) => Some(budget(Some(n))),
+            (Some(Vram::Auto), _) | (None, SlotCount::Auto) => Some(budget(None)),
+            (None, SlotCount::Of(_)) => None,
+        };
+        let slots = match count {
+            SlotCount::Of(slots) => Some(slots),
+            SlotCount::Auto => None,
+        };
+        return ExpertPlacement::Slots(SlotOptions { slots, policy, budget });
+    }
     match (args.vram, args.n_cpu_moe, args.gpu_layers) {
         (Some(Vram::Auto), ..) => fit(None),
         (Some(Vram::Bytes(n)), ..) => fit(Some(n)),
@@ -154,6 +176,16 @@ fn placement(args: &ExpertArgs, room: Room) -> ExpertPlacement {
         (None, None, None) if args.override_tensor.is_empty() => ExpertPlacement::Gpu,
         (None, None, None) => ExpertPlacement::Rules(args.override_tensor.clone()),
     }
+}
+
+/// The slots that a person wants for a model's experts, where there is a number.
+pub fn expert_slots(device: &DeviceArgs, d: &Definition) -> Outcome<Option<ExpertSlots>> {
+    let (Some(SlotCount::Of(slots)), Some(moe)) = (device.slots.expert_slots, d.decoder.moe()) else { return Ok(None) };
+    let eviction = match device.slots.slot_policy {
+        Some(SlotPolicy::Lru) | None => Eviction::Lru,
+        Some(SlotPolicy::LfuAged) => Eviction::LfuAged,
+    };
+    Ok(Some(ExpertSlots { slots: slots.of(moe.router.experts)?, eviction }))
 }
 
 /// The library's word for a backend. An option that is about a GPU chooses one, an option that is about the CPU chooses that.

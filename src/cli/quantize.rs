@@ -20,6 +20,7 @@ use crate::{
         quantize_rows,
     },
 };
+use std::ops::Range;
 
 /// Weights that are in memory as f32 at once.
 const PIECE: usize = 4 << 20;
@@ -42,20 +43,30 @@ pub fn quantize(args: &QuantizeArgs, quiet: bool) -> Outcome {
     }
     let shorter = shorter_rows(&checkpoint, mix, &specs)?;
     let meta = metadata(&checkpoint, mix);
+    let pieces = if args.experts_together { together(&specs)? } else { whole(&specs) };
     // A model that cannot be run here may be quantised all the same; one that can must stay so.
     let runs = source.format() == Format::SafeTensors || model::readable(&checkpoint).is_ok();
     if runs {
-        model::readable(&planned(&checkpoint, &meta, &specs)?)?;
+        model::readable(&planned(&checkpoint, &meta, &pieces)?)?;
     }
     let total: u64 = checkpoint.tensors().map(|(_, t)| t.byte_len() as u64).sum();
     // Each is let go of when it is written: some are made from what the file holds, and nobody else keeps them.
     let mut tensors: Vec<Option<Tensor>> = checkpoint.into_tensors().into_iter().map(|(_, t)| Some(t)).collect();
+    let mut left = vec![0; tensors.len()];
+    pieces.iter().for_each(|p| left[p.source] += 1);
     let mut job = Job { cancel: CancelToken::new(), bar: Bar::new(quiet), done: 0, total, threads: threads() };
     let guard = interrupt::Guard::new(&job.cancel);
+    let specs: Vec<TensorSpec> = pieces.iter().map(|p| p.spec.clone()).collect();
     write_gguf(&args.output, &meta, &specs, &mut |i, sink| {
-        let tensor = tensors[i].take();
-        let tensor = tensor.ok_or_else(|| Error::Invalid(format!("tensor `{}` is asked for twice", specs[i].name)))?;
-        job.tensor(&specs[i].name, &tensor, specs[i].dtype, sink)
+        let p = &pieces[i];
+        let tensor = tensors[p.source].as_ref();
+        let tensor = tensor.ok_or_else(|| Error::Invalid(format!("tensor `{}` is asked for twice", p.spec.name)))?;
+        job.rows(&p.spec.name, tensor, p.rows(), p.spec.dtype, sink)?;
+        left[p.source] -= 1;
+        if left[p.source] == 0 {
+            tensors[p.source] = None;
+        }
+        Ok(())
     })?;
     drop(guard);
     drop(job);
@@ -84,6 +95,69 @@ fn specs(ckpt: &Checkpoint, mix: Mix, from: Format) -> Outcome<Vec<TensorSpec>> 
         TensorSpec { name: name.into(), dtype, shape: t.shape().to_vec() }
     };
     Ok(ckpt.tensors().map(spec).collect())
+}
+
+/// A tensor of the file that is written: rows of one that is read.
+struct Piece {
+    /// The number of the tensor that is read.
+    source: usize,
+    /// Its first row.
+    first: usize,
+    spec: TensorSpec,
+}
+
+impl Piece {
+    /// The rows that are read.
+    fn rows(&self) -> Range<usize> {
+        let rows = self.spec.shape.split_last().map_or(0, |(_, lead)| lead.iter().product::<usize>());
+        self.first..self.first + rows
+    }
+}
+
+/// Every tensor as it is.
+fn whole(specs: &[TensorSpec]) -> Vec<Piece> {
+    specs.iter().cloned().enumerate().map(|(source, spec)| Piece { source, first: 0, spec }).collect()
+}
+
+/// The matrices of experts that files may have a tensor an expert of, and the names of these.
+const OF_EXPERTS: [(&str, &str); 3] =
+    [("ffn_gate_exps.weight", "ffn_gate"), ("ffn_up_exps.weight", "ffn_up"), ("ffn_down_exps.weight", "ffn_down")];
+
+/// The matrices of each expert side by side, in the place of the layer's first; the others as they are.
+fn together(specs: &[TensorSpec]) -> Outcome<Vec<Piece>> {
+    let role = |s: &TensorSpec| {
+        let of = |(ending, name): &(&str, &'static str)| Some((s.name.strip_suffix(*ending)?.to_owned(), *name));
+        OF_EXPERTS.iter().find_map(of).filter(|_| s.shape.len() == 3)
+    };
+    let mut done: Vec<String> = vec![];
+    let mut pieces = vec![];
+    for (source, spec) in specs.iter().enumerate() {
+        let Some((layer, _)) = role(spec) else {
+            pieces.push(Piece { source, first: 0, spec: spec.clone() });
+            continue;
+        };
+        if done.contains(&layer) {
+            continue;
+        }
+        let own = specs.iter().enumerate().filter_map(|(i, s)| Some((i, s, role(s)?)));
+        let mut own: Vec<_> =
+            own.filter(|(_, _, (of, _))| *of == layer).map(|(i, s, (_, name))| (i, s, name)).collect();
+        own.sort_by_key(|(_, _, name)| OF_EXPERTS.iter().position(|r| r.1 == *name));
+        for expert in 0..spec.shape[0] {
+            for (i, s, name) in own.iter().filter(|(_, s, _)| expert < s.shape[0]) {
+                let name = format!("{layer}{name}.{expert}.weight");
+                let spec = TensorSpec { name, dtype: s.dtype, shape: s.shape[1..].to_vec() };
+                pieces.push(Piece { source: *i, first: expert * s.shape[1], spec });
+            }
+        }
+        done.push(layer);
+    }
+    if done.is_empty() {
+        return Err(Failure::new(
+            "--experts-together: the model has no matrices of experts that could be laid side by side",
+        ));
+    }
+    Ok(pieces)
 }
 
 /// Weights that are quantised already lose precision a second time in another format, and no file tells that afterwards.
@@ -128,10 +202,12 @@ fn shorter_rows(ckpt: &Checkpoint, mix: Mix, specs: &[TensorSpec]) -> Outcome<Ve
 }
 
 /// The file that will be written, with the tensors that stay as they are, and nothing in those that are still to be made.
-fn planned(ckpt: &Checkpoint, meta: &Metadata, specs: &[TensorSpec]) -> Outcome<Checkpoint> {
-    let tensor = |(spec, (_, t)): (&TensorSpec, (&str, &Tensor))| -> Result<(String, Tensor)> {
+fn planned(ckpt: &Checkpoint, meta: &Metadata, pieces: &[Piece]) -> Outcome<Checkpoint> {
+    let read: Vec<&Tensor> = ckpt.tensors().map(|(_, t)| t).collect();
+    let tensor = |Piece { source, spec, .. }: &Piece| -> Result<(String, Tensor)> {
+        let t = read[*source];
         let impossible = || Error::Invalid(format!("tensor `{}` {:?} cannot be {}", spec.name, spec.shape, spec.dtype));
-        let t = match spec.dtype == t.dtype() {
+        let t = match spec.dtype == t.dtype() && spec.shape == t.shape() {
             true => t.clone(),
             false => {
                 let bytes = Bytes::from_fn(spec.byte_len().ok_or_else(impossible)?, Vec::new);
@@ -140,7 +216,7 @@ fn planned(ckpt: &Checkpoint, meta: &Metadata, specs: &[TensorSpec]) -> Outcome<
         };
         Ok((spec.name.clone(), t))
     };
-    let tensors = specs.iter().zip(ckpt.tensors()).map(tensor).collect::<Result<Vec<_>>>()?;
+    let tensors = pieces.iter().map(tensor).collect::<Result<Vec<_>>>()?;
     Ok(Checkpoint::from_parts(meta.clone(), tensors)?)
 }
 
@@ -176,13 +252,13 @@ struct Job {
 }
 
 impl Job {
-    /// Writes one tensor as `dtype`, some rows at a time.
-    fn tensor(&mut self, name: &str, t: &Tensor, dtype: DType, sink: &mut Sink<'_>) -> Result<()> {
+    /// Writes rows of a tensor as `dtype`, some at a time.
+    fn rows(&mut self, name: &str, t: &Tensor, all: Range<usize>, dtype: DType, sink: &mut Sink<'_>) -> Result<()> {
         let each = (PIECE / t.cols().max(1)).max(1);
         let mut floats = Vec::new();
-        for first in (0..t.rows()).step_by(each) {
+        for first in all.clone().step_by(each) {
             self.cancel.check()?;
-            let rows = first..(first + each).min(t.rows());
+            let rows = first..(first + each).min(all.end);
             let n = rows.len();
             if t.dtype() == dtype {
                 rows.into_iter().try_for_each(|r| sink.write(t.row(r)))?;

@@ -75,6 +75,12 @@ pub struct Row {
     pub roofline_percent: Option<f64>,
     /// Seconds of an empty dispatch that waits for the one before it; only on a GPU.
     pub dispatch_seconds: Option<f64>,
+    /// Slots of each layer's experts; none where these have no slots.
+    pub expert_slots: Option<usize>,
+    /// Experts that were found in slots, in percent, in a test of generation by one sequence.
+    pub expert_hits_percent: Option<f64>,
+    /// Bytes of experts that were copied to slots for a token, in such a test.
+    pub expert_bytes_per_token: Option<f64>,
     /// Time of every kernel (op, on the cpu backend) in one step, with `--profile`.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub kernels: Vec<Kernel>,

@@ -19,6 +19,7 @@ mod router_groups;
 mod router_noise;
 mod routers;
 mod rules;
+mod slots;
 mod split;
 mod train_program;
 mod unroll;
@@ -37,6 +38,7 @@ pub use router_capacity::{ExpertDropout, RouterCapacity, with_capacity, with_exp
 pub use router_groups::{GROUP_ROUTER, RouterGroups, with_router_groups};
 pub use router_noise::{NOISE_ROUTER, RouterNoise, with_experts_used, with_router_noise};
 pub use routers::{RouterNode, routers};
+pub use slots::{Eviction, ExpertSlots};
 pub use split::{Region, Split, expert_weights, split_experts};
 pub use train_program::{LOSS, TrainProgram, inference_only};
 pub use unroll::for_training;

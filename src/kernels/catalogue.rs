@@ -161,7 +161,7 @@ fn wg_items(v: &Variant) -> Result<[u32; 2]> {
 }
 
 /// Every kernel.
-pub static ALL: [&Kernel; 36] = [
+pub static ALL: [&Kernel; 41] = [
     &HEAD_IDS,
     &JOIN_HEADS,
     &EMBED,
@@ -191,6 +191,11 @@ pub static ALL: [&Kernel; 36] = [
     &SHORT_CONV,
     &DELTA_NET,
     &ROUTER,
+    &ROUTER_CACHED,
+    &EXPERT_PLACES,
+    &EXPERT_FILL_1,
+    &EXPERT_FILL_2,
+    &EXPERT_FILL_3,
     &EXPERT_SORT,
     &EXPERT_COMBINE,
     &ELEMENTWISE,
@@ -260,6 +265,20 @@ pub fn router_variant(r: &crate::ir::Router) -> Result<Variant> {
     let v = v.with("SPARSE", sparse.into()).with("SCALED", scaled.into()).with("KEEP_IDS", (sparse || scaled).into());
     let Some(g) = r.groups.filter(|g| g.used < g.count) else { return Ok(v) };
     Ok(v.with("GROUPED", 1).with("GROUPS", g.count as u32))
+}
+
+/// `router_cached` for this selection and so many slots, by workgroups of this size where that matters: sums of scores follow it.
+///
+/// # Errors
+/// As [`router_variant`].
+pub fn cached_router_variant(r: &crate::ir::Router, slots: usize, workgroup: Option<u32>) -> Result<Variant> {
+    let v = Variant { kernel: &ROUTER_CACHED, ..router_variant(r)? };
+    let room = (slots as u32).next_multiple_of(64);
+    let v = v.with("KEEP_IDS", 1).with("CHOSEN", r.used as u32).with("CACHE_ROOM", room);
+    Ok(match workgroup {
+        Some(wg) => v.with("WG", wg),
+        None => v,
+    })
 }
 
 /// `attend` for heads of this size, `group` query heads to a kv head.

@@ -104,6 +104,23 @@ numbers! {
     /// In place of a slot: states that are zeros, at the beginning of a text.
     STATE_FRESH = 0xffff_ffff;
 
+    /// u32 word of a cache of experts: steps that it has seen.
+    CACHE_CLOCK = 0;
+    /// u32 word of a cache of experts: experts that were asked for.
+    CACHE_LOOKUPS = 1;
+    /// u32 word of a cache of experts: those of them that were in slots.
+    CACHE_HITS = 2;
+    /// u32 word of a cache of experts: those of them that were copied to slots.
+    CACHE_UPLOADS = 3;
+    /// First u32 word of a cache of experts that says where an expert is.
+    CACHE_TABLE = 4;
+    /// Policy of a cache of experts: the slot of the expert whose last use is longest ago is taken.
+    CACHE_LRU = 0;
+    /// Policy of a cache of experts: the slot of the expert that was used least, counts growing old.
+    CACHE_LFU_AGED = 1;
+    /// Steps after which `CACHE_LFU_AGED` halves its counts.
+    CACHE_AGING = 256;
+
     /// Workgroups that attention shares the positions of a step out among, where fewer would have work: enough for the units of
     /// large GPUs.
     PIECE_WORKGROUPS = 256;

@@ -9,7 +9,7 @@ use crate::{
     error::{Error, Result},
     kernels::{self, Reflection},
 };
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 fn refuse<T>(what: String) -> Result<T> {
     Err(Error::Device(format!("the plan is wrong: {what}")))
@@ -92,6 +92,7 @@ impl Checker<'_> {
         let mut holds: BTreeMap<u32, u32> = BTreeMap::new();
         let mut calls = self.s.host_calls.iter().peekable();
         let mut of_host = None;
+        let mut filled = BTreeSet::new();
         for (i, step) in self.s.steps.iter().chain(picks).enumerate() {
             let wrong = |what: String| refuse(format!("step {i} ({}): {what}", step.variant.label()));
             while let Some(call) = calls.next_if(|c| c.before == i) {
@@ -101,6 +102,15 @@ impl Checker<'_> {
             let computed = of_host.filter(|c| c.needed <= i).map(|c| c.region);
             if let Some(b) = step.bindings.iter().find(|b| matches!(b.buffer, Buffer::Host(r) if Some(r) != computed)) {
                 return wrong(format!("{} expects {:?}, the host has computed region {computed:?}", b.name, b.buffer));
+            }
+            for b in step.bindings.iter().filter(|b| matches!(b.buffer, Buffer::ExpertSlots { .. })) {
+                match b.access {
+                    Access::ReadWrite => _ = filled.insert(b.buffer),
+                    Access::Read | Access::Uniform if filled.contains(&b.buffer) => {}
+                    Access::Read | Access::Uniform => {
+                        return wrong(format!("{} reads {:?}, which nothing has filled", b.name, b.buffer));
+                    }
+                }
             }
             if step.params.len() as u64 > PARAMS_STRIDE {
                 return wrong(format!("{} bytes of uniforms", step.params.len()));
@@ -144,6 +154,10 @@ impl Checker<'_> {
             Buffer::Matrix { matrix, segment } => {
                 self.weights.matrices.get(matrix as usize)?.segments.get(segment as usize)?.bytes
             }
+            Buffer::ExpertSlots { cache, part } => {
+                self.plan.expert_caches.get(cache as usize)?.matrices.get(part as usize)?.segment.bytes
+            }
+            Buffer::ExpertCache(c) => self.plan.expert_caches.get(c as usize)?.bytes,
             Buffer::Rope(i) => self.plan.ropes.get(i as usize)?.bytes,
             Buffer::Input(i) => 4 * most * self.plan.inputs.get(i as usize)?.stride as u64,
             Buffer::Host(_) => self.plan.host_bytes(),
@@ -168,6 +182,7 @@ impl Checker<'_> {
         }
         let read_only = match b.buffer {
             Buffer::Keys { .. } | Buffer::Values { .. } | Buffer::State(_) | Buffer::Scratch(_) => false,
+            Buffer::ExpertSlots { .. } | Buffer::ExpertCache(_) => false,
             // What is picked is the next step's input.
             Buffer::Tokens | Buffer::Sampling(_) => op != "sample",
             Buffer::Frame

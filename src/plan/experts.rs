@@ -7,7 +7,7 @@
 use super::{
     Binding, Buffer, BufferView, Cost, Count, Grid, Matrix,
     lower::Lower,
-    nodes::{self, Route, SharedDown},
+    nodes::{self, Route, SharedDown, VectorPart},
     product::{Dispatch, Product, Routed, Uniform, matrix},
     target::{self, ExpertKernels},
 };
@@ -18,7 +18,20 @@ use crate::{
     quant::DType,
 };
 
+/// The bias of experts' matrices.
+fn bias_of(l: &Linear) -> Option<Vec<VectorPart>> {
+    l.bias.map(|b| vec![VectorPart::Weight(b)])
+}
+
 impl Lower<'_> {
+    /// Rows of all experts of a matrix, or of those in slots.
+    fn stacked_rows(&self, m: &Matrix, r: &Routed) -> Result<usize> {
+        Ok(match r.cache {
+            None => m.rows,
+            Some(c) => self.expert_cache(c)?.slots * r.out,
+        })
+    }
+
     /// The variant and the grid of a product with experts' matrices, and the bindings through which its kernel finds them.
     fn route(
         &self,
@@ -53,7 +66,8 @@ impl Lower<'_> {
         let [_, out, cols] = decl.shape[..] else {
             return Err(Error::Graph(format!("{} is no matrix for each expert: {:?}", decl.name, decl.shape)));
         };
-        Ok(Routed { used: self.cols(ids), out, x_slots: self.cols(x) != cols, ids: self.view(ids)? })
+        let cache = self.slots.get(&ids).copied();
+        Ok(Routed { used: self.cols(ids), out, x_slots: self.cols(x) != cols, ids: self.view(ids)?, cache })
     }
 
     pub fn expert_linear(
@@ -71,7 +85,7 @@ impl Lower<'_> {
         let (variant, via, grid) = self.route(route, &target::EXPERT_LINEAR, matrix, &[matrix.dtype], &routed)?;
         let variant = if let Some(act) = act { variant.act(act) } else { variant };
         let mut bindings = vec![
-            self.weight_vector("bias", l.bias)?,
+            self.expert_bias(bias_of(l).as_deref(), routed.cache)?,
             self.maybe("residual", None)?,
             self.maybe("gate", None)?,
             self.write("y", y.buffer)?,
@@ -117,11 +131,11 @@ impl Lower<'_> {
         let [(gate, g), (up, u)] = [matrix(self.w, &[l[0].weight])?, matrix(self.w, &[l[1].weight])?];
         let bias = nodes::glu_bias(l[0], l[1]);
         let (variant, via, grid) = self.route(route, &target::EXPERT_GLU, g, &[g.dtype, u.dtype], &routed)?;
-        let mut bindings = vec![self.vector("bias", bias.as_deref())?, self.write("y", y.buffer)?];
+        let mut bindings = vec![self.expert_bias(bias.as_deref(), routed.cache)?, self.write("y", y.buffer)?];
         bindings.extend(via);
         let uniform = params::GluLinearParams {
             flags: if bias.is_some() { params::BIAS } else { 0 },
-            bias_up: g.rows as u32,
+            bias_up: self.stacked_rows(g, &routed)? as u32,
             ..params::GluLinearParams::default()
         };
         let mut list = self.product(&Product {
@@ -185,8 +199,7 @@ impl Lower<'_> {
         let shared = p.shared_parts > 0;
         d.variant.kernel = if shared { &catalogue::EXPERT_GLU_SHARED_CHOOSE } else { &catalogue::EXPERT_GLU_CHOOSE };
         let room = (router.experts as u32).next_multiple_of(64);
-        // Wide workgroups: each chooses once.
-        let wide = if self.target.caps.max_invocations >= 256 && p.out >= 256 { 256 } else { 64 };
+        let wide = self.target.choice_workgroup(r.out);
         d.variant = d.variant.clone().with("EXPERTS", room).with("WG", wide);
         let (ids, weights) = (self.view(ids)?, self.view(weights)?);
         p.experts = router.experts as u32;
@@ -234,7 +247,7 @@ impl Lower<'_> {
             self.read("ids", routed.ids.buffer)?,
             self.read("weights", weights.buffer)?,
             self.maybe("residual", None)?,
-            self.weight_vector("bias", l.bias)?,
+            self.expert_bias(bias_of(l).as_deref(), routed.cache)?,
             self.write("y", y.buffer)?,
         ];
         let mut list = self.product(&Product {

@@ -5,10 +5,12 @@ mod bind;
 
 use super::{
     Binding, Buffer, BufferView, CANARY_BYTES, Cost, Count, Depth, Grid, HostCall, OutputView, READBACK, Schedule,
-    Step, TransientBuffer, memory,
+    Step, TransientBuffer,
+    limits::{fits, padded},
+    memory,
     nodes::{KernelGraph, KernelNode, KernelOp, Pack},
     phase,
-    sizes::{Resident, fits, padded},
+    sizes::Resident,
     target::Target,
     weights::Weights,
 };
@@ -26,7 +28,7 @@ const MOST_TOKENS: usize = 2048;
 /// Makes one schedule. Where a buffer would not fit the device, fewer tokens or outputs are taken at a time.
 pub(super) fn schedule(g: &Graph, w: &Weights, resident: &Resident, target: Target<'_>) -> Result<Schedule> {
     let (caps, o) = (target.caps, target.options);
-    let nodes = phase::for_phase(g, w, &target)?;
+    let nodes = phase::for_phase(g, w, &resident.expert_caches, &target)?;
     let mut tokens = o.ubatch.clamp(1, MOST_TOKENS);
     let mut outputs = tokens.min(most_outputs(g));
     loop {
@@ -84,6 +86,10 @@ pub(super) struct Lower<'a> {
     host_calls: Vec<HostCall>,
     /// The tables of the sorts, by their number.
     pub sorts: BTreeMap<u32, SortTables>,
+    /// Values that are slots of experts, and of which cache.
+    pub slots: BTreeMap<ValueId, u32>,
+    /// Of each cache that has chosen its experts, the workgroups that fill its slots.
+    pub fills: BTreeMap<u32, BufferView>,
     op: &'static str,
     layer: Option<u32>,
     /// Most bytes that a transient has for each token, and for each output.
@@ -114,6 +120,8 @@ impl<'a> Lower<'a> {
             steps: vec![],
             host_calls: vec![],
             sorts: BTreeMap::new(),
+            slots: BTreeMap::new(),
+            fills: BTreeMap::new(),
             op: "",
             layer: None,
             token_bytes: 0,
@@ -187,7 +195,12 @@ impl<'a> Lower<'a> {
             KernelOp::LinearGlu { gate, up, act, norm } => {
                 self.linear_glu([*gate, *up], *act, norm.as_ref(), ins[0], outs[0])
             }
-            KernelOp::Router(r) => self.router(r, ins[0], outs),
+            KernelOp::Router(r) => self.router(r, ins[0], outs, None),
+            KernelOp::RouterCached { router, cache, beside } => {
+                self.router(router, ins[0], outs, Some((*cache, *beside)))
+            }
+            KernelOp::ExpertPlaces { cache } => self.expert_places(*cache, ins[0], outs[0]),
+            KernelOp::ExpertFill { cache } => self.expert_fill(*cache),
             KernelOp::ExpertSort { sort, experts, tile, blocks } => {
                 self.expert_sort(*sort, *experts, *tile, blocks, ins[0])
             }

@@ -22,7 +22,9 @@
 mod attention;
 mod check;
 mod cost;
+mod expert_cache;
 mod experts;
+mod limits;
 mod lower;
 mod memory;
 mod nodes;
@@ -31,6 +33,7 @@ mod pieces;
 mod print;
 mod product;
 mod recurrent;
+mod routed;
 mod routing;
 pub mod sample;
 mod schedule;
@@ -42,6 +45,7 @@ mod weights;
 
 pub use check::{check, check_shaders, check_step_shader};
 pub use cost::{Cost, Sizes};
+pub use expert_cache::{CachedMatrix, ExpertCache};
 pub use nodes::{Elementwise, Epilogue, KernelGraph, KernelNode, KernelOp, Pack, Route, SharedDown, VectorPart};
 pub use pieces::{Depth, Pieces};
 pub use recurrent::{STATE_FRESH, STATE_SLOTS};
@@ -61,6 +65,7 @@ use target::Target;
 
 use crate::{
     error::Result,
+    graph::ExpertSlots,
     ir::Graph,
     kernels::{Reduction, Tiles, tiles::DeviceFeatures},
     quant::{DType, KvType},
@@ -135,6 +140,10 @@ pub struct Options {
     /// Plan for rows of so many sequences with caches of their own, in any mixture: every row of a step names its sequence
     /// and its position ([`Buffer::Rows`]). `None`: one sequence, whose rows follow each other.
     pub sequences: Option<usize>,
+    /// Slots for the experts of each layer, for weights of [`weights_by_expert`]: a single token finds its experts there, and brings those
+    /// that are missing; so do few tokens ([`Plan::small_batch`]) where all experts that they can choose have slots at once. `None`: kernels
+    /// read all experts where they lie, as [`Plan::prefill`] always does.
+    pub expert_slots: Option<ExpertSlots>,
     /// Gives every transient a buffer of its own and [`CANARY_BYTES`] bytes behind it inside the binding, which a kernel that
     /// writes too far would hit. For tests.
     pub canaries: bool,
@@ -143,7 +152,17 @@ pub struct Options {
 impl Options {
     /// Options without anything special.
     pub fn new(ctx: usize, ubatch: usize, kv: KvType) -> Self {
-        Options { ctx, ubatch, kv, reduction: None, tiles: None, subgroups: None, sequences: None, canaries: false }
+        Options {
+            ctx,
+            ubatch,
+            kv,
+            reduction: None,
+            tiles: None,
+            subgroups: None,
+            sequences: None,
+            expert_slots: None,
+            canaries: false,
+        }
     }
 }
 
@@ -197,7 +216,13 @@ impl Plan {
         let rows = self.prefill.max_tokens.max(self.decode.max_tokens) as u64;
         let inputs: u64 = self.inputs.iter().map(|i| 4 * rows * i.stride as u64).sum();
         let ropes: u64 = self.ropes.iter().map(|r| r.bytes).sum();
+        let caches = caches + self.expert_cache_bytes();
         scratch + caches + inputs + self.host_bytes() + ropes + self.states.iter().sum::<u64>() + self.span_bytes()
+    }
+
+    /// Bytes of the slots of experts, and of what says which experts are in them.
+    pub fn expert_cache_bytes(&self) -> u64 {
+        self.expert_caches.iter().map(ExpertCache::total_bytes).sum()
     }
 
     /// The schedule of a step of so many tokens and outputs: its number, as in [`Plan::schedules`].
@@ -241,6 +266,8 @@ pub struct Plan {
     pub inputs: Vec<InputBuffer>,
     /// Elements of the longest row that the host computes; 0 where it computes none.
     pub host_stride: usize,
+    /// Slots of experts, in the order of the layers.
+    pub expert_caches: Vec<ExpertCache>,
     /// How tokens are chosen on the device; `None` for graphs without logits.
     pub sampling: Option<sample::Sampling>,
     /// Transformer layers, for averages.
@@ -253,7 +280,15 @@ pub struct Plan {
 /// [`crate::Error::Unsupported`] where a matrix's rows cannot be read by the kernels, [`crate::Error::Device`] where one
 /// row does not fit a binding.
 pub fn weights(graph: &Graph, dtypes: &[DType], caps: &Caps) -> Result<Weights> {
-    weights::layout(graph, dtypes, caps)
+    weights::layout(graph, dtypes, caps, false)
+}
+
+/// As [`weights()`], the matrices of experts that a router chooses among cut between experts: for plans with [`Options::expert_slots`].
+///
+/// # Errors
+/// As [`weights()`]; [`crate::Error::Device`] where an expert does not fit a binding.
+pub fn weights_by_expert(graph: &Graph, dtypes: &[DType], caps: &Caps) -> Result<Weights> {
+    weights::layout(graph, dtypes, caps, true)
 }
 
 /// Plans a graph: fused or not, any op is lowered.
@@ -262,7 +297,9 @@ pub fn weights(graph: &Graph, dtypes: &[DType], caps: &Caps) -> Result<Weights> 
 /// [`crate::Error::Unsupported`] for sizes that no kernel takes, [`crate::Error::Device`] where a buffer does not fit the
 /// device's limits, by name and with what would help.
 pub fn plan(graph: &Graph, weights: &Weights, caps: &Caps, options: &Options) -> Result<Plan> {
-    let resident = Resident::new(graph, recurrent::states(graph, caps, options)?, caps, options)?;
+    let states = recurrent::states(graph, caps, options)?;
+    let expert_caches = expert_cache::caches(graph, weights, caps, options)?;
+    let resident = Resident::new(graph, states, expert_caches, caps, options)?;
     let schedule = |o: &Options, phase: Phase| lower::schedule(graph, weights, &resident, Target::new(caps, o, phase));
     let decode = schedule(&Options { ubatch: 1, ..*options }, Phase::Decode)?;
     let small_batch = match options.reduction.unwrap_or(caps.reduction()) {
@@ -272,7 +309,7 @@ pub fn plan(graph: &Graph, weights: &Weights, caps: &Caps, options: &Options) ->
         Reduction::Workgroup | Reduction::Invocation => None,
     };
     let prefill = schedule(options, Phase::Prefill)?;
-    let Resident { ropes, caches, states, inputs, host_stride, .. } = resident;
+    let Resident { ropes, caches, states, inputs, host_stride, expert_caches, .. } = resident;
     let plan = Plan {
         sampling: sample::sampling(
             graph,
@@ -289,6 +326,7 @@ pub fn plan(graph: &Graph, weights: &Weights, caps: &Caps, options: &Options) ->
         states,
         inputs,
         host_stride,
+        expert_caches,
         layers: graph.nodes.iter().filter_map(|n| n.layer).max().map_or(0, |l| l as usize + 1),
     };
     check(&plan, weights, caps)?;

@@ -186,6 +186,25 @@ pub enum KernelOp {
     },
     /// `(logits [T, E]) → (ids [T, k], weights [T, k])`.
     Router(Router),
+    /// `(logits [1, E]) → (ids [1, k], weights [1, k], slots [1, k])`: a token's experts and the slots that they have, or take.
+    RouterCached {
+        /// The choice.
+        router: Router,
+        /// The number of the cache.
+        cache: u32,
+        /// Rows of an expert's matrix whose kernel would choose, were there no slots: the choice is computed as it would.
+        beside: Option<usize>,
+    },
+    /// `(ids [T, k]) → slots [T, k]`: the slots that the experts of a few tokens have, or take.
+    ExpertPlaces {
+        /// The number of the cache.
+        cache: u32,
+    },
+    /// `(slots [T, k]) → ()`: experts that have just taken a slot are copied to it.
+    ExpertFill {
+        /// The number of the cache.
+        cache: u32,
+    },
     /// `(ids [T, k]) → ()`: tables of the tokens of each expert, for later dispatches.
     ExpertSort {
         /// Its number, by which [`Route::Sorted`] names it.

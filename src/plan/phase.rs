@@ -4,9 +4,11 @@
 mod apart;
 mod fold;
 mod overlap;
+mod slots;
 mod sort;
 
 use super::{
+    ExpertCache, Phase,
     nodes::{KernelGraph, KernelNode},
     target::Target,
     weights::Weights,
@@ -20,13 +22,22 @@ use crate::{
 ///
 /// # Errors
 /// [`crate::Error::Graph`] where a weight has no place on the device.
-pub(super) fn for_phase(graph: &Graph, w: &Weights, target: &Target<'_>) -> Result<KernelGraph> {
+pub(super) fn for_phase(
+    graph: &Graph,
+    w: &Weights,
+    caches: &[ExpertCache],
+    target: &Target<'_>,
+) -> Result<KernelGraph> {
     let mut k = w.nodes.clone();
     apart::take_apart(&mut k, graph, w, target)?;
+    if target.phase == Phase::SmallBatch {
+        slots::of_few_tokens(&mut k, caches);
+    }
     if target.decode() {
         fold::norms_into_glus(&mut k, graph, target);
         fold::shared_experts(&mut k, graph, w)?;
         fold::choices_of_experts(&mut k, graph);
+        slots::experts_in_slots(&mut k, graph, caches);
     } else {
         sort::by_expert(&mut k, graph, w, target)?;
     }

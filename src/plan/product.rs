@@ -1,7 +1,7 @@
 //! Lowering of matrix products: one builder for all of them, plain and routed, single, paired and gated.
 
 use super::{
-    Binding, Buffer, BufferView, Cost, Grid, Matrix,
+    Binding, Buffer, BufferView, Cost, Grid, Matrix, Segment,
     lower::Lower,
     nodes::{self, Epilogue, VectorPart},
     weights::Weights,
@@ -73,7 +73,10 @@ pub(super) struct Routed {
     pub out: usize,
     /// Whether x has a row a slot.
     pub x_slots: bool,
+    /// Ids of experts, or the slots where they are.
     pub ids: BufferView,
+    /// The cache whose slots these are.
+    pub cache: Option<u32>,
 }
 
 /// A product: x with one matrix or two, whose segments are read by one dispatch each.
@@ -120,9 +123,9 @@ pub(super) fn matrix<'a>(w: &'a Weights, parts: &[WeightId]) -> Result<(u32, &'a
     Ok((m, &w.matrices[m as usize]))
 }
 
-/// Bytes of an expert's matrices for each token, and at most.
-fn expert_cost(m: &Matrix, bytes: u64, r: &Routed) -> Cost {
-    let experts = (m.rows / r.out.max(1)).max(1) as u64;
+/// Bytes of an expert's matrices for each token, and at most; `bytes` are those of a segment of matrices of so many `rows`.
+fn expert_cost(rows: usize, bytes: u64, r: &Routed) -> Cost {
+    let experts = (rows / r.out.max(1)).max(1) as u64;
     Cost { expert: r.used as u64 * bytes / experts, at_most: bytes, ..Cost::default() }
 }
 
@@ -137,7 +140,7 @@ fn flag(on: bool, bit: u32) -> u32 {
 impl Lower<'_> {
     /// The dispatches of a product, one for each segment.
     pub fn product(&self, p: &Product<'_>) -> Result<Vec<Dispatch>> {
-        let matrices: Vec<(&str, u32, &Matrix)> =
+        let matrices: Vec<(&'static str, u32, &Matrix)> =
             p.matrices.iter().map(|(name, m)| (*name, *m, &self.w.matrices[*m as usize])).collect();
         let m = matrices[0].2;
         if let Some((_, _, other)) = matrices.iter().find(|(_, _, x)| x.segments.len() != m.segments.len()) {
@@ -145,8 +148,12 @@ impl Lower<'_> {
         }
         let (used, x_slots, ids) = p.routed.map_or((0, false, None), |r| (r.used, r.x_slots, Some(r.ids)));
         let x_cols = if x_slots { used * m.cols } else { m.cols };
-        let mut out = Vec::with_capacity(m.segments.len());
-        for (i, s) in m.segments.iter().enumerate() {
+        let parts = matrices.iter().map(|(name, number, m)| self.segments(name, (*number, *m), p.routed.as_ref()));
+        let parts = parts.collect::<Result<Vec<_>>>()?;
+        let segments: Vec<Segment> = parts[0].iter().map(|s| s.0).collect();
+        let stacked: usize = segments.iter().map(|s| s.rows).sum();
+        let mut out = Vec::with_capacity(segments.len());
+        for (i, s) in segments.iter().enumerate() {
             let mut uniform = p.uniform;
             uniform.set(&Common {
                 outputs: u32::from(p.rows == Rows::Outputs),
@@ -154,7 +161,7 @@ impl Lower<'_> {
                 rows: s.rows as u32,
                 groups: m.groups(),
                 cols: m.cols as u32,
-                out: p.routed.map_or(m.rows, |r| r.out) as u32,
+                out: p.routed.map_or(stacked, |r| r.out) as u32,
                 x_offset: p.x.offset,
                 x_stride: p.x.stride,
                 y_offset: p.y.offset,
@@ -165,13 +172,11 @@ impl Lower<'_> {
                 ids_stride: ids.map_or(0, |p| p.stride),
             });
             let mut bindings = vec![self.read("x", p.x.buffer)?];
-            for (name, matrix, _) in &matrices {
-                bindings.push(self.read(name, Buffer::Matrix { matrix: *matrix, segment: i as u32 })?);
-            }
+            bindings.extend(parts.iter().map(|of| of[i].1.clone()));
             bindings.extend(p.bindings.iter().cloned());
-            let bytes = matrices.iter().map(|(_, _, m)| m.segments[i].bytes).sum();
+            let bytes: u64 = parts.iter().map(|of| of[i].0.bytes).sum();
             let weights = match &p.routed {
-                Some(r) => expert_cost(m, bytes, r),
+                Some(r) => expert_cost(stacked, bytes, r),
                 None => Cost { fixed: bytes, ..Cost::default() },
             };
             let written = p.written.unwrap_or(s.rows);
@@ -189,6 +194,23 @@ impl Lower<'_> {
             });
         }
         Ok(out)
+    }
+
+    /// The segments of a matrix with their bindings: its own, or the slots of its experts.
+    fn segments(
+        &self,
+        name: &'static str,
+        (matrix, m): (u32, &Matrix),
+        routed: Option<&Routed>,
+    ) -> Result<Vec<(Segment, Binding)>> {
+        if let Some(number) = routed.and_then(|r| r.cache) {
+            let cache = self.expert_cache(number)?;
+            let part = cache.part(matrix)?;
+            let slots = self.read(name, Buffer::ExpertSlots { cache: number, part })?;
+            return Ok(vec![(cache.matrices[part as usize].segment, slots)]);
+        }
+        let own = |(i, s): (u32, &Segment)| Ok((*s, self.read(name, Buffer::Matrix { matrix, segment: i })?));
+        (0..).zip(&m.segments).map(own).collect()
     }
 
     /// Adds the steps of a product.

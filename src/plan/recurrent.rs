@@ -1,6 +1,6 @@
 //! Lowering of the ops with recurrent states, which each sequence has in several slots.
 
-use super::{Access, Binding, Buffer, Caps, Cost, Count, Options, lower::Lower, sizes::fits};
+use super::{Access, Binding, Buffer, Caps, Cost, Count, Options, limits::fits, lower::Lower};
 use crate::{
     error::Result,
     ir::{DeltaNet, Graph, ShortConv, StateId, ValueId},

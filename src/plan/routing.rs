@@ -1,10 +1,10 @@
 //! Lowering of the choice of experts: the router, the sort of tokens by expert, and experts that the host computes.
 
 use super::{
-    Buffer, BufferView, Count, HostCall, HostInput,
+    Binding, Buffer, BufferView, Cost, Count, Grid, HostCall, HostInput,
+    limits::padded,
     lower::{Lower, SortTables},
     nodes,
-    sizes::padded,
 };
 use crate::{
     error::{Error, Result},
@@ -16,7 +16,15 @@ use crate::{
 const MOST_EXPERTS: usize = 1024;
 
 impl Lower<'_> {
-    pub fn router(&mut self, r: &Router, logits: ValueId, outs: &[ValueId]) -> Result<()> {
+    /// The choice of experts; with a cache also their slots there, computed as the product of experts would of so many rows that
+    /// chooses itself.
+    pub fn router(
+        &mut self,
+        r: &Router,
+        logits: ValueId,
+        outs: &[ValueId],
+        cached: Option<(u32, Option<usize>)>,
+    ) -> Result<()> {
         self.tokens_only(logits)?;
         let x = self.view(logits)?;
         if r.experts > MOST_EXPERTS || r.used > r.experts {
@@ -25,7 +33,7 @@ impl Lower<'_> {
         }
         let (ids, weights) = (self.fresh(outs[0])?, self.fresh(outs[1])?);
         let (renormalise, epsilon) = catalogue::renormalise(r);
-        let p = params::RouterParams {
+        let mut p = params::RouterParams {
             experts: r.experts as u32,
             used: r.used as u32,
             score: catalogue::score(r.score),
@@ -40,17 +48,107 @@ impl Lower<'_> {
             weights_stride: weights.stride,
             epsilon,
             scale: r.scale,
+            ..params::RouterParams::default()
         };
-        let variant = catalogue::router_variant(r)?;
-        let bindings = vec![
+        let mut bindings = vec![
             self.read("x", x.buffer)?,
             self.vector("per_expert", nodes::router_numbers(r).as_deref())?,
             self.write("ids", ids.buffer)?,
             self.write("weights", weights.buffer)?,
         ];
+        let variant = match cached {
+            None => catalogue::router_variant(r)?,
+            Some((cache, beside)) => {
+                bindings.extend(self.choose_slots(&mut p, cache, outs[2])?);
+                let workgroup = beside.map(|rows| self.target.choice_workgroup(rows));
+                catalogue::cached_router_variant(r, self.expert_cache(cache)?.slots, workgroup)?
+            }
+        };
         let grid = self.grid(&variant, 1, Count::Tokens, 1)?;
-        let writes = self.row_cost(Count::Tokens, 2 * r.used);
+        let writes = self.row_cost(Count::Tokens, outs.len() * r.used);
         self.push(variant, &p, bindings, grid, self.row_cost(Count::Tokens, r.experts), writes);
+        Ok(())
+    }
+
+    /// Scratch for the slots of chosen experts and for the workgroups that fill them: the uniforms and bindings of who chooses.
+    fn slots_of(&mut self, number: u32, places: ValueId) -> Result<(params::ExpertPlacesParams, [Binding; 3])> {
+        let to = self.fresh(places)?;
+        let args = self.transient_bytes(16, true, 4);
+        self.slots.insert(places, number);
+        self.fills.insert(number, args);
+        let items = Variant::new(&catalogue::EXPERT_FILL_1).tile()?[0].max(1);
+        let cache = self.expert_cache(number)?;
+        let p = params::ExpertPlacesParams {
+            experts: cache.experts as u32,
+            used: cache.used as u32,
+            slots: cache.slots as u32,
+            policy: cache.policy(),
+            slots_at: cache.slots_at() as u32,
+            fills_at: cache.fills_at() as u32,
+            places_offset: to.offset,
+            places_stride: to.stride,
+            fill_blocks: cache.most_units().div_ceil(items),
+            ..params::ExpertPlacesParams::default()
+        };
+        let bindings = [
+            self.write("cache", Buffer::ExpertCache(number))?,
+            self.write("places", to.buffer)?,
+            self.write("args", args.buffer)?,
+        ];
+        Ok((p, bindings))
+    }
+
+    /// What a router needs to choose slots of a cache, too: the bindings of these, with the uniforms.
+    fn choose_slots(&mut self, p: &mut params::RouterParams, number: u32, places: ValueId) -> Result<[Binding; 3]> {
+        let (of, bindings) = self.slots_of(number, places)?;
+        (p.slots, p.policy, p.slots_at, p.fills_at) = (of.slots, of.policy, of.slots_at, of.fills_at);
+        (p.places_offset, p.places_stride, p.fill_blocks) = (of.places_offset, of.places_stride, of.fill_blocks);
+        Ok(bindings)
+    }
+
+    /// The slots of the experts that were chosen for a few tokens.
+    pub fn expert_places(&mut self, number: u32, ids: ValueId, places: ValueId) -> Result<()> {
+        self.tokens_only(ids)?;
+        let from = self.view(ids)?;
+        let (p, own) = self.slots_of(number, places)?;
+        let p = params::ExpertPlacesParams { ids_offset: from.offset, ids_stride: from.stride, ..p };
+        let mut bindings = vec![self.read("ids", from.buffer)?];
+        bindings.extend(own);
+        let cache = self.expert_cache(number)?;
+        let (chosen, room) = (cache.most_chosen() as u32, (cache.slots as u32).next_multiple_of(64));
+        let variant = Variant::new(&catalogue::EXPERT_PLACES).with("CHOSEN", chosen).with("CACHE_ROOM", room);
+        let grid = self.grid(&variant, 1, Count::One, 1)?;
+        let cost = self.row_cost(Count::Tokens, self.cols(ids));
+        self.push(variant, &p, bindings, grid, cost, cost);
+        Ok(())
+    }
+
+    /// Copies experts that have just taken slots: one dispatch for up to three matrices, as many experts as are missing.
+    pub fn expert_fill(&mut self, number: u32) -> Result<()> {
+        let missing = || Error::Graph(format!("cache {number} is filled before its experts are chosen"));
+        let args = *self.fills.get(&number).ok_or_else(missing)?;
+        let Buffer::Scratch(transient) = args.buffer else { return Err(missing()) };
+        let grid = Grid::Indirect { buffer: args.buffer, offset: 0, transient };
+        let fills = self.expert_cache(number)?.fills(self.w)?;
+        for (parts, p) in fills {
+            let kernel = match parts.len() {
+                1 => &catalogue::EXPERT_FILL_1,
+                2 => &catalogue::EXPERT_FILL_2,
+                3 => &catalogue::EXPERT_FILL_3,
+                n => return Err(Error::Graph(format!("a copy of {n} matrices at once"))),
+            };
+            let vectors = if p.bias_size_0 > 0 { Buffer::Vectors } else { Buffer::Zero };
+            let mut bindings = vec![self.write("cache", Buffer::ExpertCache(number))?, self.read("vectors", vectors)?];
+            let names = [("first_from", "first_to"), ("second_from", "second_to"), ("third_from", "third_to")];
+            for ((part, segment), (from, to)) in parts.iter().zip(names) {
+                let matrix = self.expert_cache(number)?.matrices[*part as usize].matrix;
+                bindings.push(self.read(from, Buffer::Matrix { matrix, segment: *segment })?);
+                bindings.push(self.write(to, Buffer::ExpertSlots { cache: number, part: *part })?);
+            }
+            // How much there is to copy is known to the device alone: with every hit, nothing.
+            let none = Cost::default();
+            self.push(Variant::new(kernel), &p, bindings, grid, none, none);
+        }
         Ok(())
     }
 

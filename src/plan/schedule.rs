@@ -33,6 +33,15 @@ pub enum Buffer {
         /// Which of its segments.
         segment: u32,
     },
+    /// Slots of a matrix of experts: [`super::ExpertCache::matrices`].
+    ExpertSlots {
+        /// Which of [`super::Plan::expert_caches`].
+        cache: u32,
+        /// Which of its matrices.
+        part: u32,
+    },
+    /// Which experts are in slots, and the biases of these: [`super::Plan::expert_caches`].
+    ExpertCache(u32),
     /// Cosines and sines of a rotation: [`super::Plan::ropes`].
     Rope(u32),
     /// Numbers that the caller gives: [`super::Plan::inputs`].

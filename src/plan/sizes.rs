@@ -1,24 +1,13 @@
-//! Sizes of what outlives a step: caches, tables of rotations, inputs; and what fits a binding.
+//! Sizes of what outlives a step: caches, tables of rotations, inputs.
 
-use super::{CacheBytes, CachePart, Caps, InputBuffer, Options, RopeTable};
+use super::{
+    CacheBytes, CachePart, Caps, ExpertCache, InputBuffer, Options, RopeTable,
+    limits::{fits, padded},
+};
 use crate::{
     error::{Error, Result},
     ir::{CacheDecl, Graph, Op, Rope},
 };
-
-/// Columns rounded up to what every kernel can read as `vec4`.
-pub(super) fn padded(cols: usize) -> usize {
-    cols.next_multiple_of(4)
-}
-
-/// Checks that a buffer fits: the bytes that it gets.
-pub(super) fn fits(caps: &Caps, bytes: u64, what: &str, help: &str) -> Result<u64> {
-    let limit = caps.max_binding.min(caps.max_buffer);
-    if bytes > limit {
-        return Err(Error::Device(format!("{what} takes {bytes} bytes, the device binds {limit} at a time; {help}")));
-    }
-    Ok(bytes.max(16))
-}
 
 /// u32 words of a sequence's [`crate::kernels::params::Span`] in [`super::Buffer::Spans`].
 pub const SPAN_WORDS: usize = crate::kernels::numbers::SPAN_WORDS as usize;
@@ -43,14 +32,17 @@ pub(super) struct Resident {
     pub inputs: Vec<InputBuffer>,
     /// Elements of the longest row that the host computes.
     pub host_stride: usize,
+    /// Slots of experts.
+    pub expert_caches: Vec<ExpertCache>,
 }
 
 impl Resident {
     /// What a graph needs; `states` are the bytes of its recurrent states.
-    pub fn new(g: &Graph, states: Vec<u64>, caps: &Caps, o: &Options) -> Result<Self> {
+    pub fn new(g: &Graph, states: Vec<u64>, expert_caches: Vec<ExpertCache>, caps: &Caps, o: &Options) -> Result<Self> {
         let (caches, rotations) = (caches(g, caps, o)?, rotations(g));
         let ropes = rotations.iter().map(|r| rope_table(r, caps, o)).collect::<Result<_>>()?;
-        Ok(Resident { ropes, rotations, caches, states, inputs: inputs(g), host_stride: host_stride(g) })
+        let (inputs, host_stride) = (inputs(g), host_stride(g));
+        Ok(Resident { ropes, rotations, caches, states, inputs, host_stride, expert_caches })
     }
 
     /// The number of a rotation's table.

@@ -78,6 +78,12 @@ impl<'a> Target<'a> {
         self.with_subgroups(self.reduction.matrix(kernel, cols, many))
     }
 
+    /// Invocations of a workgroup that chooses experts by itself, for the product with matrices of so many rows: wide ones choose less
+    /// often.
+    pub fn choice_workgroup(&self, rows: usize) -> u32 {
+        if self.caps.max_invocations >= 256 && rows >= 256 { 256 } else { 64 }
+    }
+
     /// With sums that meet within subgroups first, where the device can.
     pub fn with_subgroups(&self, v: Variant) -> Variant {
         let able = self.reduction == Reduction::Workgroup && self.caps.features.subgroup_size.is_some();

@@ -3,13 +3,14 @@
 use super::{
     Caps,
     nodes::{self, KernelGraph, Operand, VectorPart},
+    routed,
 };
 use crate::{
     error::{Error, Result},
     ir::{Graph, WeightId},
     quant::{DType, gpu},
 };
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Largest segment, whatever the device allows: a segment is packed in host memory before it is sent.
 const MAX_SEGMENT: u64 = 1 << 30;
@@ -105,24 +106,44 @@ impl Weights {
         found.ok_or_else(|| Error::Graph(format!("weight {} has no format", w.0)))
     }
 
+    /// The numbers of the matrices of experts that a router chooses among, ascending.
+    pub fn expert_matrices(&self) -> Result<BTreeSet<u32>> {
+        let all = routed::routed(&self.nodes);
+        all.iter().flat_map(|r| r.weights()).map(|w| self.matrix(&[w])).collect()
+    }
+
     /// Whether the matrix with these parts is one segment.
     pub(super) fn is_whole(&self, parts: &[WeightId]) -> Result<bool> {
         Ok(self.matrices[self.matrix(parts)? as usize].segments.len() == 1)
     }
 }
 
-/// Lays out the weights that the nodes of `graph` read, each matrix and vector once, in the order of the nodes.
-pub(super) fn layout(graph: &Graph, dtypes: &[DType], caps: &Caps) -> Result<Weights> {
+/// Lays out the weights that the nodes of `graph` read, each matrix and vector once, in the order of the nodes. With `by_expert` no
+/// expert is cut.
+pub(super) fn layout(graph: &Graph, dtypes: &[DType], caps: &Caps, by_expert: bool) -> Result<Weights> {
     let nodes = nodes::from_graph(graph, dtypes)?;
     let mut b = Layout { graph, out: Weights { dtypes: dtypes.to_vec(), ..Weights::default() }, pairs: vec![] };
     for operand in nodes.nodes.iter().flat_map(|n| n.op.operands(graph)) {
         b.operand(operand)?;
     }
     let Layout { mut out, pairs, .. } = b;
-    cut(&mut out, &pairs, caps)?;
+    let whole = if by_expert { expert_rows(&out, &nodes)? } else { BTreeMap::new() };
+    cut(&mut out, &pairs, &whole, caps)?;
     place_vectors(&mut out, caps)?;
     out.nodes = nodes;
     Ok(out)
+}
+
+/// Rows of an expert of each matrix of experts that a router chooses among.
+fn expert_rows(out: &Weights, nodes: &KernelGraph) -> Result<BTreeMap<u32, usize>> {
+    let mut rows = BTreeMap::new();
+    for r in routed::routed(nodes) {
+        for w in r.weights() {
+            let m = out.matrix(&[w])?;
+            rows.insert(m, out.matrices[m as usize].rows / r.router.experts.max(1));
+        }
+    }
+    Ok(rows)
 }
 
 struct Layout<'a> {
@@ -228,9 +249,23 @@ fn segment_rows(m: &Matrix, limit: u64) -> Result<usize> {
     Ok(if fits < m.rows && fits > 64 { fits / 64 * 64 } else { fits })
 }
 
-fn cut(out: &mut Weights, pairs: &[(u32, u32)], caps: &Caps) -> Result<()> {
+/// Cuts matrices into segments: those of `pairs` at the same rows, those of `whole` at multiples of so many rows.
+fn cut(out: &mut Weights, pairs: &[(u32, u32)], whole: &BTreeMap<u32, usize>, caps: &Caps) -> Result<()> {
     let limit = caps.max_binding.min(caps.max_buffer).min(MAX_SEGMENT);
     let mut most: Vec<usize> = out.matrices.iter().map(|m| segment_rows(m, limit)).collect::<Result<_>>()?;
+    for (i, rows) in whole {
+        let (m, most) = (&out.matrices[*i as usize], &mut most[*i as usize]);
+        if *most < m.rows {
+            *most = *most / rows.max(&1) * rows;
+        }
+        if *most == 0 {
+            return Err(Error::Device(format!(
+                "{}: an expert of {rows} rows of {} weights ({}) does not fit a binding of {limit} bytes, and has no slot then; keep all \
+                 experts in the device's memory",
+                m.name, m.cols, m.dtype
+            )));
+        }
+    }
     // A matrix may be in several pairs: repeat until nothing changes.
     loop {
         let before = most.clone();

@@ -4,7 +4,7 @@
 
 use super::{Budget, Chosen, Model, Status};
 use crate::{
-    backend::runner::{Mask, Row, Runner, RunnerOptions, Step, Token, not_finite},
+    backend::runner::{ExpertSlotUse, Mask, Row, Runner, RunnerOptions, Step, Token, not_finite},
     error::{Error, Result},
     sampler::Sampling,
 };
@@ -91,6 +91,14 @@ impl Batch {
     /// Bytes of KV caches, recurrent states and scratch.
     pub fn memory_bytes(&self) -> u64 {
         self.runner.memory_bytes()
+    }
+
+    /// What slots of experts have done: as [`crate::session::Session::expert_slots`].
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] while something is queued, [`Error::Device`].
+    pub fn expert_slots(&mut self) -> Result<Vec<ExpertSlotUse>> {
+        self.runner.expert_slots()
     }
 
     /// Feeds some sequences, each at most once, the tokens beside them. Gives the logits after the last token of each, in

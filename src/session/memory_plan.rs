@@ -7,7 +7,7 @@ use super::{
 };
 #[cfg(feature = "gpu")]
 use super::{
-    fit::{cpu_layers, device_bytes},
+    fit::{device_bytes, placed},
     place::insists,
 };
 use crate::{
@@ -96,6 +96,11 @@ pub struct MemoryPlan {
     pub cpu_layers: Vec<usize>,
     /// Layers with routed experts.
     pub expert_layers: Vec<usize>,
+    /// Of each layer whose experts have slots of the GPU's memory, the layer and how many; the experts themselves are then in memory of the
+    /// processor, whose weights count them, where the GPU reads them.
+    pub expert_slots: Vec<(usize, usize)>,
+    /// Bytes of experts that the GPU reads in memory of the processor.
+    pub host_experts: u64,
 }
 
 impl MemoryPlan {
@@ -117,7 +122,14 @@ impl MemoryPlan {
         let (program, kinds) = (&d.program, Kinds::of(&d.program.graph));
         let options = session.runner(1);
         let expert_layers = graph::expert_weights(&program.graph).into_keys().map(|l| l as usize).collect();
-        let whole = |cpu: PlaceBytes| MemoryPlan { gpu: None, cpu, cpu_layers: vec![], expert_layers };
+        let whole = |cpu: PlaceBytes| MemoryPlan {
+            gpu: None,
+            cpu,
+            cpu_layers: vec![],
+            expert_layers,
+            expert_slots: vec![],
+            host_experts: 0,
+        };
         match target(program, load)? {
             Target::Reference => {
                 let mut cpu = PlaceBytes { name: "reference".into(), ..PlaceBytes::default() };
@@ -134,10 +146,12 @@ impl MemoryPlan {
                     Ok(whole(on_cpu(program, &kinds, &o, &options)))
                 }
                 Err(e) => Err(e),
-                Ok((place, cpu, layers)) => {
-                    let mut plan = whole(cpu);
-                    plan.cpu_layers = layers.into_iter().map(|l| l as usize).collect();
-                    plan.gpu = Some(place);
+                Ok(with) => {
+                    let mut plan = whole(with.cpu);
+                    plan.cpu_layers = with.cpu_layers.into_iter().map(|l| l as usize).collect();
+                    plan.expert_slots = with.bytes.expert_slots.iter().map(|(l, n)| (*l as usize, *n)).collect();
+                    plan.host_experts = with.bytes.away_bytes();
+                    plan.gpu = Some(with.place);
                     Ok(plan)
                 }
             },
@@ -163,19 +177,31 @@ fn on_cpu(program: &Program, kinds: &Kinds, o: &backend::cpu::Options, options: 
 
 /// What is on a GPU, what is left to the processor, and in which layers.
 #[cfg(feature = "gpu")]
+struct WithGpu {
+    place: PlaceBytes,
+    bytes: backend::wgpu::DeviceBytes,
+    cpu: PlaceBytes,
+    cpu_layers: BTreeSet<u32>,
+}
+
+#[cfg(feature = "gpu")]
 fn with_gpu(
     gpu: &backend::wgpu::Gpu,
     program: &Program,
     placement: &ExpertPlacement,
     (kinds, o, options): (&Kinds, &backend::cpu::Options, &RunnerOptions),
-) -> Result<(PlaceBytes, PlaceBytes, BTreeSet<u32>)> {
-    let layers = cpu_layers(gpu, program, placement)?;
-    let split = graph::split_experts(&program.graph, &layers)?;
+) -> Result<WithGpu> {
+    let placed = placed(gpu, program, placement)?;
+    let split = graph::split_experts(&program.graph, &placed.cpu_layers)?;
     let device = Program { graph: Arc::new(split.device.clone()), weights: program.weights.clone() };
-    let bytes = device_bytes(gpu, program, &split.device, options)?;
+    let bytes = device_bytes(gpu, program, &split.device, &placed.run_options(gpu), options)?;
     gpu.check_weights(bytes.weights())?;
-    let cpu = experts_on_cpu(program, &split, kinds, o, options);
-    Ok((on_gpu(gpu, &bytes, kinds, bytes_per_token(&device)), cpu, layers))
+    let mut cpu = experts_on_cpu(program, &split, kinds, o, options);
+    for (parts, n) in &bytes.away {
+        parts.iter().take(1).for_each(|w| cpu.weights.add(kinds, *w, *n));
+    }
+    let place = on_gpu(gpu, &bytes, kinds, bytes_per_token(&device));
+    Ok(WithGpu { place, bytes, cpu, cpu_layers: placed.cpu_layers })
 }
 
 /// What the experts that are left to the processor take there.
@@ -210,7 +236,7 @@ fn on_gpu(
         read_per_token,
         ..PlaceBytes::default()
     };
-    place.weights.dense = bytes.vectors;
+    (place.weights.dense, place.weights.experts) = (bytes.vectors, bytes.slots);
     for (parts, n) in &bytes.matrices {
         parts.iter().take(1).for_each(|w| place.weights.add(kinds, *w, *n));
     }

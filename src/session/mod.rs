@@ -18,7 +18,7 @@ mod options;
 mod place;
 mod placement;
 
-pub use crate::backend::runner::{Budget, Chosen, RunnerOptions, Status};
+pub use crate::backend::runner::{Budget, Chosen, ExpertSlotUse, RunnerOptions, Status};
 /// Measurements, for the program's benchmark.
 #[doc(hidden)]
 pub use crate::backend::{KernelTime, Roofline};
@@ -34,7 +34,7 @@ pub use model::DEMO_MODEL;
 pub use model::Model;
 pub use needs::MemoryNeeds;
 pub use options::{BackendChoice, Experts, LoadOptions};
-pub use placement::{ExpertPlacement, MemoryBudget, TensorRule};
+pub use placement::{ExpertPlacement, MemoryBudget, SlotOptions, TensorRule};
 
 use crate::{
     backend::{
@@ -125,6 +125,15 @@ impl Session {
     /// Bytes of KV cache, recurrent states and scratch.
     pub fn memory_bytes(&self) -> u64 {
         self.runner.memory_bytes()
+    }
+
+    /// What slots of experts have done since the session was made, of each layer that has any: see
+    /// [`ExpertPlacement::Slots`]. Tokens of prompts are not counted: they read all experts where they lie.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] while something is queued, [`Error::Device`].
+    pub fn expert_slots(&mut self) -> Result<Vec<ExpertSlotUse>> {
+        self.runner.expert_slots()
     }
 
     /// Forgets all but the first `n` tokens, and what is queued. A model with recurrent states cannot go back by forgetting: the next

@@ -88,12 +88,16 @@ fn on_gpu(
     cpu: &backend::cpu::Options,
     progress: OnProgress<'_>,
 ) -> Result<Box<dyn Loaded>> {
-    let layers = super::fit::cpu_layers(gpu, program, &options.experts.placement)?;
-    if layers.is_empty() {
-        return gpu.load(program.clone(), progress);
+    let placed = super::fit::placed(gpu, program, &options.experts.placement)?;
+    let (layers, run) = (&placed.cpu_layers, placed.run_options(gpu));
+    if let Some(slots) = placed.slots {
+        tracing::info!("experts have {} slots a layer", slots.slots);
     }
-    let split = graph::split_experts(&program.graph, &layers)?;
+    if layers.is_empty() {
+        return gpu.load_with(program.clone(), run, progress);
+    }
+    let split = graph::split_experts(&program.graph, layers)?;
     tracing::info!("experts of {} layers are computed by the processor", layers.len());
     let host = backend::cpu::load_experts(&split, &program.weights, cpu, progress)?;
-    gpu.load_split(program.clone(), &split, host, gpu.run_options(), progress)
+    gpu.load_split(program.clone(), &split, host, run, progress)
 }

@@ -4,6 +4,8 @@ use crate::{
     backend::Program,
     error::{Error, Result},
     graph,
+    ir::{Graph, Op, Router},
+    routing::{Policy, Slots},
 };
 use regex::Regex;
 use std::{collections::BTreeSet, str::FromStr};
@@ -25,6 +27,22 @@ pub enum ExpertPlacement {
     Rules(Vec<TensorRule>),
     /// By the processor, those of as few layers, the first ones, as it takes for the model and its sessions to fit the GPU's memory.
     Fit(MemoryBudget),
+    /// On the GPU, from slots of its memory that hold those of each layer that the last tokens used. All of them are kept in memory of the
+    /// host, from where kernels copy to slots what a token needs and does not find; prompts read them there, and steps of several sequences
+    /// that can choose more experts than there are slots. The GPU must be able to: others refuse. Slots are a session's or batch's own.
+    Slots(SlotOptions),
+}
+
+/// Slots of a GPU's memory for experts.
+#[derive(Clone, Copy, Debug)]
+pub struct SlotOptions {
+    /// Slots of each layer; `None`: as many as the budget has room for, or no slots and all experts in the GPU's memory where these fit.
+    /// With fewer than a token uses experts nothing would be found again, and all experts are read from memory of the host.
+    pub slots: Option<Slots>,
+    /// Whose slot a missing expert takes. [`Policy::Belady`] looks ahead, which no device can.
+    pub policy: Policy,
+    /// What the model and its sessions may take of the GPU's memory; `None`: whatever they do.
+    pub budget: Option<MemoryBudget>,
 }
 
 /// Memory of a GPU, and what is to fit in it beside the weights.
@@ -74,6 +92,8 @@ pub(crate) enum Wanted<'a> {
     Layers(BTreeSet<u32>),
     /// Those of as many as do not fit: it depends on the device.
     Fit(&'a MemoryBudget),
+    /// None: the device has slots for them.
+    Slots(&'a SlotOptions),
 }
 
 impl ExpertPlacement {
@@ -100,9 +120,68 @@ impl ExpertPlacement {
             ExpertPlacement::FirstLayers(n) => moved(first(*n)),
             // More than there are means all of them, in llama.cpp's words too.
             ExpertPlacement::LastOnGpu(n) if *n >= total => Ok(Wanted::Layers(BTreeSet::new())),
+            ExpertPlacement::LastOnGpu(n) if with_experts.is_empty() => Err(Error::Invalid(format!(
+                "{n} of {total} layers on the GPU: the model has no routed experts, and only these can be left to the processor; it runs on \
+                 the GPU as a whole, or on the processor"
+            ))),
             ExpertPlacement::LastOnGpu(n) => moved(first(total - n)),
             ExpertPlacement::Rules(rules) => by_rules(program, rules).map(Wanted::Layers),
             ExpertPlacement::Fit(budget) => Ok(Wanted::Fit(budget)),
+            ExpertPlacement::Slots(o) => {
+                o.number(graph)?;
+                o.eviction().map(|_| Wanted::Slots(o))
+            }
+        }
+    }
+}
+
+/// The routers of a graph.
+pub(super) fn routers(graph: &Graph) -> impl Iterator<Item = &Router> {
+    graph.nodes.iter().filter_map(|n| match &n.op {
+        Op::Router(r) | Op::NormRouter { router: r, .. } => Some(r),
+        _ => None,
+    })
+}
+
+impl SlotOptions {
+    /// The slots of each layer; `None` where the budget says.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for a model without routed experts, more slots than a layer has experts, or neither a number nor a budget;
+    /// [`Error::Unsupported`] for a percentage of layers with different numbers of experts.
+    pub(super) fn number(&self, graph: &Graph) -> Result<Option<usize>> {
+        let experts: BTreeSet<usize> = routers(graph).map(|r| r.experts).collect();
+        if experts.is_empty() {
+            return Err(Error::Invalid("the model has no routed experts that could have slots".into()));
+        }
+        let Some(slots) = self.slots else {
+            return match self.budget {
+                Some(_) => Ok(None),
+                None => {
+                    Err(Error::Invalid("say how many slots experts have, or how much memory there is for them".into()))
+                }
+            };
+        };
+        let numbers: BTreeSet<usize> = experts.iter().map(|e| slots.of(*e)).collect::<Result<_>>()?;
+        match (numbers.first(), numbers.len()) {
+            (Some(n), 1) => Ok(Some(*n)),
+            _ => Err(Error::Unsupported(format!(
+                "the layers have different numbers of experts ({experts:?}): say how many slots each has, not a percentage"
+            ))),
+        }
+    }
+
+    /// The policy, as devices know it.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for one that looks ahead.
+    pub(super) fn eviction(&self) -> Result<graph::Eviction> {
+        match self.policy {
+            Policy::Lru => Ok(graph::Eviction::Lru),
+            Policy::LfuAged => Ok(graph::Eviction::LfuAged),
+            Policy::Belady => {
+                Err(Error::Invalid("belady looks ahead, which no device can: lru and lfu-aged work".into()))
+            }
         }
     }
 }

@@ -203,6 +203,29 @@ fn quantised_experts() {
     }
 }
 
+/// The profile of a step says what the device's kernels take, the way to the processor and what it computes; what it computed stays right.
+#[test]
+fn profiles_have_the_processor_too() {
+    let Some(model) = session("qwen2_moe", ExpertPlacement::Cpu) else { return };
+    let g = golden("qwen2_moe");
+    let mut s = Session::new(&model, SessionOptions { ctx: 64, ubatch: 32, kv: KvType::F32 }).unwrap();
+    for tokens in [&g.ids[..1], &g.ids[..9]] {
+        let times = match s.profile(tokens) {
+            Ok(times) => times.unwrap(),
+            Err(Error::Unsupported(what)) => return crate::support::skip(&what),
+            Err(e) => panic!("{e}"),
+        };
+        let of = |name: &str| times.iter().find(|k| k.kernel == name).unwrap_or_else(|| panic!("no {name}: {times:?}"));
+        let (way, experts) = (of("the way to the processor"), of("experts on the processor"));
+        // Layer 1 of three is dense.
+        assert_eq!((way.dispatches, experts.dispatches), (2, 2));
+        assert!(way.seconds > 0.0 && experts.seconds > 0.0 && way.bytes > 0, "{way:?}, {experts:?}");
+        assert!(times.iter().any(|k| k.kernel.starts_with("attend") && k.seconds > 0.0), "{times:?}");
+    }
+    let logits = s.all_logits(&g.ids).unwrap();
+    compare::check(&logits, &g.logits, tolerance(Target::Wgpu)).unwrap();
+}
+
 #[test]
 fn wrong_placements_are_refused() {
     let Some(gpu) = gpu() else { return };
@@ -216,6 +239,8 @@ fn wrong_placements_are_refused() {
     let rules = |list: &[&str]| ExpertPlacement::Rules(list.iter().map(|r| r.parse().unwrap()).collect());
     assert!(refused("llama", ExpertPlacement::Cpu).contains("no routed experts"));
     assert!(refused("mixtral", ExpertPlacement::FirstLayers(99)).contains("99"));
+    let dense = refused("llama", ExpertPlacement::LastOnGpu(1));
+    assert!(dense.contains("1 of 3 layers") && dense.contains("on the GPU as a whole, or on the processor"), "{dense}");
     assert!(refused("mixtral", rules(&["nothing_like_it=cpu"])).contains("finds no weight"));
     assert!(refused("mixtral", rules(&["attn_q=cpu"])).contains("only the weights of routed experts"));
     let half = refused("mixtral", rules(&["ffn_gate_exps=cpu"]));

@@ -4,7 +4,8 @@
 
 use crate::{
     cli::{fails, ok},
-    support::gpu,
+    goldens::forward,
+    support::{Target, gpu, load},
 };
 use serde_json::Value as Json;
 
@@ -95,4 +96,78 @@ fn experts_are_left_to_the_processor() {
         assert!(split["backend"].as_str().unwrap().contains("experts on cpu"), "{split}");
     }
     assert_eq!(text(&["-ngl", "99"])["text"], whole["text"]);
+    // A dense model has nothing to leave to the processor: what would help is said.
+    let dense = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/goldens/llama");
+    let part = ["inspect", "--memory", dense, "--device", &device, "--gpu-layers", "2"];
+    fails(&part, &["2 of 3 layers", "no routed experts", "-ngl 0", "without --gpu-layers"]);
+    ok(&["inspect", "--memory", dense, "--device", &device, "--gpu-layers", "3"]);
+}
+
+#[test]
+fn experts_in_slots() {
+    fails(&["run", "--backend", "cpu", "--expert-slots", "2", "-p", "x"], &["--expert-slots", "--backend cpu"]);
+    fails(&["run", "--expert-slots", "2", "--cpu-moe", "-p", "x"], &["--expert-slots", "--cpu-moe"]);
+    fails(&["run", "--expert-slots", "some", "-p", "x"], &["some"]);
+    let Some(device) = device() else { return };
+    let text = |more: &[&str]| {
+        let args = ["run", "--device", &device, "-n", "12", "--temp", "0", "--json", "-q", "-p", "ROMEO:"];
+        json(&[&args[..], more].concat())
+    };
+    let whole = text(&[]);
+    for more in [
+        &["--expert-slots", "2"][..],
+        &["--expert-slots", "50%", "--slot-policy", "lfu-aged"],
+        &["--expert-slots", "1"],
+    ] {
+        let slots = text(more);
+        assert_eq!(slots["text"], whole["text"], "{more:?}");
+        assert!(slots["backend"].as_str().unwrap().contains("slots for the experts of a layer"), "{slots}");
+    }
+    let at = |more: &[&str]| json(&[&["inspect", "--memory", "--json", "--device", &device], more].concat());
+    let (all, four) = (at(&[]), at(&["--expert-slots", "50%"]));
+    let experts = |j: &Json, place: &str| j[place]["weights"]["experts"].as_u64().unwrap();
+    assert_eq!((experts(&four, "cpu"), all["host_experts"].as_u64()), (experts(&all, "gpu"), Some(0)));
+    let half = experts(&four, "gpu") as f64 / experts(&all, "gpu") as f64;
+    assert!((half - 0.5).abs() < 0.01, "{half}");
+    assert_eq!(four["expert_slots"][3], serde_json::json!({"layer": 3, "slots": 4}));
+    let said = ok(&["inspect", "--memory", "--device", &device, "--expert-slots", "50%"]);
+    assert!(said.contains("4 a layer are in slots") && said.contains("found in slots"), "{said}");
+    let plan = ok(&["inspect", "--plan", "--device", &device, "--expert-slots", "4"]);
+    assert!(plan.contains("router_cached") && plan.contains("expert_fill_3"), "{plan}");
+    let args = ["bench", "--device", &device, "-p", "0", "-n", "8", "-r", "1", "-q", "--expert-slots", "25%"];
+    let said = ok(&args);
+    assert!(said.contains("2 slots a layer") && said.contains("a token were copied"), "{said}");
+    let rows = json(&[&args[..], &["-o", "json"]].concat());
+    let row = &rows[0];
+    let hits = row["expert_hits_percent"].as_f64().unwrap();
+    assert!(
+        row["expert_slots"] == 2 && (0.0..100.0).contains(&hits) && row["expert_bytes_per_token"].as_f64() > Some(0.0),
+        "{row}"
+    );
+    fails(&["run", "--device", &device, "--expert-slots", "9", "-p", "x"], &["9 slots", "8 experts"]);
+    fails(&["run", "--device", &device, "--expert-slots", "4", "--vram", "1MB", "-p", "x"], &["may be used"]);
+}
+
+/// A file with the matrices of each expert side by side is the same model, and an expert lies in one piece of it.
+#[test]
+fn experts_laid_side_by_side() {
+    let demo = concat!(env!("CARGO_MANIFEST_DIR"), "/demo/bard-q4_k_m.gguf");
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("together.gguf");
+    let out = path.to_str().unwrap();
+    ok(&["quantize", demo, out, "--type", "Q4_K_M", "--experts-together", "-q"]);
+    let (before, after) = (moeray::file::open(demo.as_ref()).unwrap(), moeray::file::open(&path).unwrap());
+    let names: Vec<&str> = after.tensors().map(|(n, _)| n).collect();
+    let at = names.iter().position(|n| *n == "blk.1.ffn_gate.3.weight").unwrap();
+    assert_eq!(names[at + 1..at + 4], ["blk.1.ffn_up.3.weight", "blk.1.ffn_down.3.weight", "blk.1.ffn_gate.4.weight"]);
+    assert_eq!(names.len(), before.tensors().count() + 4 * (3 * 8 - 3));
+    let bytes = |c: &moeray::file::Checkpoint| c.tensors().map(|(_, t)| t.byte_len()).sum::<usize>();
+    assert_eq!(bytes(&before), bytes(&after), "nothing is rounded again");
+    let ids: Vec<u32> = (0..12).map(|i| (i * 37 + 5) % 300).collect();
+    let build = |c| moeray::model::build(c, &Default::default()).unwrap().program;
+    let (one, other) = (build(&before), build(&after));
+    for target in [Target::Cpu, Target::Wgpu] {
+        let logits = |program| Some(forward(&*load(target, program)?, &ids, &[9, 1, 2]).swap_remove(0).f32);
+        assert!(logits(&one) == logits(&other), "{target:?}: the same bits");
+    }
 }

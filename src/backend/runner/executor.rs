@@ -148,6 +148,14 @@ pub trait Executor: Send {
     /// Bytes of KV caches, recurrent states with their snapshots, and scratch.
     fn memory_bytes(&self) -> u64;
 
+    /// What slots of experts have done, of each layer that has any.
+    ///
+    /// # Errors
+    /// [`Error::Device`].
+    fn expert_slots(&mut self) -> Result<Vec<ExpertSlotUse>> {
+        Ok(vec![])
+    }
+
     /// Runs a step with a clock around every kernel, without its results; `None` where the backend has no such clock.
     ///
     /// # Errors
@@ -170,6 +178,37 @@ pub struct KernelTime {
     pub seconds: f64,
     /// Bytes that they have to move at least.
     pub bytes: u64,
+}
+
+/// What the slots of a layer's experts have done since their runner was made: see `graph::ExpertSlots`. Steps that read all experts where
+/// they lie are not counted: those of many tokens, and of a few where not all experts that they can choose have slots at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ExpertSlotUse {
+    /// The transformer layer.
+    pub layer: usize,
+    /// Experts, E.
+    pub experts: usize,
+    /// Experts that a token uses, k.
+    pub used: usize,
+    /// Slots.
+    pub slots: usize,
+    /// Steps.
+    pub steps: u64,
+    /// Experts that were asked for, once for each token that chose one.
+    pub lookups: u64,
+    /// Those of them that were in slots.
+    pub hits: u64,
+    /// Experts that were copied to slots, once for all tokens of a step.
+    pub uploads: u64,
+    /// Bytes of an expert, which an upload copies.
+    pub expert_bytes: u64,
+}
+
+impl ExpertSlotUse {
+    /// Bytes that were copied to slots.
+    pub fn uploaded_bytes(&self) -> u64 {
+        self.uploads * self.expert_bytes
+    }
 }
 
 /// The values of a named input in a step of `rows` rows.

@@ -22,7 +22,7 @@ mod sequence;
 mod step;
 mod steps;
 
-pub use executor::{Executor, ExecutorStep, KernelTime, StateCopy, StateMove, find_input};
+pub use executor::{Executor, ExecutorStep, ExpertSlotUse, KernelTime, StateCopy, StateMove, find_input};
 pub use future::StepFuture;
 pub use pages::PAGE;
 pub(crate) use saved::checksum;
@@ -180,6 +180,15 @@ impl Runner {
     /// Bytes of KV caches, recurrent states with their snapshots, and scratch.
     pub fn memory_bytes(&self) -> u64 {
         self.executor.memory_bytes()
+    }
+
+    /// What slots of experts have done, of each layer that has any.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] while steps are queued, [`Error::Device`].
+    pub fn expert_slots(&mut self) -> Result<Vec<ExpertSlotUse>> {
+        self.check_idle(0)?;
+        self.executor.expert_slots()
     }
 
     /// Steps whose results were not taken.

@@ -36,6 +36,7 @@ pub struct DeviceInfo {
 const OPTIONAL: wgpu::Features = wgpu::Features::PIPELINE_CACHE
     .union(wgpu::Features::TIMESTAMP_QUERY)
     .union(wgpu::Features::SHADER_F16)
+    .union(wgpu::Features::MAPPABLE_PRIMARY_BUFFERS)
     .union(wgpu::Features::SUBGROUP);
 
 /// What a device must be opened with so that it can be adopted, see [`Gpu::adopt`](super::Gpu::adopt). wgpu grants what is asked

@@ -9,7 +9,7 @@ use super::{
 use crate::{
     backend::{
         KernelTime,
-        runner::{Budget, Executor, ExecutorStep, PAGE, Results, Row, StateCopy, Status, Token},
+        runner::{Budget, Executor, ExecutorStep, ExpertSlotUse, PAGE, Results, Row, StateCopy, Status, Token},
     },
     error::{Error, Result},
     sampler::Sampling,
@@ -140,6 +140,9 @@ impl Executor for GpuRunner {
                 sampler.call_off(slot);
             }
         }
+        if self.begun.iter().any(|s| s.progress.dispatches > 0 || s.progress.blocks > 0) {
+            self.empty_expert_slots();
+        }
         let started = self.begun.iter().filter(|s| s.progress.started).count();
         // The last step that ran left the states that it began with where they were.
         let mut touched = started;
@@ -201,6 +204,12 @@ impl Executor for GpuRunner {
 
     fn memory_bytes(&self) -> u64 {
         self.bytes()
+    }
+
+    fn expert_slots(&mut self) -> Result<Vec<ExpertSlotUse>> {
+        let device = self.device();
+        device.errors.take()?;
+        device.catching(|| self.count_expert_slots())
     }
 
     fn profile(&mut self, step: &ExecutorStep<'_>) -> Result<Option<Vec<KernelTime>>> {

@@ -10,6 +10,8 @@ pub(super) struct Memory {
     pub adapter: wgpu::Adapter,
     /// Bytes that the device is taken to have left, whatever it says.
     pub forced: Option<u64>,
+    /// Whether the device is taken for one with memory of its own.
+    pub own: bool,
 }
 
 /// Bytes that a device has left; `None` where its driver says nothing.

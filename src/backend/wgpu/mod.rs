@@ -9,6 +9,7 @@
 //! - `memory`: what a device has left of it;
 //! - `needs`: what a model will take of it;
 //! - `upload`: weights, packed and streamed to buffers made once;
+//! - `expert_slots`: slots of experts in the device's memory; `expert_counts`: what the device has counted of them;
 //! - `schedules`: caches, scratch, bind groups, and what encodes steps into a pass;
 //! - `sampler`: tokens chosen on the device, and their way back to the host;
 //! - `begun`, `slices`, `states`: a step on its way, how much of it one submission takes, where recurrent states are;
@@ -32,6 +33,8 @@ mod begun;
 mod canary;
 mod device;
 mod exchange;
+mod expert_counts;
+mod expert_slots;
 mod executor;
 mod fetch;
 mod gpu;
@@ -68,6 +71,7 @@ pub use tuning::{Measured, Tuning};
 use super::{Loaded, OnProgress, Program};
 use crate::{
     error::Result,
+    graph::ExpertSlots,
     kernels::{Reduction, Tiles},
 };
 
@@ -133,6 +137,8 @@ pub struct ForcedLimits {
     pub max_binding: Option<u64>,
     /// Bytes of memory that the device is taken to have left.
     pub memory: Option<u64>,
+    /// Whether the device is taken for one with memory of its own, whatever it is.
+    pub own_memory: bool,
 }
 
 /// How a program is run.
@@ -147,6 +153,9 @@ pub struct RunOptions {
     pub tiles: Option<Tiles>,
     /// Whether subgroups are used; `None`: where it is safe. See `plan::Options::subgroups`.
     pub subgroups: Option<bool>,
+    /// Slots of the device's memory for the experts of each layer: all experts are then kept where kernels read them more slowly, which on
+    /// a device with memory of its own is memory of the host. `None`: all experts in the device's memory. See [`ExpertSlots`].
+    pub expert_slots: Option<ExpertSlots>,
     /// Fill scratch with NaN before every step, and caches when they are made: what reads more than was written shows.
     pub poison: bool,
     /// Put canaries (known bytes) behind every buffer of scratch and check them after every step: what writes too far shows.
@@ -169,6 +178,7 @@ impl Default for RunOptions {
             reduction: None,
             tiles: None,
             subgroups: None,
+            expert_slots: None,
             poison: false,
             canaries: false,
             max_dispatches: None,

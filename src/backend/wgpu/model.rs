@@ -75,9 +75,10 @@ impl Gpu {
 impl Loaded for Model {
     fn describe(&self) -> String {
         let name = self.weights.gpu.name();
-        match &self.weights.host {
-            None => format!("wgpu ({name})"),
-            Some(host) => format!("wgpu ({name}), experts on {}", host.describe()),
+        match (&self.weights.host, self.weights.run.expert_slots) {
+            (None, None) => format!("wgpu ({name})"),
+            (None, Some(s)) => format!("wgpu ({name}), {} slots for the experts of a layer", s.slots),
+            (Some(host), _) => format!("wgpu ({name}), experts on {}", host.describe()),
         }
     }
 

@@ -1,7 +1,7 @@
 //! What a model takes on a device, counted before anything is made there.
 
 use super::{
-    RunOptions,
+    RunOptions, expert_slots,
     gpu::Gpu,
     runner::{Staging, planned},
     upload::DeviceWeights,
@@ -20,6 +20,12 @@ use crate::{
 pub struct DeviceBytes {
     /// Of each matrix, with the weights that are stacked in it.
     pub matrices: Vec<(Vec<WeightId>, u64)>,
+    /// Of each matrix of experts that is kept where kernels read it more slowly, with its weights.
+    pub away: Vec<(Vec<WeightId>, u64)>,
+    /// Slots of such experts.
+    pub slots: u64,
+    /// Of each layer that has slots its number and theirs.
+    pub expert_slots: Vec<(u32, usize)>,
     /// Norms, biases and other vectors.
     pub vectors: u64,
     /// Keys and values.
@@ -31,14 +37,19 @@ pub struct DeviceBytes {
 }
 
 impl DeviceBytes {
-    /// All of it.
+    /// All of it, but for what is kept away.
     pub fn total(&self) -> u64 {
         self.weights() + self.kv + self.states + self.scratch
     }
 
-    /// Matrices and vectors.
+    /// What is kept away.
+    pub fn away_bytes(&self) -> u64 {
+        self.away.iter().map(|m| m.1).sum()
+    }
+
+    /// Matrices, slots of experts, and vectors.
     pub fn weights(&self) -> u64 {
-        self.vectors + self.matrices.iter().map(|m| m.1).sum::<u64>()
+        self.vectors + self.slots + self.matrices.iter().map(|m| m.1).sum::<u64>()
     }
 }
 
@@ -55,16 +66,25 @@ impl Gpu {
         options: &RunnerOptions,
     ) -> Result<DeviceBytes> {
         let graph = DeviceWeights::graph(graph, run);
-        let weights = plan::weights(&graph, dtypes, self.caps())?;
+        let weights = DeviceWeights::layout(&graph, dtypes, self, run)?;
+        let away = expert_slots::kept_away(&weights, run)?;
         let plan = plan::plan(&graph, &weights, self.caps(), &planned(run, options))?;
         let (kv, states) =
             (plan.caches.iter().map(|c| c.keys + c.values).sum::<u64>(), plan.states.iter().sum::<u64>());
+        let slots = plan.expert_cache_bytes();
+        let bytes = |away_too: bool| {
+            let all = (0..).zip(&weights.matrices).filter(|(i, _)| away.contains(i) == away_too);
+            all.map(|(_, m)| (m.parts.clone(), m.bytes())).collect()
+        };
         Ok(DeviceBytes {
-            matrices: weights.matrices.iter().map(|m| (m.parts.clone(), m.bytes())).collect(),
+            matrices: bytes(false),
+            away: bytes(true),
+            slots,
+            expert_slots: plan.expert_caches.iter().map(|c| (c.layer.unwrap_or(0), c.slots)).collect(),
             vectors: weights.vector_bytes,
             kv,
             states,
-            scratch: plan.buffer_bytes() - kv - states + beside(&plan),
+            scratch: plan.buffer_bytes() - slots - kv - states + beside(&plan),
         })
     }
 
@@ -84,7 +104,7 @@ impl Gpu {
 
     /// Whether the device computes in the processor's own memory: a part of a processor, or one that is emulated.
     pub fn shares_memory(&self) -> bool {
-        self.memory.adapter.get_info().device_type != wgpu::DeviceType::DiscreteGpu
+        !self.memory.own && self.memory.adapter.get_info().device_type != wgpu::DeviceType::DiscreteGpu
     }
 
     /// What the device could do at best. Takes some tenths of a second.

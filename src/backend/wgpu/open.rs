@@ -100,7 +100,7 @@ impl Gpu {
             device: Arc::new(Device::new(device, queue, caps, name, adopted)),
             pipelines: Arc::new(Pipelines::new(options.checked, cache)),
             run: options.run,
-            memory: Memory { adapter: adapter.clone(), forced: options.limits.memory },
+            memory: Memory { adapter: adapter.clone(), forced: options.limits.memory, own: options.limits.own_memory },
         };
         let mut probed = gpu.device.catching(|| gpu.probe())?;
         probed.flushes_halves |= options.without_halves;

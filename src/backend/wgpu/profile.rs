@@ -3,7 +3,14 @@
 //!
 //! A profiled step has a pass a dispatch, so it is slower than a real one; the figures of the kernels are those of the device.
 
-use super::{begun::Begun, gpu::Gpu, mapping::map_read, runner::GpuRunner, schedules::encode};
+use super::{
+    begun::{Begun, Ubatch},
+    gpu::Gpu,
+    host::copied,
+    mapping::{self, map_read},
+    runner::GpuRunner,
+    schedules::encode,
+};
 use crate::{
     backend::{KernelTime, Roofline},
     error::{Error, Result},
@@ -11,9 +18,12 @@ use crate::{
         Variant, catalogue,
         params::{CopyParams, Frame},
     },
-    plan::{self, Schedule, Sizes},
+    plan::{self, HostCall, Schedule, Sizes},
 };
-use std::time::{Duration, Instant};
+use std::{
+    ops::Range,
+    time::{Duration, Instant},
+};
 
 /// Dispatches between two reads of the timestamps; wgpu allows 4096 queries in a set.
 const AT_ONCE: usize = 2048;
@@ -21,10 +31,6 @@ const AT_ONCE: usize = 2048;
 impl GpuRunner {
     /// See [`crate::backend::runner::Executor::profile`].
     pub fn profile_step(&mut self, step: &mut Begun) -> Result<Vec<KernelTime>> {
-        if self.host.is_some() {
-            let what = "where the processor computes experts, the device's kernels are not timed one by one";
-            return Err(Error::Unsupported(format!("{what}: profile a model that is on one of the two")));
-        }
         let (t, u) = (step.rows.len(), self.ubatch(step, 0));
         if u.rows != t {
             return Err(Error::Invalid(format!("{t} rows are run in ubatches: profile {} at most", u.rows)));
@@ -33,19 +39,73 @@ impl GpuRunner {
         let mut encoder = device.raw.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
         self.write(step, u, which, &mut encoder)?;
         device.submit([encoder.finish()]);
-        let (gpu, sizes) = (self.gpu(), self.sizes(step, u));
+        let sizes = self.sizes(step, u);
+        let schedule = self.schedule(which)?.0;
+        let (all, calls) = (schedule.steps.len(), schedule.host_calls.iter().map(|c| c.before).collect::<Vec<_>>());
+        // What does not wait for the host runs after it here, where it is timed by itself.
+        let (mut times, mut host, mut from) = (vec![], vec![], 0);
+        for (call, before) in calls.into_iter().enumerate() {
+            times.extend(self.timed_steps(which, from..before, sizes)?);
+            host.push(self.timed_call(u, which, call)?);
+            from = before;
+        }
+        times.extend(self.timed_steps(which, from..all, sizes)?);
+        let schedule = self.schedule(which)?.0;
+        let mut kernels = by_kernel(schedule, sizes, &times);
+        kernels.extend(of_host(schedule, u.rows, &host));
+        Ok(kernels)
+    }
+
+    /// Seconds of some dispatches of a schedule.
+    fn timed_steps(&self, which: usize, range: Range<usize>, sizes: Sizes) -> Result<Vec<f64>> {
         let (schedule, prepared) = self.schedule(which)?;
         let prepared = prepared.steps(&self.weights, schedule, &self.buffers)?;
         let mut times = vec![];
-        for from in (0..schedule.steps.len()).step_by(AT_ONCE) {
-            let range = from..(from + AT_ONCE).min(schedule.steps.len());
+        for from in range.clone().step_by(AT_ONCE) {
+            let part = from..(from + AT_ONCE).min(range.end);
             let one = |pass: &mut wgpu::ComputePass<'_>, i: usize| {
                 encode(pass, &schedule.steps[i..=i], &prepared[i..=i], sizes);
             };
-            times.extend(timed(gpu, range, &one)?);
+            times.extend(timed(self.gpu(), part, &one)?);
         }
-        Ok(by_kernel(schedule, sizes, &times))
+        Ok(times)
     }
+
+    /// Seconds in which what a call of the host reads comes back, and in which the host computes.
+    fn timed_call(&mut self, u: Ubatch, which: usize, call: usize) -> Result<[f64; 2]> {
+        let (device, start) = (self.device(), Instant::now());
+        let mut encoder = device.raw.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
+        let read = self.copy_to_host(&mut encoder, u, which, call)?;
+        let submission = device.submit([encoder.finish()]);
+        if let Some(host) = &mut self.host {
+            host.map(read);
+            mapping::wait(&device, &host.signal, &submission, "what the processor's experts read")?;
+        }
+        let (back, start) = (start.elapsed(), Instant::now());
+        match self.exchange(read)? {
+            true => Ok([back.as_secs_f64(), start.elapsed().as_secs_f64()]),
+            false => Err(Error::Device(format!("{} did not answer; waited for what experts read", self.gpu().name()))),
+        }
+    }
+}
+
+/// What the host did, as kernels: what went to and fro, and what it computed.
+fn of_host(s: &Schedule, rows: usize, times: &[[f64; 2]]) -> Vec<KernelTime> {
+    if times.is_empty() {
+        return vec![];
+    }
+    let bytes = |c: &HostCall| c.inputs.iter().map(|i| copied(i, rows).1).sum::<u64>() + 4 * (rows * c.stride) as u64;
+    let made = |kernel: &str, i: usize, bytes: u64| KernelTime {
+        kernel: kernel.into(),
+        op: "host_experts",
+        dispatches: times.len(),
+        seconds: times.iter().map(|t| t[i]).sum(),
+        bytes,
+    };
+    vec![
+        made("the way to the processor", 0, s.host_calls.iter().map(bytes).sum()),
+        made("experts on the processor", 1, 0),
+    ]
 }
 
 /// Seconds of each of some dispatches.

@@ -199,6 +199,7 @@ pub(super) fn planned(run: &RunOptions, options: &RunnerOptions) -> plan::Option
         subgroups: run.subgroups,
         canaries: run.canaries,
         sequences: (options.sequences > 1).then_some(options.sequences),
+        expert_slots: run.expert_slots,
         ..plan::Options::new(options.ctx, options.ubatch, options.kv)
     }
 }

@@ -2,6 +2,7 @@
 
 use super::{
     canary::{self, POISON},
+    expert_slots::CacheBuffers,
     gpu::Gpu,
     pipeline::Pipeline,
     upload::DeviceWeights,
@@ -35,6 +36,8 @@ pub(super) struct SequenceBuffers {
     pub caches: Vec<Vec<[wgpu::Buffer; 2]>>,
     /// All slots of each recurrent state.
     pub states: Vec<wgpu::Buffer>,
+    /// Slots of experts: [`Plan::expert_caches`].
+    pub experts: Vec<CacheBuffers>,
     /// All of them together.
     pub bytes: u64,
 }
@@ -95,7 +98,9 @@ impl SequenceBuffers {
         if poison {
             states.iter().for_each(|b| canary::fill(&gpu.device, b, 0, b.size(), POISON));
         }
-        Ok(SequenceBuffers { frame, tokens, rows, spans, inputs, host, ropes, caches, states, bytes })
+        let experts = plan.expert_caches.iter().map(|c| CacheBuffers::new(gpu, c, poison)).collect::<Result<_>>()?;
+        bytes += plan.expert_cache_bytes();
+        Ok(SequenceBuffers { frame, tokens, rows, spans, inputs, host, ropes, caches, states, experts, bytes })
     }
 }
 
@@ -238,6 +243,10 @@ pub(super) fn buffer_of<'a>(
         Buffer::Matrix { matrix, segment } => {
             weights.matrices.get(matrix as usize).and_then(|m| m.get(segment as usize))
         }
+        Buffer::ExpertSlots { cache, part } => {
+            buffers.experts.get(cache as usize).and_then(|c| c.slots.get(part as usize))
+        }
+        Buffer::ExpertCache(c) => buffers.experts.get(c as usize).map(|c| &c.placing),
         Buffer::Rope(i) => buffers.ropes.get(i as usize),
         Buffer::Input(i) => buffers.inputs.get(i as usize),
         Buffer::Host(_) => buffers.host.as_ref(),

@@ -1,6 +1,6 @@
 //! Weights packed and streamed to the device.
 
-use super::{RunOptions, device::Submission, gpu::Gpu};
+use super::{RunOptions, device::Submission, expert_slots, gpu::Gpu};
 use crate::{
     backend::{OnProgress, Program, Progress, host::HostExperts},
     error::{Error, Result},
@@ -9,10 +9,14 @@ use crate::{
     ir::Graph,
     kernels::Variant,
     plan::{self, Matrix, Segment, VectorPart, Weights},
-    quant::{self, KvType, gpu},
+    quant::{self, DType, KvType, gpu},
     threads,
 };
-use std::{collections::BTreeMap, ops::Range, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ops::Range,
+    sync::Arc,
+};
 
 /// Bytes that a thread packs into one piece of staging memory.
 const PIECE: usize = 4 << 20;
@@ -44,6 +48,14 @@ pub(super) struct DeviceWeights {
 }
 
 impl DeviceWeights {
+    /// The layout of the weights that a graph reads.
+    pub fn layout(graph: &Graph, dtypes: &[DType], gpu: &Gpu, run: &RunOptions) -> Result<Weights> {
+        match run.expert_slots {
+            Some(_) => plan::weights_by_expert(graph, dtypes, gpu.caps()),
+            None => plan::weights(graph, dtypes, gpu.caps()),
+        }
+    }
+
     /// The graph as it is planned.
     pub fn graph(graph: &Graph, run: &RunOptions) -> Graph {
         if run.fuse { graph::fuse(graph) } else { graph.clone() }
@@ -59,12 +71,16 @@ impl DeviceWeights {
     ) -> Result<Self> {
         let graph = Self::graph(graph, &run);
         let dtypes: Vec<_> = program.weights.iter().map(|t| t.dtype()).collect();
-        let weights = plan::weights(&graph, &dtypes, &gpu.device.caps)?;
+        let weights = Self::layout(&graph, &dtypes, &gpu, &run)?;
         // What no runner could run is refused before anything is sent: the smallest plan must work.
-        plan::plan(&graph, &weights, &gpu.device.caps, &plan::Options { reduction: run.reduction, ..smallest() })?;
-        gpu.check_weights(weights.bytes())?;
+        let (reduction, expert_slots) = (run.reduction, run.expert_slots);
+        let options = plan::Options { reduction, expert_slots, ..smallest() };
+        plan::plan(&graph, &weights, &gpu.device.caps, &options)?;
+        let away = expert_slots::read_from_host(&gpu, &weights, &run)?;
+        gpu.check_weights(weights.bytes() - away.iter().map(|m| weights.matrices[*m as usize].bytes()).sum::<u64>())?;
         let total = weights.bytes();
         let mut up = Uploader::new(&gpu, total, progress);
+        up.on_host = away;
         let kernels = first_kernels(&graph, &weights, &gpu, &run);
         // Drivers compile while the weights are on their way.
         let (matrices, vectors) = std::thread::scope(|s| {
@@ -91,6 +107,7 @@ fn first_kernels(graph: &Graph, weights: &Weights, gpu: &Gpu, run: &RunOptions) 
         reduction: run.reduction,
         tiles: run.tiles,
         subgroups: run.subgroups,
+        expert_slots: run.expert_slots,
         ..plan::Options::new(USUAL_CTX, 1, KvType::F16)
     };
     let Ok(plan) = plan::plan(graph, weights, &gpu.device.caps, &options) else { return vec![] };
@@ -117,6 +134,8 @@ pub(super) struct Uploader<'a> {
     batch: usize,
     last: Option<Submission>,
     progress: OnProgress<'a>,
+    /// Matrices that kernels read in memory of the host.
+    pub on_host: BTreeSet<u32>,
 }
 
 /// A segment on its way, with its planes.
@@ -139,7 +158,7 @@ impl<'a> Uploader<'a> {
     /// For `total` bytes, counted as files have them.
     pub fn new(gpu: &'a Gpu, total: u64, progress: OnProgress<'a>) -> Self {
         let threads = std::thread::available_parallelism().map_or(1, usize::from).min(MOST_THREADS);
-        Uploader { gpu, total, done: 0, threads, batch: 0, last: None, progress }
+        Uploader { gpu, total, done: 0, threads, batch: 0, last: None, progress, on_host: BTreeSet::new() }
     }
 
     fn report(&mut self) -> Result<()> {
@@ -155,9 +174,11 @@ impl<'a> Uploader<'a> {
     fn everything(&mut self, program: &Program, weights: &Weights) -> Result<(Vec<Vec<wgpu::Buffer>>, wgpu::Buffer)> {
         self.report()?;
         let mut matrices = Vec::with_capacity(weights.matrices.len());
-        for m in &weights.matrices {
-            let segments = m.segments.iter().map(|s| self.segment(&program.weights, m, s)).collect::<Result<_>>()?;
-            matrices.push(segments);
+        for (i, m) in (0..).zip(&weights.matrices) {
+            let more =
+                if self.on_host.contains(&i) { wgpu::BufferUsages::MAP_READ } else { wgpu::BufferUsages::empty() };
+            let segment = |s: &Segment| self.segment_for(&program.weights, m, s, more);
+            matrices.push(m.segments.iter().map(segment).collect::<Result<_>>()?);
         }
         let vectors = self.vectors(program, weights)?;
         self.finish()?;
@@ -166,7 +187,18 @@ impl<'a> Uploader<'a> {
 
     /// Packs and sends a segment of a matrix, whose parts are of `tensors` by weight.
     pub fn segment(&mut self, tensors: &[Tensor], m: &Matrix, s: &Segment) -> Result<wgpu::Buffer> {
-        let usage = wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_DST;
+        self.segment_for(tensors, m, s, wgpu::BufferUsages::empty())
+    }
+
+    /// As [`Uploader::segment`], to a buffer that has more uses than kernels make of it.
+    fn segment_for(
+        &mut self,
+        tensors: &[Tensor],
+        m: &Matrix,
+        s: &Segment,
+        more: wgpu::BufferUsages,
+    ) -> Result<wgpu::Buffer> {
+        let usage = wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_DST | more;
         let buffer = self.gpu.device.buffer(&m.name, s.bytes, usage)?;
         let table: &[u8] = bytemuck::cast_slice(gpu::table(m.dtype));
         if !table.is_empty() {

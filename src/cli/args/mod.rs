@@ -13,8 +13,8 @@ pub use generation::FormArgs;
 pub use generation::{RoutingArgs, SampleArgs, ShowRouting, StopArgs};
 pub use models::{ListArgs, PullArgs, RmArgs};
 pub use place::{
-    ActivationsName, BackendName, ContextArgs, DeviceArgs, ExpertArgs, KvName, PlaceArgs, ReductionName, SimdName,
-    TilesName, Vram,
+    ActivationsName, BackendName, ContextArgs, DeviceArgs, KvName, PlaceArgs, ReductionName, SimdName, SlotCount,
+    SlotPolicy, TilesName, Vram,
 };
 pub use routing::SimulateArgs;
 #[cfg(feature = "serve")]
@@ -501,6 +501,10 @@ pub struct QuantizeArgs {
     /// Quantise weights that are quantised already, which rounds them twice
     #[arg(long)]
     pub allow_requantize: bool,
+    /// Lay the matrices of each expert side by side, a tensor an expert, so that a model larger than memory reads an expert in one piece. The
+    /// names are those of the first Mixtral files; other programs may not read them
+    #[arg(long)]
+    pub experts_together: bool,
     /// Write over an existing file
     #[arg(long)]
     pub force: bool,

@@ -1,6 +1,6 @@
 //! Where a model runs, and how large a session is.
 
-use crate::{cli::units, session::TensorRule};
+use crate::{cli::units, routing::Slots, session::TensorRule};
 use clap::{Args, ValueEnum};
 
 /// The names of the backends.
@@ -114,6 +114,9 @@ pub struct DeviceArgs {
     /// Experts on the processor.
     #[command(flatten)]
     pub experts: ExpertArgs,
+    /// Slots of the GPU.
+    #[command(flatten)]
+    pub slots: SlotArgs,
 }
 
 /// Which routed experts the processor computes while the GPU does the rest.
@@ -154,6 +157,48 @@ impl ExpertArgs {
     }
 }
 
+/// Slots of the GPU's memory for routed experts.
+#[derive(Args, Clone, Debug, Default)]
+#[command(next_help_heading = "Experts in slots of the GPU")]
+pub struct SlotArgs {
+    /// Keep all routed experts in memory of the host that the GPU reads, and those of each layer that were used last in so many slots of the
+    /// GPU's memory (8, 25% of a layer's experts, or auto: as many as --vram has room for, or as is free)
+    #[arg(long, value_name = "N|P%|auto", conflicts_with_all = ["cpu_moe", "n_cpu_moe", "gpu_layers", "override_tensor"])]
+    pub expert_slots: Option<SlotCount>,
+    /// Whose slot an expert takes that is in none [default: lru]
+    #[arg(long, value_name = "NAME", requires = "expert_slots", hide_short_help = true)]
+    pub slot_policy: Option<SlotPolicy>,
+}
+
+/// Whose slot a missing expert takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum SlotPolicy {
+    /// That of the expert whose last use is longest ago
+    Lru,
+    /// That of the expert that was used least; counts are halved every 256 tokens
+    LfuAged,
+}
+
+/// A number of slots.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum SlotCount {
+    /// What fits.
+    Auto,
+    /// So many, or a part of a layer's experts.
+    Of(Slots),
+}
+
+impl std::str::FromStr for SlotCount {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<SlotCount, String> {
+        if text.eq_ignore_ascii_case("auto") {
+            return Ok(SlotCount::Auto);
+        }
+        text.parse().map(SlotCount::Of).map_err(|e: crate::Error| e.to_string())
+    }
+}
+
 /// Memory of a GPU.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Vram {
@@ -186,6 +231,7 @@ impl DeviceArgs {
             self.checked.then(|| "--checked".into()),
             self.tiles.map(|_| "--tiles".into()),
             self.reduction.map(|_| "--reduction".into()),
+            self.slots.expert_slots.map(|_| "--expert-slots".into()),
             self.experimental.then(|| "--experimental".into()),
         ];
         named.into_iter().flatten().next()
@@ -210,7 +256,7 @@ impl DeviceArgs {
             (own.threads, own.activations, own.simd, own.no_repack, own.ram) = (None, None, None, false, None);
         }
         if !matches!(name, BackendName::Wgpu | BackendName::Auto) {
-            own.experts = ExpertArgs::default();
+            (own.experts, own.slots) = (ExpertArgs::default(), SlotArgs::default());
             own = DeviceArgs { device: None, checked: false, tiles: None, experimental: false, reduction: None, ..own };
         }
         own

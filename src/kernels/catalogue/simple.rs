@@ -1,6 +1,6 @@
 //! Everything else: embedding, norms, the choice of experts, recurrent layers, element by element, the next token.
 
-use super::{ACTIVATION, ERF, Kernel, NO_CLAMP, PLAIN, SUM, consts, one_each, parts, wg_items};
+use super::{ACTIVATION, ERF, Kernel, NO_CLAMP, Number, PLAIN, SUM, consts, one_each, parts, wg_items};
 use crate::kernels::{
     Fragment,
     fragment::wgsl,
@@ -67,6 +67,18 @@ pub static DELTA_NET: Kernel = Kernel {
     ..PLAIN
 };
 
+/// The numbers of a router's kernel.
+const ROUTER_NUMBERS: &[Number] = &[
+    ("WG", 64),
+    ("EXPERTS", 64),
+    ("BY_SCORE", 0),
+    ("GROUPED", 0),
+    ("GROUPS", 1),
+    ("KEEP_IDS", 0),
+    ("SPARSE", 0),
+    ("SCALED", 0),
+];
+
 /// Scores, top-k and weights. Bindings: `x` logits `[T, E]`, `per_expert` `[E]` selection biases (any buffer of zeros where
 /// there are none), with `SCALED` 1 `[2·E]`: and a factor on the weight of each expert; `ids` u32 `[T, k]` (read_write),
 /// `weights` `[T, k]` (read_write). Items: 1; rows: T. `EXPERTS`: at least E; loops run to it. `BY_SCORE` 1: the choice is
@@ -75,19 +87,72 @@ pub static DELTA_NET: Kernel = Kernel {
 pub static ROUTER: Kernel = Kernel {
     name: "router",
     parts: parts(&[SUM, wgsl!("router.wgsl")]),
-    consts: consts(&[
-        ("WG", 64),
-        ("EXPERTS", 64),
-        ("BY_SCORE", 0),
-        ("GROUPED", 0),
-        ("GROUPS", 1),
-        ("KEEP_IDS", 0),
-        ("SPARSE", 0),
-        ("SCALED", 0),
-    ]),
+    consts: consts(ROUTER_NUMBERS),
+    fixed: [&[("CACHED", 0)], &[]],
     params: params::RouterParams::FIELDS,
     tile: one_each,
     ..PLAIN
+};
+
+/// As `router` of one token, and the slots of the chosen experts in a cache of experts. More bindings: `cache` u32 (read_write),
+/// `places` u32 `[1, k]` (read_write: the slots), `args` u32 `[4]` (read_write, also INDIRECT: the grid of `expert_fill`).
+/// `CHOSEN`: k; `CACHE_ROOM`: at least as many as slots, at most `EXPERTS`; loops run to both. Needs `KEEP_IDS` 1.
+pub static ROUTER_CACHED: Kernel = Kernel {
+    name: "router_cached",
+    parts: parts(&[SUM, wgsl!("experts/place.wgsl"), wgsl!("router.wgsl")]),
+    consts: [ROUTER_NUMBERS, &[("CHOSEN", 8), ("CACHE_ROOM", 64)], &[]],
+    fixed: [&[("CACHED", 1), ("TOKENS", 1)], &[]],
+    ..ROUTER
+};
+
+/// The slots of the experts that a router has chosen for a few tokens. Bindings: `ids` u32 `[T, k]`, and `cache`, `places` u32 `[T, k]`,
+/// `args` as of `router_cached`. `CHOSEN`: choices of a step at most. Items: 1; rows: 1 (one workgroup in all).
+pub static EXPERT_PLACES: Kernel = Kernel {
+    name: "expert_places",
+    parts: parts(&[wgsl!("experts/place.wgsl"), wgsl!("expert_places.wgsl")]),
+    consts: consts(&[("WG", 64), ("CHOSEN", 64), ("CACHE_ROOM", 64)]),
+    fixed: [&[("TOKENS", 8)], &[]],
+    params: params::ExpertPlacesParams::FIELDS,
+    tile: one_each,
+    ..PLAIN
+};
+
+const FILL: Fragment = wgsl!("expert_fill.wgsl");
+const FILL_PART: Fragment = wgsl!("expert_fill/part.wgsl");
+const FIRST: Fragment = wgsl!("expert_fill/first.wgsl");
+const SECOND: Fragment = wgsl!("expert_fill/second.wgsl");
+const THIRD: Fragment = wgsl!("expert_fill/third.wgsl");
+
+/// Missing experts of one matrix to their slots. Bindings: `cache` u32 as of `router_cached`, then room for the biases of slots
+/// (read_write), `vectors` u32 (any buffer where there are no biases), `first_from` a segment of the matrix, `first_to` its slots
+/// (read_write). Dispatched indirectly. Items: units of 16 bytes of an expert; rows: missing experts.
+pub static EXPERT_FILL_1: Kernel = Kernel {
+    name: "expert_fill_1",
+    parts: parts(&[FIRST, FILL]),
+    products: &[(FILL_PART, &["first"])],
+    consts: consts(&[("WG", 64), ("EACH", 4)]),
+    fixed: [&[("PARTS", 1), ("COLS", 1)], &[]],
+    params: params::ExpertFillParams::FIELDS,
+    tile: |v| Ok([v.get("WG")? * v.get("EACH")?, 1]),
+    ..PLAIN
+};
+
+/// As `expert_fill_1`, of two matrices: `second_from`, `second_to`.
+pub static EXPERT_FILL_2: Kernel = Kernel {
+    name: "expert_fill_2",
+    parts: parts(&[FIRST, SECOND, FILL]),
+    products: &[(FILL_PART, &["first"]), (FILL_PART, &["second"])],
+    fixed: [&[("PARTS", 2), ("COLS", 1)], &[]],
+    ..EXPERT_FILL_1
+};
+
+/// As `expert_fill_1`, of three matrices: `third_from`, `third_to`.
+pub static EXPERT_FILL_3: Kernel = Kernel {
+    name: "expert_fill_3",
+    parts: parts(&[FIRST, SECOND, THIRD, FILL]),
+    products: &[(FILL_PART, &["first"]), (FILL_PART, &["second"]), (FILL_PART, &["third"])],
+    fixed: [&[("PARTS", 3), ("COLS", 1)], &[]],
+    ..EXPERT_FILL_1
 };
 
 /// Groups the T·k (token, slot) pairs by expert. Bindings: `ids` u32 `[T, k]`, `pairs` u32 `[T·k]` (read_write: t·k + j,

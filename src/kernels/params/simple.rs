@@ -69,7 +69,7 @@ uniforms! {
         y_stride: u32,
     }
 
-    /// Uniforms of `router`.
+    /// Uniforms of `router` and `router_cached`.
     RouterParams {
         /// Experts (E), at most 1024.
         experts: u32,
@@ -99,6 +99,155 @@ uniforms! {
         epsilon: f32,
         /// Factor on the experts' weights.
         scale: f32,
+        /// Slots of the cache (`router_cached`, as what follows).
+        slots: u32,
+        /// Whose slot a missing expert takes: `CACHE_LRU` or `CACHE_LFU_AGED`.
+        policy: u32,
+        /// First word of the slots in the cache's binding.
+        slots_at: u32,
+        /// First word of the missing experts there.
+        fills_at: u32,
+        /// Start of the slot numbers in their binding, in elements.
+        places_offset: u32,
+        /// Elements from one row of the slot numbers to the next.
+        places_stride: u32,
+        /// Workgroups in x of the dispatches that copy the missing experts.
+        fill_blocks: u32,
+    }
+
+    /// Uniforms of `expert_places`.
+    ExpertPlacesParams {
+        /// Experts (E).
+        experts: u32,
+        /// Experts used by a token (k).
+        used: u32,
+        /// Start of the expert ids in their binding, in elements.
+        ids_offset: u32,
+        /// Elements from one row of the expert ids to the next.
+        ids_stride: u32,
+        /// Slots of the cache.
+        slots: u32,
+        /// Whose slot a missing expert takes: `CACHE_LRU` or `CACHE_LFU_AGED`.
+        policy: u32,
+        /// First word of the slots in the cache's binding.
+        slots_at: u32,
+        /// First word of the missing experts there.
+        fills_at: u32,
+        /// Start of the slot numbers in their binding, in elements.
+        places_offset: u32,
+        /// Elements from one row of the slot numbers to the next.
+        places_stride: u32,
+        /// Workgroups in x of the dispatches that copy the missing experts.
+        fill_blocks: u32,
+    }
+
+    /// Uniforms of `expert_fill_1`, `expert_fill_2`, `expert_fill_3`. Of each matrix the first expert of the segment that is read, how
+    /// many it has, and of each of its planes: units of 16 bytes of an expert, its start in the segment, its start in the slots.
+    ExpertFillParams {
+        /// First word of the missing experts in the cache's binding.
+        fills_at: u32,
+        /// Numbers of an expert's first biases; 0: there are none.
+        bias_size_0: u32,
+        /// First number of those of all experts in the vectors.
+        bias_from_0: u32,
+        /// First number of those of the slots in the cache's binding.
+        bias_to_0: u32,
+        /// The same of second biases.
+        bias_size_1: u32,
+        /// See `bias_from_0`.
+        bias_from_1: u32,
+        /// See `bias_to_0`.
+        bias_to_1: u32,
+        /// The same of third biases.
+        bias_size_2: u32,
+        /// See `bias_from_0`.
+        bias_from_2: u32,
+        /// See `bias_to_0`.
+        bias_to_2: u32,
+        /// First expert of the segment of the first matrix.
+        first_first: u32,
+        /// Experts of that segment.
+        first_experts: u32,
+        /// Units of an expert in plane 0.
+        first_size_0: u32,
+        /// Start of plane 0 in the segment.
+        first_from_0: u32,
+        /// Start of plane 0 in the slots.
+        first_to_0: u32,
+        /// Units of an expert in plane 1.
+        first_size_1: u32,
+        /// Start of plane 1 in the segment.
+        first_from_1: u32,
+        /// Start of plane 1 in the slots.
+        first_to_1: u32,
+        /// Units of an expert in plane 2.
+        first_size_2: u32,
+        /// Start of plane 2 in the segment.
+        first_from_2: u32,
+        /// Start of plane 2 in the slots.
+        first_to_2: u32,
+        /// Units of an expert in plane 3.
+        first_size_3: u32,
+        /// Start of plane 3 in the segment.
+        first_from_3: u32,
+        /// Start of plane 3 in the slots.
+        first_to_3: u32,
+        /// First expert of the segment of the second matrix.
+        second_first: u32,
+        /// Experts of that segment.
+        second_experts: u32,
+        /// Units of an expert in plane 0.
+        second_size_0: u32,
+        /// Start of plane 0 in the segment.
+        second_from_0: u32,
+        /// Start of plane 0 in the slots.
+        second_to_0: u32,
+        /// Units of an expert in plane 1.
+        second_size_1: u32,
+        /// Start of plane 1 in the segment.
+        second_from_1: u32,
+        /// Start of plane 1 in the slots.
+        second_to_1: u32,
+        /// Units of an expert in plane 2.
+        second_size_2: u32,
+        /// Start of plane 2 in the segment.
+        second_from_2: u32,
+        /// Start of plane 2 in the slots.
+        second_to_2: u32,
+        /// Units of an expert in plane 3.
+        second_size_3: u32,
+        /// Start of plane 3 in the segment.
+        second_from_3: u32,
+        /// Start of plane 3 in the slots.
+        second_to_3: u32,
+        /// First expert of the segment of the third matrix.
+        third_first: u32,
+        /// Experts of that segment.
+        third_experts: u32,
+        /// Units of an expert in plane 0.
+        third_size_0: u32,
+        /// Start of plane 0 in the segment.
+        third_from_0: u32,
+        /// Start of plane 0 in the slots.
+        third_to_0: u32,
+        /// Units of an expert in plane 1.
+        third_size_1: u32,
+        /// Start of plane 1 in the segment.
+        third_from_1: u32,
+        /// Start of plane 1 in the slots.
+        third_to_1: u32,
+        /// Units of an expert in plane 2.
+        third_size_2: u32,
+        /// Start of plane 2 in the segment.
+        third_from_2: u32,
+        /// Start of plane 2 in the slots.
+        third_to_2: u32,
+        /// Units of an expert in plane 3.
+        third_size_3: u32,
+        /// Start of plane 3 in the segment.
+        third_from_3: u32,
+        /// Start of plane 3 in the slots.
+        third_to_3: u32,
     }
 
     /// Uniforms of `expert_sort`.

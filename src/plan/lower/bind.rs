@@ -2,7 +2,8 @@
 
 use super::{
     super::{
-        Access, Binding, Buffer, BufferView, CachePart, PARAMS_STRIDE, ZERO_BYTES, nodes::VectorPart, sizes::span_bytes,
+        Access, Binding, Buffer, BufferView, CachePart, ExpertCache, PARAMS_STRIDE, ZERO_BYTES, nodes::VectorPart,
+        sizes::span_bytes,
     },
     Lower,
 };
@@ -26,6 +27,11 @@ impl Lower<'_> {
                 let m = self.w.matrices.get(matrix as usize);
                 m.and_then(|m| m.segments.get(segment as usize)).map(|s| s.bytes)
             }
+            Buffer::ExpertSlots { cache, part } => {
+                let c = self.resident.expert_caches.get(cache as usize);
+                c.and_then(|c| c.matrices.get(part as usize)).map(|m| m.segment.bytes)
+            }
+            Buffer::ExpertCache(c) => self.resident.expert_caches.get(c as usize).map(|c| c.bytes),
             Buffer::Rope(i) => self.resident.ropes.get(i as usize).map(|t| t.bytes),
             Buffer::Input(i) => self.resident.inputs.get(i as usize).map(|p| (4 * self.tokens * p.stride) as u64),
             Buffer::Host(_) => Some(4 * (self.tokens * self.resident.host_stride) as u64),
@@ -72,6 +78,23 @@ impl Lower<'_> {
             Some(w) => self.vector(name, Some(&[VectorPart::Weight(w)])),
             None => self.vector(name, None),
         }
+    }
+
+    /// Biases of experts, which may be missing: of all, or those in the slots of a cache.
+    pub fn expert_bias(&self, parts: Option<&[VectorPart]>, cache: Option<u32>) -> Result<Binding> {
+        match (parts, cache) {
+            (Some(parts), Some(c)) => {
+                let (offset, size) = self.expert_cache(c)?.vector(parts)?;
+                Ok(Binding { offset, size, ..self.read("bias", Buffer::ExpertCache(c))? })
+            }
+            (parts, _) => self.vector("bias", parts),
+        }
+    }
+
+    /// A cache of experts.
+    pub fn expert_cache(&self, number: u32) -> Result<&ExpertCache> {
+        let found = self.resident.expert_caches.get(number as usize);
+        found.ok_or_else(|| Error::Graph(format!("there is no cache {number} of experts")))
     }
 
     /// Where the rows of the step belong: for kernels with `BATCH`.

@@ -93,6 +93,9 @@ impl KernelGraph {
             }
             KernelOp::ExpertCombine { residual } => count(2 + usize::from(residual.is_some()), 1),
             KernelOp::Router(_) => count(1, 2),
+            KernelOp::RouterCached { .. } => count(1, 3),
+            KernelOp::ExpertFill { .. } => count(1, 0),
+            KernelOp::ExpertPlaces { .. } => count(1, 1),
             KernelOp::HostExperts { .. } => count(n.inputs.len().max(1), 1),
             KernelOp::Attend(_) | KernelOp::JoinHeads { .. } => count(2, 1),
             KernelOp::DeltaNet(_) => count(3, 1),

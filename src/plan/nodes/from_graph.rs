@@ -4,7 +4,7 @@ use super::{Elementwise, Epilogue, KernelGraph, KernelNode, KernelOp, Route};
 use crate::{
     error::{Error, Result},
     ir::{Graph, Linear, Node, Norm, Op, Router, Type, ValueId, WeightId},
-    plan::sizes::padded,
+    plan::limits::padded,
     quant::DType,
 };
 

@@ -1,6 +1,6 @@
 //! The weights that nodes read, as the device holds them.
 
-use super::{super::sizes::padded, KernelOp};
+use super::{super::limits::padded, KernelOp};
 use crate::ir::{Graph, Linear, Norm, Router, WeightId};
 
 /// A piece of a vector.
@@ -102,7 +102,7 @@ impl KernelOp {
                 norm.iter().for_each(|n| out.norm(n));
                 out.list.push(Operand::Aligned([*gate, *up]));
             }
-            KernelOp::Router(r) => out.vector(router_numbers(r)),
+            KernelOp::Router(r) | KernelOp::RouterCached { router: r, .. } => out.vector(router_numbers(r)),
             KernelOp::ExpertLinear { linear, .. } => {
                 out.matrix(&[linear.weight]);
                 out.vectors(linear.bias);
@@ -126,6 +126,8 @@ impl KernelOp {
             | KernelOp::JoinHeads { .. }
             | KernelOp::Rope(_)
             | KernelOp::KvStore { .. }
+            | KernelOp::ExpertPlaces { .. }
+            | KernelOp::ExpertFill { .. }
             | KernelOp::ExpertSort { .. }
             | KernelOp::HostExperts { .. }
             | KernelOp::ExpertCombine { .. } => {}

@@ -41,6 +41,9 @@ impl KernelOp {
             KernelOp::LinearPair { .. } => "linear_pair",
             KernelOp::LinearGlu { .. } => "linear_glu",
             KernelOp::Router(_) => "router",
+            KernelOp::RouterCached { .. } => "router_cached",
+            KernelOp::ExpertPlaces { .. } => "expert_places",
+            KernelOp::ExpertFill { .. } => "expert_fill",
             KernelOp::ExpertSort { .. } => "expert_sort",
             KernelOp::ExpertLinear { .. } => "expert_linear",
             KernelOp::ExpertGlu { .. } => "expert_glu",
@@ -127,6 +130,10 @@ impl NodeText<'_> {
                     .collect()
             }
             KernelOp::Router(r) => vec![r.to_string()],
+            KernelOp::RouterCached { router, cache, .. } => vec![router.to_string(), format!("slots of cache {cache}")],
+            KernelOp::ExpertPlaces { cache } | KernelOp::ExpertFill { cache } => {
+                vec![format!("slots of cache {cache}")]
+            }
             KernelOp::ExpertSort { sort, tile, blocks, .. } => {
                 vec![format!("sort {sort}"), format!("tiles of {tile}"), format!("{blocks:?} workgroups")]
             }
