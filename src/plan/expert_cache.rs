@@ -109,6 +109,9 @@ pub struct ExpertCache {
     biases: Vec<CachedBias>,
 }
 
+/// What a dispatch copies: parts, with their segments.
+type Filled = Vec<(u32, u32)>;
+
 impl ExpertCache {
     /// Bytes of the slots and of what says which experts are in them.
     pub fn total_bytes(&self) -> u64 {
@@ -172,23 +175,23 @@ impl ExpertCache {
 
     /// The dispatches that fill slots: of each the parts that it copies, with their segments, and the rest of its uniforms. A dispatch
     /// writes a matrix's slots once; where all matrices are one segment each, one dispatch fills those of a gated unit.
-    pub(super) fn fills(&self, w: &Weights) -> Result<Vec<(Vec<(u32, u32)>, ExpertFillParams)>> {
+    pub(super) fn fills(&self, w: &Weights) -> Result<Vec<(Filled, ExpertFillParams)>> {
         let mut jobs: Vec<(u32, u32)> = vec![];
         let most = self.matrices.iter().map(|m| w.matrices[m.matrix as usize].segments.len()).max().unwrap_or(0);
         for segment in 0..most as u32 {
             let has = |m: &(u32, &CachedMatrix)| (segment as usize) < w.matrices[m.1.matrix as usize].segments.len();
             jobs.extend((0..).zip(&self.matrices).filter(has).map(|(part, _)| (part, segment)));
         }
-        let mut groups: Vec<Vec<(u32, u32)>> = vec![];
+        let mut groups: Vec<Filled> = vec![];
         for job in jobs {
-            let room = |g: &&mut Vec<(u32, u32)>| g.len() < FILLED_AT_ONCE && g.iter().all(|j| j.0 != job.0);
+            let room = |g: &&mut Filled| g.len() < FILLED_AT_ONCE && g.iter().all(|j| j.0 != job.0);
             match groups.iter_mut().find(room) {
                 Some(group) => group.push(job),
                 None => groups.push(vec![job]),
             }
         }
         let mut biases = self.biases.chunks(FILLED_AT_ONCE);
-        let fill = |group: Vec<(u32, u32)>| {
+        let fill = |group: Filled| {
             let params = self.fill_params(w, &group, biases.next().unwrap_or(&[]))?;
             Ok((group, params))
         };

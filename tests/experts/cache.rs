@@ -49,8 +49,11 @@ fn load(gpu: &Gpu, program: &Program, run: RunOptions) -> Box<dyn Loaded> {
 
 /// The device under test once more, taken for one with memory of its own.
 fn with_own_memory() -> Option<Gpu> {
+    opened_again(ForcedLimits { own_memory: true, ..ForcedLimits::default() })
+}
+
+fn opened_again(limits: ForcedLimits) -> Option<Gpu> {
     let name = gpu()?.name().split(" (").next().unwrap().to_string();
-    let limits = ForcedLimits { own_memory: true, ..ForcedLimits::default() };
     Some(Gpu::open(&Options { device: Some(name), checked: true, limits, ..Options::default() }).unwrap())
 }
 
@@ -68,26 +71,21 @@ fn bits(loaded: &dyn Loaded, ids: &[u32], chunks: &[usize]) -> Vec<u32> {
 }
 
 /// A family with all numbers of slots against all experts in the device's memory: token by token, a prompt and then tokens, a mixture.
-fn check_family(name: &str, run: RunOptions, numbers_of: impl Fn(usize, usize) -> BTreeSet<usize>) -> usize {
+fn check_family(name: &str, run: RunOptions, traced: bool, numbers: fn(usize, usize) -> BTreeSet<usize>) -> usize {
     let (g, Some(gpu)) = (golden(name), gpu()) else { return 0 };
     let t = g.ids.len();
     let mut checked = 0;
-    // As the product runs it, where experts' kernels choose; and with what the router chose as results.
-    for d in [defined(name, false), definition(name)] {
-        let Some(moe) = d.decoder.moe() else { return 0 };
-        let (experts, used) = (moe.router.experts, moe.router.used);
-        let chunks = [vec![1; t], vec![t - 4, 1, 1, 2], vec![7, 1, 3, t - 11]];
-        let whole = load(&gpu, &d.program, run);
-        let want: Vec<_> = chunks.iter().map(|c| bits(&*whole, &g.ids, c)).collect();
-        for slots in numbers_of(experts, used) {
-            let cached = load(&gpu, &d.program, RunOptions { expert_slots: lru(slots), ..run });
-            for (chunks, want) in chunks.iter().zip(&want) {
-                assert!(
-                    bits(&*cached, &g.ids, chunks) == *want,
-                    "{name}, {slots} slots of {experts}, {chunks:?}, {run:?}"
-                );
-                checked += 1;
-            }
+    let d = if traced { definition(name) } else { defined(name, false) };
+    let Some(moe) = d.decoder.moe() else { return 0 };
+    let (experts, used) = (moe.router.experts, moe.router.used);
+    let chunks = [vec![1; t], vec![t - 4, 1, 1, 2], vec![7, 1, 3, t - 11]];
+    let whole = load(&gpu, &d.program, run);
+    let want: Vec<_> = chunks.iter().map(|c| bits(&*whole, &g.ids, c)).collect();
+    for slots in numbers(experts, used) {
+        let cached = load(&gpu, &d.program, RunOptions { expert_slots: lru(slots), ..run });
+        for (chunks, want) in chunks.iter().zip(&want) {
+            assert!(bits(&*cached, &g.ids, chunks) == *want, "{name}, {slots} slots of {experts}, {chunks:?}, {run:?}");
+            checked += 1;
         }
     }
     checked
@@ -96,16 +94,20 @@ fn check_family(name: &str, run: RunOptions, numbers_of: impl Fn(usize, usize) -
 /// Every family with experts, with every number of slots.
 #[test]
 fn goldens_bit_for_bit() {
-    let checked: usize = families().map(|name| check_family(name, RunOptions::default(), numbers)).sum();
-    assert!(checked == 0 || checked > 200, "{checked}");
+    // As the product runs it, where experts' kernels choose; and with what the router chose as results.
+    let checked = |traced, numbers| -> usize {
+        families().map(|name| check_family(name, RunOptions::default(), traced, numbers)).sum()
+    };
+    let (all, traced) = (checked(false, numbers), checked(true, |_, used| BTreeSet::from([used])));
+    assert!(all == 0 || (all > 100 && traced > 40), "{all}, {traced}");
 }
 
 /// The same with the kernels of real GPUs, scratch and slots poisoned and fenced.
 #[test]
 fn goldens_with_the_kernels_of_real_gpus() {
-    let least = |experts: usize, used: usize| BTreeSet::from([used, experts.div_ceil(2).max(used)]);
-    let checked: usize = families().map(|name| check_family(name, watched(), least)).sum();
-    assert!(checked == 0 || checked > 80, "{checked}");
+    let half = |experts: usize, used: usize| BTreeSet::from([experts.div_ceil(2).max(used)]);
+    let checked: usize = families().map(|name| check_family(name, watched(), false, half)).sum();
+    assert!(checked == 0 || checked > 40, "{checked}");
 }
 
 /// Where a device binds a part of a layer's experts only, and where it reads them in memory of the host.
@@ -189,7 +191,8 @@ fn written(model: &Model, given: &[Vec<u32>]) -> (Vec<Vec<u32>>, Vec<routing::Tr
     let mut session = Session::new(model, options).unwrap();
     let mut sampler = Sampler::new(SamplerOptions { seed: 3, ..SamplerOptions::default() }).unwrap();
     let (mut texts, mut traces) = (vec![], vec![]);
-    for (i, start) in TEXTS.into_iter().enumerate() {
+    let count = if given.is_empty() { TEXTS.len() } else { given.len() };
+    for (i, start) in TEXTS.into_iter().enumerate().take(count) {
         session.truncate(0);
         session.record_routing().unwrap();
         let mut text = match given.get(i) {
@@ -211,7 +214,8 @@ fn written(model: &Model, given: &[Vec<u32>]) -> (Vec<Vec<u32>>, Vec<routing::Tr
 }
 
 /// What the device counts on texts is what the simulation counts on their record: hits, uploads and bytes, of every layer. The texts are the
-/// demo model's own, 2000 tokens: random tokens use all experts alike, which no text does.
+/// demo model's own, 2000 tokens, of which the other policies and numbers of slots follow the first 500: random tokens use all experts
+/// alike, which no text does.
 #[test]
 fn counts_are_those_of_the_simulation() {
     let Some(gpu) = gpu() else { return };
@@ -225,10 +229,11 @@ fn counts_are_those_of_the_simulation() {
     ] {
         let model = demo(&gpu, slots, policy, true);
         let (fed, traces, used) = written(&model, &texts);
-        texts = fed;
+        let wanted = if texts.is_empty() { 2000 } else { 500 };
+        texts = fed.into_iter().take(1).collect();
         let tokens = traces.iter().map(|t| t.tokens() as u64).sum::<u64>();
         let simulated = policy.simulate(&traces, slots).unwrap();
-        assert_eq!((used.len(), tokens), (simulated.len(), 2000));
+        assert_eq!((used.len(), tokens), (simulated.len(), wanted));
         let program = &model.definition().program;
         for (layer, (got, want)) in used.iter().zip(&simulated).enumerate() {
             let what = format!("{slots:?}, {policy:?}, layer {layer}");
@@ -249,7 +254,8 @@ fn counts_are_those_of_the_simulation() {
 /// slots; a step that is cut off anywhere leaves nothing wrong behind.
 #[test]
 fn the_same_text_in_slices_and_after_cancelled_steps() {
-    let Some(gpu) = gpu() else { return };
+    // Submissions are counted: what other tests do on their device does not belong to them.
+    let Some(gpu) = opened_again(ForcedLimits::default()) else { return };
     let (d, g) = (definition("qwen3_moe"), golden("qwen3_moe"));
     let whole = load(&gpu, &d.program, RunOptions::default());
     let cached = load(&gpu, &d.program, RunOptions { expert_slots: lru(5), ..RunOptions::default() });

@@ -122,15 +122,17 @@ pub fn usage_balance(b: &mut Builder, gates: ValueId, rows: Option<Counted>) -> 
 pub fn layers_balance(b: &mut Builder, layers: &[ValueId], used: usize, rows: Option<Counted>) -> Result<ValueId> {
     some_layers(layers)?;
     let experts = b.graph().cols(layers[0]);
-    let (mut shares, mut means) = (vec![], vec![]);
+    let (mut hots, mut probs) = (vec![], vec![]);
     for logits in layers {
         let p = b.softmax(*logits)?;
         let hot = chosen(b, p, used)?;
         let weight = 1.0 / layers.len() as f64;
-        shares.push((weight, mean_of_rows(b, hot, rows)?));
-        means.push((weight, mean_of_rows(b, p, rows)?));
+        hots.push((weight, hot));
+        probs.push((weight, p));
     }
-    let (share, mean) = (b.weighted_sum(&shares)?, b.weighted_sum(&means)?);
+    // Layers first, then rows: a sum over rows costs as much for all layers as for one.
+    let (hot, p) = (b.weighted_sum(&hots)?, b.weighted_sum(&probs)?);
+    let (share, mean) = (mean_of_rows(b, hot, rows)?, mean_of_rows(b, p, rows)?);
     products(b, share, mean, experts)
 }
 
