@@ -29,7 +29,7 @@ pub struct RouterNoise {
     pub jitter_experts: bool,
 }
 
-/// Puts noise before every router. Its logits, as [`super::routers`] gives them, are then the noisy ones. The input of a router with
+/// Puts noise before every router. Its logits, as `routers` gives them, are then the noisy ones. The input of a router with
 /// hidden layers is that of the first.
 ///
 /// # Errors

@@ -34,7 +34,7 @@ pub fn trainable(ckpt: &Checkpoint) -> Result<Checkpoint> {
 /// Whether the file has a weight of this canonical name as a tensor of its own, or one an expert.
 ///
 /// # Errors
-/// As [`crate::model::build`].
+/// As `model::build`.
 pub fn has_tensor_of(ckpt: &Checkpoint, canonical: &str) -> Result<bool> {
     if ckpt.format() == Format::Gguf {
         return Ok(ckpt.info(canonical).is_some());
