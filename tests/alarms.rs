@@ -229,7 +229,12 @@ fn kernels_of(case: &Case, gpu: &Gpu, (reduction, slots): (Reduction, bool)) -> 
     let graph = graph::fuse(&case.program.graph);
     let dtypes: Vec<_> = case.program.weights.iter().map(|t| t.dtype()).collect();
     let layout = if slots { plan::weights_by_expert } else { plan::weights };
-    let Ok(weights) = layout(&graph, &dtypes, gpu.caps()) else { return BTreeSet::new() };
+    let weights = match layout(&graph, &dtypes, gpu.caps()) {
+        Ok(weights) => weights,
+        // Matrices that cannot be cut between experts have no slots.
+        Err(moeray::Error::Unsupported(_) | moeray::Error::Device(_)) if slots => return BTreeSet::new(),
+        Err(e) => panic!("{}: {e}", case.name),
+    };
     let steps = || case.steps.iter().map(|s| s.0);
     let (ctx, ubatch) = (steps().map(|s| s.past + s.tokens).max().unwrap(), steps().map(|s| s.tokens).max().unwrap());
     let expert_slots = slots.then_some(SLOTS);

@@ -333,10 +333,11 @@ impl Depth {
 fn repetition(session: &mut Session, test: &Test, depth: &Depth, source: &mut Source) -> Outcome<Duration> {
     depth.go_back(session)?;
     let tokens = source.tokens(depth.tokens, test.prompt + test.generate, session.model().vocab());
+    let in_slots = !session.expert_slots()?.is_empty();
     let start = Instant::now();
     if test.prompt > 0 {
         session.prefill(&tokens)?;
-    } else if !generated(session, &tokens, source)? {
+    } else if !generated(session, &tokens, source, in_slots)? {
         for t in tokens {
             session.decode(t)?;
         }
@@ -347,11 +348,11 @@ fn repetition(session: &mut Session, test: &Test, depth: &Depth, source: &mut So
 /// Generates where the device chooses the tokens, as `run` does: at such a temperature that they are random too. Where experts have
 /// slots, it is the model's own text: random tokens use all experts alike, which no text does. `false` where the device does not choose,
 /// and for a text, whose tokens are given.
-fn generated(session: &mut Session, tokens: &[u32], source: &mut Source) -> Outcome<bool> {
+fn generated(session: &mut Session, tokens: &[u32], source: &mut Source, in_slots: bool) -> Outcome<bool> {
     let Source::Random(random) = source else { return Ok(false) };
-    let options = match session.expert_slots()?.is_empty() {
-        true => SamplerOptions { temperature: 1e6, top_k: 0, top_p: 1.0, min_p: 0.0, ..SamplerOptions::default() },
-        false => SamplerOptions::default(),
+    let options = match in_slots {
+        true => SamplerOptions::default(),
+        false => SamplerOptions { temperature: 1e6, top_k: 0, top_p: 1.0, min_p: 0.0, ..SamplerOptions::default() },
     };
     if !session.set_sampler(&Sampling { options, ..Sampling::default() })? {
         return Ok(false);

@@ -11,7 +11,7 @@ use super::{
 use crate::{
     backend::{self, Progress, cpu::SimdLevel},
     file::{self, Bytes, Checkpoint},
-    graph::{Eviction, ExpertSlots},
+    graph::ExpertSlots,
     kernels::{Reduction, Tiles},
     model::{self, AdapterFile, Definition},
     ops::linear::Activations,
@@ -151,21 +151,8 @@ fn placement(device: &DeviceArgs, room: Room) -> ExpertPlacement {
     let budget = |vram| MemoryBudget { vram, session, sessions };
     let fit = |vram| ExpertPlacement::Fit(budget(vram));
     let args = &device.experts;
-    if let Some(count) = device.slots.expert_slots {
-        let policy = match device.slots.slot_policy {
-            Some(SlotPolicy::Lru) | None => Policy::Lru,
-            Some(SlotPolicy::LfuAged) => Policy::LfuAged,
-        };
-        let budget = match (args.vram, count) {
-            (Some(Vram::Bytes(n)), _) => Some(budget(Some(n))),
-            (Some(Vram::Auto), _) | (None, SlotCount::Auto) => Some(budget(None)),
-            (None, SlotCount::Of(_)) => None,
-        };
-        let slots = match count {
-            SlotCount::Of(slots) => Some(slots),
-            SlotCount::Auto => None,
-        };
-        return ExpertPlacement::Slots(SlotOptions { slots, policy, budget });
+    if let Some(options) = slot_options(device, room) {
+        return ExpertPlacement::Slots(options);
     }
     match (args.vram, args.n_cpu_moe, args.gpu_layers) {
         (Some(Vram::Auto), ..) => fit(None),
@@ -178,14 +165,33 @@ fn placement(device: &DeviceArgs, room: Room) -> ExpertPlacement {
     }
 }
 
-/// The slots that a person wants for a model's experts, where there is a number.
-pub fn expert_slots(device: &DeviceArgs, d: &Definition) -> Outcome<Option<ExpertSlots>> {
-    let (Some(SlotCount::Of(slots)), Some(moe)) = (device.slots.expert_slots, d.decoder.moe()) else { return Ok(None) };
-    let eviction = match device.slots.slot_policy {
-        Some(SlotPolicy::Lru) | None => Eviction::Lru,
-        Some(SlotPolicy::LfuAged) => Eviction::LfuAged,
+/// The slots that a person wants for experts.
+fn slot_options(device: &DeviceArgs, room: Room) -> Option<SlotOptions> {
+    let count = device.slots.expert_slots?;
+    let budget = |vram| Some(MemoryBudget { vram, session: room.session, sessions: room.sessions });
+    let (slots, without) = match count {
+        SlotCount::Of(slots) => (Some(slots), None),
+        SlotCount::Auto => (None, budget(None)),
     };
-    Ok(Some(ExpertSlots { slots: slots.of(moe.router.experts)?, eviction }))
+    let budget = match device.experts.vram {
+        Some(Vram::Bytes(n)) => budget(Some(n)),
+        Some(Vram::Auto) => budget(None),
+        None => without,
+    };
+    let policy = match device.slots.slot_policy {
+        Some(SlotPolicy::Lru) | None => Policy::Lru,
+        Some(SlotPolicy::LfuAged) => Policy::LfuAged,
+    };
+    Some(SlotOptions { slots, policy, budget })
+}
+
+/// The slots that a person wants for the experts of a model, where it is a number.
+pub fn expert_slots(device: &DeviceArgs, d: &Definition) -> Outcome<Option<ExpertSlots>> {
+    let Some(options) = slot_options(device, Room { session: SessionOptions::default(), sessions: 1 }) else {
+        return Ok(None);
+    };
+    let (number, eviction) = (options.number(&d.program.graph)?, options.eviction()?);
+    Ok(number.map(|slots| ExpertSlots { slots, eviction }))
 }
 
 /// The library's word for a backend. An option that is about a GPU chooses one, an option that is about the CPU chooses that.

@@ -47,7 +47,7 @@ pub use export::{
     check_hugging_face, has_tensor_of, readable, to_gguf, trainable, with_weights, write_folder, write_hugging_face,
 };
 pub use facts::{Absent, Config};
-pub use families::REGISTRY;
+pub use families::{MINI_MIXTRAL, REGISTRY};
 pub use gguf::GgufForm;
 pub use names::{ExpertLayout, Names};
 pub use options::Options;

@@ -149,7 +149,7 @@ impl SlotOptions {
     /// # Errors
     /// [`Error::Invalid`] for a model without routed experts, more slots than a layer has experts, or neither a number nor a budget;
     /// [`Error::Unsupported`] for a percentage of layers with different numbers of experts.
-    pub(super) fn number(&self, graph: &Graph) -> Result<Option<usize>> {
+    pub(crate) fn number(&self, graph: &Graph) -> Result<Option<usize>> {
         let experts: BTreeSet<usize> = routers(graph).map(|r| r.experts).collect();
         if experts.is_empty() {
             return Err(Error::Invalid("the model has no routed experts that could have slots".into()));
@@ -175,7 +175,7 @@ impl SlotOptions {
     ///
     /// # Errors
     /// [`Error::Invalid`] for one that looks ahead.
-    pub(super) fn eviction(&self) -> Result<graph::Eviction> {
+    pub(crate) fn eviction(&self) -> Result<graph::Eviction> {
         match self.policy {
             Policy::Lru => Ok(graph::Eviction::Lru),
             Policy::LfuAged => Ok(graph::Eviction::LfuAged),

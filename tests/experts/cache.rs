@@ -1,6 +1,7 @@
 //! Slots of experts on a GPU: bit for bit what all experts in its memory give, with the hits and uploads that `moeray routing --simulate`
 //! counts on the same text.
 
+use super::watched;
 use crate::{
     goldens::{defined, definition, families, folder, forward, golden},
     support::{gpu, skip},
@@ -13,7 +14,6 @@ use moeray::{
         wgpu::{ForcedLimits, Gpu, Options, RunOptions},
     },
     graph::{Eviction, ExpertSlots},
-    kernels::{Reduction, Tiles},
     model,
     quant::KvType,
     routing::{self, Policy, Slots},
@@ -29,18 +29,6 @@ const DEMO: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/demo/bard-q4_k_m.gguf")
 
 fn lru(slots: usize) -> Option<ExpertSlots> {
     Some(ExpertSlots { slots, eviction: Eviction::Lru })
-}
-
-/// How real GPUs run, with everything watched.
-fn watched() -> RunOptions {
-    RunOptions {
-        reduction: Some(Reduction::Workgroup),
-        tiles: Some(Tiles::F32),
-        subgroups: Some(false),
-        poison: true,
-        canaries: true,
-        ..RunOptions::default()
-    }
 }
 
 fn load(gpu: &Gpu, program: &Program, run: RunOptions) -> Box<dyn Loaded> {

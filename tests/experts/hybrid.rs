@@ -1,5 +1,6 @@
 //! A GPU that leaves experts to the processor: the same numbers as either alone.
 
+use super::watched;
 use crate::{
     goldens::{self, defined, definition, families, folder, forward, golden, names, tolerance},
     support::{Target, compare, gpu, load},
@@ -13,7 +14,6 @@ use moeray::{
     },
     file,
     graph::{expert_weights, split_experts},
-    kernels::{Reduction, Tiles},
     ops::linear::Activations,
     quant::KvType,
     sampler::{SamplerOptions, Sampling},
@@ -23,18 +23,6 @@ use std::collections::BTreeSet;
 
 fn cpu() -> backend::cpu::Options {
     backend::cpu::Options { activations: Activations::Int16, ..Default::default() }
-}
-
-/// How the device runs its part: as real GPUs do, with everything watched, or as it does by default.
-fn watched() -> RunOptions {
-    RunOptions {
-        reduction: Some(Reduction::Workgroup),
-        tiles: Some(Tiles::F32),
-        subgroups: Some(false),
-        poison: true,
-        canaries: true,
-        ..RunOptions::default()
-    }
 }
 
 /// Loads a program on the GPU with the experts of some layers left to the processor.

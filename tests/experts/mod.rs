@@ -9,3 +9,20 @@ mod memory;
 mod program;
 mod slots;
 mod split;
+
+use moeray::{
+    backend::wgpu::RunOptions,
+    kernels::{Reduction, Tiles},
+};
+
+/// How real GPUs run, with everything watched.
+fn watched() -> RunOptions {
+    RunOptions {
+        reduction: Some(Reduction::Workgroup),
+        tiles: Some(Tiles::F32),
+        subgroups: Some(false),
+        poison: true,
+        canaries: true,
+        ..RunOptions::default()
+    }
+}

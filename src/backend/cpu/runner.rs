@@ -9,8 +9,8 @@ use crate::{
     backend::{
         KernelTime, check_cache_memory,
         runner::{
-            Budget, Executor, ExecutorStep, PAGE, Results, RunnerOptions, StateCopy, StateMove, Status, Token,
-            find_input,
+            Budget, Executor, ExecutorStep, ExpertSlotUse, PAGE, Results, RunnerOptions, StateCopy, StateMove, Status,
+            Token, find_input,
         },
     },
     error::{Error, Result},
@@ -222,6 +222,11 @@ impl Executor for CpuExecutor {
             s.states.iter_mut().for_each(|state| copy_front(&mut bytes, bytemuck::cast_slice_mut(state)));
         }
         Ok(())
+    }
+
+    fn expert_slots(&mut self) -> Result<Vec<ExpertSlotUse>> {
+        // All experts are in one memory here.
+        Ok(vec![])
     }
 
     fn memory_bytes(&self) -> u64 {

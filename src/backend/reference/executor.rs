@@ -5,8 +5,8 @@ use crate::{
     backend::{
         Output, Program, check_cache_memory,
         runner::{
-            Budget, Executor, ExecutorStep, PAGE, Results, RunnerOptions, StateCopy, StateMove, Status, Token,
-            find_input,
+            Budget, Executor, ExecutorStep, ExpertSlotUse, PAGE, Results, RunnerOptions, StateCopy, StateMove, Status,
+            Token, find_input,
         },
     },
     error::{Error, Result},
@@ -302,6 +302,11 @@ impl Executor for ReferenceExecutor {
             s.states.iter_mut().for_each(|s| next(s));
         }
         Ok(())
+    }
+
+    fn expert_slots(&mut self) -> Result<Vec<ExpertSlotUse>> {
+        // All experts are in one memory here.
+        Ok(vec![])
     }
 
     fn memory_bytes(&self) -> u64 {

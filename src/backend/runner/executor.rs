@@ -152,9 +152,7 @@ pub trait Executor: Send {
     ///
     /// # Errors
     /// [`Error::Device`].
-    fn expert_slots(&mut self) -> Result<Vec<ExpertSlotUse>> {
-        Ok(vec![])
-    }
+    fn expert_slots(&mut self) -> Result<Vec<ExpertSlotUse>>;
 
     /// Runs a step with a clock around every kernel, without its results; `None` where the backend has no such clock.
     ///

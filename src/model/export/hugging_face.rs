@@ -59,13 +59,21 @@ pub fn write_hugging_face(
 ) -> Result<()> {
     let Prepared { d, family, config, pieces } = prepared(gguf, source)?;
     let copied = source.and_then(Checkpoint::path).or(tokenizer).filter(|p| p.is_dir());
+    written_whole(folder, |beside| {
+        fill(beside, &config, pieces, copied)?;
+        if copied.is_none() {
+            vocabulary(beside, gguf)?;
+        }
+        check(beside, gguf, &d, family)
+    })
+}
+
+/// Makes a folder beside its place and renames it; one that is there already gives way. What cannot be made leaves nothing behind.
+pub(super) fn written_whole(folder: &Path, make: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
     let mut name = folder.file_name().unwrap_or_default().to_os_string();
     name.push(format!(".{}.part", std::process::id()));
     let beside = folder.with_file_name(name);
-    let done = fill(&beside, &config, pieces, copied)
-        .and_then(|()| if copied.is_none() { vocabulary(&beside, gguf) } else { Ok(()) })
-        .and_then(|()| check(&beside, gguf, &d, family))
-        .and_then(|()| put(&beside, folder));
+    let done = make(&beside).and_then(|()| put(&beside, folder));
     done.inspect_err(|_| drop(fs::remove_dir_all(&beside)))
 }
 
@@ -100,7 +108,7 @@ fn prepared(gguf: &Checkpoint, source: Option<&Checkpoint>) -> Result<Prepared> 
 }
 
 /// Renames a finished folder to its place.
-pub(super) fn put(beside: &Path, folder: &Path) -> Result<()> {
+fn put(beside: &Path, folder: &Path) -> Result<()> {
     let io = |source| Error::Write { path: folder.to_owned(), source };
     if folder.exists() {
         fs::remove_dir_all(folder).map_err(io)?;

@@ -1,11 +1,12 @@
 //! A folder of PyTorch names with other numbers: models that no GGUF can say are trained and written in the form that they came in.
 
-use super::hugging_face::{Piece, compared, fill, put, slice, vocabulary_files};
+use super::hugging_face::{Piece, compared, fill, slice, vocabulary_files, written_whole};
 use crate::{
     error::{Error, Result},
     file::{self, Checkpoint, Format, Tensor},
     model::{
         build::{find, quietly},
+        families::MINI_MIXTRAL,
         options::Options,
         params::Params,
         tensors::same_sizes,
@@ -14,12 +15,8 @@ use crate::{
 use serde_json::json;
 use std::{
     collections::{BTreeMap, HashMap},
-    fs,
     path::Path,
 };
-
-/// The `model_type` of folders whose tensors are the graph's weights as they are, so that they can be written back.
-const OWN: &str = "mini_mixtral";
 
 /// What all weights of a model are trained as: under GGUF names, or, where a folder's tensors are the weights of the graph and no GGUF
 /// may be able to say it, as the folder that it is.
@@ -27,7 +24,7 @@ const OWN: &str = "mini_mixtral";
 /// # Errors
 /// As [`super::to_gguf`].
 pub fn trainable(ckpt: &Checkpoint) -> Result<Checkpoint> {
-    let own = ckpt.format() == Format::SafeTensors && find(&Params::new(ckpt)?)?.hf == OWN;
+    let own = ckpt.format() == Format::SafeTensors && find(&Params::new(ckpt)?)?.hf == MINI_MIXTRAL;
     if own { Ok(ckpt.clone()) } else { super::to_gguf(ckpt) }
 }
 
@@ -101,12 +98,11 @@ pub fn write_folder(folder: &Path, ckpt: &Checkpoint) -> Result<()> {
     let piece = |(name, t): (&str, &Tensor)| (name.to_owned(), Piece::new(t.clone()));
     let pieces = ckpt.tensors().map(piece).collect();
     let copied = ckpt.path().filter(|p| p.is_dir());
-    let mut name = folder.file_name().unwrap_or_default().to_os_string();
-    name.push(format!(".{}.part", std::process::id()));
-    let beside = folder.with_file_name(name);
-    let done = fill(&beside, &config, pieces, copied)
-        .and_then(|()| if copied.is_none() { vocabulary_files(&beside, ckpt) } else { Ok(()) })
-        .and_then(|()| compared(&quietly(&file::open(&beside)?, &Options::default())?, &model))
-        .and_then(|()| put(&beside, folder));
-    done.inspect_err(|_| drop(fs::remove_dir_all(&beside)))
+    written_whole(folder, |beside| {
+        fill(beside, &config, pieces, copied)?;
+        if copied.is_none() {
+            vocabulary_files(beside, ckpt)?;
+        }
+        compared(&quietly(&file::open(beside)?, &Options::default())?, &model)
+    })
 }

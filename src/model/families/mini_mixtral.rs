@@ -29,12 +29,15 @@ use crate::{
     },
 };
 
+/// Its `model_type`. Its tensors are the weights of the graph as they are, so that a folder can be written back.
+pub const NAME: &str = "mini_mixtral";
+
 /// The tutorials' mini-Mixtral. As GGUF it is a `llama`: its softmax over the chosen logits equals the renormalised softmax over
 /// all.
 pub static MINI_MIXTRAL: Architecture = Architecture {
     title: "mini-Mixtral (PyTorch names)",
     gguf: &llama::FORM,
-    hf: "mini_mixtral",
+    hf: NAME,
     config: Config {
         keys: &[
             ("dim", Absent::Refused),

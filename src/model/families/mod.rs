@@ -22,6 +22,8 @@ mod qwen2_moe;
 mod qwen3_moe;
 mod qwen3_next;
 
+pub use mini_mixtral::NAME as MINI_MIXTRAL;
+
 use super::architecture::Architecture;
 
 /// Every architecture that can be run, in the order of the README's table.

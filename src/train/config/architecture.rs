@@ -1,10 +1,10 @@
 //! `[architecture]`: the shape of a model from nothing.
 
-use crate::error::{Error, Result};
+use crate::{
+    error::{Error, Result},
+    model::MINI_MIXTRAL,
+};
 use serde::{Deserialize, Serialize};
-
-/// The model type of the transformer that tutorials write, with its many forms of norms, routers and experts.
-pub const MINI_MIXTRAL: &str = "mini_mixtral";
 
 /// `[architecture]`: a model from nothing, in the keys of `config.json`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -9,7 +9,7 @@ mod lora;
 mod make;
 mod router;
 
-pub use architecture::{ActivationName, ArchitectureConfig, MINI_MIXTRAL, NormName, RouterName};
+pub use architecture::{ActivationName, ArchitectureConfig, NormName, RouterName};
 pub use lora::LoraConfig;
 pub use make::warmup_steps;
 pub use router::{DropName, NoiseName, RouterConfig, SecondName, VarianceName};

@@ -3,13 +3,14 @@
 mod mini_mixtral;
 
 use super::{
-    config::{ArchitectureConfig, MINI_MIXTRAL},
+    config::ArchitectureConfig,
     data::{normal, short},
 };
 use crate::{
     error::{Error, Result},
     file::{Checkpoint, Metadata, Tensor, synth::Shape},
     memory,
+    model::MINI_MIXTRAL,
     tokenizer::{GgufVocab, Tokenizer},
 };
 
