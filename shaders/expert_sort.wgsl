@@ -15,8 +15,9 @@
 var<workgroup> counts: array<atomic<u32>, EXPERTS>;
 var<workgroup> next: array<atomic<u32>, EXPERTS>;
 
+// The expert of a pair; `p.experts` or more where it is not here (see `local_ids`): such pairs go to no tile.
 fn expert_of(pair: u32) -> u32 {
-    return min(ids[p.ids_offset + pair / p.used * p.ids_stride + pair % p.used], p.experts - 1u);
+    return ids[p.ids_offset + pair / p.used * p.ids_stride + pair % p.used];
 }
 
 @compute @workgroup_size(WG)
@@ -29,7 +30,10 @@ fn main(@builtin(local_invocation_index) lid: u32) {
     }
     workgroupBarrier();
     for (var i = lid; i < all; i += WG) {
-        atomicAdd(&counts[expert_of(i)], 1u);
+        let e = expert_of(i);
+        if (e < p.experts) {
+            atomicAdd(&counts[e], 1u);
+        }
     }
     workgroupBarrier();
     for (var e = lid; e < EXPERTS; e += WG) {
@@ -61,7 +65,9 @@ fn main(@builtin(local_invocation_index) lid: u32) {
     }
     workgroupBarrier();
     for (var i = lid; i < all; i += WG) {
-        let at = atomicAdd(&next[expert_of(i)], 1u);
-        pairs[at] = i;
+        let e = expert_of(i);
+        if (e < p.experts) {
+            pairs[atomicAdd(&next[e], 1u)] = i;
+        }
     }
 }

@@ -297,7 +297,7 @@ fn a_flipped_sign_in_a_shader_is_seen() {
     }
     // These write whole numbers, or move them.
     let fills = ["expert_fill_1", "expert_fill_2", "expert_fill_3", "expert_places"];
-    let others = ["copy", "expert_sort", "head_ids", "kv_store", "probe", "sample_keys", "sample_pick"];
+    let others = ["copy", "expert_sort", "head_ids", "kv_store", "local_ids", "probe", "sample_keys", "sample_pick"];
     let whole: BTreeSet<&str> = fills.into_iter().chain(others).collect();
     assert_eq!(unseen.into_iter().collect::<BTreeSet<_>>(), whole);
 }

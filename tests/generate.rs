@@ -3,7 +3,7 @@
 use moeray::{
     Error, Result,
     generate::{CancelToken, Decoder, FinishReason, GenerateOptions, Generation, Piece, Polled, TextStream},
-    generate::{Sampler, SamplerOptions, Sampling},
+    sampler::{Sampler, SamplerOptions, Sampling},
     session::{Budget, Status},
 };
 

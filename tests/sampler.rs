@@ -2,7 +2,7 @@
 
 use moeray::{
     Error,
-    generate::{Rng, Sampler, SamplerOptions},
+    sampler::{Rng, Sampler, SamplerOptions},
 };
 
 /// Everything off but the temperature.

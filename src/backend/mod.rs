@@ -8,8 +8,10 @@
 
 pub mod cpu;
 pub mod host;
+pub mod ranks;
 pub mod reference;
 pub mod runner;
+pub mod stages;
 pub mod training;
 #[cfg(feature = "gpu")]
 pub mod wgpu;

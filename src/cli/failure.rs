@@ -1,5 +1,6 @@
 //! How a verb fails: a message for a person, its causes, a hint, and the exit status.
 
+use super::launched;
 use std::{
     fmt,
     io::{self, IsTerminal},
@@ -15,6 +16,8 @@ pub enum Failure {
     BrokenPipe,
     /// Interrupted by the person: exit 130, nothing to say.
     Interrupted,
+    /// This process has done its part for another, which says how it went.
+    Followed,
     /// `error: message`, with the causes below it.
     Said {
         /// The first line.
@@ -41,6 +44,16 @@ impl Failure {
         Failure::Said { message: message.into(), hint: None }
     }
 
+    /// What is said, for who passes it on.
+    pub fn message(&self) -> String {
+        match self {
+            Failure::Said { message, .. } => message.clone(),
+            Failure::BrokenPipe => "nobody reads its output".into(),
+            Failure::Interrupted => "interrupted".into(),
+            Failure::Followed => "done".into(),
+        }
+    }
+
     /// The same with a hint.
     pub fn hint(self, hint: impl Into<String>) -> Self {
         match self {
@@ -59,8 +72,13 @@ impl Failure {
         match self {
             Failure::BrokenPipe => ExitCode::SUCCESS,
             Failure::Interrupted => ExitCode::from(130),
+            Failure::Followed => ExitCode::SUCCESS,
+            Failure::Said { .. } if launched::said_by_another() => ExitCode::FAILURE,
             Failure::Said { message, hint } => {
-                say(format_args!("error: {message}"));
+                match launched::follower() {
+                    Some(rank) => say(format_args!("rank {rank}: error: {message}")),
+                    None => say(format_args!("error: {message}")),
+                }
                 if let Some(hint) = hint {
                     say(format_args!("hint: {hint}"));
                 }

@@ -49,7 +49,7 @@ fn speed(plan: &MemoryPlan, options: &LoadOptions) -> Outcome<Speed> {
         let gpu = match &options.backend {
             BackendChoice::Wgpu(o) | BackendChoice::Prefer(o, _) => wgpu::Gpu::open(o)?,
             BackendChoice::Gpu(gpu) => gpu.clone(),
-            BackendChoice::Auto | BackendChoice::Cpu(_) | BackendChoice::Reference => {
+            BackendChoice::Auto | BackendChoice::Cpu(_) | BackendChoice::Split(_) | BackendChoice::Reference => {
                 wgpu::Gpu::open(&wgpu::Options::default())?
             }
         };
@@ -107,6 +107,10 @@ fn words(out: &mut dyn Write, plan: &MemoryPlan, speed: &Speed) -> io::Result<()
     if let Some(gpu) = &plan.gpu {
         place(out, gpu)?;
     }
+    for (part, layers) in &plan.split {
+        place(out, part)?;
+        writeln!(out, "  layers {}", ranges(&layers.clone().collect::<Vec<_>>()))?;
+    }
     if plan.cpu != (PlaceBytes { name: plan.cpu.name.clone(), free: plan.cpu.free, ..PlaceBytes::default() }) {
         place(out, &plan.cpu)?;
     }
@@ -160,6 +164,8 @@ fn as_json(plan: &MemoryPlan, session: &SessionOptions, speed: &Speed) -> Json {
         "cpu_expert_layers": plan.cpu_layers,
         "expert_slots": plan.expert_slots.iter().map(|(layer, slots)| json!({"layer": layer, "slots": slots})).collect::<Vec<_>>(),
         "host_experts": plan.host_experts,
+        "split": plan.split.iter().map(|(p, layers)| json!({"place": place(p), "first_layer": layers.start, "layers": layers.len()}))
+            .collect::<Vec<_>>(),
         "bandwidth": {"gpu": speed.gpu, "cpu": speed.cpu},
         "tokens_per_second_at_best": speed.tokens,
     })

@@ -3,7 +3,10 @@
 use crate::generate::CancelToken;
 use std::{
     path::{Path, PathBuf},
-    sync::{Mutex, OnceLock, PoisonError},
+    sync::{
+        Mutex, OnceLock, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 struct State {
@@ -15,12 +18,20 @@ struct State {
 
 static STATE: Mutex<State> = Mutex::new(State { running: None, unfinished: None });
 static INSTALLED: OnceLock<()> = OnceLock::new();
+static PRESSED: AtomicBool = AtomicBool::new(false);
+
+/// Whether the program was told to stop, by a key or a signal.
+#[cfg_attr(not(feature = "mpi"), expect(dead_code, reason = "who waits for other processes asks"))]
+pub fn was_pressed() -> bool {
+    PRESSED.load(Ordering::Relaxed)
+}
 
 fn with<T>(f: impl FnOnce(&mut State) -> T) -> T {
     f(&mut STATE.lock().unwrap_or_else(PoisonError::into_inner))
 }
 
 fn pressed() {
+    PRESSED.store(true, Ordering::Relaxed);
     let stop = with(|s| match &s.running {
         Some(token) if !token.is_cancelled() => {
             token.cancel();

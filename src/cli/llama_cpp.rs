@@ -47,9 +47,10 @@ const WORDS: &[(&[&str], Means)] = &[
     (&["-fa", "--flash-attn"], Flash),
     (&["-b", "--batch-size"], Nothing("--ubatch-size says how many tokens of a prompt are computed at once")),
     (&["-tb", "--threads-batch"], Nothing("-t counts for prompts, too")),
+    (&["-ts", "--tensor-split"], Same("--split")),
     (
-        &["-sm", "--split-mode", "-ts", "--tensor-split", "-mg", "--main-gpu"],
-        Nothing("--device chooses the one GPU that is used"),
+        &["-sm", "--split-mode", "-mg", "--main-gpu"],
+        Nothing("--device chooses the GPU, and of several each has a range of layers"),
     ),
     (&["--numa", "--prio", "--poll", "-C", "--cpu-mask"], Nothing("threads are left to the system")),
     (&["--keep"], Nothing("nothing of a conversation is dropped without a word")),

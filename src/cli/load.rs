@@ -2,29 +2,30 @@
 
 use super::{
     args::{
-        ActivationsName, BackendName, ContextArgs, DeviceArgs, KvName, LoraArgs, PlaceArgs, ReductionName, SampleArgs,
-        SimdName, SlotCount, SlotPolicy, StopArgs, TilesName, Vram,
+        BackendName, ContextArgs, DeviceArgs, KvName, LoraArgs, PlaceArgs, SampleArgs, SlotCount, SlotPolicy, StopArgs,
+        Vram,
     },
-    failure::{self, Failure, Outcome},
-    known, names, shaders,
+    failure::{Failure, Outcome},
+    known, launched, names,
+    place::{choice, cpu_options},
+    ranks,
 };
 use crate::{
-    backend::{self, Progress, cpu::SimdLevel},
+    backend::{Progress, ranks::World},
     file::{self, Bytes, Checkpoint},
     graph::ExpertSlots,
-    kernels::{Reduction, Tiles},
     model::{self, AdapterFile, Definition},
-    ops::linear::Activations,
     quant::KvType,
     routing::Policy,
     sampler::{Sampler, SamplerOptions},
-    session::{
-        BackendChoice, ExpertPlacement, Experts, LoadOptions, MemoryBudget, Model, Session, SessionOptions, SlotOptions,
-    },
+    session::{ExpertPlacement, Experts, LoadOptions, MemoryBudget, Model, Session, SessionOptions, SlotOptions},
     tokenizer::{EncodeOptions, Tokenizer},
 };
 use indicatif::{ProgressBar, ProgressStyle};
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 #[cfg(feature = "demo-model")]
 static DEMO: Option<&[u8]> = Some(crate::session::DEMO_MODEL);
@@ -71,7 +72,9 @@ pub fn load(
     build: model::Options,
     quiet: bool,
 ) -> Outcome<Model> {
-    load_checkpoint(&open(path)?, lora, (place.backend, &place.device), room, build, quiet)
+    let world = ranks::world(place.device.ranks)?;
+    let checkpoint = ranks::agreed(world.as_ref(), open(path))?;
+    load_shared(&checkpoint, lora, (place.backend, &place.device), room, build, quiet, world)
 }
 
 /// What sessions will take beside the weights, for `--vram`.
@@ -127,11 +130,35 @@ pub fn load_checkpoint(
     build: model::Options,
     quiet: bool,
 ) -> Outcome<Model> {
-    let mut bar = Bar::new(quiet);
-    let options = LoadOptions { adapters: adapters(lora)?, ..load_options(backend, device, room, build)? };
+    load_shared(checkpoint, lora, (backend, device), room, build, quiet, ranks::world(device.ranks)?)
+}
+
+/// Loads an open checkpoint, whose experts the processes of `world` share, where there are several: only the one that leads comes back
+/// with a model.
+fn load_shared(
+    checkpoint: &Checkpoint,
+    lora: &LoraArgs,
+    (backend, device): (Option<BackendName>, &DeviceArgs),
+    room: Room,
+    build: model::Options,
+    quiet: bool,
+    world: Option<Arc<World>>,
+) -> Outcome<Model> {
+    let mut bar = Bar::new(quiet || launched::follower().is_some());
+    let options = adapters(lora).and_then(|adapters| {
+        Ok(LoadOptions { adapters, world: world.clone(), ..load_options(backend, device, room, build)? })
+    });
+    let options = ranks::agreed(world.as_ref(), options)?;
     let model = Model::from_checkpoint(checkpoint, &options, &mut |p| bar.show(p))?;
     tracing::info!("loaded on {}", model.describe());
-    Ok(model)
+    match world.filter(|w| w.rank() > 0) {
+        None => Ok(model),
+        Some(world) => {
+            drop(bar);
+            model.follow(&world)?;
+            Err(Failure::Followed)
+        }
+    }
 }
 
 /// How a model is to be loaded to where the arguments say.
@@ -192,93 +219,6 @@ pub fn expert_slots(device: &DeviceArgs, d: &Definition) -> Outcome<Option<Exper
     };
     let (number, eviction) = (options.number(&d.program.graph)?, options.eviction()?);
     Ok(number.map(|slots| ExpertSlots { slots, eviction }))
-}
-
-/// The library's word for a backend. An option that is about a GPU chooses one, an option that is about the CPU chooses that.
-fn choice(name: Option<BackendName>, device: &DeviceArgs) -> Outcome<BackendChoice> {
-    let both = device.experts.word();
-    let named = match (name, device.of_gpu(), device.of_cpu()) {
-        (Some(name), ..) => name,
-        // Both have something to do.
-        (None, Some(_), Some(_)) if both.is_some() => BackendName::Wgpu,
-        (None, None, Some(_)) if both.is_some() => BackendName::Auto,
-        (None, Some(gpu), Some(cpu)) => {
-            return Err(Failure::new(format!("{gpu} is about a GPU, and {cpu} about the CPU"))
-                .hint("--backend says where to run; with --backend auto both count, each where it runs there"));
-        }
-        (None, Some(_), None) => BackendName::Wgpu,
-        (None, None, Some(_)) => BackendName::Cpu,
-        (None, None, None) => BackendName::Auto,
-    };
-    let idle = match named {
-        BackendName::Auto => None,
-        BackendName::Wgpu if both.is_some() => None,
-        BackendName::Wgpu => {
-            device.of_cpu().map(|o| format!("{o} is about the CPU, which --backend wgpu does not use"))
-        }
-        BackendName::Cpu => {
-            let gpu = device.of_gpu().or(both.map(str::to_owned));
-            gpu.map(|o| format!("{o} is about a GPU, which --backend cpu does not use"))
-        }
-        BackendName::Reference => {
-            let cpu = device.of_cpu().filter(|o| *o != "--threads").map(str::to_owned);
-            let gpu = device.of_gpu().or(both.map(str::to_owned));
-            gpu.or(cpu).map(|o| format!("{o} is nothing that --backend reference knows"))
-        }
-    };
-    if let Some(what) = idle {
-        return Err(Failure::new(what).hint("leave one of the two out"));
-    }
-    failure::on_gpu(matches!(named, BackendName::Auto | BackendName::Wgpu));
-    let cpu = cpu_options(device);
-    let gpu = || backend::wgpu::Options {
-        device: device.device.clone(),
-        checked: device.checked,
-        shaders: shaders::cache(),
-        tuning: shaders::tuning(),
-        experimental: device.experimental,
-        run: run_options(device),
-        ..backend::wgpu::Options::default()
-    };
-    Ok(match named {
-        BackendName::Auto => BackendChoice::Prefer(gpu(), cpu),
-        BackendName::Wgpu => BackendChoice::Wgpu(gpu()),
-        BackendName::Cpu => BackendChoice::Cpu(cpu),
-        BackendName::Reference => BackendChoice::Reference,
-    })
-}
-
-/// How the person wants the processor's kernels.
-fn cpu_options(device: &DeviceArgs) -> backend::cpu::Options {
-    let activations = match device.activations {
-        Some(ActivationsName::Int8) | None => Activations::Int8,
-        Some(ActivationsName::Int16) => Activations::Int16,
-    };
-    let simd_level = device.simd.map(|level| match level {
-        SimdName::Scalar => SimdLevel::Scalar,
-        SimdName::Neon => SimdLevel::NeonDotprod,
-        SimdName::Avx2 => SimdLevel::Avx2,
-        SimdName::AvxVnni => SimdLevel::AvxVnni,
-        SimdName::Avx512 => SimdLevel::Avx512Vnni,
-    });
-    let (threads, repack) = (device.threads.map(|t| t as usize), !device.no_repack);
-    backend::cpu::Options { threads, simd_level, activations, repack, memory: device.ram }
-}
-
-/// How the person wants a GPU's kernels.
-fn run_options(device: &DeviceArgs) -> backend::wgpu::RunOptions {
-    let tiles = device.tiles.map(|t| match t {
-        TilesName::F32 => Tiles::F32,
-        TilesName::F16 => Tiles::F16,
-        TilesName::Int8 => Tiles::Int8,
-        TilesName::Coop16 => Tiles::Coop16,
-        TilesName::Coop8 => Tiles::Coop8,
-    });
-    let reduction = device.reduction.map(|r| match r {
-        ReductionName::Workgroup => Reduction::Workgroup,
-        ReductionName::Invocation => Reduction::Invocation,
-    });
-    backend::wgpu::RunOptions { tiles, reduction, ..Default::default() }
 }
 
 /// How keys and values are stored: as the person says, else in half precision.

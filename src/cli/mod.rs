@@ -17,14 +17,17 @@ mod inspect;
 mod inspect_memory;
 mod interrupt;
 mod known;
+mod launched;
 mod llama_cpp;
 mod load;
 mod logits;
 mod names;
 mod output;
 mod perplexity;
+mod place;
 mod pull;
 mod quantize;
+mod ranks;
 mod report;
 mod routing;
 mod run;
@@ -90,6 +93,7 @@ pub fn main() -> ExitCode {
         Verb::Upcycle(a) => train::upcycle::upcycle(&a, quiet),
     };
     shaders::save();
+    ranks::end();
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => failure.report(),
@@ -108,6 +112,8 @@ fn quiet_drivers() {
 /// Sends the library's messages to stderr: warnings, and more for `-v` or as `RUST_LOG` says.
 fn messages(verbose: u8) {
     let default = match verbose {
+        // What there is to be said of a model, rank 0 says.
+        0 if launched::follower().is_some() => "error",
         0 => "warn,wgpu_core=error,wgpu_hal=error,naga=error",
         1 => "info,wgpu_core=warn,wgpu_hal=warn,naga=warn",
         2 => "debug,wgpu_core=info,wgpu_hal=info,naga=info",

@@ -6,6 +6,7 @@ use super::{
     form::Form,
     load,
     output::{check_place, read_text},
+    ranks,
     routing::Collected,
     stream::{self, Answer, Figures, Reading},
 };
@@ -62,6 +63,9 @@ pub fn run(args: &RunArgs, verbose: bool, quiet: bool) -> Outcome {
             if let Some(trace) = session.routing().filter(|_| args.routing.show_routing.is_some()) {
                 object["routing"] = trace.to_json();
             }
+            if let Some(ranks) = ranks::as_json() {
+                object["ranks"] = ranks;
+            }
             writeln!(out, "{object}")?;
         } else if !answer.text.ends_with('\n') {
             writeln!(out)?;
@@ -71,7 +75,7 @@ pub fn run(args: &RunArgs, verbose: bool, quiet: bool) -> Outcome {
         let figures = Figures { stats: answer.stats, reason: answer.reason };
         match (quiet, verbose) {
             (true, _) => {}
-            (false, true) => stream::closing(&figures, &model, &session, &format!(" | {seed}")),
+            (false, true) => stream::closing(&figures, &model, &session, &format!("{} | {seed}", ranks::closing())),
             (false, false) => say_dim(&format!("[{}]", figures.short(&seed))),
         }
         if answer.reason == FinishReason::Cancelled {

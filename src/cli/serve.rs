@@ -3,7 +3,7 @@
 use super::{
     args::{MetricsStyle, PoolingName, ServeArgs},
     failure::{Failure, Outcome, say},
-    load, serve_models, units,
+    launched, load, ranks, serve_models, units,
 };
 use crate::{
     backend::runner::RunnerOptions,
@@ -12,12 +12,30 @@ use crate::{
     session::Pooling,
     tokenizer::DateTime,
 };
-use std::{fs, net::TcpListener, path::Path, sync::Arc, time::Duration};
+use std::{
+    fs,
+    net::TcpListener,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 /// Runs the verb.
 pub fn serve(args: &ServeArgs, quiet: bool) -> Outcome {
     let keys = keys(args)?;
     let chat_template = args.chat_template.as_deref().map(read).transpose()?;
+    let wanted = serve_models::wanted(args)?;
+    let load_one = |path: Option<&PathBuf>| {
+        let (build, room) = (model::Options { trace_router: true }, serve_models::room(args));
+        load::load(path, &args.lora, &args.place, room, build, quiet)
+    };
+    if launched::follower().is_some() {
+        // Rank 0 answers the clients.
+        return match &wanted[..] {
+            [one] if args.models_dir.is_none() => load_one(one.path.as_ref()).map(drop),
+            _ => ranks::alone("a server of several models"),
+        };
+    }
     // Taken before the model is loaded, which may take minutes.
     let listener = TcpListener::bind((args.host, args.port)).map_err(|e| {
         Failure::new(format!("cannot listen on {}:{}: {e}", args.host, args.port)).hint("--port N takes another port")
@@ -30,13 +48,10 @@ pub fn serve(args: &ServeArgs, quiet: bool) -> Outcome {
         return Err(Failure::new(format!("--slot-save-path: there is no folder {}", folder.display())));
     }
     let options = options(args, keys, chat_template);
-    let wanted = serve_models::wanted(args)?;
     let fleet = match &wanted[..] {
         // One that was named is there from the beginning; those of a folder come when they are asked for.
         [one] if args.models_dir.is_none() => {
-            let build = model::Options { trace_router: true };
-            let room = serve_models::room(args);
-            let model = load::load(one.path.as_ref(), &args.lora, &args.place, room, build, quiet)?;
+            let model = load_one(one.path.as_ref())?;
             let app = Arc::new(App::new(&model, serve_models::of_model(args, &options, &one.name, &model))?);
             if !quiet {
                 say(format_args!("{} on {}", one.name, model.describe()));
@@ -46,6 +61,7 @@ pub fn serve(args: &ServeArgs, quiet: bool) -> Outcome {
             Fleet::of(app)
         }
         several => {
+            ranks::alone("a server of several models")?;
             let fleet = serve_models::fleet(args, options, several)?;
             if !quiet {
                 say(format_args!("listening on http://{address}; these are loaded when they are asked for:"));

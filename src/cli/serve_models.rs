@@ -101,6 +101,8 @@ fn free_memory(backend: &BackendChoice) -> Option<u64> {
         BackendChoice::Cpu(_) | BackendChoice::Reference => return memory::available(),
         BackendChoice::Gpu(gpu) => return gpu.free_memory(),
         BackendChoice::Wgpu(options) | BackendChoice::Prefer(options, _) => options.device.as_deref(),
+        // A model on several devices fits or not when it is loaded.
+        BackendChoice::Split(_) => return None,
         BackendChoice::Auto => None,
     };
     match wgpu::DeviceInfo::find(named) {

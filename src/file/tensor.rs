@@ -139,6 +139,37 @@ impl Tensor {
         }
     }
 
+    /// Some of the first dimension, such as a few of all experts. Nothing is copied.
+    ///
+    /// # Errors
+    /// [`Error::Model`] where they are not there.
+    pub fn part(&self, of: std::ops::Range<usize>) -> Result<Self> {
+        let missing = || Error::Model(format!("{of:?} of a tensor {:?}", self.shape));
+        let whole = self.shape.first().copied().filter(|n| of.start < of.end && of.end <= *n).ok_or_else(missing)?;
+        let each = if self.shape.len() == 1 { 0 } else { self.rows() / whole };
+        if each == 0 || self.rows_per_part == 0 {
+            return Err(missing());
+        }
+        let (first, end) = (of.start * each, of.end * each);
+        let mut shape = self.shape.clone();
+        shape[0] = of.len();
+        // Parts are of equally many rows: whole parts where experts are, else a piece of the one part that holds all of it.
+        let per = self.rows_per_part;
+        let bytes = |part: usize, rows: std::ops::Range<usize>| {
+            self.parts[part].slice(rows.start * self.row_bytes..rows.end * self.row_bytes).ok_or_else(missing)
+        };
+        let parts = match () {
+            () if first % per == 0 && end % per == 0 => self.parts[first / per..end / per].to_vec(),
+            () if first / per == (end - 1) / per => vec![bytes(first / per, first % per..first % per + (end - first))?],
+            () if per % each == 0 => {
+                let one = |e: usize| bytes(e * each / per, e * each % per..e * each % per + each);
+                of.clone().map(one).collect::<Result<_>>()?
+            }
+            () => return Err(missing()),
+        };
+        Self::new(self.dtype, shape, parts)
+    }
+
     /// The same bytes under another shape with equally many weights and the same last dimension.
     ///
     /// # Errors

@@ -102,6 +102,7 @@ pub(super) fn rule(b: &mut Back<'_>, node: &Node, d: &[Option<ValueId>]) -> Resu
         | Op::ExpertGlu { .. }
         | Op::ExpertAct { .. }
         | Op::ExpertDownAdd { .. }
+        | Op::LocalIds { .. }
         | Op::HostExperts { .. } => Err(refused(op, "a graph is differentiated before it is fused")),
     }
 }

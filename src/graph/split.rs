@@ -51,11 +51,17 @@ pub fn expert_weights(graph: &Graph) -> BTreeMap<u32, Vec<WeightId>> {
 
 /// Whether a node multiplies with the matrices of experts that a router chose; heads with matrices of their own are no experts.
 fn is_expert(graph: &Graph, node: &Node) -> bool {
-    let chosen = |ids: &ValueId| {
-        let maker = graph.nodes.iter().find(|n| n.outputs.contains(ids));
-        maker.is_some_and(|n| matches!(n.op, Op::Router(_) | Op::NormRouter { .. }))
-    };
-    node.op.is_routed() && node.inputs.get(1).is_some_and(chosen)
+    node.op.is_routed() && node.inputs.get(1).is_some_and(|ids| is_chosen(graph, *ids))
+}
+
+/// Whether ids are a router's choice, as it made them or as those of its experts that are here.
+fn is_chosen(graph: &Graph, ids: ValueId) -> bool {
+    let maker = graph.nodes.iter().find(|n| n.outputs.contains(&ids));
+    maker.is_some_and(|n| match n.op {
+        Op::Router(_) | Op::NormRouter { .. } => true,
+        Op::LocalIds { .. } => is_chosen(graph, n.inputs[0]),
+        _ => false,
+    })
 }
 
 /// Leaves the experts of these layers to the host.
@@ -88,7 +94,7 @@ pub fn split_experts(graph: &Graph, layers: &BTreeSet<u32>) -> Result<Split> {
 }
 
 /// Of each node whether it belongs to the experts of a layer: their products, the sums behind them, and what lies between two of these.
-fn region(graph: &Graph, layer: u32) -> Vec<bool> {
+pub(super) fn region(graph: &Graph, layer: u32) -> Vec<bool> {
     let n = graph.nodes.len();
     let mut maker = vec![None; graph.values.len()];
     for (i, node) in graph.nodes.iter().enumerate() {

@@ -74,6 +74,7 @@ impl Op {
             | Op::ExpertCombine
             | Op::TakeOutputs => {}
             Op::HostExperts { region, .. } => d.note(format_args!("region {region}")),
+            Op::LocalIds { first, count } => d.note(format_args!("{count} from {first} on")),
             Op::Math(m) => m.weight().iter().for_each(|w| d.weights(&[*w])),
             Op::Grad(g) => d.weights(&g.weights()),
             Op::Embed { table, .. } => d.weights(&[*table]),
@@ -146,6 +147,7 @@ impl Op {
             Op::ExpertCombine => "expert_combine",
             Op::TakeOutputs => "take_outputs",
             Op::HostExperts { .. } => "host_experts",
+            Op::LocalIds { .. } => "local_ids",
             Op::Math(m) => m.name(),
             Op::Grad(g) => g.name(),
             Op::NormLinears { .. } => "norm_linears",

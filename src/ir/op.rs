@@ -63,6 +63,14 @@ pub enum Op {
     /// `(x [T, n], weights [T, k]) → (y [T, k·n], ones [T, k])`: slot j of token t is `weights[t, j] · x[t]`, and the weights
     /// that are left for the results of the experts are 1.
     ScaleExpertInputs,
+    /// `(ids u32 [T, k]) → u32 [T, k]`: the numbers of the experts that are here, which are `count` of all from `first` on, counted from
+    /// `first`; `count` for every other, which products with experts' matrices leave out: its slots are not written.
+    LocalIds {
+        /// The first expert that is here.
+        first: u32,
+        /// How many are.
+        count: u32,
+    },
     /// `(x [T, in] or [T, k·in], ids [T, k]) → [T, k·out]`: slot j of token t through expert `ids[t, j]`.
     ExpertLinear(Linear),
     /// `(y [T, k·n], weights [T, k]) → [T, n]`: the weighted sum over the slots, in slot order.

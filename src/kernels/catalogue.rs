@@ -161,8 +161,9 @@ fn wg_items(v: &Variant) -> Result<[u32; 2]> {
 }
 
 /// Every kernel.
-pub static ALL: [&Kernel; 41] = [
+pub static ALL: [&Kernel; 42] = [
     &HEAD_IDS,
+    &LOCAL_IDS,
     &JOIN_HEADS,
     &EMBED,
     &RMS_NORM,

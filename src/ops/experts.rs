@@ -4,6 +4,8 @@
 //! `y[t, j, :] = W[ids[t, j]] · x[t, j, :] + b[ids[t, j]]`, where x has one row a token (the same for all slots) or one a
 //! slot, and b may be missing.
 //! `expert_combine`: `y[t, :] = Σ_j weights[t, j] · y[t, j, :]`, in slot order.
+//! `local_ids`: `y[t, j] = ids[t, j] - first`, or `count` where that expert is not among the `count` that are here: for experts that several
+//! processes share. `expert_linear` leaves the slots of such ids as they are.
 //! `scale_expert_inputs`: `y[t, j, :] = weights[t, j] · x[t, :]`, and ones in the weights' place: for routers whose weights are for
 //! what goes into the experts and not for what comes out (Llama 4, Hugging Face `modeling_llama4`, `Llama4TextMoe`).
 //!
@@ -65,6 +67,16 @@ pub fn infer_host(cols: usize, inputs: &[Type]) -> Result<Vec<Type>, String> {
     }
 }
 
+/// Shape rule of `local_ids`.
+///
+/// # Errors
+/// A sentence that says which operand does not fit, and why.
+pub fn infer_local(count: u32, inputs: &[Type]) -> Result<Vec<Type>, String> {
+    let [ids] = arity(inputs)?;
+    let (rows, k) = u32_of(&ids)?;
+    if count == 0 { Err("no experts".into()) } else { Ok(vec![Type::U32(rows, k)]) }
+}
+
 /// Shape rule of `scale_expert_inputs`.
 ///
 /// # Errors
@@ -89,13 +101,19 @@ pub fn eval_scale_inputs<T: Real>(x: &Array<T>, weights: &Array<T>) -> [Array<T>
     [y, Array { data: vec![T::of(1.0); weights.data.len()], ..*weights }]
 }
 
-/// Reference code of `expert_linear`; `ids` is `[T · k]`.
+/// Reference code of `local_ids`.
+pub fn eval_local(ids: &[u32], first: u32, count: u32) -> Vec<u32> {
+    ids.iter().map(|id| id.wrapping_sub(first).min(count)).collect()
+}
+
+/// Reference code of `expert_linear`; `ids` is `[T · k]`. Slots of experts that are not here are zeros.
 pub fn eval_linear<T: Real>(x: &Array<T>, ids: &[u32], l: &Linear, w: Weights<'_, T>) -> Array<T> {
     let shape = w.tensor(l.weight).shape();
     let (out, inp, k) = (shape[1], shape[2], ids.len() / x.rows.max(1));
     let mut y = Array::zeros(x.rows, k * out);
     let x = &seen(x, l.weight, w);
-    for (slot, expert) in ids.iter().enumerate() {
+    let here = |id: &u32| (*id as usize) < shape[0];
+    for (slot, expert) in ids.iter().enumerate().filter(|(_, id)| here(id)) {
         let (t, j) = (slot / k, slot % k);
         let from = if x.cols == inp { 0 } else { j * inp };
         let bias = l.bias.map(|b| w.row(b, *expert as usize));

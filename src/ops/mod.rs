@@ -219,6 +219,7 @@ pub fn infer(op: &Op, inputs: &[Type], graph: &Graph) -> Result<Vec<Type>, Strin
         Op::Grad(g) => train::infer_grad(g, inputs, graph),
         Op::TakeOutputs => elementwise::infer_take_outputs(inputs),
         Op::HostExperts { cols, .. } => experts::infer_host(*cols, inputs),
+        Op::LocalIds { count, .. } => experts::infer_local(*count, inputs),
         Op::Router(r) => router::infer(r, inputs, graph),
         Op::ScaleExpertInputs => experts::infer_scale_inputs(inputs),
         Op::ExpertLinear(l) => experts::infer_linear(l, inputs, graph),

@@ -179,6 +179,7 @@ impl<'a> Lower<'a> {
             KernelOp::Elementwise(e) => self.elementwise(*e, ins, outs[0]),
             KernelOp::ScaleExpertInputs => self.scale_expert_inputs(ins, outs),
             KernelOp::HeadIds { heads } => self.head_ids(*heads, outs[0]),
+            KernelOp::LocalIds { first, count } => self.local_ids(*first, *count, ins[0], outs[0]),
             KernelOp::JoinHeads { heads } => self.join_heads(*heads, ins, outs[0]),
             KernelOp::Rope(r) => self.rotate(r, ins[0], outs[0]),
             KernelOp::KvStore { cache } => self.kv_store(*cache, ins),

@@ -126,6 +126,13 @@ pub enum KernelOp {
         /// How many heads.
         heads: usize,
     },
+    /// `(ids [T, k]) → [T, k]`: the numbers of the experts that are here, `count` for the others.
+    LocalIds {
+        /// The first expert that is here.
+        first: u32,
+        /// How many are.
+        count: u32,
+    },
     /// `(a, b) → [T, heads·(m + n)]`.
     JoinHeads {
         /// How many heads.

@@ -152,6 +152,27 @@ impl Lower<'_> {
         Ok(())
     }
 
+    /// The numbers of the experts that are here.
+    pub fn local_ids(&mut self, first: u32, count: u32, ids: ValueId, out: ValueId) -> Result<()> {
+        self.tokens_only(ids)?;
+        let (k, from, y) = (self.cols(ids), self.view(ids)?, self.fresh(out)?);
+        let p = params::LocalIdsParams {
+            first,
+            count,
+            used: k as u32,
+            ids_offset: from.offset,
+            ids_stride: from.stride,
+            y_offset: y.offset,
+            y_stride: y.stride,
+        };
+        let variant = Variant::new(&catalogue::LOCAL_IDS);
+        let bindings = vec![self.read("ids", from.buffer)?, self.write("y", y.buffer)?];
+        let grid = self.grid(&variant, k, Count::Tokens, 1)?;
+        let each = self.row_cost(Count::Tokens, k);
+        self.push(variant, &p, bindings, grid, each, self.row_cost(Count::Tokens, k));
+        Ok(())
+    }
+
     /// Sorts the tokens by expert, for dispatches of so many workgroups in x, each of which takes `tile` rows.
     pub fn expert_sort(&mut self, sort: u32, experts: usize, tile: u32, blocks: &[u32], ids: ValueId) -> Result<()> {
         self.tokens_only(ids)?;

@@ -3,7 +3,7 @@
 use super::{
     ExpertPlacement, LoadOptions, SessionOptions,
     needs::bytes_per_token,
-    place::{Target, target},
+    place::{Target, stages, target},
 };
 #[cfg(feature = "gpu")]
 use super::{
@@ -13,7 +13,7 @@ use super::{
 use crate::{
     backend::{self, Program, runner::RunnerOptions},
     error::Result,
-    graph,
+    graph::{self, Stage},
     ir::{Graph, WeightId},
     model::{self, Definition},
 };
@@ -101,6 +101,9 @@ pub struct MemoryPlan {
     pub expert_slots: Vec<(usize, usize)>,
     /// Bytes of experts that the GPU reads in memory of the processor.
     pub host_experts: u64,
+    /// Where layers are split over several places: each place, and its layers from the first to the one behind the last. The others are
+    /// empty then.
+    pub split: Vec<(PlaceBytes, std::ops::Range<usize>)>,
 }
 
 impl MemoryPlan {
@@ -129,6 +132,7 @@ impl MemoryPlan {
             expert_layers,
             expert_slots: vec![],
             host_experts: 0,
+            split: vec![],
         };
         match target(program, load)? {
             Target::Reference => {
@@ -140,6 +144,13 @@ impl MemoryPlan {
                 Ok(whole(cpu))
             }
             Target::Cpu(o) => Ok(whole(on_cpu(program, &kinds, &o, &options))),
+            Target::Split(places) => {
+                let mut plan = whole(PlaceBytes { name: "cpu".into(), ..PlaceBytes::default() });
+                for (stage, target) in stages(program, load, places)? {
+                    plan.split.push((of_stage(&stage, target, &kinds, &options)?, stage.layers));
+                }
+                Ok(plan)
+            }
             #[cfg(feature = "gpu")]
             Target::Gpu(gpu, o) => match with_gpu(&gpu, program, &load.experts.placement, (&kinds, &o, &options)) {
                 Err(Error::Device(_) | Error::Unsupported(_)) if !insists(&load.backend) => {
@@ -155,6 +166,22 @@ impl MemoryPlan {
                     Ok(plan)
                 }
             },
+        }
+    }
+}
+
+/// What a range of layers takes where it is.
+fn of_stage(stage: &Stage, target: Target, kinds: &Kinds, options: &RunnerOptions) -> Result<PlaceBytes> {
+    let program = &stage.program;
+    match target {
+        Target::Cpu(o) => Ok(on_cpu(program, kinds, &o, options)),
+        #[cfg(feature = "gpu")]
+        Target::Gpu(gpu, _) => {
+            let bytes = device_bytes(&gpu, program, &program.graph, &gpu.run_options(), options)?;
+            Ok(on_gpu(&gpu, &bytes, kinds, bytes_per_token(program)))
+        }
+        Target::Split(_) | Target::Reference => {
+            Err(crate::Error::Invalid("the layers are split over GPUs and the CPU".into()))
         }
     }
 }

@@ -17,12 +17,14 @@ pub(crate) mod needs;
 mod options;
 mod place;
 mod placement;
+mod ranked;
 
 pub use crate::backend::runner::{Budget, Chosen, ExpertSlotUse, RunnerOptions, Status};
 /// Measurements, for the program's benchmark.
 #[doc(hidden)]
 pub use crate::backend::{KernelTime, Roofline};
 pub use crate::model::Pooling;
+pub use crate::sampler::Sampling;
 pub use batch::{Batch, BatchTurn};
 pub use hidden::Pooled;
 pub use memory_plan::{MemoryPlan, PlaceBytes, WeightBytes};

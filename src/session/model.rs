@@ -1,8 +1,8 @@
 //! Loaded models: weights in place on a backend, shared by sessions and batches.
 
-use super::{LoadOptions, place};
+use super::{LoadOptions, place, ranked};
 use crate::{
-    backend::{Loaded, Progress, Roofline},
+    backend::{self, Loaded, Progress, Roofline, ranks::World},
     error::{Error, Result},
     file::{self, Checkpoint},
     model::{self, Decoder, Definition, Pooling},
@@ -89,11 +89,19 @@ impl Model {
         options: &LoadOptions,
         progress: &mut dyn FnMut(Progress),
     ) -> Result<Model> {
-        let definition = define(ckpt, options)?;
-        let loaded = place::load(&definition.program, options, &mut |p| {
+        let definition = define(ckpt, options);
+        let definition = match &options.world {
+            Some(world) => world.agree(definition)?,
+            None => definition?,
+        };
+        let mut heard = |p| {
             progress(p);
             options.cancel.check()
-        })?;
+        };
+        let loaded = match &options.world {
+            Some(world) => ranked::load(&definition.program, options, world, &mut heard)?,
+            None => place::load(&definition.program, options, &mut heard)?,
+        };
         let (tokenizer, no_tokenizer) = match Tokenizer::from_checkpoint(ckpt) {
             Ok(t) => (Some(t), String::new()),
             Err(e) => {
@@ -164,6 +172,15 @@ impl Model {
     /// What the backend made of it: what makes runners.
     pub(crate) fn loaded(&self) -> &dyn Loaded {
         &*self.inner.loaded
+    }
+
+    /// Does what rank 0 says with this rank's part of the model, until all that was made of it there is gone.
+    ///
+    /// # Errors
+    /// [`Error::Network`] where a rank is gone; whatever a step comes to here.
+    #[doc(hidden)]
+    pub fn follow(&self, world: &World) -> Result<()> {
+        backend::ranks::follow(&*self.inner.loaded, world)
     }
 
     /// Logits a position, V.

@@ -2,10 +2,12 @@
 
 use super::ExpertPlacement;
 use crate::{
-    backend,
+    backend::{self, ranks::World},
     cancel::CancelToken,
     model::{self, AdapterFile},
 };
+
+use std::sync::Arc;
 
 /// Where a model runs.
 #[derive(Clone, Debug, Default)]
@@ -25,6 +27,10 @@ pub enum BackendChoice {
     Wgpu(backend::wgpu::Options),
     /// The CPU.
     Cpu(backend::cpu::Options),
+    /// The layers in ranges that follow each other, each on a place of its own with its share of them: several GPUs, or GPUs and the
+    /// CPU, for models that fit none of them. Keys and values of a layer lie where the layer is, the embedding in the first place and
+    /// the output in the last; hidden states go from one to the next through the host.
+    Split(Vec<(BackendChoice, u32)>),
     /// The oracle: slow.
     Reference,
 }
@@ -41,6 +47,9 @@ pub struct LoadOptions {
     pub adapters: Vec<AdapterFile>,
     /// Which routed experts the processor computes where the model is on a GPU.
     pub experts: Experts,
+    /// The other processes that share the routed experts.
+    #[doc(hidden)]
+    pub world: Option<Arc<World>>,
     /// Stops the load, from another thread or from within the progress callback: it then gives [`crate::Error::Cancelled`].
     pub cancel: CancelToken,
 }

@@ -1,17 +1,18 @@
 //! From a wish where a model runs to weights in place.
 
-use super::{BackendChoice, LoadOptions};
+use super::{BackendChoice, ExpertPlacement, LoadOptions};
 use crate::{
-    backend::{self, Loaded, OnProgress, Program},
-    error::Result,
+    backend::{self, Loaded, OnProgress, Program, stages::Placed},
+    error::{Error, Result},
+    graph::{self, Stage},
 };
-#[cfg(feature = "gpu")]
-use crate::{error::Error, graph};
 
 /// Where a model runs, the GPU opened.
 pub(super) enum Target {
     Reference,
     Cpu(backend::cpu::Options),
+    /// Ranges of layers, each with its share.
+    Split(Vec<(Target, u32)>),
     /// With the options for the experts that are left to the processor.
     #[cfg(feature = "gpu")]
     Gpu(backend::wgpu::Gpu, backend::cpu::Options),
@@ -24,7 +25,20 @@ pub(super) enum Target {
 pub(super) fn target(program: &Program, options: &LoadOptions) -> Result<Target> {
     // What a person has said wrongly is wrong on every device.
     options.experts.placement.wanted(program)?;
-    Ok(match &options.backend {
+    choose(&options.backend, options)
+}
+
+fn choose(choice: &BackendChoice, options: &LoadOptions) -> Result<Target> {
+    Ok(match choice {
+        BackendChoice::Split(places) => {
+            let one = |(place, share): &(BackendChoice, u32)| match place {
+                BackendChoice::Split(_) | BackendChoice::Reference => {
+                    Err(Error::Invalid("the layers are split over GPUs and the CPU, and over nothing else".into()))
+                }
+                place => Ok((choose(place, options)?, *share)),
+            };
+            Target::Split(places.iter().map(one).collect::<Result<_>>()?)
+        }
         BackendChoice::Reference => Target::Reference,
         BackendChoice::Cpu(o) => Target::Cpu(*o),
         #[cfg(feature = "gpu")]
@@ -45,6 +59,7 @@ pub(super) fn target(program: &Program, options: &LoadOptions) -> Result<Target>
 pub(super) fn insists(choice: &BackendChoice) -> bool {
     match choice {
         BackendChoice::Gpu(_) | BackendChoice::Wgpu(_) => true,
+        BackendChoice::Split(places) => places.iter().any(|(place, _)| insists(place)),
         BackendChoice::Auto | BackendChoice::Prefer(..) | BackendChoice::Cpu(_) | BackendChoice::Reference => false,
     }
 }
@@ -66,6 +81,7 @@ pub(super) fn load(program: &Program, options: &LoadOptions, progress: OnProgres
     match target(program, options)? {
         Target::Reference => backend::reference::load(program.clone()),
         Target::Cpu(o) => backend::cpu::load(program.clone(), &o, progress),
+        Target::Split(places) => split(program, options, places, progress),
         #[cfg(feature = "gpu")]
         Target::Gpu(gpu, cpu) => {
             let loaded = on_gpu(&gpu, program, options, &cpu, progress);
@@ -78,6 +94,48 @@ pub(super) fn load(program: &Program, options: &LoadOptions, progress: OnProgres
             }
         }
     }
+}
+
+/// The stages of a program on these places.
+///
+/// # Errors
+/// [`Error::Invalid`] for shares that do not fit the layers; [`Error::Unsupported`] for experts that are elsewhere, too.
+pub(super) fn stages(
+    program: &Program,
+    options: &LoadOptions,
+    places: Vec<(Target, u32)>,
+) -> Result<Vec<(Stage, Target)>> {
+    if !matches!(options.experts.placement, ExpertPlacement::Gpu) {
+        return Err(Error::Unsupported(
+            "layers on several devices, and experts left to the processor or in slots: experts stay with their layers then".into(),
+        ));
+    }
+    let shares: Vec<u32> = places.iter().map(|p| p.1).collect();
+    let ranges = graph::ranges_of_layers(graph::layers(&program.graph), &shares)?;
+    let stages = graph::stages(program, &ranges)?;
+    Ok(stages.into_iter().zip(places.into_iter().map(|p| p.0)).collect())
+}
+
+fn split(
+    program: &Program,
+    options: &LoadOptions,
+    places: Vec<(Target, u32)>,
+    progress: OnProgress<'_>,
+) -> Result<Box<dyn Loaded>> {
+    let mut placed = vec![];
+    for (stage, target) in stages(program, options, places)? {
+        let own = stage.program.clone();
+        let loaded = match target {
+            Target::Cpu(o) => backend::cpu::load(own, &o, progress)?,
+            #[cfg(feature = "gpu")]
+            Target::Gpu(gpu, _) => gpu.load(own, progress)?,
+            Target::Split(_) | Target::Reference => {
+                return Err(Error::Invalid("the layers are split over GPUs and the CPU".into()));
+            }
+        };
+        placed.push(Placed { stage, loaded });
+    }
+    Ok(backend::stages::staged(program.clone(), placed))
 }
 
 #[cfg(feature = "gpu")]

@@ -5,8 +5,11 @@ mod cache;
 mod cache_plan;
 mod hybrid;
 mod larger;
+mod layers;
 mod memory;
 mod program;
+mod ranks;
+mod ranks_program;
 mod slots;
 mod split;
 

@@ -47,6 +47,7 @@ parity! {
     routers: moe::routers;
     moe_blocks: moe::blocks;
     expert_linear: moe::expert_linear;
+    local_ids: moe::local_ids;
     short_conv: recurrent::short_conv;
     delta_net: recurrent::delta_net;
     gates: recurrent::gates;

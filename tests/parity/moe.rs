@@ -411,3 +411,17 @@ pub fn expert_linear() -> Vec<Case> {
     }
     cases
 }
+
+/// The numbers of the experts that are here, of all and of a part: the first, the last, those between. Compared as pairs with weights.
+pub fn local_ids() -> Vec<Case> {
+    let case = |(heads, first, count): (usize, u32, u32)| {
+        let mut m = Maker::new(7);
+        let ids = m.one(Op::HeadIds { heads }, &[]);
+        let local = m.one(Op::LocalIds { first, count }, &[ids]);
+        let x = m.input(heads);
+        let weights = m.one(Op::Scale(2.0), &[x]);
+        let named = [("router_ids_0", local), ("router_weights_0", weights)];
+        m.finish(format!("local_ids/{count} of {heads} from {first}"), &named, &STEPS)
+    };
+    [(1, 0, 1), (9, 3, 4), (8, 0, 3), (70, 64, 6)].into_iter().map(case).collect()
+}

@@ -31,18 +31,20 @@ pub struct SlotsByExpert {
 }
 
 impl SlotsByExpert {
-    /// Sorts the slots of `ids`, `[T, used]`, with a counting sort.
+    /// Sorts the slots of `ids`, `[T, used]`, with a counting sort. With `shared` the id `experts` stands for an expert that is not
+    /// here: its slots are left out.
     ///
     /// # Errors
     /// [`Error::Invalid`] for an id beyond the experts.
-    pub fn make(&mut self, ids: &[u32], used: usize, experts: usize) -> Result<()> {
-        if let Some(id) = ids.iter().find(|id| **id as usize >= experts) {
+    pub fn make(&mut self, ids: &[u32], used: usize, experts: usize, shared: bool) -> Result<()> {
+        if let Some(id) = ids.iter().find(|id| **id as usize >= experts + usize::from(shared)) {
             return Err(Error::Invalid(format!("expert {id} of {experts}")));
         }
+        let here = |id: &&u32| (**id as usize) < experts;
         self.used = used;
         self.next.clear();
         self.next.resize(experts + 1, 0);
-        ids.iter().for_each(|id| self.next[*id as usize + 1] += 1);
+        ids.iter().filter(here).for_each(|id| self.next[*id as usize + 1] += 1);
         self.active.clear();
         for e in 0..experts {
             let (start, n) = (self.next[e], self.next[e + 1]);
@@ -51,9 +53,10 @@ impl SlotsByExpert {
             }
             self.next[e + 1] = start + n;
         }
-        self.slots.resize(ids.len(), 0);
-        self.tokens.resize(ids.len(), 0);
-        for (slot, id) in ids.iter().enumerate() {
+        let all = self.next[experts];
+        self.slots.resize(all, 0);
+        self.tokens.resize(all, 0);
+        for (slot, id) in ids.iter().enumerate().filter(|(_, id)| here(id)) {
             let at = &mut self.next[*id as usize];
             self.slots[*at] = slot as u32;
             self.tokens[*at] = (slot / used) as u32;
@@ -141,6 +144,9 @@ fn each_block(
     width: usize,
     f: BlockFn<'_>,
 ) -> Result<()> {
+    if by_expert.active.is_empty() {
+        return Ok(());
+    }
     let partition = env.partition(width * by_expert.active.len(), w.row_bytes(), by_expert.largest());
     env.pool.run_spans(by_expert.active.len() * partition.blocks(width), partition.max_blocks, &|worker, items| {
         partition.for_each_block(width, items, |active, first, rows| {

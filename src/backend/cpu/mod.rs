@@ -19,7 +19,6 @@
 #![allow(clippy::needless_range_loop)]
 
 mod act;
-mod arena;
 mod attend;
 mod buffer;
 mod cache;
@@ -49,21 +48,21 @@ mod weight_roles;
 
 pub use host_experts::load_experts;
 pub use needs::{HostBytes, memory_of};
-pub use simd_level::SimdLevel;
+pub use simd_level::{SimdLevel, best as best_simd_level};
 pub use training::train;
 
 use super::{
     Loaded, OnProgress, Program, Progress,
+    host::HostExperts,
     runner::{Executor, RunnerOptions},
 };
 use crate::{
     error::{Error, Result},
     file::Tensor,
     graph,
-    ir::{Graph, Linear, RESIDUAL, WeightId},
+    ir::{Graph, Linear, Node, Op, RESIDUAL, ValueId, WeightId},
     ops::linear::Activations,
 };
-use arena::Arena;
 use layout::Layout;
 use parallel::Env;
 use pool::Pool;
@@ -116,6 +115,10 @@ struct Model {
     /// The output that hidden states are made of, by its place among the graph's.
     residual: Option<usize>,
     weights: Vec<Weight>,
+    /// Who computes the experts that are not here.
+    host: Option<Arc<dyn HostExperts>>,
+    /// Ids of experts among which some are not here.
+    local_ids: Vec<ValueId>,
     /// Where weights do not stay in memory: what is asked for ahead.
     ahead: Option<packing::Ahead>,
     /// By weight id, the dequantised f32 values of weights that ops read as vectors; empty for matrices.
@@ -132,6 +135,21 @@ pub fn load(program: Program, options: &Options, progress: OnProgress<'_>) -> Re
     Ok(Box::new(Handle(Arc::new(prepare(program, options, progress)?))))
 }
 
+/// As [`load`], of a graph with regions that `host` computes.
+///
+/// # Errors
+/// As [`load`].
+pub fn load_with_host(
+    program: Program,
+    host: Arc<dyn HostExperts>,
+    options: &Options,
+    progress: OnProgress<'_>,
+) -> Result<Box<dyn Loaded>> {
+    graph::inference_only(&program.graph)?;
+    let model = Model { host: Some(host), ..prepare(program, options, progress)? };
+    Ok(Box::new(Handle(Arc::new(model))))
+}
+
 /// Weights in place, packed where that is wanted.
 fn prepare(program: Program, options: &Options, progress: OnProgress<'_>) -> Result<Model> {
     let simd_level = options.simd_level.unwrap_or_else(simd_level::best);
@@ -141,7 +159,7 @@ fn prepare(program: Program, options: &Options, progress: OnProgress<'_>) -> Res
     let roles = weight_roles::roles(&graph);
     let total: u64 = program.weights.iter().map(|t| t.byte_len() as u64).sum();
     let packing = packing::Packing::new(&program, &graph, &roles, simd_level, options);
-    let (mut done, mut arena) = (0, Arena::default());
+    let mut done = 0;
     let (mut weights, mut vectors) = (vec![], vec![]);
     for (i, ((decl, tensor), role)) in graph.weights.iter().zip(program.weights.iter()).zip(&roles).enumerate() {
         if tensor.rows() == 0 || tensor.cols() == 0 {
@@ -152,7 +170,7 @@ fn prepare(program: Program, options: &Options, progress: OnProgress<'_>) -> Res
         let exact = if role.router && !tensor.dtype().is_float() { Some(as_f32_tensor(tensor)?) } else { None };
         let mut weight = Weight::new(exact.unwrap_or_else(|| tensor.clone()), simd_level);
         if packing.copied[i] {
-            weight.pack(simd_level, &pool, &mut arena, &mut |n| {
+            weight.pack(simd_level, &pool, &mut |n| {
                 progress(Progress { phase: "packing weights", done: done + n, total })
             })?;
         }
@@ -170,7 +188,23 @@ fn prepare(program: Program, options: &Options, progress: OnProgress<'_>) -> Res
         "cpu backend loaded"
     );
     let activations = options.activations;
-    Ok(Model { pool, simd_level, activations, program, graph, layout, residual, weights, ahead, vectors })
+    let local = |n: &Node| matches!(n.op, Op::LocalIds { .. }).then(|| n.outputs[0]);
+    let local_ids = graph.nodes.iter().filter_map(local).collect();
+    let host = None;
+    Ok(Model {
+        pool,
+        simd_level,
+        activations,
+        program,
+        graph,
+        layout,
+        residual,
+        weights,
+        host,
+        local_ids,
+        ahead,
+        vectors,
+    })
 }
 
 fn check_available(simd_level: SimdLevel) -> Result<()> {
@@ -200,7 +234,11 @@ struct Handle(Arc<Model>);
 impl Model {
     fn describe(&self) -> String {
         let n = self.pool.threads();
-        format!("cpu ({n} thread{}, {})", if n == 1 { "" } else { "s" }, self.simd_level.name())
+        let own = format!("cpu ({n} thread{}, {})", if n == 1 { "" } else { "s" }, self.simd_level.name());
+        match &self.host {
+            None => own,
+            Some(host) => format!("{own}, experts on {}", host.describe()),
+        }
     }
 
     fn weight_bytes(&self) -> u64 {
@@ -247,7 +285,7 @@ pub fn multiply(
     let tokens = x.len() / weight.cols();
     let mut weights = [Weight::new(weight.clone(), simd_level)];
     if repack {
-        weights[0].pack(simd_level, pool, &mut Arena::default(), &mut |_| Ok(()))?;
+        weights[0].pack(simd_level, pool, &mut |_| Ok(()))?;
     }
     let all_tokens: Vec<u32> = (0..tokens as u32).collect();
     let scratch = weight::ScratchPool::new(pool.threads());

@@ -21,7 +21,10 @@ use super::{
     weight::{Input, ScratchPool, Weight, ensure_len},
 };
 use crate::{
-    backend::Output,
+    backend::{
+        Output,
+        host::{HostResult, HostRows, HostRunner},
+    },
     error::{Error, Result},
     ir::{Activation, Linear, Node, Norm, NormKind, Op, Rope, Router, Rows, StateId, ValueId, WeightId},
     ops::{elementwise::sigmoid, linear::Activations},
@@ -46,6 +49,8 @@ pub(super) struct State {
     normed: Aligned<f32>,
     logits: Vec<f32>,
     pub(super) slots_by_expert: SlotsByExpert,
+    /// Who computes the experts that are not here.
+    pub(super) host: Option<Box<dyn HostRunner>>,
     attention: attend::Scratch,
     /// The output buffers of the running node, which are taken out of `floats` meanwhile.
     taken: Vec<Aligned<f32>>,
@@ -140,6 +145,7 @@ impl State {
             normed: Aligned::default(),
             logits: vec![],
             slots_by_expert: SlotsByExpert::default(),
+            host: None,
             attention: attend::Scratch::default(),
             taken: vec![],
         }
@@ -153,7 +159,8 @@ impl State {
         let ropes: u64 = self.ropes.iter().map(RopeTable::bytes).sum();
         let small = 4 * (self.all_tokens.capacity() + self.logits.capacity()) as u64 + self.attention.bytes();
         let scratch = self.scratch.bytes() + self.acts.bytes() + self.normed.bytes() + self.slots_by_expert.bytes();
-        sequences + floats + ids + ropes + small + scratch
+        let host = self.host.as_ref().map_or(0, |h| h.bytes());
+        sequences + floats + ids + ropes + small + scratch + host
     }
 
     /// Prepares for a step: grows the buffers of values that have a row for each output.
@@ -350,9 +357,8 @@ impl State {
             | Op::Math(_)
             | Op::Grad(_)
             | Op::TakeOutputs => self.simple(f, node, &mut outs[0])?,
-            Op::HostExperts { .. } => {
-                return Err(Error::Graph("experts of the host in a graph that is not split".into()));
-            }
+            Op::LocalIds { first, count } => self.local_ids(f, ins[0], node.outputs[0], *first, *count),
+            Op::HostExperts { region, cols } => self.elsewhere(f, ins, *region as usize, &mut outs[0], *cols)?,
         }
         Ok(())
     }

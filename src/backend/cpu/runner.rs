@@ -60,7 +60,8 @@ impl CpuExecutor {
         let of_one = |_| Sequence::new(&model.graph, options.ctx, options.kv);
         let sequences = (0..options.sequences).map(of_one).collect::<Result<_>>()?;
         let most = options.ubatch.min(options.ctx.saturating_mul(options.sequences));
-        let state = State::new(&model, most, options.ctx, sequences);
+        let mut state = State::new(&model, most, options.ctx, sequences);
+        state.host = model.host.as_ref().map(|h| h.runner(most)).transpose()?;
         Ok(CpuExecutor { model, options, state, step: BegunStep::default(), next: None, started: false })
     }
 

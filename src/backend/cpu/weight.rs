@@ -2,7 +2,6 @@
 
 use super::{
     act::{ActRow, Acts},
-    arena::Arena,
     buffer::Aligned,
     kernel::{Kernels, RowsJob, float_panel, kernels, packed::Packed, panel},
     pool::{Pool, lock_unpoisoned},
@@ -108,10 +107,9 @@ impl Weight {
         &mut self,
         simd_level: SimdLevel,
         pool: &Pool,
-        arena: &mut Arena,
         progress: &mut dyn FnMut(u64) -> Result<()>,
     ) -> Result<()> {
-        self.packed = Packed::new(&self.tensor, simd_level, pool, arena, progress)?;
+        self.packed = Packed::new(&self.tensor, simd_level, pool, progress)?;
         Ok(())
     }
 

@@ -73,6 +73,7 @@ fn matrices(op: &Op) -> Vec<WeightId> {
         | Op::ExpertCombine
         | Op::TakeOutputs
         | Op::HostExperts { .. }
+        | Op::LocalIds { .. }
         | Op::Math(_)
         | Op::Grad(_)
         | Op::RopeStore { .. } => vec![],

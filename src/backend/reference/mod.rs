@@ -138,6 +138,9 @@ impl Scope<'_> {
             Op::ExpertCombine => experts::eval_combine(nums(0), nums(1)),
             Op::TakeOutputs => elementwise::take_outputs(nums(0), step.outputs),
             Op::Math(_) | Op::Grad(_) => return Err(Error::Graph(format!("{} in an inference graph", node.op.name()))),
+            Op::LocalIds { first, count } => {
+                return Ok(vec![Value::Ids(experts::eval_local(ids(0), *first, *count))]);
+            }
             Op::HostExperts { .. } => {
                 return Err(Error::Graph("experts of the host in a graph that is not split".into()));
             }

@@ -25,7 +25,7 @@ mod steps;
 pub use executor::{Executor, ExecutorStep, ExpertSlotUse, KernelTime, StateCopy, StateMove, find_input};
 pub use future::StepFuture;
 pub use pages::PAGE;
-pub(crate) use saved::checksum;
+pub(crate) use saved::{checksum, fingerprint};
 pub(crate) use step::not_finite;
 pub use step::{Budget, Chosen, Inputs, Mask, Output, Results, Row, Status, Step, Token};
 

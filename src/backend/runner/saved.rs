@@ -83,7 +83,7 @@ fn kv_code(kv: KvType) -> u32 {
 
 /// A number that follows from the graph, from the shapes, formats and some bytes of the weights, and from what a context of `ctx`
 /// positions makes of rotations: what keys, values and states depend on.
-pub(super) fn fingerprint(program: &Program, ctx: usize) -> u64 {
+pub fn fingerprint(program: &Program, ctx: usize) -> u64 {
     let mut sum = checksum(program.graph.to_string().as_bytes());
     for node in &program.graph.nodes {
         if let Op::Rope(rope) | Op::RopeStore { rope, .. } = &node.op {

@@ -54,6 +54,21 @@ impl Gpu {
         self.load_graph(program, (&split.device, Some(host)), run, progress)
     }
 
+    /// As [`Gpu::load_with`], of a graph with regions that `host` computes.
+    ///
+    /// # Errors
+    /// As [`Gpu::load`].
+    pub fn load_with_host(
+        &self,
+        program: Program,
+        host: Arc<dyn HostExperts>,
+        run: RunOptions,
+        progress: OnProgress<'_>,
+    ) -> Result<Box<dyn Loaded>> {
+        let graph = program.graph.clone();
+        self.load_graph(program, (&graph, Some(host)), run, progress)
+    }
+
     fn load_graph(
         &self,
         program: Program,

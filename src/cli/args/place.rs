@@ -79,9 +79,24 @@ pub enum ReductionName {
 /// Where to run, and how there.
 #[derive(Args, Clone, Debug)]
 pub struct DeviceArgs {
-    /// Number or part of the name of a GPU, as `moeray devices` lists them
+    /// Number or part of the name of a GPU, as `moeray devices` lists them; several, or cpu among them, separated by commas, to split the
+    /// layers of a model
     #[arg(long, value_name = "N|NAME", help_heading = "Where to run")]
     pub device: Option<String>,
+    /// Shares of the layers of several devices, such as 1,3 [default: equal ones]; also -ts
+    #[arg(
+        long,
+        value_name = "N,N,...",
+        help_heading = "Where to run",
+        hide_short_help = true,
+        value_delimiter = ',',
+        requires = "device"
+    )]
+    pub split: Vec<u32>,
+    /// Processes that share the routed experts of the model, each with a part of those of every layer: as many as mpirun has started, which
+    /// this only checks
+    #[arg(long, value_name = "N", help_heading = "Where to run", hide_short_help = true, value_parser = clap::value_parser!(u32).range(1..=1024))]
+    pub ranks: Option<u32>,
     /// Threads of the cpu backend, which this chooses [default: one for each core]
     #[arg(short, long, value_name = "N", help_heading = "Where to run", value_parser = clap::value_parser!(u32).range(1..=4096))]
     pub threads: Option<u32>,
@@ -224,10 +239,21 @@ const CPU: &str = "Tuning of the CPU";
 const GPU: &str = "Tuning of the GPU";
 
 impl DeviceArgs {
+    /// The devices that were named.
+    pub fn devices(&self) -> Vec<&str> {
+        // A comma within brackets belongs to a name: `llvmpipe (LLVM 19.1.7, 256 bits)`.
+        let mut depth = 0;
+        let between = |c: char| {
+            depth += i32::from(c == '(') - i32::from(c == ')');
+            c == ',' && depth <= 0
+        };
+        self.device.as_deref().map_or(vec![], |names| names.split(between).map(str::trim).collect())
+    }
+
     /// An option that is about a GPU, where one was given.
     pub fn of_gpu(&self) -> Option<String> {
         let named = [
-            self.device.as_ref().map(|d| format!("--device {d}")),
+            self.device.as_ref().filter(|_| self.devices().len() == 1).map(|d| format!("--device {d}")),
             self.checked.then(|| "--checked".into()),
             self.tiles.map(|_| "--tiles".into()),
             self.reduction.map(|_| "--reduction".into()),
@@ -257,7 +283,15 @@ impl DeviceArgs {
         }
         if !matches!(name, BackendName::Wgpu | BackendName::Auto) {
             (own.experts, own.slots) = (ExpertArgs::default(), SlotArgs::default());
-            own = DeviceArgs { device: None, checked: false, tiles: None, experimental: false, reduction: None, ..own };
+            own = DeviceArgs {
+                device: None,
+                split: vec![],
+                checked: false,
+                tiles: None,
+                experimental: false,
+                reduction: None,
+                ..own
+            };
         }
         own
     }

@@ -234,6 +234,16 @@ pub static HEAD_IDS: Kernel = Kernel {
     ..PLAIN
 };
 
+/// The numbers of the experts that are here. Bindings: `ids` u32 `[T, k]`, `y` u32 `[T, k]` (read_write). Items: k; rows: T.
+pub static LOCAL_IDS: Kernel = Kernel {
+    name: "local_ids",
+    parts: parts(&[wgsl!("local_ids.wgsl")]),
+    consts: consts(&[("WG", 64)]),
+    params: params::LocalIdsParams::FIELDS,
+    tile: wg_items,
+    ..PLAIN
+};
+
 /// Columns side by side, head by head. Bindings: `a` `[R, heads·m]`, `b` `[R, heads·n]`, `y` `[R, heads·(m + n)]`
 /// (read_write). Items: columns; rows: T or O.
 pub static JOIN_HEADS: Kernel = Kernel {

@@ -250,6 +250,24 @@ uniforms! {
         third_to_3: u32,
     }
 
+    /// Uniforms of `local_ids`.
+    LocalIdsParams {
+        /// The first expert that is here.
+        first: u32,
+        /// Experts that are here.
+        count: u32,
+        /// Experts used by a token (k).
+        used: u32,
+        /// Start of the ids in their binding, in elements.
+        ids_offset: u32,
+        /// Elements from one row of the ids to the next.
+        ids_stride: u32,
+        /// Start of the result in its binding, in elements.
+        y_offset: u32,
+        /// Elements from one row of the result to the next.
+        y_stride: u32,
+    }
+
     /// Uniforms of `expert_sort`.
     ExpertSortParams {
         /// Experts (E), at most 1024.

@@ -126,6 +126,7 @@ fn eval_op<T: Real>(x: &Operands<'_, T>, s: &mut Scope<'_, T>) -> Result<Vec<Val
         | Op::DeltaNet(_)
         | Op::TakeOutputs
         | Op::HostExperts { .. }
+        | Op::LocalIds { .. }
         | Op::NormLinears { .. }
         | Op::RopeStore { .. }
         | Op::LinearAdd { .. }

@@ -104,6 +104,7 @@ impl KernelGraph {
             | KernelOp::Norm(_)
             | KernelOp::Rope(_)
             | KernelOp::ShortConv(_)
+            | KernelOp::LocalIds { .. }
             | KernelOp::LinearGlu { .. } => count(1, 1),
             KernelOp::Elementwise(e) => count(e.operands(), 1),
             KernelOp::KvStore { .. } if n.inputs.len() == 1 => count(1, 1),

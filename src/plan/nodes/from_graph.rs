@@ -119,6 +119,7 @@ impl Translation<'_> {
             Op::TakeOutputs => KernelOp::Elementwise(Elementwise::TakeOutputs),
             Op::ScaleExpertInputs => return self.scale_expert_inputs(n),
             Op::HeadIds { heads } => KernelOp::HeadIds { heads: *heads },
+            Op::LocalIds { first, count } => KernelOp::LocalIds { first: *first, count: *count },
             Op::JoinHeads { heads } => KernelOp::JoinHeads { heads: *heads },
             Op::Rope(rope) => KernelOp::Rope(rope.clone()),
             Op::KvStore { cache } => KernelOp::KvStore { cache: *cache },

@@ -123,6 +123,7 @@ impl KernelOp {
             | KernelOp::Elementwise(_)
             | KernelOp::ScaleExpertInputs
             | KernelOp::HeadIds { .. }
+            | KernelOp::LocalIds { .. }
             | KernelOp::JoinHeads { .. }
             | KernelOp::Rope(_)
             | KernelOp::KvStore { .. }

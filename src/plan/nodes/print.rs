@@ -30,6 +30,7 @@ impl KernelOp {
             KernelOp::Elementwise(Elementwise::TakeOutputs) => "take_outputs",
             KernelOp::ScaleExpertInputs => "scale_expert_inputs",
             KernelOp::HeadIds { .. } => "head_ids",
+            KernelOp::LocalIds { .. } => "local_ids",
             KernelOp::JoinHeads { .. } => "join_heads",
             KernelOp::Rope(_) => "rope",
             KernelOp::KvStore { .. } => "kv_store",
@@ -151,6 +152,7 @@ impl NodeText<'_> {
             KernelOp::ExpertCombine { residual } => {
                 residual.map(|f| format!("residual added, times {f}")).into_iter().collect()
             }
+            KernelOp::LocalIds { first, count } => vec![format!("{count} from {first} on")],
             KernelOp::HostExperts { region } => vec![format!("region {region}, computed by the host")],
             KernelOp::Tokens
             | KernelOp::Input(_)

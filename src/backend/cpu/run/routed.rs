@@ -57,6 +57,42 @@ impl State {
         done
     }
 
+    /// The numbers of the experts that are here.
+    pub(super) fn local_ids(&mut self, f: StepContext<'_>, ids: ValueId, to: ValueId, first: u32, count: u32) {
+        let p = f.place(to);
+        let mut local = take(&mut self.ids[p.buffer]);
+        let here = self.ids_of(f, ids).iter().map(|id| id.wrapping_sub(first).min(count));
+        local.iter_mut().zip(here).for_each(|(to, id)| *to = id);
+        self.ids[p.buffer] = local;
+    }
+
+    /// Lets who has the other experts compute a region.
+    pub(super) fn elsewhere(
+        &mut self,
+        f: StepContext<'_>,
+        ins: &[ValueId],
+        region: usize,
+        out: &mut [f32],
+        cols: usize,
+    ) -> Result<()> {
+        let missing = || Error::Graph("experts of the host in a graph that is not split".into());
+        let mut host = self.host.take().ok_or_else(missing)?;
+        let rows = f.step.tokens.len();
+        let input = |v: &ValueId| {
+            let place = f.place(*v);
+            let words = match f.model.layout.buffers[place.buffer].ids {
+                true => self.ids_of(f, *v),
+                false => bytemuck::cast_slice(self.floats_of(f, *v)),
+            };
+            HostRows { words, stride: place.cols }
+        };
+        let inputs: Vec<HostRows<'_>> = ins.iter().map(input).collect();
+        let to = HostResult { words: out.get_mut(..rows * cols).ok_or_else(missing)?, stride: cols };
+        let done = host.run(region, rows, &inputs, to);
+        self.host = Some(host);
+        done
+    }
+
     /// Runs an op on routed experts.
     pub(super) fn routed(&mut self, f: StepContext<'_>, node: &Node, outs: &mut [Aligned<f32>]) -> Result<()> {
         let (x, ids) = (node.inputs[0], node.inputs[1]);
@@ -68,7 +104,7 @@ impl State {
         let shape = f.weight(first.weight).tensor().shape();
         let (n, width, inp) = (shape[0], shape[1], shape[2]);
         let mut by_expert = take(&mut self.slots_by_expert);
-        let made = by_expert.make(self.ids_of(f, ids), f.place(ids).cols, n);
+        let made = by_expert.make(self.ids_of(f, ids), f.place(ids).cols, n, f.model.local_ids.contains(&ids));
         self.slots_by_expert = by_expert;
         made?;
         if let Some(ahead) = &f.model.ahead {

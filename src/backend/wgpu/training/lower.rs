@@ -304,6 +304,7 @@ impl<'a> Lower<'a> {
             | Op::DeltaNet(_)
             | Op::TakeOutputs
             | Op::HostExperts { .. }
+            | Op::LocalIds { .. }
             | Op::NormLinears { .. }
             | Op::RopeStore { .. }
             | Op::LinearAdd { .. }
