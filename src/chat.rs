@@ -9,7 +9,7 @@
 //!
 //! Deliberately absent: terminals, clocks.
 
-pub use crate::tools::{AnswerDelta, CallDelta, CallHead, Tool, ToolCall, ToolReader, ToolSyntax};
+pub use crate::tools::{AnswerDelta, CallDelta, Tool, ToolCall, ToolReader, ToolSyntax};
 use crate::{
     error::{Error, Result},
     generate::{CancelToken, FinishReason, GenerateOptions, Generation, Piece, Polled, Stats, generate},

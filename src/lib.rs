@@ -37,7 +37,7 @@
 //! A model goes to the best real GPU, else to the CPU with a thread for each core. A session has 2048 positions, micro-batches of 512
 //! tokens, and keys and values in half precision ([`session::SessionOptions`]); a generation has at most 256 tokens
 //! ([`generate::GenerateOptions`]), chosen at a temperature of 0.8 from the best 40 with top-p 0.95 and min-p 0.05, with the seed 0
-//! ([`sampler::SamplerOptions`]). A text gets the tokens before it that its vocabulary wants ([`tokenizer::EncodeOptions`]).
+//! ([`generate::SamplerOptions`]). A text gets the tokens before it that its vocabulary wants ([`tokenizer::EncodeOptions`]).
 //!
 //! Mesa's layer for desktops writes to standard error on Linux where `XDG_RUNTIME_DIR` is not set; a program without a desktop
 //! silences it by `NODEVICE_SELECT=1` in its environment before the first device is looked for.
@@ -60,8 +60,7 @@
 //! ```
 //!
 //! The modules stand in reading order. An application needs few of them: [`session`] (a [`session::Model`] and its sequences),
-//! [`generate`], [`chat`], [`sampler`], [`tokenizer`], [`routing`], and [`gpu`] or [`cpu`] to say where it
-//! runs; `train` makes new weights. The others are the engine's rooms: they are not part of the interface and change from version to
+//! [`generate`], [`chat`], [`tokenizer`], [`routing`], and [`gpu`] or [`cpu`] to say where it runs; `train` makes new weights. The others are the engine's rooms: they are not part of the interface and change from version to
 //! version.
 //!
 //! # Promises that hold everywhere
@@ -174,7 +173,7 @@ pub mod backend;
 pub mod hub;
 pub mod routing;
 pub mod session;
-pub mod sampler;
+mod sampler;
 pub mod generate;
 pub mod chat;
 #[cfg(feature = "train")]
@@ -204,7 +203,6 @@ pub mod gpu {
     pub use crate::backend::wgpu::{ForcedLimits, Measured};
     pub use crate::{
         backend::wgpu::{DeviceCallbacks, DeviceInfo, Gpu, Options, Requirements, RunOptions, ShaderCache, Tuning},
-        graph::{Eviction, ExpertSlots},
         kernels::{Reduction, Tiles},
     };
 }

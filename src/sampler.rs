@@ -18,7 +18,7 @@
 //! are written here, from operations that IEEE 754 fixes to the bit.
 //!
 //! ```
-//! use moeray::sampler::{Sampler, SamplerOptions};
+//! use moeray::generate::{Sampler, SamplerOptions};
 //!
 //! let mut sampler = Sampler::new(SamplerOptions { temperature: 0.8, seed: 7, ..Default::default() })?;
 //! let logits = [0.1, 2.0, -1.0, 1.9];

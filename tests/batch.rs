@@ -13,8 +13,8 @@ use moeray::{
         Loaded,
         runner::{self, Row, RunnerOptions},
     },
+    generate::{SamplerOptions, Sampling},
     quant::KvType,
-    sampler::{SamplerOptions, Sampling},
     session::{BackendChoice, Batch, BatchTurn, Budget, Chosen, LoadOptions, Model, Session, SessionOptions, Status},
 };
 

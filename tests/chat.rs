@@ -4,8 +4,8 @@ use super::support::successor::Successor;
 use moeray::{
     Error,
     chat::Chat,
+    generate::SamplerOptions,
     generate::{CancelToken, FinishReason, GenerateOptions, generate},
-    sampler::SamplerOptions,
     session::{BackendChoice, LoadOptions, Model, Session, SessionOptions},
     tokenizer::{AnswerPart, EncodeOptions},
 };

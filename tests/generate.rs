@@ -3,7 +3,7 @@
 use moeray::{
     Error, Result,
     generate::{CancelToken, Decoder, FinishReason, GenerateOptions, Generation, Piece, Polled, TextStream},
-    sampler::{Sampler, SamplerOptions, Sampling},
+    generate::{Sampler, SamplerOptions, Sampling},
     session::{Budget, Status},
 };
 

@@ -13,13 +13,13 @@ use moeray::{
         wgpu::{ForcedLimits, Gpu, Options, Requirements, RunOptions},
     },
     file::{Tensor, synth},
+    generate::{SamplerOptions, Sampling},
     graph,
     kernels::{Reduction, Tiles},
     model,
     ops::linear::Activations,
     plan::{self, Caps, Plan, Weights},
     quant::{DType, KvType},
-    sampler::{SamplerOptions, Sampling},
 };
 use std::path::Path;
 

@@ -5,9 +5,10 @@ use crate::{
     support::{Target, gpu},
 };
 use moeray::{
-    backend, file, model,
+    backend, file,
+    generate::{SamplerOptions, Sampling},
+    model,
     routing::{LayerTrace, Load, Statistics},
-    sampler::{SamplerOptions, Sampling},
     session::{BackendChoice, Budget, LoadOptions, Model, Session, SessionOptions, Status},
 };
 use std::fs;
@@ -183,15 +184,13 @@ fn the_page_shows_every_layer() {
         let taken = |e: u32| of.ids.iter().filter(|id| **id == e).count() as u32;
         let (a, b) = (of.ids[0], of.ids[1]);
         let both = of.ids.chunks(of.used).filter(|ids| ids.contains(&a) && ids.contains(&b)).count() as u32;
-        let together = &layer.together;
-        assert_eq!(together.count(a as usize, a as usize), 2 * taken(a));
-        assert_eq!(together.count(a as usize, b as usize), 2 * both);
+        assert_eq!(layer.together(a as usize, a as usize), 2 * taken(a));
+        assert_eq!(layer.together(a as usize, b as usize), 2 * both);
         let chance = f64::from(taken(a)) * f64::from(taken(b)) / trace.tokens() as f64;
-        assert!((together.lift(a as usize, b as usize).unwrap() - f64::from(both) / chance).abs() < 1e-12);
-        assert_eq!(together.count(of.experts, 0), 0);
-        let positions = &layer.over_positions;
-        assert_eq!((positions.bins(), positions.width()), (trace.tokens(), 1));
-        let first = positions.relative(0, a as usize);
+        assert!((layer.lift(a as usize, b as usize).unwrap() - f64::from(both) / chance).abs() < 1e-12);
+        assert_eq!(layer.together(of.experts, 0), 0);
+        assert_eq!((layer.bins(), layer.bin_width()), (trace.tokens(), 1));
+        let first = layer.load_in_bin(0, a as usize);
         assert!((first - of.experts as f64 / of.used as f64).abs() < 1e-12, "one of {} choices", of.used);
     }
     let page = statistics.html("a title");
@@ -213,12 +212,12 @@ fn long_texts_get_wider_bins() {
         statistics.add(session.routing().unwrap());
     }
     let layer = &statistics.layers()[0];
-    assert_eq!((layer.over_positions.width(), layer.over_positions.bins()), (4, 75));
+    assert_eq!((layer.bin_width(), layer.bins()), (4, 75));
     assert_eq!(layer.load.total(), 400 * 2);
     // Relative loads of a bin's experts have the mean 1.
     let experts = layer.load.counts.len();
     for bin in 0..75 {
-        let sum: f64 = (0..experts).map(|e| layer.over_positions.relative(bin, e)).sum();
+        let sum: f64 = (0..experts).map(|e| layer.load_in_bin(bin, e)).sum();
         assert!((sum - experts as f64).abs() < 1e-9);
     }
 }

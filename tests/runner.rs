@@ -10,8 +10,8 @@ use moeray::{
         Loaded,
         runner::{Budget, Chosen, Mask, PAGE, Row, Runner, RunnerOptions, Status, Step, Token},
     },
+    generate::{Sampler, SamplerOptions, Sampling},
     quant::KvType,
-    sampler::{Sampler, SamplerOptions, Sampling},
 };
 use std::{
     future::Future,

@@ -2,7 +2,7 @@
 
 use moeray::{
     Error,
-    sampler::{Rng, Sampler, SamplerOptions},
+    generate::{Rng, Sampler, SamplerOptions},
 };
 
 /// Everything off but the temperature.

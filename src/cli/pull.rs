@@ -51,16 +51,16 @@ pub fn pull(args: &PullArgs, _: bool) -> Outcome {
 pub fn remove(args: &RmArgs, quiet: bool) -> Outcome {
     let places = names::places();
     let removed = if args.dry_run { places.removal(&args.name) } else { places.remove(&args.name) };
-    let removed = removed.map_err(|e| Failure::from(e).hint("`moeray list` says what there is"))?;
+    let (paths, bytes) = removed.map_err(|e| Failure::from(e).hint("`moeray list` says what there is"))?;
     if args.dry_run {
         let mut out = io::stdout().lock();
-        for path in &removed.paths {
+        for path in &paths {
             writeln!(out, "{}", path.display())?;
         }
     }
     if !quiet {
         let would = if args.dry_run { "would be" } else { "are" };
-        say(format_args!("{}: {} {would} free", args.name, units::bytes(removed.bytes)));
+        say(format_args!("{}: {} {would} free", args.name, units::bytes(bytes)));
     }
     Ok(())
 }

@@ -22,6 +22,10 @@ mod stream;
 pub use crate::cancel::CancelToken;
 #[cfg(feature = "grammar")]
 pub use crate::grammar::{Grammar, GrammarEngine, Matcher};
+/// For the program and the tests.
+#[doc(hidden)]
+pub use crate::sampler::Rng;
+pub use crate::sampler::{Sampler, SamplerOptions, Sampling};
 pub use decoder::{Decoder, TextStream};
 pub use logprobs::Logprobs;
 pub use options::{FinishReason, GenerateOptions, Piece};
@@ -31,7 +35,6 @@ pub use stream::PieceStream;
 
 use crate::{
     error::{Error, Result},
-    sampler::{Sampler, Sampling},
     session::{Budget, Status},
     tokenizer::Tokenizer,
 };

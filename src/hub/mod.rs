@@ -22,7 +22,6 @@ mod remove;
 
 #[cfg(feature = "pull")]
 pub use pull::{PullOptions, PullProgress, Pulled};
-pub use remove::Removed;
 
 use crate::error::{Error, Result};
 use std::path::{Path, PathBuf};

@@ -8,25 +8,17 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// What a removal takes away.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Removed {
-    /// The links, files and blobs, or the folder of the whole repository where no model would be left in it.
-    pub paths: Vec<PathBuf>,
-    /// Bytes on the disk.
-    pub bytes: u64,
-}
-
 /// What may be left of a repository without a model and still go with the last one: its README and the like.
 const SMALL: u64 = 4 << 20;
 
 impl Places {
-    /// What [`Places::remove`] would take away.
+    /// What [`Places::remove`] would take away: the links, files and blobs, or the folder of the whole repository where no model would be
+    /// left in it, and their bytes on the disk.
     ///
     /// # Errors
     /// [`Error::Invalid`] where there is no such model, the name means several, or it lies in a folder of another tool, which keeps
     /// its own account of it; [`Error::Format`] for a cache that is damaged.
-    pub fn removal(&self, name: &str) -> Result<Removed> {
+    pub fn removal(&self, name: &str) -> Result<(Vec<PathBuf>, u64)> {
         let name = name.trim();
         let Some(path) = self.find(name)? else {
             return Err(Error::Invalid(format!("there is no model {name:?} in the folders of this person")));
@@ -51,9 +43,9 @@ impl Places {
     ///
     /// # Errors
     /// As [`Places::removal`]; [`Error::Write`] where something cannot be removed.
-    pub fn remove(&self, name: &str) -> Result<Removed> {
+    pub fn remove(&self, name: &str) -> Result<(Vec<PathBuf>, u64)> {
         let removed = self.removal(name)?;
-        for path in &removed.paths {
+        for path in &removed.0 {
             let folder = path.symlink_metadata().is_ok_and(|m| m.is_dir());
             let gone = if folder { fs::remove_dir_all(path) } else { fs::remove_file(path) };
             gone.map_err(|source| Error::Write { path: path.clone(), source })?;
@@ -71,9 +63,9 @@ struct Link {
     blob: PathBuf,
 }
 
-fn of_repository(cache: &Path, owner: &str, repo: &str, path: &Path) -> Result<Removed> {
-    let Some(snapshot) = hugging_face::snapshot(cache, owner, repo)? else { return Ok(Removed::default()) };
-    let Some(folder) = snapshot.parent().and_then(Path::parent) else { return Ok(Removed::default()) };
+fn of_repository(cache: &Path, owner: &str, repo: &str, path: &Path) -> Result<(Vec<PathBuf>, u64)> {
+    let Some(snapshot) = hugging_face::snapshot(cache, owner, repo)? else { return Ok(Default::default()) };
+    let Some(folder) = snapshot.parent().and_then(Path::parent) else { return Ok(Default::default()) };
     let chosen = variants(&snapshot).into_iter().find(|v| v.path == path);
     let names: BTreeSet<PathBuf> =
         chosen.iter().flat_map(|v| &v.files).filter_map(|f| Some(f.strip_prefix(&snapshot).ok()?.to_owned())).collect();
@@ -92,7 +84,7 @@ fn of_repository(cache: &Path, owner: &str, repo: &str, path: &Path) -> Result<R
         let all = blobs(&gone).union(&needed).cloned().collect();
         let locks = cache.join(".locks").join(folder.file_name().unwrap_or_default());
         let paths = [Some(folder.to_owned()), Some(locks).filter(|l| l.is_dir())].into_iter().flatten().collect();
-        return Ok(Removed { paths, bytes: size(&all) });
+        return Ok((paths, size(&all)));
     }
     let unused: BTreeSet<PathBuf> = blobs(&gone).difference(&needed).cloned().collect();
     let bytes = size(&unused);
@@ -100,7 +92,7 @@ fn of_repository(cache: &Path, owner: &str, repo: &str, path: &Path) -> Result<R
     let mut paths: Vec<PathBuf> = gone.into_iter().map(|l| l.path).collect();
     let own: Vec<PathBuf> = unused.into_iter().filter(|b| !paths.contains(b)).collect();
     paths.extend(own);
-    Ok(Removed { paths, bytes })
+    Ok((paths, bytes))
 }
 
 /// All files of a snapshot.

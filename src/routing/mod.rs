@@ -16,7 +16,7 @@ mod slots;
 mod statistics;
 
 pub use slots::{Policy, SlotCounts, Slots};
-pub use statistics::{LayerStatistics, OverPositions, Statistics, Together};
+pub use statistics::{LayerStatistics, Statistics};
 
 use crate::{
     backend::Output,

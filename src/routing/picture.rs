@@ -107,7 +107,7 @@ impl Statistics {
             let busiest = l.load.busiest(SHOWN);
             let pairs = (1..busiest.len()).flat_map(|i| (0..i).map(move |j| (i, j)));
             pairs
-                .map(|(i, j)| (i, j, busiest[i], busiest[j], l.together.lift(busiest[i], busiest[j]).unwrap_or(0.0)))
+                .map(|(i, j)| (i, j, busiest[i], busiest[j], l.lift(busiest[i], busiest[j]).unwrap_or(0.0)))
                 .collect::<Vec<_>>()
         };
         let all: Vec<_> = self.layers().iter().map(lifts).collect();
@@ -120,7 +120,7 @@ impl Statistics {
             let at = |i: usize, j: usize| [x + j * cell, y + (i - 1) * cell];
             if hovered {
                 for (i, j, a, b, lift) in pairs {
-                    let both = layer.together.count(*a, *b);
+                    let both = layer.together(*a, *b);
                     let words = format!("experts {a} and {b}: {lift:.2} x chance, {both} tokens");
                     c.rect(at(*i, *j), [cell, cell], &scale.colour(*lift), Some(&words));
                 }
@@ -139,7 +139,7 @@ impl Statistics {
     /// right; how often each was taken there, as a multiple of the mean.
     pub fn over_positions(&self, title: &str) -> String {
         let first = self.layers().first();
-        let (bins, positions) = first.map_or((0, 0), |l| (l.over_positions.bins(), l.over_positions.width()));
+        let (bins, positions) = first.map_or((0, 0), |l| (l.bins(), l.bin_width()));
         let shown = self.layers().iter().map(|l| l.load.counts.len()).max().unwrap_or(0).min(SHOWN);
         let cell = [(300 / bins.max(1)).clamp(2, 12), (96 / shown.max(1)).clamp(3, 12)];
         let subtitle = format!(
@@ -150,8 +150,8 @@ impl Statistics {
         let mut c = Canvas::new(WIDE, title, &subtitle);
         let busiest: Vec<_> = self.layers().iter().map(|l| l.load.busiest(SHOWN)).collect();
         let values = |l: &LayerStatistics, experts: &[usize]| -> Vec<f64> {
-            let of_bin = |bin| experts.iter().map(move |e| l.over_positions.relative(bin, *e));
-            (0..l.over_positions.bins()).flat_map(of_bin).collect()
+            let of_bin = |bin| experts.iter().map(move |e| l.load_in_bin(bin, *e));
+            (0..l.bins()).flat_map(of_bin).collect()
         };
         let all: Vec<_> = self.layers().iter().zip(&busiest).map(|(l, experts)| values(l, experts)).collect();
         let scale = Scale::up_to(all.iter().flatten().copied());

@@ -2,7 +2,7 @@
 
 use super::{LayerTrace, Load, Trace};
 
-/// Bins of [`OverPositions`] at most; with more positions each bin takes twice as many.
+/// Bins of positions at most; with more positions each bin takes twice as many.
 const BINS: usize = 128;
 
 /// The use of the experts of all layers, added up over texts.
@@ -17,15 +17,13 @@ pub struct Statistics {
 pub struct LayerStatistics {
     /// How often each expert was chosen.
     pub load: Load,
-    /// Which experts were chosen together.
-    pub together: Together,
-    /// How often each expert was chosen along the text.
-    pub over_positions: OverPositions,
+    together: Together,
+    over_positions: OverPositions,
 }
 
 /// Pairs of experts that tokens took together.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Together {
+struct Together {
     experts: usize,
     tokens: u64,
     /// `[E, E]`, row-major; the diagonal holds the tokens that took an expert at all.
@@ -34,7 +32,7 @@ pub struct Together {
 
 /// Choices by position in the text.
 #[derive(Clone, Debug, PartialEq)]
-pub struct OverPositions {
+struct OverPositions {
     experts: usize,
     /// Positions of a bin.
     width: usize,
@@ -80,6 +78,38 @@ impl LayerStatistics {
             over_positions: OverPositions { experts: l.experts, width: 1, counts: vec![] },
         }
     }
+
+    /// The number of tokens that took both experts; of an expert with itself, those that took it.
+    pub fn together(&self, a: usize, b: usize) -> u32 {
+        let Together { experts, counts, .. } = &self.together;
+        if a < *experts { counts.get(a * experts + b).copied().unwrap_or(0) } else { 0 }
+    }
+
+    /// How many times as often two experts go together as they would if tokens took them independently; `None` where one of them
+    /// is not used.
+    pub fn lift(&self, a: usize, b: usize) -> Option<f64> {
+        let expected = f64::from(self.together(a, a)) * f64::from(self.together(b, b));
+        (expected > 0.0).then(|| f64::from(self.together(a, b)) * self.together.tokens as f64 / expected)
+    }
+
+    /// Positions of the text that a bin of [`LayerStatistics::load_in_bin`] holds.
+    pub fn bin_width(&self) -> usize {
+        self.over_positions.width
+    }
+
+    /// The number of bins.
+    pub fn bins(&self) -> usize {
+        self.over_positions.counts.len() / self.over_positions.experts.max(1)
+    }
+
+    /// An expert's choices in a bin of positions, divided by the mean of all experts in that bin.
+    pub fn load_in_bin(&self, bin: usize, expert: usize) -> f64 {
+        let OverPositions { experts, counts, .. } = &self.over_positions;
+        let counts = counts.get(bin * experts..(bin + 1) * experts).unwrap_or(&[]);
+        let total: u64 = counts.iter().map(|c| u64::from(*c)).sum();
+        let mean = total as f64 / (*experts).max(1) as f64;
+        counts.get(expert).map_or(0.0, |c| if mean > 0.0 { f64::from(*c) / mean } else { 0.0 })
+    }
 }
 
 /// The experts of a token, those below `experts`.
@@ -95,18 +125,6 @@ impl Together {
             }
         }
         self.tokens += tokens as u64;
-    }
-
-    /// The number of tokens that took both experts; of an expert with itself, those that took it.
-    pub fn count(&self, a: usize, b: usize) -> u32 {
-        if a < self.experts { self.counts.get(a * self.experts + b).copied().unwrap_or(0) } else { 0 }
-    }
-
-    /// How many times as often two experts go together as they would if tokens took them independently; `None` where one of them
-    /// is not used.
-    pub fn lift(&self, a: usize, b: usize) -> Option<f64> {
-        let expected = f64::from(self.count(a, a)) * f64::from(self.count(b, b));
-        (expected > 0.0).then(|| f64::from(self.count(a, b)) * self.tokens as f64 / expected)
     }
 }
 
@@ -132,23 +150,5 @@ impl OverPositions {
             first.iter().enumerate().map(|(e, n)| n + second.get(e).copied().unwrap_or(0)).collect::<Vec<_>>()
         });
         self.counts = joined.collect();
-    }
-
-    /// Positions of a bin.
-    pub fn width(&self) -> usize {
-        self.width
-    }
-
-    /// The number of bins.
-    pub fn bins(&self) -> usize {
-        self.counts.len() / self.experts.max(1)
-    }
-
-    /// An expert's choices in a bin, divided by the mean of all experts in that bin.
-    pub fn relative(&self, bin: usize, expert: usize) -> f64 {
-        let counts = self.counts.get(bin * self.experts..(bin + 1) * self.experts).unwrap_or(&[]);
-        let total: u64 = counts.iter().map(|c| u64::from(*c)).sum();
-        let mean = total as f64 / self.experts.max(1) as f64;
-        counts.get(expert).map_or(0.0, |c| if mean > 0.0 { f64::from(*c) / mean } else { 0.0 })
     }
 }

@@ -1,7 +1,8 @@
 //! Feeding a session: tokens cut into micro-batches, and steps queued ahead, one slice at a time.
 
-use super::{Budget, Chosen, Error, Result, Row, Sampling, Session, Status, Step, Token};
+use super::{Budget, Chosen, Error, Result, Row, Session, Status, Step, Token};
 use crate::backend::runner::not_finite;
+use crate::sampler::Sampling;
 use std::{collections::VecDeque, task::Poll};
 
 /// What is wanted of tokens that are fed.

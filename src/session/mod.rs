@@ -24,7 +24,6 @@ pub use crate::backend::runner::{Budget, Chosen, ExpertSlotUse, RunnerOptions, S
 #[doc(hidden)]
 pub use crate::backend::{KernelTime, Roofline};
 pub use crate::model::Pooling;
-pub use crate::sampler::Sampling;
 pub use batch::{Batch, BatchTurn};
 pub use hidden::Pooled;
 pub use memory_plan::{MemoryPlan, PlaceBytes, WeightBytes};

@@ -99,22 +99,13 @@ pub struct ToolCall {
     pub complete: bool,
 }
 
-/// The beginning of a call.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct CallHead {
-    /// As [`ToolCall::id`].
-    pub id: String,
-    /// The function.
-    pub name: String,
-}
-
 /// A piece of a call, as streams of chat completions have it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CallDelta {
     /// Which call of the answer, from 0.
     pub index: usize,
-    /// In the first piece of a call, and only there.
-    pub head: Option<CallHead>,
+    /// In the first piece of a call, and only there: the call with its id and name, still without arguments.
+    pub head: Option<ToolCall>,
     /// Some more of the arguments; the pieces of a call, joined, are [`ToolCall::arguments`].
     pub arguments: String,
 }

@@ -1,6 +1,6 @@
 //! What comes out of an answer with calls: pieces of text and of calls, in their order.
 
-use super::{AnswerDelta, CallDelta, CallHead, Tool, ToolCall};
+use super::{AnswerDelta, CallDelta, Tool, ToolCall};
 use crate::tokenizer::{AnswerPart, Segment};
 
 /// Letters and digits of ids.
@@ -89,7 +89,7 @@ impl Sink {
             }
         });
         self.calls.push(ToolCall { id: id.clone(), name: name.to_owned(), arguments: String::new(), complete: false });
-        let head = Some(CallHead { id, name: name.to_owned() });
+        let head = Some(ToolCall { id, name: name.to_owned(), arguments: String::new(), complete: false });
         self.out.push(AnswerDelta::Call(CallDelta { index, head, arguments: String::new() }));
         (self.open, self.moved) = (true, true);
         true

@@ -22,6 +22,7 @@ use crate::{
     },
     ir::{Activation, Linear, Op, Router, Score, ValueId, WeightId},
 };
+use std::collections::BTreeMap;
 
 /// What a [`Mixture`] is trained for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -78,17 +79,6 @@ impl Default for MixtureOptions {
             seed: 0,
         }
     }
-}
-
-/// Weights of a [`Mixture`].
-#[derive(Clone, Debug, PartialEq)]
-pub struct MixtureTensor {
-    /// What they are called: `router.weight`, `experts.bias`.
-    pub name: String,
-    /// Row-major shape, outermost dimension first: `[out, in]`, of experts `[experts, out, in]`.
-    pub shape: Vec<usize>,
-    /// The numbers.
-    pub numbers: Vec<f32>,
 }
 
 /// A router and experts on rows of numbers, trained by Adam on the CPU.
@@ -179,18 +169,19 @@ impl Mixture {
         self.see(x, GATES)
     }
 
-    /// The weights; those of all experts lie in one tensor.
+    /// The weights by the names of their tensors (`router.weight`, `experts.bias`), row-major; those of all experts lie in one tensor.
     ///
     /// # Errors
     /// What the backend says.
-    pub fn weights(&mut self) -> Result<Vec<MixtureTensor>> {
-        let own: Vec<_> = self.training.parameters().iter().map(|p| (p.name.clone(), p.shape.clone())).collect();
-        let mut all = vec![];
-        for (i, (name, shape)) in own.into_iter().enumerate() {
-            let numbers = self.training.read(i)?.into_iter().map(|v| v as f32).collect();
-            all.push(MixtureTensor { name, shape, numbers });
-        }
-        Ok(all)
+    pub fn weights(&mut self) -> Result<BTreeMap<String, Vec<f32>>> {
+        let names: Vec<String> = self.training.parameters().iter().map(|p| p.name.clone()).collect();
+        let read = |(i, name)| Ok((name, self.training.read(i)?.into_iter().map(|v| v as f32).collect()));
+        names.into_iter().enumerate().map(read).collect()
+    }
+
+    /// The shape of a tensor, outermost dimension first: `[out, in]`, of experts `[experts, out, in]`. `None` where there is no such one.
+    pub fn shape(&self, name: &str) -> Option<&[usize]> {
+        self.training.parameters().iter().find(|p| p.name == name).map(|p| &p.shape[..])
     }
 
     /// Sets a tensor of [`Mixture::weights`].

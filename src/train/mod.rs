@@ -74,7 +74,7 @@ pub use config::TrainConfig;
 pub use forecast::Forecast;
 pub use learner::{ExpertLoad, LossTerm};
 pub use metrics::{EvalRecord, StepRecord};
-pub use mixture::{Mixture, MixtureLoss, MixtureOptions, MixtureTensor};
+pub use mixture::{Mixture, MixtureLoss, MixtureOptions};
 pub use trainer::{Event, Finished, Trainer};
 pub use upcycle::{Gate, UpcycleOptions};
 

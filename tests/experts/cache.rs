@@ -13,11 +13,11 @@ use moeray::{
         runner::{self, Budget, Row, RunnerOptions},
         wgpu::{ForcedLimits, Gpu, Options, RunOptions},
     },
+    generate::{Sampler, SamplerOptions, Sampling},
     graph::{Eviction, ExpertSlots},
     model,
     quant::KvType,
     routing::{self, Policy, Slots},
-    sampler::{Sampler, SamplerOptions, Sampling},
     session::{
         BackendChoice, ExpertPlacement, ExpertSlotUse, Experts, LoadOptions, MemoryBudget, MemoryPlan, Model, Session,
         SessionOptions, SlotOptions,

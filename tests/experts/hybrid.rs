@@ -13,10 +13,10 @@ use moeray::{
         wgpu::RunOptions,
     },
     file,
+    generate::{SamplerOptions, Sampling},
     graph::{expert_weights, split_experts},
     ops::linear::Activations,
     quant::KvType,
-    sampler::{SamplerOptions, Sampling},
     session::{BackendChoice, ExpertPlacement, Experts, LoadOptions, Model, Session, SessionOptions},
 };
 use std::collections::BTreeSet;

@@ -48,7 +48,7 @@ fn the_plan_is_what_the_allocator_reports() {
         let model = Model::load(DEMO.as_ref(), &options, &mut |_| {}).unwrap();
         let mut s = Session::new(&model, session).unwrap();
         let sampling =
-            moeray::sampler::Sampling { options: moeray::sampler::SamplerOptions::greedy(), ..Default::default() };
+            moeray::generate::Sampling { options: moeray::generate::SamplerOptions::greedy(), ..Default::default() };
         s.set_sampler(&sampling).unwrap();
         let (taken, planned) = (held(&gpu) - before, plan.gpu.unwrap().total());
         let off = planned as f64 / taken as f64 - 1.0;

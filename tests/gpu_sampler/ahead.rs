@@ -5,8 +5,8 @@ use moeray::{
     Result,
     backend::wgpu,
     generate::{CancelToken, Decoder, FinishReason, GenerateOptions, Generation, TextStream},
+    generate::{SamplerOptions, Sampling},
     quant::KvType,
-    sampler::{SamplerOptions, Sampling},
     session::{BackendChoice, Budget, LoadOptions, Model, Session, SessionOptions, Status},
 };
 use std::path::Path;

@@ -12,10 +12,10 @@ use moeray::{
         Loaded, Program,
         runner::{Chosen, Mask, Row, Runner, RunnerOptions, Step, Token},
     },
+    generate::{Sampler, SamplerOptions, Sampling},
     graph::Builder,
     ir::Op,
     quant::KvType,
-    sampler::{Sampler, SamplerOptions, Sampling},
 };
 
 /// A graph whose logits are what the test gives; `None` where there is no GPU.

@@ -264,14 +264,14 @@ fn removing() {
     assert_eq!(names().len(), 4);
     assert!(places.remove(&format!("{REPO}:Q2_K")).is_err());
     let would = places.removal(&format!("{REPO}:Q8_0")).unwrap();
-    assert_eq!((would.bytes, would.paths.len()), (0, 1), "another name has the same bytes");
+    assert_eq!((would.1, would.0.len()), (0, 1), "another name has the same bytes");
     assert_eq!(names().len(), 4, "saying is not doing");
     assert_eq!(places.remove(&format!("{REPO}:Q8_0")).unwrap(), would);
-    assert_eq!(places.remove(&format!("{REPO}:F16")).unwrap().bytes, 50_000);
-    assert_eq!(places.remove(&format!("{REPO}:BF16")).unwrap().bytes, 50_000, "both parts");
+    assert_eq!(places.remove(&format!("{REPO}:F16")).unwrap().1, 50_000);
+    assert_eq!(places.remove(&format!("{REPO}:BF16")).unwrap().1, 50_000, "both parts");
     assert_eq!((names(), blobs(dir.path())), (vec![format!("{REPO}:Q4_K_M")], vec![sha256(&all[1].1)]));
     let last = places.remove(REPO).unwrap();
-    assert_eq!(last.bytes, 300_000);
+    assert_eq!(last.1, 300_000);
     assert!(names().is_empty() && !dir.path().join("models--bard--verse-GGUF").exists());
     assert!(!dir.path().join(".locks/models--bard--verse-GGUF").exists());
 }

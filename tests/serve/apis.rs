@@ -2,8 +2,8 @@
 
 use super::client::{JSON, Server, demo, merged, options};
 use moeray::{
+    generate::SamplerOptions,
     generate::{CancelToken, GenerateOptions, generate},
-    sampler::SamplerOptions,
     session::{Session, SessionOptions},
     tokenizer::EncodeOptions,
 };

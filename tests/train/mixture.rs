@@ -33,7 +33,8 @@ fn competing_experts_divide_the_rows_among_them() {
         assert!(off < 0.2, "seed {seed}: the mean square is {off}");
         // Each expert is the line of its side, whose slope is 4 or −4: the weighted sum alone would not say so.
         let weights = mixture.weights().unwrap();
-        let slopes = &weights.iter().find(|t| t.name == "experts.weight").unwrap().numbers;
+        let slopes = &weights["experts.weight"];
+        assert_eq!(mixture.shape("experts.weight"), Some(&[2, 1, 1][..]));
         assert!((slopes[one] + 4.0).abs() < 0.5 && (slopes[1 - one] - 4.0).abs() < 0.5, "seed {seed}: {slopes:?}");
     }
 }

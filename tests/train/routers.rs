@@ -118,7 +118,10 @@ fn refused(model: &str, keys: &str) -> String {
 fn every_key_of_the_table_of_formulas_trains_and_makes_a_difference() {
     let (_, _, plain) = Run::new("mixtral", "").unwrap().finish();
     let (_, _, plain_shape) = Run::of_shape(&[]).unwrap().finish();
-    for f in formulas().iter().filter(|f| !f.keys.is_empty()) {
+    let formulas = formulas();
+    let tried: Vec<_> = formulas.iter().filter(|f| !f.keys.is_empty()).collect();
+    assert!(tried.len() >= 30, "{} formulas have keys", tried.len());
+    for f in tried {
         if f.keys.iter().any(|k| k.starts_with("datasets.")) {
             // What is learnt of a data set is tried with files: here it has to be a key.
             let overrides: Vec<String> = f.keys.iter().map(|k| k.replacen(" = ", "=", 1)).collect();

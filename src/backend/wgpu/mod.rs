@@ -153,8 +153,10 @@ pub struct RunOptions {
     pub tiles: Option<Tiles>,
     /// Whether subgroups are used; `None`: where it is safe. See `plan::Options::subgroups`.
     pub subgroups: Option<bool>,
-    /// Slots of the device's memory for the experts of each layer: all experts are then kept where kernels read them more slowly, which on
-    /// a device with memory of its own is memory of the host. `None`: all experts in the device's memory. See [`ExpertSlots`].
+    /// Slots of the device's memory for the experts of each layer, as `session::ExpertPlacement::Slots` asks for them: all experts are then
+    /// kept where kernels read them more slowly, which on a device with memory of its own is memory of the host. `None`: all experts in the
+    /// device's memory. For what runs programs without a session.
+    #[doc(hidden)]
     pub expert_slots: Option<ExpertSlots>,
     /// Fill scratch with NaN before every step, and caches when they are made: what reads more than was written shows.
     pub poison: bool,

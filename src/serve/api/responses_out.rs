@@ -8,7 +8,7 @@ use crate::serve::{
     error::{ApiError, ApiResult},
     http::Writer,
 };
-use crate::tools::{CallDelta, CallHead};
+use crate::tools::{CallDelta, ToolCall};
 use serde_json::{Value, json};
 use std::sync::Arc;
 
@@ -35,7 +35,7 @@ struct Item {
     id: String,
     text: String,
     /// What is called, and by which id.
-    head: Option<CallHead>,
+    head: Option<ToolCall>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -108,7 +108,7 @@ impl ResponsesWriter {
     }
 
     /// Closes a call.
-    fn close_call(&mut self, item: &Item, head: &CallHead, status: &str, out: &mut String) {
+    fn close_call(&mut self, item: &Item, head: &ToolCall, status: &str, out: &mut String) {
         let index = self.output.len();
         // What was cut off is no call.
         let whole = self.answer.calls().iter().any(|c| c.id == head.id && c.complete);
@@ -232,7 +232,7 @@ fn item(kind: Kind, id: &str, status: &str, content: &[Value]) -> Value {
     }
 }
 
-fn function_call(id: &str, head: &CallHead, arguments: &str, status: &str) -> Value {
+fn function_call(id: &str, head: &ToolCall, arguments: &str, status: &str) -> Value {
     let (call, name) = (&head.id, &head.name);
     json!({"type": "function_call", "id": id, "call_id": call, "name": name, "arguments": arguments, "status": status})
 }
