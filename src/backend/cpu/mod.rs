@@ -19,6 +19,7 @@
 #![allow(clippy::needless_range_loop)]
 
 mod act;
+mod arena;
 mod attend;
 mod buffer;
 mod cache;
@@ -63,6 +64,7 @@ use crate::{
     ir::{Graph, Linear, Node, Op, RESIDUAL, ValueId, WeightId},
     ops::linear::Activations,
 };
+use arena::Arena;
 use layout::Layout;
 use parallel::Env;
 use pool::Pool;
@@ -159,7 +161,7 @@ fn prepare(program: Program, options: &Options, progress: OnProgress<'_>) -> Res
     let roles = weight_roles::roles(&graph);
     let total: u64 = program.weights.iter().map(|t| t.byte_len() as u64).sum();
     let packing = packing::Packing::new(&program, &graph, &roles, simd_level, options);
-    let mut done = 0;
+    let (mut done, mut arena) = (0, Arena::default());
     let (mut weights, mut vectors) = (vec![], vec![]);
     for (i, ((decl, tensor), role)) in graph.weights.iter().zip(program.weights.iter()).zip(&roles).enumerate() {
         if tensor.rows() == 0 || tensor.cols() == 0 {
@@ -170,7 +172,7 @@ fn prepare(program: Program, options: &Options, progress: OnProgress<'_>) -> Res
         let exact = if role.router && !tensor.dtype().is_float() { Some(as_f32_tensor(tensor)?) } else { None };
         let mut weight = Weight::new(exact.unwrap_or_else(|| tensor.clone()), simd_level);
         if packing.copied[i] {
-            weight.pack(simd_level, &pool, &mut |n| {
+            weight.pack(simd_level, &pool, &mut arena, &mut |n| {
                 progress(Progress { phase: "packing weights", done: done + n, total })
             })?;
         }
@@ -285,7 +287,7 @@ pub fn multiply(
     let tokens = x.len() / weight.cols();
     let mut weights = [Weight::new(weight.clone(), simd_level)];
     if repack {
-        weights[0].pack(simd_level, pool, &mut |_| Ok(()))?;
+        weights[0].pack(simd_level, pool, &mut Arena::default(), &mut |_| Ok(()))?;
     }
     let all_tokens: Vec<u32> = (0..tokens as u32).collect();
     let scratch = weight::ScratchPool::new(pool.threads());

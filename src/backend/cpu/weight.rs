@@ -2,6 +2,7 @@
 
 use super::{
     act::{ActRow, Acts},
+    arena::Arena,
     buffer::Aligned,
     kernel::{Kernels, RowsJob, float_panel, kernels, packed::Packed, panel},
     pool::{Pool, lock_unpoisoned},
@@ -107,9 +108,10 @@ impl Weight {
         &mut self,
         simd_level: SimdLevel,
         pool: &Pool,
+        arena: &mut Arena,
         progress: &mut dyn FnMut(u64) -> Result<()>,
     ) -> Result<()> {
-        self.packed = Packed::new(&self.tensor, simd_level, pool, progress)?;
+        self.packed = Packed::new(&self.tensor, simd_level, pool, arena, progress)?;
         Ok(())
     }
 

@@ -3,6 +3,7 @@
 use super::{
     super::super::{
         act::ActRow,
+        arena::{Arena, Piece},
         buffer::Out,
         pool::Pool,
         prefetch::{self, Level},
@@ -19,7 +20,7 @@ use crate::{
 
 /// A packed weight: one matrix, or several of equal shape (experts), each in panels of its own.
 pub struct Packed {
-    bytes: memmap2::MmapMut,
+    bytes: Piece,
     kernels: Kernels,
     /// Rows of a matrix, and how many panels they make.
     rows: usize,
@@ -64,7 +65,7 @@ pub fn packed_bytes(tensor: &Tensor, simd_level: SimdLevel) -> u64 {
 }
 
 impl Packed {
-    /// Packs a tensor for `simd_level`; `None` where the SIMD level has no kernels for its format. Pages of a mapped file are released as
+    /// Packs a tensor for `simd_level` into memory of the arena; `None` where the SIMD level has no kernels for its format. Pages of a mapped file are released as
     /// they have been read; `progress` is called with the bytes of the tensor that are done.
     ///
     /// # Errors
@@ -73,12 +74,16 @@ impl Packed {
         tensor: &Tensor,
         simd_level: SimdLevel,
         pool: &Pool,
+        arena: &mut Arena,
         progress: &mut dyn FnMut(u64) -> Result<()>,
     ) -> Result<Option<Packed>> {
         let Some(cut) = Panels::of(tensor, simd_level) else {
             return Ok(None);
         };
-        let mut bytes = allocate(cut.bytes(), tensor)?;
+        let mut bytes = arena.zeroed(cut.bytes()).map_err(|e| {
+            let (len, dtype, shape) = (cut.bytes(), tensor.dtype(), tensor.shape());
+            Error::Device(format!("no memory for the {len} bytes of a packed {dtype} {shape:?}: {e}"))
+        })?;
         let Panels { packing: Packing { pack, kernels, .. }, rows, panels, total, panel_bytes } = cut;
         let cols = tensor.cols();
         let out = Out::new(&mut bytes);
@@ -178,17 +183,3 @@ impl Packed {
 
 /// Activation rows that go together through some panels.
 const TOKENS: usize = 128;
-
-/// Zeroed memory in large pages where the system has them: decoding reads all of it for every token, and each page of a map
-/// costs an entry of the processor's address cache.
-fn allocate(len: usize, tensor: &Tensor) -> Result<memmap2::MmapMut> {
-    let none = |e: &dyn std::fmt::Display| {
-        Error::Device(format!("no memory for the {len} bytes of a packed {} {:?}: {e}", tensor.dtype(), tensor.shape()))
-    };
-    let map = memmap2::MmapMut::map_anon(len.max(1)).map_err(|e| none(&e))?;
-    #[cfg(target_os = "linux")]
-    if let Err(e) = map.advise(memmap2::Advice::HugePage) {
-        tracing::debug!("no huge pages: {e}");
-    }
-    Ok(map)
-}
