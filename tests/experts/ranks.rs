@@ -306,7 +306,7 @@ fn ranks_that_do_not_fit_are_refused() {
 fn the_same_text() {
     let text = |model: &Model| {
         let mut s = Session::new(model, SessionOptions { ctx: 64, ubatch: 16, ..Default::default() }).unwrap();
-        let greedy = moeray::sampler::SamplerOptions::greedy();
+        let greedy = moeray::generate::SamplerOptions::greedy();
         let options = moeray::generate::GenerateOptions { max_tokens: 12, sampler: greedy, ..Default::default() };
         let pieces = moeray::generate::generate(&mut s, None, &golden("mixtral").ids, options, Default::default());
         pieces.unwrap().map(|p| p.unwrap().id).collect::<Vec<u32>>()

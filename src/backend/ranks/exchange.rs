@@ -189,7 +189,7 @@ impl HostRunner for Exchange {
                 let call = Call { rows, used, cols, slots, ids, weights, owners: &owners, rank };
                 match call.is_whole() && out.words.len() >= (rows.max(1) - 1) * out.stride + cols {
                     false => Err(missing()),
-                    true if rows <= self.most_gathered => self.to_everybody(call, call.check(region), out),
+                    true if rows <= self.most_gathered => self.share_all(call, call.check(region), out),
                     true => self.by_token(call, call.check(region), out),
                 }
             }
@@ -206,7 +206,7 @@ impl HostRunner for Exchange {
 
 impl Exchange {
     /// Every rank's slots to every rank.
-    fn to_everybody(&mut self, call: Call<'_>, check: u32, out: HostResult<'_>) -> Result<()> {
+    fn share_all(&mut self, call: Call<'_>, check: u32, out: HostResult<'_>) -> Result<()> {
         let mut counts = vec![1; self.world.size()];
         call.count(0..call.rows, &mut counts);
         self.send.clear();
