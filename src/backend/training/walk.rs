@@ -27,6 +27,11 @@ pub trait Nodes<T>: Send {
 
     /// A trained weight was changed.
     fn changed(&mut self) {}
+
+    /// Nobody reads this value any more: its memory is the backend's.
+    fn gone(&mut self, value: Value<T>) {
+        drop(value);
+    }
 }
 
 /// Training in memory of this process.
@@ -80,10 +85,13 @@ impl<T: Real, N: Nodes<T>> Walk<T, N> {
             };
             node.outputs.iter().zip(made).for_each(|(v, x)| values[v.0 as usize] = x);
             for v in node.inputs.iter().chain(&node.outputs).filter(|v| last[v.0 as usize] <= i) {
-                values[v.0 as usize] = Value::Nothing;
+                self.nodes.gone(std::mem::replace(&mut values[v.0 as usize], Value::Nothing));
             }
         }
-        Ok(graph.outputs.iter().filter_map(|(name, v)| named(name, graph.cols(*v), &values[v.0 as usize])).collect())
+        let outputs = graph.outputs.iter();
+        let results = outputs.filter_map(|(name, v)| named(name, graph.cols(*v), &values[v.0 as usize])).collect();
+        values.into_iter().for_each(|v| self.nodes.gone(v));
+        Ok(results)
     }
 
     fn own(&mut self, parameter: usize) -> Result<(usize, &Parameter)> {

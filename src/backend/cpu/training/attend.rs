@@ -31,7 +31,7 @@ pub fn forward(
     sinks: Option<&[f32]>,
 ) -> Result<[Array<f32>; 2]> {
     let rows = x.q.rows;
-    let (mut o, mut lse) = (Array::zeros(rows, a.heads * a.v_dim), Array::zeros(rows, a.heads));
+    let (mut o, mut lse) = (machine.spare.array(rows, a.heads * a.v_dim), machine.spare.array(rows, a.heads));
     let keys = rows_packed(machine, x.k, a.kv_heads, a.k_dim)?;
     let values = cols_packed(machine, x.v, a.kv_heads, a.v_dim)?;
     let (out, sums) = (Out::new(&mut o.data), Out::new(&mut lse.data));
@@ -131,8 +131,8 @@ pub fn backward(
     if !apart {
         return Ok(None);
     }
-    let zeros = |like: &Array<f32>| Array::zeros(like.rows, like.cols);
-    let (mut dq, mut dk, mut dv) = (zeros(x.q), zeros(x.k), zeros(x.v));
+    let as_large = |like: &Array<f32>| machine.spare.array(like.rows, like.cols);
+    let (mut dq, mut dk, mut dv) = (as_large(x.q), as_large(x.k), as_large(x.v));
     let keys = rows_packed(machine, x.k, a.kv_heads, a.k_dim)?;
     let by_key = cols_packed(machine, x.k, a.kv_heads, a.k_dim)?;
     let values = rows_packed(machine, x.v, a.kv_heads, a.v_dim)?;

@@ -5,11 +5,14 @@
 //! order. Which thread computes a tile does not change it, so results do not depend on the number of threads. Precision: f32
 //! products and sums.
 
-use super::super::{
-    buffer::Out,
-    pool::Pool,
-    simd::{F32x16, N},
-    simd_level::{SimdKernel, SimdLevel, dispatch},
+use super::{
+    super::{
+        buffer::Out,
+        pool::Pool,
+        simd::{F32x16, N},
+        simd_level::{SimdKernel, SimdLevel, dispatch},
+    },
+    spare::{AlignedPart, Spare},
 };
 use crate::error::Result;
 
@@ -58,7 +61,13 @@ pub struct Machine<'a> {
     pub pool: &'a Pool,
     /// The instructions, which the processor has.
     pub simd_level: SimdLevel,
+    /// Memory.
+    pub spare: &'a Spare,
 }
+
+/// Numbers of the right operand that are packed at once, where its rows are results: an output matrix may be larger than all else. The
+/// same bits come out whatever it is.
+const MOST_PACKED: usize = 4 << 20;
 
 /// `C [m, n] = A [m, k] · B [k, n]`; `store(row, first column, numbers)` takes each part of a row of C once.
 ///
@@ -71,11 +80,41 @@ pub fn gemm(
     b: Right<'_>,
     store: &(dyn Fn(usize, usize, &[f32]) + Sync),
 ) -> Result<()> {
+    let tile_cols = TILE[1] * NR;
+    let width = (MOST_PACKED / k.max(1) / tile_cols).max(1) * tile_cols;
+    if b.summed || a.summed || n <= width {
+        return gemm_of_columns(machine, [m, n, k], a, b, store);
+    }
+    for first in (0..n).step_by(width) {
+        let store = |r: usize, c: usize, part: &[f32]| store(r, first + c, part);
+        let size = [m, width.min(n - first), k];
+        match b.rows {
+            Source::Slices(row) => {
+                let rows = Source::Slices(&|r| row(first + r));
+                gemm_of_columns(machine, size, a, Right { rows, summed: false }, &store)?;
+            }
+            Source::Copied(copy) => {
+                let rows = Source::Copied(&|r, to| copy(first + r, to));
+                gemm_of_columns(machine, size, a, Right { rows, summed: false }, &store)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The same of columns that are packed at once.
+fn gemm_of_columns(
+    machine: Machine<'_>,
+    [m, n, k]: [usize; 3],
+    a: Left<'_>,
+    b: Right<'_>,
+    store: &(dyn Fn(usize, usize, &[f32]) + Sync),
+) -> Result<()> {
     if m == 0 || n == 0 {
         return Ok(());
     }
     let b = pack_right(machine, b, [n, k])?;
-    let packed = if a.summed { pack_left(machine, a, [m, k])? } else { vec![] };
+    let packed = if a.summed { Some(pack_left(machine, a, [m, k])?) } else { None };
     let (tile_rows, tile_cols) = (TILE[0] * MR, TILE[1] * NR);
     let (down, across) = (m.div_ceil(tile_rows), n.div_ceil(tile_cols));
     machine.pool.run(down * across, &|_, item| {
@@ -83,9 +122,9 @@ pub fn gemm(
         let rows = tile_rows.min(m - row);
         // Rows behind the end read the last one, and are not stored.
         let at = |r: usize| (row + r).min(m - 1);
-        let (rows_at, step): ([*const f32; TILE[0] * MR], usize) = match a.summed {
-            true => (std::array::from_fn(|r| packed[(row + r / MR * MR) * k..].as_ptr().wrapping_add(r % MR)), MR),
-            false => (std::array::from_fn(|r| (a.row)(at(r))[..k].as_ptr()), 1),
+        let (rows_at, step): ([*const f32; TILE[0] * MR], usize) = match &packed {
+            Some(p) => (std::array::from_fn(|r| p[(row + r / MR * MR) * k..].as_ptr().wrapping_add(r % MR)), MR),
+            None => (std::array::from_fn(|r| (a.row)(at(r))[..k].as_ptr()), 1),
         };
         let panels = [rows.div_ceil(MR), (n - col).min(tile_cols).div_ceil(NR)];
         let mut c = [0f32; TILE[0] * MR * TILE[1] * NR];
@@ -99,9 +138,10 @@ pub fn gemm(
     })
 }
 
-/// Packs the left operand where its rows are summands: `[group of 6][k][6]`, padded with zeros to whole tiles.
-fn pack_left(machine: Machine<'_>, x: Left<'_>, [m, k]: [usize; 2]) -> Result<Vec<f32>> {
-    let mut packed = vec![0f32; m.next_multiple_of(TILE[0] * MR) * k];
+/// Packs the left operand where its rows are summands: `[group of 6][k][6]`, padded to whole tiles with numbers whose products are not
+/// stored.
+fn pack_left<'a>(machine: Machine<'a>, x: Left<'_>, [m, k]: [usize; 2]) -> Result<AlignedPart<'a>> {
+    let mut packed = machine.spare.aligned(m.next_multiple_of(TILE[0] * MR) * k);
     let out = Out::new(&mut packed);
     machine.pool.run(k.div_ceil(32), &|_, block| {
         for i in block * 32..k.min(block * 32 + 32) {
@@ -114,10 +154,10 @@ fn pack_left(machine: Machine<'_>, x: Left<'_>, [m, k]: [usize; 2]) -> Result<Ve
     Ok(packed)
 }
 
-/// Packs the right operand: `[panel of 32][k][32]`, padded with zeros.
-fn pack_right(machine: Machine<'_>, x: Right<'_>, [n, k]: [usize; 2]) -> Result<Vec<f32>> {
+/// Packs the right operand: `[panel of 32][k][32]`, padded with numbers whose products are not stored.
+fn pack_right<'a>(machine: Machine<'a>, x: Right<'_>, [n, k]: [usize; 2]) -> Result<AlignedPart<'a>> {
     let panels = n.div_ceil(NR);
-    let mut packed = vec![0f32; panels * k * NR];
+    let mut packed = machine.spare.aligned(panels * k * NR);
     let out = Out::new(&mut packed);
     if x.summed {
         machine.pool.run(k.div_ceil(32), &|_, block| {

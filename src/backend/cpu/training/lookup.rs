@@ -35,7 +35,7 @@ fn embed(machine: Machine<'_>, ids: &[u32], table: WeightId, scale: f32, s: &Sco
     if let Some(id) = ids.iter().find(|id| **id as usize >= rows) {
         return Err(Error::Invalid(format!("token id {id} is not below {rows}")));
     }
-    let mut y = Array::zeros(ids.len(), cols);
+    let mut y = machine.spare.array(ids.len(), cols);
     let out = Out::new(&mut y.data);
     with_rows(s.weights, table, 0, |source| {
         machine.pool.run(ids.len().div_ceil(BLOCK), &|_, block| {
@@ -79,13 +79,14 @@ fn rotate(machine: Machine<'_>, x: &Array<f32>, starts: &[u32], r: &Rotation) ->
     let position = |t: usize| t - starts[t] as usize;
     let count = (0..x.rows).map(|t| position(t) + 1).max().unwrap_or(0);
     let (table, pairs) = (angles(machine, r, count)?, r.freq.len());
-    let mut y = x.clone();
+    let mut y = machine.spare.array(x.rows, x.cols);
     let out = Out::new(&mut y.data);
     machine.pool.run(x.rows.div_ceil(BLOCK), &|_, block| {
         for t in block * BLOCK..x.rows.min((block + 1) * BLOCK) {
             let angles = &table[position(t) * pairs * 2..][..pairs * 2];
             // SAFETY: each row is of one item.
             let row = unsafe { out.slice(t * x.cols, x.cols) };
+            row.copy_from_slice(x.row(t));
             for head in row.chunks_exact_mut(r.head_dim) {
                 let rotated =
                     |a: f32, b: f32, angle: &[f32]| (a * angle[0] - b * angle[1], a * angle[1] + b * angle[0]);

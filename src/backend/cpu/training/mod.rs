@@ -13,18 +13,19 @@ mod gemm;
 mod lookup;
 mod rows;
 mod source;
+mod spare;
 mod sums;
 mod vectors;
 
-use super::{Options, check_available, pool, pool::Pool, simd_level};
+use super::{Options, check_available, pool, pool::Pool, router::choose, simd_level};
 use crate::{
     backend::training::{
         Training,
         walk::{Nodes, Walk},
     },
-    error::Result,
+    error::{Error, Result},
     graph::TrainProgram,
-    ir::{Grad, Linear, Math, Node, Op, WeightId},
+    ir::{Grad, Linear, Math, Node, Op, Router, WeightId},
     ops::{
         Array, Weights, experts, self_attend,
         train::{Operands, Scope, Value},
@@ -32,6 +33,10 @@ use crate::{
 };
 use gemm::{Left, Machine, Right, Source, gemm};
 use source::with_rows;
+use spare::Spare;
+
+/// Rows of an item of routers.
+const ROUTED: usize = 64;
 
 /// Trains a program on the CPU.
 ///
@@ -41,17 +46,24 @@ pub fn train(program: TrainProgram, options: &Options) -> Result<Box<dyn Trainin
     let simd_level = options.simd_level.unwrap_or_else(simd_level::best);
     check_available(simd_level)?;
     let pool = Pool::new(options.threads.unwrap_or_else(pool::default_threads))?;
-    Ok(Box::new(Walk::<f32, _>::new(program, CpuNodes { pool, simd_level })))
+    Ok(Box::new(Walk::<f32, _>::new(program, CpuNodes { pool, simd_level, spare: Spare::default() })))
 }
 
 struct CpuNodes {
     pool: Pool,
     simd_level: simd_level::SimdLevel,
+    spare: Spare,
 }
 
 impl Nodes<f32> for CpuNodes {
     fn describe(&self) -> String {
         format!("cpu ({} threads, {})", self.pool.threads(), self.simd_level.name())
+    }
+
+    fn gone(&mut self, value: Value<f32>) {
+        if let Value::Numbers(a) = value {
+            self.spare.give(a.data);
+        }
     }
 
     fn eval(&mut self, node: &Node, values: &[Value<f32>], s: &mut Scope<'_, f32>) -> Result<Option<Vec<Value<f32>>>> {
@@ -69,6 +81,7 @@ impl Nodes<f32> for CpuNodes {
                 let made = attend::backward(self.machine(), attention(&x), o, lse, d, a)?;
                 return Ok(made.map(|m| m.map(Value::Numbers).to_vec()));
             }
+            Op::Router(r) => return self.router(x.nums(0), r, w).map(Some),
             Op::Grad(Grad::LinearInput { weight }) => self.linear_input(x.nums(0), *weight, w)?,
             Op::Grad(Grad::ExpertInput { weight }) => self.expert_input(x.nums(0), x.ids(1), *weight, w)?,
             Op::Grad(Grad::Outer { into }) => {
@@ -108,13 +121,13 @@ fn attention<'a>(x: &Operands<'a, f32>) -> self_attend::Operands<'a, f32> {
 
 impl CpuNodes {
     fn machine(&self) -> Machine<'_> {
-        Machine { pool: &self.pool, simd_level: self.simd_level }
+        Machine { pool: &self.pool, simd_level: self.simd_level, spare: &self.spare }
     }
 
     /// `x Wᵀ + b`.
     fn linear(&self, x: &Array<f32>, l: &Linear, w: Weights<'_, f32>) -> Result<Array<f32>> {
         let out = w.tensor(l.weight).rows();
-        let mut y = Array::zeros(x.rows, out);
+        let mut y = self.spare.array(x.rows, out);
         let bias = l.bias.map(|b| w.vector(b));
         let to = super::buffer::Out::new(&mut y.data);
         let a = Left { row: &|r| x.row(r), summed: false };
@@ -132,10 +145,36 @@ impl CpuNodes {
         Ok(y)
     }
 
+    /// The choice of every row, as inference makes it.
+    fn router(&self, logits: &Array<f32>, r: &Router, w: Weights<'_, f32>) -> Result<Vec<Value<f32>>> {
+        let (rows, k) = (logits.rows, r.used);
+        let (mut ids, mut weights) = (vec![0u32; rows * k], Array::zeros(rows, k));
+        let (to_ids, to_weights) = (super::buffer::Out::new(&mut ids), super::buffer::Out::new(&mut weights.data));
+        let (bias, factors) = (r.selection_bias.map(|b| w.vector(b)), r.expert_scale.map(|s| w.vector(s)));
+        let failed = std::sync::atomic::AtomicBool::new(false);
+        self.pool.run(rows.div_ceil(ROUTED), &|_, block| {
+            let mut scratch = vec![0f32; 2 * r.experts];
+            for t in block * ROUTED..rows.min((block + 1) * ROUTED) {
+                // SAFETY: each row is of one item.
+                let (ids, w) = unsafe { (to_ids.slice(t * k, k), to_weights.slice(t * k, k)) };
+                if !choose(logits.row(t), r, bias.as_deref(), &mut scratch, ids, w) {
+                    failed.store(true, std::sync::atomic::Ordering::Relaxed);
+                }
+                if let Some(s) = &factors {
+                    w.iter_mut().zip(&*ids).for_each(|(w, e)| *w *= s[*e as usize]);
+                }
+            }
+        })?;
+        if failed.into_inner() {
+            return Err(Error::Graph(format!("a router of the kind `{}` finds too few experts", r.variant())));
+        }
+        Ok(vec![Value::Ids(ids), Value::Numbers(weights)])
+    }
+
     /// `dy W`.
     fn linear_input(&self, dy: &Array<f32>, weight: WeightId, w: Weights<'_, f32>) -> Result<Array<f32>> {
         let inp = w.tensor(weight).cols();
-        let mut dx = Array::zeros(dy.rows, inp);
+        let mut dx = self.spare.array(dy.rows, inp);
         let to = super::buffer::Out::new(&mut dx.data);
         let a = Left { row: &|r| dy.row(r), summed: false };
         with_rows(w, weight, 0, |rows| {
@@ -186,7 +225,7 @@ impl CpuNodes {
     fn expert_linear(&self, x: &Array<f32>, ids: &[u32], l: &Linear, w: Weights<'_, f32>) -> Result<Array<f32>> {
         let shape = w.tensor(l.weight).shape();
         let (count, out, inp, k) = (shape[0], shape[1], shape[2], ids.len() / x.rows.max(1));
-        let mut y = Array::zeros(x.rows, k * out);
+        let mut y = self.spare.array(x.rows, k * out);
         let to = super::buffer::Out::new(&mut y.data);
         let row = |slot: usize| if x.cols == inp { x.row(slot / k) } else { &x.data[slot * inp..(slot + 1) * inp] };
         self.each_expert(ids, count, &|e, slots| {
@@ -211,7 +250,7 @@ impl CpuNodes {
     fn expert_input(&self, dy: &Array<f32>, ids: &[u32], weight: WeightId, w: Weights<'_, f32>) -> Result<Array<f32>> {
         let shape = w.tensor(weight).shape();
         let (count, out, inp, k) = (shape[0], shape[1], shape[2], ids.len() / dy.rows.max(1));
-        let mut dx = Array::zeros(dy.rows, k * inp);
+        let mut dx = self.spare.array(dy.rows, k * inp);
         let to = super::buffer::Out::new(&mut dx.data);
         self.each_expert(ids, count, &|e, slots| {
             let row = |r: usize| &dy.data[slots[r] * out..(slots[r] + 1) * out];

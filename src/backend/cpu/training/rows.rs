@@ -337,7 +337,8 @@ pub fn eval(machine: Machine<'_>, x: &Operands<'_, f32>, s: &Scope<'_, f32>) -> 
         }
     }
     let rows = operands[0].rows;
-    let mut made: Vec<Array<f32>> = x.node.outputs.iter().map(|v| Array::zeros(rows, s.graph.cols(*v))).collect();
+    let mut made: Vec<Array<f32>> =
+        x.node.outputs.iter().map(|v| machine.spare.array(rows, s.graph.cols(*v))).collect();
     let widest = operands.iter().map(|a| a.cols).chain(made.iter().map(|a| a.cols)).max().unwrap_or(1);
     let block = (PIECE / widest.max(1)).max(1);
     let sizes: Vec<usize> = made.iter().map(|a| a.cols).collect();

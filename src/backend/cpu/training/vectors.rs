@@ -75,7 +75,7 @@ fn each<const I: usize, const O: usize>(
     x: [&Array<f32>; I],
 ) -> Result<Vec<Value<f32>>> {
     let (rows, cols, len) = (x[0].rows, x[0].cols, x[0].data.len());
-    let mut y: [Array<f32>; O] = std::array::from_fn(|_| Array::zeros(rows, cols));
+    let mut y: [Array<f32>; O] = std::array::from_fn(|_| machine.spare.array(rows, cols));
     let outs = y.each_mut().map(|a| Out::new(&mut a.data));
     machine.pool.run(len.div_ceil(PIECE), &|_, p| {
         let range = p * PIECE..len.min((p + 1) * PIECE);
