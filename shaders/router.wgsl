@@ -7,11 +7,14 @@
 // the logit, or with BY_SCORE = 1 the score plus the selection bias. With GROUPS > 1 the groups are ranked in the same way
 // first, and experts of others come after all that take part. Scores in f32.
 //
+// With OWN_GROUPS = 1 a router over groups has logits behind those of the experts: the best groups by these take part, with as many
+// experts each; both softmaxes multiply.
+//
 // With CACHED = 1 (one token, KEEP_IDS = 1) the slots of the chosen experts follow: `experts/place.wgsl`.
 //
 // Grid: x = 1, y = T.
 
-@group(0) @binding(2) var<storage, read> x: array<f32>;               // logits: [T, E]
+@group(0) @binding(2) var<storage, read> x: array<f32>;               // logits: [T, E], with OWN_GROUPS = 1 [T, E + GROUPS]
 // [E] selection biases, read with BY_SCORE = 1 (zeros where there are none); [2 E] with SCALED = 1: factors follow
 @group(0) @binding(3) var<storage, read> per_expert: array<f32>;
 @group(0) @binding(4) var<storage, read_write> ids: array<u32>;       // [T, k]
@@ -111,7 +114,7 @@ fn sum_of_all(lid: u32, start: u32, top: f32) -> f32 {
 }
 
 // Takes the experts of all but the best groups out of the choice.
-fn limit_to_groups(lid: u32) {
+fn limit_to_groups(lid: u32, start: u32) {
     let size = p.experts / GROUPS;
     for (var g = lid; g < GROUPS; g += WG) {
         var best = -3.4028234e38;
@@ -123,7 +126,11 @@ fn limit_to_groups(lid: u32) {
             second = max(second, min(best, v));
             best = max(best, v);
         }
-        group_keys[g] = order(select(best, best + second, p.top_two == 1u));
+        var score = select(best, best + second, p.top_two == 1u);
+        if (OWN_GROUPS == 1u) { // static
+            score = x[start + p.experts + g];
+        }
+        group_keys[g] = order(score);
     }
     workgroupBarrier();
     for (var g = lid; g < GROUPS; g += WG) {
@@ -132,13 +139,34 @@ fn limit_to_groups(lid: u32) {
             let before = group_keys[other] > group_keys[g] || (group_keys[other] == group_keys[g] && other < g);
             rank += select(0u, 1u, before);
         }
-        chosen[g] = select(0.0, 1.0, rank < p.groups_used);
+        // The number of the group among the chosen, from 1.
+        chosen[g] = select(0.0, f32(rank + 1u), rank < p.groups_used);
     }
     workgroupBarrier();
     for (var e = lid; e < EXPERTS; e += WG) {
-        keys[e] = select(0u, keys[e], chosen[min(e / size, GROUPS - 1u)] == 1.0);
+        keys[e] = select(0u, keys[e], chosen[min(e / size, GROUPS - 1u)] > 0.0);
+    }
+    if (OWN_GROUPS == 1u) { // static
+        for (var g = lid; g < GROUPS; g += WG) {
+            group_keys[g] = u32(chosen[g]);
+        }
     }
     workgroupBarrier();
+}
+
+// The place of expert e among the chosen of a router over groups; `p.used` where it is not chosen.
+fn place_in_groups(e: u32) -> u32 {
+    let size = p.experts / GROUPS;
+    let group = min(e / size, GROUPS - 1u);
+    let each = p.used / p.groups_used;
+    var rank = 0u;
+    for (var i = 0u; i < EXPERTS / GROUPS; i++) {
+        let other = group * size + min(i, size - 1u);
+        let before = keys[other] > keys[e] || (keys[other] == keys[e] && other < e);
+        rank += select(0u, 1u, before && i < size);
+    }
+    let taken = e < p.experts && group_keys[group] > 0u && rank < each;
+    return select(p.used, (max(group_keys[group], 1u) - 1u) * each + rank, taken);
 }
 
 // What the logits of a softmax are relative to, and what its scores are divided by: the sum over all experts.
@@ -186,9 +214,13 @@ fn choose(t: u32, lid: u32, start: u32) {
     for (var e = lid; e < EXPERTS; e += WG) {
         let key = keys[e];
         var rank = 0u;
-        for (var other = 0u; other < EXPERTS; other++) {
-            let before = keys[other] > key || (keys[other] == key && other < e);
-            rank += select(0u, 1u, before);
+        if (OWN_GROUPS == 1u) { // static
+            rank = place_in_groups(e);
+        } else {
+            for (var other = 0u; other < EXPERTS; other++) {
+                let before = keys[other] > key || (keys[other] == key && other < e);
+                rank += select(0u, 1u, before);
+            }
         }
         if (e < p.experts && rank < p.used) {
             chosen[rank] = x[start + e];
@@ -265,10 +297,48 @@ fn weigh(t: u32, lid: u32, softmax: Softmax) {
     }
 }
 
+// The logit of the n-th chosen group.
+fn group_logit(start: u32, n: u32) -> f32 {
+    let first = chosen_ids[n * (p.used / p.groups_used)];
+    return x[start + p.experts + first / (p.experts / GROUPS)];
+}
+
+// The weights of a router over groups and those in the groups.
+fn weigh_in_groups(t: u32, lid: u32, start: u32) {
+    let each = p.used / p.groups_used;
+    let top = group_logit(start, 0u);
+    var groups = 0.0;
+    for (var n = 0u; n < GROUPS; n++) {
+        groups += select(0.0, exp(group_logit(start, min(n, p.groups_used - 1u)) - top), n < p.groups_used);
+    }
+    for (var j = lid; j < p.used; j += WG) {
+        let n = j / each;
+        let first = chosen[n * each];
+        var experts = 0.0;
+        for (var i = 0u; i < EXPERTS / GROUPS; i++) {
+            experts += select(0.0, exp(chosen[n * each + min(i, each - 1u)] - first), i < each);
+        }
+        put(t, j, exp(group_logit(start, n) - top) / groups * (exp(chosen[j] - first) / experts));
+    }
+}
+
 // The weights of a sparsemixer.
 fn weigh_sparsely(t: u32, lid: u32, start: u32) {
     for (var j = lid; j < p.used; j += WG) {
         put(t, j, 1.0 / sparse_sum(start, chosen_ids[j]));
+    }
+}
+
+// The weights of routers whose scores say them.
+fn weigh_as_scored(t: u32, lid: u32, start: u32, before: Softmax) {
+    if (SPARSE == 1u) { // static
+        if (p.score == SCORE_SPARSE_MIXER) {
+            weigh_sparsely(t, lid, start);
+        } else {
+            weigh(t, lid, softmax_after_choice(lid, start, before));
+        }
+    } else {
+        weigh(t, lid, softmax_after_choice(lid, start, before));
     }
 }
 
@@ -282,17 +352,13 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) l
     let before = softmax_before_choice(lid, start);
     make_keys(lid, start, before);
     if (GROUPED == 1u) { // static
-        limit_to_groups(lid);
+        limit_to_groups(lid, start);
     }
     choose(t, lid, start);
-    if (SPARSE == 1u) { // static
-        if (p.score == SCORE_SPARSE_MIXER) {
-            weigh_sparsely(t, lid, start);
-        } else {
-            weigh(t, lid, softmax_after_choice(lid, start, before));
-        }
+    if (OWN_GROUPS == 1u) { // static
+        weigh_in_groups(t, lid, start);
     } else {
-        weigh(t, lid, softmax_after_choice(lid, start, before));
+        weigh_as_scored(t, lid, start, before);
     }
     if (CACHED == 1u) { // static
         place_experts(lid, p.used);

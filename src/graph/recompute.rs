@@ -34,7 +34,9 @@ impl Recompute {
             Recompute::None => false,
             Recompute::Experts => {
                 matches!(node.op, Op::ExpertLinear(_))
-                    || (matches!(node.op, Op::Glu(_) | Op::Act(_)) && node.inputs.iter().all(|v| inside.contains(v)))
+                    // Sums are of adapters: W x + B A x.
+                    || (matches!(node.op, Op::Glu(_) | Op::Act(_) | Op::Add | Op::Scale(_))
+                        && node.inputs.iter().all(|v| inside.contains(v)))
             }
             Recompute::Layer => !matches!(node.op, Op::Router(_)),
         }
@@ -57,12 +59,11 @@ impl TrainProgram {
             }
         }
         // What leaves a layer is there for the next one, and what is read at the end is there anyway.
-        let leaves = |v: &ValueId| {
-            let layer = again.get(v).map(|i| forward[*i].layer);
-            let read = forward.iter().any(|n| n.inputs.contains(v) && Some(n.layer) != layer);
-            read || self.graph.outputs.iter().any(|(_, o)| o == v)
-        };
-        let kept: BTreeSet<ValueId> = again.keys().copied().filter(leaves).collect();
+        let mut kept: BTreeSet<ValueId> = self.graph.outputs.iter().map(|(_, v)| *v).collect();
+        for node in forward {
+            let of_another = |v: &&ValueId| again.get(v).is_some_and(|i| forward[*i].layer != node.layer);
+            kept.extend(node.inputs.iter().filter(of_another).copied());
+        }
         again.retain(|v, _| !kept.contains(v));
         let mut out = Repeat { graph: (*self.graph).clone(), again, copies: HashMap::new() };
         let backward = out.graph.nodes.split_off(self.forward);

@@ -1,8 +1,8 @@
 //! A router over groups of experts and one in each group, in the place of a model's routers (Shazeer et al. 2017, appendix B).
 //!
 //! The model's own router matrix becomes that of the routers in the groups, which are neighbouring experts; the router over groups is a
-//! further matrix on the same input. Both choose by their logits, with a softmax over what they choose, and the weights multiply. No
-//! graph of inference has such a choice.
+//! further matrix on the same input. Both choose by their logits, with a softmax over what they choose, and the weights multiply. Graphs
+//! of inference have the same as one op, on the logits of both ([`crate::ir::GroupScore::Own`]).
 
 use super::{
     formula::{Choice, Hierarchy, hierarchical},

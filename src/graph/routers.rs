@@ -36,8 +36,8 @@ pub fn routers(graph: &Graph) -> Vec<RouterNode> {
         (Op::Router(_), _, [ids, _]) if over_groups(ids) => None,
         (Op::Router(router), [logits], [ids, weights]) => {
             let keep = kept(*ids);
-            let (layer, router) = (n.layer, *router);
-            Some(RouterNode { layer, logits: *logits, ids: *ids, weights: *weights, keep, router, groups_used: None })
+            let (layer, router, groups_used) = (n.layer, *router, router.over_groups().map(|g| g.used));
+            Some(RouterNode { layer, logits: *logits, ids: *ids, weights: *weights, keep, router, groups_used })
         }
         _ => all.iter().find(|(r, _)| n.outputs.contains(&r.weights)).map(|(r, _)| *r),
     };

@@ -43,6 +43,10 @@ pub enum GroupScore {
     Max,
     /// By the sum of its two best experts.
     TopTwo,
+    /// By logits of its own, of a router over groups: `[T, E + groups]`, behind those of the experts. As many experts are chosen in each
+    /// chosen group; both choices are weighted by a softmax over the chosen logits, and the weights multiply (Shazeer et al. 2017,
+    /// appendix B).
+    Own,
 }
 
 /// Groups of neighbouring experts, of which only the best ones take part in the choice.
@@ -95,6 +99,16 @@ impl Router {
         (self.score == Score::SoftmaxOfSelected || divided) && self.scale == 1.0 && self.expert_scale.is_none()
     }
 
+    /// The groups, where a router over them chooses some.
+    pub fn over_groups(&self) -> Option<Groups> {
+        self.groups.filter(|g| g.score == GroupScore::Own)
+    }
+
+    /// Logits of a token: one an expert, and behind them one a group where a router over groups chooses these.
+    pub fn logits(&self) -> usize {
+        self.experts + self.over_groups().map_or(0, |g| g.count)
+    }
+
     /// Whether every weight is the same whatever the logits are: one expert a token, whose weight is divided by itself. What the
     /// expert gives then has no gradient for the router.
     pub fn weighs_alike(&self) -> bool {
@@ -108,7 +122,11 @@ impl Router {
     /// Whether the choice can be made on the logits themselves: every score grows with its logit, so the order is the same,
     /// and scores of far-apart logits round to the same number before the logits do.
     pub fn chooses_by_logits(&self) -> bool {
-        self.selection_bias.is_none() && self.groups.is_none_or(|g| g.score == GroupScore::Max)
+        let by_logits = |g: Groups| match g.score {
+            GroupScore::Max | GroupScore::Own => true,
+            GroupScore::TopTwo => false,
+        };
+        self.selection_bias.is_none() && self.groups.is_none_or(by_logits)
     }
 
     /// What it does, in words: `sigmoid, selection bias, best 4 of 8 groups (sum of top two), renormalised (sum + 1e-20),
@@ -129,6 +147,7 @@ impl Router {
             let by = match g.score {
                 GroupScore::Max => "best expert",
                 GroupScore::TopTwo => "sum of top two",
+                GroupScore::Own => "a router over groups",
             };
             words.push(format!("best {} of {} groups ({by})", g.used, g.count));
         }
@@ -164,6 +183,16 @@ impl Router {
         }
         if score == GroupScore::TopTwo && self.experts / count < 2 {
             return Err(format!("the two best of groups of {} expert", self.experts / count));
+        }
+        if score == GroupScore::Own {
+            let plain =
+                self.renormalise == Renormalise::No && self.selection_bias.is_none() && self.expert_scale.is_none();
+            if !plain || self.score != Score::SoftmaxOfSelected {
+                return Err("a router over groups whose weights are no softmax over the chosen logits".into());
+            }
+            if self.used % used != 0 {
+                return Err(format!("{} experts from {used} groups, as many from each", self.used));
+            }
         }
         if self.used > used * (self.experts / count) {
             return Err(format!("{} experts from {used} of {count} groups of {}", self.used, self.experts / count));

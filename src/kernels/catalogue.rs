@@ -263,8 +263,10 @@ pub fn router_variant(r: &crate::ir::Router) -> Result<Variant> {
     let room = (r.experts as u32).next_multiple_of(v.get("WG")?.max(1));
     let v = v.with("EXPERTS", room).with("BY_SCORE", u32::from(!r.chooses_by_logits()));
     let (sparse, scaled) = (matches!(r.score, crate::ir::Score::SparseMixer { .. }), r.expert_scale.is_some());
-    let v = v.with("SPARSE", sparse.into()).with("SCALED", scaled.into()).with("KEEP_IDS", (sparse || scaled).into());
-    let Some(g) = r.groups.filter(|g| g.used < g.count) else { return Ok(v) };
+    let own = r.over_groups().is_some();
+    let v = v.with("SPARSE", sparse.into()).with("SCALED", scaled.into()).with("OWN_GROUPS", own.into());
+    let v = v.with("KEEP_IDS", (sparse || scaled || own).into());
+    let Some(g) = r.groups.filter(|g| own || g.used < g.count) else { return Ok(v) };
     Ok(v.with("GROUPED", 1).with("GROUPS", g.count as u32))
 }
 

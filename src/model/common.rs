@@ -7,7 +7,7 @@ use super::{
 };
 use crate::{
     error::{Error, Result},
-    ir::{Activation, NormKind, Renormalise, RopePairs, Router, Score},
+    ir::{Activation, GroupScore, Groups, NormKind, Renormalise, RopePairs, Router, Score},
 };
 
 /// Sizes that most families have.
@@ -230,6 +230,11 @@ pub(super) fn experts(p: &Params<'_>, [all, used]: [&str; 2]) -> Result<[usize; 
     Ok([p.usize("expert_count", all)?, p.usize("expert_used_count", used)?])
 }
 
+/// Keys of this program's own, behind `<arch>.` in GGUF and as they are in `config.json`: the groups of neighbouring experts over which
+/// there is a router, and how many of them a token uses. The router's matrix then has a row for each group behind those of the experts.
+pub(super) const GROUP_ROUTER_COUNT: &str = "group_router_count";
+pub(super) const GROUP_ROUTER_USED_COUNT: &str = "group_router_used_count";
+
 /// A family's router with what a GGUF may say about it: a scoring function, a factor on the weights and groups override
 /// the family's.
 ///
@@ -247,6 +252,14 @@ pub(super) fn router(p: &Params<'_>, family: Router) -> Result<Router> {
     }
     if let Some(scale) = p.opt_f32("expert_weights_scale", "")?.filter(|s| *s != 0.0) {
         r.scale = scale;
+    }
+    if let Some(count) = p.opt_usize(GROUP_ROUTER_COUNT, GROUP_ROUTER_COUNT)? {
+        let used = p.opt_usize(GROUP_ROUTER_USED_COUNT, GROUP_ROUTER_USED_COUNT)?.unwrap_or(1);
+        if !r.sums_to_one() || r.groups.is_some() {
+            return Err(Error::Unsupported(format!("a router over groups before one of the kind `{}`", r.variant())));
+        }
+        let groups = Some(Groups { count, used, score: GroupScore::Own });
+        r = Router { groups, ..Router::new(r.experts, r.used, Score::SoftmaxOfSelected) };
     }
     r.check().map_err(Error::Model)?;
     Ok(r)

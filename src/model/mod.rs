@@ -44,7 +44,8 @@ pub use decoder::{
     Multipliers, NormOver, NormSpec, Position, QkNorm, Shared, Span,
 };
 pub use export::{
-    check_hugging_face, has_tensor_of, readable, to_gguf, trainable, with_weights, write_folder, write_hugging_face,
+    check_hugging_face, has_tensor_of, readable, set_group_router, to_gguf, trainable, with_weights, write_folder,
+    write_hugging_face,
 };
 pub use facts::{Absent, Config};
 pub use families::{MINI_MIXTRAL, REGISTRY};

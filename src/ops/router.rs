@@ -10,6 +10,10 @@
 //! 5. their weights are their s (without the bias), divided as [`Renormalise`] says, times `scale`, and times
 //!    the chosen expert's own factor where there are such (`expert_scale`).
 //!
+//! With [`GroupScore::Own`] the row has a logit for each group behind those of the experts. The best groups by these take part, and
+//! k / groups of the best experts of each; the ids come group by group, in descending order of the groups' logits and of the experts'
+//! in each; a weight is the softmax over the chosen groups' logits times that over the chosen experts' of the group.
+//!
 //! Which family has which of these, and where that is defined, stands in the family's own description
 //! (`model::Architecture::routing`); the README's table of models is made of them. The root of a softplus is DeepSeek-V4's
 //! (`modeling_deepseek_v4`), which is not run yet.
@@ -25,9 +29,10 @@
 //! and u their renormalised values: the factors multiply dw; a division by the sum gives `ds = (du − Σ u du) / divisor` (below the
 //! bound of [`Renormalise::SumAtLeast`] `du / e`), a softmax `u (du − Σ u du)`; then through the score: softmax over all experts
 //! `dl_e = p_e (g_e − Σ_j g_j p_j)` with g the ds scattered, softmax of the selected the same on the k alone, sigmoid
-//! `s (1 − s)`, the root of a softplus `σ(l) / (2 s)`. A sparsemixer has none here and is refused when a trainer is made.
+//! `s (1 − s)`, the root of a softplus `σ(l) / (2 s)`. Of a router over groups both softmaxes have theirs, with dw times the other's
+//! value. A sparsemixer has none here and is refused when a trainer is made.
 //!
-//! Shapes: logits `[T, E]` → ids u32 `[T, k]`, weights `[T, k]`. Tolerance: ids identical as (expert, weight) pairs
+//! Shapes: logits `[T, E]` (`[T, E + groups]` with [`GroupScore::Own`]) → ids u32 `[T, k]`, weights `[T, k]`. Tolerance: ids identical as (expert, weight) pairs
 //! wherever the reference's choice values of the last chosen and the first left-out expert (or group) differ by more than 1e-5
 //! of their size; weights 1e-10.
 
@@ -41,7 +46,7 @@ use crate::ir::{Graph, GroupScore, Groups, Renormalise, Router, Score, Type};
 pub fn infer(r: &Router, inputs: &[Type], g: &Graph) -> Result<Vec<Type>, String> {
     let [logits] = arity(inputs)?;
     let (rows, cols) = f32_of(&logits)?;
-    if cols != r.experts {
+    if cols != r.logits() {
         return Err(format!("{} experts on {cols} logits", r.experts));
     }
     r.check()?;
@@ -83,6 +88,8 @@ fn in_best_groups<T: Real>(c: &[T], g: &Groups) -> Vec<usize> {
         match g.score {
             GroupScore::Max => T::of(best[0]),
             GroupScore::TopTwo => T::of(best[0] + best[1]),
+            // Those have a code of their own.
+            GroupScore::Own => T::of(f64::NAN),
         }
     }))
     .collect();
@@ -97,12 +104,55 @@ pub fn in_group(x: f32) -> f32 {
     x.max(f32::MIN)
 }
 
+/// The choice of a router over groups `g` and of those in the groups: experts and their weights, group by group.
+fn choose_in_groups<T: Real>(row: &[T], r: &Router, g: Groups) -> Vec<(usize, f64)> {
+    let (of_experts, of_groups) = row.split_at(r.experts);
+    let (size, each) = (r.experts / g.count, r.used / g.used);
+    let softmax_of = |x: &[T], chosen: &[usize]| softmax(&chosen.iter().map(|i| x[*i].get()).collect::<Vec<f64>>());
+    let groups = top_k(of_groups, g.used);
+    let outer = softmax_of(of_groups, &groups);
+    let in_group = |(group, p): (&usize, f64)| {
+        let logits = &of_experts[group * size..(group + 1) * size];
+        let chosen = top_k(logits, each);
+        let inner = softmax_of(logits, &chosen);
+        chosen.iter().zip(inner).map(|(e, q)| (group * size + e, p * q)).collect::<Vec<_>>()
+    };
+    groups.iter().zip(outer).flat_map(in_group).collect()
+}
+
+/// The gradient of that choice by the logits.
+fn grad_in_groups<T: Real>(row: &[T], r: &Router, g: Groups, chosen: &[usize], dw: &[f64]) -> Vec<f64> {
+    let (size, each) = (r.experts / g.count, r.used / g.used);
+    let softmax_of = |all: &[usize]| softmax(&all.iter().map(|i| row[*i].get()).collect::<Vec<f64>>());
+    let of_groups: Vec<usize> = chosen.chunks(each).map(|c| r.experts + c[0] / size).collect();
+    let (outer, mut d) = (softmax_of(&of_groups), vec![0.0; row.len()]);
+    let back = |d: &mut [f64], places: &[usize], s: &[f64], ds: &[f64]| {
+        let mean: f64 = s.iter().zip(ds).map(|(s, d)| s * d).sum();
+        places.iter().zip(s.iter().zip(ds)).for_each(|(i, (s, ds))| d[*i] = s * (ds - mean));
+    };
+    let mut by_outer: Vec<f64> = vec![];
+    for ((experts, dw), p) in chosen.chunks(each).zip(dw.chunks(each)).zip(&outer) {
+        let inner = softmax_of(experts);
+        by_outer.push(inner.iter().zip(dw).map(|(q, d)| q * d).sum());
+        back(&mut d, experts, &inner, &dw.iter().map(|d| d * p).collect::<Vec<f64>>());
+    }
+    back(&mut d, &of_groups, &outer, &by_outer);
+    d
+}
+
 /// Reference code: ids `[T · k]` and weights `[T, k]`.
 pub fn eval<T: Real>(logits: &Array<T>, r: &Router, w: Weights<'_, T>) -> (Vec<u32>, Array<T>) {
     let mut ids = Vec::with_capacity(logits.rows * r.used);
     let mut weights = Array::zeros(logits.rows, r.used);
     let (bias, factors) = (r.selection_bias.map(|b| w.vector(b)), r.expert_scale.map(|f| w.vector(f)));
     for t in 0..logits.rows {
+        if let Some(g) = r.over_groups() {
+            let chosen = choose_in_groups(logits.row(t), r, g);
+            let to = weights.row_mut(t).iter_mut();
+            to.zip(&chosen).for_each(|(to, (_, w))| *to = T::of(w * f64::from(r.scale)));
+            ids.extend(chosen.iter().map(|(e, _)| *e as u32));
+            continue;
+        }
         let raw: Vec<f64> = logits.row(t).iter().map(|v| v.get()).collect();
         let scores = match r.score {
             Score::Softmax => softmax(&raw),
@@ -176,6 +226,11 @@ pub fn grad<T: Real>(logits: &Array<T>, ids: &[u32], dw: &Array<T>, r: &Router, 
         let chosen: Vec<usize> = ids[t * r.used..(t + 1) * r.used].iter().map(|e| *e as usize).collect();
         let factor = |e: usize| factors.as_ref().map_or(1.0, |f| f[e].get()) * f64::from(r.scale);
         let du: Vec<f64> = chosen.iter().zip(dw.row(t)).map(|(e, d)| d.get() * factor(*e)).collect();
+        if let Some(g) = r.over_groups() {
+            let by_logits = grad_in_groups(logits.row(t), r, g, &chosen, &du);
+            d.row_mut(t).iter_mut().zip(by_logits).for_each(|(to, v)| *to = T::of(v));
+            continue;
+        }
         let of = |x: &[f64]| chosen.iter().map(|e| x[*e]).collect::<Vec<f64>>();
         let p = softmax(&raw);
         let s = match r.score {

@@ -2,7 +2,7 @@
 
 use crate::{
     graph::TrainProgram,
-    ir::{Grad, Graph, Op, Rows, Type, ValueId, WeightId},
+    ir::{Grad, Graph, Node, Op, Rows, Type, ValueId, WeightId},
 };
 
 /// What training takes.
@@ -28,16 +28,17 @@ impl Forecast {
     /// Of a micro-batch of so many rows; `optimizer` is the size of the optimizer's state, in bytes.
     pub fn new(program: &TrainProgram, rows: usize, optimizer: u64) -> Forecast {
         let trained: u64 = program.parameters.iter().map(|p| 4 * p.len() as u64).sum();
-        let is_trained = |i: usize| program.parameters.iter().any(|p| p.weight.0 as usize == i);
-        let frozen = program.weights.iter().enumerate().filter(|(i, _)| !is_trained(*i));
+        let mut is_trained = vec![false; program.weights.len()];
+        program.parameters.iter().for_each(|p| is_trained[p.weight.0 as usize] = true);
+        let frozen = program.weights.iter().zip(&is_trained).filter(|(_, trained)| !**trained);
         // Those of a mapped file are the system's to give back.
         let first = program.parameters.iter().flat_map(|p| program.weights[p.weight.0 as usize].parts());
         Forecast {
             weights: trained,
             gradients: trained,
             optimizer,
-            values: peak(&program.graph, rows),
-            frozen: frozen.map(|(_, t)| t.byte_len() as u64).sum(),
+            values: peak(&program.graph, &program.graph.nodes, rows),
+            frozen: frozen.map(|(t, _)| t.byte_len() as u64).sum(),
             first: first.filter(|bytes| !bytes.is_mapped()).map(|bytes| bytes.len() as u64).sum(),
             flops: program.graph.nodes.iter().map(|n| flops(&program.graph, &n.op, &n.inputs, rows)).sum(),
         }
@@ -58,19 +59,27 @@ fn count(ty: Type, rows: usize) -> (usize, usize) {
     }
 }
 
-/// Bytes of values that are alive at once at most: each from the node that makes it to the last that reads it.
-fn peak(graph: &Graph, rows: usize) -> u64 {
+/// Bytes of values that are alive at once at most in an evaluation of so many rows.
+pub(super) fn evaluation(program: &TrainProgram, rows: usize) -> u64 {
+    match &program.evaluation {
+        Some(graph) => peak(graph, &graph.nodes, rows),
+        None => peak(&program.graph, &program.graph.nodes[..program.forward], rows),
+    }
+}
+
+/// Bytes of values of these nodes that are alive at once at most: each from the node that makes it to the last that reads it.
+fn peak(graph: &Graph, nodes: &[Node], rows: usize) -> u64 {
     let size = |v: usize| {
         let (r, c) = count(graph.values[v], rows);
         4 * (r * c) as u64
     };
     let mut last = vec![0usize; graph.values.len()];
-    for (i, node) in graph.nodes.iter().enumerate() {
+    for (i, node) in nodes.iter().enumerate() {
         node.inputs.iter().chain(&node.outputs).for_each(|v| last[v.0 as usize] = i);
     }
     graph.outputs.iter().for_each(|(_, v)| last[v.0 as usize] = usize::MAX);
     let (mut now, mut most) = (0u64, 0u64);
-    for (i, node) in graph.nodes.iter().enumerate() {
+    for (i, node) in nodes.iter().enumerate() {
         now += node.outputs.iter().map(|v| size(v.0 as usize)).sum::<u64>();
         most = most.max(now + packed(graph, &node.op, &node.inputs, rows));
         let mut ended: Vec<u32> = node.inputs.iter().chain(&node.outputs).map(|v| v.0).collect();
@@ -81,13 +90,16 @@ fn peak(graph: &Graph, rows: usize) -> u64 {
     most
 }
 
+/// Numbers of a matrix that a product forwards copies at once, at most, as `backend::cpu` has it.
+const MOST_PACKED: usize = 4 << 20;
+
 /// Bytes of the copies that a product on the CPU makes of its operands: of the matrix, or of both where it sums over rows. Of experts
 /// these are one expert's, with its share of the rows.
 fn packed(graph: &Graph, op: &Op, inputs: &[ValueId], rows: usize) -> u64 {
     let matrix = |w: WeightId| graph.weight(w).shape.iter().rev().take(2).product::<usize>();
     let sides = |w: WeightId| graph.weight(w).shape.iter().rev().take(2).sum::<usize>();
     let numbers = match op {
-        Op::Linear(l) | Op::ExpertLinear(l) => matrix(l.weight),
+        Op::Linear(l) | Op::ExpertLinear(l) => matrix(l.weight).min(MOST_PACKED),
         Op::Grad(Grad::LinearInput { weight } | Grad::ExpertInput { weight }) => matrix(*weight),
         Op::Grad(Grad::Outer { into }) => rows * sides(*into),
         Op::Grad(Grad::ExpertOuter { into }) => {

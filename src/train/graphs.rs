@@ -16,6 +16,7 @@ use crate::{
     ir::{Graph, Keep},
     model::Definition,
 };
+use std::collections::BTreeSet;
 
 /// A model on its way to programs of training.
 pub(super) struct Graphs {
@@ -58,9 +59,10 @@ impl Graphs {
             warn_of_equal_weights(&graph);
         }
         let graphs = Graphs { graph, weights, router: config.router, dropout };
-        for [_, used] in &config.top_k_schedule {
+        let numbers: BTreeSet<u32> = config.top_k_schedule.iter().map(|[_, used]| *used).collect();
+        for used in numbers {
             let schedule = |e: Error| Error::Invalid(format!("top_k_schedule: {e}"));
-            graphs.prepare(Some(*used)).map_err(schedule)?;
+            graphs.prepare(Some(used)).map_err(schedule)?;
         }
         if config.router.noise == NoiseName::Learned && config.lora.is_some() {
             return Err(Error::Invalid(

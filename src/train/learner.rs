@@ -170,6 +170,12 @@ pub trait Learner {
     /// The longest text that the model takes, in tokens.
     fn context(&self) -> usize;
 
+    /// What tells the model from which this one goes on apart from others: a run goes on with the one it began with. `None` where
+    /// there is nothing to tell.
+    fn origin(&self) -> Option<String> {
+        None
+    }
+
     /// Says which parameters will be trained, in the order of [`Learner::parameters`]. Called once, before all that follows.
     ///
     /// # Errors

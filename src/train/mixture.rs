@@ -229,6 +229,9 @@ fn value<'a>(results: &'a [Named], name: &str) -> Result<&'a [f64]> {
     found.map(|r| &r.values[..]).ok_or_else(|| Error::Graph(format!("a mixture without `{name}`")))
 }
 
+/// Weights of a mixture at most: a GiB, four times with gradients and moments.
+const MOST_WEIGHTS: u128 = 1 << 28;
+
 fn check(o: &MixtureOptions) -> Result<()> {
     let bad = |what: String| Err(Error::Invalid(format!("mixture: {what}")));
     let sizes = [("inputs", o.inputs), ("outputs", o.outputs), ("experts", o.experts), ("used", o.used)];
@@ -237,6 +240,13 @@ fn check(o: &MixtureOptions) -> Result<()> {
     }
     if let Some((key, n)) = [("hidden", o.hidden), ("shared", o.shared)].into_iter().find(|(_, n)| *n > 1 << 20) {
         return bad(format!("{key} is {n}; a number up to {} is expected", 1 << 20));
+    }
+    let units = (o.experts + o.shared) as u128;
+    let (inputs, outputs, hidden) = (o.inputs as u128, o.outputs as u128, o.hidden as u128);
+    let each = if hidden == 0 { inputs * outputs } else { hidden * (inputs + outputs) };
+    let weights = units * (each + hidden + outputs) + o.experts as u128 * inputs;
+    if weights > MOST_WEIGHTS {
+        return bad(format!("{weights} weights of experts and router; at most {MOST_WEIGHTS} are expected"));
     }
     if o.used > o.experts {
         return bad(format!("used is {}, and there are {} experts", o.used, o.experts));

@@ -55,6 +55,7 @@ pub mod config;
 pub mod data;
 mod forecast;
 mod graphs;
+mod lasting;
 mod learner;
 #[doc(hidden)]
 pub mod metrics;
@@ -62,6 +63,7 @@ mod mixture;
 mod model_learner;
 mod optimizer;
 mod parameter;
+mod places;
 mod run;
 mod schedule;
 mod scratch;

@@ -2,6 +2,7 @@
 
 mod device;
 mod needs;
+mod origin;
 
 use super::{
     adapters::new_adapters,
@@ -53,8 +54,8 @@ pub struct ModelLearner {
     weights: HashMap<&'static str, f64>,
     vocab: usize,
     context: usize,
-    /// Rows of a micro-batch.
-    rows: usize,
+    /// Rows of a micro-batch, of training and of evaluation (0 where there is none).
+    rows: [usize; 2],
     backend: BackendConfig,
     #[cfg_attr(not(feature = "gpu"), expect(dead_code, reason = "this build has no GPU backend"))]
     device: Option<String>,
@@ -138,7 +139,7 @@ impl ModelLearner {
             weights,
             vocab,
             context: definition.decoder.context,
-            rows: config.micro_batch_size.saturating_mul(config.sequence_len),
+            rows: needs::rows(config),
             backend: config.backend,
             device: config.device.clone(),
             #[cfg(feature = "gpu")]
@@ -218,6 +219,13 @@ impl ModelLearner {
         Ok(all)
     }
 
+    /// Weights of the graph whose names end so, as they were before the first step.
+    pub(super) fn first_weights(&self, end: &str) -> Vec<(String, Tensor)> {
+        let p = &self.prepared.program;
+        let all = p.graph.weights.iter().zip(p.weights.iter()).filter(|(w, _)| w.name.ends_with(end));
+        all.map(|(w, t)| (w.name.clone(), t.clone())).collect()
+    }
+
     /// The adapters as they stand, without their factor; empty where whole weights are trained.
     ///
     /// # Errors
@@ -291,6 +299,10 @@ impl ModelLearner {
 }
 
 impl Learner for ModelLearner {
+    fn origin(&self) -> Option<String> {
+        self.base.as_ref().map(origin::of)
+    }
+
     fn parameters(&self) -> &[Parameter] {
         &self.parameters
     }

@@ -7,6 +7,7 @@ use super::{
     learner::Learner,
     metrics::{CsvLog, EventLog, JsonLog, Pictures},
     model_learner::ModelLearner,
+    places::{apart, check_places},
     scratch::from_scratch,
     trainer::Trainer,
     whole::write_model,
@@ -18,7 +19,10 @@ use crate::{
     model::{self, AdapterForm},
     tokenizer::Tokenizer,
 };
-use std::path::{Path, PathBuf};
+use std::{
+    collections::HashMap,
+    path::{Path, PathBuf},
+};
 
 impl Trainer<ModelLearner> {
     /// A run as the configuration says, from its beginning or from its last checkpoint: the model that it goes on from, or that it
@@ -28,6 +32,7 @@ impl Trainer<ModelLearner> {
     /// [`Error::Invalid`] that names the key for what does not fit together; [`Error::Unsupported`] where the model has an operation
     /// without a gradient; errors of reading models and data.
     pub fn open(config: TrainConfig) -> Result<Self> {
+        possible(&config)?;
         let learner = ModelLearner::of(base(&config)?, &config)?;
         Self::of(learner, config)
     }
@@ -38,6 +43,7 @@ impl Trainer<ModelLearner> {
     /// As [`Trainer::open`].
     #[cfg(feature = "gpu")]
     pub fn open_on(config: TrainConfig, gpu: crate::backend::wgpu::Gpu) -> Result<Self> {
+        possible(&config)?;
         let mut learner = ModelLearner::of(base(&config)?, &config)?;
         learner.use_gpu(gpu);
         Self::of(learner, config)
@@ -94,6 +100,9 @@ impl Trainer<ModelLearner> {
         let Some(alpha) = self.config().lora.as_ref().map(|l| l.alpha) else {
             return Err(Error::Invalid("no adapters were trained, but whole weights".into()));
         };
+        if let Some(read) = &self.config().base_model {
+            apart(path, read)?;
+        }
         let pairs = self.learner().trained_adapters()?;
         let base = self.learner().base()?;
         if path.extension().is_some_and(|e| e.eq_ignore_ascii_case("gguf")) {
@@ -107,21 +116,29 @@ impl Trainer<ModelLearner> {
     /// The model with its new weights, under the names that it has in training.
     fn trained(&mut self) -> Result<Checkpoint> {
         let used = self.top_k();
+        let groups = self.config().router.groups.map(|n| [n, self.config().router.groups_used.unwrap_or(1)]);
         let mut trained = self.learner().trained()?;
+        let over_groups = with_group_routers(self.learner(), &mut trained)?;
         let base = self.learner().base()?;
         if base.format() == Format::SafeTensors {
-            trained.retain(|name, _| !name.ends_with(GROUP_ROUTER));
-            return model::with_weights(base, &trained, used);
+            return model::with_weights(base, &trained, used, groups);
         }
-        // In the shape that the file has: sizes of 1 may be left out there.
+        // In the shape that the file has: sizes of 1 may be left out there. Routers' matrices may have got rows for groups.
         let new = |(name, old): (&str, &Tensor)| {
-            let t = trained.get(name).map_or_else(|| Ok(old.clone()), |t| t.reshaped(old.shape().to_vec()))?;
+            let t = match trained.get(name) {
+                None => old.clone(),
+                Some(t) if over_groups.iter().any(|n| n == name) => t.clone(),
+                Some(t) => t.reshaped(old.shape().to_vec())?,
+            };
             Ok((name.to_owned(), t))
         };
         let tensors = base.tensors().map(new).collect::<Result<Vec<_>>>()?;
         let mut meta = base.meta().clone();
+        let arch = meta.str("general.architecture").unwrap_or_default().to_owned();
+        if let Some(groups) = groups {
+            model::set_group_router(&mut meta, &arch, groups);
+        }
         if let Some(used) = used {
-            let arch = meta.str("general.architecture").unwrap_or_default().to_owned();
             meta.set(format!("{arch}.expert_used_count"), Value::U32(used));
         }
         let new = Checkpoint::from_parts(meta, tensors)?;
@@ -139,7 +156,13 @@ impl<L: Learner> Trainer<L> {
     pub fn open_logs(&mut self) -> Result<()> {
         self.prepare_folder()?;
         let (dir, step) = (self.config().output_dir.clone(), self.state().step);
+        let mut opened = vec![];
         for log in self.config().log.clone() {
+            // Two writers of one file would mix their lines.
+            if opened.contains(&log) {
+                continue;
+            }
+            opened.push(log);
             match log {
                 LogName::Csv => self.log(Box::new(CsvLog::open(&dir.join("log.csv"), step)?)),
                 LogName::Jsonl => self.log(Box::new(JsonLog::open(&dir.join("log.jsonl"), step)?)),
@@ -149,6 +172,12 @@ impl<L: Learner> Trainer<L> {
         }
         Ok(())
     }
+}
+
+/// Refuses what no model is needed to refuse.
+fn possible(config: &TrainConfig) -> Result<()> {
+    config.check()?;
+    check_places(config)
 }
 
 /// The model to begin with, under GGUF names.
@@ -181,6 +210,14 @@ fn writable(config: &TrainConfig, base: &Checkpoint) -> Result<()> {
         // Adapters are all that is written.
         return Ok(());
     }
+    let grouped = config.router.groups.is_some() && base.format() == Format::Gguf;
+    if grouped && config.export.contains(&ExportName::Safetensors) {
+        return Err(Error::Invalid(
+            "export = [\"safetensors\"]: no published checkpoint has a router over groups; export = [\"gguf\"] writes a file that this \
+             program runs, and the model type mini_mixtral is a folder"
+                .into(),
+        ));
+    }
     let named = |key: &str, e: Error, helps: &str| Error::Invalid(format!("export = [{key:?}]: {e}; {helps}"));
     for export in &config.export {
         match (export, base.format()) {
@@ -205,7 +242,7 @@ fn own_tensors(trainer: &mut Trainer<ModelLearner>) -> Result<()> {
     let learner = trainer.learner();
     let base = learner.base()?;
     for p in learner.parameters().iter().zip(&trained).filter(|(_, t)| **t).map(|(p, _)| p) {
-        // Noise before routers and routers over groups have matrices of their own, which only checkpoints keep.
+        // Noise before routers has a matrix of its own, which only checkpoints keep; routers over groups get rows of the routers'.
         let own = p.name.contains(".lora_") || [NOISE_ROUTER, GROUP_ROUTER].iter().any(|n| p.name.ends_with(n));
         if !own && !model::has_tensor_of(base, &p.name)? {
             return Err(Error::Invalid(format!(
@@ -234,6 +271,41 @@ fn corpora(config: &TrainConfig, learner: &ModelLearner) -> Result<(Corpus, Opti
         return Ok((train, Some(held)));
     }
     Ok((train, None))
+}
+
+/// Puts the rows of routers over groups behind those of the experts, in one matrix, as files have it. Gives the names of what has more
+/// rows now.
+fn with_group_routers(learner: &ModelLearner, trained: &mut HashMap<String, Tensor>) -> Result<Vec<String>> {
+    let mut changed = vec![];
+    for (name, first) in learner.first_weights(GROUP_ROUTER) {
+        let over = trained.remove(&name).unwrap_or(first);
+        let layer = name.strip_suffix(GROUP_ROUTER).unwrap_or_default();
+        let matrix = format!("{layer}ffn_gate_inp.weight");
+        let bias = format!("{layer}ffn_gate_inp.bias");
+        for (name, rows) in [(matrix, floats(&over)), (bias, vec![0.0; over.rows()])] {
+            let first = || learner.first_weights(&name).into_iter().next().map(|(_, t)| t);
+            let Some(own) = trained.get(&name).cloned().or_else(first) else { continue };
+            let mut shape = own.shape().to_vec();
+            if let Some(n) = shape.first_mut() {
+                *n += over.rows();
+            }
+            trained.insert(name.clone(), Tensor::from_f32(shape, [floats(&own), rows].concat())?);
+            changed.push(name);
+        }
+    }
+    if !changed.is_empty() {
+        tracing::warn!(
+            "that there is a router over groups of experts is said in keys of this program's own (group_router_count): other engines do \
+             not run the model"
+        );
+    }
+    Ok(changed)
+}
+
+/// The numbers of a tensor of f32.
+fn floats(t: &Tensor) -> Vec<f32> {
+    let bytes = t.parts().iter().flat_map(|p| p.chunks_exact(4));
+    bytes.map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect()
 }
 
 fn gguf(new: &Checkpoint, path: PathBuf) -> Result<PathBuf> {

@@ -5,6 +5,7 @@ use super::{
     clip::{clip_factor, gradient_norm},
     config::TrainConfig,
     data::{Corpus, Cursor, Feed},
+    lasting::lasting,
     learner::{Learner, MicroBatch, Outcome},
     metrics::{EvalRecord, Log, StepRecord},
     model_learner::ModelLearner,
@@ -84,11 +85,11 @@ impl<L: Learner> Trainer<L> {
         let schedule = config.schedule(steps);
         schedule.check()?;
         let checkpoints =
-            Checkpoints::new(&config.output_dir, config.save_total_limit, lasting(&config, steps, &feed)?);
+            Checkpoints::new(&config.output_dir, config.save_total_limit, lasting(&config, steps, &feed, &learner)?);
         let resumed = match config.resume.as_str() {
             "auto" | "true" => checkpoints.newest()?,
             "never" | "false" | "" => None,
-            path => Some(checkpoints.open(path.as_ref())?),
+            path => Some(checkpoints.named(path.as_ref())?),
         };
         learner.choose(&optimizer.trained())?;
         let threads = match config.threads {
@@ -115,8 +116,11 @@ impl<L: Learner> Trainer<L> {
     }
 
     fn restore(&mut self, resumed: Resumed) -> Result<()> {
+        let path = resumed.path.display();
+        self.feed
+            .seek(resumed.state.cursor)
+            .map_err(|e| Error::format(path.to_string(), format!("goes on with {e}")))?;
         resumed.restore(&mut self.learner, &mut self.optimizer)?;
-        self.feed.seek(resumed.state.cursor);
         self.state = resumed.state;
         self.saved = Some(resumed.path);
         Ok(())
@@ -164,7 +168,7 @@ impl<L: Learner> Trainer<L> {
     pub fn time_micro_batch(&mut self) -> Result<(usize, f64)> {
         let cursor = self.feed.cursor();
         let batch = self.feed.next_batch();
-        self.feed.seek(cursor);
+        self.feed.seek(cursor)?;
         let Some(micro) = batch.micro.first() else { return Ok((0, 0.0)) };
         let begun = Instant::now();
         self.learner.accumulate(micro)?;
@@ -212,7 +216,7 @@ impl<L: Learner> Trainer<L> {
             self.state.skipped_in_row += 1;
         } else {
             self.state.skipped_in_row = 0;
-            self.state.tokens += batch.learnt;
+            self.state.tokens = self.state.tokens.saturating_add(batch.learnt);
         }
         let part = epoch.sequence as f64 / self.feed.sequences() as f64;
         let record = StepRecord {
@@ -260,9 +264,14 @@ impl<L: Learner> Trainer<L> {
             Some(path) => format!("the last good weights are in {}", path.display()),
             None => "no checkpoint was written yet".into(),
         };
+        let helps = match self.state.skipped == self.state.step {
+            true => {
+                "no step was taken before: the model's own weights, or weights and noise of [router], make no numbers"
+            }
+            false => "a lower learning_rate or more warmup_steps help",
+        };
         Error::Model(format!(
-            "{n} steps in a row had a loss or gradient that is no number (step {}: loss {}, gradient norm {}); {kept}; a lower \
-             learning_rate or more warmup_steps help",
+            "{n} steps in a row had a loss or gradient that is no number (step {}: loss {}, gradient norm {}); {kept}; {helps}",
             record.step, record.loss, record.grad_norm
         ))
     }
@@ -276,23 +285,30 @@ impl<L: Learner> Trainer<L> {
         let Some(eval) = &mut self.eval else {
             return Err(Error::Invalid("there is nothing to evaluate on: val_set_size or test_datasets".into()));
         };
-        let batches = eval.all(self.config.eval_max_batches);
-        let all: u64 = batches.iter().map(|b| b.learnt).sum();
-        let rows: usize = batches.iter().flat_map(|b| &b.micro).map(MicroBatch::counted).sum();
-        let mut outcome = Outcome::default();
-        for mut micro in batches.into_iter().flat_map(|b| b.micro) {
-            micro.step = self.state.step;
-            micro.seed = self.config.seed;
-            micro.top_k = top_k;
-            micro.scale = 1.0 / all.max(1) as f64;
-            micro.share = micro.counted() as f64 / rows.max(1) as f64;
-            outcome.add(&self.learner.evaluate(&micro)?);
-        }
+        let (limit, mut all, mut rows) = (self.config.eval_max_batches, 0u64, 0usize);
+        eval.each(limit, &mut |batch| {
+            all += batch.learnt;
+            rows += batch.rows as usize;
+            Ok(())
+        })?;
+        let (mut outcome, learner) = (Outcome::default(), &mut self.learner);
+        let (step, seed) = (self.state.step, self.config.seed);
+        eval.each(limit, &mut |batch| {
+            for mut micro in batch.micro {
+                (micro.step, micro.seed, micro.top_k) = (step, seed, top_k);
+                micro.scale = 1.0 / all.max(1) as f64;
+                micro.share = micro.counted() as f64 / rows.max(1) as f64;
+                outcome.add(&learner.evaluate(&micro)?);
+            }
+            Ok(())
+        })?;
         let loss = outcome.terms.first().map_or(f64::NAN, |t| t.value);
         let record = EvalRecord { step: self.state.step, loss, terms: outcome.terms, tokens: all };
         self.logs.iter_mut().try_for_each(|l| l.evaluation(&record))?;
         match self.state.best {
-            Some((best, _)) if loss >= best || loss.is_nan() => self.state.since_best += 1,
+            Some((best, _)) if loss >= best || loss.is_nan() => {
+                self.state.since_best = self.state.since_best.saturating_add(1);
+            }
             _ if loss.is_nan() => {}
             _ => (self.state.best, self.state.since_best) = (Some((loss, self.state.step)), 0),
         }
@@ -367,44 +383,4 @@ impl<L: Learner> Trainer<L> {
         progress(Event::Saved(&path));
         Ok(())
     }
-}
-
-/// Keys of the configuration that weights do not depend on: a run may go on with others.
-const FREE: &[&str] = &[
-    "output_dir",
-    "eval_batch_size",
-    "eval_steps",
-    "eval_max_batches",
-    "early_stopping_patience",
-    "save_steps",
-    "save_total_limit",
-    "resume",
-    "max_skipped_steps",
-    "recompute",
-    "export",
-    "log",
-    "logging_steps",
-    "threads",
-    "backend",
-    "device",
-    "max_steps",
-    "num_epochs",
-];
-
-/// What must be equal for a run to go on as it was.
-fn lasting(config: &TrainConfig, steps: u64, feed: &Feed) -> Result<serde_json::Map<String, serde_json::Value>> {
-    let bad = |what: String| Error::Invalid(format!("the configuration cannot be kept in checkpoints: {what}"));
-    let all = match serde_json::to_value(config).map_err(|e| bad(e.to_string()))? {
-        serde_json::Value::Object(all) => all,
-        other => return Err(bad(other.to_string())),
-    };
-    let mut kept: serde_json::Map<_, _> = all.into_iter().filter(|(k, _)| !FREE.contains(&k.as_str())).collect();
-    // The files may have changed under their names.
-    kept.insert("tokens of the data".into(), feed.corpus().text_tokens().into());
-    // Under a constant rate a run may become longer; under another the rate depends on its end.
-    let depends = !matches!(config.lr_scheduler, super::config::SchedulerName::Constant) || config.warmup_ratio > 0.0;
-    if depends {
-        kept.insert("steps in all".into(), steps.into());
-    }
-    Ok(kept)
 }

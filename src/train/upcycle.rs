@@ -5,6 +5,7 @@
 
 use super::{
     data::{normal, short},
+    places::apart,
     whole::write_model,
 };
 use crate::{
@@ -16,6 +17,7 @@ use crate::{
     file::{Bytes, Checkpoint, Metadata, Tensor, TensorSpec, Value},
     graph::Program,
     ir::{Op, ValueId},
+    memory,
     model::{self, Definition},
     quant,
 };
@@ -75,6 +77,7 @@ pub fn upcycle(dense: &Checkpoint, options: &UpcycleOptions) -> Result<Checkpoin
         return Err(Error::Unsupported("upcycling of a model that has experts already".into()));
     }
     let hidden = definition.decoder.hidden;
+    check_size(&definition, &gguf, options)?;
     let routers = routers(&definition, options, hidden)?;
     let mut meta: Metadata = gguf.meta().clone();
     meta.set("llama.expert_count", Value::U32(options.experts as u32));
@@ -112,8 +115,11 @@ impl UpcycleOptions {
     /// Makes experts of a dense model's feed-forward networks and writes the model as GGUF. What cannot be made leaves nothing behind.
     ///
     /// # Errors
-    /// As [`upcycle`]; [`Error::Write`].
+    /// As [`upcycle`]; [`Error::Invalid`] for the dense model's own path; [`Error::Write`].
     pub fn write(&self, dense: &Checkpoint, path: &Path) -> Result<Vec<TensorSpec>> {
+        if let Some(read) = dense.path() {
+            apart(path, read)?;
+        }
         let made = upcycle(dense, self)?;
         write_model(path, &made)
     }
@@ -139,6 +145,38 @@ fn check(o: &UpcycleOptions) -> Result<()> {
             None => Ok(()),
         },
         Gate::Random => Ok(()),
+    }
+}
+
+/// Refuses prompts that the model cannot take, and experts that memory has no room for.
+fn check_size(d: &Definition, gguf: &Checkpoint, o: &UpcycleOptions) -> Result<()> {
+    let (context, vocab) = (d.decoder.context, d.decoder.vocab);
+    if let Gate::Hidden(prompts) = &o.gate {
+        for (e, ids) in prompts.iter().enumerate().flat_map(|(e, texts)| texts.iter().map(move |ids| (e, ids))) {
+            if ids.len() > context {
+                return Err(Error::Invalid(format!(
+                    "a prompt of expert {e} has {} tokens, and the model takes {context}",
+                    ids.len()
+                )));
+            }
+            if let Some(id) = ids.iter().find(|id| **id as usize >= vocab) {
+                return Err(Error::Invalid(format!("a prompt of expert {e} has the token {id}; there are {vocab}")));
+            }
+        }
+    }
+    // Without noise experts share the dense network's bytes.
+    if o.noise == 0.0 {
+        return Ok(());
+    }
+    let dense = |name: &str| ROLES.iter().any(|r| name.ends_with(&format!(".{r}.weight")));
+    let bytes: usize = gguf.tensors().filter(|(name, _)| dense(name)).map(|(_, t)| t.byte_len()).sum();
+    let needed = (bytes as u64).saturating_mul(o.experts as u64);
+    match memory::total() {
+        Some(all) if needed > all => Err(Error::Invalid(format!(
+            "{} experts with noise are {needed} bytes, and this machine has {all}: fewer experts help, or none of the noise",
+            o.experts
+        ))),
+        Some(_) | None => Ok(()),
     }
 }
 

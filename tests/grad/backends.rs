@@ -75,6 +75,7 @@ fn every_op() {
     ops::gradient_of_dropout_and_noise();
     routers::gradient_of_routers();
     routers::gradient_of_routers_with_bias_groups_and_factors();
+    routers::gradient_of_routers_over_groups();
     routers::gradient_of_experts();
     routers::gradient_of_slots();
     routers::gradient_of_capacity_and_balances();

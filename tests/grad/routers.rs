@@ -66,6 +66,21 @@ pub fn gradient_of_routers_with_bias_groups_and_factors() {
     }
 }
 
+#[test]
+pub fn gradient_of_routers_over_groups() {
+    for (i, rows) in ROWS.into_iter().enumerate() {
+        for (used, of_groups) in [(4, 2), (2, 2), (2, 1), (8, 4)] {
+            let mut n = Net::new(rows, 80 + i as u64);
+            let logits = apart(&mut n, 8 + 4);
+            let groups = Some(Groups { count: 4, used: of_groups, score: GroupScore::Own });
+            let router = Router { groups, scale: 1.5, ..Router::new(8, used, Score::SoftmaxOfSelected) };
+            let choice = formula::top_k(&mut n.b, logits, router).unwrap();
+            n.enters(choice.weights);
+            n.check(&format!("over groups, {used} of {of_groups} groups, {rows} rows"), &[]);
+        }
+    }
+}
+
 /// Ids `[rows, used]` with an expert (0) that all rows use and one (the last) that none does.
 fn skewed(rows: usize, used: usize, experts: usize) -> Vec<u32> {
     let one = |r: usize, j: usize| if j == 0 { 0 } else { 1 + ((r + j) % (experts - 2).max(1)) as u32 };

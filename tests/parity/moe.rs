@@ -19,7 +19,7 @@ fn routing(name: String, mut r: Router, biased: bool) -> Case {
     if biased {
         r.selection_bias = Some(m.weight(&[r.experts], DType::F32));
     }
-    let logits = m.input(r.experts);
+    let logits = m.input(r.logits());
     let made = m.b.add(Op::Router(r), &[logits]).unwrap();
     let named = [("router_ids_0", made[0]), ("router_weights_0", made[1])];
     m.finish(format!("router/{name}: {r}"), &named, &STEPS)
@@ -94,6 +94,22 @@ pub fn routers() -> Vec<Case> {
             let r = Router { groups: g, renormalise, scale: 2.5, ..Router::new(experts, used, score) };
             cases.push(routing("groups".into(), r, biased));
         }
+    }
+    // A router over groups: one group and all, one expert of each and all, groups of one expert, more than a workgroup.
+    for (experts, used, count, of_groups) in [
+        (8, 4, 4, 2),
+        (8, 2, 4, 2),
+        (8, 2, 4, 1),
+        (8, 8, 4, 4),
+        (6, 2, 6, 2),
+        (12, 9, 4, 3),
+        (60, 6, 5, 3),
+        (256, 8, 8, 4),
+        (3, 2, 1, 1),
+    ] {
+        let groups = groups(count, of_groups, GroupScore::Own);
+        let r = Router { groups, scale: 1.5, ..Router::new(experts, used, Score::SoftmaxOfSelected) };
+        cases.push(routing(format!("a router over {count} groups"), r, false));
     }
     for (experts, used, score) in [(16, 4, Score::Softmax), (5, 5, Score::Sigmoid), (100, 8, Score::SqrtSoftplus)] {
         let r = Router { renormalise: Renormalise::Softmax, scale: 1.5, ..Router::new(experts, used, score) };

@@ -67,7 +67,7 @@ fn every_row_comes_once_an_epoch() {
         o.packing.packed = packed;
         let mut feed = Feed::new(c.clone(), o).unwrap();
         for epoch in 0..2 {
-            feed.seek(Cursor { epoch, sequence: 0 });
+            feed.seek(Cursor { epoch, sequence: 0 }).unwrap();
             let (mut seen, mut order) = (BTreeMap::<u32, usize>::new(), vec![]);
             while feed.cursor().epoch == epoch {
                 let batch = feed.next_batch();
@@ -100,7 +100,7 @@ fn a_cursor_goes_on_where_it_was() {
     assert!(all.cursor().epoch >= 2);
     for (cursor, micro) in batches.iter().rev() {
         let mut feed = Feed::new(c.clone(), options(16)).unwrap();
-        feed.seek(*cursor);
+        feed.seek(*cursor).unwrap();
         assert_eq!(feed.next_batch().micro, *micro, "{cursor:?}");
     }
     let mut o = options(16);

@@ -116,6 +116,7 @@ fn what_makes_no_mixture_is_refused() {
     let plain = MixtureOptions::default;
     assert!(new(MixtureOptions { experts: 0, ..plain() }).contains("experts is 0"));
     assert!(new(MixtureOptions { used: 3, ..plain() }).contains("used is 3"));
+    assert!(new(MixtureOptions { inputs: 1 << 20, outputs: 1 << 20, ..plain() }).contains("weights of experts"));
     assert!(new(MixtureOptions { z: -1.0, ..plain() }).contains("z is -1"));
     assert!(new(MixtureOptions { learning_rate: f64::NAN, ..plain() }).contains("learning_rate"));
     let competitive = MixtureOptions { loss: MixtureLoss::Competitive, ..plain() };

@@ -1,6 +1,8 @@
 //! The trainer: optimizers, schedules, data, configurations, checkpoints, logs. The models here are small and have exact
 //! gradients of their own, so that what fails is the trainer.
 
+#[cfg(all(feature = "cli", feature = "demo-model"))]
+mod bad_input;
 mod balance;
 mod bigram;
 mod config;
@@ -9,6 +11,8 @@ mod data;
 mod folder;
 #[cfg(all(feature = "cli", feature = "demo-model"))]
 mod gpu;
+#[cfg(all(feature = "cli", feature = "demo-model"))]
+mod groups;
 mod kill;
 mod logs;
 #[cfg(all(feature = "cli", feature = "demo-model"))]

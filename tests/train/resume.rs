@@ -110,6 +110,10 @@ fn what_interrupted_runs_left_goes() {
         fs::write(dir.path().join(left).join("model.safetensors"), "half").unwrap();
     }
     fs::create_dir(dir.path().join("checkpoint-x")).unwrap();
+    fs::create_dir(dir.path().join("model.1.part")).unwrap();
+    for left in [".model.gguf.1-0.part", "log.1.part"] {
+        fs::write(dir.path().join(left), "half").unwrap();
+    }
     let mut t = trainer(config(dir.path(), ""));
     assert_eq!(t.state().step, 0);
     t.open_logs().unwrap();

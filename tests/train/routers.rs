@@ -175,7 +175,6 @@ fn routers_over_groups_learn_and_are_refused_where_they_are_not() {
         assert!(e.contains(says), "{model}, {keys}: {e}");
     }
     for (keys, says) in [
-        ("router.groups = 2", "export = []"),
         ("router.groups = 1\nexport = []", "groups is 1"),
         ("router.groups_used = 1", "groups_used needs groups"),
         ("router.groups = 2\nrouter.groups_used = 3\nexport = []", "groups_used is 3"),

@@ -151,6 +151,14 @@ fn impossible_ones_are_named() {
         (UpcycleOptions { noise: f32::NAN, ..o.clone() }, "noise"),
         (UpcycleOptions { gate: Gate::Hidden(vec![vec![vec![1]]]), ..o.clone() }, "prompts for 1"),
         (UpcycleOptions { experts: 2, gate: Gate::Hidden(vec![vec![vec![1]], vec![]]), ..o.clone() }, "expert 1"),
+        (
+            UpcycleOptions { experts: 2, gate: Gate::Hidden(vec![vec![vec![1]], vec![vec![50]]]), ..o.clone() },
+            "token 50",
+        ),
+        (
+            UpcycleOptions { experts: 2, gate: Gate::Hidden(vec![vec![vec![1]], vec![vec![1; 129]]]), ..o.clone() },
+            "129",
+        ),
     ] {
         assert!(upcycle(&d, &o).unwrap_err().to_string().contains(words), "{words}");
     }
@@ -181,6 +189,9 @@ fn the_verb_writes_a_model_that_runs() {
     assert!(diff(&logits(&file::open(to.as_ref()).unwrap()), &logits(&ckpt)).nmse < 1e-11);
     crate::cli::fails(&["upcycle", from, to], &["exists already", "--force"]);
     crate::cli::fails(&["upcycle", from, to, "--force", "--used", "9"], &["--used 9"]);
+    crate::cli::fails(&["upcycle", from, from, "--force"], &["is what is read"]);
+    crate::cli::fails(&["upcycle", from, "/no/such/folder/x.gguf"], &["there is no folder"]);
+    assert!(UpcycleOptions::default().write(&file::open(from.as_ref()).unwrap(), from.as_ref()).is_err());
     crate::cli::fails(&["upcycle", to, "x.gguf"], &["experts already"]);
     assert!(!dir.path().join("x.gguf").exists());
 }

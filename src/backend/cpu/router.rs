@@ -11,7 +11,7 @@ use crate::{
 /// Marks experts and groups that take no part in a choice, or no longer do. Values that are compared are never not-a-number.
 const OUT: f32 = f32::NAN;
 
-/// Chooses the experts of one token from its `logits`, `[E]`: writes their `ids` and `weights`, `[k]` each. `bias` is the
+/// Chooses the experts of one token from its `logits`, `[E]` (`[E + groups]` of a router over groups): writes their `ids` and `weights`, `[k]` each. `bias` is the
 /// selection bias, `[E]`; `scratch` has room for two values an expert. Takes E · k steps; scores are computed in f64, as in the
 /// reference.
 ///
@@ -24,6 +24,9 @@ pub fn choose(
     ids: &mut [u32],
     weights: &mut [f32],
 ) -> bool {
+    if let Some(g) = r.over_groups() {
+        return choose_in_groups(logits, r, g, scratch, ids, weights);
+    }
     let (values, groups) = scratch.split_at_mut(logits.len());
     if r.chooses_by_logits() {
         values.copy_from_slice(logits);
@@ -47,6 +50,42 @@ pub fn choose(
         *id = best as u32;
     }
     weigh(logits, r, ids, weights);
+    true
+}
+
+/// [`choose`] of a router over groups `g` and those in the groups.
+fn choose_in_groups(
+    logits: &[f32],
+    r: &Router,
+    g: Groups,
+    scratch: &mut [f32],
+    ids: &mut [u32],
+    weights: &mut [f32],
+) -> bool {
+    let (of_experts, of_groups) = logits.split_at(r.experts);
+    let (values, rest) = scratch.split_at_mut(r.experts);
+    let groups = &mut rest[..g.count];
+    values.copy_from_slice(of_experts);
+    groups.copy_from_slice(of_groups);
+    values.iter_mut().chain(groups.iter_mut()).filter(|v| v.is_nan()).for_each(|v| *v = f32::NEG_INFINITY);
+    let (size, each) = (r.experts / g.count, r.used / g.used);
+    for ids in ids.chunks_exact_mut(each) {
+        let Some(group) = take_best(groups) else { return false };
+        for id in ids {
+            let Some(best) = take_best(&mut values[group * size..(group + 1) * size]) else { return false };
+            *id = (group * size + best) as u32;
+        }
+    }
+    let logit = |e: &u32| f64::from(of_experts[*e as usize]);
+    let of_group = |ids: &[u32]| f64::from(of_groups[ids[0] as usize / size]);
+    let (top, sum) = top_and_sum(ids.chunks_exact(each).map(of_group));
+    for (ids, weights) in ids.chunks_exact(each).zip(weights.chunks_exact_mut(each)) {
+        let outer = (of_group(ids) - top).exp() / sum;
+        let (top, sum) = top_and_sum(ids.iter().map(logit));
+        for (w, e) in weights.iter_mut().zip(ids) {
+            *w = (outer * (logit(e) - top).exp() / sum * f64::from(r.scale)) as f32;
+        }
+    }
     true
 }
 
@@ -122,6 +161,8 @@ fn limit_to_groups(values: &mut [f32], g: &Groups, scores: &mut [f32]) -> bool {
         *s = match g.score {
             GroupScore::Max => best,
             GroupScore::TopTwo => best + second,
+            // Those have a code of their own.
+            GroupScore::Own => return false,
         };
     }
     if (0..g.used).any(|_| take_best(scores).is_none()) {

@@ -21,7 +21,8 @@ pub use routing::SimulateArgs;
 pub use serve::{MetricsStyle, PoolingName, ServeArgs};
 
 pub use train::{
-    FinetuneArgs, GateName, LoraArgs, MergeArgs, OptimizerArg, TrainArgs, TrainBackendName, TrainPlaceArgs, UpcycleArgs,
+    FinetuneArgs, GateName, LoraArgs, MergeArgs, OptimizerArg, RecomputeArg, TrainArgs, TrainBackendName,
+    TrainPlaceArgs, UpcycleArgs,
 };
 
 use clap::{Args, Parser, Subcommand, ValueEnum};

@@ -152,6 +152,18 @@ pub enum OptimizerArg {
     Sgd,
 }
 
+/// `--recompute`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum RecomputeArg {
+    /// Nothing: fastest, and most memory
+    None,
+    /// What is inside of experts
+    #[default]
+    Experts,
+    /// All but what lies between layers: least memory
+    Layer,
+}
+
 const FINETUNE_EXAMPLES: &str = "\
 Examples:
   moeray finetune -m model-q4_k_m.gguf -f chats.jsonl -o adapter.gguf
@@ -213,6 +225,9 @@ pub struct FinetuneArgs {
     /// Tokens of a sequence [default: 512, or the model's context]
     #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub ctx: Option<u32>,
+    /// What is computed again on the way back, in place of being kept; the result is the same
+    #[arg(long, value_name = "WHAT", default_value = "experts")]
+    pub recompute: RecomputeArg,
     /// The seed of everything random
     #[arg(long, value_name = "N", default_value_t = 42)]
     pub seed: u64,

@@ -1,33 +1,81 @@
 //! `moeray finetune`: a low-rank adapter of a model, quantised or not.
 
-use super::train::{place, run};
+use super::{
+    apart,
+    train::{place, run},
+};
 use crate::{
     cli::{
-        args::{FinetuneArgs, OptimizerArg},
+        args::{FinetuneArgs, OptimizerArg, RecomputeArg},
         failure::{Failure, Outcome, say},
         output::check_place,
     },
     file, model,
-    train::config::{DatasetConfig, LogName, LoraConfig, OptimizerName, SchedulerName, TrainConfig},
+    train::config::{DatasetConfig, LogName, LoraConfig, OptimizerName, RecomputeName, SchedulerName, TrainConfig},
 };
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Runs the verb.
 pub fn finetune(args: &FinetuneArgs, quiet: bool) -> Outcome {
-    check_place("-o", &args.output)?;
+    let read: Vec<&Path> = args.data.iter().chain([&args.model]).map(PathBuf::as_path).collect();
+    apart(&args.output, &read)?;
+    // Of a PEFT folder that is there two files are written anew.
+    let gguf = args.output.extension().is_some_and(|e| e.eq_ignore_ascii_case("gguf"));
+    if gguf || !args.output.is_dir() {
+        check_place("-o", &args.output)?;
+    }
     if args.output.exists() && !args.force {
         return Err(Failure::new(format!("{} exists already", args.output.display())).hint("--force writes over it"));
     }
     let mut config = config(args)?;
     place(&mut config, &args.place);
-    config.check()?;
-    let Some(mut trainer) = run(config, args.dry_run, quiet)? else { return Ok(()) };
+    config.check().map_err(Failure::from).map_err(hinted)?;
+    let Some(mut trainer) = run(config, args.dry_run, quiet).map_err(hinted)? else { return Ok(()) };
     trainer.write_adapter(&args.output)?;
     if !quiet {
         let base = args.model.display();
         say(format_args!("run it: moeray run {base} --lora {}", args.output.display()));
     }
     Ok(())
+}
+
+/// Keys of a configuration that errors name, and the options that set them here.
+const OPTIONS: &[(&str, &str)] = &[
+    ("this machine has", "--recompute layer, a smaller --ctx and a smaller --micro-batch-size take less"),
+    ("excess_length_strategy", "--ctx N makes sequences longer; `moeray train` has excess_length_strategy"),
+    ("sequence_len", "--ctx (-c) says it"),
+    ("lora.targets", "--lora-targets says them"),
+    ("lora: targets", "--lora-targets says them"),
+    ("lora: r ", "--lora-r says it"),
+    ("lora: alpha", "--lora-alpha says it"),
+    ("min_lr_ratio", "--learning-rate-min is a part of --learning-rate"),
+    ("max_skipped_steps", "--learning-rate says it"),
+    ("learning_rate", "--learning-rate says it"),
+    ("weight_decay", "--weight-decay says it"),
+    ("gradient_accumulation_steps", "--accumulate and --micro-batch-size say it"),
+    ("micro_batch_size", "--micro-batch-size says it"),
+    ("val_set_size", "--val-split says it"),
+    ("num_epochs", "--epochs says it"),
+    ("output_dir", "--work says where checkpoints and logs go"),
+    ("resume", "--work names another folder of checkpoints"),
+];
+
+/// The failure with the option that sets what it is about.
+fn hinted(failure: Failure) -> Failure {
+    let Failure::Said { message, hint: None } = failure else { return failure };
+    let option = OPTIONS.iter().find(|(key, _)| message.contains(key));
+    Failure::Said { hint: option.map(|(_, says)| (*says).to_owned()), message }
+}
+
+/// The least rate as a part of the largest.
+fn least_ratio(args: &FinetuneArgs) -> Outcome<f64> {
+    let (least, most) = (args.learning_rate_min, args.learning_rate);
+    if !(least >= 0.0 && (least <= most || !most.is_finite())) {
+        return Err(Failure::new(format!(
+            "--learning-rate-min is {least}; a number from 0 to --learning-rate ({most}) is expected"
+        )));
+    }
+    Ok(if most > 0.0 { least / most } else { 0.0 })
 }
 
 /// The run as a configuration.
@@ -52,17 +100,18 @@ fn config(args: &FinetuneArgs) -> Outcome<TrainConfig> {
         num_epochs: args.epochs,
         max_steps: args.steps,
         learning_rate: args.learning_rate,
-        min_lr_ratio: if args.learning_rate > 0.0 {
-            (args.learning_rate_min / args.learning_rate).min(1.0)
-        } else {
-            0.0
-        },
+        min_lr_ratio: least_ratio(args)?,
         lr_scheduler: SchedulerName::Cosine,
         warmup_ratio: 0.03,
         weight_decay: args.weight_decay,
         optimizer: match args.optimizer {
             OptimizerArg::Adamw => OptimizerName::AdamW,
             OptimizerArg::Sgd => OptimizerName::Sgd,
+        },
+        recompute: match args.recompute {
+            RecomputeArg::None => RecomputeName::None,
+            RecomputeArg::Experts => RecomputeName::Experts,
+            RecomputeArg::Layer => RecomputeName::Layer,
         },
         val_set_size: args.val_split,
         save_steps: 50,

@@ -1,31 +1,40 @@
 //! `moeray merge`: adapters into their model.
 
+use super::apart;
 use crate::{
     cli::{
         args::{LoraArgs, MergeArgs},
         failure::{Failure, Outcome, say},
-        load, units,
+        load,
+        output::check_place,
+        units,
     },
     file::{Tensor, TensorSpec, write_gguf},
     graph::LowRank,
     model,
     quant::DType,
 };
+use std::path::Path;
 
 /// Runs the verb.
 pub fn merge(args: &MergeArgs, quiet: bool) -> Outcome {
     if args.output.exists() && !args.force {
         return Err(Failure::new(format!("{} exists already", args.output.display())).hint("--force writes over it"));
     }
-    let ckpt = model::to_gguf(&load::open(args.model.path())?)?;
+    let source = load::open(args.model.path())?;
+    let adapters = load::adapters(&LoraArgs { lora: args.lora.clone() })?;
+    let read: Vec<&Path> = source.path().into_iter().chain(adapters.iter().map(|f| f.path.as_path())).collect();
+    apart(&args.output, &read)?;
+    check_place("-o", &args.output)?;
+    let wanted = args.weight_type.as_deref().map(named).transpose()?;
+    let ckpt = model::to_gguf(&source)?;
     let definition = model::build(&ckpt, &model::Options::default())?;
     let mut pairs: Vec<LowRank> = vec![];
-    for f in load::adapters(&LoraArgs { lora: args.lora.clone() })? {
+    for f in adapters {
         pairs.extend(model::read_adapter(&definition, &ckpt, &f)?);
     }
     // The graph says which pairs fit: before anything is written.
     crate::graph::with_low_rank(&definition.program, &pairs)?;
-    let wanted = args.weight_type.as_deref().map(named).transpose()?;
     let quantised = pairs.iter().filter_map(|p| ckpt.tensor(&p.weight)).find(|t| !t.dtype().is_float());
     if let Some(t) = quantised.filter(|_| wanted.is_none() && !args.allow_requantize) {
         return Err(Failure::new(format!("weights that change are {}, which would round them once more", t.dtype()))

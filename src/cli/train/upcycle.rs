@@ -1,16 +1,19 @@
 //! `moeray upcycle`: experts of dense networks.
 
+use super::apart;
 use crate::{
     cli::{
         args::{GateName, UpcycleArgs},
         failure::{Failure, Outcome, say},
-        known, units,
+        known,
+        output::check_place,
+        units,
     },
     file::{self, Checkpoint, TensorSpec},
     tokenizer::{EncodeOptions, Tokenizer},
     train::{Gate, UpcycleOptions},
 };
-use std::path::Path;
+use std::{fs::File, io::Read, path::Path};
 
 /// Runs the verb.
 pub fn upcycle(args: &UpcycleArgs, quiet: bool) -> Outcome {
@@ -24,6 +27,8 @@ pub fn upcycle(args: &UpcycleArgs, quiet: bool) -> Outcome {
         )));
     }
     known::path(&args.input)?;
+    apart(&args.output, &[&args.input])?;
+    check_place("OUTPUT", &args.output)?;
     let dense = file::open(&args.input)?;
     known::model(&args.input, &dense)?;
     let gate = match (args.gate, &args.prompts) {
@@ -55,9 +60,18 @@ pub fn upcycle(args: &UpcycleArgs, quiet: bool) -> Outcome {
     Ok(())
 }
 
+/// Bytes of prompts at most.
+const MOST_BYTES: u64 = 64 << 20;
+
 /// The prompts of each expert as tokens.
 fn prompts(path: &Path, dense: &Checkpoint) -> Outcome<Vec<Vec<Vec<u32>>>> {
-    let text = std::fs::read(path).map_err(|e| Failure::io("read", path, &e))?;
+    let io = |e: std::io::Error| Failure::io("read", path, &e);
+    let mut text = vec![];
+    // A device has no end.
+    File::open(path).map_err(io)?.take(MOST_BYTES + 1).read_to_end(&mut text).map_err(io)?;
+    if text.len() as u64 > MOST_BYTES {
+        return Err(Failure::new(format!("--prompts: {} is larger than {} MiB", path.display(), MOST_BYTES >> 20)));
+    }
     let bad = |e: serde_json::Error| {
         Failure::new(format!("--prompts: {} is no list of lists of texts: {e}", path.display()))
             .hint("such as [[\"def main():\", \"fn main() {\"], [\"Dear Sir,\"]]: a list for each expert")

@@ -112,7 +112,7 @@ const OTHERS: &[Formula] = &[
     f(
         "a router over groups and one in each",
         "Shazeer et al. 2017",
-        &["router.groups = 4", "router.groups_used = 2", "architecture.num_experts_per_tok = 4", "export = []"],
+        &["router.groups = 4", "router.groups_used = 2", "architecture.num_experts_per_tok = 4"],
         "`with_router_groups`, `hierarchical`",
     ),
     f("all experts on every token", "–", &["top_k_schedule = [[0, 8]]"], "`with_experts_used`, `dense_experts`"),

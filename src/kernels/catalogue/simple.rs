@@ -74,6 +74,7 @@ const ROUTER_NUMBERS: &[Number] = &[
     ("BY_SCORE", 0),
     ("GROUPED", 0),
     ("GROUPS", 1),
+    ("OWN_GROUPS", 0),
     ("KEEP_IDS", 0),
     ("SPARSE", 0),
     ("SCALED", 0),
@@ -83,7 +84,8 @@ const ROUTER_NUMBERS: &[Number] = &[
 /// there are none), with `SCALED` 1 `[2·E]`: and a factor on the weight of each expert; `ids` u32 `[T, k]` (read_write),
 /// `weights` `[T, k]` (read_write). Items: 1; rows: T. `EXPERTS`: at least E; loops run to it. `BY_SCORE` 1: the choice is
 /// made on scores, not on logits. `SPARSE` 1: sparsemixer; it and `SCALED` need `KEEP_IDS` 1. `GROUPED` 1: only some of
-/// `GROUPS` groups of experts take part.
+/// `GROUPS` groups of experts take part. `OWN_GROUPS` 1, which needs that and `KEEP_IDS` 1: groups have logits of their own behind the
+/// experts', `x` is `[T, E + GROUPS]`.
 pub static ROUTER: Kernel = Kernel {
     name: "router",
     parts: parts(&[SUM, wgsl!("router.wgsl")]),

@@ -189,6 +189,7 @@ impl Peft {
 
 fn save(folder: &Path, config: &serde_json::Value, all: &BTreeMap<String, Tensor>) -> Result<()> {
     let io = |source| Error::Write { path: folder.to_owned(), source };
+    let there = folder.exists();
     std::fs::create_dir_all(folder).map_err(io)?;
     let bytes: Vec<(String, Vec<usize>, Vec<u8>)> = all
         .iter()
@@ -201,10 +202,14 @@ fn save(folder: &Path, config: &serde_json::Value, all: &BTreeMap<String, Tensor
     let format = Some([("format".to_owned(), "pt".to_owned())].into());
     let data = safetensors::serialize(views, format).map_err(|e| io(std::io::Error::other(e)))?;
     let text = serde_json::to_vec_pretty(config).map_err(|e| io(e.into()))?;
-    for (name, data) in [(TENSORS, data), (CONFIG, text)] {
-        write_whole(&folder.join(name), &data)?;
-    }
-    Ok(())
+    let files = [(TENSORS, data), (CONFIG, text)];
+    let written = files.iter().try_for_each(|(name, data)| write_whole(&folder.join(name), data));
+    // A folder that is no adapter's yet is nobody's.
+    written.inspect_err(|_| {
+        if !there {
+            drop(std::fs::remove_dir_all(folder))
+        }
+    })
 }
 
 fn zeros(t: &Tensor) -> Result<Tensor> {

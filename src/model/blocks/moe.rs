@@ -28,7 +28,7 @@ pub(in crate::model) fn router_logits(
     x: ValueId,
     normed: ValueId,
 ) -> Result<ValueId> {
-    let (stem, experts) = (site.at("ffn_gate_inp"), m.router.experts);
+    let (stem, rows) = (site.at("ffn_gate_inp"), m.router.logits());
     let mut input = (normed, site.hidden); // [T, H]
     if let Some(factor) = m.router_norm {
         let weight = l.vector_of(&site.at("ffn_gate_inp.scale"), site.hidden, |w| w * factor)?;
@@ -38,7 +38,7 @@ pub(in crate::model) fn router_logits(
         let h = router_linear(l, &site.at("ffn_gate_inp_hidden"), [n, site.hidden], input.0)?; // [T, n]
         input = (l.b.one(Op::Act(act), &[h])?, n); // [T, n]
     }
-    router_linear(l, &stem, [experts, input.1], input.0) // [T, E]
+    router_linear(l, &stem, [rows, input.1], input.0) // [T, E], of a router over groups [T, E + groups]
 }
 
 /// A matrix `[out, inp]` of a router, in f32 whatever the file's type, with its bias where there is one.

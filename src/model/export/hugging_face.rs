@@ -95,6 +95,9 @@ struct Prepared {
 
 fn prepared(gguf: &Checkpoint, source: Option<&Checkpoint>) -> Result<Prepared> {
     let d = quietly(gguf, &Options::default())?;
+    if d.decoder.moe().is_some_and(|m| m.router.over_groups().is_some()) {
+        return Err(Error::Unsupported("a router over groups, which no published checkpoint has".into()));
+    }
     let family = match source {
         Some(s) => find(&Params::new(s)?)?,
         None => config_json::family(&d)?,

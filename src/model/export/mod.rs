@@ -24,12 +24,21 @@ use crate::{
     file::{Checkpoint, Format, Metadata, Value},
     model::{
         build::{build, find, quietly},
+        common::{GROUP_ROUTER_COUNT, GROUP_ROUTER_USED_COUNT},
         gguf::{GgufForm, keys},
         options::Options,
         params::Params,
     },
     tokenizer::{GgufVocab, Tokenizer},
 };
+
+/// Says in a GGUF's metadata that there is a router over groups: so many of them, of which a token uses so many. The keys are this
+/// program's own.
+pub fn set_group_router(meta: &mut Metadata, arch: &str, [count, used]: [usize; 2]) {
+    for (key, n) in [(GROUP_ROUTER_COUNT, count), (GROUP_ROUTER_USED_COUNT, used)] {
+        meta.set(format!("{arch}.{key}"), Value::U32(n as u32));
+    }
+}
 
 /// The checkpoint under GGUF names, with its tokenizer. One that is GGUF already is returned as it is.
 ///
@@ -54,6 +63,9 @@ pub fn to_gguf(ckpt: &Checkpoint) -> Result<Checkpoint> {
         if let Some(value) = (key.value)(&d.decoder, form)? {
             meta.set(format!("{}.{}", form.arch, key.name), value);
         }
+    }
+    if let Some(g) = d.decoder.moe().and_then(|m| m.router.over_groups()) {
+        set_group_router(&mut meta, form.arch, [g.count, g.used]);
     }
     vocabulary(&mut meta, form, ckpt, d.program.graph.weights.first().and_then(|w| w.shape.first().copied()))?;
     let gguf = Checkpoint::from_parts(meta, tensors::tensors(form, &d)?)?;

@@ -6,6 +6,7 @@ use crate::{
     file::{self, Checkpoint, Format, Tensor},
     model::{
         build::{find, quietly},
+        common::{GROUP_ROUTER_COUNT, GROUP_ROUTER_USED_COUNT},
         families::MINI_MIXTRAL,
         options::Options,
         params::Params,
@@ -28,6 +29,9 @@ pub fn trainable(ckpt: &Checkpoint) -> Result<Checkpoint> {
     if own { Ok(ckpt.clone()) } else { super::to_gguf(ckpt) }
 }
 
+/// What the router's matrix is called in these folders.
+const ROUTER: &str = "feed_forward.gate";
+
 /// Whether the file has a weight of this canonical name as a tensor of its own, or one an expert.
 ///
 /// # Errors
@@ -45,11 +49,17 @@ fn published(ckpt: &Checkpoint, canonical: &str) -> Result<String> {
 }
 
 /// A folder with these weights, by canonical name, in the place of its own, and with `used` experts a token where it is said. Noise
-/// before routers, which only training has, is added as a matrix of the file that inference leaves aside.
+/// before routers, which only training has, is added as a matrix of the file that inference leaves aside. `groups` are those of a
+/// router over groups and how many a token uses, where routers' matrices have a row for each.
 ///
 /// # Errors
 /// [`Error::Model`] for a weight that the folder has not, or of another size.
-pub fn with_weights(ckpt: &Checkpoint, weights: &HashMap<String, Tensor>, used: Option<u32>) -> Result<Checkpoint> {
+pub fn with_weights(
+    ckpt: &Checkpoint,
+    weights: &HashMap<String, Tensor>,
+    used: Option<u32>,
+    groups: Option<[usize; 2]>,
+) -> Result<Checkpoint> {
     let mut new: BTreeMap<String, Tensor> = BTreeMap::new();
     for (canonical, t) in weights {
         let name = published(ckpt, canonical)?;
@@ -65,6 +75,10 @@ pub fn with_weights(ckpt: &Checkpoint, weights: &HashMap<String, Tensor>, used: 
     let mut tensors = vec![];
     for (name, old) in ckpt.tensors() {
         let t = new.remove(name).unwrap_or_else(|| old.clone());
+        if groups.is_some() && name.contains(&format!(".{ROUTER}.")) {
+            tensors.push((name.to_owned(), t));
+            continue;
+        }
         if !same_sizes(t.shape(), old.shape()) {
             let (new, old) = (t.shape(), old.shape());
             return Err(Error::Model(format!("`{name}` has shape {new:?}, and the folder {old:?}")));
@@ -74,6 +88,10 @@ pub fn with_weights(ckpt: &Checkpoint, weights: &HashMap<String, Tensor>, used: 
     let mut config = ckpt.config().cloned().unwrap_or_else(|| json!({}));
     if let Some(used) = used {
         config["top_k"] = json!(used);
+    }
+    if let Some([count, used]) = groups {
+        config[GROUP_ROUTER_COUNT] = json!(count);
+        config[GROUP_ROUTER_USED_COUNT] = json!(used);
     }
     for (name, t) in new {
         if !name.contains(".noise.") {

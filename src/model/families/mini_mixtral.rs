@@ -12,6 +12,7 @@
 //! | `expert_activation` | `silu`, `relu`, `gelu`, `gelu_tanh` |
 //! | `num_shared_experts` | 0; any number of units `feed_forward.shared_experts.{i}`, summed |
 //! | `norm` | `rms`, `layer` |
+//! | `group_router_count`, `group_router_used_count` | groups of neighbouring experts with a router over them, whose rows stand behind those of the experts in `feed_forward.gate`, and how many a token uses |
 //!
 //! Routers, experts and norms have biases where the file has them.
 
@@ -21,7 +22,7 @@ use crate::{
     ir::{Activation, NormKind, Renormalise, RopePairs, Router, Score},
     model::{
         architecture::{Architecture, Routing},
-        common::{Common, layer_count, router},
+        common::{Common, GROUP_ROUTER_COUNT, GROUP_ROUTER_USED_COUNT, layer_count, router},
         decoder::{Decoder, Ffn, Glu, Moe, NormSpec, Shared, Span},
         facts::{Absent, Config},
         names::{ExpertLayout, Names},
@@ -58,6 +59,8 @@ pub static MINI_MIXTRAL: Architecture = Architecture {
             ("expert_activation", Absent::Text("silu")),
             ("num_shared_experts", Absent::Count(0)),
             ("norm", Absent::Text("rms")),
+            (GROUP_ROUTER_COUNT, Absent::Nothing),
+            (GROUP_ROUTER_USED_COUNT, Absent::Nothing),
         ],
         also: &[],
     },

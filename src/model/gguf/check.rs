@@ -121,7 +121,8 @@ impl GgufForm {
         if !self.has(&keys::EXPERT_WEIGHTS_SCALE) && r.scale != 1.0 {
             return Err(self.refused(format!("router weights times {}", r.scale)));
         }
-        if !self.has(&keys::EXPERT_GROUP_COUNT) && r.groups.is_some() {
+        let own = r.over_groups().is_some();
+        if !own && !self.has(&keys::EXPERT_GROUP_COUNT) && r.groups.is_some() {
             return Err(self.refused("groups of experts"));
         }
         if self.graph.selection_bias.is_some_and(|b| b != m.selection_bias) {

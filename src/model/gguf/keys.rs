@@ -6,7 +6,7 @@ use super::form::divides;
 use crate::{
     error::{Error, Result},
     file::{Array, Value},
-    ir::Score,
+    ir::{GroupScore, Groups, Score},
     model::{
         decoder::{AttentionSpec, Decoder, DeltaSpec, LatentSpec, LayerSpec, Mixer, Span},
         rope::{Scaling, Yarn},
@@ -54,8 +54,8 @@ counts! {
     EXPERT_SHARED_COUNT = "expert_shared_count": |d| Some(shared_width(d)? / d.moe()?.experts.width);
     /// llama.cpp's numbers of softmax and sigmoid.
     EXPERT_GATING_FUNC = "expert_gating_func": |d| Some(if d.moe()?.router.score == Score::Sigmoid { 2 } else { 1 });
-    EXPERT_GROUP_COUNT = "expert_group_count": |d| Some(d.moe()?.router.groups?.count);
-    EXPERT_GROUP_USED_COUNT = "expert_group_used_count": |d| Some(d.moe()?.router.groups?.used);
+    EXPERT_GROUP_COUNT = "expert_group_count": |d| Some(limited(d)?.count);
+    EXPERT_GROUP_USED_COUNT = "expert_group_used_count": |d| Some(limited(d)?.used);
     LEADING_DENSE_BLOCK_COUNT = "leading_dense_block_count": |d| d.moe().map(|_| leading_dense(d));
     SSM_CONV_KERNEL = "ssm.conv_kernel": |d| Some(delta(d)?.taps);
     SSM_STATE_SIZE = "ssm.state_size": |d| Some(delta(d)?.k_dim);
@@ -67,6 +67,11 @@ counts! {
         Scaling::Long(l) => Some(l.original),
         _ => None,
     };
+}
+
+/// The groups to which a choice is limited by what experts score.
+fn limited(d: &Decoder) -> Option<Groups> {
+    d.moe()?.router.groups.filter(|g| g.score != GroupScore::Own)
 }
 
 /// A key whose value is a number of the decoder.

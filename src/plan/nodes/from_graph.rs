@@ -204,8 +204,8 @@ impl Translation<'_> {
     ) -> Result<()> {
         let [normed, ids, weights] = [n.outputs[0], n.outputs[1], n.outputs[2]];
         let (rows, _) = self.out.dims(normed)?;
-        let logits = self.out.value(Type::F32(rows, router.experts));
-        let (mut parts, mut columns, mut end) = (vec![*linear], vec![(logits, 0)], router.experts);
+        let logits = self.out.value(Type::F32(rows, router.logits()));
+        let (mut parts, mut columns, mut end) = (vec![*linear], vec![(logits, 0)], router.logits());
         if let Some(Node { op: Op::Linear(own), outputs, .. }) = sibling {
             parts.push(*own);
             columns.push((outputs[0], end));

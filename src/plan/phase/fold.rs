@@ -181,6 +181,6 @@ fn chooses_simply(r: &Router) -> bool {
         Renormalise::No | Renormalise::Sum => true,
         Renormalise::SumPlus(_) | Renormalise::SumAtLeast(_) | Renormalise::Softmax => false,
     };
-    let groups = r.groups.is_none_or(|g| g.used == g.count);
+    let groups = r.groups.is_none_or(|g| g.used == g.count) && r.over_groups().is_none();
     score && renormalise && groups && r.chooses_by_logits() && r.expert_scale.is_none()
 }

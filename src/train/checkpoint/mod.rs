@@ -13,8 +13,9 @@ use crate::error::{Error, Result};
 use serde::{Deserialize, Serialize};
 use std::{
     collections::BTreeMap,
-    fs::{self, File},
+    fs::{self, File, TryLockError},
     path::{Path, PathBuf},
+    sync::{Arc, OnceLock},
 };
 pub(super) use tensors::checksum;
 use tensors::{Reader, Writer};
@@ -46,6 +47,27 @@ pub struct TrainState {
     pub optimizer_steps: Vec<(String, Vec<u64>)>,
 }
 
+impl TrainState {
+    /// Whether the counts can be of one run.
+    fn is_possible(&self) -> bool {
+        let counted = self.optimizer_steps.iter().flat_map(|(_, steps)| steps).all(|t| *t <= self.step);
+        let best = self.best.is_none_or(|(_, step)| step <= self.step);
+        counted
+            && best
+            && self.step < u64::MAX
+            && self.skipped <= self.step
+            && u64::from(self.skipped_in_row) <= self.skipped
+    }
+}
+
+/// Weights after a step that no run can go on from.
+fn poisoned(name: &str, step: u64) -> Error {
+    Error::Model(format!(
+        "{name} holds numbers that are none (NaN or infinite) after step {step}, so nothing is written; checkpoints of earlier \
+         steps stay; a lower learning_rate or more warmup_steps help"
+    ))
+}
+
 /// `trainer.json`.
 #[derive(Serialize, Deserialize)]
 struct Written {
@@ -65,6 +87,8 @@ pub struct Checkpoints {
     /// How many are kept; 0 for all.
     keep: usize,
     config: serde_json::Map<String, serde_json::Value>,
+    /// The folder, held for this run alone.
+    held: Arc<OnceLock<File>>,
 }
 
 /// A checkpoint that a run goes on from.
@@ -79,16 +103,34 @@ pub struct Resumed {
 impl Checkpoints {
     /// The checkpoints in `folder`. `config` holds what must be equal to go on. Nothing is written yet.
     pub fn new(folder: &Path, keep: usize, config: serde_json::Map<String, serde_json::Value>) -> Self {
-        Checkpoints { folder: folder.to_owned(), keep, config }
+        Checkpoints { folder: folder.to_owned(), keep, config, held: Arc::default() }
     }
 
-    /// Makes the folder where it is not there, and takes away what was left half-written.
+    /// Makes the folder where it is not there, and takes away what was left half-written. The folder is this run's until it ends.
     ///
     /// # Errors
-    /// [`Error::Write`] where the folder cannot be made.
+    /// [`Error::Write`] where the folder cannot be made; [`Error::Invalid`] where another run holds it.
     pub fn prepare(&self) -> Result<()> {
         self.make_folder()?;
+        self.hold()?;
         self.sweep();
+        Ok(())
+    }
+
+    /// Refuses a folder in which another run is under way: both would write the same files. Where a system cannot lock folders,
+    /// nothing is said.
+    fn hold(&self) -> Result<()> {
+        if self.held.get().is_some() {
+            return Ok(());
+        }
+        let Ok(folder) = File::open(&self.folder) else { return Ok(()) };
+        if let Err(TryLockError::WouldBlock) = folder.try_lock() {
+            return Err(Error::Invalid(format!(
+                "another run writes in {} now; another output_dir keeps them apart",
+                self.folder.display()
+            )));
+        }
+        let _ = self.held.set(folder);
         Ok(())
     }
 
@@ -129,7 +171,13 @@ impl Checkpoints {
         let trained = learner.parameters().iter().zip(optimizer.trained()).filter(|(_, t)| *t);
         let weights = trained.map(|(p, _)| (p.name.clone(), p.shape.clone())).collect();
         let mut model = Writer::create(&folder.join(MODEL), weights)?;
-        learner.each(&mut |_, slot| model.add(slot.weights))?;
+        let names: Vec<String> = learner.parameters().iter().map(|p| p.name.clone()).collect();
+        learner.each(&mut |i, slot| {
+            if slot.weights.iter().any(|w| !w.is_finite()) {
+                return Err(poisoned(&names[i], state.step));
+            }
+            model.add(slot.weights)
+        })?;
         let model = model.finish()?;
         let moments = saved.tensors.iter().map(|(name, x)| (name.clone(), vec![x.len()])).collect();
         let mut moments = Writer::create(&folder.join(OPTIMIZER), moments)?;
@@ -187,31 +235,62 @@ impl Checkpoints {
         }
     }
 
-    /// Removes what interrupted runs left: folders under their passing names.
+    /// Removes what interrupted runs left: checkpoints, models and logs under their passing names.
     fn sweep(&self) {
         let entries = fs::read_dir(&self.folder).into_iter().flatten().filter_map(|e| Some(e.ok()?.path()));
         let left = |p: &PathBuf| {
             let name = p.file_name().unwrap_or_default().to_string_lossy().into_owned();
-            name.starts_with(".checkpoint-") && (name.ends_with(".part") || name.ends_with(".gone"))
+            let ours = [".checkpoint-", ".model.gguf.", ".adapter.gguf.", "model.", "log."];
+            (name.ends_with(".part") && ours.iter().any(|o| name.starts_with(o)))
+                || (name.ends_with(".gone") && name.starts_with(".checkpoint-"))
         };
         for path in entries.filter(left) {
-            let _ = fs::remove_dir_all(path);
+            let _ = if path.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) };
         }
     }
 
     /// The newest checkpoint that is whole; damaged ones are passed over with a warning.
     ///
     /// # Errors
-    /// [`Error::Invalid`] where it was made with another configuration: the key is named.
+    /// [`Error::Invalid`] where it was made with another configuration: the key is named; and where there are some and none is whole:
+    /// a run that began anew would replace them.
     pub fn newest(&self) -> Result<Option<Resumed>> {
+        let mut last = None;
         for (_, path) in self.list().into_iter().rev() {
             match self.open(&path) {
                 Ok(resumed) => return Ok(Some(resumed)),
                 Err(e @ Error::Invalid(_)) => return Err(e),
-                Err(e) => tracing::warn!("{} is passed over: {e}", path.display()),
+                Err(e) => {
+                    tracing::warn!("{} is passed over: {e}", path.display());
+                    last = Some(e);
+                }
             }
         }
-        Ok(None)
+        match last {
+            Some(e) => Err(Error::Invalid(format!(
+                "no checkpoint in {} is whole ({e}); resume = \"never\" begins anew and replaces them, another output_dir leaves \
+                 them",
+                self.folder.display()
+            ))),
+            None => Ok(None),
+        }
+    }
+
+    /// The checkpoint that a person names.
+    ///
+    /// # Errors
+    /// As [`Checkpoints::open`]; [`Error::Invalid`] where there is none.
+    pub fn named(&self, path: &Path) -> Result<Resumed> {
+        if path.join(TRAINER).is_file() {
+            return self.open(path);
+        }
+        let there: Vec<String> = self.list().into_iter().map(|(_, p)| p.display().to_string()).collect();
+        let there = if there.is_empty() { String::new() } else { format!("; there are {}", there.join(", ")) };
+        Err(Error::Invalid(format!(
+            "resume: {} is no checkpoint (a folder with {TRAINER}){there}; \"auto\" takes the newest of output_dir, \"never\" \
+             begins anew",
+            path.display()
+        )))
     }
 
     /// The checkpoint in this folder.
@@ -222,15 +301,25 @@ impl Checkpoints {
     pub fn open(&self, path: &Path) -> Result<Resumed> {
         let json = path.join(TRAINER);
         let io = |source| Error::Io { path: json.clone(), source };
-        let text = fs::read(&json).map_err(io)?;
         let damaged = |what: String| Error::format(json.display().to_string(), what);
+        // A pipe would be waited for, without an end.
+        if !fs::metadata(&json).map_err(io)?.is_file() {
+            return Err(damaged("is no file".into()));
+        }
+        let text = fs::read(&json).map_err(io)?;
         let written: Written =
             serde_json::from_slice(&text).map_err(|e| damaged(format!("is no trainer's state: {e}")))?;
         if written.version != VERSION {
             return Err(damaged(format!("has version {}; {VERSION} is read here", written.version)));
         }
-        for (name, (size, sum)) in &written.files {
+        for name in [MODEL, OPTIMIZER] {
+            let Some((size, sum)) = written.files.get(name) else {
+                return Err(damaged(format!("does not say what {name} holds")));
+            };
             tensors::verify(&path.join(name), *size, *sum)?;
+        }
+        if !written.state.is_possible() {
+            return Err(damaged("says of its steps what cannot be".into()));
         }
         same(&path.display().to_string(), &written.config, &self.config)?;
         Ok(Resumed { path: path.to_owned(), state: written.state })
@@ -245,6 +334,12 @@ fn same(
 ) -> Result<()> {
     for (key, value) in now {
         let before = then.get(key).unwrap_or(&serde_json::Value::Null);
+        if before != value && key.contains(' ') {
+            return Err(Error::Invalid(format!(
+                "{path} was made with another run: {key}: {before} then, and {value} now; a run goes on with what it began with; \
+                 resume = \"never\" begins anew"
+            )));
+        }
         if before != value {
             return Err(Error::Invalid(format!(
                 "{path} was made with {key} = {before}, and the configuration says {value}: a run goes on with what it began \

@@ -80,8 +80,11 @@ impl Summed {
 
 /// Checks a file's size and checksum.
 pub(super) fn verify(path: &Path, size: u64, sum: u32) -> Result<()> {
-    let bytes = file::map(path)?;
     let damaged = |what: String| Err(Error::format(path.display().to_string(), what));
+    if path.exists() && !path.is_file() {
+        return damaged("is no file".into());
+    }
+    let bytes = file::map(path)?;
     if bytes.len() as u64 != size {
         return damaged(format!("has {} bytes instead of {size}", bytes.len()));
     }

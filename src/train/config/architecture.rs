@@ -127,7 +127,8 @@ fn range() -> f32 {
 }
 
 /// Layers of a model, and experts of a layer, at most.
-const MOST: usize = 4096;
+const MOST_LAYERS: usize = 1024;
+const MOST_EXPERTS: usize = 4096;
 
 impl ArchitectureConfig {
     /// Refuses sizes that contradict each other.
@@ -147,14 +148,18 @@ impl ArchitectureConfig {
             ("max_position_embeddings", self.max_position_embeddings),
             ("head_dim", self.head_dim.unwrap_or(1)),
             ("vocab_size", self.vocab_size.unwrap_or(1)),
+            ("shared_expert_intermediate_size", self.shared_expert_intermediate_size.max(1)),
         ] {
             if n == 0 || n > 1 << 24 {
                 return bad(format!("{key} is {n}; a number from 1 to {} is expected", 1 << 24));
             }
         }
-        for (key, n) in [("num_hidden_layers", self.num_hidden_layers), ("num_experts", self.num_experts)] {
-            if n > MOST {
-                return bad(format!("{key} is {n}; a number from 1 to {MOST} is expected"));
+        for (key, n, most) in [
+            ("num_hidden_layers", self.num_hidden_layers, MOST_LAYERS),
+            ("num_experts", self.num_experts, MOST_EXPERTS),
+        ] {
+            if n > most {
+                return bad(format!("{key} is {n}; a number from 1 to {most} is expected"));
             }
         }
         let (e, k) = (self.num_experts, self.num_experts_per_tok);
@@ -168,10 +173,31 @@ impl ArchitectureConfig {
         if self.head_dim.is_none() && h % q != 0 {
             return bad(format!("hidden_size {h} is no multiple of {q} heads; head_dim says how wide they are"));
         }
-        if !(self.initializer_range > 0.0 && self.initializer_range.is_finite()) {
-            return bad(format!("initializer_range is {}; a number above 0 is expected", self.initializer_range));
+        let head_dim = self.head_dim.unwrap_or(h / q);
+        if head_dim % 2 != 0 {
+            return bad(format!(
+                "heads have {head_dim} columns; rotary positions turn pairs, so an even number is expected"
+            ));
         }
+        self.check_numbers()?;
         self.check_parts()
+    }
+
+    /// Refuses numbers with which no model computes.
+    fn check_numbers(&self) -> Result<()> {
+        for (key, x, least, most) in [
+            ("initializer_range", self.initializer_range, f32::MIN_POSITIVE, 1e3),
+            ("rms_norm_eps", self.rms_norm_eps, f32::MIN_POSITIVE, 1.0),
+            ("rope_theta", self.rope_theta, 1.0, 1e12),
+        ] {
+            if !(least..=most).contains(&x) {
+                let from = if least < 1.0 { "above 0".to_owned() } else { format!("from {least}") };
+                return Err(Error::Invalid(format!(
+                    "architecture: {key} is {x}; a number {from} and up to {most} is expected"
+                )));
+            }
+        }
+        Ok(())
     }
 
     /// The number of weights that are matrices, about, with a vocabulary of so many tokens.
@@ -183,7 +209,11 @@ impl ArchitectureConfig {
         let parts = if self.expert_gated == Some(false) { 2 } else { 3 };
         let units = self.num_experts + self.num_shared_experts.unwrap_or(0);
         let experts = product(&[parts, units, h, i]) + product(&[3, h, self.shared_expert_intermediate_size]);
-        product(&[2, vocab, h]) + self.num_hidden_layers as u128 * (attention + experts)
+        let router = match self.router_hidden {
+            Some(n) => product(&[n, h + self.num_experts]),
+            None => product(&[self.num_experts, h]),
+        };
+        product(&[2, vocab, h]) + self.num_hidden_layers as u128 * (attention + experts + router)
     }
 
     /// Whether it is the transformer of tutorials.

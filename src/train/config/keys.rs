@@ -36,14 +36,25 @@ fn blamed<'w>(text: &str, overrides: &'w [String]) -> Option<(&'w str, String)> 
     })
 }
 
+/// Tables within tables that a key reaches into at most: configurations have two.
+const DEEPEST: usize = 8;
+
 /// Sets `a.b=value`, which is TOML, or a text where it is none.
 fn apply(table: &mut Table, word: &str) -> Result<()> {
+    let shown: String = word.chars().take(80).collect();
     let Some((key, value)) = word.split_once('=') else {
-        return Err(Error::Invalid(format!("{word:?} is no key=value")));
+        return Err(Error::Invalid(format!("{shown:?} is no key=value")));
     };
-    let parsed = format!("v = {value}").parse::<Table>().ok().and_then(|mut t| t.remove("v"));
+    // One value: a text with a line break in it could be several keys.
+    let one = |t: Table| if t.len() == 1 { t.into_iter().next().map(|(_, v)| v) } else { None };
+    let parsed = format!("v = {value}").parse::<Table>().ok().and_then(one);
     let value = parsed.unwrap_or_else(|| Value::String(value.into()));
-    let mut path = key.trim().split('.').collect::<Vec<_>>();
+    let mut path = key.trim().split('.').take(DEEPEST + 1).collect::<Vec<_>>();
+    if path.len() > DEEPEST || path.iter().any(|part| part.trim().is_empty()) {
+        return Err(Error::Invalid(format!(
+            "{shown:?} has no key before the =, as learning_rate or datasets.0.path are"
+        )));
+    }
     let last = path.pop().unwrap_or_default();
     let wrong = |part: &str| Error::Invalid(format!("{key}: there is nothing in {part} that could be set"));
     // A list is reached by number; where nothing is, a table comes to be.

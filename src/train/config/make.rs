@@ -21,6 +21,12 @@ const MOST_ROWS: usize = 1 << 24;
 /// Rows of a step at most: its batches are made before it begins.
 const MOST_ROWS_OF_STEP: usize = 1 << 26;
 
+/// Threads at most.
+const MOST_THREADS: usize = 1024;
+
+/// Entries of `top_k_schedule` at most.
+const MOST_CHANGES: usize = 4096;
+
 /// Steps of warm-up among `steps`.
 pub fn warmup_steps(config: &TrainConfig, steps: u64) -> u64 {
     match config.warmup_steps {
@@ -38,6 +44,14 @@ impl TrainConfig {
         let bad = |what: String| Err(Error::Invalid(what));
         if self.datasets.is_empty() {
             return bad("datasets is empty: a run needs data, such as datasets = [{ path = \"texts/\" }]".into());
+        }
+        self.check_paths()?;
+        self.check_optimizer()?;
+        if self.threads > MOST_THREADS {
+            return bad(format!(
+                "threads is {}; a number up to {MOST_THREADS} is expected, 0 for all cores",
+                self.threads
+            ));
         }
         for (key, value) in [
             ("sequence_len", self.sequence_len),
@@ -82,6 +96,12 @@ impl TrainConfig {
         if self.logging_steps == 0 {
             return bad("logging_steps is 0; at least 1 is expected".into());
         }
+        if self.top_k_schedule.len() > MOST_CHANGES {
+            return bad(format!(
+                "top_k_schedule has {} entries; at most {MOST_CHANGES} are expected",
+                self.top_k_schedule.len()
+            ));
+        }
         if let Some([epoch, _]) = self.top_k_schedule.iter().find(|[_, k]| *k == 0) {
             return bad(format!("top_k_schedule: no experts from epoch {epoch} on; at least 1 is expected"));
         }
@@ -114,6 +134,38 @@ impl TrainConfig {
         self.schedule(steps).check()
     }
 
+    /// Refuses paths that name nothing.
+    fn check_paths(&self) -> Result<()> {
+        let sets = [("datasets", &self.datasets), ("test_datasets", &self.test_datasets)];
+        let of_sets = sets.iter().flat_map(|(key, sets)| sets.iter().map(move |d| (*key, d.path.as_path())));
+        let models = [("base_model", &self.base_model), ("tokenizer", &self.tokenizer)];
+        let of_models = models.iter().filter_map(|(key, path)| Some((*key, path.as_deref()?)));
+        let out = ("output_dir", self.output_dir.as_path());
+        match of_sets.chain(of_models).chain([out]).find(|(_, path)| path.as_os_str().is_empty()) {
+            Some((key, _)) => Err(Error::Invalid(format!("{key}: a path is empty; a file or folder is expected"))),
+            None => Ok(()),
+        }
+    }
+
+    /// Refuses numbers of optimizers and schedules that are none, also of those that are not chosen.
+    fn check_optimizer(&self) -> Result<()> {
+        let (beta1, beta2, eps) = (self.adam_beta1, self.adam_beta2, self.adam_epsilon);
+        let options = self.optimizer_options();
+        let adam = Algorithm::Adam { beta1, beta2, eps, decoupled: true };
+        // Without nesterov: that it needs a momentum is of a run with SGD.
+        let sgd = Algorithm::Sgd { momentum: self.momentum, nesterov: false };
+        for algorithm in [options.algorithm, adam, sgd] {
+            OptimizerOptions { algorithm, ..options }.check()?;
+        }
+        if !(0.0..=1.0).contains(&self.wsd_decay_ratio) {
+            return Err(Error::Invalid(format!(
+                "wsd_decay_ratio is {}; a number from 0 to 1 is expected",
+                self.wsd_decay_ratio
+            )));
+        }
+        Ok(())
+    }
+
     /// Refuses what does not go together with a router over groups.
     fn check_groups(&self) -> Result<()> {
         let bad = |what: &str| Err(Error::Invalid(format!("router: groups {what}")));
@@ -122,11 +174,6 @@ impl TrainConfig {
         }
         if !self.top_k_schedule.is_empty() {
             return bad("have one number of experts: top_k_schedule changes it");
-        }
-        if !self.export.is_empty() {
-            return bad(
-                "are in no model file, and nothing runs them but training: export = [] trains with checkpoints alone",
-            );
         }
         Ok(())
     }

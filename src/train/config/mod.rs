@@ -7,175 +7,25 @@ mod architecture;
 mod keys;
 mod lora;
 mod make;
+mod names;
 mod router;
 
 pub use architecture::{ActivationName, ArchitectureConfig, NormName, RouterName};
 pub use lora::LoraConfig;
 pub use make::warmup_steps;
+pub use names::{
+    BackendConfig, DatasetConfig, DatasetType, ExcessName, ExportName, LogName, MomentsName, OptimizerName,
+    RecomputeName, SchedulerName, TailName, UnusedName,
+};
 pub use router::{DropName, NoiseName, RouterConfig, SecondName, VarianceName};
 
-use super::data::Kind;
 use crate::error::{Error, Result};
 use serde::{Deserialize, Serialize};
-use std::path::{Path, PathBuf};
-
-/// A data set.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct DatasetConfig {
-    /// A file or a folder.
-    pub path: PathBuf,
-    /// `text`, `json`, `u16` or `u32`; where it is not said, the file's ending tells.
-    #[serde(default)]
-    pub ds_type: Option<DatasetType>,
-    /// Learn prompts and questions, too.
-    #[serde(default)]
-    pub train_on_inputs: bool,
-    /// Put the token that ends a text behind every text.
-    #[serde(default = "yes")]
-    pub add_eos: bool,
-}
-
-fn yes() -> bool {
-    true
-}
-
-/// What the files of a data set hold.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-#[allow(missing_docs)]
-pub enum DatasetType {
-    Text,
-    Json,
-    U16,
-    U32,
-}
-
-impl DatasetType {
-    /// The kind of file.
-    pub fn kind(self) -> Kind {
-        match self {
-            DatasetType::Text => Kind::Text,
-            DatasetType::Json => Kind::JsonLines,
-            DatasetType::U16 => Kind::TokensU16,
-            DatasetType::U32 => Kind::TokensU32,
-        }
-    }
-}
-
-/// Samples longer than a sequence.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-#[allow(missing_docs)]
-pub enum ExcessName {
-    #[default]
-    Raise,
-    Drop,
-    Truncate,
-}
-
-/// `optimizer`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-#[allow(missing_docs)]
-pub enum OptimizerName {
-    #[default]
-    #[serde(alias = "adamw_torch")]
-    AdamW,
-    Adam,
-    Sgd,
-    Adafactor,
-}
-
-/// `lr_scheduler`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-#[allow(missing_docs)]
-pub enum SchedulerName {
-    #[default]
-    Cosine,
-    Linear,
-    #[serde(alias = "constant_with_warmup")]
-    Constant,
-    #[serde(alias = "warmup_stable_decay")]
-    Wsd,
-}
-
-/// `wsd_decay_type`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[allow(missing_docs)]
-pub enum TailName {
-    #[serde(rename = "linear")]
-    Linear,
-    #[serde(rename = "cosine")]
-    Cosine,
-    #[default]
-    #[serde(rename = "1-sqrt")]
-    OneMinusSqrt,
-}
-
-/// `expert_moments`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-#[allow(missing_docs)]
-pub enum MomentsName {
-    #[default]
-    Full,
-    FactoredSecond,
-    FactoredOnly,
-}
-
-/// `unused_experts`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-#[allow(missing_docs)]
-pub enum UnusedName {
-    #[default]
-    Skip,
-    Decay,
-}
-
-/// An entry of `log`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-#[allow(missing_docs)]
-pub enum LogName {
-    Csv,
-    Jsonl,
-    Tensorboard,
-    Svg,
-}
-
-/// `backend`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-#[allow(missing_docs)]
-pub enum BackendConfig {
-    #[default]
-    Cpu,
-    Wgpu,
-    Reference,
-}
-
-/// An entry of `export`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-#[allow(missing_docs)]
-pub enum ExportName {
-    Gguf,
-    Safetensors,
-}
-
-/// `recompute`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-#[allow(missing_docs)]
-pub enum RecomputeName {
-    #[default]
-    None,
-    Experts,
-    Layer,
-}
+use std::{
+    fs::File,
+    io::Read,
+    path::{Path, PathBuf},
+};
 
 /// A training run. Every key has the name that it has in the file.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -294,7 +144,7 @@ pub struct TrainConfig {
     /// Checkpoints that are kept; 0 for all. The best by evaluation stays beside them.
     pub save_total_limit: usize,
     /// `auto`: go on from the newest checkpoint of `output_dir`; `never`: begin anew; or a checkpoint's folder.
-    #[serde(alias = "resume_from_checkpoint")]
+    #[serde(alias = "resume_from_checkpoint", deserialize_with = "names::resume")]
     pub resume: String,
     /// Steps without a finite loss and gradient, one behind the other, after which the run ends.
     pub max_skipped_steps: u32,
@@ -307,6 +157,7 @@ pub struct TrainConfig {
     /// Where gradients are computed: `cpu`, `wgpu` (a GPU), or `reference` (slow, for comparisons).
     pub backend: BackendConfig,
     /// Which GPU: a number or a part of the name of one that `moeray devices` lists; the best real one where it is not said.
+    #[serde(deserialize_with = "names::device")]
     pub device: Option<String>,
     /// Threads; all cores where it is 0.
     pub threads: usize,
@@ -377,6 +228,9 @@ impl Default for TrainConfig {
     }
 }
 
+/// Bytes of a configuration at most.
+const MOST_BYTES: u64 = 4 << 20;
+
 impl TrainConfig {
     /// Reads a TOML file, with `key=value` words over it.
     ///
@@ -384,8 +238,14 @@ impl TrainConfig {
     /// [`Error::Io`]; as [`TrainConfig::parse`].
     pub fn read(path: &Path, overrides: &[String]) -> Result<TrainConfig> {
         let io = |source| Error::Io { path: path.to_owned(), source };
-        let bytes = std::fs::read(path).map_err(io)?;
         let name = path.display().to_string();
+        let mut bytes = vec![];
+        // A device or a model in the place of a configuration may have no end.
+        File::open(path).map_err(io)?.take(MOST_BYTES + 1).read_to_end(&mut bytes).map_err(io)?;
+        if bytes.len() as u64 > MOST_BYTES {
+            let what = format!("is no configuration: it is larger than {} MiB", MOST_BYTES >> 20);
+            return Err(Error::format(&*name, what));
+        }
         let text = String::from_utf8(bytes).map_err(|_| Error::format(&*name, "is not UTF-8 text"))?;
         TrainConfig::parse(&name, &text, overrides)
     }

@@ -121,8 +121,8 @@ pub struct RouterConfig {
     pub second: SecondName,
     /// Divide weights by the sum of those that stay.
     pub renormalise_kept: bool,
-    /// So many groups of neighbouring experts, and a router over them before the routers in each (Shazeer et al. 2017): in
-    /// training alone, no model file has them.
+    /// So many groups of neighbouring experts, and a router over them before the routers in each (Shazeer et al. 2017). The model that
+    /// is written says so in keys of this program's own: other engines do not run it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub groups: Option<usize>,
     /// Groups that a token uses, 1 where it is not said; its experts are so many in each.

@@ -1,5 +1,6 @@
 //! The tokens of all texts, one behind the other.
 
+use super::hash::Digest;
 use crate::{
     error::{Error, Result},
     file::Bytes,
@@ -49,13 +50,16 @@ pub struct Corpus {
     dropped: usize,
     longest: usize,
     vocab: usize,
+    /// Of all tokens, where texts end, and what is learnt.
+    digest: Digest,
 }
 
 impl Corpus {
     /// A corpus without texts, for ids below `vocab` and samples of at most `longest` tokens (texts that may be cut have any
     /// length).
     pub fn new(vocab: usize, longest: usize) -> Corpus {
-        Corpus { parts: vec![], ends: vec![0], learnt: vec![], texts: vec![], dropped: 0, longest, vocab }
+        let (parts, ends, learnt, texts, digest) = (vec![], vec![0], vec![], vec![], Digest::default());
+        Corpus { parts, ends, learnt, texts, dropped: 0, longest, vocab, digest }
     }
 
     /// Adds a text that may be cut, all of whose tokens are to be learnt. `name` names it in errors.
@@ -63,7 +67,7 @@ impl Corpus {
     /// # Errors
     /// [`Error::Invalid`] for an id out of range, or fewer than two tokens.
     pub fn add_text(&mut self, name: &str, ids: Vec<u32>) -> Result<()> {
-        self.check(name, ids.len(), ids.iter().copied())?;
+        self.digest = self.check(name, ids.len(), ids.iter().copied())?;
         self.push(ids, vec![], true);
         Ok(())
     }
@@ -86,13 +90,15 @@ impl Corpus {
                 }
             }
         }
-        self.check(name, ids.len(), ids.iter().copied())?;
+        let mut digest = self.check(name, ids.len(), ids.iter().copied())?;
         if !learnt.iter().skip(1).any(|l| *l) {
             return Err(Error::Invalid(format!(
                 "{name}: nothing of it would be learnt: it has no answer within {} tokens",
                 self.longest
             )));
         }
+        learnt.iter().for_each(|l| digest.word(u64::from(*l)));
+        self.digest = digest;
         self.push(ids, learnt, false);
         Ok(())
     }
@@ -117,7 +123,7 @@ impl Corpus {
         }
         let len = bytes.len() / size;
         let part = if wide { Ids::U32(bytes) } else { Ids::U16(bytes) };
-        self.check(name, len, (0..len).map(|i| part.get(i)))?;
+        self.digest = self.check(name, len, (0..len).map(|i| part.get(i)))?;
         self.texts.push(Text { start: self.len(), len, divisible: true });
         self.parts.push(part);
         self.learnt.push(Arc::default());
@@ -125,20 +131,25 @@ impl Corpus {
         Ok(())
     }
 
-    fn check(&self, name: &str, len: usize, mut ids: impl Iterator<Item = u32>) -> Result<()> {
+    /// Refuses a text without tokens to learn, and ids out of range. Gives the digest with it.
+    fn check(&self, name: &str, len: usize, ids: impl Iterator<Item = u32>) -> Result<Digest> {
         if len < 2 {
             let what = if len == 0 { "is empty" } else { "has one token: nothing comes behind it to be learnt" };
             return Err(Error::Invalid(format!("{name} {what}")));
         }
-        let vocab = self.vocab;
-        match ids.by_ref().enumerate().find(|(_, id)| *id as usize >= vocab) {
-            None => Ok(()),
-            Some((i, id)) => Err(Error::Invalid(format!(
-                "{name}: token {i} has the id {id}, and the model's vocabulary ends at {}; were the ids made with another \
-                 tokenizer, or with another width?",
-                vocab.saturating_sub(1)
-            ))),
+        let (vocab, mut digest) = (self.vocab, self.digest);
+        digest.word(len as u64);
+        for (i, id) in ids.enumerate() {
+            if id as usize >= vocab {
+                return Err(Error::Invalid(format!(
+                    "{name}: token {i} has the id {id}, and the model's vocabulary ends at {}; were the ids made with another \
+                     tokenizer, or with another width?",
+                    vocab.saturating_sub(1)
+                )));
+            }
+            digest.word(u64::from(id));
         }
+        Ok(digest)
     }
 
     fn push(&mut self, ids: Vec<u32>, learnt: Vec<bool>, divisible: bool) {
@@ -162,6 +173,11 @@ impl Corpus {
     /// The texts.
     pub fn texts(&self) -> &[Text] {
         &self.texts
+    }
+
+    /// The same for the same tokens in the same texts, of which the same are learnt.
+    pub(in crate::train) fn digest(&self) -> Digest {
+        self.digest
     }
 
     /// Samples that were left out because they are too long.
@@ -240,7 +256,7 @@ impl Corpus {
         }
         if train.is_empty() || held.is_empty() {
             return Err(Error::Invalid(format!(
-                "val_set_size = {share} of {} texts leaves none to {}; name files in test_datasets instead",
+                "val_set_size = {share} of {} texts leaves none to {}; another part helps, or files that test_datasets names",
                 self.texts.len(),
                 if held.is_empty() { "evaluate" } else { "train on" }
             )));

@@ -112,8 +112,27 @@ impl Feed {
     }
 
     /// Goes to a place.
-    pub fn seek(&mut self, cursor: Cursor) {
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for a sequence that an epoch does not have.
+    pub fn seek(&mut self, cursor: Cursor) -> Result<()> {
+        self.pack(cursor.epoch);
+        if cursor.sequence >= self.sequences() {
+            return Err(Error::Invalid(format!(
+                "sequence {} of the data, which has {} an epoch",
+                cursor.sequence,
+                self.sequences()
+            )));
+        }
         self.cursor = cursor;
+        Ok(())
+    }
+
+    /// Makes the sequences of an epoch, which are cut at other places than those of others.
+    fn pack(&mut self, epoch: u64) {
+        if !self.options.windows && self.packed.0 != epoch {
+            self.packed = (epoch, Packing::new(&self.corpus, &self.options.packing, epoch));
+        }
     }
 
     /// The next step's batch.
@@ -132,21 +151,33 @@ impl Feed {
 
     /// All of the epoch, in micro-batches: for evaluation. At most `limit` of them (0 for all).
     pub fn all(&mut self, limit: usize) -> Vec<Batch> {
-        self.cursor = Cursor::default();
         let mut batches = vec![];
-        while self.cursor.epoch == 0 && (limit == 0 || batches.len() < limit) {
+        // Nothing fails here.
+        let _ = self.each(limit, &mut |batch| {
+            batches.push(batch);
+            Ok(())
+        });
+        batches
+    }
+
+    /// The same, one after the other, so that one of them is in memory.
+    ///
+    /// # Errors
+    /// What `visit` returns.
+    pub fn each(&mut self, limit: usize, visit: &mut dyn FnMut(Batch) -> Result<()>) -> Result<()> {
+        self.cursor = Cursor::default();
+        let (rows, mut count) = (self.options.micro_batch_size * self.options.packing.sequence_len, 0);
+        while self.cursor.epoch == 0 && (limit == 0 || count < limit) {
             let mut micro = MicroBatch::default();
-            while micro.rows() < self.options.micro_batch_size * self.options.packing.sequence_len {
+            while micro.rows() < rows && self.cursor.epoch == 0 {
                 self.next_sequence(&mut micro);
-                if self.cursor.epoch > 0 {
-                    break;
-                }
             }
             let mut batch = Batch { micro: vec![micro], ..Batch::default() };
             finish(&mut batch);
-            batches.push(batch);
+            count += 1;
+            visit(batch)?;
         }
-        batches
+        Ok(())
     }
 
     /// Adds the next sequence below the rows of `micro`.
@@ -154,7 +185,7 @@ impl Feed {
         let rows = self.options.packing.sequence_len;
         let end = micro.rows() + rows;
         if self.options.windows {
-            let number = self.cursor.epoch * self.sequences() + self.cursor.sequence;
+            let number = self.cursor.epoch.wrapping_mul(self.sequences()).wrapping_add(self.cursor.sequence);
             let bound = (self.corpus.text_tokens() - rows - 2) as u32;
             let at = hash::below(hash::short(self.options.packing.seed), 1, number as u32, bound);
             let (start, mut position) = (micro.rows() as u32, 0);
@@ -163,9 +194,7 @@ impl Feed {
                 position += 1;
             });
         } else {
-            if self.packed.0 != self.cursor.epoch {
-                self.packed = (self.cursor.epoch, Packing::new(&self.corpus, &self.options.packing, self.cursor.epoch));
-            }
+            self.pack(self.cursor.epoch);
             let pieces: Vec<_> = self.packed.1.sequence(self.cursor.sequence as usize).collect();
             for (at, n) in pieces {
                 self.rows(at, n, micro);
@@ -178,7 +207,7 @@ impl Feed {
         }
         self.cursor.sequence += 1;
         if self.cursor.sequence >= self.sequences() {
-            self.cursor = Cursor { epoch: self.cursor.epoch + 1, sequence: 0 };
+            self.cursor = Cursor { epoch: self.cursor.epoch.saturating_add(1), sequence: 0 };
         }
     }
 

@@ -10,7 +10,10 @@ use crate::{
     file,
     tokenizer::{EncodeOptions, Tokenizer},
 };
-use std::path::{Path, PathBuf};
+use std::{
+    collections::HashSet,
+    path::{Path, PathBuf},
+};
 
 /// Endings and what they say.
 const ENDINGS: &[(&str, Kind)] = &[
@@ -38,7 +41,7 @@ pub fn read(sources: &[Source], tokenizer: Option<&Tokenizer>, vocab: usize, seq
         let io = |e| Error::Io { path: source.path.clone(), source: e };
         if std::fs::metadata(&source.path).map_err(io)?.is_dir() {
             let mut files = vec![];
-            below(&source.path, DEPTH, &mut files)?;
+            below(&source.path, DEPTH, &mut HashSet::new(), &mut files)?;
             if files.is_empty() {
                 let endings: Vec<_> = ENDINGS.iter().map(|(e, _)| format!(".{e}")).collect();
                 return Err(Error::format(
@@ -59,9 +62,12 @@ pub fn read(sources: &[Source], tokenizer: Option<&Tokenizer>, vocab: usize, seq
     Ok(corpus)
 }
 
-/// The files of a folder and of those in it, by name.
-fn below(folder: &Path, depth: usize, files: &mut Vec<PathBuf>) -> Result<()> {
+/// The files of a folder and of those in it, by name. A folder that links lead to again counts once.
+fn below(folder: &Path, depth: usize, seen: &mut HashSet<PathBuf>, files: &mut Vec<PathBuf>) -> Result<()> {
     let io = |source| Error::Io { path: folder.to_owned(), source };
+    if !seen.insert(folder.canonicalize().map_err(io)?) {
+        return Ok(());
+    }
     let mut entries = vec![];
     for entry in std::fs::read_dir(folder).map_err(io)? {
         entries.push(entry.map_err(io)?.path());
@@ -69,7 +75,7 @@ fn below(folder: &Path, depth: usize, files: &mut Vec<PathBuf>) -> Result<()> {
     entries.sort();
     for path in entries {
         if path.is_dir() && depth > 0 {
-            below(&path, depth - 1, files)?;
+            below(&path, depth - 1, seen, files)?;
         } else if path.is_file() && by_ending(&path).is_some() {
             files.push(path);
         }
@@ -86,7 +92,7 @@ fn one(path: &Path, source: &Source, tokenizer: Option<&Tokenizer>, corpus: &mut
     let name = path.display().to_string();
     let kind = source.kind.or_else(|| by_ending(path)).ok_or_else(|| {
         Error::Invalid(format!(
-            "{name}: what is in it? Its ending does not tell; ds_type says it: text, json, u16 or u32"
+            "{name}: what is in it? Its ending does not tell; ds_type says it: text, json (an object a line), u16 or u32"
         ))
     })?;
     let io = |source| Error::Io { path: path.to_owned(), source };
@@ -99,8 +105,10 @@ fn one(path: &Path, source: &Source, tokenizer: Option<&Tokenizer>, corpus: &mut
         return Err(Error::format(name, "is empty"));
     }
     let text = || {
-        std::str::from_utf8(&bytes)
-            .map_err(|e| Error::format(&*name, format!("is not UTF-8 text: bad byte at offset {}", e.valid_up_to())))
+        let text = std::str::from_utf8(&bytes)
+            .map_err(|e| Error::format(&*name, format!("is not UTF-8 text: bad byte at offset {}", e.valid_up_to())));
+        // Windows' programs put a mark before their texts, which is none of them.
+        text.map(|t| t.strip_prefix('\u{feff}').unwrap_or(t))
     };
     let tokenizer = || {
         tokenizer

@@ -26,6 +26,6 @@ pub use hash::below;
 pub use hash::normal;
 #[cfg(not(feature = "internals"))]
 pub(crate) use hash::normal;
-pub(crate) use hash::short;
+pub(crate) use hash::{Digest, short};
 pub use packing::{Packing, PackingOptions};
 pub use source::{Kind, Source};

@@ -14,6 +14,9 @@ const ANSWERS: [&str; 3] = ["assistant", "gpt", "model"];
 pub(super) fn line(name: &str, line: &str, source: &Source, tokenizer: &Tokenizer, corpus: &mut Corpus) -> Result<()> {
     let object: Json =
         serde_json::from_str(line).map_err(|e| Error::Invalid(format!("{name}: is no valid JSON: {e}")))?;
+    if !object.is_object() {
+        return Err(Error::Invalid(format!("{name}: is {}; an object is expected in every line", kind(&object))));
+    }
     let string = |key: &str| match object.get(key) {
         None => Ok(None),
         Some(Json::String(s)) => Ok(Some(s.as_str())),

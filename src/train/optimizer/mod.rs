@@ -154,7 +154,7 @@ impl Optimizer {
     /// # Errors
     /// [`Error::Invalid`] for numbers out of range, and where nothing is trained.
     pub fn new(options: OptimizerOptions, parameters: &[Parameter], rules: Vec<Rule>) -> Result<Self> {
-        check(&options)?;
+        options.check()?;
         if rules.len() != parameters.len() {
             return Err(Error::Invalid(format!("{} rules for {} parameters", rules.len(), parameters.len())));
         }
@@ -230,34 +230,42 @@ impl Optimizer {
     }
 }
 
-/// Numbers that make a step impossible are refused before the first.
-fn check(options: &OptimizerOptions) -> Result<()> {
-    let bad =
-        |key: &str, value: f64, range: &str| Err(Error::Invalid(format!("{key} is {value}; {range} is expected")));
-    let beta =
-        |key: &str, b: f64| if (0.0..1.0).contains(&b) { Ok(()) } else { bad(key, b, "a number from 0 to below 1") };
-    let least = |key: &str, v: f64| if v >= 0.0 && v.is_finite() { Ok(()) } else { bad(key, v, "a number from 0") };
-    least("weight_decay", options.weight_decay)?;
-    match options.algorithm {
-        Algorithm::Adam { beta1, beta2, eps, .. } => {
-            beta("adam_beta1", beta1)?;
-            beta("adam_beta2", beta2)?;
-            // A weight without gradients so far has no second moment either: 0 / 0 without it.
-            if eps > 0.0 && eps.is_finite() { Ok(()) } else { bad("adam_epsilon", eps, "a number above 0") }
-        }
-        Algorithm::Sgd { momentum, nesterov } => {
-            beta("momentum", momentum)?;
-            if nesterov && momentum == 0.0 {
-                return Err(Error::Invalid("nesterov needs a momentum".into()));
+impl OptimizerOptions {
+    /// Numbers that make a step impossible are refused before the first.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] that names the key.
+    pub fn check(&self) -> Result<()> {
+        let bad =
+            |key: &str, value: f64, range: &str| Err(Error::Invalid(format!("{key} is {value}; {range} is expected")));
+        let beta = |key: &str, b: f64| {
+            if (0.0..1.0).contains(&b) { Ok(()) } else { bad(key, b, "a number from 0 to below 1") }
+        };
+        let least = |key: &str, v: f64| if v >= 0.0 && v.is_finite() { Ok(()) } else { bad(key, v, "a number from 0") };
+        least("weight_decay", self.weight_decay)?;
+        match self.algorithm {
+            Algorithm::Adam { beta1, beta2, eps, .. } => {
+                beta("adam_beta1", beta1)?;
+                beta("adam_beta2", beta2)?;
+                // A weight without gradients so far has no second moment either: 0 / 0 where it is 0 in single precision.
+                let above = eps as f32 > 0.0 && (eps as f32).is_finite();
+                let what = format!("adam_epsilon is {eps:e}; a number above 0 in single precision is expected");
+                if above { Ok(()) } else { Err(Error::Invalid(what)) }
             }
-            Ok(())
-        }
-        Algorithm::Adafactor { beta2_decay, eps, clip_threshold } => {
-            least("adafactor_eps", eps)?;
-            if beta2_decay > 0.0 || !beta2_decay.is_finite() {
-                return bad("adafactor_beta2_decay", beta2_decay, "a number to 0");
+            Algorithm::Sgd { momentum, nesterov } => {
+                beta("momentum", momentum)?;
+                if nesterov && momentum == 0.0 {
+                    return Err(Error::Invalid("nesterov needs a momentum".into()));
+                }
+                Ok(())
             }
-            if clip_threshold > 0.0 { Ok(()) } else { bad("adafactor_clip", clip_threshold, "a number above 0") }
+            Algorithm::Adafactor { beta2_decay, eps, clip_threshold } => {
+                least("adafactor_eps", eps)?;
+                if beta2_decay > 0.0 || !beta2_decay.is_finite() {
+                    return bad("adafactor_beta2_decay", beta2_decay, "a number to 0");
+                }
+                if clip_threshold > 0.0 { Ok(()) } else { bad("adafactor_clip", clip_threshold, "a number above 0") }
+            }
         }
     }
 }

@@ -15,7 +15,8 @@ impl State {
         let x = node.inputs[0];
         let t = f.rows_of(x);
         let mut logits = take(&mut self.normed);
-        logits.grow(t * r.experts);
+        let width = r.logits();
+        logits.grow(t * width);
         let (ids_at, weights_at) = if fused.is_some() { (1, 2) } else { (0, 1) };
         if let Some((norm, linear)) = fused {
             let cols = f.place(x).cols;
@@ -25,7 +26,7 @@ impl State {
             let to = std::slice::from_mut(&mut logits);
             matmul::linears(self.env(f), input, t, std::slice::from_ref(linear), to, Epilogue::Plain)?;
         } else {
-            logits[..t * r.experts].copy_from_slice(self.floats_of(f, x));
+            logits[..t * width].copy_from_slice(self.floats_of(f, x));
         }
         let p = f.place(node.outputs[ids_at]);
         let mut ids = take(&mut self.ids[p.buffer]);
@@ -37,7 +38,7 @@ impl State {
             let mut scratch = self.scratch.of(worker);
             let scratch = ensure_len(&mut scratch.other, 2 * r.experts);
             for i in item * per..t.min((item + 1) * per) {
-                let l = &logits[i * r.experts..(i + 1) * r.experts];
+                let l = &logits[i * width..(i + 1) * width];
                 // SAFETY: every token belongs to one item.
                 let (ids, w) = unsafe { (to_ids.slice(i * r.used, r.used), to_weights.slice(i * r.used, r.used)) };
                 if !choose(l, r, bias, scratch, ids, w) {

@@ -1,6 +1,6 @@
 //! The text of routers: the choice with its weights, and their gradient by the logits. Formulas: `ops/router.rs`.
 
-use super::text::number;
+use super::{router_groups, text::number};
 use crate::{
     error::{Error, Result},
     ir::{GroupScore, Renormalise, Router, Score},
@@ -83,6 +83,8 @@ fn groups(r: &Router) -> String {
     let score = match g.score {
         GroupScore::Max => "best",
         GroupScore::TopTwo => "best + second",
+        // Those have a text of their own.
+        GroupScore::Own => "0.0",
     };
     format!(
         "var score: array<f32, {count}>;
@@ -111,6 +113,9 @@ fn groups(r: &Router) -> String {
 /// [`Error::Unsupported`] for routers that have no kernel.
 pub fn forward(r: &Router) -> Result<String> {
     known(r)?;
+    if let Some(g) = r.over_groups() {
+        return Ok(router_groups::forward(r, g));
+    }
     let (e, k) = (r.experts, r.used);
     let factor = match (r.selection_bias, r.expert_scale) {
         (_, None) => "1.0".to_string(),
@@ -185,6 +190,9 @@ fn through_scores(r: &Router) -> String {
 /// As [`forward`].
 pub fn backward(r: &Router) -> Result<String> {
     known(r)?;
+    if let Some(g) = r.over_groups() {
+        return Ok(router_groups::backward(r, g));
+    }
     let (e, k) = (r.experts, r.used);
     let factor = if r.expert_scale.is_some() { format!("d[b[i * {k}u + j]]") } else { "1.0".into() };
     let selected = if r.score == Score::SoftmaxOfSelected { softmax_of_chosen(k) } else { String::new() };
