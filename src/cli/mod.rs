@@ -93,11 +93,14 @@ pub fn main() -> ExitCode {
         Verb::Upcycle(a) => train::upcycle::upcycle(&a, quiet),
     };
     shaders::save();
-    ranks::end();
-    match outcome {
+    ranks::settle();
+    let status = match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => failure.report(),
-    }
+    };
+    // Launchers end all processes with the first that fails: none may be gone before the one that speaks for all has spoken.
+    ranks::end();
+    status
 }
 
 /// Mesa's device-selection layer complains on stderr where there is no desktop session, on every run. It sorts devices for

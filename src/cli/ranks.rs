@@ -109,12 +109,16 @@ pub fn closing() -> String {
     })
 }
 
-/// Ends what was begun together. The model and its sessions are gone.
-pub fn end() {
-    let Some(world) = WORLD.lock().unwrap_or_else(PoisonError::into_inner).take() else { return };
-    if world.has_refused() {
+/// Settles who says how it went, before anybody does.
+pub fn settle() {
+    if held().is_some_and(|world| world.has_refused()) {
         say_once();
     }
+}
+
+/// Ends what was begun together, once all are here. The model and its sessions are gone.
+pub fn end() {
+    let Some(world) = WORLD.lock().unwrap_or_else(PoisonError::into_inner).take() else { return };
     if let Err(e) = world.leave() {
         tracing::warn!("the ranks have not ended in order: {e}");
     }

@@ -187,7 +187,8 @@ mod with_mpi {
         }
         for (how, words) in [
             (&["--enable-recovery"][..], "rank 2 has given no sign of life"),
-            (&[], "told to stop while waiting for the other ranks"),
+            // Here the launcher says it.
+            (&[], "rank 2 with PID"),
         ] {
             let mark = format!("--seed={}", 1000 + how.len());
             let run = ["run", "--temp", "0", "-q", "-n", "100000", "--ctx", "100100", "--ignore-eos", "-p", "ROMEO:"];
