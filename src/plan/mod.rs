@@ -210,14 +210,20 @@ impl Plan {
 
     /// Bytes of all buffers that a runner needs beside the weights, but for those of sampling and of reading back.
     pub fn buffer_bytes(&self) -> u64 {
-        let schedules = self.schedules().into_iter().filter_map(|s| s.1);
-        let scratch: u64 = schedules.flat_map(|s| &s.scratch).map(|s| s.bytes).sum();
         let caches: u64 = self.caches.iter().map(|c| c.keys + c.values).sum();
+        let states: u64 = self.states.iter().sum();
+        self.scratch_sizes().iter().sum::<u64>() + caches + states + self.expert_cache_bytes()
+    }
+
+    /// Bytes of each of these buffers, without those of caches, states and slots of experts.
+    pub fn scratch_sizes(&self) -> Vec<u64> {
+        let schedules = self.schedules().into_iter().filter_map(|s| s.1);
+        let scratch = schedules.flat_map(|s| &s.scratch).map(|s| s.bytes);
         let rows = self.prefill.max_tokens.max(self.decode.max_tokens) as u64;
-        let inputs: u64 = self.inputs.iter().map(|i| 4 * rows * i.stride as u64).sum();
-        let ropes: u64 = self.ropes.iter().map(|r| r.bytes).sum();
-        let caches = caches + self.expert_cache_bytes();
-        scratch + caches + inputs + self.host_bytes() + ropes + self.states.iter().sum::<u64>() + self.span_bytes()
+        let inputs = self.inputs.iter().map(|i| 4 * rows * i.stride as u64);
+        let ropes = self.ropes.iter().map(|r| r.bytes);
+        let host = Some(self.host_bytes()).filter(|bytes| *bytes > 0);
+        scratch.chain(inputs).chain(ropes).chain(host).chain([self.span_bytes()]).collect()
     }
 
     /// Bytes of the slots of experts, and of what says which experts are in them.

@@ -1,6 +1,7 @@
 //! Routed experts that are somewhere else than the rest of a model: left to the processor by a GPU, in a cache of slots; and what all of
 //! it takes of which memory.
 
+mod budgets;
 mod cache;
 mod cache_plan;
 mod hybrid;

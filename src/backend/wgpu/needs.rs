@@ -4,6 +4,8 @@ use super::{
     RunOptions, expert_slots,
     gpu::Gpu,
     runner::{Staging, planned},
+    sampler::GpuSampler,
+    schedules::params_bytes,
     upload::DeviceWeights,
 };
 use crate::{
@@ -11,7 +13,7 @@ use crate::{
     error::Result,
     ir::{Graph, WeightId},
     kernels::params::Frame,
-    plan::{self, PARAMS_STRIDE, Plan},
+    plan::{self, Plan},
     quant::DType,
 };
 
@@ -69,22 +71,22 @@ impl Gpu {
         let weights = DeviceWeights::layout(&graph, dtypes, self, run)?;
         let away = expert_slots::kept_away(&weights, run)?;
         let plan = plan::plan(&graph, &weights, self.caps(), &planned(run, options))?;
-        let (kv, states) =
-            (plan.caches.iter().map(|c| c.keys + c.values).sum::<u64>(), plan.states.iter().sum::<u64>());
-        let slots = plan.expert_cache_bytes();
         let bytes = |away_too: bool| {
             let all = (0..).zip(&weights.matrices).filter(|(i, _)| away.contains(i) == away_too);
-            all.map(|(_, m)| (m.parts.clone(), m.bytes())).collect()
+            all.map(|(_, m)| (m.parts.clone(), held(m.segments.iter().map(|s| s.bytes)))).collect()
         };
+        let slots =
+            plan.expert_caches.iter().map(|c| held(c.matrices.iter().map(|m| m.segment.bytes).chain([c.bytes])));
+        let parts = plan.caches.iter().flat_map(|c| &c.parts);
         Ok(DeviceBytes {
             matrices: bytes(false),
             away: bytes(true),
-            slots,
+            slots: slots.sum(),
             expert_slots: plan.expert_caches.iter().map(|c| (c.layer.unwrap_or(0), c.slots)).collect(),
-            vectors: weights.vector_bytes,
-            kv,
-            states,
-            scratch: plan.buffer_bytes() - slots - kv - states + beside(&plan),
+            vectors: held([weights.vector_bytes]),
+            kv: held(parts.flat_map(|p| [p.keys, p.values])),
+            states: held(plan.states.iter().copied()),
+            scratch: held(plan.scratch_sizes()) + held(beside(&plan)),
         })
     }
 
@@ -117,17 +119,21 @@ impl Gpu {
     }
 }
 
-/// Bytes of a runner's buffers that a plan does not count: parameters, what goes in, what comes back, the sampler's.
-fn beside(plan: &Plan) -> u64 {
-    let schedules = || plan.schedules().into_iter().filter_map(|s| s.1);
-    let params: u64 = schedules().map(|s| s.steps.len().max(1) as u64 * PARAMS_STRIDE).sum();
-    let sampler = plan.sampling.iter().flat_map(|s| plan::sample::Part::ALL.map(|p| s.bytes(p))).sum::<u64>();
-    let ids = 12 * plan.prefill.max_tokens as u64;
-    params
-        + sampler
-        + ids
-        + size_of::<Frame>() as u64
-        + plan::ZERO_BYTES
-        + Staging::bytes(plan)
-        + plan.host_read_bytes()
+/// Memory is given to buffers in grains: no driver that was met has larger ones.
+const GRAIN: u64 = 256;
+
+/// What buffers of these sizes take.
+fn held(sizes: impl IntoIterator<Item = u64>) -> u64 {
+    sizes.into_iter().map(|bytes| bytes.max(1).next_multiple_of(GRAIN)).sum()
+}
+
+/// Bytes of each of a runner's buffers that a plan does not count: parameters, what goes in, what comes back, the sampler's.
+fn beside(plan: &Plan) -> Vec<u64> {
+    let schedules = plan.schedules().into_iter().filter_map(|s| s.1);
+    let params = schedules.map(|s| params_bytes(&s.steps));
+    let sampler = plan.sampling.iter().flat_map(GpuSampler::sizes);
+    let rows = plan.prefill.max_tokens as u64;
+    let host = Some(plan.host_read_bytes()).filter(|bytes| *bytes > 0);
+    let others = [4 * rows, 8 * rows, size_of::<Frame>() as u64, plan::ZERO_BYTES, Staging::bytes(plan)];
+    params.chain(sampler).chain(host).chain(others).collect()
 }

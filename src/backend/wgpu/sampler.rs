@@ -6,7 +6,7 @@
 use super::{
     gpu::Gpu,
     mapping::{Signal, call_off},
-    schedules::{PreparedStep, params_buffer, prepare_steps, prepared_once},
+    schedules::{PreparedStep, params_buffer, params_bytes, prepare_steps, prepared_once},
 };
 use crate::{
     backend::runner::Chosen,
@@ -43,6 +43,13 @@ pub(super) struct GpuSampler {
 }
 
 impl GpuSampler {
+    /// Bytes of each buffer of a plan's sampler.
+    pub fn sizes(plan: &sample::Sampling) -> Vec<u64> {
+        let parts = Part::ALL.iter().map(|part| plan.bytes(*part));
+        let params = plan.steps.iter().map(|steps| params_bytes(steps));
+        parts.chain(params).chain([plan.bytes(Part::Chosen); IN_FLIGHT]).collect()
+    }
+
     /// Makes buffers.
     pub fn new(gpu: &Gpu, plan: &sample::Sampling) -> Result<Self> {
         use wgpu::BufferUsages as U;
@@ -58,10 +65,9 @@ impl GpuSampler {
             Ok((buffer, Signal::default()))
         };
         let slots = (0..IN_FLIGHT).map(|_| slot()).collect::<Result<Vec<_>>>()?;
-        let of_slots = slots.iter().map(|s| s.0.size()).sum::<u64>();
-        let bytes = parts.iter().chain(&params).map(wgpu::Buffer::size).sum::<u64>() + of_slots;
         let (steps, words) = (Default::default(), Vec::with_capacity(FORBIDDEN.max(RING) + 16));
         let choices = Vec::with_capacity(plan.choices);
+        let bytes = Self::sizes(plan).iter().sum();
         Ok(GpuSampler { parts, steps, params, slots, used: 0, next: 0, words, choices, bytes })
     }
 

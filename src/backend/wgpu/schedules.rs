@@ -190,9 +190,14 @@ pub(super) fn encode_part(
     pass.dispatch_workgroups(x, blocks.end - blocks.start, z);
 }
 
+/// Bytes of the uniforms of steps.
+pub(super) fn params_bytes(steps: &[plan::Step]) -> u64 {
+    steps.len().max(1) as u64 * PARAMS_STRIDE
+}
+
 /// The uniforms of steps, one after the other.
 pub(super) fn params_buffer(gpu: &Gpu, steps: &[plan::Step]) -> Result<wgpu::Buffer> {
-    let mut uniforms = vec![0u8; steps.len().max(1) * PARAMS_STRIDE as usize];
+    let mut uniforms = vec![0u8; params_bytes(steps) as usize];
     for (step, to) in steps.iter().zip(uniforms.chunks_mut(PARAMS_STRIDE as usize)) {
         to[..step.params.len()].copy_from_slice(&step.params);
     }
