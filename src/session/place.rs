@@ -28,6 +28,7 @@ pub(super) fn target(program: &Program, options: &LoadOptions) -> Result<Target>
     choose(&options.backend, options)
 }
 
+#[cfg_attr(not(feature = "gpu"), expect(clippy::only_used_in_recursion, reason = "what it is needed for is on a GPU"))]
 fn choose(choice: &BackendChoice, options: &LoadOptions) -> Result<Target> {
     Ok(match choice {
         BackendChoice::Split(places) => {
