@@ -60,13 +60,14 @@
 //! ```
 //!
 //! The modules stand in reading order. An application needs few of them: [`session`] (a [`session::Model`] and its sequences),
-//! [`generate`], [`chat`], [`tokenizer`], [`routing`], and [`gpu`] or [`cpu`] to say where it runs; `train` makes new weights. The others are the engine's rooms: they are not part of the interface and change from version to
-//! version.
+//! [`generate`], [`chat`], [`tokenizer`], [`routing`], and [`gpu`] or [`cpu`] to say where it runs; `train` makes new
+//! weights. The others are the engine's rooms: they are not part of the interface and change from version to version.
 //!
 //! # Promises that hold everywhere
 //!
-//! 1. Routing never visits the host: router, top-k, counting, sorting and dispatch sizes stay on the GPU. Experts that the host
-//!    computes because they were left to it by name ([`session::Experts`]) are the one exception.
+//! 1. Routing never visits the host: router, top-k, counting, sorting and dispatch sizes stay on the GPU. The exceptions are
+//!    asked for by name: experts that the host computes ([`session::Experts`]), experts that processes share, and the borders of layers
+//!    that are split over devices ([`session::BackendChoice::Split`]).
 //! 2. One encoder, one compute pass, one submit per decoded token; pipelines, bind groups and buffers exist before the
 //!    first token.
 //! 3. The base path needs nothing beyond WebGPU's default limits.

@@ -6,8 +6,8 @@
 use super::{
     Loaded, Program,
     runner::{
-        Budget, Executor, ExecutorStep, ExpertSlotUse, Output, Results, Row, RunnerOptions, StateCopy, StateMove,
-        Status, Token,
+        Budget, Executor, ExecutorStep, ExpertSlotUse, Output, OwnedStep, Results, Row, RunnerOptions, StateCopy,
+        Status,
     },
 };
 use crate::{
@@ -63,6 +63,7 @@ impl Loaded for Staged {
             stages: self.stages.iter().map(|s| Arc::new(s.clone())).collect(),
             executors,
             step: OwnedStep::default(),
+            fed: vec![],
             at: None,
         }))
     }
@@ -97,20 +98,10 @@ struct StagedExecutor {
     outputs: usize,
     layout: &'static str,
     step: OwnedStep,
+    /// Its rows without what is wanted at the end.
+    fed: Vec<Row>,
     /// The stage that runs, and whether it was begun; `None`: no step.
     at: Option<(usize, bool)>,
-}
-
-/// What was copied of a step.
-#[derive(Default)]
-struct OwnedStep {
-    rows: Vec<Row>,
-    /// The same without what is wanted at the end.
-    fed: Vec<Row>,
-    outputs: usize,
-    moves: Vec<(usize, StateMove)>,
-    inputs: Vec<(String, Vec<f32>)>,
-    trace: bool,
 }
 
 /// What one of these stages has made for a later one.
@@ -133,7 +124,7 @@ impl StagedExecutor {
         }
         let last = stage + 1 == self.stages.len();
         let step = ExecutorStep {
-            rows: if last { &self.step.rows } else { &self.step.fed },
+            rows: if last { &self.step.rows } else { &self.fed },
             outputs: self.step.outputs,
             moves: &self.step.moves,
             masks: &[],
@@ -171,19 +162,9 @@ impl Executor for StagedExecutor {
         if self.at.is_some() {
             return Err(Error::Invalid("a step is begun before the last is done".into()));
         }
-        if step.rows.iter().any(|r| r.token == Token::Last || r.choose.is_some()) {
-            return Err(Error::Invalid("several devices are told which tokens they are fed".into()));
-        }
-        let to = &mut self.step;
-        to.rows.clear();
-        to.rows.extend_from_slice(step.rows);
-        to.fed.clear();
-        to.fed.extend(step.rows.iter().map(|r| Row { logits: false, hidden: false, ..*r }));
-        to.moves.clear();
-        to.moves.extend_from_slice(step.moves);
-        to.inputs.clear();
-        to.inputs.extend(step.inputs.iter().map(|(n, d)| ((*n).to_owned(), d.to_vec())));
-        (to.outputs, to.trace) = (step.outputs, step.trace);
+        self.step.fill(step)?;
+        self.fed.clear();
+        self.fed.extend(step.rows.iter().map(|r| Row { logits: false, hidden: false, ..*r }));
         self.at = Some((0, false));
         Ok(())
     }

@@ -65,8 +65,7 @@ pub fn stages(program: &Program, ranges: &[Range<usize>]) -> Result<Vec<Stage>> 
         cut.stage[i] = own.unwrap_or(0).max(before.unwrap_or(0));
         node.outputs.iter().for_each(|v| cut.maker[v.0 as usize] = Some(i));
     }
-    let made: Vec<Stage> = (0..ranges.len()).map(|s| cut.stage(program, s, ranges)).collect::<Result<_>>()?;
-    Ok(made)
+    (0..ranges.len()).map(|s| cut.stage(program, s, ranges)).collect()
 }
 
 /// What a value is called between stages.
@@ -117,7 +116,7 @@ impl Cut<'_> {
         }
         let own = whole.nodes.iter().zip(&self.stage).filter(|(_, s)| **s == stage).map(|(n, _)| n.clone());
         g.nodes.extend(own);
-        keep_own_memory(&mut g, whole);
+        keep_own_memory(&mut g, whole)?;
         let mut outputs = vec![];
         let made_here = |v: ValueId| self.maker[v.0 as usize].is_some_and(|m| self.stage[m] == stage);
         for (i, (label, v)) in whole.outputs.iter().enumerate().filter(|(_, (_, v))| made_here(*v)) {
@@ -136,7 +135,10 @@ impl Cut<'_> {
 }
 
 /// Declares the caches and states that the nodes use, and no others.
-fn keep_own_memory(g: &mut Graph, whole: &Graph) {
+///
+/// # Errors
+/// [`Error::Graph`] for an op with memory of a kind that is not known here.
+fn keep_own_memory(g: &mut Graph, whole: &Graph) -> Result<()> {
     let (mut caches, mut states): (Vec<CacheId>, Vec<StateId>) = (vec![], vec![]);
     let mut cache_of = |c: &mut CacheId| {
         let at = caches.iter().position(|k| k == c).unwrap_or_else(|| {
@@ -163,9 +165,15 @@ fn keep_own_memory(g: &mut Graph, whole: &Graph) {
             Op::Attend(a) => cache_of(&mut a.cache),
             Op::ShortConv(c) => state_of(&mut c.state),
             Op::DeltaNet(d) => state_of(&mut d.state),
-            _ => {}
+            other => {
+                let stores = node.outputs.iter().any(|v| matches!(g.values[v.0 as usize], Type::Cache(_)));
+                if stores || other.state().is_some() {
+                    return Err(Error::Graph("an op whose memory cannot be given to a stage".into()));
+                }
+            }
         }
     }
     g.caches = caches.iter().map(|c| whole.caches[c.0 as usize].clone()).collect();
     g.states = states.iter().map(|s| whole.states[s.0 as usize].clone()).collect();
+    Ok(())
 }

@@ -29,16 +29,7 @@ pub(super) fn load(
     world: &Arc<World>,
     progress: OnProgress<'_>,
 ) -> Result<Box<dyn Loaded>> {
-    let (split, target) = match prepare(program, options, world) {
-        Ok((split, target, joining)) => {
-            world.join(Ok(joining))?;
-            (split, target)
-        }
-        Err(e) => {
-            world.join(Err(e))?;
-            return Err(Error::Network("the ranks do not agree that one has failed".into()));
-        }
-    };
+    let (split, target) = world.meet(prepare(program, options, world))?;
     let shared = ranks::exchange(world, &split.regions, MOST_GATHERED);
     let loaded = world.agree(match target {
         Target::Cpu(o) => backend::cpu::load_with_host(split.program, shared, &o, progress),
@@ -51,7 +42,7 @@ pub(super) fn load(
 }
 
 /// This rank's part, where it runs, and what must be the same on all ranks.
-fn prepare(program: &Program, options: &LoadOptions, world: &World) -> Result<(RankSplit, Target, Joining)> {
+fn prepare(program: &Program, options: &LoadOptions, world: &World) -> Result<((RankSplit, Target), Joining)> {
     if !matches!(options.experts.placement, ExpertPlacement::Gpu) {
         return Err(Error::Unsupported(
             "experts that processes share, and a part of them left to the processor or in slots: each rank has its experts where the rest \
@@ -84,5 +75,5 @@ fn prepare(program: &Program, options: &LoadOptions, world: &World) -> Result<(R
         model: fingerprint(program, USUAL_CTX),
         options: format!("moeray {version} on {how}, {} ranks", world.size()),
     };
-    Ok((split_for_rank(program, world.rank(), world.size())?, target, joining))
+    Ok(((split_for_rank(program, world.rank(), world.size())?, target), joining))
 }

@@ -3,6 +3,7 @@
 //! A map of its own for each weight would lie on small pages wherever the weight is smaller than a huge page, or does not begin with
 //! one; decoding reads all weights for every token, and each page costs an entry of the processor's address cache.
 
+use super::buffer::large_map;
 use std::{
     io,
     ops::{Deref, DerefMut, Range},
@@ -48,12 +49,7 @@ impl Arena {
             self.used = range.end.next_multiple_of(ALIGN).min(chunk.len());
             return Ok(Piece { chunk: chunk.clone(), range });
         }
-        let map = memmap2::MmapMut::map_anon(len.max(self.least))?;
-        #[cfg(target_os = "linux")]
-        if let Err(e) = map.advise(memmap2::Advice::HugePage) {
-            tracing::debug!("no huge pages: {e}");
-        }
-        let chunk = Arc::new(memmap2::MmapRaw::from(map));
+        let chunk = Arc::new(memmap2::MmapRaw::from(large_map(len.max(self.least))?));
         // What is left of the map before is given up only where the new one has more.
         let left = self.chunk.as_ref().map_or(0, |c| c.len() - self.used);
         if chunk.len() - len >= left {

@@ -49,6 +49,19 @@ impl<T: bytemuck::Pod> std::ops::DerefMut for Aligned<T> {
     }
 }
 
+/// So many zeroed bytes, on huge pages where there are any.
+///
+/// # Errors
+/// Where the system cannot map that much memory.
+pub fn large_map(bytes: usize) -> std::io::Result<memmap2::MmapMut> {
+    let map = memmap2::MmapMut::map_anon(bytes)?;
+    #[cfg(target_os = "linux")]
+    if let Err(e) = map.advise(memmap2::Advice::HugePage) {
+        tracing::debug!("no huge pages: {e}");
+    }
+    Ok(map)
+}
+
 /// Zeroed memory that the system provides page by page as it is touched, on huge pages where there are any. For large buffers
 /// that fill over time, as a KV cache does.
 pub struct Pages<T> {
@@ -59,11 +72,7 @@ pub struct Pages<T> {
 impl<T: bytemuck::Pod> Pages<T> {
     /// `len` zeros; `None` where the system cannot map that much memory.
     pub fn zeroed(len: usize) -> Option<Self> {
-        let map = memmap2::MmapMut::map_anon(len.checked_mul(size_of::<T>())?.max(64)).ok()?;
-        #[cfg(target_os = "linux")]
-        if let Err(e) = map.advise(memmap2::Advice::HugePage) {
-            tracing::debug!("no huge pages: {e}");
-        }
+        let map = large_map(len.checked_mul(size_of::<T>())?.max(64)).ok()?;
         Some(Pages { map, kind: PhantomData })
     }
 

@@ -11,9 +11,9 @@ use crate::{
 /// Marks experts and groups that take no part in a choice, or no longer do. Values that are compared are never not-a-number.
 const OUT: f32 = f32::NAN;
 
-/// Chooses the experts of one token from its `logits`, `[E]` (`[E + groups]` of a router over groups): writes their `ids` and `weights`, `[k]` each. `bias` is the
-/// selection bias, `[E]`; `scratch` has room for two values an expert. Takes E · k steps; scores are computed in f64, as in the
-/// reference.
+/// Chooses the experts of one token from its `logits`, `[E]` (`[E + groups]` of a router over groups): writes their `ids` and `weights`,
+/// `[k]` each. `bias` is the selection bias, `[E]`; `scratch` has room for two values an expert. Takes E · k steps; scores are computed in
+/// f64, as in the reference.
 ///
 /// Gives `false` where fewer experts take part than are asked for, which [`Router::check`] refuses.
 pub fn choose(

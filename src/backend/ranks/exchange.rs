@@ -56,23 +56,32 @@ impl HostExperts for Shared {
             regions: self.regions.clone(),
             owners: self.regions.iter().map(owners).collect(),
             most_gathered: self.most_gathered,
-            send: vec![],
-            all: vec![],
-            sums: vec![],
+            room: Room::default(),
         }))
     }
 }
 
-/// The memory of exchanges.
+/// Exchanges, with the memory of one after the other.
 struct Exchange {
     world: Arc<World>,
     regions: Arc<[RankRegion]>,
     /// Of each region the rank of each expert.
     owners: Vec<Vec<u32>>,
     most_gathered: usize,
+    room: Room,
+}
+
+/// Memory that stays from one exchange to the next.
+#[derive(Default)]
+struct Room {
     send: Vec<u32>,
     all: Vec<u32>,
     sums: Vec<u32>,
+    /// Words of each rank that come, and that go.
+    counts: Vec<usize>,
+    send_counts: Vec<usize>,
+    /// Where each rank's next slot lies in `all`.
+    next: Vec<usize>,
 }
 
 /// What goes into one exchange.
@@ -142,14 +151,15 @@ impl<'a> Call<'a> {
     }
 
     /// The weighted sums of some tokens from what came from all ranks, `counts[r]` words from rank r, in front of which stands the word
-    /// that the choice of experts came to there; `to` is given each token's number and sum.
+    /// that the choice of experts came to there; `next` is memory, and `to` has a row for each token.
     fn sum<'o>(
         &self,
         tokens: Range<usize>,
         (all, counts, check): (&[u32], &[usize], u32),
-        mut to: impl FnMut(usize) -> Option<&'o mut [f32]>,
+        next: &mut Vec<usize>,
+        mut to: impl Iterator<Item = &'o mut [f32]>,
     ) -> Result<()> {
-        let mut next: Vec<usize> = Vec::with_capacity(counts.len());
+        next.clear();
         let mut at = 0;
         for (rank, count) in counts.iter().enumerate() {
             if all.get(at) != Some(&check) {
@@ -163,7 +173,7 @@ impl<'a> Call<'a> {
         }
         let missing = || Error::Graph("an exchange of experts without room for its result".into());
         for t in tokens {
-            let y = to(t).ok_or_else(missing)?;
+            let y = to.next().and_then(|y| y.get_mut(..self.cols)).ok_or_else(missing)?;
             y.fill(0.0);
             for j in 0..self.used {
                 let (owner, weight) = (self.owner(t, j), self.weight(t, j));
@@ -200,45 +210,49 @@ impl HostRunner for Exchange {
     }
 
     fn bytes(&self) -> u64 {
-        4 * (self.send.capacity() + self.all.capacity() + self.sums.capacity()) as u64
+        4 * (self.room.send.capacity() + self.room.all.capacity() + self.room.sums.capacity()) as u64
     }
 }
 
 impl Exchange {
     /// Every rank's slots to every rank.
     fn share_all(&mut self, call: Call<'_>, check: u32, out: HostResult<'_>) -> Result<()> {
-        let mut counts = vec![1; self.world.size()];
-        call.count(0..call.rows, &mut counts);
-        self.send.clear();
-        self.send.push(check);
-        call.take(0..call.rows, &mut self.send);
-        self.world.all_gather(&self.send, &counts, &mut self.all)?;
-        let mut rows = out.words.chunks_mut(out.stride.max(1));
-        call.sum(0..call.rows, (&self.all, &counts, check), |_| rows.next().and_then(|y| y.get_mut(..call.cols)))
+        let Room { send, all, counts, next, .. } = &mut self.room;
+        counts.clear();
+        counts.resize(self.world.size(), 1);
+        call.count(0..call.rows, counts);
+        send.clear();
+        send.push(check);
+        call.take(0..call.rows, send);
+        self.world.all_gather(send, counts, all)?;
+        call.sum(0..call.rows, (all, counts, check), next, out.words.chunks_mut(out.stride.max(1)))
     }
 
     /// The slots of a part of the tokens to each rank, and the sums to everybody.
     fn by_token(&mut self, call: Call<'_>, check: u32, out: HostResult<'_>) -> Result<()> {
+        let Room { send, all, sums, counts, send_counts, next } = &mut self.room;
         let size = self.world.size();
         let part = |rank: usize| rank * call.rows / size..(rank + 1) * call.rows / size;
-        let (own, mut counts, mut send_counts) = (part(call.rank), vec![1; size], vec![0; size]);
-        call.count(own.clone(), &mut counts);
-        self.send.clear();
+        let own = part(call.rank);
+        counts.clear();
+        counts.resize(size, 1);
+        call.count(own.clone(), counts);
+        send.clear();
+        send_counts.clear();
         for rank in 0..size {
-            let before = self.send.len();
-            self.send.push(check);
-            call.take(part(rank), &mut self.send);
-            send_counts[rank] = self.send.len() - before;
+            let before = send.len();
+            send.push(check);
+            call.take(part(rank), send);
+            send_counts.push(send.len() - before);
         }
-        self.world.all_to_all(&self.send, &send_counts, &counts, &mut self.all)?;
-        self.sums.clear();
-        self.sums.resize(own.len() * call.cols, 0);
-        let sums: &mut [f32] = bytemuck::cast_slice_mut(&mut self.sums);
-        let mut rows = sums.chunks_mut(call.cols.max(1));
-        call.sum(own, (&self.all, &counts, check), |_| rows.next())?;
+        self.world.all_to_all(send, send_counts, counts, all)?;
+        sums.clear();
+        sums.resize(own.len() * call.cols, 0);
+        let rows = bytemuck::cast_slice_mut(sums).chunks_mut(call.cols.max(1));
+        call.sum(own, (all, counts, check), next, rows)?;
         (0..size).for_each(|rank| counts[rank] = part(rank).len() * call.cols);
-        self.world.all_gather(&self.sums, &counts, &mut self.all)?;
-        let rows = out.words.chunks_mut(out.stride.max(1)).zip(self.all.chunks_exact(call.cols.max(1)));
+        self.world.all_gather(sums, counts, all)?;
+        let rows = out.words.chunks_mut(out.stride.max(1)).zip(all.chunks_exact(call.cols.max(1)));
         rows.for_each(|(y, sum)| y[..call.cols].copy_from_slice(bytemuck::cast_slice(sum)));
         Ok(())
     }

@@ -1,6 +1,6 @@
 //! What the ranks do that do not lead: what rank 0 says.
 
-use super::{World, message::Command};
+use super::{World, as_step, message::Command};
 use crate::{
     backend::{
         Loaded,
@@ -39,7 +39,7 @@ fn follow_until_end(model: &dyn Loaded, world: &World) -> Result<()> {
             Command::Drop(id) => _ = executors.remove(&id),
             Command::Step(id, step) => {
                 let executor = executors.get_mut(&id).ok_or_else(|| unknown(id))?;
-                executor.begin(&step.as_step())?;
+                executor.begin(&as_step(&step))?;
                 while executor.poll(Budget::UNLIMITED, &mut results)? != Status::Done {
                     executor.wait()?;
                 }

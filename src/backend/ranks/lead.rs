@@ -3,13 +3,13 @@
 //! One step at a time is between the ranks, of whichever executor: a second one that is begun meanwhile waits for the first.
 
 use super::{
-    World,
-    message::{Command, OwnedStep, WrittenSequence},
+    World, as_step,
+    message::{Command, WrittenSequence},
 };
 use crate::{
     backend::{
         KernelTime, Loaded, Program,
-        runner::{Budget, Executor, ExecutorStep, ExpertSlotUse, Results, RunnerOptions, StateCopy, Status},
+        runner::{Budget, Executor, ExecutorStep, ExpertSlotUse, OwnedStep, Results, RunnerOptions, StateCopy, Status},
     },
     error::{Error, Result},
 };
@@ -140,7 +140,7 @@ impl LedExecutor {
             return Ok(false);
         }
         // Before it is said: what is refused here is refused alone.
-        if let Err(e) = self.local.begin(&self.step.as_step()) {
+        if let Err(e) = self.local.begin(&as_step(&self.step)) {
             self.line.give(self.id);
             self.phase = Phase::Idle;
             return Err(e);
@@ -174,6 +174,9 @@ impl Executor for LedExecutor {
     fn begin(&mut self, step: &ExecutorStep<'_>) -> Result<()> {
         if self.phase != Phase::Idle {
             return Err(Error::Invalid("a step is begun before the last is done".into()));
+        }
+        if !step.inputs.is_empty() {
+            return Err(Error::Unsupported("steps with named inputs on several ranks".into()));
         }
         self.step.fill(step)?;
         self.phase = Phase::Begun;

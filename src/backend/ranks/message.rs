@@ -1,7 +1,8 @@
 //! What rank 0 says to the others, as words.
 
+use super::{bytes_of, words_of};
 use crate::{
-    backend::runner::{ExecutorStep, Row, RunnerOptions, StateCopy, StateMove, Token},
+    backend::runner::{OwnedStep, Row, RunnerOptions, StateCopy, StateMove, Token},
     error::{Error, Result},
     quant::KvType,
 };
@@ -26,15 +27,6 @@ pub(super) enum Command {
     Write(u32, WrittenSequence),
 }
 
-/// A step without what rank 0 alone wants of it.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub(super) struct OwnedStep {
-    pub rows: Vec<Row>,
-    pub outputs: usize,
-    pub moves: Vec<(usize, StateMove)>,
-    pub trace: bool,
-}
-
 /// Bytes of a sequence.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct WrittenSequence {
@@ -42,33 +34,6 @@ pub(super) struct WrittenSequence {
     pub positions: Range<usize>,
     pub states: bool,
     pub bytes: Vec<u8>,
-}
-
-impl OwnedStep {
-    /// Copies a step.
-    ///
-    /// # Errors
-    /// [`Error::Unsupported`] for one with named inputs, [`Error::Invalid`] for one that chooses tokens or feeds those that were chosen.
-    pub fn fill(&mut self, step: &ExecutorStep<'_>) -> Result<()> {
-        if !step.inputs.is_empty() {
-            return Err(Error::Unsupported("steps with named inputs on several ranks".into()));
-        }
-        if step.rows.iter().any(|r| r.token == Token::Last || r.choose.is_some()) {
-            return Err(Error::Invalid("ranks are told which tokens they are fed".into()));
-        }
-        self.rows.clear();
-        self.rows.extend_from_slice(step.rows);
-        self.moves.clear();
-        self.moves.extend_from_slice(step.moves);
-        (self.outputs, self.trace) = (step.outputs, step.trace);
-        Ok(())
-    }
-
-    /// As an executor takes it.
-    pub fn as_step(&self) -> ExecutorStep<'_> {
-        let (rows, moves) = (&self.rows[..], &self.moves[..]);
-        ExecutorStep { rows, outputs: self.outputs, moves, masks: &[], inputs: &[], trace: self.trace }
-    }
 }
 
 /// Appends numbers.
@@ -133,7 +98,7 @@ impl Command {
                 });
             }
             Command::Drop(id) => w.0.extend([2, *id]),
-            Command::Step(id, step) => step.encode(*id, &mut w),
+            Command::Step(id, step) => encode_step(step, *id, &mut w),
             Command::CopyPrefix(id, numbers) => {
                 w.0.extend([4, *id]);
                 numbers.iter().for_each(|n| w.size(*n));
@@ -145,12 +110,7 @@ impl Command {
             Command::Write(id, s) => {
                 w.0.extend([6, *id, u32::from(s.states)]);
                 [s.sequence, s.positions.start, s.positions.end, s.bytes.len()].into_iter().for_each(|n| w.size(n));
-                let word = |c: &[u8]| {
-                    let mut bytes = [0; 4];
-                    bytes[..c.len()].copy_from_slice(c);
-                    u32::from_le_bytes(bytes)
-                };
-                w.0.extend(s.bytes.chunks(4).map(word));
+                w.0.extend(words_of(&s.bytes));
             }
         }
     }
@@ -174,13 +134,13 @@ impl Command {
                 Command::Executor(id, RunnerOptions { ctx, sequences, ubatch, kv })
             }
             2 => Command::Drop(r.word()?),
-            3 => Command::Step(r.word()?, OwnedStep::decode(&mut r)?),
+            3 => Command::Step(r.word()?, decode_step(&mut r)?),
             4 => Command::CopyPrefix(r.word()?, [r.size()?, r.size()?, r.size()?]),
             5 => Command::CopyStates(r.word()?, [r.copy()?, r.copy()?]),
             6 => {
                 let (id, states) = (r.word()?, r.word()? != 0);
                 let (sequence, positions, len) = (r.size()?, r.size()?..r.size()?, r.size()?);
-                let bytes: Vec<u8> = r.0.iter().flat_map(|w| w.to_le_bytes()).take(len).collect();
+                let bytes = bytes_of(r.0, len);
                 if bytes.len() != len {
                     return Err(strange());
                 }
@@ -191,48 +151,47 @@ impl Command {
     }
 }
 
-impl OwnedStep {
-    fn encode(&self, id: u32, w: &mut Writer<'_>) {
-        w.0.extend([3, id]);
-        w.size(self.outputs);
-        w.size(self.moves.len());
-        for (sequence, moved) in &self.moves {
-            w.size(*sequence);
-            w.0.push(match moved {
-                StateMove::Clear => 0,
-                StateMove::Restore => 1,
-            });
-        }
-        w.size(self.rows.len());
-        for row in &self.rows {
-            let Token::Id(token) = row.token else { continue };
-            w.0.push(token);
-            w.size(row.sequence);
-            w.size(row.position);
-        }
+/// A step's rows, without what rank 0 alone wants of it.
+fn encode_step(step: &OwnedStep, id: u32, w: &mut Writer<'_>) {
+    w.0.extend([3, id]);
+    w.size(step.outputs);
+    w.size(step.moves.len());
+    for (sequence, moved) in &step.moves {
+        w.size(*sequence);
+        w.0.push(match moved {
+            StateMove::Clear => 0,
+            StateMove::Restore => 1,
+        });
     }
+    w.size(step.rows.len());
+    for row in &step.rows {
+        let Token::Id(token) = row.token else { continue };
+        w.0.push(token);
+        w.size(row.sequence);
+        w.size(row.position);
+    }
+}
 
-    fn decode(r: &mut Reader<'_>) -> Result<OwnedStep> {
-        // As many outputs as on rank 0, so that the step is cut into the same pieces.
-        let mut step = OwnedStep { outputs: r.size()?, ..OwnedStep::default() };
-        for _ in 0..r.count()? {
-            let sequence = r.size()?;
-            step.moves.push((
-                sequence,
-                match r.word()? {
-                    0 => StateMove::Clear,
-                    1 => StateMove::Restore,
-                    _ => return Err(strange()),
-                },
-            ));
-        }
-        for _ in 0..r.count()? {
-            let token = r.word()?;
-            let (sequence, position) = (r.size()?, r.size()?);
-            step.rows.push(Row::fed(token, sequence, position));
-        }
-        if step.outputs > step.rows.len() { Err(strange()) } else { Ok(step) }
+fn decode_step(r: &mut Reader<'_>) -> Result<OwnedStep> {
+    // As many outputs as on rank 0, so that the step is cut into the same pieces.
+    let mut step = OwnedStep { outputs: r.size()?, ..OwnedStep::default() };
+    for _ in 0..r.count()? {
+        let sequence = r.size()?;
+        step.moves.push((
+            sequence,
+            match r.word()? {
+                0 => StateMove::Clear,
+                1 => StateMove::Restore,
+                _ => return Err(strange()),
+            },
+        ));
     }
+    for _ in 0..r.count()? {
+        let token = r.word()?;
+        let (sequence, position) = (r.size()?, r.size()?);
+        step.rows.push(Row::fed(token, sequence, position));
+    }
+    if step.outputs > step.rows.len() { Err(strange()) } else { Ok(step) }
 }
 
 #[cfg(test)]
@@ -243,7 +202,7 @@ mod tests {
     fn commands_come_back() {
         let rows = vec![Row::fed(7, 0, 41), Row::fed(9, 2, 3)];
         let moves = vec![(2, StateMove::Restore), (0, StateMove::Clear)];
-        let step = OwnedStep { rows, outputs: 1, moves, trace: false };
+        let step = OwnedStep { rows, outputs: 1, moves, ..OwnedStep::default() };
         let options = RunnerOptions { ctx: 1 << 33, sequences: 3, ubatch: 512, kv: KvType::Q8_0 };
         let written = WrittenSequence { sequence: 1, positions: 256..300, states: true, bytes: vec![1, 2, 3, 4, 5] };
         let all = [

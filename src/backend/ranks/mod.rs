@@ -27,6 +27,7 @@ pub use processes::processes;
 pub use threads::threads;
 pub use world::{Counts, Joining, World};
 
+use super::runner::{ExecutorStep, OwnedStep};
 use crate::error::Result;
 
 /// What ranks do together. Every rank calls the same methods in the same order; words are 4 bytes, as they are.
@@ -67,4 +68,24 @@ pub trait Ranks: Send + Sync {
     /// # Errors
     /// See the trait.
     fn leave(&self, together: bool) -> Result<()>;
+}
+
+/// A step as an executor takes it; on ranks steps have no named inputs.
+fn as_step(step: &OwnedStep) -> ExecutorStep<'_> {
+    let OwnedStep { rows, outputs, moves, trace, .. } = step;
+    ExecutorStep { rows, outputs: *outputs, moves, masks: &[], inputs: &[], trace: *trace }
+}
+
+/// Bytes as words, the last of which is filled with zeros.
+fn words_of(bytes: &[u8]) -> impl Iterator<Item = u32> + '_ {
+    bytes.chunks(4).map(|c| {
+        let mut word = [0; 4];
+        word[..c.len()].copy_from_slice(c);
+        u32::from_le_bytes(word)
+    })
+}
+
+/// The first `n` bytes of words; fewer where there are not as many.
+fn bytes_of(words: &[u32], n: usize) -> Vec<u8> {
+    words.iter().flat_map(|w| w.to_le_bytes()).take(n).collect()
 }

@@ -1,6 +1,6 @@
 //! Ranks with what has to be agreed on before and while they work together, and counts of what they do.
 
-use super::Ranks;
+use super::{Ranks, bytes_of, words_of};
 use crate::error::{Error, Result};
 use std::{
     sync::{
@@ -187,23 +187,15 @@ impl World {
 
     /// Everybody's texts, of so many bytes.
     fn texts(&self, own: &str, bytes: Vec<usize>) -> Result<Vec<String>> {
-        let words = |text: &[u8]| -> Vec<u32> {
-            let word = |c: &[u8]| {
-                let mut bytes = [0; 4];
-                bytes[..c.len()].copy_from_slice(c);
-                u32::from_le_bytes(bytes)
-            };
-            text.chunks(4).map(word).collect()
-        };
         let counts: Vec<usize> = bytes.iter().map(|n| n.div_ceil(4)).collect();
         let mut all = vec![];
-        self.all_gather(&words(own.as_bytes()), &counts, &mut all)?;
+        let own: Vec<u32> = words_of(own.as_bytes()).collect();
+        self.all_gather(&own, &counts, &mut all)?;
         let mut rest = &all[..];
         let text = |(count, n): (&usize, &usize)| {
             let (front, behind) = rest.split_at(*count);
             rest = behind;
-            let bytes: Vec<u8> = front.iter().flat_map(|w| w.to_le_bytes()).take(*n).collect();
-            String::from_utf8_lossy(&bytes).into_owned()
+            String::from_utf8_lossy(&bytes_of(front, *n)).into_owned()
         };
         Ok(counts.iter().zip(&bytes).map(text).collect())
     }
@@ -213,13 +205,20 @@ impl World {
     /// # Errors
     /// As [`World::join`].
     pub fn agree<T>(&self, own: Result<T>) -> Result<T> {
-        let nothing = || Joining { model: 0, options: String::new() };
+        self.meet(own.map(|made| (made, Joining { model: 0, options: String::new() })))
+    }
+
+    /// Goes on with what was made where all ranks can, and bring the same.
+    ///
+    /// # Errors
+    /// As [`World::join`].
+    pub fn meet<T>(&self, own: Result<(T, Joining)>) -> Result<T> {
         match own {
-            Ok(made) => self.join(Ok(nothing())).map(|()| made),
-            Err(e) => match self.join(Err(e)) {
-                Err(e) => Err(e),
-                Ok(()) => Err(Error::Network("the ranks do not agree that one has failed".into())),
-            },
+            Ok((made, joining)) => self.join(Ok(joining)).map(|()| made),
+            Err(e) => {
+                self.join(Err(e))?;
+                Err(Error::Network("the ranks do not agree that one has failed".into()))
+            }
         }
     }
 

@@ -14,6 +14,7 @@ mod executor;
 mod finish;
 mod future;
 mod host;
+mod owned;
 mod pages;
 mod prefix;
 mod queue;
@@ -24,6 +25,7 @@ mod steps;
 
 pub use executor::{Executor, ExecutorStep, ExpertSlotUse, KernelTime, StateCopy, StateMove, find_input};
 pub use future::StepFuture;
+pub use owned::OwnedStep;
 pub use pages::PAGE;
 pub(crate) use saved::{checksum, fingerprint};
 pub(crate) use step::not_finite;

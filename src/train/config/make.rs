@@ -36,23 +36,9 @@ pub fn warmup_steps(config: &TrainConfig, steps: u64) -> u64 {
 }
 
 impl TrainConfig {
-    /// Refuses values out of range, before anything is read for them.
-    ///
-    /// # Errors
-    /// [`Error::Invalid`] that names the key.
-    pub fn check(&self) -> Result<()> {
+    /// Refuses sequences and batches of impossible sizes.
+    fn check_sizes(&self) -> Result<()> {
         let bad = |what: String| Err(Error::Invalid(what));
-        if self.datasets.is_empty() {
-            return bad("datasets is empty: a run needs data, such as datasets = [{ path = \"texts/\" }]".into());
-        }
-        self.check_paths()?;
-        self.check_optimizer()?;
-        if self.threads > MOST_THREADS {
-            return bad(format!(
-                "threads is {}; a number up to {MOST_THREADS} is expected, 0 for all cores",
-                self.threads
-            ));
-        }
         for (key, value) in [
             ("sequence_len", self.sequence_len),
             ("micro_batch_size", self.micro_batch_size),
@@ -79,6 +65,45 @@ impl TrainConfig {
                 self.gradient_accumulation_steps
             ));
         }
+        Ok(())
+    }
+
+    /// Refuses changes of k that are none.
+    fn check_schedule(&self) -> Result<()> {
+        let bad = |what: String| Err(Error::Invalid(what));
+        if self.top_k_schedule.len() > MOST_CHANGES {
+            return bad(format!(
+                "top_k_schedule has {} entries; at most {MOST_CHANGES} are expected",
+                self.top_k_schedule.len()
+            ));
+        }
+        if let Some([epoch, _]) = self.top_k_schedule.iter().find(|[_, k]| *k == 0) {
+            return bad(format!("top_k_schedule: no experts from epoch {epoch} on; at least 1 is expected"));
+        }
+        if self.top_k_schedule.windows(2).any(|w| w[0][0] >= w[1][0]) {
+            return bad("top_k_schedule: its epochs do not rise".into());
+        }
+        Ok(())
+    }
+
+    /// Refuses values out of range, before anything is read for them.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] that names the key.
+    pub fn check(&self) -> Result<()> {
+        let bad = |what: String| Err(Error::Invalid(what));
+        if self.datasets.is_empty() {
+            return bad("datasets is empty: a run needs data, such as datasets = [{ path = \"texts/\" }]".into());
+        }
+        self.check_paths()?;
+        self.check_optimizer()?;
+        if self.threads > MOST_THREADS {
+            return bad(format!(
+                "threads is {}; a number up to {MOST_THREADS} is expected, 0 for all cores",
+                self.threads
+            ));
+        }
+        self.check_sizes()?;
         let share = |key: &str, value: f64, below: f64| match value {
             v if (0.0..below).contains(&v) => Ok(()),
             v => Err(Error::Invalid(format!("{key} is {v}; a part from 0 to below {below} is expected"))),
@@ -96,18 +121,7 @@ impl TrainConfig {
         if self.logging_steps == 0 {
             return bad("logging_steps is 0; at least 1 is expected".into());
         }
-        if self.top_k_schedule.len() > MOST_CHANGES {
-            return bad(format!(
-                "top_k_schedule has {} entries; at most {MOST_CHANGES} are expected",
-                self.top_k_schedule.len()
-            ));
-        }
-        if let Some([epoch, _]) = self.top_k_schedule.iter().find(|[_, k]| *k == 0) {
-            return bad(format!("top_k_schedule: no experts from epoch {epoch} on; at least 1 is expected"));
-        }
-        if self.top_k_schedule.windows(2).any(|w| w[0][0] >= w[1][0]) {
-            return bad("top_k_schedule: its epochs do not rise".into());
-        }
+        self.check_schedule()?;
         if self.early_stopping_patience > 0 && self.val_set_size == 0.0 && self.test_datasets.is_empty() {
             return bad("early_stopping_patience needs an evaluation: val_set_size or test_datasets".into());
         }

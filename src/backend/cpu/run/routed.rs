@@ -87,7 +87,9 @@ impl State {
             };
             HostRows { words, stride: place.cols }
         };
-        let inputs: Vec<HostRows<'_>> = ins.iter().map(input).collect();
+        // Slots, ids and weights.
+        let [slots, ids, weights] = ins else { return Err(missing()) };
+        let inputs = [slots, ids, weights].map(input);
         let to = HostResult { words: out.get_mut(..rows * cols).ok_or_else(missing)?, stride: cols };
         let done = host.run(region, rows, &inputs, to);
         self.host = Some(host);

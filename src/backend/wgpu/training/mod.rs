@@ -1,8 +1,8 @@
 //! Training on a GPU: a kernel or a few for each node, recorded once for a number of rows and submitted once a micro-batch.
 //!
 //! `lower` makes kernels of nodes, with `math`, `grad`, `attend`, `matrices` and `experts`; `kernel`, `tile`, `text`, `router` and
-//! `router_groups` are their texts; `places` says where weights lie, and `weights` sends them there; `record` binds and dispatches; `feed` checks what
-//! the host gives; `optimizer` takes steps.
+//! `router_groups` are their texts; `places` says where weights lie, and `weights` sends them there; `record` binds and dispatches; `feed`
+//! checks what the host gives; `optimizer` takes steps.
 //!
 //! Weights and gradients stay on the device, frozen weights in their own format. Only the graph's outputs are read back. No kernel
 //! adds floats atomically, so that two runs give equal bits. A submission holds at most the work that the device's options allow.

@@ -65,8 +65,8 @@ pub fn packed_bytes(tensor: &Tensor, simd_level: SimdLevel) -> u64 {
 }
 
 impl Packed {
-    /// Packs a tensor for `simd_level` into memory of the arena; `None` where the SIMD level has no kernels for its format. Pages of a mapped file are released as
-    /// they have been read; `progress` is called with the bytes of the tensor that are done.
+    /// Packs a tensor for `simd_level` into memory of the arena; `None` where the SIMD level has no kernels for its format. Pages of a
+    /// mapped file are released as they have been read; `progress` is called with the bytes of the tensor that are done.
     ///
     /// # Errors
     /// [`Error::Device`] where there is no memory for it.
