@@ -10,8 +10,8 @@
 // workgroup memory.
 
 // From word CACHE_CLOCK on: steps so far, experts that were asked for, hits, uploads; from CACHE_TABLE on for each expert its slot + 1,
-// or 0; from `slots_at` on for each slot its expert + 1 or 0, the step that used it last, how often it was used; from `fills_at` on
-// experts that are missing now, each with its slot.
+// or 0; E words further for each expert how often it was used, by CACHE_PINNED_LRU alone; from `slots_at` on for each slot its expert + 1
+// or 0, the step that used it last, how often it was used; from `fills_at` on experts that are missing now, each with its slot.
 @group(0) @binding(6) var<storage, read_write> cache: array<u32>;
 @group(0) @binding(7) var<storage, read_write> places: array<u32>;  // [T, k]
 @group(0) @binding(8) var<storage, read_write> args: array<u32>;    // workgroups of `expert_fill`
@@ -67,32 +67,66 @@ fn count_hits(chosen: u32) -> u32 {
     return count;
 }
 
-// Whose turn it is, as numbers of which the smallest goes first: empty slots, then by the policy. Counts grow old here.
+// Where it is counted how often an expert was used since the slots were empty.
+fn uses_at(expert: u32) -> u32 {
+    return CACHE_TABLE + p.experts + expert;
+}
+
+// Whose turn it is, as a number of which the smallest goes first: empty slots, then those used least or, else, longest ago.
+fn slot_key(s: u32, by_count: bool) -> u32 {
+    let at = slot_at(s);
+    let key = select(cache[at + 1u], cache[at + 2u], by_count) + 1u;
+    return select(select(key, 0u, cache[at] == 0u), TAKEN, s >= p.slots);
+}
+
+// How many slots go before this one by their keys. Ranks are distinct whatever the keys.
+fn slot_rank(s: u32) -> u32 {
+    let key = keys[s];
+    var rank = 0u;
+    for (var other = 0u; other < CACHE_ROOM; other++) {
+        let before = keys[other] < key || (keys[other] == key && other != s && goes_before(other, s));
+        rank += select(0u, 1u, before);
+    }
+    return rank;
+}
+
+// Which of this invocation's slots, a bit each, hold the experts that were used most: these keep them. An invocation has 32 slots at
+// most. All of the workgroup must call it.
+fn pinned_slots(lid: u32) -> u32 {
+    for (var s = lid; s < CACHE_ROOM; s += WG) {
+        keys[s] = slot_key(s, true);
+    }
+    workgroupBarrier();
+    var bits = 0u;
+    for (var s = lid; s < CACHE_ROOM; s += WG) {
+        let full = keys[s] != 0u && keys[s] != TAKEN;
+        bits |= select(0u, 1u << (s / WG), full && slot_rank(s) + p.pinned >= p.slots);
+    }
+    workgroupBarrier();
+    return bits;
+}
+
+// The keys of the slots by the policy. Counts grow old here.
 fn make_slot_keys(lid: u32, now: u32) {
     let by_count = p.policy == CACHE_LFU_AGED;
     let ages = by_count && now > 0u && now % CACHE_AGING == 0u;
+    var pinned = 0u;
+    if (p.policy == CACHE_PINNED_LRU) {
+        pinned = pinned_slots(lid);
+    }
     for (var s = lid; s < CACHE_ROOM; s += WG) {
-        let at = slot_at(s);
-        var count = cache[at + 2u];
         if (ages && s < p.slots) {
-            count = count / 2u;
-            cache[at + 2u] = count;
+            cache[slot_at(s) + 2u] /= 2u;
         }
-        let key = select(cache[at + 1u], count, by_count) + 1u;
-        keys[s] = select(select(key, 0u, cache[at] == 0u), TAKEN, s >= p.slots);
+        keys[s] = select(slot_key(s, by_count), TAKEN, ((pinned >> (s / WG)) & 1u) == 1u);
     }
 }
 
-// The slots that the missing experts take: those whose ranks are below their number. Ranks are distinct whatever the keys.
+// The slots that the missing experts take: those whose ranks are below their number.
 fn choose_victims(lid: u32, missing: u32) {
     for (var s = lid; s < CACHE_ROOM; s += WG) {
-        let key = keys[s];
-        var rank = 0u;
-        for (var other = 0u; other < CACHE_ROOM; other++) {
-            let before = keys[other] < key || (keys[other] == key && other != s && goes_before(other, s));
-            rank += select(0u, 1u, before);
-        }
-        if (key != TAKEN && rank < missing) {
+        let rank = slot_rank(s);
+        if (keys[s] != TAKEN && rank < missing) {
             victims[rank] = s;
         }
     }
@@ -103,8 +137,12 @@ fn settle(i: u32, now: u32) {
     let expert = chosen_ids[i];
     let first = first_of[i];
     var slot = slot_of[i] - 1u;
+    let pins = p.policy == CACHE_PINNED_LRU;
     var count = 1u;
     if (slot_of[i] == 0u) {
+        if (pins) {
+            count = cache[uses_at(expert)] + 1u;
+        }
         let nth = missing_before(first);
         slot = victims[nth];
         if (first == i) {
@@ -123,6 +161,9 @@ fn settle(i: u32, now: u32) {
     if (first == i) {
         cache[slot_at(slot) + 1u] = now;
         cache[slot_at(slot) + 2u] = count;
+        if (pins) {
+            cache[uses_at(expert)] = count;
+        }
     }
     places[p.places_offset + i / p.used * p.places_stride + i % p.used] = slot;
 }

@@ -208,6 +208,7 @@ fn slot_options(device: &DeviceArgs, room: Room) -> Option<SlotOptions> {
     let policy = match device.slots.slot_policy {
         Some(SlotPolicy::Lru) | None => Policy::Lru,
         Some(SlotPolicy::LfuAged) => Policy::LfuAged,
+        Some(SlotPolicy::PinnedLru) => Policy::PinnedLru,
     };
     Some(SlotOptions { slots, policy, budget })
 }

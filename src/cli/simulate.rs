@@ -118,13 +118,13 @@ fn table(out: &mut dyn Write, texts: &[Trace], rows: &[Row], bytes: Option<&[u64
     let n = tokens(texts);
     writeln!(out, "{n} tokens, {} layers with experts", texts[0].layers().len())?;
     let more = if bytes.is_some() { "  bytes a token" } else { "" };
-    writeln!(out, "{:>6}  {:<8}  {:>6}  {:>16}{more}", "slots", "policy", "hits", "uploads a token")?;
+    writeln!(out, "{:>6}  {:<10}  {:>6}  {:>16}{more}", "slots", "policy", "hits", "uploads a token")?;
     for r in rows {
         let sum = all(&r.layers);
         let uploads = sum.uploads as f64 / n.max(1) as f64;
         write!(
             out,
-            "{:>6}  {:<8}  {:>5.1}%  {uploads:>16.2}",
+            "{:>6}  {:<10}  {:>5.1}%  {uploads:>16.2}",
             words(r.slots),
             r.policy.name(),
             100.0 * sum.hit_rate()
@@ -136,7 +136,7 @@ fn table(out: &mut dyn Write, texts: &[Trace], rows: &[Row], bytes: Option<&[u64
         for (l, c) in texts[0].layers().iter().zip(&r.layers).filter(|_| layers) {
             writeln!(
                 out,
-                "        layer {:>3}  {:>5.1}%  {:>16.2}",
+                "          layer {:>3}  {:>5.1}%  {:>16.2}",
                 l.layer,
                 100.0 * c.hit_rate(),
                 c.uploads as f64 / n.max(1) as f64

@@ -9,6 +9,9 @@ pub enum Eviction {
     /// That of the expert that was used least, all counts being halved every 256 tokens; of equally used ones that whose last use is
     /// longest ago.
     LfuAged,
+    /// That of the expert whose last use is longest ago, but none of those in slots that were used most since the slots were empty: up to
+    /// half of the slots are theirs, as many as a step can do without.
+    PinnedLru,
 }
 
 /// Slots for the experts of a layer.

@@ -118,6 +118,8 @@ numbers! {
     CACHE_LRU = 0;
     /// Policy of a cache of experts: the slot of the expert that was used least, counts growing old.
     CACHE_LFU_AGED = 1;
+    /// Policy of a cache of experts: as `CACHE_LRU`, but the experts that were used most keep their slots.
+    CACHE_PINNED_LRU = 2;
     /// Steps after which `CACHE_LFU_AGED` halves its counts.
     CACHE_AGING = 256;
 

@@ -33,6 +33,7 @@ fn policy(eviction: Eviction) -> u32 {
     match eviction {
         Eviction::Lru => numbers::CACHE_LRU,
         Eviction::LfuAged => numbers::CACHE_LFU_AGED,
+        Eviction::PinnedLru => numbers::CACHE_PINNED_LRU,
     }
 }
 
@@ -134,6 +135,12 @@ impl ExpertCache {
         policy(self.eviction)
     }
 
+    /// Experts that keep their slots by [`Eviction::PinnedLru`] in a step of so many choices: those of half of the slots, and none that the
+    /// step may need.
+    pub(super) fn pinned(&self, chosen: usize) -> u32 {
+        (self.slots / 2).min(self.slots.saturating_sub(chosen)) as u32
+    }
+
     /// Whether all experts that a step of so many tokens can choose have slots at once.
     pub(super) fn serves(&self, tokens: usize) -> bool {
         self.slots >= (tokens * self.used).min(self.experts)
@@ -144,9 +151,9 @@ impl ExpertCache {
         if self.serves(SMALL_BATCH_TOKENS) { SMALL_BATCH_TOKENS * self.used } else { self.used }
     }
 
-    /// First word of the slots.
+    /// First word of the slots, behind where each expert is and how often it was used.
     pub(super) fn slots_at(&self) -> usize {
-        numbers::CACHE_TABLE as usize + self.experts
+        numbers::CACHE_TABLE as usize + 2 * self.experts
     }
 
     /// First word of the experts that are missing now.

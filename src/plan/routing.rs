@@ -70,8 +70,13 @@ impl Lower<'_> {
         Ok(())
     }
 
-    /// Scratch for the slots of chosen experts and for the workgroups that fill them: the uniforms and bindings of who chooses.
-    fn slots_of(&mut self, number: u32, places: ValueId) -> Result<(params::ExpertPlacesParams, [Binding; 3])> {
+    /// Scratch for the slots of so many chosen experts and for the workgroups that fill them: the uniforms and bindings of who chooses.
+    fn slots_of(
+        &mut self,
+        number: u32,
+        places: ValueId,
+        chosen: usize,
+    ) -> Result<(params::ExpertPlacesParams, [Binding; 3])> {
         let to = self.fresh(places)?;
         let args = self.transient_bytes(16, true, 4);
         self.slots.insert(places, number);
@@ -83,6 +88,7 @@ impl Lower<'_> {
             used: cache.used as u32,
             slots: cache.slots as u32,
             policy: cache.policy(),
+            pinned: cache.pinned(chosen),
             slots_at: cache.slots_at() as u32,
             fills_at: cache.fills_at() as u32,
             places_offset: to.offset,
@@ -100,8 +106,9 @@ impl Lower<'_> {
 
     /// What a router needs to choose slots of a cache, too: the bindings of these, with the uniforms.
     fn choose_slots(&mut self, p: &mut params::RouterParams, number: u32, places: ValueId) -> Result<[Binding; 3]> {
-        let (of, bindings) = self.slots_of(number, places)?;
-        (p.slots, p.policy, p.slots_at, p.fills_at) = (of.slots, of.policy, of.slots_at, of.fills_at);
+        let (of, bindings) = self.slots_of(number, places, p.used as usize)?;
+        (p.slots, p.policy, p.pinned) = (of.slots, of.policy, of.pinned);
+        (p.slots_at, p.fills_at) = (of.slots_at, of.fills_at);
         (p.places_offset, p.places_stride, p.fill_blocks) = (of.places_offset, of.places_stride, of.fill_blocks);
         Ok(bindings)
     }
@@ -110,13 +117,14 @@ impl Lower<'_> {
     pub fn expert_places(&mut self, number: u32, ids: ValueId, places: ValueId) -> Result<()> {
         self.tokens_only(ids)?;
         let from = self.view(ids)?;
-        let (p, own) = self.slots_of(number, places)?;
+        let chosen = self.expert_cache(number)?.most_chosen();
+        let (p, own) = self.slots_of(number, places, chosen)?;
         let p = params::ExpertPlacesParams { ids_offset: from.offset, ids_stride: from.stride, ..p };
         let mut bindings = vec![self.read("ids", from.buffer)?];
         bindings.extend(own);
         let cache = self.expert_cache(number)?;
-        let (chosen, room) = (cache.most_chosen() as u32, (cache.slots as u32).next_multiple_of(64));
-        let variant = Variant::new(&catalogue::EXPERT_PLACES).with("CHOSEN", chosen).with("CACHE_ROOM", room);
+        let room = (cache.slots as u32).next_multiple_of(64);
+        let variant = Variant::new(&catalogue::EXPERT_PLACES).with("CHOSEN", chosen as u32).with("CACHE_ROOM", room);
         let grid = self.grid(&variant, 1, Count::One, 1)?;
         let cost = self.row_cost(Count::Tokens, self.cols(ids));
         self.push(variant, &p, bindings, grid, cost, cost);

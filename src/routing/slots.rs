@@ -22,6 +22,9 @@ pub enum Policy {
     /// That of the expert that was used least; all counts are halved every [`Policy::AGING`] tokens, and of equally used ones it is the one
     /// whose last use is longest ago.
     LfuAged,
+    /// That of the expert whose last use is longest ago, but none of those in slots that the tokens before used most: half of the slots are
+    /// theirs, or fewer, so that a token's k have room in the others. Of equally used ones those stay that were used last.
+    PinnedLru,
     /// That of the expert whose next use is farthest away (Belady 1966): it looks ahead, so that no cache can do better.
     Belady,
 }
@@ -31,13 +34,14 @@ impl Policy {
     pub const AGING: usize = 256;
 
     /// All of them.
-    pub const ALL: [Policy; 3] = [Policy::Lru, Policy::LfuAged, Policy::Belady];
+    pub const ALL: [Policy; 4] = [Policy::Lru, Policy::LfuAged, Policy::PinnedLru, Policy::Belady];
 
-    /// Its name: `lru`, `lfu-aged`, `belady`.
+    /// Its name: `lru`, `lfu-aged`, `pinned+lru`, `belady`.
     pub fn name(self) -> &'static str {
         match self {
             Policy::Lru => "lru",
             Policy::LfuAged => "lfu-aged",
+            Policy::PinnedLru => "pinned+lru",
             Policy::Belady => "belady",
         }
     }
@@ -149,7 +153,8 @@ pub struct SlotCache {
     policy: Policy,
     used: usize,
     slots: Vec<Option<Entry>>,
-    seen: Vec<bool>,
+    /// Tokens that have used each expert.
+    uses: Vec<u64>,
     token: usize,
     counts: SlotCounts,
 }
@@ -161,7 +166,7 @@ impl SlotCache {
     /// [`Error::Invalid`] for no slots, or more than experts.
     pub fn new(policy: Policy, slots: usize, experts: usize, used: usize) -> Result<Self> {
         let slots = vec![None; Slots::Count(slots).of(experts)?];
-        Ok(SlotCache { policy, used, slots, seen: vec![false; experts], token: 0, counts: SlotCounts::default() })
+        Ok(SlotCache { policy, used, slots, uses: vec![0; experts], token: 0, counts: SlotCounts::default() })
     }
 
     /// What it has done so far.
@@ -180,18 +185,20 @@ impl SlotCache {
         }
         self.counts.tokens += 1;
         self.counts.lookups += ids.len() as u64;
-        for id in ids {
-            if let Some(seen) = self.seen.get_mut(*id as usize) {
-                self.counts.first += u64::from(!std::mem::replace(seen, true));
-            }
-        }
         if self.slots.len() >= self.used {
             self.fill(ids, next_use);
+        }
+        for id in ids {
+            if let Some(uses) = self.uses.get_mut(*id as usize) {
+                self.counts.first += u64::from(*uses == 0);
+                *uses += 1;
+            }
         }
         self.token += 1;
     }
 
     fn fill(&mut self, ids: &[u32], next_use: &dyn Fn(u32) -> usize) {
+        let pinned = self.pinned();
         let mut missing = vec![];
         for id in ids {
             let found = self.slot_of(*id).and_then(|at| self.slots[at].as_mut());
@@ -204,23 +211,36 @@ impl SlotCache {
             }
         }
         for id in missing {
-            if let Some(at) = self.victim(ids, next_use) {
+            if let Some(at) = self.victim(ids, &pinned, next_use) {
                 self.slots[at] = Some(Entry { expert: id, used: self.token, count: 1 });
                 self.counts.uploads += 1;
             }
         }
     }
 
+    /// The slots that no missing expert takes, before the next token.
+    fn pinned(&self) -> Vec<usize> {
+        if self.policy != Policy::PinnedLru {
+            return vec![];
+        }
+        let mut full: Vec<_> = self.slots.iter().enumerate().filter_map(|(i, e)| e.map(|e| (i, e))).collect();
+        let uses = |expert: u32| self.uses.get(expert as usize).copied().unwrap_or(0);
+        full.sort_by_key(|(i, e)| std::cmp::Reverse((uses(e.expert), e.used, *i)));
+        let slots = self.slots.len();
+        full.truncate((slots / 2).min(slots.saturating_sub(self.used)));
+        full.into_iter().map(|(i, _)| i).collect()
+    }
+
     /// The slot that a missing expert takes.
-    fn victim(&self, ids: &[u32], next_use: &dyn Fn(u32) -> usize) -> Option<usize> {
+    fn victim(&self, ids: &[u32], pinned: &[usize], next_use: &dyn Fn(u32) -> usize) -> Option<usize> {
         if let Some(empty) = self.slots.iter().position(Option::is_none) {
             return Some(empty);
         }
         let others = self.slots.iter().enumerate().filter_map(|(i, e)| e.map(|e| (i, e)));
-        let others = others.filter(|(_, e)| !ids.contains(&e.expert));
+        let others = others.filter(|(i, e)| !ids.contains(&e.expert) && !pinned.contains(i));
         // The first of the least.
         let victim = match self.policy {
-            Policy::Lru => others.min_by_key(|(_, e)| (e.used, 0)),
+            Policy::Lru | Policy::PinnedLru => others.min_by_key(|(_, e)| (e.used, 0)),
             Policy::LfuAged => others.min_by_key(|(_, e)| (e.count as usize, e.used)),
             Policy::Belady => others.min_by_key(|(_, e)| (usize::MAX - next_use(e.expert), 0)),
         };

@@ -179,8 +179,9 @@ impl SlotOptions {
         match self.policy {
             Policy::Lru => Ok(graph::Eviction::Lru),
             Policy::LfuAged => Ok(graph::Eviction::LfuAged),
+            Policy::PinnedLru => Ok(graph::Eviction::PinnedLru),
             Policy::Belady => {
-                Err(Error::Invalid("belady looks ahead, which no device can: lru and lfu-aged work".into()))
+                Err(Error::Invalid("belady looks ahead, which no device can: lru, lfu-aged and pinned+lru work".into()))
             }
         }
     }

@@ -212,6 +212,8 @@ fn counts_are_those_of_the_simulation() {
         (Slots::Percent(25.0), Policy::Lru),
         (Slots::Percent(50.0), Policy::LfuAged),
         (Slots::Count(3), Policy::LfuAged),
+        (Slots::Percent(50.0), Policy::PinnedLru),
+        (Slots::Count(3), Policy::PinnedLru),
         (Slots::Percent(50.0), Policy::Lru),
         (Slots::Percent(100.0), Policy::Lru),
     ] {

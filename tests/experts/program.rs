@@ -48,7 +48,13 @@ fn a_recorded_text_is_looked_at_again() {
     }
     assert_eq!(number(&rows[4], "uploads"), number(&rows[4], "first"), "with a slot for each, an expert comes once");
     let table = ok(&["routing", "--simulate", trace, "--layers"]);
-    assert!(table.contains("lfu-aged") && table.contains("layer   3") && table.contains("25%"), "{table}");
+    assert!(
+        table.contains("lfu-aged")
+            && table.contains("pinned+lru")
+            && table.contains("layer   3")
+            && table.contains("25%"),
+        "{table}"
+    );
     fails(&["routing", "--simulate", trace, "--slots", "9"], &["9 slots", "8 experts"]);
     fails(&["routing", "--simulate", demo], &["error"]);
     fails(&["routing", "--simulate", "missing.json"], &["missing.json"]);
@@ -117,6 +123,7 @@ fn experts_in_slots() {
     for more in [
         &["--expert-slots", "2"][..],
         &["--expert-slots", "50%", "--slot-policy", "lfu-aged"],
+        &["--expert-slots", "5", "--slot-policy", "pinned+lru"],
         &["--expert-slots", "1"],
     ] {
         let slots = text(more);

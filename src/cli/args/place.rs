@@ -192,6 +192,9 @@ pub enum SlotPolicy {
     Lru,
     /// That of the expert that was used least; counts are halved every 256 tokens
     LfuAged,
+    /// That of the expert whose last use is longest ago, but none of the half of the slots with the experts that were used most
+    #[value(name = "pinned+lru")]
+    PinnedLru,
 }
 
 /// A number of slots.

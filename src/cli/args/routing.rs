@@ -11,6 +11,9 @@ pub enum PolicyName {
     Lru,
     /// That of the expert that was used least; counts are halved every 256 tokens
     LfuAged,
+    /// That of the expert whose last use is longest ago, but none of the half of the slots with the experts that were used most
+    #[value(name = "pinned+lru")]
+    PinnedLru,
     /// That of the expert whose next use is farthest away: the best that any cache could do
     Belady,
 }
@@ -20,6 +23,7 @@ impl From<PolicyName> for Policy {
         match name {
             PolicyName::Lru => Policy::Lru,
             PolicyName::LfuAged => Policy::LfuAged,
+            PolicyName::PinnedLru => Policy::PinnedLru,
             PolicyName::Belady => Policy::Belady,
         }
     }
@@ -43,7 +47,7 @@ pub struct SimulateArgs {
     #[arg(long, value_name = "N|P%,...", value_delimiter = ',', default_value = "25%,50%")]
     pub slots: Vec<Slots>,
     /// Whose slot a missing expert takes
-    #[arg(long, value_name = "NAME,...", value_delimiter = ',', default_value = "lru,lfu-aged,belady")]
+    #[arg(long, value_name = "NAME,...", value_delimiter = ',', default_value = "lru,lfu-aged,pinned+lru,belady")]
     pub policy: Vec<PolicyName>,
     /// The model that was recorded: its experts' bytes are shown too
     #[arg(short, long, value_name = "MODEL")]

@@ -101,8 +101,10 @@ uniforms! {
         scale: f32,
         /// Slots of the cache (`router_cached`, as what follows).
         slots: u32,
-        /// Whose slot a missing expert takes: `CACHE_LRU` or `CACHE_LFU_AGED`.
+        /// Whose slot a missing expert takes: `CACHE_LRU`, `CACHE_LFU_AGED` or `CACHE_PINNED_LRU`.
         policy: u32,
+        /// Experts that keep their slots by `CACHE_PINNED_LRU`.
+        pinned: u32,
         /// First word of the slots in the cache's binding.
         slots_at: u32,
         /// First word of the missing experts there.
@@ -127,8 +129,10 @@ uniforms! {
         ids_stride: u32,
         /// Slots of the cache.
         slots: u32,
-        /// Whose slot a missing expert takes: `CACHE_LRU` or `CACHE_LFU_AGED`.
+        /// Whose slot a missing expert takes: `CACHE_LRU`, `CACHE_LFU_AGED` or `CACHE_PINNED_LRU`.
         policy: u32,
+        /// Experts that keep their slots by `CACHE_PINNED_LRU`.
+        pinned: u32,
         /// First word of the slots in the cache's binding.
         slots_at: u32,
         /// First word of the missing experts there.
