@@ -28,6 +28,10 @@ pub fn inspect(args: &InspectArgs) -> Outcome {
     let checkpoint = load::open(args.model.path())?;
     let definition = model::build(&checkpoint, &model::Options::default());
     let mut out = io::stdout().lock();
+    if args.place.device.ranks.is_some() && !args.memory {
+        return Err(Failure::new("--ranks: a file is the same on all ranks")
+            .hint("--memory --ranks N says what each of N ranks would hold"));
+    }
     if args.shaders || args.shader.is_some() {
         return shaders(&mut out, args, &planned(args, &definition?)?.1);
     }

@@ -1,14 +1,18 @@
 //! `moeray inspect --memory`: what a model takes where, and how fast memory lets it be.
 
-use super::{args::InspectArgs, failure::Outcome, load, units};
+use super::{args::InspectArgs, facts, failure::Outcome, load, units};
 use crate::{
-    backend::{cpu, wgpu},
+    backend::{Program, cpu, wgpu},
     file::Checkpoint,
+    graph::{experts_of_rank, split_for_rank},
     model::Definition,
     session::{BackendChoice, LoadOptions, MemoryPlan, PlaceBytes, SessionOptions, WeightBytes},
 };
 use serde_json::{Value as Json, json};
-use std::io::{self, Write};
+use std::{
+    io::{self, Write},
+    ops::Range,
+};
 
 /// Says what a model takes where.
 pub fn inspect(
@@ -21,17 +25,45 @@ pub fn inspect(
     let options = load::load_options(args.place.backend, &args.place.device, room, Default::default())?;
     let ubatch = (args.context.ubatch_size as usize).min(positions);
     let session = SessionOptions { ctx: positions, ubatch, kv: load::kv(&args.context) };
-    let plan = MemoryPlan::of_definition(d, &options, &session)?;
+    let ranks = args.place.device.ranks.map(|n| shares(&d.program, n as usize)).transpose()?;
+    let plan = match &ranks {
+        None => MemoryPlan::of_definition(d, &options, &session)?,
+        Some(ranks) => {
+            // The first of those that have most.
+            let most = ranks.iter().enumerate().rev().max_by_key(|(_, r)| r.bytes).map_or(0, |(rank, _)| rank);
+            MemoryPlan::of_part(d, &options, &session, (most, ranks.len()))?
+        }
+    };
     let speed = speed(&plan, &options)?;
     match args.json {
-        true => writeln!(out, "{:#}", as_json(&plan, &session, &speed))?,
+        true => writeln!(out, "{:#}", as_json(&plan, &session, &speed, ranks.as_deref()))?,
         false => {
             let name = checkpoint.path().map_or_else(|| load::DEMO_NAME.into(), |p| p.display().to_string());
-            writeln!(out, "{name}: memory for a context of {positions} tokens")?;
-            words(out, &plan, &speed)?;
+            let whose = ranks.as_ref().map_or_else(String::new, |r| format!(" on the fullest of {} ranks", r.len()));
+            writeln!(out, "{name}: memory for a context of {positions} tokens{whose}")?;
+            words(out, &plan, &speed, ranks.as_deref())?;
         }
     }
     Ok(())
+}
+
+/// What one of several processes has of the routed experts.
+struct Share {
+    /// Of each layer with experts the layer, and the block.
+    blocks: Vec<(usize, Range<usize>)>,
+    /// All of them, in the form in which the file stores them.
+    bytes: u64,
+}
+
+/// Of each of so many processes its share.
+fn shares(program: &Program, ranks: usize) -> Outcome<Vec<Share>> {
+    let share = |rank: usize| {
+        let part = split_for_rank(program, rank, ranks)?;
+        let block = |r: &crate::graph::RankRegion| (r.layer as usize, experts_of_rank(r.experts, rank, ranks));
+        let bytes = facts::expert_bytes(&part.program).values().map(|(_, bytes)| bytes).sum();
+        Ok(Share { blocks: part.regions.iter().map(block).collect(), bytes })
+    };
+    (0..ranks).map(share).collect()
 }
 
 /// Bytes a second of each memory that weights are read from, and the tokens a second that they allow.
@@ -103,7 +135,27 @@ fn ranges(layers: &[usize]) -> String {
     layers.chunk_by(|a, b| a + 1 == *b).map(range).collect::<Vec<_>>().join(", ")
 }
 
-fn words(out: &mut dyn Write, plan: &MemoryPlan, speed: &Speed) -> io::Result<()> {
+/// How the ranks share the experts: `10 or 11 of each layer's 32`.
+fn shared(out: &mut dyn Write, ranks: &[Share], layers: usize) -> io::Result<()> {
+    let sizes = || ranks.iter().flat_map(|r| r.blocks.iter().map(|(_, block)| block.len()));
+    let range = |least: String, most: String, between: &str| match least == most {
+        true => most,
+        false => format!("{least} {between} {most}"),
+    };
+    let bytes = |least: bool| {
+        let all = ranks.iter().map(|r| r.bytes);
+        units::bytes(if least { all.min() } else { all.max() }.unwrap_or(0))
+    };
+    let of = |n: Option<usize>| n.unwrap_or(0).to_string();
+    writeln!(
+        out,
+        "each rank has {} routed experts of each of {layers} layers ({}), and all else",
+        range(of(sizes().min()), of(sizes().max()), "or"),
+        range(bytes(true), bytes(false), "to"),
+    )
+}
+
+fn words(out: &mut dyn Write, plan: &MemoryPlan, speed: &Speed, ranks: Option<&[Share]>) -> io::Result<()> {
     if let Some(gpu) = &plan.gpu {
         place(out, gpu)?;
     }
@@ -115,7 +167,9 @@ fn words(out: &mut dyn Write, plan: &MemoryPlan, speed: &Speed) -> io::Result<()
         place(out, &plan.cpu)?;
     }
     writeln!(out)?;
-    if plan.gpu.is_some() && !plan.expert_layers.is_empty() {
+    if let Some(ranks) = ranks {
+        shared(out, ranks, plan.expert_layers.len())?;
+    } else if plan.gpu.is_some() && !plan.expert_layers.is_empty() {
         let on_gpu: Vec<usize> = plan.expert_layers.iter().copied().filter(|l| !plan.cpu_layers.contains(l)).collect();
         for (who, layers) in [("on the GPU", &on_gpu), ("on the processor", &plan.cpu_layers)] {
             if !layers.is_empty() {
@@ -141,13 +195,26 @@ fn words(out: &mut dyn Write, plan: &MemoryPlan, speed: &Speed) -> io::Result<()
     let speeds: Vec<String> =
         [of("the GPU's", speed.gpu), of("the processor's", speed.cpu)].into_iter().flatten().collect();
     if speed.tokens > 0.0 {
-        let hits = if plan.host_experts > 0 { ", with all experts found in slots" } else { "" };
-        writeln!(out, "at best {:.1} tokens a second{hits}: memory was measured, {}", speed.tokens, speeds.join(", "))?;
+        let provided = match ranks {
+            Some(_) => ", with a token's experts spread evenly over the ranks and nothing counted for their exchange",
+            None if plan.host_experts > 0 => ", with all experts found in slots",
+            None => "",
+        };
+        writeln!(
+            out,
+            "at best {:.1} tokens a second{provided}: memory was measured, {}",
+            speed.tokens,
+            speeds.join(", ")
+        )?;
     }
     Ok(())
 }
 
-fn as_json(plan: &MemoryPlan, session: &SessionOptions, speed: &Speed) -> Json {
+fn as_json(plan: &MemoryPlan, session: &SessionOptions, speed: &Speed, ranks: Option<&[Share]>) -> Json {
+    let share = |r: &Share| {
+        let block = |(layer, b): &(usize, Range<usize>)| json!({"layer": layer, "first": b.start, "experts": b.len()});
+        json!({"expert_bytes": r.bytes, "layers": r.blocks.iter().map(block).collect::<Vec<_>>()})
+    };
     let weights = |w: &WeightBytes| {
         json!({"embedding": w.embedding, "attention": w.attention, "dense": w.dense, "shared": w.shared,
             "experts": w.experts, "total": w.total()})
@@ -166,6 +233,7 @@ fn as_json(plan: &MemoryPlan, session: &SessionOptions, speed: &Speed) -> Json {
         "host_experts": plan.host_experts,
         "split": plan.split.iter().map(|(p, layers)| json!({"place": place(p), "first_layer": layers.start, "layers": layers.len()}))
             .collect::<Vec<_>>(),
+        "ranks": ranks.map(|all| all.iter().map(share).collect::<Vec<_>>()),
         "bandwidth": {"gpu": speed.gpu, "cpu": speed.cpu},
         "tokens_per_second_at_best": speed.tokens,
     })

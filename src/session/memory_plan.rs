@@ -2,8 +2,9 @@
 
 use super::{
     ExpertPlacement, LoadOptions, SessionOptions,
-    needs::bytes_per_token,
+    needs::{bytes_per_token, bytes_per_token_of_rank},
     place::{Target, stages, target},
+    ranked,
 };
 #[cfg(feature = "gpu")]
 use super::{
@@ -117,12 +118,50 @@ impl MemoryPlan {
         MemoryPlan::of_definition(&definition, load, session)
     }
 
+    /// As [`MemoryPlan::of`], of one of several processes (feature `mpi`) that share the routed experts of the model: rank `rank` of `ranks`
+    /// has its block of each layer's experts and all else. What a token reads there is meant for a token whose experts are spread evenly.
+    ///
+    /// # Errors
+    /// As [`MemoryPlan::of`]; [`crate::Error::Invalid`] for a rank that is not there, a model without routed experts or with fewer of them
+    /// than ranks; [`crate::Error::Unsupported`] for experts that cannot be shared or are to be elsewhere, and for several devices.
+    pub fn of_rank(
+        path: &Path,
+        load: &LoadOptions,
+        session: &SessionOptions,
+        rank: usize,
+        ranks: usize,
+    ) -> Result<MemoryPlan> {
+        let definition = model::build(&crate::file::open(path)?, &load.model)?;
+        MemoryPlan::of_part(&definition, load, session, (rank, ranks))
+    }
+
+    /// As [`MemoryPlan::of_rank`], of a model that was built: the rank, and how many there are.
+    ///
+    /// # Errors
+    /// As [`MemoryPlan::of_rank`].
+    pub(crate) fn of_part(
+        d: &Definition,
+        load: &LoadOptions,
+        session: &SessionOptions,
+        (rank, ranks): (usize, usize),
+    ) -> Result<MemoryPlan> {
+        let split = ranked::part(&d.program, load, rank, ranks)?;
+        let mut plan = MemoryPlan::of_program(&split.program, load, session)?;
+        let place = plan.gpu.as_mut().unwrap_or(&mut plan.cpu);
+        place.read_per_token = bytes_per_token_of_rank(&split.program, &split.regions);
+        Ok(plan)
+    }
+
     /// As [`MemoryPlan::of`], of a model that was built. Adapters are not counted.
     ///
     /// # Errors
     /// As [`MemoryPlan::of`].
     pub(crate) fn of_definition(d: &Definition, load: &LoadOptions, session: &SessionOptions) -> Result<MemoryPlan> {
-        let (program, kinds) = (&d.program, Kinds::of(&d.program.graph));
+        MemoryPlan::of_program(&d.program, load, session)
+    }
+
+    fn of_program(program: &Program, load: &LoadOptions, session: &SessionOptions) -> Result<MemoryPlan> {
+        let kinds = Kinds::of(&program.graph);
         let options = session.runner(1);
         let expert_layers = graph::expert_weights(&program.graph).into_keys().map(|l| l as usize).collect();
         let whole = |cpu: PlaceBytes| MemoryPlan {

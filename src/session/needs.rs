@@ -4,7 +4,8 @@ use super::SessionOptions;
 use crate::{
     backend::Program,
     error::Result,
-    file, graph,
+    file,
+    graph::{self, RankRegion},
     ir::{Attention, CacheDecl, Op, Type, WeightId},
     model,
     quant::KvType,
@@ -51,6 +52,11 @@ impl MemoryNeeds {
 /// Bytes of weights that one generated token reads, in the form in which the file stores them: all matrices once, of the
 /// embedding table a row, of the experts those used. No engine makes a token faster than it reads these.
 pub fn bytes_per_token(program: &Program) -> u64 {
+    bytes_per_token_of_rank(program, &[])
+}
+
+/// The same of one of several processes that share the experts of these layers, where a token's experts are spread evenly over them.
+pub fn bytes_per_token_of_rank(program: &Program, shared: &[RankRegion]) -> u64 {
     let graph = &program.graph;
     let mut bytes = 0.0;
     for node in &graph.nodes {
@@ -63,7 +69,10 @@ pub fn bytes_per_token(program: &Program) -> u64 {
             let Some(tensor) = program.weights.get(w.0 as usize) else { continue };
             let part = match (&node.op, tensor.shape(), used) {
                 (Op::Embed { .. }, [rows, ..], _) => 1.0 / (*rows as f64).max(1.0),
-                (_, [experts, _, _], Some(k)) => k / (*experts as f64).max(1.0),
+                (_, [experts, _, _], Some(k)) => {
+                    let of_all = shared.iter().find(|r| Some(r.layer) == node.layer).map_or(*experts, |r| r.experts);
+                    k / (of_all as f64).max(1.0)
+                }
                 _ => 1.0,
             };
             bytes += tensor.byte_len() as f64 * part;

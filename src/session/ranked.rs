@@ -1,7 +1,7 @@
 //! A model whose routed experts several processes share.
 
 use super::{
-    ExpertPlacement, LoadOptions,
+    BackendChoice, ExpertPlacement, LoadOptions,
     place::{Target, target},
 };
 use crate::{
@@ -35,14 +35,17 @@ pub(super) fn load(
         Target::Cpu(o) => backend::cpu::load_with_host(split.program, shared, &o, progress),
         #[cfg(feature = "gpu")]
         Target::Gpu(gpu, _) => gpu.load_with_host(split.program, shared, gpu.run_options(), progress),
-        Target::Reference => Err(Error::Unsupported("the reference runs in one process".into())),
-        Target::Split(_) => Err(Error::Unsupported("each of several processes has one device".into())),
+        Target::Reference => Err(alone()),
+        Target::Split(_) => Err(several()),
     })?;
     Ok(if world.rank() == 0 { ranks::lead(loaded, world.clone()) } else { loaded })
 }
 
-/// This rank's part, where it runs, and what must be the same on all ranks.
-fn prepare(program: &Program, options: &LoadOptions, world: &World) -> Result<((RankSplit, Target), Joining)> {
+/// The part of a rank of so many, where the options leave its experts with the rest of it on one device.
+///
+/// # Errors
+/// [`Error::Unsupported`] where they do not; as [`split_for_rank`].
+pub(super) fn part(program: &Program, options: &LoadOptions, rank: usize, ranks: usize) -> Result<RankSplit> {
     if !matches!(options.experts.placement, ExpertPlacement::Gpu) {
         return Err(Error::Unsupported(
             "experts that processes share, and a part of them left to the processor or in slots: each rank has its experts where the rest \
@@ -50,6 +53,27 @@ fn prepare(program: &Program, options: &LoadOptions, world: &World) -> Result<((
                 .into(),
         ));
     }
+    match &options.backend {
+        BackendChoice::Reference => return Err(alone()),
+        BackendChoice::Split(_) => return Err(several()),
+        BackendChoice::Auto | BackendChoice::Cpu(_) => {}
+        #[cfg(feature = "gpu")]
+        BackendChoice::Prefer(..) | BackendChoice::Gpu(_) | BackendChoice::Wgpu(_) => {}
+    }
+    split_for_rank(program, rank, ranks)
+}
+
+fn alone() -> Error {
+    Error::Unsupported("the reference runs in one process".into())
+}
+
+fn several() -> Error {
+    Error::Unsupported("each of several processes has one device".into())
+}
+
+/// This rank's part, where it runs, and what must be the same on all ranks.
+fn prepare(program: &Program, options: &LoadOptions, world: &World) -> Result<((RankSplit, Target), Joining)> {
+    let split = part(program, options, world.rank(), world.size())?;
     let target = target(program, options)?;
     let how = match &target {
         Target::Reference => "the reference".into(),
@@ -75,5 +99,5 @@ fn prepare(program: &Program, options: &LoadOptions, world: &World) -> Result<((
         model: fingerprint(program, USUAL_CTX),
         options: format!("moeray {version} on {how}, {} ranks", world.size()),
     };
-    Ok(((split_for_rank(program, world.rank(), world.size())?, target), joining))
+    Ok(((split, target), joining))
 }

@@ -84,6 +84,60 @@ fn memory_is_said_before_loading() {
     fails(&["inspect", "--memory", "--device", &device, "--vram", "1MB"], &["GB may be used", "shorter context"]);
 }
 
+/// What a rank would hold is said without an MPI: a block of each layer's experts, E/n or one more, and all else.
+#[test]
+fn memory_of_ranks_is_said_before_loading() {
+    let at = |place: &[&str]| json(&[&["inspect", "--memory", "--json", "--ctx", "300"], place].concat());
+    let experts = |j: &Json, place: &str| {
+        let of = |kind: &str| j[place][kind]["experts"].as_u64().unwrap();
+        of("weights") + of("mapped")
+    };
+    let mut places = vec![(vec!["--backend".to_string(), "cpu".into()], "cpu")];
+    places.extend(device().map(|d| (vec!["--device".to_string(), d], "gpu")));
+    for (words, place) in &places {
+        let words: Vec<&str> = words.iter().map(String::as_str).collect();
+        let whole = at(&words);
+        assert!(whole["ranks"].is_null());
+        // Each call measures a memory.
+        for n in if *place == "cpu" { vec![1, 2, 3, 8] } else { vec![3] } {
+            let of = at(&[&words[..], &["--ranks", &n.to_string()]].concat());
+            let ranks = of["ranks"].as_array().unwrap();
+            let sum: u64 = ranks.iter().map(|r| r["expert_bytes"].as_u64().unwrap()).sum();
+            let (mut next, mut most) = (0, 0);
+            for r in ranks {
+                let layers = r["layers"].as_array().unwrap();
+                let (first, experts) = (layers[0]["first"].as_u64().unwrap(), layers[0]["experts"].as_u64().unwrap());
+                assert!(layers.len() == 4 && first == next && (8 / n..=8_u64.div_ceil(n)).contains(&experts), "{r}");
+                (next, most) = (first + experts, most.max(experts));
+                assert_eq!(r["expert_bytes"].as_u64().unwrap(), sum / 8 * experts);
+            }
+            assert_eq!((ranks.len() as u64, next), (n, 8));
+            // The fullest rank is shown, with everything but experts as one process has it.
+            let (all, own) = (experts(&whole, place), experts(&of, place));
+            let off = own as f64 / (all as f64 * most as f64 / 8.0) - 1.0;
+            assert!(off.abs() < 0.01, "{place}, {n} ranks: {own} of {all}");
+            for kind in ["embedding", "attention", "dense", "shared"] {
+                let bytes = |j: &Json| j[place]["weights"][kind].as_u64().unwrap();
+                let off = bytes(&of) as f64 / (bytes(&whole) as f64).max(1.0) - 1.0;
+                assert!(bytes(&of) == bytes(&whole) || off.abs() < 0.01, "{place}, {n} ranks: {kind}");
+            }
+            assert_eq!(of[place]["kv"], whole[place]["kv"]);
+            let read = |j: &Json| j[place]["read_per_token"].as_f64().unwrap();
+            let saved = 1.0 - read(&of) / read(&whole);
+            assert!(if n == 1 { saved == 0.0 } else { saved > 0.0 && saved < 0.9 }, "{n} ranks read {saved} less");
+        }
+    }
+    let said = ok(&["inspect", "--memory", "--backend", "cpu", "--ranks", "3"]);
+    assert!(said.contains("fullest of 3 ranks") && said.contains("2 or 3 routed experts"), "{said}");
+    fails(&["inspect", "--memory", "--backend", "cpu", "--ranks", "9"], &["9 processes", "8 experts"]);
+    fails(&["inspect", "--memory", "--backend", "reference", "--ranks", "2"], &["reference", "one process"]);
+    fails(&["inspect", "--ranks", "2"], &["--memory --ranks"]);
+    let Some(device) = device() else { return };
+    let slots = ["inspect", "--memory", "--device", &device, "--expert-slots", "4", "--ranks", "2"];
+    fails(&slots, &["in slots"]);
+    fails(&["inspect", "--memory", "--device", &format!("{device},cpu"), "--ranks", "2"], &["one device"]);
+}
+
 #[test]
 fn experts_are_left_to_the_processor() {
     fails(&["run", "--backend", "cpu", "--cpu-moe", "-p", "x"], &["--cpu-moe", "--backend cpu"]);

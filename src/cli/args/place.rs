@@ -94,7 +94,7 @@ pub struct DeviceArgs {
     )]
     pub split: Vec<u32>,
     /// Processes that share the routed experts of the model, each with a part of those of every layer: as many as mpirun has started, which
-    /// this only checks
+    /// this only checks; inspect --memory says what each of them would hold
     #[arg(long, value_name = "N", help_heading = "Where to run", hide_short_help = true, value_parser = clap::value_parser!(u32).range(1..=1024))]
     pub ranks: Option<u32>,
     /// Threads of the cpu backend, which this chooses [default: one for each core]
