@@ -31,7 +31,7 @@ fn lru(slots: usize) -> Option<ExpertSlots> {
     Some(ExpertSlots { slots, eviction: Eviction::Lru })
 }
 
-fn load(gpu: &Gpu, program: &Program, run: RunOptions) -> Box<dyn Loaded> {
+pub(super) fn load(gpu: &Gpu, program: &Program, run: RunOptions) -> Box<dyn Loaded> {
     gpu.load_with(program.clone(), run, &mut |_| Ok(())).unwrap()
 }
 
@@ -46,14 +46,14 @@ fn opened_again(limits: ForcedLimits) -> Option<Gpu> {
 }
 
 /// Numbers of slots for k of E experts: k, half as many again, 25 %, 50 % and 100 % of them; with less than k nothing is cached.
-fn numbers(experts: usize, used: usize) -> BTreeSet<usize> {
+pub(super) fn numbers(experts: usize, used: usize) -> BTreeSet<usize> {
     [used, (3 * used).div_ceil(2), experts.div_ceil(4), experts.div_ceil(2), experts]
         .into_iter()
         .map(|n| n.min(experts))
         .collect()
 }
 
-fn bits(loaded: &dyn Loaded, ids: &[u32], chunks: &[usize]) -> Vec<u32> {
+pub(super) fn bits(loaded: &dyn Loaded, ids: &[u32], chunks: &[usize]) -> Vec<u32> {
     let out = forward(loaded, ids, chunks);
     out.iter().flat_map(|o| o.f32.iter().map(|x| x.to_bits()).chain(o.u32.iter().copied())).collect()
 }

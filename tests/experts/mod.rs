@@ -4,6 +4,7 @@
 mod budgets;
 mod cache;
 mod cache_plan;
+mod cache_shape;
 mod hybrid;
 mod larger;
 mod layers;
