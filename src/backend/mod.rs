@@ -6,6 +6,7 @@
 //!
 //! Deliberately absent: model architectures, tokens' text, sampling.
 
+mod arena;
 pub mod cpu;
 pub mod host;
 pub mod ranks;

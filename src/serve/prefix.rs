@@ -22,7 +22,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    ops::Range,
+    ops::{Deref, Range},
     sync::Arc,
 };
 
@@ -48,24 +48,24 @@ pub struct Pin(usize);
 
 /// The beginning of a text.
 #[derive(Debug)]
-pub struct Taken {
+pub struct Taken<P> {
     /// Its pages, from the one on that was asked for.
-    pub pages: Vec<Arc<[u8]>>,
+    pub pages: Vec<P>,
     /// Recurrent states that are known of it, of a stateful tree: the last ones stand behind it.
     pub states: Vec<State>,
     /// Keeps it from going.
     pub pin: Pin,
 }
 
-/// See the [module](self).
+/// See the [module](self). `P` are pages.
 #[derive(Debug)]
-pub struct Tree {
+pub struct Tree<P> {
     shape: Shape,
     bytes: usize,
     evicted: u64,
     clock: u64,
     /// The first is the root, which has no tokens.
-    nodes: Vec<Node>,
+    nodes: Vec<Node<P>>,
     /// Places in `nodes` that are to be used again.
     free: Vec<usize>,
     /// Nodes that may go, by when they were used last.
@@ -73,8 +73,8 @@ pub struct Tree {
 }
 
 /// Some tokens behind those of its parent.
-#[derive(Debug, Default)]
-struct Node {
+#[derive(Debug)]
+struct Node<P> {
     parent: usize,
     /// Position of the first of its tokens.
     first: usize,
@@ -82,14 +82,29 @@ struct Node {
     /// By their first tokens.
     children: BTreeMap<u32, usize>,
     /// The pages that its tokens lie in. Where the first of them begins before `first`, it holds the parents' tokens too.
-    pages: Vec<Arc<[u8]>>,
+    pages: Vec<P>,
     /// States at positions in `first + 1 ..= end`, ascending.
     states: Vec<State>,
     used: u64,
     pins: usize,
 }
 
-impl Node {
+impl<P> Default for Node<P> {
+    fn default() -> Self {
+        Node {
+            parent: 0,
+            first: 0,
+            tokens: vec![],
+            children: BTreeMap::new(),
+            pages: vec![],
+            states: vec![],
+            used: 0,
+            pins: 0,
+        }
+    }
+}
+
+impl<P> Node<P> {
     fn end(&self) -> usize {
         self.first + self.tokens.len()
     }
@@ -100,9 +115,9 @@ pub fn common(a: &[u32], b: &[u32]) -> usize {
     a.iter().zip(b).take_while(|(x, y)| x == y).count()
 }
 
-impl Tree {
+impl<P: Clone + Deref<Target = [u8]>> Tree<P> {
     /// An empty tree.
-    pub fn new(shape: Shape) -> Tree {
+    pub fn new(shape: Shape) -> Self {
         let shape = Shape { page: shape.page.max(1), ..shape };
         let nodes = vec![Node::default()];
         Tree { shape, bytes: 0, evicted: 0, clock: 0, nodes, free: vec![], leaves: BTreeSet::new() }
@@ -140,7 +155,7 @@ impl Tree {
     }
 
     /// The first `n` tokens of a text, from page `from` on; `None` where they are not known, or states behind them are not.
-    pub fn take(&mut self, text: &[u32], n: usize, from: usize) -> Option<Taken> {
+    pub fn take(&mut self, text: &[u32], n: usize, from: usize) -> Option<Taken<P>> {
         let (path, known) = self.walk(text.get(..n)?);
         if known < n || n == 0 {
             return None;
@@ -180,7 +195,7 @@ impl Tree {
         &mut self,
         text: &[u32],
         states: &[State],
-        read: impl FnOnce(Range<usize>) -> Result<Vec<Arc<[u8]>>, E>,
+        read: impl FnOnce(Range<usize>) -> Result<Vec<P>, E>,
     ) -> Result<usize, E> {
         let (path, known) = self.walk(text);
         let last = *path.last().unwrap_or(&0);
@@ -257,7 +272,7 @@ impl Tree {
         }
     }
 
-    fn place(&mut self, node: Node) -> usize {
+    fn place(&mut self, node: Node<P>) -> usize {
         match self.free.pop() {
             Some(i) => {
                 self.nodes[i] = node;
@@ -342,7 +357,7 @@ impl Tree {
         let parent = &mut self.nodes[node.parent];
         // A page in which the parent has tokens too may be the same copy.
         let shared = match (parent.pages.last(), node.pages.first()) {
-            (Some(a), Some(b)) => Arc::ptr_eq(a, b),
+            (Some(a), Some(b)) => std::ptr::eq(&**a, &**b),
             _ => false,
         };
         let own = &node.pages[usize::from(shared)..];

@@ -1,5 +1,6 @@
 //! Buffers: memory aligned to cache lines, and slices of which several threads write disjoint parts.
 
+use crate::backend::arena::large_map;
 use std::{marker::PhantomData, ops::Range};
 
 /// One cache line.
@@ -47,19 +48,6 @@ impl<T: bytemuck::Pod> std::ops::DerefMut for Aligned<T> {
     fn deref_mut(&mut self) -> &mut [T] {
         bytemuck::cast_slice_mut(&mut self.lines)
     }
-}
-
-/// So many zeroed bytes, on huge pages where there are any.
-///
-/// # Errors
-/// Where the system cannot map that much memory.
-pub fn large_map(bytes: usize) -> std::io::Result<memmap2::MmapMut> {
-    let map = memmap2::MmapMut::map_anon(bytes)?;
-    #[cfg(target_os = "linux")]
-    if let Err(e) = map.advise(memmap2::Advice::HugePage) {
-        tracing::debug!("no huge pages: {e}");
-    }
-    Ok(map)
 }
 
 /// Zeroed memory that the system provides page by page as it is touched, on huge pages where there are any. For large buffers

@@ -19,7 +19,6 @@
 #![allow(clippy::needless_range_loop)]
 
 mod act;
-mod arena;
 mod attend;
 mod buffer;
 mod cache;
@@ -54,6 +53,7 @@ pub use training::train;
 
 use super::{
     Loaded, OnProgress, Program, Progress,
+    arena::Arena,
     host::HostExperts,
     runner::{Executor, RunnerOptions},
 };
@@ -64,7 +64,6 @@ use crate::{
     ir::{Graph, Linear, Node, Op, RESIDUAL, ValueId, WeightId},
     ops::linear::Activations,
 };
-use arena::Arena;
 use layout::Layout;
 use parallel::Env;
 use pool::Pool;

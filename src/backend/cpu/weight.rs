@@ -2,13 +2,12 @@
 
 use super::{
     act::{ActRow, Acts},
-    arena::Arena,
     buffer::Aligned,
     kernel::{Kernels, RowsJob, float_panel, kernels, packed::Packed, panel},
     pool::{Pool, lock_unpoisoned},
     simd_level::SimdLevel,
 };
-use crate::{error::Result, file::Tensor, quant::Float};
+use crate::{backend::arena::Arena, error::Result, file::Tensor, quant::Float};
 use std::sync::{Mutex, MutexGuard};
 
 /// A matrix, or the matrices of all experts one behind the other.

@@ -15,6 +15,7 @@ mod finish;
 mod future;
 mod host;
 mod owned;
+mod page;
 mod pages;
 mod prefix;
 mod queue;
@@ -26,6 +27,7 @@ mod steps;
 pub use executor::{Executor, ExecutorStep, ExpertSlotUse, KernelTime, StateCopy, StateMove, find_input};
 pub use future::StepFuture;
 pub use owned::OwnedStep;
+pub use page::Page;
 pub use pages::PAGE;
 pub(crate) use saved::{checksum, fingerprint};
 pub(crate) use step::not_finite;
@@ -39,9 +41,13 @@ use crate::{
     sampler::{Chooser, Sampling},
 };
 use host::SequenceSampler;
+use page::PagePool;
 use queue::Queued;
 use sequence::Sequence;
-use std::{collections::VecDeque, sync::OnceLock};
+use std::{
+    collections::VecDeque,
+    sync::{Arc, Mutex, OnceLock},
+};
 
 /// Size of a runner: fixed when it is made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,6 +72,7 @@ pub struct Runner {
     page_parts: Vec<usize>,
     /// Scratch: pages on their way.
     page_range: Vec<u8>,
+    page_pool: Arc<Mutex<PagePool>>,
     options: RunnerOptions,
     graph: GraphFacts,
     sequences: Vec<Sequence>,
@@ -159,6 +166,7 @@ impl Runner {
         Runner {
             page_parts: executor.page_parts(),
             page_range: vec![],
+            page_pool: Arc::default(),
             executor,
             options,
             graph: GraphFacts::new(program),

@@ -3,9 +3,12 @@
 //! A page holds the rows of all caches for its positions, whatever their order in memory is on the backend. Positions of the last
 //! page that lie behind the text that it was read for hold anything: whoever writes the page says how many tokens count.
 
-use super::Runner;
+use super::{
+    Runner,
+    page::{Page, PagePool},
+};
 use crate::error::{Error, Result};
-use std::{ops::Range, sync::Arc};
+use std::ops::{Deref, Range};
 
 /// Positions of a page: a multiple of the blocks in which backends store keys.
 pub const PAGE: usize = 32;
@@ -29,8 +32,8 @@ impl Runner {
     ///
     /// # Errors
     /// [`Error::Invalid`] while steps are queued, for a sequence that is not there, or pages beyond the context or without any
-    /// token of the sequence; [`Error::Device`].
-    pub fn read_pages(&mut self, sequence: usize, pages: Range<usize>) -> Result<Vec<Arc<[u8]>>> {
+    /// token of the sequence; [`Error::Device`], also where the host's memory is short.
+    pub fn read_pages(&mut self, sequence: usize, pages: Range<usize>) -> Result<Vec<Page>> {
         self.check_idle(sequence)?;
         let (len, ctx) = (self.sequences[sequence].len(), self.options.ctx);
         let whole = ctx / PAGE;
@@ -46,7 +49,11 @@ impl Runner {
             let end = (first + self.pages_at_once()).min(pages.end);
             bytes.clear();
             self.executor.read_sequence(sequence, first * PAGE..end * PAGE, None, &mut bytes)?;
-            all.extend((0..end - first).map(|i| self.one_page(&bytes, end - first, i)));
+            for i in 0..end - first {
+                all.push(PagePool::page(&self.page_pool, self.page_bytes(), |page| {
+                    part_of_range(&self.page_parts, &bytes, end - first, i, page);
+                })?);
+            }
         }
         self.page_range = bytes;
         Ok(all)
@@ -59,11 +66,11 @@ impl Runner {
     /// [`Error::Invalid`] while steps are queued, for a sequence that is not there or has less than the pages that stay, pages of
     /// another size, more tokens than pages or context hold, missing, superfluous or wrong states: the sequence is as before then.
     /// [`Error::Device`]: the sequence is empty then.
-    pub fn write_pages(
+    pub fn write_pages<P: Deref<Target = [u8]>>(
         &mut self,
         sequence: usize,
         first: usize,
-        pages: &[Arc<[u8]>],
+        pages: &[P],
         n: usize,
         states: Option<&[u8]>,
     ) -> Result<()> {
@@ -104,27 +111,23 @@ impl Runner {
         (AT_ONCE / self.page_bytes().max(1)).max(1)
     }
 
-    /// Page `i` of `n` that were read together: executors give the parts of a range one after the other, each with all its positions.
-    fn one_page(&self, bytes: &[u8], n: usize, i: usize) -> Arc<[u8]> {
-        let mut page: Arc<[u8]> = std::iter::repeat_n(0, self.page_bytes()).collect();
-        // Nobody else has it yet.
-        let mut to = Arc::get_mut(&mut page).unwrap_or_default();
-        let mut at = 0;
-        for part in &self.page_parts {
-            let (front, rest) = to.split_at_mut(*part);
-            front.copy_from_slice(&bytes[at + i * part..at + (i + 1) * part]);
-            (to, at) = (rest, at + n * part);
-        }
-        page
-    }
-
-    /// The reverse: pages as one range.
-    fn join_pages(&self, pages: &[Arc<[u8]>], bytes: &mut Vec<u8>) {
+    /// Pages as one range, the reverse of [`part_of_range`].
+    fn join_pages<P: Deref<Target = [u8]>>(&self, pages: &[P], bytes: &mut Vec<u8>) {
         bytes.clear();
         let mut at = 0;
         for part in &self.page_parts {
             pages.iter().for_each(|page| bytes.extend_from_slice(&page[at..at + part]));
             at += part;
         }
+    }
+}
+
+/// Page `i` of `n` that were read together: executors give the parts of a range one after the other, each with all its positions.
+fn part_of_range(parts: &[usize], bytes: &[u8], n: usize, i: usize, page: &mut [u8]) {
+    let (mut to, mut at) = (page, 0);
+    for part in parts {
+        let (front, rest) = to.split_at_mut(*part);
+        front.copy_from_slice(&bytes[at + i * part..at + (i + 1) * part]);
+        (to, at) = (rest, at + n * part);
     }
 }

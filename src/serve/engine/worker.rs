@@ -7,7 +7,7 @@ use super::{
     slot::{MOST, Slot},
 };
 use crate::{
-    backend::runner::{Budget, PAGE, Runner, Status, Step},
+    backend::runner::{Budget, PAGE, Page, Runner, Status, Step},
     error::{Error, Result},
     generate::FinishReason,
     sampler::Chooser,
@@ -39,7 +39,7 @@ pub struct Worker {
     /// Whether the model has recurrent states.
     pub(super) recurrent: bool,
     /// Texts that left their sequences.
-    pub(super) store: Tree,
+    pub(super) store: Tree<Page>,
     fairness: Fairness,
     pace: Pace,
     allowance: Allowance,

@@ -3,7 +3,6 @@
 use super::{
     super::super::{
         act::ActRow,
-        arena::{Arena, Piece},
         buffer::Out,
         pool::Pool,
         prefetch::{self, Level},
@@ -14,6 +13,7 @@ use super::{
     packing,
 };
 use crate::{
+    backend::arena::{Arena, Piece},
     error::{Error, Result},
     file::Tensor,
 };

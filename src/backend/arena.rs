@@ -1,9 +1,9 @@
-//! Memory for packed weights: pieces of large maps, one behind the other.
+//! Large memory on huge pages: pieces of large maps, one behind the other. Packed weights and what is kept of texts lie here.
 //!
-//! A map of its own for each weight would lie on small pages wherever the weight is smaller than a huge page, or does not begin with
-//! one; decoding reads all weights for every token, and each page costs an entry of the processor's address cache.
+//! A map of its own for each piece would lie on small pages wherever the piece is smaller than a huge page, or does not begin with
+//! one. Decoding reads all weights for every token, and each page costs an entry of the processor's address cache; what is written
+//! once costs a fault for each page.
 
-use super::buffer::large_map;
 use std::{
     io,
     ops::{Deref, DerefMut, Range},
@@ -28,6 +28,19 @@ pub struct Arena {
 pub struct Piece {
     chunk: Arc<memmap2::MmapRaw>,
     range: Range<usize>,
+}
+
+/// So many zeroed bytes, on huge pages where there are any.
+///
+/// # Errors
+/// Where the system cannot map that much memory.
+pub fn large_map(bytes: usize) -> std::io::Result<memmap2::MmapMut> {
+    let map = memmap2::MmapMut::map_anon(bytes)?;
+    #[cfg(target_os = "linux")]
+    if let Err(e) = map.advise(memmap2::Advice::HugePage) {
+        tracing::debug!("no huge pages: {e}");
+    }
+    Ok(map)
 }
 
 impl Default for Arena {
