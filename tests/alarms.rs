@@ -1,7 +1,7 @@
 //! Comparators against data that they must reject, and the table of parity against backends that compute something else.
 
 use crate::{
-    parity::{TABLE, attention, case::Case, dense, moe},
+    parity::{TABLE, case::Case, table},
     support::{StepInput, Target, compare::*, gpu, load, rng::Rng, run},
 };
 use moeray::{
@@ -98,16 +98,16 @@ fn seen(what: &str, case: &Case, spoil: Spoil<'_>) {
         let want = case.want(target);
         let run_with = |program: &Program, steps: &[StepInput]| Some(run(&*load(target, program)?, case.kv, steps));
         let Some(good) = run_with(&case.program, &case.steps) else { continue };
-        case.compare(target, &good, &want).unwrap_or_else(|e| panic!("{target:?}: {e}"));
+        case.compare(target, &good, want).unwrap_or_else(|e| panic!("{target:?}: {e}"));
         let (mut program, mut steps) = (case.program.clone(), case.steps.clone());
         spoil(&mut program, &mut steps);
         let bad = run_with(&program, &steps).unwrap();
-        assert!(case.compare(target, &bad, &want).is_err(), "{what} in {} is not seen on {target:?}", case.name);
+        assert!(case.compare(target, &bad, want).is_err(), "{what} in {} is not seen on {target:?}", case.name);
     }
 }
 
-fn named(cases: Vec<Case>, name: &str) -> Case {
-    cases.into_iter().find(|c| c.name.starts_with(name)).unwrap_or_else(|| panic!("no case {name}"))
+fn named(cases: &'static [Case], name: &str) -> &'static Case {
+    cases.iter().find(|c| c.name.starts_with(name)).unwrap_or_else(|| panic!("no case {name}"))
 }
 
 /// Changes the bytes of a weight.
@@ -123,13 +123,13 @@ fn edit_weight(program: &mut Program, index: usize, edit: impl FnOnce(&mut Vec<u
 #[test]
 fn a_dropped_expert_is_seen() {
     for name in ["moe/plain", "moe/shared expert", "moe/Q4_K Q4_K Q6_K"] {
-        let case = named(moe::blocks(), name);
+        let case = named(table::moe_blocks(), name);
         // The last of the experts' matrices.
         let down = case.program.weights.iter().rposition(|t| t.shape().len() == 3).unwrap();
         let experts = case.program.weights[down].shape()[0];
         let chosen: Vec<u32> = case.want(Target::Reference).iter().flat_map(|s| s[0].u32.clone()).collect();
         for expert in [0, experts - 1].into_iter().filter(|e| chosen.contains(&(*e as u32))) {
-            seen(&format!("a missing expert {expert}"), &case, &|program, _| {
+            seen(&format!("a missing expert {expert}"), case, &|program, _| {
                 edit_weight(program, down, |bytes| {
                     let size = bytes.len() / experts;
                     bytes[expert * size..(expert + 1) * size].fill(0);
@@ -142,7 +142,7 @@ fn a_dropped_expert_is_seen() {
 #[test]
 fn a_swapped_pair_is_seen() {
     let mut rung = 0;
-    for case in moe::routers().into_iter().filter(|c| c.name.contains("plain") || c.name.contains("biased")) {
+    for case in table::routers().iter().filter(|c| c.name.contains("plain") || c.name.contains("biased")) {
         for target in TARGETS {
             let want = case.want(target);
             let (last, k) = (want.len() - 1, want[0][0].cols);
@@ -150,13 +150,13 @@ fn a_swapped_pair_is_seen() {
             let weights = &want[last][1].f32;
             let differ = |i: &usize| i % k != k - 1 && weights[i + 1] < 0.9 * weights[*i];
             let Some(at) = (0..weights.len() - 1).find(differ) else { continue };
-            let mut got = want.clone();
+            let mut got = want.to_vec();
             got[last][0].u32.swap(at, at + 1);
-            assert!(case.compare(target, &got, &want).is_err(), "{}: ids", case.name);
+            assert!(case.compare(target, &got, want).is_err(), "{}: ids", case.name);
             got[last][1].f32.swap(at, at + 1);
-            assert!(case.compare(target, &got, &want).is_ok(), "{}: ids and weights", case.name);
+            assert!(case.compare(target, &got, want).is_ok(), "{}: ids and weights", case.name);
             got[last][0].u32.swap(at, at + 1);
-            assert!(case.compare(target, &got, &want).is_err(), "{}: weights", case.name);
+            assert!(case.compare(target, &got, want).is_err(), "{}: weights", case.name);
             rung += 1;
         }
     }
@@ -174,17 +174,17 @@ fn a_shifted_token_is_seen() {
             x.rotate_left(row);
         }
     };
-    seen("a shifted token", &named(dense::linear(), "linear/Q4_K [67"), &shift);
-    seen("a shifted token", &named(dense::embed(), "embed/Q8_0"), &shift);
-    seen("a shifted token", &named(moe::blocks(), "moe/plain"), &shift);
-    seen("a shifted token", &named(attention::attend(), "attend/6 on 2"), &shift);
+    seen("a shifted token", named(table::linear(), "linear/Q4_K [67"), &shift);
+    seen("a shifted token", named(table::embed(), "embed/Q8_0"), &shift);
+    seen("a shifted token", named(table::moe_blocks(), "moe/plain"), &shift);
+    seen("a shifted token", named(table::attend(), "attend/6 on 2"), &shift);
 }
 
 /// The scale of 32 weights of one row, of 6 bits, by one; a softmax of scores by one column of the heads more.
 #[test]
 fn a_scale_off_by_one_is_seen() {
     // A block of Q4_K: two halves, then 12 bytes of scales.
-    seen("a scale of weights", &named(dense::linear(), "linear/Q4_K [67"), &|program, _| {
+    seen("a scale of weights", named(table::linear(), "linear/Q4_K [67"), &|program, _| {
         edit_weight(program, 0, |bytes| bytes[4] = if bytes[4] & 63 == 63 { bytes[4] - 1 } else { bytes[4] + 1 });
     });
     let heads = |program: &mut Program, _: &mut Vec<StepInput>| {
@@ -196,9 +196,8 @@ fn a_scale_off_by_one_is_seen() {
         }
         *program = Program::new(graph, program.weights.to_vec()).unwrap();
     };
-    let cases =
-        attention::attend().into_iter().filter(|c| c.name.contains("attend/8 on 2") && !c.name.contains("Some"));
-    let cases: Vec<Case> = cases.collect();
+    let cases = table::attend().iter().filter(|c| c.name.contains("attend/8 on 2") && !c.name.contains("Some"));
+    let cases: Vec<&Case> = cases.collect();
     assert!(cases.len() > 2, "caches of every type");
     cases.iter().for_each(|c| seen("a scale of scores", c, &heads));
 }
@@ -220,7 +219,7 @@ fn with_flipped_signs(text: &str) -> String {
 }
 
 /// The table, with caches of f32.
-fn table() -> Vec<Case> {
+fn in_f32() -> Vec<&'static Case> {
     TABLE.iter().flat_map(|(_, cases)| cases()).filter(|c| c.kv == KvType::F32).collect()
 }
 
@@ -258,7 +257,7 @@ const SLOTS: ExpertSlots = ExpertSlots { slots: 1024, eviction: Eviction::Lru };
 fn a_flipped_sign_in_a_shader_is_seen() {
     let Some(under_test) = gpu() else { return };
     let name = under_test.name().split(" (").next().unwrap().to_string();
-    let mut cases = table();
+    let mut cases = in_f32();
     cases.sort_by_key(|c| c.program.weights.iter().map(|t| t.byte_len()).sum::<usize>());
     // The reduction, whether experts have slots, and whose tolerance.
     let ways = [
@@ -289,7 +288,7 @@ fn a_flipped_sign_in_a_shader_is_seen() {
             };
             let loaded = gpu.load_with(cases[i].program.clone(), run_options, &mut |_| Ok(())).unwrap();
             let got = run(&*loaded, cases[i].kv, &cases[i].steps);
-            cases[i].compare(ways[s].2, &got, &cases[i].want(ways[s].2)).is_err()
+            cases[i].compare(ways[s].2, &got, cases[i].want(ways[s].2)).is_err()
         });
         if !seen {
             unseen.push(kernel.name);

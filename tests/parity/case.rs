@@ -3,13 +3,14 @@
 
 use crate::support::{Shape, StepInput, Target, compare, load, rng::Rng, run};
 use moeray::{
-    backend::{Loaded, Output, Program, reference},
+    backend::{Output, Program, reference},
     file::{Bytes, Tensor},
     graph::Builder,
     ir::{Graph, ValueId, WeightId},
     ops::linear::Activations,
     quant::{self, DType, KvType},
 };
+use std::sync::{Arc, OnceLock};
 
 /// A case while it is made.
 pub struct Maker {
@@ -25,10 +26,13 @@ impl Maker {
         Maker { b: Builder::new(), weights: vec![], rng: Rng(seed), inputs: vec![], vocab: 1 }
     }
 
-    /// A random weight stored as `dtype`, of deviation `1/sqrt(in)` as trained ones roughly have.
+    /// A random weight stored as `dtype`, of deviation `1/sqrt(in)` as trained ones roughly have; of formats without a fast quantiser
+    /// blocks of random bits.
     pub fn weight(&mut self, shape: &[usize], dtype: DType) -> WeightId {
         let n: usize = shape.iter().product();
-        if dtype.no_quantiser().is_some() {
+        // Quantisers that search grids take longer than all that is done with their weights.
+        let grids = [DType::IQ2XXS, DType::IQ2XS, DType::IQ2S, DType::IQ3XXS, DType::IQ3S, DType::IQ1S, DType::IQ1M];
+        if dtype.no_quantiser().is_some() || grids.contains(&dtype) {
             let bytes = crate::cpu::blocks(dtype, n, &mut crate::cpu::Rng(self.rng.below(1 << 30) as u64));
             return self.stored(shape, dtype, bytes);
         }
@@ -84,21 +88,26 @@ impl Maker {
         let steps = steps.collect();
         let quantised = self.weights.iter().any(|w| !w.dtype().is_float());
         let program = Program::new(b.finish(), self.weights).unwrap();
-        Case { name: name.into(), program, steps, kv: KvType::F32, quantised }
+        Case { name: name.into(), program, steps, kv: KvType::F32, quantised, wanted: Wanted::default() }
     }
 }
 
+/// What the oracles say, with activations in f32, in 16 and in 8 bits: once computed, for all targets and tests.
+type Wanted = Arc<[OnceLock<Vec<Vec<Output>>>; 3]>;
+
+#[derive(Clone)]
 pub struct Case {
     pub name: String,
     pub program: Program,
     pub steps: Vec<StepInput>,
     pub kv: KvType,
     pub quantised: bool,
+    wanted: Wanted,
 }
 
 impl Case {
     pub fn with_cache(mut self, kv: KvType) -> Self {
-        self.kv = kv;
+        (self.kv, self.wanted) = (kv, Wanted::default());
         self.name += &format!(" {kv:?} cache");
         self
     }
@@ -106,12 +115,14 @@ impl Case {
     /// Without the steps of few rows, which no tiles are made for.
     pub fn many(mut self) -> Self {
         self.steps.retain(|s| s.0.tokens > 8);
+        self.wanted = Wanted::default();
         self
     }
 
     /// Without the steps of many rows, which go by tiles.
     pub fn few(mut self) -> Self {
         self.steps.retain(|s| s.0.tokens <= 8);
+        self.wanted = Wanted::default();
         self
     }
 
@@ -127,19 +138,17 @@ impl Case {
         }
     }
 
-    /// The oracle of `target`.
-    fn reference(&self, target: Target) -> Box<dyn Loaded> {
-        let activations = match target.base() {
-            Target::Cpu => Activations::Int16,
-            Target::CpuInt8 | Target::WgpuInt8 => Activations::Int8,
-            _ => Activations::F32,
-        };
-        reference::load_with(self.program.clone(), activations).unwrap()
-    }
-
     /// What `target` is held to.
-    pub fn want(&self, target: Target) -> Vec<Vec<Output>> {
-        run(&*self.reference(target), self.kv, &self.steps)
+    pub fn want(&self, target: Target) -> &[Vec<Output>] {
+        let (i, activations) = match target.base() {
+            Target::Cpu => (1, Activations::Int16),
+            Target::CpuInt8 | Target::WgpuInt8 => (2, Activations::Int8),
+            _ => (0, Activations::F32),
+        };
+        self.wanted[i].get_or_init(|| {
+            let oracle = reference::load_with(self.program.clone(), activations).unwrap();
+            run(&*oracle, self.kv, &self.steps)
+        })
     }
 
     /// Compares what came out on `target` with what was wanted.
@@ -152,7 +161,7 @@ impl Case {
     /// Runs on `target` and compares with the reference. `Ok(false)`: there is no such device here.
     pub fn check(&self, target: Target) -> Result<bool, String> {
         let Some(loaded) = load(target, &self.program) else { return Ok(false) };
-        self.compare(target, &run(&*loaded, self.kv, &self.steps), &self.want(target))?;
+        self.compare(target, &run(&*loaded, self.kv, &self.steps), self.want(target))?;
         Ok(true)
     }
 
@@ -162,10 +171,10 @@ impl Case {
 }
 
 /// Checks all cases on a target; fails with the list of those that are wrong.
-pub fn check_all(cases: Vec<Case>, target: Target) {
+pub fn check_all(cases: &[Case], target: Target) {
     assert!(!cases.is_empty());
     let (mut failures, mut ran) = (vec![], 0);
-    for case in &cases {
+    for case in cases {
         match case.check(target) {
             Ok(true) => ran += 1,
             Ok(false) => assert!(target.is_gpu(), "only a GPU may be absent"),
@@ -178,6 +187,6 @@ pub fn check_all(cases: Vec<Case>, target: Target) {
 }
 
 /// Checks the cases of a table as [`check_all`] does, once a process for each target.
-pub fn check_table(name: &str, cases: fn() -> Vec<Case>, target: Target) {
-    crate::support::once(&format!("{name} on {target:?}"), || check_all(cases(), target));
+pub fn check_table<C: AsRef<[Case]>>(name: &str, cases: fn() -> C, target: Target) {
+    crate::support::once(&format!("{name} on {target:?}"), || check_all(cases().as_ref(), target));
 }

@@ -9,20 +9,29 @@ pub mod recurrent;
 use crate::support::{Target, skip};
 use case::{Case, check_all, check_table};
 use moeray::{backend::cpu::SimdLevel, kernels::Tiles};
+use std::sync::OnceLock;
 
 macro_rules! parity {
     ($($name:ident: $cases:expr;)*) => {
         /// The table, by name.
-        pub const TABLE: &[(&str, fn() -> Vec<Case>)] = &[$((stringify!($name), $cases)),*];
-        mod cpu { use super::*; $(#[test] fn $name() { check_all($cases(), Target::Cpu); })* }
+        pub const TABLE: &[(&str, fn() -> &'static [Case])] = &[$((stringify!($name), table::$name)),*];
+        /// The cases of each name. They are made once: packing weights into dear formats takes longer than running them.
+        pub mod table {
+            use super::*;
+            $(pub fn $name() -> &'static [Case] {
+                static CASES: OnceLock<Vec<Case>> = OnceLock::new();
+                CASES.get_or_init($cases)
+            })*
+        }
+        mod cpu { use super::*; $(#[test] fn $name() { check_all(table::$name(), Target::Cpu); })* }
         mod cpu_simd_levels {
             use super::*;
-            $(#[test] fn $name() { slower_levels().for_each(|l| check_all($cases(), Target::CpuAt(l))); })*
+            $(#[test] fn $name() { slower_levels().for_each(|l| check_all(table::$name(), Target::CpuAt(l))); })*
         }
-        mod wgpu { use super::*; $(#[test] fn $name() { check_table(stringify!($name), $cases, Target::Wgpu); })* }
+        mod wgpu { use super::*; $(#[test] fn $name() { check_table(stringify!($name), table::$name, Target::Wgpu); })* }
         mod wgpu_workgroup {
             use super::*;
-            $(#[test] fn $name() { check_table(stringify!($name), $cases, Target::WgpuWorkgroup); })*
+            $(#[test] fn $name() { check_table(stringify!($name), table::$name, Target::WgpuWorkgroup); })*
         }
     };
 }
@@ -56,14 +65,14 @@ parity! {
 /// Products with activations of one 8-bit number instead of two.
 #[test]
 fn cpu_int8() {
-    check_all(dense::linear(), Target::CpuInt8);
-    check_all(dense::linear_fused(), Target::CpuInt8);
-    check_all(moe::blocks(), Target::CpuInt8);
+    check_all(table::linear(), Target::CpuInt8);
+    check_all(table::linear_fused(), Target::CpuInt8);
+    check_all(table::moe_blocks(), Target::CpuInt8);
 }
 
 /// Cases of products.
 fn products() -> impl Iterator<Item = Case> {
-    [dense::linear(), dense::linear_fused(), moe::blocks(), moe::expert_linear()].into_iter().flatten()
+    [table::linear(), table::linear_fused(), table::moe_blocks(), table::expert_linear()].into_iter().flatten().cloned()
 }
 
 /// The steps of many rows of cases.
@@ -135,11 +144,11 @@ fn codes_hide_no_infinity() {
 #[test]
 fn fusions() {
     let all = [
-        dense::linear_fused(),
-        attention::rope_store(),
-        attention::latent(),
-        moe::blocks().into_iter().take(12).collect(),
-        dense::rms_norm().into_iter().take(2).collect(),
+        table::linear_fused(),
+        table::rope_store(),
+        table::latent(),
+        &table::moe_blocks()[..12],
+        &table::rms_norm()[..2],
     ];
     let mut seen = std::collections::BTreeSet::new();
     for case in all.into_iter().flatten() {

@@ -1,6 +1,7 @@
 //! What several groups of tests use: seeded random numbers, comparators, and the backends under test.
 
 pub mod compare;
+mod gpus;
 pub mod one;
 pub mod rng;
 pub mod successor;
@@ -12,7 +13,7 @@ use std::{
 };
 
 use moeray::{
-    backend::{self, Loaded, Output, Program, cpu::SimdLevel},
+    backend::{self, Loaded, Output, Program, cpu::SimdLevel, wgpu::Gpu},
     kernels::Tiles,
     ops::linear::Activations,
     quant::KvType,
@@ -111,35 +112,11 @@ pub fn load(target: Target, program: &Program) -> Option<Box<dyn Loaded>> {
 
 /// The GPU of the tests: the device named in `MOERAY_TEST_DEVICE`, else lavapipe, else whatever there is. Says which.
 /// Where there is none the running test is [`skip`]ped, unless `MOERAY_REQUIRE_GPU` is set, as `tests/run` does: then it fails.
-pub fn gpu() -> Option<backend::wgpu::Gpu> {
-    static GPU: std::sync::OnceLock<Result<backend::wgpu::Gpu, String>> = std::sync::OnceLock::new();
-    let gpu = GPU.get_or_init(|| {
-        let named = std::env::var("MOERAY_TEST_DEVICE").ok();
-        let devices = backend::wgpu::DeviceInfo::all();
-        let software = devices.iter().find(|d| d.name.to_lowercase().contains("llvmpipe"));
-        let device = named.or_else(|| software.or(devices.first()).map(|d| d.name.clone()));
-        // What the default trusts is what passes here with the checks on.
-        // Numbers are compared with the reference's: in single precision unless a test says otherwise.
-        let run = backend::wgpu::RunOptions { tiles: Some(Tiles::F32), ..Default::default() };
-        let options = backend::wgpu::Options { device, checked: true, run, experimental: true, ..Default::default() };
-        let gpu = backend::wgpu::Gpu::open(&options).map_err(|e| e.to_string());
-        let said = gpu.as_ref().map_or_else(|e| format!("none ({e})"), |g| g.describe());
-        report("device", &said);
-        // Not by a macro, whose text the test harness keeps to itself while the test passes.
-        _ = writeln!(std::io::stderr(), "GPU under test: {said}");
-        gpu
-    });
-    match gpu {
-        Ok(gpu) => Some(gpu.clone()),
-        Err(e) if std::env::var_os("MOERAY_REQUIRE_GPU").is_some() => {
-            panic!("MOERAY_REQUIRE_GPU is set and there is no GPU ({e}); `tests/run --without-gpu` does without")
-        }
-        Err(_) => {
-            skip("no GPU");
-            None
-        }
-    }
+pub fn gpu() -> Option<Gpu> {
+    gpus::mine()
 }
+
+pub use gpus::ran_checked;
 
 /// The number of the GPU of the tests in the list of devices, for tests that open one of their own; `None` where there is none.
 pub fn gpu_number() -> Option<String> {
