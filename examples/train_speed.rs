@@ -3,7 +3,7 @@
 //! Medians of rounds in which all measurements take turns, on random tokens; the model is the demo model's architecture.
 //! `demo/bench/train.py` runs it in turn with PyTorch.
 //!
-//! - `step`: a step of 4096 tokens in four micro-batches, with its rate by the products of its matrices.
+//! - `step`: a step of the demo model's 4096 tokens, with its rate by the products of its matrices.
 //! - `product`: the rate of products of [4096, 256] by [256, 256] in the same training backend.
 //! - `routed`: forwards and backwards through layers of experts, over dense ones of the same active products: 8 experts of which a token
 //!   takes 2, 64 of which it takes 8, and the first with all tokens at the same two experts.
@@ -26,8 +26,8 @@ use moeray::{
 };
 use std::time::Instant;
 
-/// Rows of a layer's measurement.
-const ROWS: usize = 1024;
+/// Rows of a layer's measurement: as many as a step has.
+const ROWS: usize = 4096;
 const HIDDEN: usize = 256;
 /// Layers and products of a measurement, so that what is around them is little.
 const LAYERS: usize = 4;
@@ -159,7 +159,9 @@ impl Bard {
         let rules = learner.parameters().iter().map(|p| moeray::train::Rule::of(p, &options, &none)).collect();
         let optimizer = Optimizer::new(options, learner.parameters(), rules)?;
         learner.choose(&optimizer.trained())?;
-        let (texts, len) = (4, 256);
+        let (texts, len, parts) =
+            (config.micro_batch_size, config.sequence_len + 1, config.gradient_accumulation_steps);
+        let tokens = (texts * len * parts) as f64;
         let batch = |number: u32| {
             let rows = texts * len;
             let id = |i: usize| ((i as u32 + 977 * number).wrapping_mul(2_654_435_761) >> 20) % 4096;
@@ -169,15 +171,15 @@ impl Bard {
                 positions: (0..rows).map(|i| (i % len) as u32).collect(),
                 starts: (0..rows).map(|i| (i / len * len) as u32).collect(),
                 weights: vec![1.0; rows],
-                scale: 1.0 / 4096.0,
-                share: 0.25,
+                scale: 1.0 / tokens,
+                share: 1.0 / parts as f64,
                 number,
                 seed: 1,
                 ..MicroBatch::default()
             }
         };
         let forecast = learner.forecast(texts * len, optimizer.state_bytes())?;
-        Ok(Bard { learner, optimizer, batches: (0..4).map(batch).collect(), forecast, threads })
+        Ok(Bard { learner, optimizer, batches: (0..parts as u32).map(batch).collect(), forecast, threads })
     }
 
     /// Seconds of gradients, and of the rest of a step.
@@ -214,7 +216,7 @@ fn main() -> Result<()> {
     // The first round is not counted: memory is touched for the first time.
     for round in 0..=rounds {
         let [gradients, rest] = bard.step()?;
-        let mut own = vec![gradients, rest, seconds(|| product.evaluate(&feed(4096)).map(drop))?];
+        let mut own = vec![gradients, rest, seconds(|| product.evaluate(&feed(ROWS)).map(drop))?];
         for training in &mut kinds {
             own.push(seconds(|| training.micro(&feed(ROWS)).map(drop))?);
         }
@@ -224,8 +226,8 @@ fn main() -> Result<()> {
     }
     let m: Vec<f64> = times.iter().map(|t| median(t)).collect();
     let step = m[0] + m[1];
-    let flops = 4.0 * bard.forecast.flops;
-    let rate = PRODUCTS as f64 * 2.0 * (4096 * HIDDEN * HIDDEN) as f64 / m[2];
+    let flops = bard.batches.len() as f64 * bard.forecast.flops;
+    let rate = PRODUCTS as f64 * 2.0 * (ROWS * HIDDEN * HIDDEN) as f64 / m[2];
     println!("step       {step:.3} s, {:.0} tokens/s, {:.0} GFLOP/s", 4096.0 / step, flops / m[0] / 1e9);
     println!("product    {:.0} GFLOP/s; gradients reach {:.0} % of it", rate / 1e9, 100.0 * flops / m[0] / rate);
     println!("routed     8 experts, 2 used: {:.2} of dense; with all tokens at two: {:.2}", m[4] / m[3], m[5] / m[3]);

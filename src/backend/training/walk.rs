@@ -25,6 +25,9 @@ pub trait Nodes<T>: Send {
     /// A sentence, or an error of a device.
     fn eval(&mut self, node: &Node, values: &[Value<T>], scope: &mut Scope<'_, T>) -> Result<Option<Vec<Value<T>>>>;
 
+    /// A micro-batch begins.
+    fn begin(&mut self) {}
+
     /// A trained weight was changed.
     fn changed(&mut self) {}
 
@@ -65,6 +68,7 @@ impl<T: Real, N: Nodes<T>> Walk<T, N> {
         if feed.rows == 0 {
             return Err(Error::Invalid("a micro-batch without rows".into()));
         }
+        self.nodes.begin();
         let last = &self.last[usize::from(!backward)];
         let (graph, nodes) = match &self.program.evaluation {
             Some(graph) if !backward => (graph.clone(), graph.nodes.len()),

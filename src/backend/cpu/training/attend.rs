@@ -6,7 +6,7 @@
 
 use super::{
     super::buffer::Out,
-    attend_tiles::{BLOCK, Block, cols_packed, exponentials, head, in_order, packed_block, product, rows_packed},
+    attend_tiles::{BLOCK, Block, cols_packed, exponentials, head, in_order, packed_block, rows_packed, rows_times},
     gemm::{MR, Machine, NR},
 };
 use crate::{
@@ -70,7 +70,7 @@ impl SimdKernel for Forward<'_> {
         let query = |r: usize| head(self.x.q, block.rows.start + r, h, a.k_dim).as_ptr();
         let keys = &self.keys[block.begin * a.k_dim..];
         // SAFETY: queries have k_dim numbers; the processor has the features.
-        unsafe { product::<L>(&query, 1, rows, keys, [block.panels(), a.k_dim, 0, a.k_dim], &mut scores, width) };
+        unsafe { rows_times::<L>(&query, 1, rows, keys, [block.panels(), a.k_dim, 0, a.k_dim], &mut scores, width) };
         let mut totals = vec![0f32; rows];
         for (r, t) in block.rows.clone().enumerate() {
             let seen = block.seen(a, self.x.starts, t);
@@ -91,7 +91,7 @@ impl SimdKernel for Forward<'_> {
         // SAFETY: rows of scores have `width` numbers; the processor has the features.
         unsafe {
             let sizes = [stride / NR, all, block.begin, width];
-            product::<L>(&shares, 1, rows, self.values, sizes, &mut made, stride);
+            rows_times::<L>(&shares, 1, rows, self.values, sizes, &mut made, stride);
         }
         for (r, t) in block.rows.clone().enumerate() {
             // SAFETY: each item has rows of its head to itself.
@@ -214,8 +214,8 @@ impl Backward<'_> {
         unsafe {
             let (q, d) = (|r: usize| query(r).as_ptr(), |r: usize| upstream(r).as_ptr());
             let sizes = |n: usize| [block.panels(), n, 0, n];
-            product::<L>(&q, 1, rows, &keys[block.begin * kd..], sizes(kd), &mut shares, width);
-            product::<L>(&d, 1, rows, &values[block.begin * vd..], sizes(vd), &mut ds, width);
+            rows_times::<L>(&q, 1, rows, &keys[block.begin * kd..], sizes(kd), &mut shares, width);
+            rows_times::<L>(&d, 1, rows, &values[block.begin * vd..], sizes(vd), &mut ds, width);
         }
         for (r, t) in block.rows.clone().enumerate() {
             let seen = block.seen(a, self.x.starts, t);
@@ -238,13 +238,13 @@ impl Backward<'_> {
         unsafe {
             let row = |r: usize| ds[r * width..].as_ptr();
             let sizes = [sums.strides[0] / NR, all, block.begin, width];
-            product::<L>(&row, 1, rows, by_key, sizes, &mut dq, sums.strides[0]);
+            rows_times::<L>(&row, 1, rows, by_key, sizes, &mut dq, sums.strides[0]);
             let columns = [ds.as_ptr(), shares.as_ptr()];
             for ((from, b), (to, stride)) in
                 columns.iter().zip(&own).zip([&mut sums.k, &mut sums.v].into_iter().zip(sums.strides))
             {
                 let column = |key: usize| from.wrapping_add(key);
-                product::<L>(&column, width, width, b, [stride / NR, rows, 0, rows], &mut to[at * stride..], stride);
+                rows_times::<L>(&column, width, width, b, [stride / NR, rows, 0, rows], &mut to[at * stride..], stride);
             }
         }
         for (r, t) in block.rows.clone().enumerate() {

@@ -2,7 +2,7 @@
 
 use super::{
     super::buffer::Out,
-    gemm::{MR, Machine, NR, micro, turn},
+    gemm::{KC, MR, Machine, NR, Panels, SUMMANDS, product, spread, turn},
 };
 use crate::{
     backend::cpu::simd::{F32x16, N},
@@ -14,15 +14,13 @@ use std::ops::Range;
 
 /// Rows of a block.
 pub const BLOCK: usize = 8 * MR;
-/// Summands of a product that are taken before the next panel.
-const KC: usize = 256;
 
 /// One head of a row.
 pub fn head(x: &Array<f32>, r: usize, h: usize, n: usize) -> &[f32] {
     &x.row(r)[h * n..(h + 1) * n]
 }
 
-/// One head of all rows as a right operand whose results are the rows: `[block of 32 rows][n][32]`.
+/// One head of all rows as a right operand whose results are the rows: `[block of 16 rows][n][16]`.
 pub fn rows_packed(machine: Machine<'_>, x: &Array<f32>, heads: usize, n: usize) -> Result<Vec<Vec<f32>>> {
     let panels = x.rows.div_ceil(NR);
     let mut all: Vec<Vec<f32>> = (0..heads).map(|_| vec![0f32; panels * n * NR]).collect();
@@ -37,17 +35,16 @@ pub fn rows_packed(machine: Machine<'_>, x: &Array<f32>, heads: usize, n: usize)
     Ok(all)
 }
 
-/// One head of all rows as a right operand whose summands are the rows: `[block of 32 columns][rows, padded to 32][32]`.
+/// One head of all rows as a right operand whose summands are the rows: `[block of 16 columns][rows, padded to 16][16]`.
 pub fn cols_packed(machine: Machine<'_>, x: &Array<f32>, heads: usize, n: usize) -> Result<Vec<Vec<f32>>> {
     let rows = x.rows.next_multiple_of(NR);
     let mut all: Vec<Vec<f32>> = (0..heads).map(|_| vec![0f32; n.div_ceil(NR) * rows * NR]).collect();
     let outs: Vec<_> = all.iter_mut().map(|v| Out::new(v)).collect();
     machine.pool.run(heads, &|_, h| {
-        for r in 0..x.rows {
-            for (p, part) in head(x, r, h, n).chunks(NR).enumerate() {
-                // SAFETY: each head is of one item.
-                unsafe { outs[h].slice((p * rows + r) * NR, part.len()) }.copy_from_slice(part);
-            }
+        for first in (0..x.rows).step_by(SUMMANDS) {
+            let own = first..x.rows.min(first + SUMMANDS);
+            // SAFETY: each head is of one item.
+            unsafe { spread::<NR>(own, &|r| head(x, r, h, n), n, rows, &outs[h]) };
         }
     })?;
     drop(outs);
@@ -55,12 +52,12 @@ pub fn cols_packed(machine: Machine<'_>, x: &Array<f32>, heads: usize, n: usize)
 }
 
 /// Adds A · B to c, `[rows, stride]`: row r of A begins at `a(r)`, its `k` summands `step` apart; of B the summands from `from` on of each
-/// panel `[of][32]`.
+/// panel `[of][16]`.
 ///
 /// # Safety
 /// Rows of A have k summands so; the processor has the features of `L`; c has whole groups of rows, and room for whole panels.
 #[inline(always)]
-pub unsafe fn product<L: F32x16>(
+pub unsafe fn rows_times<L: F32x16>(
     a: &dyn Fn(usize) -> *const f32,
     step: usize,
     rows: usize,
@@ -69,21 +66,19 @@ pub unsafe fn product<L: F32x16>(
     c: &mut [f32],
     stride: usize,
 ) {
-    for begin in (0..k).step_by(KC) {
-        let count = KC.min(k - begin);
-        for q in 0..panels {
-            let b = &b[(q * of + from + begin) * NR..][..count * NR];
-            for r in (0..rows).step_by(MR) {
-                // Rows behind the end read the last one; what is made of them is read by nobody.
-                let a = std::array::from_fn(|i| a((r + i).min(rows - 1)).wrapping_add(begin * step));
-                // SAFETY: by the contract.
-                unsafe { micro::<L>(a, step, b, &mut c[r * stride + q * NR..], stride, count) };
-            }
-        }
-    }
+    // Rows behind the end read the last one; what is made of them is read by nobody.
+    let group = |p: usize| std::array::from_fn(|i| a((p * MR + i).min(rows - 1)));
+    let b = Panels { numbers: &b[from * NR..], count: panels, stride: of * NR };
+    let groups = rows.div_ceil(MR);
+    debug_assert!(c.len() >= groups * MR * stride && stride >= panels * NR);
+    let c = c.as_mut_ptr();
+    let made = |p: usize| std::array::from_fn(|i| c.wrapping_add((p * MR + i) * stride));
+    // SAFETY: by the contract.
+    unsafe { product::<L>((&group, step), b, (&made, true), groups, k) };
 }
 
-/// `Σ a b` in the order and with the roundings of [`micro`]: where a row sees one key alone, what it gives back to that is exactly 0.
+/// `Σ a b` in the order and with the roundings of [`product`], whose blocks have 256 summands: where a row sees one key alone, what it gives
+/// back to that is exactly 0.
 ///
 /// # Safety
 /// The processor has the features of `L`.
@@ -92,11 +87,15 @@ pub unsafe fn in_order<L: F32x16>(a: &[f32], b: &[f32]) -> f32 {
     let mut lanes = [0f32; N];
     // SAFETY: by the contract; a vector's numbers have room.
     unsafe {
-        let mut sum = L::splat(0.0);
-        for (a, b) in a.iter().zip(b) {
-            sum = L::splat(*a).fma(L::splat(*b), sum);
+        let mut all = L::splat(0.0);
+        for (a, b) in a.chunks(KC).zip(b.chunks(KC)) {
+            let mut sum = L::splat(0.0);
+            for (a, b) in a.iter().zip(b) {
+                sum = L::splat(*a).fma(L::splat(*b), sum);
+            }
+            all = all.add(sum);
         }
-        sum.store(lanes.as_mut_ptr());
+        all.store(lanes.as_mut_ptr());
     }
     lanes[0]
 }
@@ -107,7 +106,7 @@ pub struct Block {
     pub rows: Range<usize>,
     /// The first key.
     pub begin: usize,
-    /// Keys, a multiple of 32.
+    /// Keys, a multiple of 16.
     pub width: usize,
 }
 
@@ -164,13 +163,13 @@ pub unsafe fn exponentials<L: F32x16>(x: &mut [f32], factor: f32, shift: f32) ->
     }
 }
 
-/// Rows as a right operand whose summands they are: `[block of 32 columns][rows][32]`.
+/// Rows as a right operand whose summands they are: `[block of 16 columns][rows][16]`.
 pub fn packed_block<'a>(row: &dyn Fn(usize) -> &'a [f32], rows: usize, n: usize) -> Vec<f32> {
     let mut packed = vec![0f32; n.div_ceil(NR) * rows * NR];
-    for r in 0..rows {
-        for (p, part) in row(r).chunks(NR).enumerate() {
-            packed[(p * rows + r) * NR..][..part.len()].copy_from_slice(part);
-        }
+    let out = Out::new(&mut packed);
+    for first in (0..rows).step_by(SUMMANDS) {
+        // SAFETY: nobody else has the memory.
+        unsafe { spread::<NR>(first..rows.min(first + SUMMANDS), row, n, rows, &out) };
     }
     packed
 }

@@ -1,9 +1,9 @@
 //! Products of f32 matrices in any layout: forward (`x Wᵀ`), by inputs (`dy W`) and by weights (`dyᵀ x`).
 //!
-//! The right operand is packed into panels of 32 results, with the summed dimension outside; the left one is read where it lies if
+//! The right operand is packed into panels of 16 results, with the summed dimension outside; the left one is read where it lies if
 //! its rows have all summands of a result, and is packed into panels of 6 otherwise. A tile of results sums blocks of 256 in ascending
-//! order. Which thread computes a tile does not change it, so results do not depend on the number of threads. Precision: f32
-//! products and sums.
+//! order: a panel's block stays in the first cache while all rows of the tile take it. Which thread computes a tile does not change it,
+//! so results do not depend on the number of threads. Precision: f32 products and sums of 256, which are added in f32.
 
 use super::{
     super::{
@@ -15,15 +15,18 @@ use super::{
     spare::{AlignedPart, Spare},
 };
 use crate::error::Result;
+use std::ops::Range;
 
 /// Rows that are computed together.
 pub const MR: usize = 6;
 /// Columns of a panel of the right operand.
-pub const NR: usize = 2 * N;
+pub const NR: usize = N;
 /// Groups of rows and panels in a tile.
-const TILE: [usize; 2] = [8, 4];
+const TILE: [usize; 2] = [8, 8];
 /// Numbers that are summed before the next panels are taken: both fit the first caches.
-const KC: usize = 256;
+pub const KC: usize = 256;
+/// Rows of summands that are packed together: they stay in the first cache while parts of them are taken.
+pub const SUMMANDS: usize = 32;
 /// Rows that are transposed together.
 const TURNED: usize = 8;
 
@@ -54,6 +57,29 @@ pub enum Source<'a> {
     Copied(&'a (dyn Fn(usize, &mut [f32]) + Sync)),
 }
 
+/// Where rows of results go.
+#[derive(Clone, Copy)]
+pub struct Target<'a> {
+    /// All of them. Nobody else has the rows of results that a product writes.
+    pub out: &'a Out<'a, f32>,
+    /// Where row r begins; rows are apart.
+    pub at: &'a (dyn Fn(usize) -> usize + Sync),
+    /// Whether results are added to what is there.
+    pub add: bool,
+}
+
+impl Target<'_> {
+    /// Some columns of a row.
+    ///
+    /// # Safety
+    /// As [`Out::slice`].
+    #[allow(clippy::mut_from_ref)]
+    unsafe fn part(&self, row: usize, col: usize, len: usize) -> &mut [f32] {
+        // SAFETY: by the contract.
+        unsafe { self.out.slice((self.at)(row) + col, len) }
+    }
+}
+
 /// Threads and instructions.
 #[derive(Clone, Copy)]
 pub struct Machine<'a> {
@@ -69,33 +95,27 @@ pub struct Machine<'a> {
 /// same bits come out whatever it is.
 const MOST_PACKED: usize = 4 << 20;
 
-/// `C [m, n] = A [m, k] · B [k, n]`; `store(row, first column, numbers)` takes each part of a row of C once.
+/// `C [m, n] = A [m, k] · B [k, n]`, or `C += A · B`.
 ///
 /// # Errors
 /// [`crate::Error::Device`] where a thread panicked.
-pub fn gemm(
-    machine: Machine<'_>,
-    [m, n, k]: [usize; 3],
-    a: Left<'_>,
-    b: Right<'_>,
-    store: &(dyn Fn(usize, usize, &[f32]) + Sync),
-) -> Result<()> {
+pub fn gemm(machine: Machine<'_>, [m, n, k]: [usize; 3], a: Left<'_>, b: Right<'_>, to: Target<'_>) -> Result<()> {
     let tile_cols = TILE[1] * NR;
     let width = (MOST_PACKED / k.max(1) / tile_cols).max(1) * tile_cols;
     if b.summed || a.summed || n <= width {
-        return gemm_of_columns(machine, [m, n, k], a, b, store);
+        return gemm_of_columns(machine, [m, n, k], a, b, to);
     }
     for first in (0..n).step_by(width) {
-        let store = |r: usize, c: usize, part: &[f32]| store(r, first + c, part);
+        let to = Target { at: &|r| (to.at)(r) + first, ..to };
         let size = [m, width.min(n - first), k];
         match b.rows {
             Source::Slices(row) => {
                 let rows = Source::Slices(&|r| row(first + r));
-                gemm_of_columns(machine, size, a, Right { rows, summed: false }, &store)?;
+                gemm_of_columns(machine, size, a, Right { rows, summed: false }, to)?;
             }
             Source::Copied(copy) => {
                 let rows = Source::Copied(&|r, to| copy(first + r, to));
-                gemm_of_columns(machine, size, a, Right { rows, summed: false }, &store)?;
+                gemm_of_columns(machine, size, a, Right { rows, summed: false }, to)?;
             }
         }
     }
@@ -108,7 +128,7 @@ fn gemm_of_columns(
     [m, n, k]: [usize; 3],
     a: Left<'_>,
     b: Right<'_>,
-    store: &(dyn Fn(usize, usize, &[f32]) + Sync),
+    to: Target<'_>,
 ) -> Result<()> {
     if m == 0 || n == 0 {
         return Ok(());
@@ -119,21 +139,38 @@ fn gemm_of_columns(
     let (down, across) = (m.div_ceil(tile_rows), n.div_ceil(tile_cols));
     machine.pool.run(down * across, &|_, item| {
         let (row, col) = (item / across * tile_rows, item % across * tile_cols);
-        let rows = tile_rows.min(m - row);
+        let (rows, cols) = (tile_rows.min(m - row), tile_cols.min(n - col));
         // Rows behind the end read the last one, and are not stored.
         let at = |r: usize| (row + r).min(m - 1);
         let (rows_at, step): ([*const f32; TILE[0] * MR], usize) = match &packed {
             Some(p) => (std::array::from_fn(|r| p[(row + r / MR * MR) * k..].as_ptr().wrapping_add(r % MR)), MR),
             None => (std::array::from_fn(|r| (a.row)(at(r))[..k].as_ptr()), 1),
         };
-        let panels = [rows.div_ceil(MR), (n - col).min(tile_cols).div_ceil(NR)];
-        let mut c = [0f32; TILE[0] * MR * TILE[1] * NR];
-        let tile = Tile { a: &rows_at, step, b: &b[col * k..], c: &mut c, panels, k };
-        // SAFETY: the processor has the level by the contract of `Machine`; every row of A has k summands in steps of `step`, and
-        // panels are padded to whole ones.
+        let panels = [rows.div_ceil(MR), cols.div_ceil(NR)];
+        let whole = rows % MR == 0 && cols % NR == 0 && k > 0;
+        // A tile at an end has rows or columns that are not stored.
+        let mut own = [0f32; TILE[0] * MR * TILE[1] * NR];
+        let c: [*mut f32; TILE[0] * MR] = if whole {
+            // SAFETY: each part of a row of results is of one item.
+            std::array::from_fn(|r| unsafe { to.part(row + r.min(rows - 1), col, cols) }.as_mut_ptr())
+        } else {
+            let parts = own.chunks_exact_mut(tile_cols).enumerate();
+            parts.take(if to.add { rows } else { 0 }).for_each(|(r, own)| {
+                // SAFETY: as above.
+                own[..cols].copy_from_slice(unsafe { to.part(row + r, col, cols) });
+            });
+            let own = own.as_mut_ptr();
+            std::array::from_fn(|r| own.wrapping_add(r * tile_cols))
+        };
+        let tile = Tile { a: &rows_at, step, b: &b[col * k..], c: &c, add: to.add, panels, k };
+        // SAFETY: the processor has the level by the contract of `Machine`; every row of A has k summands in steps of `step`, panels
+        // are padded to whole ones, and every row of C has room for them.
         unsafe { dispatch(machine.simd_level, tile) };
-        for (r, numbers) in c.chunks(tile_cols).enumerate().take(rows) {
-            store(row + r, col, &numbers[..(n - col).min(tile_cols)]);
+        if !whole {
+            for (r, own) in own.chunks_exact(tile_cols).enumerate().take(rows) {
+                // SAFETY: as above.
+                unsafe { to.part(row + r, col, cols) }.copy_from_slice(&own[..cols]);
+            }
         }
     })
 }
@@ -143,36 +180,31 @@ fn gemm_of_columns(
 fn pack_left<'a>(machine: Machine<'a>, x: Left<'_>, [m, k]: [usize; 2]) -> Result<AlignedPart<'a>> {
     let mut packed = machine.spare.aligned(m.next_multiple_of(TILE[0] * MR) * k);
     let out = Out::new(&mut packed);
-    machine.pool.run(k.div_ceil(32), &|_, block| {
-        for i in block * 32..k.min(block * 32 + 32) {
-            for (p, part) in (x.row)(i)[..m].chunks(MR).enumerate() {
-                // SAFETY: each row has a place of its own in every group.
-                unsafe { out.slice((p * k + i) * MR, part.len()) }.copy_from_slice(part);
-            }
-        }
+    machine.pool.run(k.div_ceil(SUMMANDS), &|_, block| {
+        let own = block * SUMMANDS..k.min((block + 1) * SUMMANDS);
+        // SAFETY: each row has a place of its own in every panel.
+        unsafe { spread::<MR>(own, x.row, m, k, &out) };
     })?;
     Ok(packed)
 }
 
-/// Packs the right operand: `[panel of 32][k][32]`, padded with numbers whose products are not stored.
+/// Packs the right operand: `[panel of 16][k][16]`, padded with numbers whose products are not stored.
 fn pack_right<'a>(machine: Machine<'a>, x: Right<'_>, [n, k]: [usize; 2]) -> Result<AlignedPart<'a>> {
     let panels = n.div_ceil(NR);
     let mut packed = machine.spare.aligned(panels * k * NR);
     let out = Out::new(&mut packed);
     if x.summed {
-        machine.pool.run(k.div_ceil(32), &|_, block| {
-            let mut own = vec![0f32; if matches!(x.rows, Source::Copied(_)) { n } else { 0 }];
-            for i in block * 32..k.min(block * 32 + 32) {
-                let row = match x.rows {
-                    Source::Slices(row) => &row(i)[..n],
-                    Source::Copied(copy) => {
-                        copy(i, &mut own);
-                        &own[..]
-                    }
-                };
-                for (p, part) in row.chunks(NR).enumerate() {
-                    // SAFETY: each row has a place of its own in every panel.
-                    unsafe { out.slice((p * k + i) * NR, part.len()) }.copy_from_slice(part);
+        machine.pool.run(k.div_ceil(SUMMANDS), &|_, block| {
+            let own = block * SUMMANDS..k.min((block + 1) * SUMMANDS);
+            match x.rows {
+                // SAFETY: each row has a place of its own in every panel.
+                Source::Slices(row) => unsafe { spread::<NR>(own, row, n, k, &out) },
+                Source::Copied(copy) => {
+                    let mut rows = vec![0f32; own.len() * n];
+                    rows.chunks_mut(n).zip(own.clone()).for_each(|(to, i)| copy(i, to));
+                    let row = |i: usize| &rows[(i - own.start) * n..][..n];
+                    // SAFETY: as above.
+                    unsafe { spread::<NR>(own.clone(), &row, n, k, &out) };
                 }
             }
         })?;
@@ -194,7 +226,35 @@ fn pack_right<'a>(machine: Machine<'a>, x: Right<'_>, [n, k]: [usize; 2]) -> Res
     Ok(packed)
 }
 
-/// Writes at most 32 rows of k numbers as the columns of a panel `[k][32]`.
+/// Copies rows of n numbers, which are summands, to panels `[k][P]`: panel by panel, so that each is written from its beginning on.
+///
+/// # Safety
+/// Rows have n numbers, and there are at most [`SUMMANDS`]; nobody else has these rows of the panels.
+pub unsafe fn spread<'a, const P: usize>(
+    rows: Range<usize>,
+    row: &dyn Fn(usize) -> &'a [f32],
+    n: usize,
+    k: usize,
+    out: &Out<'_, f32>,
+) {
+    let mut own: [&[f32]; SUMMANDS] = [&[]; SUMMANDS];
+    own.iter_mut().zip(rows.clone()).for_each(|(own, i)| *own = &row(i)[..n]);
+    let own = &own[..rows.len()];
+    debug_assert!(own.iter().all(|row| row.len() == n));
+    for first in (0..n).step_by(P) {
+        // SAFETY: by the contract.
+        let to = unsafe { out.slice((first / P * k + rows.start) * P, rows.len() * P) };
+        let to = to.as_chunks_mut::<P>().0.iter_mut().zip(own);
+        if first + P <= n {
+            // Copies whose length is known are a few instructions. SAFETY: rows have n numbers.
+            to.for_each(|(to, own)| *to = unsafe { own.as_ptr().add(first).cast::<[f32; P]>().read_unaligned() });
+        } else {
+            to.for_each(|(to, own)| to[..n - first].copy_from_slice(&own[first..n]));
+        }
+    }
+}
+
+/// Writes at most 16 rows of k numbers as the columns of a panel `[k][16]`.
 pub fn turn<'a>(count: usize, k: usize, row: &dyn Fn(usize) -> &'a [f32], to: &mut [f32]) {
     debug_assert!(count <= NR && to.len() >= k * NR);
     let to = &mut to[..k * NR];
@@ -220,7 +280,9 @@ struct Tile<'a> {
     /// From one summand of a row to the next.
     step: usize,
     b: &'a [f32],
-    c: &'a mut [f32],
+    c: &'a [*mut f32],
+    /// As [`Target::add`].
+    add: bool,
     panels: [usize; 2],
     k: usize,
 }
@@ -230,74 +292,82 @@ impl SimdKernel for Tile<'_> {
 
     #[inline(always)]
     unsafe fn run<L: F32x16>(self) {
-        let stride = TILE[1] * NR;
-        for from in (0..self.k).step_by(KC) {
-            let count = KC.min(self.k - from);
-            for q in 0..self.panels[1] {
-                let b = &self.b[(q * self.k + from) * NR..][..count * NR];
-                for p in 0..self.panels[0] {
-                    let a = std::array::from_fn(|r| self.a[p * MR + r].wrapping_add(from * self.step));
-                    let c = &mut self.c[p * MR * stride + q * NR..];
-                    // SAFETY: rows have k summands by the contract; the tile has whole groups; the processor has the features.
-                    unsafe { micro::<L>(a, self.step, b, c, stride, count) };
+        let a = |p: usize| std::array::from_fn(|r| self.a[p * MR + r]);
+        let c = |p: usize| std::array::from_fn(|r| self.c[p * MR + r]);
+        let b = Panels { numbers: self.b, count: self.panels[1], stride: self.k * NR };
+        // SAFETY: rows have k summands and room for the panels by the contract; the processor has the features.
+        unsafe { product::<L>((&a, self.step), b, (&c, self.add), self.panels[0], self.k) };
+    }
+}
+
+/// Panels of a right operand: from one to the next it is `stride` numbers.
+#[derive(Clone, Copy)]
+pub struct Panels<'a> {
+    /// From the first summand of the first panel on.
+    pub numbers: &'a [f32],
+    /// How many.
+    pub count: usize,
+    /// See the type.
+    pub stride: usize,
+}
+
+/// A · B of groups of 6 rows: the rows of group p of A begin at `a.0(p)`, their `k` summands `a.1` apart; those of C begin at `c.0(p)`, and
+/// `c.1` says whether to add to them.
+///
+/// # Safety
+/// Every row of A is readable so, every panel of B has `16 · k` numbers, every row of C has 16 for each panel; the processor has the
+/// features of `L`.
+#[inline(always)]
+pub unsafe fn product<L: F32x16>(
+    (a, step): (&dyn Fn(usize) -> [*const f32; MR], usize),
+    b: Panels<'_>,
+    (c, add): (&dyn Fn(usize) -> [*mut f32; MR], bool),
+    groups: usize,
+    k: usize,
+) {
+    for begin in (0..k).step_by(KC) {
+        let (count, add) = (KC.min(k - begin), add || begin > 0);
+        let mut q = 0;
+        while q < b.count {
+            // Twelve sums of two registers each and what they are made of are all registers that most levels have.
+            let two = L::MANY_REGISTERS && q + 1 < b.count;
+            let numbers = &b.numbers[q * b.stride + begin * NR..];
+            debug_assert!(numbers.len() >= NR * count + if two { b.stride } else { 0 });
+            for p in 0..groups {
+                let a = a(p).map(|row| row.wrapping_add(begin * step));
+                let c = c(p).map(|row| row.wrapping_add(q * NR));
+                // SAFETY: by the contract; within the length above.
+                unsafe {
+                    if two {
+                        sums::<L, 2>((a, step), (numbers.as_ptr(), b.stride), (c, add), count);
+                    } else {
+                        sums::<L, 1>((a, step), (numbers.as_ptr(), b.stride), (c, add), count);
+                    }
                 }
             }
+            q += 1 + usize::from(two);
         }
     }
 }
 
-/// Adds `count` summands to 6 rows of 32 results: row r's summand i lies at `a[r] + i · step`.
+/// Sums of `count` products for 6 rows of `V` panels: row r's summand i lies at `a[r] + i · step`.
 ///
 /// # Safety
-/// Every row of a is readable so, b has `32 · count` numbers, c `5 · stride + 32`; the processor has the features of `L`.
-#[inline(always)]
-pub unsafe fn micro<L: F32x16>(
-    a: [*const f32; MR],
-    step: usize,
-    b: &[f32],
-    c: &mut [f32],
-    stride: usize,
-    count: usize,
-) {
-    debug_assert!(b.len() >= NR * count && c.len() >= (MR - 1) * stride + NR);
-    let (b, c) = (b.as_ptr(), c.as_mut_ptr());
-    // SAFETY: within the lengths that the contract gives.
-    unsafe {
-        if L::MANY_REGISTERS {
-            sums::<L, 2>(a, step, b, c, stride, count);
-        } else {
-            // Twelve sums of eight numbers and what they are made of are all registers that there are.
-            sums::<L, 1>(a, step, b, c, stride, count);
-            sums::<L, 1>(a, step, b.add(N), c.add(N), stride, count);
-        }
-    }
-}
-
-/// The same for `V` vectors of results.
-///
-/// # Safety
-/// As [`micro`].
+/// Every row of A is readable so, each panel has `16 · count` numbers, each row of C `16 V`; the processor has the features of `L`.
 #[inline(always)]
 unsafe fn sums<L: F32x16, const V: usize>(
-    a: [*const f32; MR],
-    step: usize,
-    b: *const f32,
-    c: *mut f32,
-    stride: usize,
+    (a, step): ([*const f32; MR], usize),
+    (b, panel): (*const f32, usize),
+    (c, add): ([*mut f32; MR], bool),
     count: usize,
 ) {
     // SAFETY: as the caller's contract says.
     unsafe {
         let mut sums = [[L::splat(0.0); V]; MR];
-        for (r, s) in sums.iter_mut().enumerate() {
-            for (v, s) in s.iter_mut().enumerate() {
-                *s = L::load(c.add(r * stride + v * N));
-            }
-        }
         for i in 0..count {
             let mut x = [L::splat(0.0); V];
             for (v, x) in x.iter_mut().enumerate() {
-                *x = L::load(b.add(i * NR + v * N));
+                *x = L::load(b.add(v * panel + i * NR));
             }
             for (row, s) in a.iter().zip(&mut sums) {
                 let own = L::splat(*row.add(i * step));
@@ -306,9 +376,14 @@ unsafe fn sums<L: F32x16, const V: usize>(
                 }
             }
         }
-        for (r, s) in sums.into_iter().enumerate() {
+        for (row, s) in c.into_iter().zip(sums) {
             for (v, s) in s.into_iter().enumerate() {
-                s.store(c.add(r * stride + v * N));
+                let to = row.add(v * N);
+                if add {
+                    L::load(to).add(s).store(to);
+                } else {
+                    s.store(to);
+                }
             }
         }
     }

@@ -17,7 +17,7 @@ mod spare;
 mod sums;
 mod vectors;
 
-use super::{Options, check_available, pool, pool::Pool, router::choose, simd_level};
+use super::{Options, buffer::Out, check_available, pool, pool::Pool, router::choose, simd_level};
 use crate::{
     backend::training::{
         Training,
@@ -31,7 +31,7 @@ use crate::{
         train::{Operands, Scope, Value},
     },
 };
-use gemm::{Left, Machine, Right, Source, gemm};
+use gemm::{Left, Machine, Right, Source, Target, gemm};
 use source::with_rows;
 use spare::Spare;
 
@@ -58,6 +58,10 @@ struct CpuNodes {
 impl Nodes<f32> for CpuNodes {
     fn describe(&self) -> String {
         format!("cpu ({} threads, {})", self.pool.threads(), self.simd_level.name())
+    }
+
+    fn begin(&mut self) {
+        self.spare.begin();
     }
 
     fn gone(&mut self, value: Value<f32>) {
@@ -129,18 +133,20 @@ impl CpuNodes {
         let out = w.tensor(l.weight).rows();
         let mut y = self.spare.array(x.rows, out);
         let bias = l.bias.map(|b| w.vector(b));
-        let to = super::buffer::Out::new(&mut y.data);
+        if let Some(bias) = &bias {
+            y.data.chunks_exact_mut(out).for_each(|y| y.copy_from_slice(bias));
+        }
+        let to = Out::new(&mut y.data);
         let a = Left { row: &|r| x.row(r), summed: false };
         with_rows(w, l.weight, 0, |rows| {
             let b = Right { rows, summed: false };
-            gemm(self.machine(), [x.rows, out, x.cols], a, b, &|r, c, part| {
-                // SAFETY: each part of a row of results comes once.
-                let to = unsafe { to.slice(r * out + c, part.len()) };
-                to.copy_from_slice(part);
-                if let Some(bias) = &bias {
-                    to.iter_mut().zip(&bias[c..]).for_each(|(y, b)| *y += b);
-                }
-            })
+            gemm(
+                self.machine(),
+                [x.rows, out, x.cols],
+                a,
+                b,
+                Target { out: &to, at: &|r| r * out, add: bias.is_some() },
+            )
         })?;
         Ok(y)
     }
@@ -149,7 +155,7 @@ impl CpuNodes {
     fn router(&self, logits: &Array<f32>, r: &Router, w: Weights<'_, f32>) -> Result<Vec<Value<f32>>> {
         let (rows, k) = (logits.rows, r.used);
         let (mut ids, mut weights) = (vec![0u32; rows * k], Array::zeros(rows, k));
-        let (to_ids, to_weights) = (super::buffer::Out::new(&mut ids), super::buffer::Out::new(&mut weights.data));
+        let (to_ids, to_weights) = (Out::new(&mut ids), Out::new(&mut weights.data));
         let (bias, factors) = (r.selection_bias.map(|b| w.vector(b)), r.expert_scale.map(|s| w.vector(s)));
         let failed = std::sync::atomic::AtomicBool::new(false);
         self.pool.run(rows.div_ceil(ROUTED), &|_, block| {
@@ -175,28 +181,21 @@ impl CpuNodes {
     fn linear_input(&self, dy: &Array<f32>, weight: WeightId, w: Weights<'_, f32>) -> Result<Array<f32>> {
         let inp = w.tensor(weight).cols();
         let mut dx = self.spare.array(dy.rows, inp);
-        let to = super::buffer::Out::new(&mut dx.data);
+        let to = Out::new(&mut dx.data);
         let a = Left { row: &|r| dy.row(r), summed: false };
         with_rows(w, weight, 0, |rows| {
             let b = Right { rows, summed: true };
-            gemm(self.machine(), [dy.rows, inp, dy.cols], a, b, &|r, c, part| {
-                // SAFETY: each part of a row of results comes once.
-                unsafe { to.slice(r * inp + c, part.len()) }.copy_from_slice(part);
-            })
+            gemm(self.machine(), [dy.rows, inp, dy.cols], a, b, Target { out: &to, at: &|r| r * inp, add: false })
         })?;
         Ok(dx)
     }
 
     /// `into += dyᵀ x`.
     fn outer(&self, x: &Array<f32>, dy: &Array<f32>, into: &mut [f32]) -> Result<()> {
-        let to = super::buffer::Out::new(into);
+        let to = Target { out: &Out::new(into), at: &|o| o * x.cols, add: true };
         let a = Left { row: &|r| dy.row(r), summed: true };
         let b = Right { rows: Source::Slices(&|r| x.row(r)), summed: true };
-        gemm(self.machine(), [dy.cols, x.cols, x.rows], a, b, &|o, c, part| {
-            // SAFETY: each part of a row of results comes once.
-            let to = unsafe { to.slice(o * x.cols + c, part.len()) };
-            to.iter_mut().zip(part).for_each(|(to, v)| *to += v);
-        })
+        gemm(self.machine(), [dy.cols, x.cols, x.rows], a, b, to)
     }
 
     /// Runs `one` for every expert with its slots: experts side by side, or one after the other on all threads where one has most of
@@ -212,8 +211,12 @@ impl CpuNodes {
         if count < 2 * self.pool.threads() || 2 * most > ids.len() {
             return slots.iter().enumerate().try_for_each(|(e, s)| one(e, s));
         }
+        // The largest first: at the end, where threads wait for each other, only small ones are left.
+        let mut order: Vec<usize> = (0..count).collect();
+        order.sort_by_key(|e| std::cmp::Reverse(slots[*e].len()));
         let failed = std::sync::Mutex::new(None);
-        self.pool.run(count, &|_, e| {
+        self.pool.run(count, &|_, i| {
+            let e = order[i];
             if let Err(error) = one(e, &slots[e]) {
                 *super::pool::lock_unpoisoned(&failed) = Some(error);
             }
@@ -226,21 +229,17 @@ impl CpuNodes {
         let shape = w.tensor(l.weight).shape();
         let (count, out, inp, k) = (shape[0], shape[1], shape[2], ids.len() / x.rows.max(1));
         let mut y = self.spare.array(x.rows, k * out);
-        let to = super::buffer::Out::new(&mut y.data);
+        let to = Out::new(&mut y.data);
         let row = |slot: usize| if x.cols == inp { x.row(slot / k) } else { &x.data[slot * inp..(slot + 1) * inp] };
         self.each_expert(ids, count, &|e, slots| {
-            let bias = l.bias.map(|b| w.row(b, e));
+            if let Some(bias) = l.bias.map(|b| w.row(b, e)) {
+                // SAFETY: each slot is of one expert.
+                slots.iter().for_each(|s| unsafe { to.slice(s * out, out) }.copy_from_slice(&bias));
+            }
             let a = Left { row: &|r| row(slots[r]), summed: false };
+            let to = Target { out: &to, at: &|r| slots[r] * out, add: l.bias.is_some() };
             with_rows(w, l.weight, e * out, |rows| {
-                let b = Right { rows, summed: false };
-                gemm(self.machine(), [slots.len(), out, inp], a, b, &|r, c, part| {
-                    // SAFETY: each slot is of one expert, and each part of its results comes once.
-                    let to = unsafe { to.slice(slots[r] * out + c, part.len()) };
-                    to.copy_from_slice(part);
-                    if let Some(bias) = &bias {
-                        to.iter_mut().zip(&bias[c..]).for_each(|(y, b)| *y += b);
-                    }
-                })
+                gemm(self.machine(), [slots.len(), out, inp], a, Right { rows, summed: false }, to)
             })
         })?;
         Ok(y)
@@ -251,16 +250,13 @@ impl CpuNodes {
         let shape = w.tensor(weight).shape();
         let (count, out, inp, k) = (shape[0], shape[1], shape[2], ids.len() / dy.rows.max(1));
         let mut dx = self.spare.array(dy.rows, k * inp);
-        let to = super::buffer::Out::new(&mut dx.data);
+        let to = Out::new(&mut dx.data);
         self.each_expert(ids, count, &|e, slots| {
             let row = |r: usize| &dy.data[slots[r] * out..(slots[r] + 1) * out];
             let a = Left { row: &|r| row(r), summed: false };
+            let to = Target { out: &to, at: &|r| slots[r] * inp, add: false };
             with_rows(w, weight, e * out, |rows| {
-                let b = Right { rows, summed: true };
-                gemm(self.machine(), [slots.len(), inp, out], a, b, &|r, c, part| {
-                    // SAFETY: each slot is of one expert, and each part of its results comes once.
-                    unsafe { to.slice(slots[r] * inp + c, part.len()) }.copy_from_slice(part);
-                })
+                gemm(self.machine(), [slots.len(), inp, out], a, Right { rows, summed: true }, to)
             })
         })?;
         Ok(dx)
@@ -271,7 +267,7 @@ impl CpuNodes {
         let k = ids.len() / x.rows.max(1);
         let out = dy.cols / k.max(1);
         let inp = into.len() / (count * out).max(1);
-        let to = super::buffer::Out::new(into);
+        let to = Out::new(into);
         let row = |slot: usize| if x.cols == inp { x.row(slot / k) } else { &x.data[slot * inp..(slot + 1) * inp] };
         self.each_expert(ids, count, &|e, slots| {
             if slots.is_empty() {
@@ -279,11 +275,8 @@ impl CpuNodes {
             }
             let a = Left { row: &|r| &dy.data[slots[r] * out..(slots[r] + 1) * out], summed: true };
             let b = Right { rows: Source::Slices(&|r| row(slots[r])), summed: true };
-            gemm(self.machine(), [out, inp, slots.len()], a, b, &|o, c, part| {
-                // SAFETY: each expert's matrix is of one item, and each part of its rows comes once.
-                let to = unsafe { to.slice((e * out + o) * inp + c, part.len()) };
-                to.iter_mut().zip(part).for_each(|(to, v)| *to += v);
-            })
+            let to = Target { out: &to, at: &|o| (e * out + o) * inp, add: true };
+            gemm(self.machine(), [out, inp, slots.len()], a, b, to)
         })
     }
 }

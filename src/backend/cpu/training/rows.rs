@@ -40,20 +40,79 @@ unsafe fn dot<L: F32x16>(a: &[f32], b: &[f32]) -> f32 {
     }
 }
 
-/// `Σ f(x)` of vectors, and of the numbers behind the last whole one.
+/// What is summed of a row's numbers. (A closure would not be compiled with the instructions of a level.)
+trait Summand: Copy {
+    /// Of sixteen numbers.
+    ///
+    /// # Safety
+    /// The processor has the features of `L`.
+    unsafe fn of<L: F32x16>(self, x: L) -> L;
+
+    /// Of one number.
+    fn one(self, x: f32) -> f32;
+}
+
+/// The numbers themselves.
+#[derive(Clone, Copy)]
+struct Itself;
+impl Summand for Itself {
+    #[inline(always)]
+    unsafe fn of<L: F32x16>(self, x: L) -> L {
+        x
+    }
+
+    fn one(self, x: f32) -> f32 {
+        x
+    }
+}
+
+/// Squares of the distance to a number.
+#[derive(Clone, Copy)]
+struct SquareFrom(f32);
+impl Summand for SquareFrom {
+    #[inline(always)]
+    unsafe fn of<L: F32x16>(self, x: L) -> L {
+        // SAFETY: by the contract.
+        unsafe {
+            let d = x.sub(L::splat(self.0));
+            d.mul(d)
+        }
+    }
+
+    fn one(self, x: f32) -> f32 {
+        (x - self.0) * (x - self.0)
+    }
+}
+
+/// `e^(x − shift)`.
+#[derive(Clone, Copy)]
+struct Exponential(f32);
+impl Summand for Exponential {
+    #[inline(always)]
+    unsafe fn of<L: F32x16>(self, x: L) -> L {
+        // SAFETY: by the contract.
+        unsafe { x.sub(L::splat(self.0)).exp() }
+    }
+
+    fn one(self, x: f32) -> f32 {
+        (x - self.0).exp()
+    }
+}
+
+/// `Σ f(x)`.
 ///
 /// # Safety
 /// The processor has the features of `L`.
 #[inline(always)]
-unsafe fn sum_of<L: F32x16>(x: &[f32], f: impl Fn(L) -> L, one: impl Fn(f32) -> f32) -> f32 {
+unsafe fn sum_of<L: F32x16>(x: &[f32], f: impl Summand) -> f32 {
     let whole = x.len() / N * N;
     // SAFETY: whole vectors within the slice.
     unsafe {
         let mut sum = L::splat(0.0);
         for i in (0..whole).step_by(N) {
-            sum = sum.add(f(L::load(x.as_ptr().add(i))));
+            sum = sum.add(f.of(L::load(x.as_ptr().add(i))));
         }
-        sum.sum() + x[whole..].iter().map(|x| one(*x)).sum::<f32>()
+        sum.sum() + x[whole..].iter().map(|x| f.one(*x)).sum::<f32>()
     }
 }
 
@@ -68,10 +127,9 @@ pub unsafe fn statistics<L: F32x16>(x: &[f32], n: &Norm) -> (f32, f32) {
     unsafe {
         let centre = match n.kind {
             NormKind::Rms => 0.0,
-            NormKind::Layer => sum_of::<L>(x, |x| x, |x| x) / count,
+            NormKind::Layer => sum_of::<L>(x, Itself) / count,
         };
-        let c = L::splat(centre);
-        let squares = sum_of::<L>(x, |x| x.sub(c).mul(x.sub(c)), |x| (x - centre) * (x - centre));
+        let squares = sum_of::<L>(x, SquareFrom(centre));
         (centre, 1.0 / (squares / count + n.eps).sqrt())
     }
 }
@@ -103,10 +161,7 @@ unsafe fn exponentials<L: F32x16>(x: &[f32], shift: f32) -> f64 {
     let mut sum = 0.0;
     for part in x.chunks(EXPONENTIALS) {
         // SAFETY: by the contract.
-        let own = unsafe {
-            let s = L::splat(shift);
-            sum_of::<L>(part, |x| x.sub(s).exp(), |x| (x - shift).exp())
-        };
+        let own = unsafe { sum_of::<L>(part, Exponential(shift)) };
         sum += f64::from(own);
     }
     sum
@@ -245,7 +300,7 @@ unsafe fn norm_grad<L: F32x16>(x: &[f32], d: &[f32], n: &Norm, weight: &[f32], t
             let (own, plain) = match n.kind {
                 NormKind::Rms => (dot::<L>(to, x), 0.0),
                 NormKind::Layer => {
-                    let plain = sum_of::<L>(to, |x| x, |x| x);
+                    let plain = sum_of::<L>(to, Itself);
                     let own: f64 = to.iter().zip(x).map(|(g, x)| f64::from(*g) * f64::from(x - centre)).sum();
                     (own as f32, plain)
                 }
