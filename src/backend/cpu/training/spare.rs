@@ -1,9 +1,9 @@
 //! Memory of values that nobody reads any more, for those that come: its pages are there already, and nothing has to be made zero first.
 //!
-//! A micro-batch makes values of the same sizes as the one before it. Where nothing fits, what earlier ones have left is let go as others
-//! are made, and at last what a whole micro-batch did not take: all of it together is hardly more than what is in use at once at most.
-//! Small packed operands of products are apart: their sizes depend on how many tokens an expert has, so that none would ever fit, and
-//! each would push a value out.
+//! A micro-batch makes values of the same sizes as the one before it. What is kept and what is in use are together never more than what was
+//! in use at once at most: where a value comes that nothing fits, the oldest that is kept goes, and so does what a whole micro-batch did
+//! not take. Small packed operands of products are apart: their sizes depend on how many tokens an expert has, so that none would ever
+//! fit, and each would push a value out.
 
 use super::super::pool::lock_unpoisoned;
 use crate::ops::Array;
@@ -26,12 +26,15 @@ pub struct Spare {
     packed: Mutex<Vec<Vec<f32>>>,
 }
 
-/// For values and large packed operands.
+/// For values and large packed operands; all sizes are capacities.
 #[derive(Default)]
 struct Values {
     /// With the number of the micro-batch that gave each back, the oldest first.
     idle: Vec<(u64, Vec<f32>)>,
     micro_batch: u64,
+    /// Numbers that are in use, and at most in this micro-batch and the last one.
+    used: usize,
+    most: [usize; 2],
 }
 
 impl Values {
@@ -43,12 +46,19 @@ impl Values {
         best.map(|i| self.idle.remove(i).1)
     }
 
-    /// Lets go of as much as comes, of what earlier micro-batches have left.
-    fn make_room(&mut self, len: usize) {
-        let mut freed = 0;
-        while freed < len && self.idle.first().is_some_and(|(at, _)| *at < self.micro_batch) {
-            freed += self.idle.remove(0).1.capacity();
-        }
+    /// So many more are in use; what is kept may be as much as that leaves.
+    fn count(&mut self, len: usize) {
+        self.used += len;
+        self.most[0] = self.most[0].max(self.used);
+        let room = self.most[0].max(self.most[1]) - self.used;
+        let mut idle: usize = self.idle.iter().map(|(_, v)| v.capacity()).sum();
+        let over = self.idle.iter().take_while(|(_, v)| {
+            let goes = idle > room;
+            idle = idle.saturating_sub(v.capacity());
+            goes
+        });
+        let over = over.count();
+        self.idle.drain(..over);
     }
 }
 
@@ -59,6 +69,8 @@ impl Spare {
         let last = values.micro_batch;
         values.idle.retain(|(at, _)| *at >= last);
         values.micro_batch += 1;
+        values.used = 0;
+        values.most = [0, values.most[0]];
     }
 
     /// `len` numbers, whatever they are.
@@ -67,15 +79,12 @@ impl Spare {
             return vec![0.0; len];
         }
         let mut values = lock_unpoisoned(&self.values);
-        if let Some(mut v) = values.fitting(len) {
-            v.resize(len, 0.0);
-            return v;
-        }
-        values.make_room(len);
-        drop(values);
+        let found = values.fitting(len);
         // Room for a line more: packed operands and values of one size take each other's place.
-        let mut v = vec![0.0; len + LINE];
-        v.truncate(len);
+        values.count(found.as_ref().map_or(len + LINE, Vec::capacity));
+        drop(values);
+        let mut v = found.unwrap_or_else(|| vec![0.0; len + LINE]);
+        v.resize(len, 0.0);
         v
     }
 
@@ -89,6 +98,8 @@ impl Spare {
         if v.capacity() >= LEAST {
             let mut values = lock_unpoisoned(&self.values);
             let now = values.micro_batch;
+            // Some were made elsewhere.
+            values.used = values.used.saturating_sub(v.capacity());
             values.idle.push((now, v));
         }
     }
@@ -156,21 +167,30 @@ mod tests {
     fn memory_comes_again_and_does_not_grow() {
         let spare = Spare::default();
         let idle = || spare.values.lock().unwrap().idle.len();
-        let v = spare.take(1 << 14);
-        let at = v.as_ptr();
+        let [v, w] = [1 << 14, 1 << 14].map(|len| spare.take(len));
+        let at = [v.as_ptr(), w.as_ptr()];
         spare.give(v);
+        spare.give(w);
         let same = spare.take(1 << 14);
-        assert!(same.as_ptr() == at && same.len() == 1 << 14);
+        assert!(same.as_ptr() == at[0] && same.len() == 1 << 14);
         spare.give(same);
-        // Another size, in the same micro-batch and in the next one: what was left goes.
-        spare.give(spare.take(1 << 15));
-        assert_eq!(idle(), 2);
+        // Another size: what is kept and that are not more than were in use.
+        let third = spare.take(3 << 13);
+        assert_eq!(idle(), 0);
+        spare.give(third);
         spare.begin();
-        assert_eq!(idle(), 2);
-        spare.give(spare.take(3 << 14));
         assert_eq!(idle(), 1);
-        // What was not taken for a micro-batch goes, and what was stays.
-        spare.give(spare.take(1 << 14));
+        // A micro-batch that uses more at once keeps more, and the next one has all of it.
+        let at_once = [3 << 13, 1 << 14, 1 << 15];
+        let one = at_once.map(|len| spare.take(len));
+        one.into_iter().for_each(|v| spare.give(v));
+        spare.begin();
+        assert_eq!(idle(), 3);
+        for len in at_once {
+            spare.give(spare.take(len));
+        }
+        assert_eq!(idle(), 3);
+        // What was not taken for a micro-batch goes.
         spare.begin();
         spare.give(spare.take(1 << 14));
         spare.begin();
