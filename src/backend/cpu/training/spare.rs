@@ -16,7 +16,7 @@ const LEAST: usize = 1 << 12;
 const LINE: usize = 16;
 
 /// Numbers of a packed operand up to which it is kept apart: a few of these are hardly anything beside values.
-const SMALL: usize = 1 << 20;
+const SMALL: usize = 1 << 17;
 
 /// Vectors that are nobody's.
 #[derive(Default)]
