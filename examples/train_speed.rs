@@ -161,7 +161,6 @@ impl Bard {
         learner.choose(&optimizer.trained())?;
         let (texts, len, parts) =
             (config.micro_batch_size, config.sequence_len + 1, config.gradient_accumulation_steps);
-        let tokens = (texts * len * parts) as f64;
         let batch = |number: u32| {
             let rows = texts * len;
             let id = |i: usize| ((i as u32 + 977 * number).wrapping_mul(2_654_435_761) >> 20) % 4096;
@@ -171,7 +170,7 @@ impl Bard {
                 positions: (0..rows).map(|i| (i % len) as u32).collect(),
                 starts: (0..rows).map(|i| (i / len * len) as u32).collect(),
                 weights: vec![1.0; rows],
-                scale: 1.0 / tokens,
+                scale: 1.0 / (rows * parts) as f64,
                 share: 1.0 / parts as f64,
                 number,
                 seed: 1,
@@ -228,7 +227,8 @@ fn main() -> Result<()> {
     let step = m[0] + m[1];
     let flops = bard.batches.len() as f64 * bard.forecast.flops;
     let rate = PRODUCTS as f64 * 2.0 * (ROWS * HIDDEN * HIDDEN) as f64 / m[2];
-    println!("step       {step:.3} s, {:.0} tokens/s, {:.0} GFLOP/s", 4096.0 / step, flops / m[0] / 1e9);
+    let tokens = bard.batches.iter().map(|b| b.ids.len()).sum::<usize>() as f64;
+    println!("step       {step:.3} s, {:.0} tokens/s, {:.0} GFLOP/s", tokens / step, flops / m[0] / 1e9);
     println!("product    {:.0} GFLOP/s; gradients reach {:.0} % of it", rate / 1e9, 100.0 * flops / m[0] / rate);
     println!("routed     8 experts, 2 used: {:.2} of dense; with all tokens at two: {:.2}", m[4] / m[3], m[5] / m[3]);
     println!("routed     64 experts, 8 used: {:.2} of dense", m[7] / m[6]);

@@ -64,8 +64,29 @@ pub struct Target<'a> {
     pub out: &'a Out<'a, f32>,
     /// Where row r begins; rows are apart.
     pub at: &'a (dyn Fn(usize) -> usize + Sync),
-    /// Whether results are added to what is there.
-    pub add: bool,
+    /// What results are added to.
+    pub start: Start<'a>,
+}
+
+/// What results of a product are added to.
+#[derive(Clone, Copy)]
+pub enum Start<'a> {
+    /// Nothing: what is there is written over.
+    Zero,
+    /// What is there.
+    There,
+    /// A bias: these numbers in every row.
+    Row(&'a [f32]),
+}
+
+impl<'a> Start<'a> {
+    /// The same of the columns from `first` on.
+    fn columns(self, first: usize) -> Start<'a> {
+        match self {
+            Start::Row(row) => Start::Row(&row[first..]),
+            Start::Zero | Start::There => self,
+        }
+    }
 }
 
 impl Target<'_> {
@@ -95,7 +116,7 @@ pub struct Machine<'a> {
 /// same bits come out whatever it is.
 const MOST_PACKED: usize = 4 << 20;
 
-/// `C [m, n] = A [m, k] · B [k, n]`, or `C += A · B`.
+/// `C [m, n] = A [m, k] · B [k, n]`, added to what the target says.
 ///
 /// # Errors
 /// [`crate::Error::Device`] where a thread panicked.
@@ -106,7 +127,7 @@ pub fn gemm(machine: Machine<'_>, [m, n, k]: [usize; 3], a: Left<'_>, b: Right<'
         return gemm_of_columns(machine, [m, n, k], a, b, to);
     }
     for first in (0..n).step_by(width) {
-        let to = Target { at: &|r| (to.at)(r) + first, ..to };
+        let to = Target { out: to.out, at: &|r| (to.at)(r) + first, start: to.start.columns(first) };
         let size = [m, width.min(n - first), k];
         match b.rows {
             Source::Slices(row) => {
@@ -147,30 +168,32 @@ fn gemm_of_columns(
             None => (std::array::from_fn(|r| (a.row)(at(r))[..k].as_ptr()), 1),
         };
         let panels = [rows.div_ceil(MR), cols.div_ceil(NR)];
-        let whole = rows % MR == 0 && cols % NR == 0 && k > 0;
+        // SAFETY: each part of a row of results is of one item, which has it once at a time.
+        let part = |r: usize| unsafe { to.part(row + r, col, cols) };
         // A tile at an end has rows or columns that are not stored.
+        let whole = rows % MR == 0 && cols % NR == 0 && k > 0;
         let mut own = [0f32; TILE[0] * MR * TILE[1] * NR];
+        if let Start::Row(bias) = to.start {
+            (0..rows).for_each(|r| part(r).copy_from_slice(&bias[col..col + cols]));
+        }
+        let add = !matches!(to.start, Start::Zero);
         let c: [*mut f32; TILE[0] * MR] = if whole {
-            // SAFETY: each part of a row of results is of one item.
-            std::array::from_fn(|r| unsafe { to.part(row + r.min(rows - 1), col, cols) }.as_mut_ptr())
+            std::array::from_fn(|r| part(r.min(rows - 1)).as_mut_ptr())
         } else {
-            let parts = own.chunks_exact_mut(tile_cols).enumerate();
-            parts.take(if to.add { rows } else { 0 }).for_each(|(r, own)| {
-                // SAFETY: as above.
-                own[..cols].copy_from_slice(unsafe { to.part(row + r, col, cols) });
-            });
+            if add {
+                let parts = own.chunks_exact_mut(tile_cols).enumerate().take(rows);
+                parts.for_each(|(r, own)| own[..cols].copy_from_slice(part(r)));
+            }
             let own = own.as_mut_ptr();
             std::array::from_fn(|r| own.wrapping_add(r * tile_cols))
         };
-        let tile = Tile { a: &rows_at, step, b: &b[col * k..], c: &c, add: to.add, panels, k };
+        let tile = Tile { a: &rows_at, step, b: &b[col * k..], c: &c, add, panels, k };
         // SAFETY: the processor has the level by the contract of `Machine`; every row of A has k summands in steps of `step`, panels
         // are padded to whole ones, and every row of C has room for them.
         unsafe { dispatch(machine.simd_level, tile) };
         if !whole {
-            for (r, own) in own.chunks_exact(tile_cols).enumerate().take(rows) {
-                // SAFETY: as above.
-                unsafe { to.part(row + r, col, cols) }.copy_from_slice(&own[..cols]);
-            }
+            let parts = own.chunks_exact(tile_cols).enumerate().take(rows);
+            parts.for_each(|(r, own)| part(r).copy_from_slice(&own[..cols]));
         }
     })
 }
@@ -226,10 +249,11 @@ fn pack_right<'a>(machine: Machine<'a>, x: Right<'_>, [n, k]: [usize; 2]) -> Res
     Ok(packed)
 }
 
-/// Copies rows of n numbers, which are summands, to panels `[k][P]`: panel by panel, so that each is written from its beginning on.
+/// Copies at most [`SUMMANDS`] rows of n numbers, which are summands, to panels `[k][P]`: panel by panel, so that each is written from its
+/// beginning on.
 ///
 /// # Safety
-/// Rows have n numbers, and there are at most [`SUMMANDS`]; nobody else has these rows of the panels.
+/// Nobody else has these rows of the panels.
 pub unsafe fn spread<'a, const P: usize>(
     rows: Range<usize>,
     row: &dyn Fn(usize) -> &'a [f32],
@@ -240,13 +264,13 @@ pub unsafe fn spread<'a, const P: usize>(
     let mut own: [&[f32]; SUMMANDS] = [&[]; SUMMANDS];
     own.iter_mut().zip(rows.clone()).for_each(|(own, i)| *own = &row(i)[..n]);
     let own = &own[..rows.len()];
-    debug_assert!(own.iter().all(|row| row.len() == n));
     for first in (0..n).step_by(P) {
         // SAFETY: by the contract.
         let to = unsafe { out.slice((first / P * k + rows.start) * P, rows.len() * P) };
         let to = to.as_chunks_mut::<P>().0.iter_mut().zip(own);
         if first + P <= n {
-            // Copies whose length is known are a few instructions. SAFETY: rows have n numbers.
+            // Copies whose length is known are a few instructions.
+            // SAFETY: each of the slices above has n numbers.
             to.for_each(|(to, own)| *to = unsafe { own.as_ptr().add(first).cast::<[f32; P]>().read_unaligned() });
         } else {
             to.for_each(|(to, own)| to[..n - first].copy_from_slice(&own[first..n]));
@@ -281,7 +305,7 @@ struct Tile<'a> {
     step: usize,
     b: &'a [f32],
     c: &'a [*mut f32],
-    /// As [`Target::add`].
+    /// Whether to add to C.
     add: bool,
     panels: [usize; 2],
     k: usize,

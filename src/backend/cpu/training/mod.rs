@@ -31,7 +31,7 @@ use crate::{
         train::{Operands, Scope, Value},
     },
 };
-use gemm::{Left, Machine, Right, Source, Target, gemm};
+use gemm::{Left, Machine, Right, Source, Start, Target, gemm};
 use source::with_rows;
 use spare::Spare;
 
@@ -133,20 +133,12 @@ impl CpuNodes {
         let out = w.tensor(l.weight).rows();
         let mut y = self.spare.array(x.rows, out);
         let bias = l.bias.map(|b| w.vector(b));
-        if let Some(bias) = &bias {
-            y.data.chunks_exact_mut(out).for_each(|y| y.copy_from_slice(bias));
-        }
-        let to = Out::new(&mut y.data);
+        let start = bias.as_deref().map_or(Start::Zero, Start::Row);
+        let to = Target { out: &Out::new(&mut y.data), at: &|r| r * out, start };
         let a = Left { row: &|r| x.row(r), summed: false };
         with_rows(w, l.weight, 0, |rows| {
             let b = Right { rows, summed: false };
-            gemm(
-                self.machine(),
-                [x.rows, out, x.cols],
-                a,
-                b,
-                Target { out: &to, at: &|r| r * out, add: bias.is_some() },
-            )
+            gemm(self.machine(), [x.rows, out, x.cols], a, b, to)
         })?;
         Ok(y)
     }
@@ -181,18 +173,17 @@ impl CpuNodes {
     fn linear_input(&self, dy: &Array<f32>, weight: WeightId, w: Weights<'_, f32>) -> Result<Array<f32>> {
         let inp = w.tensor(weight).cols();
         let mut dx = self.spare.array(dy.rows, inp);
-        let to = Out::new(&mut dx.data);
+        let to = Target { out: &Out::new(&mut dx.data), at: &|r| r * inp, start: Start::Zero };
         let a = Left { row: &|r| dy.row(r), summed: false };
         with_rows(w, weight, 0, |rows| {
-            let b = Right { rows, summed: true };
-            gemm(self.machine(), [dy.rows, inp, dy.cols], a, b, Target { out: &to, at: &|r| r * inp, add: false })
+            gemm(self.machine(), [dy.rows, inp, dy.cols], a, Right { rows, summed: true }, to)
         })?;
         Ok(dx)
     }
 
     /// `into += dyᵀ x`.
     fn outer(&self, x: &Array<f32>, dy: &Array<f32>, into: &mut [f32]) -> Result<()> {
-        let to = Target { out: &Out::new(into), at: &|o| o * x.cols, add: true };
+        let to = Target { out: &Out::new(into), at: &|o| o * x.cols, start: Start::There };
         let a = Left { row: &|r| dy.row(r), summed: true };
         let b = Right { rows: Source::Slices(&|r| x.row(r)), summed: true };
         gemm(self.machine(), [dy.cols, x.cols, x.rows], a, b, to)
@@ -232,12 +223,10 @@ impl CpuNodes {
         let to = Out::new(&mut y.data);
         let row = |slot: usize| if x.cols == inp { x.row(slot / k) } else { &x.data[slot * inp..(slot + 1) * inp] };
         self.each_expert(ids, count, &|e, slots| {
-            if let Some(bias) = l.bias.map(|b| w.row(b, e)) {
-                // SAFETY: each slot is of one expert.
-                slots.iter().for_each(|s| unsafe { to.slice(s * out, out) }.copy_from_slice(&bias));
-            }
+            let bias = l.bias.map(|b| w.row(b, e));
+            let start = bias.as_deref().map_or(Start::Zero, Start::Row);
             let a = Left { row: &|r| row(slots[r]), summed: false };
-            let to = Target { out: &to, at: &|r| slots[r] * out, add: l.bias.is_some() };
+            let to = Target { out: &to, at: &|r| slots[r] * out, start };
             with_rows(w, l.weight, e * out, |rows| {
                 gemm(self.machine(), [slots.len(), out, inp], a, Right { rows, summed: false }, to)
             })
@@ -254,7 +243,7 @@ impl CpuNodes {
         self.each_expert(ids, count, &|e, slots| {
             let row = |r: usize| &dy.data[slots[r] * out..(slots[r] + 1) * out];
             let a = Left { row: &|r| row(r), summed: false };
-            let to = Target { out: &to, at: &|r| slots[r] * inp, add: false };
+            let to = Target { out: &to, at: &|r| slots[r] * inp, start: Start::Zero };
             with_rows(w, weight, e * out, |rows| {
                 gemm(self.machine(), [slots.len(), inp, out], a, Right { rows, summed: true }, to)
             })
@@ -275,7 +264,7 @@ impl CpuNodes {
             }
             let a = Left { row: &|r| &dy.data[slots[r] * out..(slots[r] + 1) * out], summed: true };
             let b = Right { rows: Source::Slices(&|r| row(slots[r])), summed: true };
-            let to = Target { out: &to, at: &|o| (e * out + o) * inp, add: true };
+            let to = Target { out: &to, at: &|o| (e * out + o) * inp, start: Start::There };
             gemm(self.machine(), [out, inp, slots.len()], a, b, to)
         })
     }

@@ -1,7 +1,7 @@
 //! Memory of values that nobody reads any more, for those that come: its pages are there already, and nothing has to be made zero first.
 //!
-//! A micro-batch makes values of the same sizes as the one before it. What is kept and what is in use are together never more than what was
-//! in use at once at most: where a value comes that nothing fits, the oldest that is kept goes, and so does what a whole micro-batch did
+//! A micro-batch makes values of the same sizes as the one before it. What is kept and what is in use are together no more than what was
+//! in use at once at most, of what is taken here: where a value comes that nothing fits, the oldest that is kept goes, and so does what a whole micro-batch did
 //! not take. Small packed operands of products are apart: their sizes depend on how many tokens an expert has, so that none would ever
 //! fit, and each would push a value out.
 
