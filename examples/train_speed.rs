@@ -1,4 +1,5 @@
-//! How fast training on the CPU is, and where a step's time goes: `cargo run --release --example train_speed -- [rounds] [threads]`.
+//! How fast training is, and where a step's time goes:
+//! `cargo run --release --example train_speed -- [rounds] [threads] [cpu, or part of a GPU's name]`.
 //!
 //! Medians of rounds in which all measurements take turns, on random tokens; the model is the demo model's architecture.
 //! `demo/bench/train.py` runs it in turn with PyTorch.
@@ -11,6 +12,8 @@
 
 #![allow(clippy::print_stdout)]
 
+#[cfg(feature = "gpu")]
+use moeray::backend::wgpu::{self, Gpu};
 use moeray::{
     Result,
     backend::{Program, cpu, training::Training},
@@ -45,6 +48,42 @@ fn numbers(shape: &[usize], seed: u32) -> Result<Tensor> {
     Tensor::from_f32(shape.to_vec(), (0..shape.iter().product()).map(|_| next()).collect())
 }
 
+/// Where to train.
+#[derive(Clone)]
+enum Place {
+    Cpu {
+        threads: usize,
+    },
+    #[cfg(feature = "gpu")]
+    Wgpu(Gpu),
+}
+
+impl Place {
+    /// The processor, or the first GPU whose name has this in it.
+    fn named(name: &str, threads: usize) -> Result<Place> {
+        match name {
+            "cpu" => Ok(Place::Cpu { threads }),
+            #[cfg(not(feature = "gpu"))]
+            other => Err(moeray::Error::Unsupported(format!("{other}: this build has no GPU backend"))),
+            #[cfg(feature = "gpu")]
+            device => {
+                let options = wgpu::Options { device: Some(device.into()), ..Default::default() };
+                Gpu::open(&options).map(Place::Wgpu)
+            }
+        }
+    }
+
+    fn train(&self, program: TrainProgram) -> Result<Box<dyn Training>> {
+        match self {
+            Place::Cpu { threads } => {
+                cpu::train(program, &cpu::Options { threads: Some(*threads), ..Default::default() })
+            }
+            #[cfg(feature = "gpu")]
+            Place::Wgpu(gpu) => wgpu::train(gpu, program),
+        }
+    }
+}
+
 /// A graph under construction with its weights.
 struct Net {
     b: Builder,
@@ -68,12 +107,12 @@ impl Net {
     }
 
     /// Its training with the mean of squares as loss.
-    fn training(mut self, x: ValueId, threads: usize) -> Result<Box<dyn Training>> {
+    fn training(mut self, x: ValueId, place: &Place) -> Result<Box<dyn Training>> {
         let squares = self.b.apply(Function::Square, x)?;
         let loss = self.b.mean_all(squares)?;
         self.b.output(LOSS, loss);
         let program = TrainProgram::new(&Program::new(self.b.finish(), self.tensors)?, &|_| true, &[])?;
-        cpu::train(program, &cpu::Options { threads: Some(threads), ..Default::default() })
+        place.train(program)
     }
 
     /// A layer: norm, gated units of `width` or experts `[count, used]` of that width, residual.
@@ -109,12 +148,12 @@ impl Net {
 }
 
 /// Layers of one kind in training.
-fn layers(width: usize, experts: Option<[usize; 2]>, skewed: bool, threads: usize) -> Result<Box<dyn Training>> {
+fn layers(width: usize, experts: Option<[usize; 2]>, skewed: bool, place: &Place) -> Result<Box<dyn Training>> {
     let (mut net, mut x) = Net::begin()?;
     for _ in 0..LAYERS {
         x = net.layer(x, width, experts, skewed)?;
     }
-    net.training(x, threads)
+    net.training(x, place)
 }
 
 fn feed(rows: usize) -> Feed {
@@ -143,10 +182,11 @@ struct Bard {
 }
 
 impl Bard {
-    fn new(threads: usize) -> Result<Bard> {
+    fn new(threads: usize, place: &Place) -> Result<Bard> {
         let root = concat!(env!("CARGO_MANIFEST_DIR"), "/demo/");
         let words = [format!("tokenizer={root}bard-q4_k_m.gguf"), "datasets.0.path=none".into()];
-        let words = [&words[..], &[format!("threads={threads}")]].concat();
+        let backend = if matches!(place, Place::Cpu { .. }) { "cpu" } else { "wgpu" };
+        let words = [&words[..], &[format!("threads={threads}"), format!("backend={backend}")]].concat();
         let config = TrainConfig::read(format!("{root}bard.toml").as_ref(), &words)?;
         let demo = file::open(format!("{root}bard-q4_k_m.gguf").as_ref())?;
         let Some(architecture) = &config.architecture else {
@@ -158,6 +198,10 @@ impl Bard {
         let none = Selection::default();
         let rules = learner.parameters().iter().map(|p| moeray::train::Rule::of(p, &options, &none)).collect();
         let optimizer = Optimizer::new(options, learner.parameters(), rules)?;
+        #[cfg(feature = "gpu")]
+        if let Place::Wgpu(gpu) = place {
+            learner.use_gpu(gpu.clone());
+        }
         learner.choose(&optimizer.trained())?;
         let (texts, len, parts) =
             (config.micro_batch_size, config.sequence_len + 1, config.gradient_accumulation_steps);
@@ -197,19 +241,20 @@ fn main() -> Result<()> {
     let mut words = std::env::args().skip(1).map(|w| w.parse::<usize>());
     let rounds = words.next().and_then(|w| w.ok()).unwrap_or(5).max(1);
     let threads = words.next().and_then(|w| w.ok()).unwrap_or(2).max(1);
-    let mut bard = Bard::new(threads)?;
+    let place = Place::named(std::env::args().nth(3).as_deref().unwrap_or("cpu"), threads)?;
+    let mut bard = Bard::new(threads, &place)?;
     let (mut net, mut x) = Net::begin()?;
     for _ in 0..PRODUCTS {
         let l = net.linear(&[HIDDEN, HIDDEN])?;
         x = net.b.one(Op::Linear(l), &[x])?;
     }
-    let mut product = net.training(x, threads)?;
+    let mut product = net.training(x, &place)?;
     let mut kinds = [
-        layers(512, None, false, threads)?,
-        layers(256, Some([8, 2]), false, threads)?,
-        layers(256, Some([8, 2]), true, threads)?,
-        layers(1024, None, false, threads)?,
-        layers(128, Some([64, 8]), false, threads)?,
+        layers(512, None, false, &place)?,
+        layers(256, Some([8, 2]), false, &place)?,
+        layers(256, Some([8, 2]), true, &place)?,
+        layers(1024, None, false, &place)?,
+        layers(128, Some([64, 8]), false, &place)?,
     ];
     let mut times: Vec<Vec<f64>> = vec![vec![]; 3 + kinds.len()];
     // The first round is not counted: memory is touched for the first time.

@@ -55,6 +55,15 @@ impl Tensor {
         Self::new(DType::F32, shape, vec![Bytes::from_f32(values)])
     }
 
+    /// An f32 tensor whose values are elsewhere: zeros, which take memory only if somebody reads them.
+    ///
+    /// # Errors
+    /// As [`Tensor::new`].
+    pub(crate) fn elsewhere(shape: &[usize]) -> Result<Self> {
+        let bytes = 4 * shape.iter().product::<usize>();
+        Self::new(DType::F32, shape.to_vec(), vec![Bytes::from_fn(bytes, Vec::new)])
+    }
+
     /// The format of the weights.
     pub fn dtype(&self) -> DType {
         self.dtype

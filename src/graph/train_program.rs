@@ -81,6 +81,20 @@ impl TrainProgram {
     }
 }
 
+impl TrainProgram {
+    /// Lets go of the first values of what is trained: a backend has them now.
+    ///
+    /// # Errors
+    /// None, as shapes were checked before.
+    pub(crate) fn release_trained(&mut self) -> Result<()> {
+        let weights = Arc::make_mut(&mut self.weights);
+        for p in &self.parameters {
+            weights[p.weight.0 as usize] = Tensor::elsewhere(&p.shape)?;
+        }
+        Ok(())
+    }
+}
+
 /// The value of an input of numbers.
 fn input(graph: &Graph, name: &str) -> Result<ValueId> {
     let found = graph.nodes.iter().find(|n| match &n.op {

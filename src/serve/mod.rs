@@ -50,7 +50,8 @@ pub fn serve(app: Arc<App>, listener: TcpListener, end: impl Future<Output = ()>
 pub fn serve_models(fleet: Arc<Fleet>, listener: TcpListener, end: impl Future<Output = ()>) -> Result<()> {
     let refused = |e: std::io::Error| Error::Device(format!("the server cannot run: {e}"));
     let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
+        // What it does for a token is little, and each thread more is in the way of those that compute.
+        .worker_threads(1)
         .max_blocking_threads(8)
         .thread_name("moeray http")
         .enable_all()

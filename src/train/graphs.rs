@@ -16,7 +16,7 @@ use crate::{
     ir::{Graph, Keep},
     model::Definition,
 };
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 
 /// A model on its way to programs of training.
 pub(super) struct Graphs {
@@ -109,6 +109,17 @@ impl Graphs {
             weights.push(Tensor::from_f32(added.shape.clone(), numbers)?);
         }
         Ok(Prepared { program: Program::new(graph, weights)?, evaluation })
+    }
+
+    /// Lets go of the values of weights with these names.
+    ///
+    /// # Errors
+    /// None, as shapes were checked before.
+    pub fn release(&mut self, names: &HashSet<String>) -> Result<()> {
+        for (decl, t) in self.graph.weights.iter().zip(&mut self.weights).filter(|(w, _)| names.contains(&w.name)) {
+            *t = Tensor::elsewhere(&decl.shape)?;
+        }
+        Ok(())
     }
 
     /// The routers that [`RouterConfig::bias_update`] is about.

@@ -25,7 +25,10 @@ use crate::{
     ir::WeightId,
     model::{self, Definition},
 };
-use std::collections::{HashMap, HashSet};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
 
 /// See the module's description.
 pub struct ModelLearner {
@@ -178,6 +181,25 @@ impl ModelLearner {
         }
     }
 
+    /// Lets go of the first values of what the backend trains now. Of adapters nobody else has them; a model from nothing keeps its
+    /// own, for what is written at the end.
+    fn release_trained(&mut self, trained: &HashSet<String>) -> Result<()> {
+        self.graphs.release(trained)?;
+        let program = &mut self.prepared.program;
+        let weights = Arc::make_mut(&mut program.weights);
+        for (decl, t) in program.graph.weights.iter().zip(weights).filter(|(w, _)| trained.contains(&w.name)) {
+            *t = Tensor::elsewhere(&decl.shape)?;
+        }
+        for a in &mut self.adapters {
+            for (end, t) in [("lora_a", &mut a.a), ("lora_b", &mut a.b)] {
+                if trained.contains(&format!("{}.{end}", a.weight)) {
+                    *t = Tensor::elsewhere(t.shape())?;
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// Goes on with another number of experts a token, on the same weights; between two steps, when all gradients are zero.
     fn use_experts(&mut self, used: Option<u32>) -> Result<()> {
         if self.used == used {
@@ -209,6 +231,8 @@ impl ModelLearner {
     /// # Errors
     /// What the backend says.
     pub fn trained(&mut self) -> Result<HashMap<String, Tensor>> {
+        // The copies take the place of what steps would need.
+        self.training()?.rest();
         let parameters = self.parameters.clone();
         let mut all = HashMap::new();
         self.each(&mut |i, slot| {
@@ -332,6 +356,7 @@ impl Learner for ModelLearner {
                 .ok_or_else(|| Error::Model(format!("the backend trains {name}, which is no parameter")))
         };
         self.places = training.parameters().iter().map(|p| place(&p.name)).collect::<Result<_>>()?;
+        self.release_trained(&training.parameters().iter().map(|p| p.name.clone()).collect())?;
         self.training = Some(training);
         Ok(())
     }

@@ -5,7 +5,7 @@
 use crate::{
     cli::{fails, ok},
     goldens::forward,
-    support::{Target, gpu, load},
+    support::{Target, gpu, load, thorough},
 };
 use serde_json::Value as Json;
 
@@ -179,7 +179,10 @@ fn experts_in_slots() {
         &["--expert-slots", "50%", "--slot-policy", "lfu-aged"],
         &["--expert-slots", "5", "--slot-policy", "pinned+lru"],
         &["--expert-slots", "1"],
-    ] {
+    ]
+    .into_iter()
+    .take(if thorough() { 4 } else { 2 })
+    {
         let slots = text(more);
         assert_eq!(slots["text"], whole["text"], "{more:?}");
         assert!(slots["backend"].as_str().unwrap().contains("slots for the experts of a layer"), "{slots}");

@@ -166,6 +166,11 @@ pub fn run(loaded: &dyn Loaded, kv: KvType, steps: &[StepInput]) -> Vec<Vec<Outp
     all
 }
 
+/// Whether dear tests run on all of their cases, as `tests/run --all` says. Otherwise each takes some that stand for all.
+pub fn thorough() -> bool {
+    std::env::var_os("MOERAY_TEST_ALL").is_some()
+}
+
 /// Runs `test` unless something of this name has passed in this process; waits where it is running on another thread. For what is
 /// both a test by itself and what `proven` records.
 pub fn once(name: &str, test: impl FnOnce()) {

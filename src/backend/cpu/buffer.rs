@@ -1,6 +1,5 @@
 //! Buffers: memory aligned to cache lines, and slices of which several threads write disjoint parts.
 
-use crate::backend::arena::large_map;
 use std::{marker::PhantomData, ops::Range};
 
 /// One cache line.
@@ -50,8 +49,8 @@ impl<T: bytemuck::Pod> std::ops::DerefMut for Aligned<T> {
     }
 }
 
-/// Zeroed memory that the system provides page by page as it is touched, on huge pages where there are any. For large buffers
-/// that fill over time, as a KV cache does.
+/// Zeroed memory that the system provides page by page as it is touched. For large buffers that fill over time, as a KV cache does:
+/// on huge pages the first token would touch, and clear, most of it.
 pub struct Pages<T> {
     map: memmap2::MmapMut,
     kind: PhantomData<T>,
@@ -60,7 +59,7 @@ pub struct Pages<T> {
 impl<T: bytemuck::Pod> Pages<T> {
     /// `len` zeros; `None` where the system cannot map that much memory.
     pub fn zeroed(len: usize) -> Option<Self> {
-        let map = large_map(len.checked_mul(size_of::<T>())?.max(64)).ok()?;
+        let map = memmap2::MmapMut::map_anon(len.checked_mul(size_of::<T>())?.max(64)).ok()?;
         Some(Pages { map, kind: PhantomData })
     }
 

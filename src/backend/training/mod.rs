@@ -86,6 +86,9 @@ pub trait Training: Send {
     /// [`crate::Error::Invalid`] for another length.
     fn write(&mut self, parameter: usize, values: &[f64]) -> Result<()>;
 
+    /// Lets go of memory that is kept for the next micro-batch; one may come all the same.
+    fn rest(&mut self) {}
+
     /// The backend as one that takes an optimizer's steps by itself, where it is such a one.
     fn device(&mut self) -> Option<&mut dyn OnDevice> {
         None

@@ -28,6 +28,9 @@ pub trait Nodes<T>: Send {
     /// A micro-batch begins.
     fn begin(&mut self) {}
 
+    /// No micro-batch comes soon: memory for the next one may go.
+    fn rest(&mut self) {}
+
     /// A trained weight was changed.
     fn changed(&mut self) {}
 
@@ -49,19 +52,25 @@ pub struct Walk<T, N> {
 
 impl<T: Real, N: Nodes<T>> Walk<T, N> {
     /// Takes the first values of the parameters from the program's tensors.
-    pub fn new(program: TrainProgram, nodes: N) -> Self {
+    ///
+    /// # Errors
+    /// As [`TrainProgram::release_trained`].
+    pub fn new(mut program: TrainProgram, nodes: N) -> Result<Self> {
         let (mut owned, mut gradients) = (vec![None; program.weights.len()], vec![None; program.weights.len()]);
         for p in &program.parameters {
             let i = p.weight.0 as usize;
             let w = Weights::<T> { tensors: &program.weights, activations: Activations::F32, owned: &[] };
             let rows = program.weights[i].rows();
-            owned[i] = Some((0..rows).flat_map(|r| w.row(p.weight, r)).collect());
+            let mut values = Vec::with_capacity(p.len());
+            (0..rows).for_each(|r| values.extend(w.row(p.weight, r)));
+            owned[i] = Some(values);
             gradients[i] = Some(vec![T::default(); p.len()]);
         }
+        program.release_trained()?;
         let (graph, forward) = (&program.graph, &program.graph.nodes[..program.forward]);
         let evaluated = program.evaluation.as_ref().map_or((graph, forward), |g| (g, &g.nodes[..]));
         let last = [last_use(graph, &graph.nodes), last_use(evaluated.0, evaluated.1)];
-        Walk { program, nodes, owned, gradients, last }
+        Ok(Walk { program, nodes, owned, gradients, last })
     }
 
     fn run(&mut self, feed: &Feed, backward: bool) -> Result<Vec<Named>> {
@@ -132,6 +141,10 @@ impl<T: Real, N: Nodes<T>> Training for Walk<T, N> {
 
     fn parameters(&self) -> &[Parameter] {
         &self.program.parameters
+    }
+
+    fn rest(&mut self) {
+        self.nodes.rest();
     }
 
     fn micro(&mut self, feed: &Feed) -> Result<Vec<Named>> {

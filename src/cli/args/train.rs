@@ -158,9 +158,9 @@ pub enum RecomputeArg {
     /// Nothing: fastest, and most memory
     None,
     /// What is inside of experts
-    #[default]
     Experts,
     /// All but what lies between layers: least memory
+    #[default]
     Layer,
 }
 
@@ -226,7 +226,7 @@ pub struct FinetuneArgs {
     #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub ctx: Option<u32>,
     /// What is computed again on the way back, in place of being kept; the result is the same
-    #[arg(long, value_name = "WHAT", default_value = "experts")]
+    #[arg(long, value_name = "WHAT", default_value = "layer")]
     pub recompute: RecomputeArg,
     /// The seed of everything random
     #[arg(long, value_name = "N", default_value_t = 42)]

@@ -103,6 +103,12 @@ impl Active {
         if self.job.prompt_logprobs { self.unread().min(LOGITS_AT_ONCE) } else { self.unread() }
     }
 
+    /// Tokens that are not in the sequence yet where there are any, and how many were not there at the beginning.
+    pub fn prompt(&self) -> Option<(usize, usize)> {
+        let (left, whole) = (self.unread(), self.job.prompt.len() - self.cached);
+        (left > 0).then_some((left, whole))
+    }
+
     /// The random word of the next choice.
     pub fn next_random(&mut self) -> u64 {
         if self.job.sampler.temperature == 0.0 { 0 } else { self.random.next_u64() }

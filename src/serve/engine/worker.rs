@@ -13,7 +13,7 @@ use crate::{
     sampler::Chooser,
     serve::{
         prefix::{Shape, Tree},
-        schedule::{Allowance, Fairness, Limits, Need, Pace, Share, Waiting},
+        schedule::{Allowance, Fairness, Limits, Need, Pace, Prompts, Share, Waiting},
     },
     session::Model,
     tokenizer::Tokenizer,
@@ -153,14 +153,17 @@ impl Worker {
 
     /// One step of rows, where there are any.
     fn step(&mut self) -> Result<()> {
-        let waiting: Vec<Waiting> =
+        let mut waiting: Vec<Waiting> =
             self.slots.iter().enumerate().filter_map(|(i, s)| s.waiting(i, self.recurrent)).collect();
         if waiting.is_empty() {
             return Ok(());
         }
         let generating = waiting.iter().filter(|w| w.need == Need::Next).count();
-        let prompts: Vec<usize> = waiting.iter().filter_map(|w| w.need.prompt()).collect();
-        let limits = self.limits(generating, &prompts);
+        let prompts = Prompts::of(self.slots.iter().filter_map(|s| s.active.as_ref()?.prompt()));
+        let limits = self.limits(generating, prompts);
+        if generating > 0 && self.allowance.waits(limits.prompt_rows, prompts) {
+            waiting.retain(|w| w.need == Need::Next);
+        }
         let shares = self.fairness.schedule(&waiting, limits);
         let prompt_rows = shares.iter().map(|s| s.rows).sum::<usize>() - generating.min(shares.len());
         let laid_out = lay_out(&mut self.slots, &shares, &self.shared.metrics);
@@ -175,7 +178,8 @@ impl Worker {
         let alone = self.pace.predict(generating, 0);
         self.pace.learn(generating, prompt_rows, 1e6 * seconds);
         if let Some(alone) = alone.filter(|_| generating > 0) {
-            self.allowance.spend(alone, generating, &prompts, 1e6 * seconds);
+            let longer = if prompt_rows > 0 { 1e6 * seconds - alone } else { 0.0 };
+            self.allowance.spend(alone, generating, prompts, longer);
         }
         self.shared.metrics.step(seconds, generating, prompt_rows);
         if trace {
@@ -188,8 +192,8 @@ impl Worker {
         Ok(())
     }
 
-    /// What the next step may take beside so many sequences that generate, where prompts wait with so many rows left each.
-    fn limits(&self, generating: usize, prompts: &[usize]) -> Limits {
+    /// What the next step may take beside so many sequences that generate, where prompts wait.
+    fn limits(&self, generating: usize, prompts: Prompts) -> Limits {
         let rows = self.options.runner.ubatch;
         let micros = match self.pace.predict(generating, 0) {
             Some(alone) if generating > 0 => self.allowance.of_step(alone, generating, prompts),

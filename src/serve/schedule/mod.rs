@@ -10,7 +10,7 @@
 mod allowance;
 mod pace;
 
-pub use allowance::Allowance;
+pub use allowance::{Allowance, Prompts};
 pub use pace::Pace;
 
 use std::collections::BTreeMap;
@@ -102,7 +102,7 @@ impl Fairness {
         all.into_iter().map(|sequence| Share { sequence, rows: 1 }).collect()
     }
 
-    /// Shares `rows` between prompts: each is owed its part, and the rows go to those that are owed most.
+    /// Shares `rows` between prompts: each is owed its part, and the rows go to those that are owed most, in pieces.
     fn prompts(&mut self, waiting: &[Waiting], rows: usize, shares: &mut Vec<Share>) {
         let mut prompts: Vec<Prompt> = waiting.iter().filter_map(Prompt::of).collect();
         prompts.sort_unstable_by_key(|p| p.sequence);
@@ -113,24 +113,28 @@ impl Fairness {
         }
         let rows = rows.min(prompts.iter().map(|p| p.left).sum());
         fill(&mut prompts, rows as f64);
-        for p in &mut prompts {
-            p.owed = p.part + self.owed.get(&p.sequence).copied().unwrap_or_default();
-            p.given = (p.owed.max(0.0) as usize).min(p.left);
-        }
-        let mut given: usize = prompts.iter().map(|p| p.given).sum();
-        while given > rows {
-            let least = prompts.iter_mut().filter(|p| p.given > 0).min_by(|a, b| a.balance().total_cmp(&b.balance()));
-            least.into_iter().for_each(|p| p.given -= 1);
-            given -= 1;
-        }
-        while given < rows {
-            // Of equal ones the first in the order of sequences.
-            let most = prompts.iter_mut().rev().filter(|p| p.given < p.left);
-            most.max_by(|a, b| a.balance().total_cmp(&b.balance())).into_iter().for_each(|p| p.given += 1);
-            given += 1;
-        }
+        prompts.iter_mut().for_each(|p| p.owed = p.part + self.owed.get(&p.sequence).copied().unwrap_or_default());
+        hand_out(&mut prompts, rows);
         self.owed = prompts.iter().map(|p| (p.sequence, p.balance().clamp(-MOST_OWED, MOST_OWED))).collect();
         shares.extend(prompts.iter().filter(|p| p.given > 0).map(|p| Share { sequence: p.sequence, rows: p.given }));
+    }
+}
+
+/// Rows of one prompt, at least, before the next one gets some of the same step: a product over a few rows is dear, and of two prompts
+/// that are read half nobody has anything.
+const PIECE: usize = 64;
+
+/// Gives `rows`, of which there are no more than are left of all, to those that are owed most, a piece each in turn; of equal ones the
+/// shortest is first.
+fn hand_out(prompts: &mut [Prompt], mut rows: usize) {
+    let mut order: Vec<&mut Prompt> = prompts.iter_mut().collect();
+    order.sort_by(|a, b| b.owed.total_cmp(&a.owed).then(a.left.cmp(&b.left)));
+    while rows > 0 {
+        for p in &mut order {
+            let more = (p.left - p.given).min(PIECE).min(rows);
+            p.given += more;
+            rows -= more;
+        }
     }
 }
 

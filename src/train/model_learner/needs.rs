@@ -3,6 +3,7 @@
 use super::ModelLearner;
 use crate::{
     error::{Error, Result},
+    graph::TrainProgram,
     memory,
     train::{
         config::{BackendConfig, TrainConfig},
@@ -24,8 +25,13 @@ impl ModelLearner {
     /// # Errors
     /// [`Error::Unsupported`] for an operation without a gradient.
     pub fn forecast(&self, rows: usize, optimizer: u64) -> Result<Forecast> {
-        let program = self.differentiated(&self.chosen)?;
-        Ok(Forecast::new(&program, rows, optimizer))
+        Ok(self.forecast_of(&self.differentiated(&self.chosen)?, rows, optimizer))
+    }
+
+    fn forecast_of(&self, program: &TrainProgram, rows: usize, optimizer: u64) -> Forecast {
+        let forecast = Forecast::new(program, rows, optimizer);
+        // Those of adapters are let go of once the backend has its own.
+        Forecast { first: if self.adapters.is_empty() { forecast.first } else { 0 }, ..forecast }
     }
 
     /// Refuses steps and evaluations that this machine has no memory for, where an allocation would end the program. A device says
@@ -36,7 +42,7 @@ impl ModelLearner {
         }
         let program = self.differentiated(&self.chosen)?;
         let [rows, evaluated] = self.rows;
-        let step = Forecast::new(&program, rows, 0);
+        let step = self.forecast_of(&program, rows, 0);
         // Frozen weights stay in their file.
         fits(
             &step,

@@ -46,7 +46,7 @@ pub fn train(program: TrainProgram, options: &Options) -> Result<Box<dyn Trainin
     let simd_level = options.simd_level.unwrap_or_else(simd_level::best);
     check_available(simd_level)?;
     let pool = Pool::new(options.threads.unwrap_or_else(pool::default_threads))?;
-    Ok(Box::new(Walk::<f32, _>::new(program, CpuNodes { pool, simd_level, spare: Spare::default() })))
+    Ok(Box::new(Walk::<f32, _>::new(program, CpuNodes { pool, simd_level, spare: Spare::default() })?))
 }
 
 struct CpuNodes {
@@ -64,6 +64,10 @@ impl Nodes<f32> for CpuNodes {
         self.spare.begin();
     }
 
+    fn rest(&mut self) {
+        self.spare = Spare::default();
+    }
+
     fn gone(&mut self, value: Value<f32>) {
         if let Value::Numbers(a) = value {
             self.spare.give(a.data);
@@ -71,6 +75,25 @@ impl Nodes<f32> for CpuNodes {
     }
 
     fn eval(&mut self, node: &Node, values: &[Value<f32>], s: &mut Scope<'_, f32>) -> Result<Option<Vec<Value<f32>>>> {
+        let made = self.eval_node(node, values, s);
+        // Frozen weights are read once each way, and the system has the file: they need not stay beside what is trained.
+        let weights = node.op.weights().into_iter().map(|w| (w, s.weights.tensor(w)));
+        let frozen = weights.filter(|(w, _)| !matches!(s.weights.owned.get(w.0 as usize), Some(Some(_))));
+        frozen.for_each(|(_, t)| t.release(0..t.rows()));
+        made
+    }
+}
+
+fn attention<'a>(x: &Operands<'a, f32>) -> self_attend::Operands<'a, f32> {
+    self_attend::Operands { q: x.nums(0), k: x.nums(1), v: x.nums(2), starts: x.ids(3) }
+}
+
+impl CpuNodes {
+    fn machine(&self) -> Machine<'_> {
+        Machine { pool: &self.pool, simd_level: self.simd_level, spare: &self.spare }
+    }
+
+    fn eval_node(&self, node: &Node, values: &[Value<f32>], s: &mut Scope<'_, f32>) -> Result<Option<Vec<Value<f32>>>> {
         let (x, w) = (Operands { node, values }, s.weights);
         let made = match &node.op {
             Op::Linear(l) => self.linear(x.nums(0), l, w)?,
@@ -116,16 +139,6 @@ impl Nodes<f32> for CpuNodes {
             }
         };
         Ok(Some(vec![Value::Numbers(made)]))
-    }
-}
-
-fn attention<'a>(x: &Operands<'a, f32>) -> self_attend::Operands<'a, f32> {
-    self_attend::Operands { q: x.nums(0), k: x.nums(1), v: x.nums(2), starts: x.ids(3) }
-}
-
-impl CpuNodes {
-    fn machine(&self) -> Machine<'_> {
-        Machine { pool: &self.pool, simd_level: self.simd_level, spare: &self.spare }
     }
 
     /// `x Wᵀ + b`.

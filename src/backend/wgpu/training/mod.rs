@@ -52,7 +52,7 @@ pub fn train(gpu: &Gpu, program: TrainProgram) -> Result<Box<dyn Training>> {
 ///
 /// # Errors
 /// As [`train`].
-pub fn train_with(gpu: &Gpu, program: TrainProgram, reduction: Option<Reduction>) -> Result<Box<dyn Training>> {
+pub fn train_with(gpu: &Gpu, mut program: TrainProgram, reduction: Option<Reduction>) -> Result<Box<dyn Training>> {
     let direct = reduction.unwrap_or_else(|| gpu.device.caps.reduction()) == Reduction::Invocation;
     let evaluation = program.evaluation.clone().unwrap_or_else(|| Arc::new(forward(&program)));
     let places = places::places(&program, &[&program.graph, &evaluation], gpu.caps())?;
@@ -62,6 +62,7 @@ pub fn train_with(gpu: &Gpu, program: TrainProgram, reduction: Option<Reduction>
     }
     let device = gpu.device.clone();
     let weights = device.catching(|| Weights::new(gpu, &program, places, direct))?;
+    program.release_trained()?;
     let recorded = [None, None];
     let (square_sum, updater) = (None, None);
     let mut training = GpuTraining { gpu: gpu.clone(), program, evaluation, weights, recorded, square_sum, updater };
