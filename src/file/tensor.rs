@@ -55,13 +55,11 @@ impl Tensor {
         Self::new(DType::F32, shape, vec![Bytes::from_f32(values)])
     }
 
-    /// An f32 tensor whose values are elsewhere: zeros, which take memory only if somebody reads them.
-    ///
-    /// # Errors
-    /// As [`Tensor::new`].
-    pub(crate) fn elsewhere(shape: &[usize]) -> Result<Self> {
-        let bytes = 4 * shape.iter().product::<usize>();
-        Self::new(DType::F32, shape.to_vec(), vec![Bytes::from_fn(bytes, Vec::new)])
+    /// An f32 tensor in the place of this one, whose values are elsewhere: zeros, which take memory only if somebody reads them.
+    pub(crate) fn elsewhere(&self) -> Self {
+        let (rows, row_bytes) = (self.rows(), 4 * self.cols());
+        let parts = vec![Bytes::from_fn(rows * row_bytes, Vec::new)];
+        Tensor { dtype: DType::F32, shape: self.shape.clone(), parts, rows_per_part: rows, row_bytes }
     }
 
     /// The format of the weights.

@@ -83,15 +83,12 @@ impl TrainProgram {
 
 impl TrainProgram {
     /// Lets go of the first values of what is trained: a backend has them now.
-    ///
-    /// # Errors
-    /// None, as shapes were checked before.
-    pub(crate) fn release_trained(&mut self) -> Result<()> {
+    pub(crate) fn release_trained(&mut self) {
         let weights = Arc::make_mut(&mut self.weights);
         for p in &self.parameters {
-            weights[p.weight.0 as usize] = Tensor::elsewhere(&p.shape)?;
+            let t = &mut weights[p.weight.0 as usize];
+            *t = t.elsewhere();
         }
-        Ok(())
     }
 }
 

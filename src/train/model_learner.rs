@@ -183,21 +183,16 @@ impl ModelLearner {
 
     /// Lets go of the first values of what the backend trains now. Of adapters nobody else has them; a model from nothing keeps its
     /// own, for what is written at the end.
-    fn release_trained(&mut self, trained: &HashSet<String>) -> Result<()> {
-        self.graphs.release(trained)?;
+    fn release_trained(&mut self, trained: &HashSet<String>) {
+        self.graphs.release(trained);
         let program = &mut self.prepared.program;
-        let weights = Arc::make_mut(&mut program.weights);
-        for (decl, t) in program.graph.weights.iter().zip(weights).filter(|(w, _)| trained.contains(&w.name)) {
-            *t = Tensor::elsewhere(&decl.shape)?;
-        }
+        let all = program.graph.weights.iter().zip(Arc::make_mut(&mut program.weights));
+        all.filter(|(w, _)| trained.contains(&w.name)).for_each(|(_, t)| *t = t.elsewhere());
         for a in &mut self.adapters {
-            for (end, t) in [("lora_a", &mut a.a), ("lora_b", &mut a.b)] {
-                if trained.contains(&format!("{}.{end}", a.weight)) {
-                    *t = Tensor::elsewhere(t.shape())?;
-                }
-            }
+            let pair = [("lora_a", &mut a.a), ("lora_b", &mut a.b)];
+            let pair = pair.into_iter().filter(|(end, _)| trained.contains(&format!("{}.{end}", a.weight)));
+            pair.for_each(|(_, t)| *t = t.elsewhere());
         }
-        Ok(())
     }
 
     /// Goes on with another number of experts a token, on the same weights; between two steps, when all gradients are zero.
@@ -356,7 +351,7 @@ impl Learner for ModelLearner {
                 .ok_or_else(|| Error::Model(format!("the backend trains {name}, which is no parameter")))
         };
         self.places = training.parameters().iter().map(|p| place(&p.name)).collect::<Result<_>>()?;
-        self.release_trained(&training.parameters().iter().map(|p| p.name.clone()).collect())?;
+        self.release_trained(&training.parameters().iter().map(|p| p.name.clone()).collect());
         self.training = Some(training);
         Ok(())
     }

@@ -43,7 +43,7 @@ impl<T: Real> Nodes<T> for Pages {
 pub fn train(program: TrainProgram, precision: Precision) -> Result<Box<dyn Training>> {
     debug_assert!(program.graph.outputs.iter().any(|(n, _)| n == LOSS));
     Ok(match precision {
-        Precision::F32 => Box::new(Walk::<f32, _>::new(program, Pages)?),
-        Precision::F64 => Box::new(Walk::<f64, _>::new(program, Pages)?),
+        Precision::F32 => Box::new(Walk::<f32, _>::new(program, Pages)),
+        Precision::F64 => Box::new(Walk::<f64, _>::new(program, Pages)),
     })
 }

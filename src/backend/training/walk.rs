@@ -52,10 +52,7 @@ pub struct Walk<T, N> {
 
 impl<T: Real, N: Nodes<T>> Walk<T, N> {
     /// Takes the first values of the parameters from the program's tensors.
-    ///
-    /// # Errors
-    /// As [`TrainProgram::release_trained`].
-    pub fn new(mut program: TrainProgram, nodes: N) -> Result<Self> {
+    pub fn new(mut program: TrainProgram, nodes: N) -> Self {
         let (mut owned, mut gradients) = (vec![None; program.weights.len()], vec![None; program.weights.len()]);
         for p in &program.parameters {
             let i = p.weight.0 as usize;
@@ -66,11 +63,11 @@ impl<T: Real, N: Nodes<T>> Walk<T, N> {
             owned[i] = Some(values);
             gradients[i] = Some(vec![T::default(); p.len()]);
         }
-        program.release_trained()?;
+        program.release_trained();
         let (graph, forward) = (&program.graph, &program.graph.nodes[..program.forward]);
         let evaluated = program.evaluation.as_ref().map_or((graph, forward), |g| (g, &g.nodes[..]));
         let last = [last_use(graph, &graph.nodes), last_use(evaluated.0, evaluated.1)];
-        Ok(Walk { program, nodes, owned, gradients, last })
+        Walk { program, nodes, owned, gradients, last }
     }
 
     fn run(&mut self, feed: &Feed, backward: bool) -> Result<Vec<Named>> {

@@ -46,7 +46,7 @@ pub fn train(program: TrainProgram, options: &Options) -> Result<Box<dyn Trainin
     let simd_level = options.simd_level.unwrap_or_else(simd_level::best);
     check_available(simd_level)?;
     let pool = Pool::new(options.threads.unwrap_or_else(pool::default_threads))?;
-    Ok(Box::new(Walk::<f32, _>::new(program, CpuNodes { pool, simd_level, spare: Spare::default() })?))
+    Ok(Box::new(Walk::<f32, _>::new(program, CpuNodes { pool, simd_level, spare: Spare::default() })))
 }
 
 struct CpuNodes {

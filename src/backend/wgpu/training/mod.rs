@@ -62,7 +62,7 @@ pub fn train_with(gpu: &Gpu, mut program: TrainProgram, reduction: Option<Reduct
     }
     let device = gpu.device.clone();
     let weights = device.catching(|| Weights::new(gpu, &program, places, direct))?;
-    program.release_trained()?;
+    program.release_trained();
     let recorded = [None, None];
     let (square_sum, updater) = (None, None);
     let mut training = GpuTraining { gpu: gpu.clone(), program, evaluation, weights, recorded, square_sum, updater };
