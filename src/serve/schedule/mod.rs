@@ -124,14 +124,15 @@ impl Fairness {
 /// that are read half nobody has anything.
 const PIECE: usize = 64;
 
-/// Gives `rows`, of which there are no more than are left of all, to those that are owed most, a piece each in turn; of equal ones the
-/// shortest is first.
+/// Gives `rows`, of which there are no more than are left of all, to those that are owed most, a piece or what each is owed in turn; of
+/// equal ones the shortest is first.
 fn hand_out(prompts: &mut [Prompt], mut rows: usize) {
     let mut order: Vec<&mut Prompt> = prompts.iter_mut().collect();
     order.sort_by(|a, b| b.owed.total_cmp(&a.owed).then(a.left.cmp(&b.left)));
     while rows > 0 {
         for p in &mut order {
-            let more = (p.left - p.given).min(PIECE).min(rows);
+            let piece = PIECE.max(p.balance().max(0.0) as usize);
+            let more = piece.min(p.left - p.given).min(rows);
             p.given += more;
             rows -= more;
         }
