@@ -178,6 +178,17 @@ fn bench_runs_sequences_side_by_side_and_profiles() {
     let kernels = rows[1]["kernels"].as_array().unwrap();
     assert!(kernels.iter().any(|k| k["op"] == "expert_glu" && k["kernel"] == "Q4_K" && k["bytes"].as_u64() > Some(0)));
     assert!(ok(&args).contains("tg2 x 3 @ d5"));
+    // A prompt and a generation in one test, in llama-bench's words.
+    let both = ["bench", "--backend", "cpu", "-p", "0", "-n", "0", "-pg", "3,2", "--sequences", "1,3", "-r", "1", "-q"];
+    let rows = json(&[&both[..], &["-o", "json"]].concat());
+    for (i, sequences) in [1, 3].into_iter().enumerate() {
+        let of = |field: &str| rows[i][field].as_u64();
+        assert_eq!([of("n_prompt"), of("n_gen"), of("n_seq")], [Some(3), Some(2), Some(sequences)]);
+        let (ns, ts) = (rows[i]["samples_ns"][0].as_f64().unwrap(), rows[i]["samples_ts"][0].as_f64().unwrap());
+        assert!((ts * ns / 1e9 - 5.0 * sequences as f64).abs() < 1e-3, "{}", rows[i]);
+    }
+    assert!(ok(&both).contains("pp3+tg2 x 3"));
+    fails(&["bench", "-pg", "3"], &["--prompt-gen", "512,128"]);
     // A text's tokens, which a router sends elsewhere than random ones.
     let dir = tempfile::tempdir().unwrap();
     let text = put(dir.path(), "text", TEXT.as_bytes());

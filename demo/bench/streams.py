@@ -2,14 +2,20 @@
 """How fast a server writes for k clients, as a part of what `moeray bench --sequences k` writes without one.
 
   streams.py --binary PATH/moeray -m MODEL.gguf [--clients 1,4,16] [--rounds 4] [--tokens 150] [--threads N]
+  streams.py --binary PATH/moeray -m MODEL.gguf --mixed [--seconds 10] ...
 
 k clients ask at once and read their streams; counted are the tokens between the last stream's beginning and the first one's end. Each round
 is bench, server, server, bench, so that what slows the machine meets both; the line of a k is the median of the rounds' ratios.
+
+With --mixed each client asks again as soon as its answer has ended, for so many seconds, with prompts of 20 to 60 words that nobody has asked
+before: prompts are read while others are answered. Counted, by the server's own counters, are all tokens that are read and written; the ratio
+is to `bench --prompt-gen P,N --sequences k`, where P is the mean length of such prompts.
 """
 
 import argparse
 import json
 import random
+import re
 import socket
 import statistics
 import subprocess
@@ -26,21 +32,36 @@ def arguments():
     p.add_argument("-m", "--model", required=True)
     p.add_argument("--clients", default="1,4,16")
     p.add_argument("--rounds", type=int, default=4)
-    p.add_argument("--tokens", type=int, default=150, help="of each stream [150]")
+    p.add_argument("--tokens", type=int, help="of each stream [150; 64 where --mixed]")
     p.add_argument("--threads", default="2")
+    p.add_argument("--mixed", action="store_true", help="prompts among streams")
+    p.add_argument("--seconds", type=float, default=10, help="of a mixed measurement [10]")
     return p.parse_args()
+
+
+def prompt(words):
+    """A prompt that nobody has asked before."""
+    return f"{random.randrange(10**9)} " + " ".join(random.choice(WORDS) for _ in range(words))
+
+
+def post(url, text, tokens, **more):
+    body = {"model": "streams", "prompt": text, "temperature": 0, "max_tokens": tokens, **more}
+    request = urllib.request.Request(url + "/v1/completions", json.dumps(body).encode(), {"Content-Type": "application/json"})
+    return urllib.request.urlopen(request)
+
+
+def ask(url, words, tokens):
+    """The lines of an answer's stream."""
+    with post(url, prompt(words), tokens, stream=True) as answer:
+        yield from answer
 
 
 def stream(url, tokens, times):
     """One client: when its tokens came."""
-    prompt = f"{random.randrange(10**9)} " + " ".join(random.choice(WORDS) for _ in range(16))
-    body = {"model": "streams", "prompt": prompt, "temperature": 0, "max_tokens": tokens, "stream": True}
-    request = urllib.request.Request(url + "/v1/completions", json.dumps(body).encode(), {"Content-Type": "application/json"})
-    with urllib.request.urlopen(request) as answer:
-        times.append([time.time() for line in answer if line.startswith(b"data: {")])
+    times.append([time.time() for line in ask(url, 16, tokens) if line.startswith(b"data: {")])
 
 
-def served(url, clients, tokens):
+def at_once(url, clients, tokens):
     """Tokens a second while all clients read."""
     times = []
     threads = [threading.Thread(target=stream, args=(url, tokens, times)) for _ in range(clients)]
@@ -50,15 +71,57 @@ def served(url, clients, tokens):
     return sum(begin <= x <= end for t in times for x in t) / (end - begin)
 
 
-def benched(args, clients):
+def counted(url):
+    """Tokens of prompts that were read and tokens that were generated, by the server's counters."""
+    page = urllib.request.urlopen(url + "/metrics").read().decode()
+    total = lambda name: float(re.search(rf"^moeray_{name}_total(?:{{.*}})? (\S+)", page, re.M)[1])
+    return total("prefill_tokens") + total("generated_tokens")
+
+
+def mixed(url, clients, tokens, seconds):
+    """Tokens read and written a second while clients ask again and again."""
+    end = time.time() + seconds
+
+    def client():
+        while time.time() < end:
+            for _ in ask(url, random.randint(20, 60), tokens):
+                if time.time() > end:
+                    break
+
+    threads = [threading.Thread(target=client) for _ in range(clients)]
+    before, begin = counted(url), time.time()
+    [t.start() for t in threads]
+    time.sleep(max(0, end - time.time()))
+    after, took = counted(url), time.time() - begin
+    [t.join() for t in threads]
+    return (after - before) / took
+
+
+def prompt_tokens(url):
+    """The mean length of a mixed prompt."""
+    lengths = [json.load(post(url, prompt(words), 1))["usage"]["prompt_tokens"] for words in range(20, 61, 4)]
+    return round(statistics.mean(lengths))
+
+
+def benched(args, clients, prompt):
     """Tokens a second of as many sequences without a server."""
-    words = ["bench", args.model, "-p", "0", "-n", str(args.tokens), "--sequences", str(clients), "-r", "1"]
+    test = ["--prompt-gen", f"{prompt},{args.tokens}", "-n", "0"] if prompt else ["-n", str(args.tokens)]
+    words = [args.binary, "bench", args.model, "-p", "0", *test, "--sequences", str(clients), "-r", "1"]
     words += ["--backend", "cpu", "-t", args.threads, "-q", "-o", "json"]
-    return json.loads(subprocess.run([args.binary, *words], check=True, capture_output=True, text=True).stdout)[0]["avg_ts"]
+    return json.loads(subprocess.run(words, check=True, capture_output=True, text=True).stdout)[0]["avg_ts"]
+
+
+def ratio(args, url, clients, prompt):
+    """One round."""
+    one = lambda: mixed(url, clients, args.tokens, args.seconds) if prompt else at_once(url, clients, args.tokens)
+    before = benched(args, clients, prompt)
+    rates = [one(), one()]
+    return sum(rates) / (before + benched(args, clients, prompt))
 
 
 def main():
     args = arguments()
+    args.tokens = args.tokens or (64 if args.mixed else 150)
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         port = s.getsockname()[1]
@@ -74,12 +137,9 @@ def main():
                 break
             except OSError:
                 time.sleep(0.2)
+        length = prompt_tokens(url) if args.mixed else 0
         for clients in map(int, args.clients.split(",")):
-            ratios = []
-            for _ in range(args.rounds):
-                before = benched(args, clients)
-                rates = [served(url, clients, args.tokens) for _ in range(2)]
-                ratios.append(sum(rates) / (before + benched(args, clients)))
+            ratios = [ratio(args, url, clients, length) for _ in range(args.rounds)]
             each = ", ".join(f"{r:.2f}" for r in ratios)
             print(f"{clients} clients: {statistics.median(ratios):.2f} of bench ({each})", flush=True)
     finally:

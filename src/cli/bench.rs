@@ -76,7 +76,7 @@ pub fn bench(args: &BenchArgs, quiet: bool) -> Outcome {
     Ok(out.flush()?)
 }
 
-/// A prompt of so many tokens, or a generation of so many, after so many, by so many sequences side by side.
+/// A prompt of so many tokens, a generation of so many, or one behind the other, after so many, of each of so many sequences.
 #[derive(Clone, Copy)]
 struct Test {
     prompt: usize,
@@ -93,6 +93,10 @@ fn tests(args: &BenchArgs) -> Outcome<Vec<Test>> {
         for generate in args.n_gen.iter().map(|n| *n as usize).filter(|n| *n > 0) {
             let several = args.sequences.iter().map(|s| *s as usize);
             tests.extend(several.map(|sequences| Test { prompt: 0, generate, depth, sequences }));
+        }
+        for (prompt, generate) in args.prompt_gen.iter().map(|(p, n)| (*p as usize, *n as usize)) {
+            let several = args.sequences.iter().map(|s| *s as usize);
+            tests.extend(several.map(|sequences| Test { prompt, generate, depth, sequences }));
         }
     }
     if tests.is_empty() {
@@ -189,7 +193,7 @@ fn measure(
     rows: &mut Vec<Row>,
     quiet: bool,
 ) -> Outcome {
-    let ctx = tests.iter().map(|t| t.depth + t.prompt.max(t.generate)).max().unwrap_or(1);
+    let ctx = tests.iter().map(|t| t.depth + t.prompt + t.generate).max().unwrap_or(1);
     let mut session = load::session(model, ctx, &args.context)?;
     let mut bar = Bar::new(quiet);
     for test in tests {
@@ -247,11 +251,14 @@ fn times(
 ) -> Outcome<Vec<Duration>> {
     let mut subject = match test.sequences {
         1 => Subject::One(Depth::fill(session, test.depth, source)?),
-        n => Subject::Several(Box::new(SideBySide::new(model, n, test.depth, test.generate, &args.context, source)?)),
+        n => {
+            let lengths = [test.depth, test.prompt, test.generate];
+            Subject::Several(Box::new(SideBySide::new(model, n, lengths, &args.context, source)?))
+        }
     };
     let mut one = |test: &Test, source: &mut Source| match &mut subject {
         Subject::One(depth) => repetition(session, test, depth, source),
-        Subject::Several(s) => s.steps(test.generate, source),
+        Subject::Several(s) => s.steps([test.prompt, test.generate], source),
     };
     if !args.no_warmup {
         one(&Test { generate: test.generate.min(1), ..*test }, source)?;
@@ -334,12 +341,14 @@ fn repetition(session: &mut Session, test: &Test, depth: &Depth, source: &mut So
     depth.go_back(session)?;
     let tokens = source.tokens(depth.tokens, test.prompt + test.generate, session.model().vocab());
     let in_slots = !session.expert_slots()?.is_empty();
+    let (prompt, generated) = tokens.split_at(test.prompt);
     let start = Instant::now();
     if test.prompt > 0 {
-        session.prefill(&tokens)?;
-    } else if !generated(session, &tokens, source, in_slots)? {
-        for t in tokens {
-            session.decode(t)?;
+        session.prefill(prompt)?;
+    }
+    if !generated.is_empty() && !generate(session, generated, source, in_slots)? {
+        for t in generated {
+            session.decode(*t)?;
         }
     }
     Ok(start.elapsed())
@@ -348,7 +357,7 @@ fn repetition(session: &mut Session, test: &Test, depth: &Depth, source: &mut So
 /// Generates where the device chooses the tokens, as `run` does: at such a temperature that they are random too. Where experts have
 /// slots, it is the model's own text: random tokens use all experts alike, which no text does. `false` where the device does not choose,
 /// and for a text, whose tokens are given.
-fn generated(session: &mut Session, tokens: &[u32], source: &mut Source, in_slots: bool) -> Outcome<bool> {
+fn generate(session: &mut Session, tokens: &[u32], source: &mut Source, in_slots: bool) -> Outcome<bool> {
     let Source::Random(random) = source else { return Ok(false) };
     let options = match in_slots {
         true => SamplerOptions::default(),

@@ -38,6 +38,7 @@ const WORDS: &[(&[&str], Means)] = &[
     (&["--predict", "--n-predict"], Same("--tokens")),
     (&["--temperature"], Same("--temp")),
     (&["-ub"], Same("--ubatch-size")),
+    (&["-pg"], Same("--prompt-gen")),
     (&["-sys", "--system-prompt"], Same("--system")),
     (&["-sysf", "--system-prompt-file"], Same("--system-file")),
     (&["-r", "--reverse-prompt"], Same("--stop")),

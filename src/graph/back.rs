@@ -3,7 +3,7 @@
 use super::Builder;
 use crate::{
     error::Result,
-    ir::{Grad, Op, Type, ValueId, WeightId},
+    ir::{Grad, Math, Op, Type, ValueId, WeightId},
 };
 use std::collections::BTreeSet;
 
@@ -35,6 +35,12 @@ impl Back<'_> {
     /// Columns of a value.
     pub fn cols(&self, v: ValueId) -> usize {
         self.builder.graph().cols(v)
+    }
+
+    /// What a value repeats in each of its slots.
+    pub fn repeated(&self, v: ValueId, slots: usize) -> Option<ValueId> {
+        let maker = self.builder.graph().nodes.iter().rev().find(|n| n.outputs.contains(&v))?;
+        (maker.op == Op::Math(Math::RepeatSlots { slots })).then(|| maker.inputs[0])
     }
 
     /// Adds a node with one result.

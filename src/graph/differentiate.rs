@@ -55,8 +55,23 @@ pub fn differentiate(
         self::node(&mut back, node)?;
     }
     let unreached = trained.difference(&back.reached).copied().collect();
-    let wanted = wanted.iter().map(|v| back.grads[v.0 as usize]).collect();
-    Ok(Differentiated { graph: back.builder.finish(), forward, wanted, unreached })
+    let wanted: Vec<_> = wanted.iter().map(|v| back.grads[v.0 as usize]).collect();
+    let mut graph = back.builder.finish();
+    drop_unread(&mut graph, forward, wanted.iter().flatten().copied().collect());
+    Ok(Differentiated { graph, forward, wanted, unreached })
+}
+
+/// Drops backward nodes that make only what nobody reads.
+fn drop_unread(graph: &mut Graph, forward: usize, mut read: BTreeSet<ValueId>) {
+    let mut backward = graph.nodes.split_off(forward);
+    backward.reverse();
+    backward.retain(|n| {
+        let stays = n.outputs.iter().any(|v| read.contains(v) || matches!(graph.ty(*v), Type::Grad(_)));
+        read.extend(n.inputs.iter().copied().filter(|_| stays));
+        stays
+    });
+    backward.reverse();
+    graph.nodes.extend(backward);
 }
 
 /// Which values depend on what is trained or wanted.

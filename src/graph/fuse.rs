@@ -4,7 +4,7 @@
 //! and says which nodes it consumes and what stands for them. Rules run one after the other over the whole graph; the
 //! nodes are then put in order again. Nothing here changes what is computed.
 
-use crate::ir::{Graph, Linear, Node, Norm, NormKind, Op, Rope, ValueId, WeightId};
+use crate::ir::{Grad, Graph, Linear, Math, Node, Norm, NormKind, Op, Rope, ValueId, WeightId};
 
 /// The same computation in fewer, larger ops: see the second half of [`Op`].
 pub fn fuse(graph: &Graph) -> Graph {
@@ -24,6 +24,11 @@ pub fn fuse(graph: &Graph) -> Graph {
         g = apply(&g, rule);
     }
     g
+}
+
+/// The same training in fewer ops, behind differentiation: sums over slots are made by the products of experts in front of them.
+pub(super) fn fuse_training(graph: &Graph) -> Graph {
+    apply(graph, expert_sum)
 }
 
 type Rule = fn(&View<'_>, usize) -> Option<Fusion>;
@@ -162,6 +167,18 @@ fn expert_act(v: &View<'_>, i: usize) -> Option<Fusion> {
         return None;
     }
     v.fusion(vec![i, ei], Op::ExpertAct { linear, act }, inputs, v.node(i).outputs.clone())
+}
+
+fn expert_sum(v: &View<'_>, i: usize) -> Option<Fusion> {
+    let Op::Math(Math::SumSlots { .. }) = v.node(i).op else { return None };
+    let made = v.sole(v.node(i).inputs[0])?;
+    let (weight, transposed) = match v.node(made).op {
+        Op::ExpertLinear(Linear { weight, bias: None }) => (weight, false),
+        Op::Grad(Grad::ExpertInput { weight }) => (weight, true),
+        _ => return None,
+    };
+    let op = Op::Math(Math::ExpertSum { weight, transposed });
+    v.fusion(vec![i, made], op, v.node(made).inputs.clone(), v.node(i).outputs.clone())
 }
 
 fn linear_act(v: &View<'_>, i: usize) -> Option<Fusion> {

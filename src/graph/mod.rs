@@ -25,6 +25,7 @@ mod split;
 mod stages;
 mod train_program;
 mod unroll;
+mod weighed;
 
 pub use build::Builder;
 pub use check::check;

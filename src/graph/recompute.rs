@@ -8,7 +8,7 @@
 use super::{TrainProgram, check};
 use crate::{
     error::Result,
-    ir::{Graph, Node, Op, ValueId},
+    ir::{Graph, Math, Node, Op, ValueId},
 };
 use std::{
     collections::{BTreeSet, HashMap},
@@ -34,6 +34,8 @@ impl Recompute {
             Recompute::None => false,
             Recompute::Experts => {
                 matches!(node.op, Op::ExpertLinear(_))
+                    // Units times the weights of their slots, which are kept.
+                    || (matches!(node.op, Op::Math(Math::ScaleSlots { shared: false })) && inside.contains(&node.inputs[0]))
                     // Sums are of adapters: W x + B A x.
                     || (matches!(node.op, Op::Glu(_) | Op::Act(_) | Op::Add | Op::Scale(_))
                         && node.inputs.iter().all(|v| inside.contains(v)))

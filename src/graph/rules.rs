@@ -137,11 +137,13 @@ fn linear(b: &mut Back<'_>, l: &Linear, x: ValueId, dy: ValueId) -> Result<()> {
 
 fn expert_linear(b: &mut Back<'_>, l: &Linear, x: &[ValueId], dy: ValueId) -> Result<()> {
     let (x, ids) = (x[0], x[1]);
-    if b.trains(l.weight) {
-        b.accumulate(l.weight, Grad::ExpertOuter { into: l.weight }, &[x, dy, ids])?;
-    }
     if let Some(bias) = l.bias.filter(|w| b.trains(*w)) {
         b.accumulate(bias, Grad::ExpertSumRows { into: bias }, &[dy, ids])?;
+    }
+    // The slots of a sum have one gradient, which is read where it is.
+    let dy = b.repeated(dy, b.cols(ids)).unwrap_or(dy);
+    if b.trains(l.weight) {
+        b.accumulate(l.weight, Grad::ExpertOuter { into: l.weight }, &[x, dy, ids])?;
     }
     if b.needs(x) {
         let mut dx = b.one(Grad::ExpertInput { weight: l.weight }, &[dy, ids])?;
@@ -220,6 +222,7 @@ fn math(b: &mut Back<'_>, m: &Math, node: &Node, d: &[Option<ValueId>]) -> Resul
             let db = b.one(op, &[x[0], dy])?;
             return b.give(x[1], db);
         }
+        Math::ExpertSum { .. } => return Err(refused(&node.op, "a graph is differentiated before it is fused")),
         Math::Dropout { p, stream } => b.one(Math::Dropout { p: *p, stream: *stream }, &[dy])?,
     };
     b.give(x[0], dx)

@@ -1,6 +1,6 @@
 //! A program that trains: forward and backward in one graph, and the weights that are trained.
 
-use super::{Parameter, Program, check, differentiate};
+use super::{Parameter, Program, check, differentiate, fuse::fuse_training, weighed::weigh_units};
 use crate::{
     error::{Error, Result},
     file::Tensor,
@@ -36,7 +36,7 @@ impl TrainProgram {
     /// [`Error::Graph`] without a loss; [`Error::Invalid`] where nothing is trained or an input is not there;
     /// [`Error::Unsupported`] for ops without a gradient.
     pub fn new(program: &Program, trained: &dyn Fn(&str) -> bool, wanted: &[&str]) -> Result<TrainProgram> {
-        let graph = &*program.graph;
+        let graph = &weigh_units(&program.graph)?;
         let loss = graph.outputs.iter().find(|(n, _)| n == LOSS).map(|(_, v)| *v);
         let loss = loss.ok_or_else(|| Error::Graph(format!("a graph without an output `{LOSS}` cannot be trained")))?;
         let read: BTreeSet<WeightId> = graph.nodes.iter().flat_map(|n| n.op.weights()).collect();
@@ -82,6 +82,17 @@ impl TrainProgram {
 }
 
 impl TrainProgram {
+    /// The same training in fewer ops, for backends that have them.
+    pub(crate) fn fused(&self) -> TrainProgram {
+        let graph = fuse_training(&self.graph);
+        // Nodes keep their order: what is forward ends with the same values.
+        let forward = &self.graph.nodes[..self.forward];
+        let made: BTreeSet<ValueId> = forward.iter().flat_map(|n| &n.outputs).copied().collect();
+        let forward = graph.nodes.iter().filter(|n| n.outputs.iter().all(|v| made.contains(v))).count();
+        let evaluation = self.evaluation.as_ref().map(|g| Arc::new(fuse_training(g)));
+        TrainProgram { graph: Arc::new(graph), forward, evaluation, ..self.clone() }
+    }
+
     /// Lets go of the first values of what is trained: a backend has them now.
     pub(crate) fn release_trained(&mut self) {
         let weights = Arc::make_mut(&mut self.weights);

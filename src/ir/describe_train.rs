@@ -30,6 +30,7 @@ impl Math {
             Math::SumSlots { .. } => "sum_slots",
             Math::ScaleSlots { .. } => "scale_slots",
             Math::SlotDots { .. } => "slot_dots",
+            Math::ExpertSum { .. } => "expert_sum",
             Math::Capacity(_) => "capacity",
             Math::Dropout { .. } => "dropout",
             Math::Noise { .. } => "noise",
@@ -38,7 +39,11 @@ impl Math {
 
     /// The weight that the op reads.
     pub fn weight(&self) -> Option<WeightId> {
-        if let Math::SelfAttend(a) = self { a.sinks } else { None }
+        match self {
+            Math::SelfAttend(a) => a.sinks,
+            Math::ExpertSum { weight, .. } => Some(*weight),
+            _ => None,
+        }
     }
 }
 

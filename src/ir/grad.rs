@@ -33,12 +33,12 @@ pub enum Grad {
         /// `[n]`.
         into: WeightId,
     },
-    /// `(dy [T, k·out], ids [T, k]) → dx [T, k·in]`: each slot by the matrix of its expert, transposed.
+    /// `(dy [T, out] or [T, k·out], ids [T, k]) → dx [T, k·in]`: each slot by the matrix of its expert, transposed.
     ExpertInput {
         /// `[E, out, in]`.
         weight: WeightId,
     },
-    /// `(x [T, in] or [T, k·in], dy [T, k·out], ids [T, k]) → gradient`: of expert e the sum of `dy xᵀ` over its slots, in
+    /// `(x [T, in] or [T, k·in], dy [T, out] or [T, k·out], ids [T, k]) → gradient`: of expert e the sum of `dy xᵀ` over its slots, in
     /// ascending order.
     ExpertOuter {
         /// `[E, out, in]`.

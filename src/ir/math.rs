@@ -257,6 +257,14 @@ pub enum Math {
         /// k.
         slots: usize,
     },
+    /// `(x [T, n] or [T, k·n], ids [T, k]) → [T, m]`: the sum over the slots of what [`crate::ir::Op::ExpertLinear`] makes of x, or
+    /// [`crate::ir::Grad::ExpertInput`]. Made by fusion, behind differentiation.
+    ExpertSum {
+        /// `[E, m, n]`, or `[E, n, m]` where it is transposed.
+        weight: WeightId,
+        /// Whether each expert's matrix is.
+        transposed: bool,
+    },
     /// `(ids [R, k], p [R, k]) → (keep [R, k], places [R, k])`: 1 where the expert has room; the place, or −1. A slot whose p is
     /// 0 takes no place.
     Capacity(Capacity),

@@ -9,8 +9,11 @@
 //! `scale_expert_inputs`: `y[t, j, :] = weights[t, j] · x[t, :]`, and ones in the weights' place: for routers whose weights are for
 //! what goes into the experts and not for what comes out (Llama 4, Hugging Face `modeling_llama4`, `Llama4TextMoe`).
 //!
+//! `expert_sum`: `y[t, :] = Σ_j M[ids[t, j]] · x[t, j, :]` with M = W or Wᵀ: a sum over slots made by the product in front of it, so that
+//! no result of a slot is kept. A fast backend may add the slots of a token in the order of their experts.
+//!
 //! Gradients: `expert_linear`: `dx[t, j, :] = W[ids[t, j]]ᵀ · dy[t, j, :]`, summed over the slots where x was shared; `dW[e] = Σ dy xᵀ` and
-//! `db[e] = Σ dy` over the slots of expert e, tokens and slots in ascending order. `expert_combine` and `scale_expert_inputs`: `scale_slots`
+//! `db[e] = Σ dy` over the slots of expert e, tokens and slots in ascending order; dy may have one row for all slots of a token. `expert_combine` and `scale_expert_inputs`: `scale_slots`
 //! and `slot_dots` of [`super::slots`].
 //!
 //! Shapes: x `[T, in]` or `[T, k·in]`, W `[E, out, in]`, b `[E, out]`, ids `[T, k]` → `[T, k·out]`; then `[T, k·n]`,
@@ -139,6 +142,19 @@ pub fn eval_combine<T: Real>(y: &Array<T>, weights: &Array<T>) -> Array<T> {
     out
 }
 
+/// The row of a slot, of numbers with a row a token or a slot of `n` columns.
+fn row_of<T>(x: &Array<T>, slot: usize, n: usize, k: usize) -> &[T] {
+    // Where there is one row a token, all slots read that.
+    if x.cols == n { &x.data[slot / k * n..][..n] } else { &x.data[slot * n..][..n] }
+}
+
+/// Reference code of `expert_sum`.
+pub fn eval_sum<T: Real>(x: &Array<T>, ids: &[u32], weight: WeightId, transposed: bool, w: Weights<'_, T>) -> Array<T> {
+    let slots =
+        if transposed { grad_input(x, ids, weight, w) } else { eval_linear(x, ids, &Linear { weight, bias: None }, w) };
+    super::slots::sum(&slots, ids.len() / x.rows.max(1))
+}
+
 /// Reference code of the gradient of `expert_linear` by x, a row a slot.
 pub fn grad_input<T: Real>(dy: &Array<T>, ids: &[u32], weight: WeightId, w: Weights<'_, T>) -> Array<T> {
     let shape = w.tensor(weight).shape();
@@ -147,7 +163,7 @@ pub fn grad_input<T: Real>(dy: &Array<T>, ids: &[u32], weight: WeightId, w: Weig
     for (slot, expert) in ids.iter().enumerate() {
         let mut sums = vec![0.0; inp];
         for o in 0..out {
-            let d = dy.data[slot * out + o].get();
+            let d = row_of(dy, slot, out, k)[o].get();
             let row = w.row(weight, *expert as usize * out + o);
             sums.iter_mut().zip(row).for_each(|(s, w)| *s += d * w.get());
         }
@@ -166,14 +182,12 @@ pub fn by_expert(ids: &[u32], experts: usize) -> Vec<Vec<usize>> {
 /// Reference code of the gradient of `expert_linear` by its matrices: adds to `into`, `[E, out, in]`.
 pub fn grad_weight<T: Real>(x: &Array<T>, dy: &Array<T>, ids: &[u32], [e, out, inp]: [usize; 3], into: &mut [T]) {
     let k = ids.len() / x.rows.max(1);
-    // Where x has one row a token, all slots read that.
-    let row = |slot: usize| if x.cols == inp { x.row(slot / k) } else { &x.data[slot * inp..(slot + 1) * inp] };
     for (slots, matrix) in by_expert(ids, e).iter().zip(into.chunks_mut(out * inp)) {
         for (o, to) in matrix.chunks_mut(inp).enumerate() {
             let mut sums = vec![0.0; inp];
             for slot in slots {
-                let d = dy.data[slot * out + o].get();
-                sums.iter_mut().zip(row(*slot)).for_each(|(s, x)| *s += d * x.get());
+                let d = row_of(dy, *slot, out, k)[o].get();
+                sums.iter_mut().zip(row_of(x, *slot, inp, k)).for_each(|(s, x)| *s += d * x.get());
             }
             super::add_to(to, &sums);
         }

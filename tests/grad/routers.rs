@@ -113,6 +113,33 @@ pub fn gradient_of_experts() {
     }
 }
 
+/// Experts without biases, narrower inside than outside: their units are weighed, and slots have no results of their own. Some tokens choose
+/// an expert twice.
+#[test]
+pub fn gradient_of_experts_that_are_summed() {
+    for (i, (rows, used, experts)) in [(1, 2, 3), (5, 3, 2), (7, 2, 4), (13, 4, 6)].into_iter().enumerate() {
+        let mut n = Net::new(rows, 100 + i as u64);
+        let linear = |n: &mut Net, name: &str, out: usize, inp: usize| Linear {
+            weight: n.weight(name, &[experts, out, inp]),
+            bias: None,
+        };
+        let (x, weights) = (n.input(5), n.input(used));
+        let ids = n.ids("ids", used, skewed(rows, used, experts));
+        let twice =
+            n.ids("twice", used, (0..rows * used).map(|s| ((s / used + s % used / 2) % experts) as u32).collect());
+        let (gate, up, down) = (linear(&mut n, "gate", 3, 5), linear(&mut n, "up", 3, 5), linear(&mut n, "down", 5, 3));
+        let nets = [
+            ExpertNet::Gated { gate, up, act: Activation::Silu, down },
+            ExpertNet::Mlp { up, act: Activation::Silu, down },
+        ];
+        for (net, ids) in nets.into_iter().zip([ids, twice]) {
+            let y = formula::routed_experts(&mut n.b, net, x, formula::Choice { ids, weights }).unwrap();
+            n.enters(y);
+        }
+        n.check(&format!("summed experts, {used} slots, {rows} rows"), &[]);
+    }
+}
+
 #[test]
 pub fn gradient_of_slots() {
     for (i, rows) in ROWS.into_iter().enumerate() {

@@ -160,6 +160,7 @@ fn prepare(program: Program, options: &Options, progress: OnProgress<'_>) -> Res
     let roles = weight_roles::roles(&graph);
     let total: u64 = program.weights.iter().map(|t| t.byte_len() as u64).sum();
     let packing = packing::Packing::new(&program, &graph, &roles, simd_level, options);
+    let ahead = packing.larger_than_memory.then(|| packing::Ahead::new(&program, &graph, &packing));
     let (mut done, mut arena) = (0, Arena::default());
     let (mut weights, mut vectors) = (vec![], vec![]);
     for (i, ((decl, tensor), role)) in graph.weights.iter().zip(program.weights.iter()).zip(&roles).enumerate() {
@@ -171,6 +172,11 @@ fn prepare(program: Program, options: &Options, progress: OnProgress<'_>) -> Res
         let exact = if role.router && !tensor.dtype().is_float() { Some(as_f32_tensor(tensor)?) } else { None };
         let mut weight = Weight::new(exact.unwrap_or_else(|| tensor.clone()), simd_level);
         if packing.copied[i] {
+            if packing.larger_than_memory {
+                // What the system would read around it is others', who may never be asked for.
+                tensor.read_at_random();
+                tensor.will_need(0..tensor.rows());
+            }
             weight.pack(simd_level, &pool, &mut arena, &mut |n| {
                 progress(Progress { phase: "packing weights", done: done + n, total })
             })?;
@@ -179,7 +185,6 @@ fn prepare(program: Program, options: &Options, progress: OnProgress<'_>) -> Res
         done += tensor.byte_len() as u64;
         progress(Progress { phase: "packing weights", done, total })?;
     }
-    let ahead = packing.larger_than_memory.then(|| packing::Ahead::new(&program, &graph, &packing));
     let layout = Layout::new(&graph);
     let residual = graph.outputs.iter().position(|(name, _)| name == RESIDUAL);
     tracing::debug!(

@@ -308,6 +308,10 @@ pub struct BenchArgs {
     /// Lengths of generations, 0 for none
     #[arg(short = 'n', long, value_name = "N,...", value_delimiter = ',', default_value = "128")]
     pub n_gen: Vec<u32>,
+    /// A prompt of P tokens and a generation of N behind it in one test, of each of --sequences: prompts one after the other, then all side by
+    /// side (may be given several times)
+    #[arg(long, value_name = "P,N", value_parser = prompt_gen)]
+    pub prompt_gen: Vec<(u32, u32)>,
     /// Tokens that are in the context before each test
     #[arg(short = 'd', long, value_name = "N,...", value_delimiter = ',', default_value = "0")]
     pub n_depth: Vec<u32>,
@@ -531,4 +535,13 @@ pub struct CompletionsArgs {
 pub struct ManArgs {
     /// The verb; without it, the program as a whole
     pub verb: Option<String>,
+}
+
+/// `P,N` of `--prompt-gen`.
+fn prompt_gen(word: &str) -> Result<(u32, u32), String> {
+    let numbers: Option<Vec<u32>> = word.split(',').map(|n| n.trim().parse().ok().filter(|n| *n > 0)).collect();
+    match numbers.as_deref() {
+        Some([prompt, generate]) => Ok((*prompt, *generate)),
+        _ => Err("two numbers above 0, such as 512,128".into()),
+    }
 }

@@ -190,6 +190,7 @@ fn eval_math<T: Real>(m: &Math, x: &Operands<'_, T>, s: &mut Scope<'_, T>) -> Re
         Math::SumSlots { slots: k } => slots::sum(nums(0), *k),
         Math::ScaleSlots { shared } => slots::scale(nums(0), nums(1), *shared),
         Math::SlotDots { slots: k } => slots::dots(nums(0), nums(1), *k),
+        Math::ExpertSum { weight, transposed } => experts::eval_sum(nums(0), ids(1), *weight, *transposed, s.weights),
         Math::Capacity(c) => return Ok(numbers(capacity::eval(ids(0), nums(1), c))),
         Math::Dropout { p, stream } => random::dropout(nums(0), *p, *stream, &draw),
         Math::Noise { distribution, cols, stream } => random::noise(rows, *cols, *distribution, *stream, &draw),

@@ -55,6 +55,13 @@ pub fn infer_math(m: &Math, inputs: &[Type], g: &Graph) -> Result<Vec<Type>, Str
         },
         Math::ScaleSlots { shared } => slots::infer_scale(*shared, inputs),
         Math::SlotDots { slots } => slots::infer_dots(*slots, inputs),
+        Math::ExpertSum { weight, transposed } => {
+            let [x, ids] = arity(inputs)?;
+            let ((rows, cols), (_, k), [_, out, inp]) = (f32_of(&x)?, u32_of(&ids)?, experts_shape(g, *weight)?);
+            let [from, to] = if *transposed { [out, inp] } else { [inp, out] };
+            let fits = cols == from || cols == k * from;
+            if fits { Ok(vec![Type::F32(rows, to)]) } else { Err(format!("{cols} columns in {k} slots for {from}")) }
+        }
         Math::Capacity(c) => capacity::infer(c, inputs),
     }
 }
@@ -108,13 +115,14 @@ pub fn infer_grad(op: &Grad, inputs: &[Type], g: &Graph) -> Result<Vec<Type>, St
         Grad::ExpertInput { weight } => {
             let [dy, ids] = arity(inputs)?;
             let ((rows, cols), (_, k), [_, out, inp]) = (f32_of(&dy)?, u32_of(&ids)?, experts_shape(g, *weight)?);
-            if cols == k * out { Ok(vec![Type::F32(rows, k * inp)]) } else { Err(format!("{cols} columns, {k} slots")) }
+            let fits = cols == out || cols == k * out;
+            if fits { Ok(vec![Type::F32(rows, k * inp)]) } else { Err(format!("{cols} columns, {k} slots")) }
         }
         Grad::ExpertOuter { into } => {
             let [x, dy, ids] = arity(inputs)?;
             let ((_, cx), (_, cy), (_, k)) = (f32_of(&x)?, f32_of(&dy)?, u32_of(&ids)?);
             let [_, out, inp] = experts_shape(g, *into)?;
-            let fits = cy == k * out && (cx == inp || cx == k * inp);
+            let fits = (cy == out || cy == k * out) && (cx == inp || cx == k * inp);
             if fits { Ok(vec![Type::Grad(*into)]) } else { Err(format!("{x} and {dy} for experts of [{out}, {inp}]")) }
         }
         Grad::ExpertSumRows { into } => {

@@ -9,6 +9,7 @@ use super::{
     super::{
         buffer::Out,
         pool::Pool,
+        prefetch,
         simd::{F32x16, N},
         simd_level::{SimdKernel, SimdLevel, dispatch},
     },
@@ -21,8 +22,10 @@ use std::ops::Range;
 pub const MR: usize = 6;
 /// Columns of a panel of the right operand.
 pub const NR: usize = N;
-/// Groups of rows and panels in a tile.
-const TILE: [usize; 2] = [8, 8];
+/// Rows of a tile: 8 groups.
+pub const TILE_ROWS: usize = 8 * MR;
+/// Columns of a tile: 8 panels.
+pub const TILE_COLS: usize = 8 * NR;
 /// Numbers that are summed before the next panels are taken: both fit the first caches.
 pub const KC: usize = 256;
 /// Rows of summands that are packed together: they stay in the first cache while parts of them are taken.
@@ -114,15 +117,14 @@ pub struct Machine<'a> {
 
 /// Numbers of the right operand that are packed at once, where its rows are results: an output matrix may be larger than all else. The
 /// same bits come out whatever it is.
-const MOST_PACKED: usize = 4 << 20;
+pub const MOST_PACKED: usize = 4 << 20;
 
 /// `C [m, n] = A [m, k] · B [k, n]`, added to what the target says.
 ///
 /// # Errors
 /// [`crate::Error::Device`] where a thread panicked.
 pub fn gemm(machine: Machine<'_>, [m, n, k]: [usize; 3], a: Left<'_>, b: Right<'_>, to: Target<'_>) -> Result<()> {
-    let tile_cols = TILE[1] * NR;
-    let width = (MOST_PACKED / k.max(1) / tile_cols).max(1) * tile_cols;
+    let width = (MOST_PACKED / k.max(1) / TILE_COLS).max(1) * TILE_COLS;
     if b.summed || a.summed || n <= width {
         return gemm_of_columns(machine, [m, n, k], a, b, to);
     }
@@ -156,52 +158,87 @@ fn gemm_of_columns(
     }
     let b = pack_right(machine, b, [n, k])?;
     let packed = if a.summed { Some(pack_left(machine, a, [m, k])?) } else { None };
-    let (tile_rows, tile_cols) = (TILE[0] * MR, TILE[1] * NR);
-    let (down, across) = (m.div_ceil(tile_rows), n.div_ceil(tile_cols));
-    machine.pool.run(down * across, &|_, item| {
-        let (row, col) = (item / across * tile_rows, item % across * tile_cols);
-        let (rows, cols) = (tile_rows.min(m - row), tile_cols.min(n - col));
-        // Rows behind the end read the last one, and are not stored.
-        let at = |r: usize| (row + r).min(m - 1);
-        let (rows_at, step): ([*const f32; TILE[0] * MR], usize) = match &packed {
-            Some(p) => (std::array::from_fn(|r| p[(row + r / MR * MR) * k..].as_ptr().wrapping_add(r % MR)), MR),
-            None => (std::array::from_fn(|r| (a.row)(at(r))[..k].as_ptr()), 1),
+    let across = n.div_ceil(TILE_COLS);
+    machine.pool.run(m.div_ceil(TILE_ROWS) * across, &|_, item| {
+        let (row, col) = (item / across * TILE_ROWS, item % across * TILE_COLS);
+        let rows = |r: usize| match &packed {
+            Some(p) => p[((row + r) / MR * MR) * k..].as_ptr().wrapping_add((row + r) % MR),
+            None => (a.row)(row + r)[..k].as_ptr(),
         };
-        let panels = [rows.div_ceil(MR), cols.div_ceil(NR)];
-        // SAFETY: each part of a row of results is of one item, which has it once at a time.
-        let part = |r: usize| unsafe { to.part(row + r, col, cols) };
-        // A tile at an end has rows or columns that are not stored.
-        let whole = rows % MR == 0 && cols % NR == 0 && k > 0;
-        let mut own = [0f32; TILE[0] * MR * TILE[1] * NR];
-        if let Start::Row(bias) = to.start {
-            (0..rows).for_each(|r| part(r).copy_from_slice(&bias[col..col + cols]));
-        }
-        let add = !matches!(to.start, Start::Zero);
-        let c: [*mut f32; TILE[0] * MR] = if whole {
-            std::array::from_fn(|r| part(r.min(rows - 1)).as_mut_ptr())
-        } else {
-            if add {
-                let parts = own.chunks_exact_mut(tile_cols).enumerate().take(rows);
-                parts.for_each(|(r, own)| own[..cols].copy_from_slice(part(r)));
-            }
-            let own = own.as_mut_ptr();
-            std::array::from_fn(|r| own.wrapping_add(r * tile_cols))
+        let results = Results {
+            rows: TILE_ROWS.min(m - row),
+            cols: TILE_COLS.min(n - col),
+            // SAFETY: each part of a row of results is of one item, which has it once at a time.
+            part: &|r| unsafe { to.part(row + r, col, TILE_COLS.min(n - col)) },
+            start: to.start.columns(col),
         };
-        let tile = Tile { a: &rows_at, step, b: &b[col * k..], c: &c, add, panels, k };
-        // SAFETY: the processor has the level by the contract of `Machine`; every row of A has k summands in steps of `step`, panels
-        // are padded to whole ones, and every row of C has room for them.
-        unsafe { dispatch(machine.simd_level, tile) };
-        if !whole {
-            let parts = own.chunks_exact(tile_cols).enumerate().take(rows);
-            parts.for_each(|(r, own)| part(r).copy_from_slice(&own[..cols]));
-        }
+        let step = if a.summed { MR } else { 1 };
+        // SAFETY: the processor has the level by the contract of `Machine`; every row of A has k summands in steps of `step`.
+        unsafe { tile(machine.simd_level, (&rows, step), (&b[col * k..], k), results) };
     })
+}
+
+/// What a tile makes: at most [`TILE_ROWS`] rows of at most [`TILE_COLS`] columns.
+#[derive(Clone, Copy)]
+pub struct Results<'a> {
+    /// Rows.
+    pub rows: usize,
+    /// Columns.
+    pub cols: usize,
+    /// Those columns of row r.
+    pub part: &'a dyn Fn(usize) -> &'a mut [f32],
+    /// What they are added to; of a bias the columns of the tile.
+    pub start: Start<'a>,
+}
+
+/// A tile of results: row r of A begins at `a.0(r)` and has its `b.1` summands `a.1` apart; `b.0` are the packed panels of B.
+///
+/// # Safety
+/// The processor has the level; every row of A is readable so.
+pub unsafe fn tile(
+    level: SimdLevel,
+    (a, step): (&dyn Fn(usize) -> *const f32, usize),
+    (b, k): (&[f32], usize),
+    to: Results<'_>,
+) {
+    let Results { rows, cols, part, start } = to;
+    debug_assert!(rows <= TILE_ROWS && cols <= TILE_COLS && b.len() >= cols.div_ceil(NR) * NR * k);
+    let whole_rows = if cols % NR == 0 && k > 0 { rows / MR * MR } else { 0 };
+    if let Start::Row(bias) = start {
+        (0..rows).for_each(|r| part(r).copy_from_slice(&bias[..cols]));
+    }
+    let add = !matches!(start, Start::Zero);
+    // Rows behind the end read the last one, and are not stored.
+    let rows_at: [*const f32; TILE_ROWS] = std::array::from_fn(|r| a(r.min(rows - 1)));
+    let panels = cols.div_ceil(NR);
+    if whole_rows > 0 {
+        let c: [*mut f32; TILE_ROWS] = std::array::from_fn(|r| part(r.min(rows - 1)).as_mut_ptr());
+        let whole = Tile { a: &rows_at, step, b, c: &c, add, panels: [whole_rows / MR, panels], k };
+        // SAFETY: by the contract; panels are padded to whole ones, and these rows of C have room for them.
+        unsafe { dispatch(level, whole) };
+    }
+    // The others, a group at a time: some rows or columns of it are not stored.
+    for first in (whole_rows..rows).step_by(MR) {
+        let mut own = [0f32; MR * TILE_COLS];
+        let count = MR.min(rows - first);
+        if add {
+            let parts = own.chunks_exact_mut(TILE_COLS).enumerate().take(count);
+            parts.for_each(|(r, own)| own[..cols].copy_from_slice(part(first + r)));
+        }
+        let at = own.as_mut_ptr();
+        let c: [*mut f32; MR] = std::array::from_fn(|r| at.wrapping_add(r * TILE_COLS));
+        let group = Tile { a: &rows_at[first..], step, b, c: &c, add, panels: [1, panels], k };
+        // SAFETY: as above; every row of C is a whole one of the group's own.
+        unsafe { dispatch(level, group) };
+        let parts = own.chunks_exact(TILE_COLS).enumerate().take(count);
+        parts.for_each(|(r, own)| part(first + r).copy_from_slice(&own[..cols]));
+    }
 }
 
 /// Packs the left operand where its rows are summands: `[group of 6][k][6]`, padded to whole tiles with numbers whose products are not
 /// stored.
 fn pack_left<'a>(machine: Machine<'a>, x: Left<'_>, [m, k]: [usize; 2]) -> Result<AlignedPart<'a>> {
-    let mut packed = machine.spare.aligned(m.next_multiple_of(TILE[0] * MR) * k);
+    let mut packed = machine.spare.aligned(m.next_multiple_of(TILE_ROWS) * k);
     let out = Out::new(&mut packed);
     machine.pool.run(k.div_ceil(SUMMANDS), &|_, block| {
         let own = block * SUMMANDS..k.min((block + 1) * SUMMANDS);
@@ -213,40 +250,51 @@ fn pack_left<'a>(machine: Machine<'a>, x: Left<'_>, [m, k]: [usize; 2]) -> Resul
 
 /// Packs the right operand: `[panel of 16][k][16]`, padded with numbers whose products are not stored.
 fn pack_right<'a>(machine: Machine<'a>, x: Right<'_>, [n, k]: [usize; 2]) -> Result<AlignedPart<'a>> {
-    let panels = n.div_ceil(NR);
-    let mut packed = machine.spare.aligned(panels * k * NR);
+    let mut packed = machine.spare.aligned(n.next_multiple_of(NR) * k);
     let out = Out::new(&mut packed);
-    if x.summed {
-        machine.pool.run(k.div_ceil(SUMMANDS), &|_, block| {
-            let own = block * SUMMANDS..k.min((block + 1) * SUMMANDS);
-            match x.rows {
+    // SAFETY: each piece is of one item.
+    machine.pool.run(x.pieces([n, k]), &|_, piece| unsafe { x.pack(piece, [n, k], &out) })?;
+    Ok(packed)
+}
+
+impl Right<'_> {
+    /// Parts that are packed each by itself.
+    pub fn pieces(&self, [n, k]: [usize; 2]) -> usize {
+        if self.summed { k.div_ceil(SUMMANDS) } else { n.div_ceil(NR) }
+    }
+
+    /// Packs a piece.
+    ///
+    /// # Safety
+    /// `out` has room for whole panels, and nobody else has this piece's numbers there.
+    pub unsafe fn pack(&self, piece: usize, [n, k]: [usize; 2], out: &Out<'_, f32>) {
+        if self.summed {
+            let own = piece * SUMMANDS..k.min((piece + 1) * SUMMANDS);
+            match self.rows {
                 // SAFETY: each row has a place of its own in every panel.
-                Source::Slices(row) => unsafe { spread::<NR>(own, row, n, k, &out) },
+                Source::Slices(row) => unsafe { spread::<NR>(own, row, n, k, out) },
                 Source::Copied(copy) => {
                     let mut rows = vec![0f32; own.len() * n];
                     rows.chunks_mut(n).zip(own.clone()).for_each(|(to, i)| copy(i, to));
                     let row = |i: usize| &rows[(i - own.start) * n..][..n];
                     // SAFETY: as above.
-                    unsafe { spread::<NR>(own.clone(), &row, n, k, &out) };
+                    unsafe { spread::<NR>(own.clone(), &row, n, k, out) };
                 }
             }
-        })?;
-    } else {
-        machine.pool.run(panels, &|_, p| {
-            // SAFETY: each panel is of one item.
-            let to = unsafe { out.slice(p * k * NR, k * NR) };
-            let count = NR.min(n - p * NR);
-            match x.rows {
-                Source::Slices(row) => turn(count, k, &|w| row(p * NR + w), to),
+        } else {
+            // SAFETY: by the contract: a panel.
+            let to = unsafe { out.slice(piece * k * NR, k * NR) };
+            let count = NR.min(n - piece * NR);
+            match self.rows {
+                Source::Slices(row) => turn(count, k, &|w| row(piece * NR + w), to),
                 Source::Copied(copy) => {
                     let mut own = vec![0f32; count * k];
-                    own.chunks_mut(k.max(1)).enumerate().for_each(|(w, row)| copy(p * NR + w, row));
+                    own.chunks_mut(k.max(1)).enumerate().for_each(|(w, row)| copy(piece * NR + w, row));
                     turn(count, k, &|w| &own[w * k..(w + 1) * k], to);
                 }
             }
-        })?;
+        }
     }
-    Ok(packed)
 }
 
 /// Copies at most [`SUMMANDS`] rows of n numbers, which are summands, to panels `[k][P]`: panel by panel, so that each is written from its
@@ -385,6 +433,10 @@ unsafe fn sums<L: F32x16, const V: usize>(
     (c, add): ([*mut f32; MR], bool),
     count: usize,
 ) {
+    // Results come from far away where rows are gathered: they are asked for before they are summed.
+    for row in c {
+        (0..=V).for_each(|v| prefetch::line(row.wrapping_add(v * N).cast(), prefetch::Level::L1));
+    }
     // SAFETY: as the caller's contract says.
     unsafe {
         let mut sums = [[L::splat(0.0); V]; MR];

@@ -1,14 +1,14 @@
-//! Training on the CPU, on all threads: products and experts (`gemm`), attention (`attend`), ops number by number (`vectors`), row by row
+//! Training on the CPU, on all threads: products (`gemm`), experts (`experts`), attention (`attend`), ops number by number (`vectors`), row by row
 //! (`rows`), by tables (`lookup`) and sums over rows (`sums`) in vectors; blocks of rows of others (`blocks`), and what is left, by the
 //! pages' reference code in f32.
 //!
 //! Weights that are trained are f32; frozen ones are read in their own format, a row at a time, so that adapters are trained on
-//! quantised files. Experts take their tokens' slots in ascending order. Every number is computed by one thread in one order:
-//! results do not depend on the number of threads.
+//! quantised files. Every number is computed by one thread in one order: results do not depend on the number of threads.
 
 mod attend;
 mod attend_tiles;
 mod blocks;
+mod experts;
 mod gemm;
 mod lookup;
 mod rows;
@@ -27,10 +27,11 @@ use crate::{
     graph::TrainProgram,
     ir::{Grad, Linear, Math, Node, Op, Router, WeightId},
     ops::{
-        Array, Weights, experts, self_attend,
+        Array, Weights, self_attend,
         train::{Operands, Scope, Value},
     },
 };
+use experts::{Experts, Slots};
 use gemm::{Left, Machine, Right, Source, Start, Target, gemm};
 use source::with_rows;
 use spare::Spare;
@@ -46,7 +47,7 @@ pub fn train(program: TrainProgram, options: &Options) -> Result<Box<dyn Trainin
     let simd_level = options.simd_level.unwrap_or_else(simd_level::best);
     check_available(simd_level)?;
     let pool = Pool::new(options.threads.unwrap_or_else(pool::default_threads))?;
-    Ok(Box::new(Walk::<f32, _>::new(program, CpuNodes { pool, simd_level, spare: Spare::default() })))
+    Ok(Box::new(Walk::<f32, _>::new(program.fused(), CpuNodes { pool, simd_level, spare: Spare::default() })))
 }
 
 struct CpuNodes {
@@ -84,6 +85,10 @@ impl Nodes<f32> for CpuNodes {
     }
 }
 
+fn slots<'a>(x: &Operands<'a, f32>) -> Slots<'a> {
+    Slots { x: x.nums(0), ids: x.ids(1) }
+}
+
 fn attention<'a>(x: &Operands<'a, f32>) -> self_attend::Operands<'a, f32> {
     self_attend::Operands { q: x.nums(0), k: x.nums(1), v: x.nums(2), starts: x.ids(3) }
 }
@@ -97,7 +102,7 @@ impl CpuNodes {
         let (x, w) = (Operands { node, values }, s.weights);
         let made = match &node.op {
             Op::Linear(l) => self.linear(x.nums(0), l, w)?,
-            Op::ExpertLinear(l) => self.expert_linear(x.nums(0), x.ids(1), l, w)?,
+            Op::ExpertLinear(l) => experts::product(self.machine(), slots(&x), Experts::of(l, w), false)?,
             Op::Math(Math::SelfAttend(a)) => {
                 let sinks = a.sinks.map(|s| w.vector(s));
                 let made = attend::forward(self.machine(), attention(&x), a, sinks.as_deref())?;
@@ -110,7 +115,12 @@ impl CpuNodes {
             }
             Op::Router(r) => return self.router(x.nums(0), r, w).map(Some),
             Op::Grad(Grad::LinearInput { weight }) => self.linear_input(x.nums(0), *weight, w)?,
-            Op::Grad(Grad::ExpertInput { weight }) => self.expert_input(x.nums(0), x.ids(1), *weight, w)?,
+            Op::Grad(Grad::ExpertInput { weight }) => {
+                experts::product(self.machine(), slots(&x), Experts::plain(*weight, true, w), false)?
+            }
+            Op::Math(Math::ExpertSum { weight, transposed }) => {
+                experts::product(self.machine(), slots(&x), Experts::plain(*weight, *transposed, w), true)?
+            }
             Op::Grad(Grad::Outer { into }) => {
                 let Some(to) = &mut s.gradients[into.0 as usize] else { return Ok(None) };
                 self.outer(x.nums(0), x.nums(1), to)?;
@@ -118,8 +128,9 @@ impl CpuNodes {
             }
             Op::Grad(Grad::ExpertOuter { into }) => {
                 let Some(to) = &mut s.gradients[into.0 as usize] else { return Ok(None) };
-                let experts = s.graph.weight(*into).shape[0];
-                self.expert_outer(x.nums(0), x.nums(1), x.ids(2), experts, to)?;
+                let [count, out, inp] = s.graph.weight(*into).shape[..] else { return Ok(None) };
+                let own = Slots { x: x.nums(0), ids: x.ids(2) };
+                experts::outer(self.machine(), own, x.nums(1), [count, out, inp], to)?;
                 return Ok(Some(vec![Value::Nothing]));
             }
             op => {
@@ -200,85 +211,5 @@ impl CpuNodes {
         let a = Left { row: &|r| dy.row(r), summed: true };
         let b = Right { rows: Source::Slices(&|r| x.row(r)), summed: true };
         gemm(self.machine(), [dy.cols, x.cols, x.rows], a, b, to)
-    }
-
-    /// Runs `one` for every expert with its slots: experts side by side, or one after the other on all threads where one has most of
-    /// the slots. Both give the same numbers.
-    fn each_expert(
-        &self,
-        ids: &[u32],
-        count: usize,
-        one: &(dyn Fn(usize, &[usize]) -> Result<()> + Sync),
-    ) -> Result<()> {
-        let slots = experts::by_expert(ids, count);
-        let most = slots.iter().map(Vec::len).max().unwrap_or(0);
-        if count < 2 * self.pool.threads() || 2 * most > ids.len() {
-            return slots.iter().enumerate().try_for_each(|(e, s)| one(e, s));
-        }
-        // The largest first: at the end, where threads wait for each other, only small ones are left.
-        let mut order: Vec<usize> = (0..count).collect();
-        order.sort_by_key(|e| std::cmp::Reverse(slots[*e].len()));
-        let failed = std::sync::Mutex::new(None);
-        self.pool.run(count, &|_, i| {
-            let e = order[i];
-            if let Err(error) = one(e, &slots[e]) {
-                *super::pool::lock_unpoisoned(&failed) = Some(error);
-            }
-        })?;
-        failed.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner).map_or(Ok(()), Err)
-    }
-
-    /// Each slot through the matrix of its expert.
-    fn expert_linear(&self, x: &Array<f32>, ids: &[u32], l: &Linear, w: Weights<'_, f32>) -> Result<Array<f32>> {
-        let shape = w.tensor(l.weight).shape();
-        let (count, out, inp, k) = (shape[0], shape[1], shape[2], ids.len() / x.rows.max(1));
-        let mut y = self.spare.array(x.rows, k * out);
-        let to = Out::new(&mut y.data);
-        let row = |slot: usize| if x.cols == inp { x.row(slot / k) } else { &x.data[slot * inp..(slot + 1) * inp] };
-        self.each_expert(ids, count, &|e, slots| {
-            let bias = l.bias.map(|b| w.row(b, e));
-            let start = bias.as_deref().map_or(Start::Zero, Start::Row);
-            let a = Left { row: &|r| row(slots[r]), summed: false };
-            let to = Target { out: &to, at: &|r| slots[r] * out, start };
-            with_rows(w, l.weight, e * out, |rows| {
-                gemm(self.machine(), [slots.len(), out, inp], a, Right { rows, summed: false }, to)
-            })
-        })?;
-        Ok(y)
-    }
-
-    /// Each slot's gradient through the transposed matrix of its expert.
-    fn expert_input(&self, dy: &Array<f32>, ids: &[u32], weight: WeightId, w: Weights<'_, f32>) -> Result<Array<f32>> {
-        let shape = w.tensor(weight).shape();
-        let (count, out, inp, k) = (shape[0], shape[1], shape[2], ids.len() / dy.rows.max(1));
-        let mut dx = self.spare.array(dy.rows, k * inp);
-        let to = Out::new(&mut dx.data);
-        self.each_expert(ids, count, &|e, slots| {
-            let row = |r: usize| &dy.data[slots[r] * out..(slots[r] + 1) * out];
-            let a = Left { row: &|r| row(r), summed: false };
-            let to = Target { out: &to, at: &|r| slots[r] * inp, start: Start::Zero };
-            with_rows(w, weight, e * out, |rows| {
-                gemm(self.machine(), [slots.len(), inp, out], a, Right { rows, summed: true }, to)
-            })
-        })?;
-        Ok(dx)
-    }
-
-    /// `into[e] += Σ dy xᵀ` over the slots of each expert, in ascending order.
-    fn expert_outer(&self, x: &Array<f32>, dy: &Array<f32>, ids: &[u32], count: usize, into: &mut [f32]) -> Result<()> {
-        let k = ids.len() / x.rows.max(1);
-        let out = dy.cols / k.max(1);
-        let inp = into.len() / (count * out).max(1);
-        let to = Out::new(into);
-        let row = |slot: usize| if x.cols == inp { x.row(slot / k) } else { &x.data[slot * inp..(slot + 1) * inp] };
-        self.each_expert(ids, count, &|e, slots| {
-            if slots.is_empty() {
-                return Ok(());
-            }
-            let a = Left { row: &|r| &dy.data[slots[r] * out..(slots[r] + 1) * out], summed: true };
-            let b = Right { rows: Source::Slices(&|r| row(slots[r])), summed: true };
-            let to = Target { out: &to, at: &|o| (e * out + o) * inp, start: Start::There };
-            gemm(self.machine(), [out, inp, slots.len()], a, b, to)
-        })
     }
 }

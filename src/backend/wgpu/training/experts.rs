@@ -66,18 +66,20 @@ impl Lower<'_> {
         share * s.slots as f64 * (cut.rows.len() * s.inp) as f64
     }
 
+    /// The row of a slot in operand i, which has `n` columns for each: where it has one row a token, all slots read that.
+    fn row_of(&mut self, i: usize, n: usize, used: usize, slot: &str) -> String {
+        if self.cols(i) == n { format!("({slot} / {})", self.size(used)) } else { slot.into() }
+    }
+
     pub(super) fn expert_linear(&mut self, l: &Linear) -> Result<()> {
         let s = self.expert_sizes(l.weight, 1);
         let [ranges, order] = self.sorted(self.node.inputs[1], s.experts);
         for cut in self.cuts(l.weight, s.out)? {
             let part = self.rows_of_matrix(l.weight, cut);
             let (rows, batch) = (part.cut.rows.clone(), part.cut.experts.clone());
-            let [n, m, slots, all, from, first] =
-                self.sizes([rows.len(), s.inp, s.used, s.out, rows.start, part.first]);
+            let [n, m, all, from, first] = self.sizes([rows.len(), s.inp, s.out, rows.start, part.first]);
             let begin = self.size(batch.start);
-            // Where x has one row a token, all slots read that.
-            let shared = self.cols(0) == s.inp;
-            let a_row = if shared { format!("d[first + row] / {slots}") } else { "d[first + row]".into() };
+            let a_row = self.row_of(0, s.inp, s.used, "d[first + row]");
             let mut reads = vec![self.input(0), part.operand, ranges, order];
             reads.extend(l.bias.map(|b| self.weight(b)));
             let bias = if l.bias.is_some() { format!(" + f[expert * {all} + {from} + col]") } else { String::new() };
@@ -110,10 +112,11 @@ impl Lower<'_> {
             let (rows, batch) = (part.cut.rows.clone(), part.cut.experts.clone());
             let [n, m, all, from, first, begin] =
                 self.sizes([s.inp, rows.len(), s.out, rows.start, part.first, batch.start]);
+            let a_row = self.row_of(0, s.out, s.used, "d[first + row]");
             let tile = Tile {
                 before: own("c", &begin),
                 sizes: ["count".into(), n.clone(), m.clone()],
-                a_row: "d[first + row]".into(),
+                a_row,
                 summand: "k".into(),
                 a: format!("a[ra * {all} + {from} + k]"),
                 a_along_k: true,
@@ -137,15 +140,15 @@ impl Lower<'_> {
         for cut in self.cuts(into, s.out)? {
             let (rows, batch) = (cut.rows.clone(), cut.experts.clone());
             let to = Operand { buffer: Buffer::Gradient(into, cut.segment), kind: Kind::Numbers };
-            let [n, m, slots, all, from, first] = self.sizes([rows.len(), s.inp, s.used, s.out, rows.start, cut.first]);
+            let [n, m, all, from, first] = self.sizes([rows.len(), s.inp, s.out, rows.start, cut.first]);
             let begin = self.size(batch.start);
-            let x_row = if self.cols(0) == s.inp { format!("(rk / {slots})") } else { "rk".into() };
+            let [x_row, y_row] = [(0, s.inp), (1, s.out)].map(|(i, n)| self.row_of(i, n, s.used, "rk"));
             let tile = Tile {
                 before: own("c", &begin),
                 sizes: [n.clone(), m.clone(), "count".into()],
                 a_row: "row".into(),
                 summand: "d[first + k]".into(),
-                a: format!("b[rk * {all} + {from} + row]"),
+                a: format!("b[{y_row} * {all} + {from} + row]"),
                 a_along_k: false,
                 b: format!("a[{x_row} * {m} + col]"),
                 b_along_k: false,

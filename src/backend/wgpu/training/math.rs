@@ -93,6 +93,7 @@ impl Lower<'_> {
                 let own = self.size(text::stream(*stream) as usize);
                 self.each(0, vec![], &text::noise(*distribution, &text::bits(&own)));
             }
+            Math::ExpertSum { .. } => return Err(self.refused()),
             Math::GatherSlots
             | Math::ScatterSlots { .. }
             | Math::MultiHot { .. }
