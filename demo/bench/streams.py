@@ -4,12 +4,13 @@
   streams.py --binary PATH/moeray -m MODEL.gguf [--clients 1,4,16] [--rounds 4] [--tokens 150] [--threads N]
   streams.py --binary PATH/moeray -m MODEL.gguf --mixed [--seconds 10] ...
 
-k clients ask at once and read their streams; counted are the tokens between the last stream's beginning and the first one's end. Each round
-is bench, server, server, bench, so that what slows the machine meets both; the line of a k is the median of the rounds' ratios.
+k clients ask at once and read their streams; counted, by the server's own counters, are the tokens between the last stream's beginning and the
+first one's end. Each round is bench, server, server, bench, so that what slows the machine meets both; the line of a k is the median of the
+rounds' ratios.
 
 With --mixed each client asks again as soon as its answer has ended, for so many seconds, with prompts of 20 to 60 words that nobody has asked
-before: prompts are read while others are answered. Counted, by the server's own counters, are all tokens that are read and written; the ratio
-is to `bench --prompt-gen P,N --sequences k`, where P is the mean length of such prompts.
+before: prompts are read while others are answered. Counted are all tokens that are read and written; the ratio is
+to `bench --prompt-gen P,N --sequences k`, where P is the mean length of such prompts.
 """
 
 import argparse
@@ -56,26 +57,31 @@ def ask(url, words, tokens):
         yield from answer
 
 
-def stream(url, tokens, times):
-    """One client: when its tokens came."""
-    times.append([time.time() for line in ask(url, 16, tokens) if line.startswith(b"data: {")])
-
-
-def at_once(url, clients, tokens):
-    """Tokens a second while all clients read."""
-    times = []
-    threads = [threading.Thread(target=stream, args=(url, tokens, times)) for _ in range(clients)]
-    [t.start() for t in threads]
-    [t.join() for t in threads]
-    begin, end = max(t[3] for t in times), min(t[-3] for t in times)
-    return sum(begin <= x <= end for t in times for x in t) / (end - begin)
-
-
 def counted(url):
     """Tokens of prompts that were read and tokens that were generated, by the server's counters."""
     page = urllib.request.urlopen(url + "/metrics").read().decode()
     total = lambda name: float(re.search(rf"^moeray_{name}_total(?:{{.*}})? (\S+)", page, re.M)[1])
     return total("prefill_tokens") + total("generated_tokens")
+
+
+def at_once(url, clients, tokens):
+    """Tokens a second while all clients read."""
+    read = [0] * clients
+
+    def client(i):
+        for line in ask(url, 16, tokens):
+            read[i] += line.startswith(b"data: {")
+
+    threads = [threading.Thread(target=client, args=(i,)) for i in range(clients)]
+    [t.start() for t in threads]
+    marks = []
+    for reached in (lambda: min(read) >= 4, lambda: max(read) >= 0.9 * tokens):
+        while not reached() and any(t.is_alive() for t in threads):
+            time.sleep(0.01)
+        marks.append((counted(url), time.time()))
+    [t.join() for t in threads]
+    (first, begin), (last, end) = marks
+    return (last - first) / (end - begin)
 
 
 def mixed(url, clients, tokens, seconds):
@@ -106,7 +112,7 @@ def prompt_tokens(url):
 def benched(args, clients, prompt):
     """Tokens a second of as many sequences without a server."""
     test = ["--prompt-gen", f"{prompt},{args.tokens}", "-n", "0"] if prompt else ["-n", str(args.tokens)]
-    words = [args.binary, "bench", args.model, "-p", "0", *test, "--sequences", str(clients), "-r", "1"]
+    words = [args.binary, "bench", args.model, "-p", "0", *test, "--sequences", str(clients), "-r", "5"]
     words += ["--backend", "cpu", "-t", args.threads, "-q", "-o", "json"]
     return json.loads(subprocess.run(words, check=True, capture_output=True, text=True).stdout)[0]["avg_ts"]
 

@@ -172,11 +172,6 @@ fn prepare(program: Program, options: &Options, progress: OnProgress<'_>) -> Res
         let exact = if role.router && !tensor.dtype().is_float() { Some(as_f32_tensor(tensor)?) } else { None };
         let mut weight = Weight::new(exact.unwrap_or_else(|| tensor.clone()), simd_level);
         if packing.copied[i] {
-            if packing.larger_than_memory {
-                // What the system would read around it is others', who may never be asked for.
-                tensor.read_at_random();
-                tensor.will_need(0..tensor.rows());
-            }
             weight.pack(simd_level, &pool, &mut arena, &mut |n| {
                 progress(Progress { phase: "packing weights", done: done + n, total })
             })?;

@@ -12,7 +12,7 @@ use super::{
 use crate::{
     backend::Program,
     graph,
-    ir::{Graph, ValueId, WeightId},
+    ir::{Graph, Node, Op, ValueId, WeightId},
 };
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -73,7 +73,9 @@ impl Packing {
 }
 
 impl Ahead {
-    /// For the experts of a fused graph that are read from the map. The system is told that nothing around what is asked for is wanted.
+    /// For the experts of a fused graph that are read from the map. Of tables whose rows are looked up the system is told to read nothing
+    /// around a row, which would be megabytes. Of experts it is not: what is asked for as a whole has nothing read around it, and Linux does
+    /// not count how often pages are used that are read at random, so that it would drop those of the experts in use as soon as others.
     pub fn new(program: &Program, graph: &Graph, packing: &Packing) -> Ahead {
         let mut first: BTreeMap<ValueId, ValueId> = BTreeMap::new();
         let mut ahead = Ahead::default();
@@ -88,8 +90,10 @@ impl Ahead {
             ahead.0.entry(key).or_default().extend(own);
         }
         ahead.0.retain(|_, weights| !weights.is_empty());
-        for w in ahead.0.values().flatten() {
-            program.weights[w.0 as usize].read_at_random();
+        let multiplied = |table| graph.nodes.iter().any(|n| !is_lookup(n) && n.op.weights().contains(table));
+        let tables = graph.nodes.iter().filter(|n| is_lookup(n)).flat_map(|n| n.op.weights());
+        for table in tables.filter(|t| !multiplied(t)) {
+            program.weights[table.0 as usize].read_at_random();
         }
         ahead
     }
@@ -104,4 +108,8 @@ impl Ahead {
             }
         }
     }
+}
+
+fn is_lookup(node: &Node) -> bool {
+    matches!(node.op, Op::Embed { .. })
 }
