@@ -90,7 +90,7 @@ impl Ahead {
             ahead.0.entry(key).or_default().extend(own);
         }
         ahead.0.retain(|_, weights| !weights.is_empty());
-        let multiplied = |table| graph.nodes.iter().any(|n| !is_lookup(n) && n.op.weights().contains(table));
+        let multiplied = |table: &WeightId| graph.nodes.iter().any(|n| !is_lookup(n) && n.op.weights().contains(table));
         let tables = graph.nodes.iter().filter(|n| is_lookup(n)).flat_map(|n| n.op.weights());
         for table in tables.filter(|t| !multiplied(t)) {
             program.weights[table.0 as usize].read_at_random();
