@@ -109,20 +109,20 @@ def prompt_tokens(url):
     return round(statistics.mean(lengths))
 
 
-def benched(args, clients, prompt):
+def benched(args, clients, length):
     """Tokens a second of as many sequences without a server."""
-    test = ["--prompt-gen", f"{prompt},{args.tokens}", "-n", "0"] if prompt else ["-n", str(args.tokens)]
+    test = ["--prompt-gen", f"{length},{args.tokens}", "-n", "0"] if length else ["-n", str(args.tokens)]
     words = [args.binary, "bench", args.model, "-p", "0", *test, "--sequences", str(clients), "-r", "5"]
     words += ["--backend", "cpu", "-t", args.threads, "-q", "-o", "json"]
     return json.loads(subprocess.run(words, check=True, capture_output=True, text=True).stdout)[0]["avg_ts"]
 
 
-def ratio(args, url, clients, prompt):
-    """One round."""
-    one = lambda: mixed(url, clients, args.tokens, args.seconds) if prompt else at_once(url, clients, args.tokens)
-    before = benched(args, clients, prompt)
+def ratio(args, url, clients, length):
+    """One round, with prompts of this mean length where they are mixed."""
+    one = lambda: mixed(url, clients, args.tokens, args.seconds) if length else at_once(url, clients, args.tokens)
+    before = benched(args, clients, length)
     rates = [one(), one()]
-    return sum(rates) / (before + benched(args, clients, prompt))
+    return sum(rates) / (before + benched(args, clients, length))
 
 
 def main():

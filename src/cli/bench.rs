@@ -90,11 +90,9 @@ fn tests(args: &BenchArgs) -> Outcome<Vec<Test>> {
     for depth in args.n_depth.iter().map(|d| *d as usize) {
         let prompts = args.n_prompt.iter().map(|p| Test { prompt: *p as usize, generate: 0, depth, sequences: 1 });
         tests.extend(prompts.filter(|t| t.prompt > 0));
-        for generate in args.n_gen.iter().map(|n| *n as usize).filter(|n| *n > 0) {
-            let several = args.sequences.iter().map(|s| *s as usize);
-            tests.extend(several.map(|sequences| Test { prompt: 0, generate, depth, sequences }));
-        }
-        for (prompt, generate) in args.prompt_gen.iter().map(|(p, n)| (*p as usize, *n as usize)) {
+        let alone = args.n_gen.iter().filter(|n| **n > 0).map(|n| (0, *n));
+        for (prompt, generate) in alone.chain(args.prompt_gen.iter().copied()) {
+            let (prompt, generate) = (prompt as usize, generate as usize);
             let several = args.sequences.iter().map(|s| *s as usize);
             tests.extend(several.map(|sequences| Test { prompt, generate, depth, sequences }));
         }

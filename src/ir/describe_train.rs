@@ -42,7 +42,32 @@ impl Math {
         match self {
             Math::SelfAttend(a) => a.sinks,
             Math::ExpertSum { weight, .. } => Some(*weight),
-            _ => None,
+            Math::Numbers { .. }
+            | Math::Ids { .. }
+            | Math::Constant { .. }
+            | Math::Rotate(_)
+            | Math::CrossEntropy
+            | Math::Affine { .. }
+            | Math::Unary(_)
+            | Math::Binary(_)
+            | Math::Reduce { .. }
+            | Math::Expand { .. }
+            | Math::Softmax { .. }
+            | Math::LogSumExp
+            | Math::TopK { .. }
+            | Math::GatherSlots
+            | Math::ScatterSlots { .. }
+            | Math::MultiHot { .. }
+            | Math::IdColumns { .. }
+            | Math::Columns { .. }
+            | Math::PadColumns { .. }
+            | Math::RepeatSlots { .. }
+            | Math::SumSlots { .. }
+            | Math::ScaleSlots { .. }
+            | Math::SlotDots { .. }
+            | Math::Capacity(_)
+            | Math::Dropout { .. }
+            | Math::Noise { .. } => None,
         }
     }
 }

@@ -13,8 +13,8 @@
 //! no result of a slot is kept. A fast backend may add the slots of a token in the order of their experts.
 //!
 //! Gradients: `expert_linear`: `dx[t, j, :] = W[ids[t, j]]ᵀ · dy[t, j, :]`, summed over the slots where x was shared; `dW[e] = Σ dy xᵀ` and
-//! `db[e] = Σ dy` over the slots of expert e, tokens and slots in ascending order; dy may have one row for all slots of a token. `expert_combine` and `scale_expert_inputs`: `scale_slots`
-//! and `slot_dots` of [`super::slots`].
+//! `db[e] = Σ dy` over the slots of expert e, tokens and slots in ascending order; dy may have one row for all slots of a token.
+//! `expert_combine` and `scale_expert_inputs`: `scale_slots` and `slot_dots` of [`super::slots`].
 //!
 //! Shapes: x `[T, in]` or `[T, k·in]`, W `[E, out, in]`, b `[E, out]`, ids `[T, k]` → `[T, k·out]`; then `[T, k·n]`,
 //! `[T, k]` → `[T, n]`. `scale_expert_inputs`: `[T, n]`, `[T, k]` → `[T, k·n]`, `[T, k]`.
@@ -143,7 +143,7 @@ pub fn eval_combine<T: Real>(y: &Array<T>, weights: &Array<T>) -> Array<T> {
 }
 
 /// The row of a slot, of numbers with a row a token or a slot of `n` columns.
-fn row_of<T>(x: &Array<T>, slot: usize, n: usize, k: usize) -> &[T] {
+pub fn row_of<T>(x: &Array<T>, slot: usize, n: usize, k: usize) -> &[T] {
     // Where there is one row a token, all slots read that.
     if x.cols == n { &x.data[slot / k * n..][..n] } else { &x.data[slot * n..][..n] }
 }

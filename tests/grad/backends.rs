@@ -77,6 +77,7 @@ fn every_op() {
     routers::gradient_of_routers_with_bias_groups_and_factors();
     routers::gradient_of_routers_over_groups();
     routers::gradient_of_experts();
+    routers::gradient_of_experts_that_are_summed();
     routers::gradient_of_slots();
     routers::gradient_of_capacity_and_balances();
 }

@@ -14,7 +14,10 @@ use super::{
 use crate::{
     error::Result,
     ir::{Linear, WeightId},
-    ops::{Array, Weights, experts::by_expert},
+    ops::{
+        Array, Weights,
+        experts::{by_expert, row_of},
+    },
 };
 
 /// Rows of an expert in a range of tokens: with fewer, packed matrices are read too often for what is done with them; with more, the rows of
@@ -38,8 +41,7 @@ impl<'a> Slots<'a> {
 
     /// The row of a slot.
     fn row(&self, slot: usize, n: usize) -> &'a [f32] {
-        let at = if self.x.cols == n { slot / self.used() } else { slot };
-        &self.x.data[at * n..(at + 1) * n]
+        row_of(self.x, slot, n, self.used())
     }
 }
 
@@ -90,11 +92,22 @@ struct Places<'a> {
     n: usize,
     /// Slots that share a row: those of a token, where they are summed.
     shared: usize,
+    /// Whether they are.
+    sum: bool,
 }
 
 impl Places<'_> {
     fn at(&self, slot: usize) -> usize {
         slot / self.shared * self.n
+    }
+
+    /// What results of an expert with this bias are added to, from a column on.
+    fn start<'b>(&self, bias: Option<&'b [f32]>, col: usize) -> Start<'b> {
+        match bias {
+            _ if self.sum => Start::There,
+            Some(bias) => Start::Row(&bias[col..]),
+            None => Start::Zero,
+        }
     }
 }
 
@@ -104,19 +117,16 @@ impl Places<'_> {
 /// [`crate::Error::Device`] where a thread panicked.
 pub fn product(machine: Machine<'_>, x: Slots<'_>, experts: Experts<'_>, sum: bool) -> Result<Array<f32>> {
     let ([count, n, k], used) = (experts.sizes(), x.used());
-    let mut y = machine.spare.array(x.x.rows, if sum { n } else { used * n });
-    let lists = lists(x.ids, count, if sum { used } else { 1 });
-    let most = MOST_PACKED / (n.next_multiple_of(NR) * k).max(1);
-    if most == 0 && sum {
+    let (shared, cols) = if sum { (used, n) } else { (1, used * n) };
+    let mut y = machine.spare.array(x.x.rows, cols);
+    if sum {
         y.data.fill(0.0);
     }
-    let to = Places { out: Out::new(&mut y.data), n, shared: if sum { used } else { 1 } };
-    if most == 0 {
-        lists.iter().try_for_each(|own| large(machine, x, experts, own, &to, sum))?;
-    } else {
-        for (i, own) in lists.chunks(most).enumerate() {
-            together(machine, x, experts, own, &to, sum.then_some(i == 0))?;
-        }
+    let to = Places { out: Out::new(&mut y.data), n, shared, sum };
+    let lists = lists(x.ids, count, shared);
+    match MOST_PACKED / (n.next_multiple_of(NR) * k).max(1) {
+        0 => lists.iter().try_for_each(|own| large(machine, x, experts, own, &to))?,
+        most => lists.chunks(most).try_for_each(|own| together(machine, x, experts, own, &to))?,
     }
     Ok(y)
 }
@@ -146,25 +156,17 @@ fn large(
     experts: Experts<'_>,
     (expert, slots): &Own,
     to: &Places<'_>,
-    sum: bool,
 ) -> Result<()> {
     let [_, n, k] = experts.sizes();
     let bias = experts.bias(*expert);
-    let start = if sum { Start::There } else { bias.as_deref().map_or(Start::Zero, Start::Row) };
+    let start = to.start(bias.as_deref(), 0);
     let a = Left { row: &|r| x.row(slots[r], k), summed: false };
     let to = Target { out: &to.out, at: &|r| to.at(slots[r]), start };
     experts.with_right(*expert, |right| gemm(machine, [slots.len(), n, k], a, right, to))
 }
 
-/// Experts whose matrices are packed at once; `sum` says whether results are added, and are the first that are.
-fn together(
-    machine: Machine<'_>,
-    x: Slots<'_>,
-    experts: Experts<'_>,
-    own: &[Own],
-    to: &Places<'_>,
-    sum: Option<bool>,
-) -> Result<()> {
+/// Experts whose matrices are packed at once.
+fn together(machine: Machine<'_>, x: Slots<'_>, experts: Experts<'_>, own: &[Own], to: &Places<'_>) -> Result<()> {
     let ([_, n, k], used, rows) = (experts.sizes(), x.used(), x.x.rows);
     let size = n.next_multiple_of(NR) * k;
     let mut packed = machine.spare.aligned(own.len() * size);
@@ -177,13 +179,9 @@ fn together(
         let (cols, slots) = (TILE_COLS.min(n - col), [range, range + 1].map(|r| rows * r / ranges * used));
         // SAFETY: a slot's row is of one range, these columns of one item, which has each once at a time.
         let part = |slot: usize| unsafe { to.out.slice(to.at(slot) + col, cols) };
-        if sum == Some(true) {
-            (slots[0]..slots[1]).step_by(used).for_each(|slot| part(slot).fill(0.0));
-        }
         for (i, (_, all)) in own.iter().enumerate() {
             let [first, end] = slots.map(|s| all.partition_point(|slot| *slot < s));
-            let bias = biases[i].as_deref().map_or(Start::Zero, |b| Start::Row(&b[col..]));
-            let start = if sum.is_some() { Start::There } else { bias };
+            let start = to.start(biases[i].as_deref(), col);
             // Tiles of equal size.
             let own = &all[first..end];
             let tiles = own.len().div_ceil(TILE_ROWS).max(1);
